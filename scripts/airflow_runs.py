@@ -1,0 +1,118 @@
+"""What Airflow's REST API v2 tells about runs, tasks and logs, as values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+FINISHED_RUN_STATES = frozenset({"success", "failed"})
+
+
+@dataclass(frozen=True)
+class Health:
+    """A component's health; the database has no heartbeat."""
+
+    status: str | None
+    heartbeat: datetime | None
+
+    @classmethod
+    def from_json(cls, name: str, part: dict[str, Any]) -> Health:
+        heartbeat = part.get(f"latest_{name}_heartbeat")
+        return cls(part.get("status"), datetime.fromisoformat(heartbeat.replace("Z", "+00:00")) if heartbeat else None)
+
+    def healthy_since(self, moment: datetime) -> bool:
+        """Airflow calls a component healthy for 30 s after its last heartbeat: look for one after ``moment``."""
+        return self.status == "healthy" and (self.heartbeat is None or self.heartbeat > moment)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task instance as the API shows it now; ``map_index`` is -1 for a task that is not mapped."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    operator: str | None
+    started_at: str | None
+    ended_at: str | None
+    pid: int | None
+
+    @property
+    def name(self) -> str:
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+    @classmethod
+    def from_json(cls, item: dict[str, Any]) -> Task:
+        return cls(
+            task_id=item["task_id"],
+            map_index=item["map_index"],
+            state=item["state"],
+            try_number=item["try_number"],
+            operator=item["operator"],
+            started_at=item["start_date"],
+            ended_at=item["end_date"],
+            pid=item.get("pid"),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One DAG run with all its task instances, in the order in which they started."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    tasks: tuple[Task, ...]
+
+    def __getitem__(self, name: str) -> Task:
+        """``run["load"]`` or, mapped, ``run["load[2]"]``."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(f"{self.dag_id} has no task {name!r}; it has {[task.name for task in self.tasks]}")
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED_RUN_STATES
+
+    def states(self) -> dict[str, str | None]:
+        return {task.name: task.state for task in self.tasks}
+
+
+def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """By the task's first start, with the instances of a mapped task together."""
+    tasks = list(tasks)
+    never = "~"  # after every date
+    first: dict[str, str] = {}
+    for task in tasks:
+        first[task.task_id] = min(first.get(task.task_id, never), task.started_at or never)
+    return tuple(sorted(tasks, key=lambda task: (first[task.task_id], task.task_id, task.map_index)))
+
+
+def decode_xcom(value: Any) -> Any:
+    """The API shows an XCom as stored: JSON text, except where the text is not JSON (then it is the value)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def log_line(event: dict[str, Any] | str) -> str:
+    """One log event as text. The exception is not part of the event's text, so it is added below it."""
+    if isinstance(event, str):
+        return event
+    line = f"{event.get('timestamp') or ''} {event.get('level') or ''} {event['event']}".strip()
+    return "\n".join([line, *(f"    {text}" for text in exceptions_of(event))])
+
+
+def exceptions_of(event: dict[str, Any] | str) -> list[str]:
+    """``["CrmDealNotFoundError: ..."]``: the exception chain of a log event, outermost first."""
+    if isinstance(event, str):
+        return []
+    return [f"{item['exc_type']}: {item['exc_value']}" for item in event.get("error_detail") or []]

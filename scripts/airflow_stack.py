@@ -1,0 +1,303 @@
+"""A real Airflow on this machine for as long as a ``with`` block lasts. Standard library only.
+
+Api-server, scheduler, dag-processor and triggerer are processes of their own; LocalExecutor, SQLite, an own home::
+
+    with AirflowStack(Path("example_dags"), env={"AIRFLOW_CONN_CRM_DEFAULT": "..."}) as stack:
+        run = stack.api.run_dag("crm_lead_pipeline")
+        print(run.states())
+
+Everything listens on loopback only. Nothing of the caller's own Airflow leaks in, nothing is left running: the
+components end with the process that started them, within a minute even when that is killed (on Linux). Start the stack
+from a thread that lives as long as the stack does: Linux counts the end of that *thread* as the parent's death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from airflow_api import AirflowApi, ApiError
+from airflow_env import base_env, free_port
+from airflow_runs import Health
+from processes import command_line, descendants, pss_kb
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# Without --skip-serve-logs scheduler and triggerer open a log server on *all* interfaces. Nothing needs it here:
+# the api-server reads the log files itself.
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "api-server": ("api-server",),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+HEALTH_NAMES = {
+    "metadatabase": "api-server",
+    "scheduler": "scheduler",
+    "dag_processor": "dag-processor",
+    "triggerer": "triggerer",
+}
+
+# Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG = 1), then becomes Airflow. An own small program and not
+# a preexec_fn, which may deadlock in a process with threads.
+LAUNCHER = """
+import os, sys
+if sys.platform == "linux":
+    import ctypes, signal
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the process that started Airflow is gone")
+os.execv(sys.executable, [sys.executable, "-m", "airflow", *sys.argv[2:]])
+"""
+
+
+class AirflowStackError(Exception):
+    """Airflow did not start or a component died; the text holds the end of its log."""
+
+
+@dataclass
+class Component:
+    """One Airflow process and where its output goes."""
+
+    name: str
+    args: tuple[str, ...]
+    log_path: Path
+    process: subprocess.Popen[bytes]
+    started_at: datetime
+    killed: bool = False  # by us: its end is then no surprise
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def tail(self, characters: int = 3000) -> str:
+        text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return f"--- end of {self.log_path}\n{text[-characters:]}"
+
+    def signal_group(self, number: int) -> None:
+        """Each component leads its own process group, which its children stay in."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
+            os.killpg(self.process.pid, number)
+
+
+class AirflowStack:
+    """Start, use and stop one Airflow.
+
+    :param dags_folder: what ``[core] dags_folder`` points to
+    :param env: more environment for all components: connections, and settings that override :mod:`airflow_env`'s
+    :param home: ``AIRFLOW_HOME``; a new temporary folder by default. It is left in place: it holds the logs.
+    :param python: the interpreter that has Airflow (and the provider) installed
+    :param report: gets a line of progress now and then
+    """
+
+    def __init__(
+        self,
+        dags_folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        home: Path | None = None,
+        python: str | Path = sys.executable,
+        report: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self.home = (home or Path(tempfile.mkdtemp(prefix="crm-airflow-"))).resolve()
+        self.python = str(python)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.env = {**base_env(self.home, dags_folder.resolve(), port, self.python), **(env or {})}
+        self.api = AirflowApi(self.url, check=self.check)
+        self.components: dict[str, Component] = {}
+        self._orphaned: list[Component] = []  # killed without their children
+        self._report = report
+
+    @property
+    def logs(self) -> Path:
+        """The folder with one log file per task try; the components' own output is in ``home/components``."""
+        return self.home / "logs"
+
+    # -- start and stop
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop(patience=1)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 120) -> None:
+        """Make the database, start the four components and wait until all are healthy."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.airflow("db", "migrate")
+        self._report("database ready")
+        for name, args in COMPONENTS.items():
+            self.spawn(name, *args)
+        self.wait_healthy(timeout)
+
+    def stop(self, patience: float = 2) -> None:
+        """End everything, also what a failed start has left: SIGTERM, SIGTERM again, SIGKILL.
+
+        To Airflow the second SIGTERM means "do not wait for running work". Left alone, a triggerer may take 10 s to end
+        and a scheduler over 30 s. The api-server goes last, because running tasks report their end to it.
+
+        :param patience: seconds to wait after each SIGTERM
+        """
+        servers = [component for name, component in self.components.items() if name == "api-server"]
+        others = [component for name, component in self.components.items() if name != "api-server"]
+        for group in (others, servers):
+            terminate(group, patience)
+            terminate(group, patience)
+            for component in group:
+                component.signal_group(signal.SIGKILL)
+                component.process.wait()
+        for component in self._orphaned:
+            component.signal_group(signal.SIGKILL)
+
+    def wait_healthy(self, timeout: float = 120) -> None:
+        """Wait until every component has sent a heartbeat since it was last started."""
+        deadline = time.monotonic() + timeout
+        healthy: set[str] = set()
+        while len(healthy) < len(HEALTH_NAMES):
+            self.check()
+            if time.monotonic() > deadline:
+                raise AirflowStackError(f"after {timeout:g} s only {sorted(healthy)} healthy\n{self.tails()}")
+            time.sleep(0.25)
+            health = self._health()
+            now = {name for key, name in HEALTH_NAMES.items() if key in health and self._is_fresh(name, health[key])}
+            for name in sorted(now - healthy):
+                self._report(f"{name} healthy")
+            healthy |= now
+
+    def _is_fresh(self, name: str, health: Health) -> bool:
+        return health.healthy_since(self.components[name].started_at)
+
+    def _health(self) -> dict[str, Health]:
+        try:
+            return self.api.health()
+        except (urllib.error.URLError, ConnectionError, TimeoutError, ApiError):  # it is not listening yet
+            return {}
+
+    def check(self) -> None:
+        """Raise if a component has ended by itself."""
+        for component in self.components.values():
+            if not component.running and not component.killed:
+                code = component.process.returncode
+                raise AirflowStackError(f"Airflow's {component.name} ended with code {code}\n{component.tail()}")
+
+    def tails(self) -> str:
+        return "\n".join(component.tail() for component in self.components.values())
+
+    # -- single components
+
+    def spawn(self, name: str, *args: str) -> Component:
+        """Start ``airflow ARGS`` in the background under a name of your choice, for example a second triggerer."""
+        folder = self.home / "components"
+        folder.mkdir(exist_ok=True)
+        log_path = folder / f"{name}.log"
+        with log_path.open("ab") as output:
+            process = subprocess.Popen(
+                [self.python, "-c", LAUNCHER, str(os.getpid()), *args],
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches only us, and its children can be ended as one group
+            )
+        self.components[name] = Component(name, args, log_path, process, datetime.now(timezone.utc))
+        return self.components[name]
+
+    def kill(self, name: str, number: int = signal.SIGKILL, *, with_children: bool = True) -> None:
+        """Send a signal to a component and wait for its end.
+
+        :param with_children: as when its container dies; False leaves running tasks of a scheduler alive
+        """
+        component = self.components[name]
+        component.killed = True
+        if with_children:
+            component.signal_group(number)
+        else:
+            self._orphaned.append(component)
+            component.process.send_signal(number)
+        component.process.wait(timeout=60)
+
+    def restart(self, name: str) -> Component:
+        """Start a component again that was killed."""
+        return self.spawn(name, *self.components[name].args)
+
+    def add_triggerer(self, timeout: float = 60) -> str:
+        """Start one more triggerer, wait for its heartbeat and return its name."""
+        before = self.api.alive("TriggererJob")
+        name = f"triggerer-{sum(name.startswith('triggerer') for name in self.components) + 1}"
+        self.spawn(name, *COMPONENTS["triggerer"])
+        deadline = time.monotonic() + timeout
+        while self.api.alive("TriggererJob") <= before:
+            self.check()
+            if time.monotonic() > deadline:
+                raise AirflowStackError(f"{name} sent no heartbeat in {timeout:g} s\n{self.components[name].tail()}")
+            time.sleep(0.5)
+        return name
+
+    def airflow(self, *args: str, timeout: float = 120) -> str:
+        """Run one ``airflow`` command in this environment and return its output (3 s each: prefer :attr:`api`)."""
+        command = [self.python, "-m", "airflow", *args]
+        done = subprocess.run(
+            command,
+            env=self.env,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode:
+            end = done.stdout[-3000:]
+            raise AirflowStackError(f"airflow {' '.join(args)} ended with code {done.returncode}\n{end}")
+        return done.stdout
+
+    # -- figures
+
+    def children(self, name: str) -> dict[int, str]:
+        """Process id to command line of all descendants of a component (Linux; elsewhere empty)."""
+        return {pid: command_line(pid) for pid in descendants(self.components[name].process.pid)}
+
+    def memory(self) -> dict[str, int]:
+        """Component to memory in MB with its children, shared pages split fairly (Linux; elsewhere empty)."""
+        if sys.platform != "linux":
+            return {}
+        return {
+            component.name: sum(map(pss_kb, [component.process.pid, *descendants(component.process.pid)])) // 1024
+            for component in self.components.values()
+            if component.running
+        }
+
+
+def terminate(components: list[Component], patience: float) -> None:
+    """SIGTERM to those that run, and wait for their end for a while."""
+    deadline = time.monotonic() + patience
+    for component in components:
+        component.killed = True
+        if component.running:
+            component.process.terminate()
+    for component in components:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            component.process.wait(max(0.1, deadline - time.monotonic()))

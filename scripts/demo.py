@@ -1,0 +1,138 @@
+"""Run a DAG on a real Airflow against the CRM sandbox and show how each of its tasks ended, and why.
+
+Exit code 0 only if every task ended as :data:`EXPECTED` says. Run it with ``make demo``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from airflow_api import AirflowApi, ApiError, DagError
+from airflow_runs import Run, Task, exceptions_of
+from airflow_stack import AirflowStack, AirflowStackError
+from outcomes import Expected, Row, table, verdict, why
+
+from crm_provider.sandbox import Counters, Sandbox
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_DAG = "crm_lead_pipeline"
+
+EXPECTED: dict[str, dict[str, Expected]] = {
+    "crm_lead_pipeline": {
+        "read_leads": Expected("success"),
+        "addresses": Expected("success"),
+        "upsert_lead[0]": Expected("success", "^updated$", tries=1),
+        "upsert_lead": Expected("success", "^created$", tries=1),
+        "upsert_lead[3]": Expected("skipped", r"^INVALID_VALUE -> skip, by on_error\[CrmDataError\]", tries=1),
+        "wait_for_list": Expected("success"),
+        "add_to_list": Expected("success", "^added$", tries=1),
+        "wait_for_members": Expected("success"),
+        "retried_until_it_works": Expected("success", "^created, after CrmServiceUnavailableError$", tries=2),
+        "create_deal": Expected("success", "^created$"),
+        "move_deal": Expected("success", "^moved$"),
+        "skipped_by_default": Expected("skipped", "^CONTACT_ASSOCIATED_WITH_A_DEAL 409 -> skip", tries=1),
+        "skipped_by_on_error": Expected("skipped", r"^DEAL_NOT_FOUND 404 -> skip, by on_error\[", tries=1),
+        "failed_without_a_retry": Expected("failed", "^INVALID_INPUT 422 -> fail, by default", tries=1),
+        "report": Expected("success"),
+    },
+}
+"""How every task of a DAG should end. A DAG that is not listed is judged by the state of its run."""
+
+NEWS = frozenset({"success", "failed", "skipped", "upstream_failed", "up_for_retry", "up_for_reschedule", "deferred"})
+
+
+class Progress:
+    """Prints lines with the seconds since the start, so that somebody who waits sees life."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def say(self, line: str) -> None:
+        print(f"{self.seconds:6.1f} s  {line}", flush=True)
+
+    def task(self, task: Task) -> None:
+        if task.state in NEWS:
+            self.say(f"{task.name}: {task.state}" + (f" (try {task.try_number})" if task.try_number > 1 else ""))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--dag", default=DEFAULT_DAG, metavar="ID", help="a DAG of example_dags/ (%(default)s)")
+    parser.add_argument("--keep", action="store_true", help="leave Airflow running, to look around in it, until Ctrl-C")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that Airflow is stopped then, too
+    try:
+        return demo(options.dag, keep=options.keep)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (AirflowStackError, ApiError, DagError, TimeoutError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def demo(dag_id: str, *, keep: bool) -> int:
+    progress = Progress()
+    with Sandbox(seed="demo") as sandbox:
+        env = {"AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json()}
+        stack = AirflowStack(ROOT / "example_dags", env=env, report=progress.say)
+        progress.say(f"starting Airflow with its home in {stack.home}; the CRM sandbox is at {sandbox.url}")
+        with stack:
+            progress.say(f"running {dag_id}")
+            run = stack.api.run_dag(dag_id, on_change=progress.task)
+            rows = [row_of(stack.api, run, task) for task in run.tasks]
+            print(f"\n{table(rows)}\n\n{figures(sandbox.counters())}\nLogs of the tasks: {stack.logs}\n")
+            if keep:
+                wait_for_ctrl_c(stack)
+            progress.say("stopping Airflow")
+    problems = judge(run, rows)
+    print("\n".join(f"NOT AS EXPECTED  {problem}" for problem in problems) or "Every task ended as expected.")
+    progress.say("done")
+    return 1 if problems else 0
+
+
+def row_of(api: AirflowApi, run: Run, task: Task) -> Row:
+    earlier = [error_of_try(api, run, task, number) for number in range(1, task.try_number)]
+    reason = why(task.state, api.xcoms(run, task), earlier)
+    return Row(task.name, task.state or "none", task.try_number, reason)
+
+
+def error_of_try(api: AirflowApi, run: Run, task: Task, try_number: int) -> str:
+    """The class of the error that ended a try, as its log tells."""
+    errors = [text for event in api.log_events(run, task, try_number) for text in exceptions_of(event)[:1]]
+    return errors[-1].partition(":")[0] if errors else "no error in the log"
+
+
+def figures(counters: Counters) -> str:
+    return (
+        f"The CRM saw {counters.total} calls, at most {counters.highest_rate} in one second (it allows 5, and 2 more "
+        f"in a burst), and answered {counters.throttled} of them with 429."
+    )
+
+
+def judge(run: Run, rows: Sequence[Row]) -> list[str]:
+    if run.dag_id in EXPECTED:
+        return verdict(rows, EXPECTED[run.dag_id])
+    return [] if run.state == "success" else [f"the run of {run.dag_id} ended as {run.state}"]
+
+
+def wait_for_ctrl_c(stack: AirflowStack) -> None:
+    print(f"Airflow is at {stack.url} (no login). Ctrl-C ends it.", flush=True)
+    try:
+        while True:
+            stack.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

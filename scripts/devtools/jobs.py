@@ -1,0 +1,140 @@
+"""The jobs of ``scripts/dev.py``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from devtools import matrix, pins, pythons
+from devtools.steps import ROOT, StepFailed, run
+from devtools.venv import Venv
+
+Command = list[str | Path]
+Arguments = list[str]
+
+CACHES = (".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+WASTE = (".venv", matrix.FOLDER, "build", "dist", "site", *CACHES)
+SOURCES = ("crm_provider", "example_dags", "scripts", "tests")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job and return its exit code."""
+    options, rest = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what was started, too
+    try:
+        return JOBS[options.job](rest)
+    except StepFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Arguments]:
+    jobs = "\n".join(f"  {name:12} {job.__doc__}" for name, job in JOBS.items())
+    parser = argparse.ArgumentParser(
+        prog="dev.py",
+        usage="python3 scripts/dev.py JOB [-- ARGUMENTS]      or      make JOB [ARGS='ARGUMENTS']",
+        description=f"jobs:\n{jobs}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", choices=JOBS, metavar="JOB", help="one of the above")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="passed on")
+    options = parser.parse_args(arguments)
+    rest: Arguments = options.arguments
+    return options, rest[1:] if rest[:1] == ["--"] else rest
+
+
+def project() -> Venv:
+    """The environment that all jobs but the matrix run in."""
+    venv = Venv(ROOT / ".venv", ROOT / "constraints.txt", pythons.current())
+    venv.ensure()
+    return venv
+
+
+# -- the jobs
+
+
+def demo(arguments: Arguments) -> int:
+    """Runs the example pipeline on a real Airflow against the sandbox (--keep, --dag ID)."""
+    venv = project()
+    return run([venv.python, "scripts/demo.py", *arguments], env=venv.env())
+
+
+def test(arguments: Arguments) -> int:
+    """Style, types, unit and integration tests; with arguments only pytest, with these."""
+    venv = project()
+    if arguments:
+        return run([venv.python, "-m", "pytest", *arguments], env=venv.env())
+    commands = _checks(venv)
+    commands["tests"] = [venv.python, "-m", "coverage", "run", "-m", "pytest"]
+    commands["coverage"] = [venv.python, "-m", "coverage", "report"]
+    return _run_all(venv, commands)
+
+
+def test_system(arguments: Arguments) -> int:
+    """Tests that need a real scheduler and triggerer; arguments go to pytest."""
+    venv = project()
+    return run([venv.python, "-m", "pytest", "-m", "system", "tests/system", *arguments], env=venv.env())
+
+
+def bench(arguments: Arguments) -> int:
+    """What waiting costs: one poll for all next to one for each (--write docs/sensors.md)."""
+    venv = project()
+    return run([venv.python, "tests/benchmarks/bench_waiting.py", *arguments], env=venv.env())
+
+
+def lint(arguments: Arguments) -> int:
+    """Style and types; arguments go to `ruff check` (--fix)."""
+    venv = project()
+    return _run_all(venv, _checks(venv, arguments))
+
+
+def clean(_arguments: Arguments) -> int:
+    """Deletes the virtual environments and what tools have left behind."""
+    caches = [path for folder in SOURCES for path in (ROOT / folder).rglob("__pycache__")]
+    for path in [*(ROOT / name for name in WASTE), *ROOT.glob("*.egg-info"), *caches]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return 0
+
+
+JOBS: dict[str, Callable[[Arguments], int]] = {
+    "demo": demo,
+    "test": test,
+    "test-system": test_system,
+    "bench": bench,
+    "matrix": matrix.main,
+    "lint": lint,
+    "pins": pins.main,
+    "clean": clean,
+}
+
+
+def _checks(venv: Venv, arguments: Sequence[str] = ()) -> dict[str, Command]:
+    return {
+        "style": [venv.python, "-m", "ruff", "check", *arguments, "."],
+        "format": [venv.python, "-m", "ruff", "format", "--check", "."],
+        "types": [venv.python, "-m", "mypy"],
+    }
+
+
+def _run_all(venv: Venv, commands: dict[str, Command]) -> int:
+    """Run them all, also after a failure, so that one run shows all there is to mend."""
+    lines, worst = [], 0
+    for name, command in commands.items():
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        code = run(command, env=venv.env())
+        lines.append(f"  {name:10} {time.monotonic() - start:6.1f} s  {'FAILED' if code else 'ok'}")
+        worst = worst or code
+    print("== summary", *lines, sep="\n", flush=True)
+    return worst

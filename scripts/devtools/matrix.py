@@ -1,0 +1,99 @@
+"""The default test suite on every supported Airflow and Python, and with the lowest allowed dependencies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from devtools import pythons
+from devtools.steps import ROOT, StepFailed, run
+from devtools.venv import Venv
+
+FOLDER = ".venv-matrix"
+OLDER = {
+    "airflow-3.1": "constraints/airflow-3.1.txt",
+    "airflow-3.2": "constraints/airflow-3.2.txt",
+    "lowest": "constraints/lowest.txt",
+}
+NEWEST = ("airflow-3.3", "constraints.txt")
+NO_TESTS = 5  # pytest's exit code
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One environment of the matrix."""
+
+    name: str
+    constraints: str
+    python: tuple[int, int]
+
+    @property
+    def names(self) -> set[str]:
+        return {self.name, pythons.name(self.python)}
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on Python {pythons.name(self.python)}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one environment did. ``verdict`` is ``ok``, ``FAILED`` or why it was not run."""
+
+    title: str
+    verdict: str
+    seconds: float
+
+
+def cells() -> Iterator[Cell]:
+    """The older Airflows on the Python that runs this, the newest on every supported one."""
+    here = pythons.parse(pythons.full_version(pythons.current()))
+    for name, constraints in OLDER.items():
+        yield Cell(name, constraints, here)
+    for version in pythons.SUPPORTED:
+        yield Cell(*NEWEST, version)
+
+
+def main(arguments: list[str]) -> int:
+    """Tests on every supported Airflow and Python (airflow-3.1, lowest, 3.12: these; after -- for pytest)."""
+    wanted, rest = split(arguments)
+    unknown = set(wanted) - {name for cell in cells() for name in cell.names}
+    if unknown:
+        titles = ", ".join(cell.title for cell in cells())
+        raise StepFailed(f"nothing in the matrix is called {' or '.join(unknown)}; it has {titles}")
+    chosen = [cell for cell in cells() if not wanted or not cell.names.isdisjoint(wanted)]
+    results = []
+    for cell in chosen:
+        print(f"== {cell.title}", flush=True)
+        start = time.monotonic()
+        results.append(Result(cell.title, _try(cell, rest), time.monotonic() - start))
+    print("== matrix", table(results), sep="\n", flush=True)
+    return 1 if any(result.verdict == "FAILED" for result in results) else 0
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names before ``--`` (or all, as long as they are no options), pytest's arguments behind it."""
+    if "--" in arguments:
+        at = list(arguments).index("--")
+        return list(arguments[:at]), list(arguments[at + 1 :])
+    names = [argument for argument in arguments if not argument.startswith("-")]
+    return (names, []) if len(names) == len(arguments) else ([], list(arguments))
+
+
+def _try(cell: Cell, arguments: Sequence[str]) -> str:
+    interpreter = pythons.find(cell.python)
+    if interpreter is None:
+        return f"not run: no Python {pythons.name(cell.python)} here"
+    venv = Venv(ROOT / FOLDER / f"{cell.name}-py{pythons.name(cell.python)}", ROOT / cell.constraints, interpreter)
+    try:
+        venv.ensure()
+    except StepFailed as error:
+        print(error, flush=True)
+        return "not run: its packages could not be installed"
+    return "FAILED" if run([venv.python, "-m", "pytest", *arguments], env=venv.env()) not in (0, NO_TESTS) else "ok"
+
+
+def table(results: Sequence[Result]) -> str:
+    width = max(len(result.title) for result in results)
+    return "\n".join(f"  {result.title:{width}}  {result.seconds:6.1f} s  {result.verdict}" for result in results)

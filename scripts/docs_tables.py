@@ -1,0 +1,343 @@
+"""Write the tables in ``docs/*.md`` that can be computed: from the catalogue, the policy, the settings, the client.
+
+    python scripts/docs_tables.py            rewrites what lies between <!-- generated: NAME --> and <!-- end -->
+    python scripts/docs_tables.py --check    only says which parts are out of date; exit code 1 if any is
+
+Standard library and ``crm_provider``; no Airflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docs_text import DOCS, ROOT
+
+from crm_provider import errors, paging, redaction, responses, transport, waiting, wire
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.client import CrmClient
+from crm_provider.pacing import LONGEST_PAUSE, MARGIN
+from crm_provider.policy import ACTIONS_OF, OPERATORS, PRESETS, Action, ErrorPolicy, Work, explain
+from crm_provider.provider_info import CONN_FIELDS
+from crm_provider.settings import Settings
+
+GENERATED = re.compile(r"^<!-- generated: ([\w-]+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
+
+ID = "123e4567-e89b-12d3-a456-426614174000"
+EMAIL = "ada@example.com"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check all documents; 0 if nothing is out of date afterwards."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, say what is out of date")
+    check = parser.parse_args(arguments).check
+    stale = [name for document in sorted(DOCS.glob("*.md")) for name in update(document, write=not check)]
+    for name in stale:
+        print(f"{name} {'is out of date: run python scripts/docs_tables.py' if check else 'was rewritten'}")
+    return 1 if check and stale else 0
+
+
+def update(document: Path, *, write: bool) -> list[str]:
+    """Rewrite the generated parts of a document.
+
+    :return: the parts that were out of date
+    """
+    stale = []
+
+    def part(match: re.Match[str]) -> str:
+        name, old = match.groups()
+        new = f"\n{PARTS[name]()}\n\n"
+        if new != old:
+            stale.append(f"{document.relative_to(ROOT)}: {name}")
+        return f"<!-- generated: {name} -->\n{new}<!-- end -->"
+
+    text = GENERATED.sub(part, document.read_text(encoding="utf-8"))
+    if stale and write:
+        document.write_text(text, encoding="utf-8")
+    return stale
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def code(value: object) -> str:
+    return f"`{value}`"
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+
+
+def error_tree() -> str:
+    """The tree that ``errors.py`` opens with."""
+    lines = (errors.__doc__ or "").split("::\n", 1)[1].splitlines()
+    tree = [line for line in lines if line.startswith("    ")]
+    return f"```text\n{textwrap.dedent(chr(10).join(tree))}\n```"
+
+
+def error_table() -> str:
+    """Every type and what happens on it by default."""
+    by_work = [explain(ErrorPolicy(work=work)) for work in Work]
+    rows = (
+        (
+            code(task.type),
+            code(task.error),
+            task.status or "-",
+            task.in_call,
+            task.action,
+            sensor.action,
+            row.action,
+            CATALOGUE[task.type].source.value,
+            task.advice,
+        )
+        for task, sensor, row in zip(*by_work, strict=True)
+    )
+    return table(
+        ("Type", "Class", "Status", "In one call", "Task", "Sensor", "Load row", "Known from", "What to do"), rows
+    )
+
+
+def unknown_answers() -> str:
+    """What an answer becomes that has neither a known type nor a known text."""
+    cases = {"400, 422": 422, "404": 404, "409": 409, "413, 415": 413, "3xx, other 4xx": 418, "other 5xx": 599}
+    rows = []
+    for shown, status in cases.items():
+        error = responses.error_of(responses.Answer(method="GET", path="/", status=status, headers={}, body=b""))
+        outcomes = [ErrorPolicy(work=work).decide(error).action.value for work in (Work.TASK, Work.SENSOR)]
+        rows.append((shown, code(type(error).__name__), *outcomes))
+    unreadable = ErrorPolicy().decide(errors.CrmProtocolError).action.value
+    rows.append(("2xx that is not JSON", code("CrmProtocolError"), unreadable, unreadable))
+    return table(("Status", "Class", "Task", "Sensor"), rows)
+
+
+def presets() -> str:
+    """Where an operator differs from the table."""
+    rows = []
+    for operator, differences in PRESETS.items():
+        for error, action in differences.items():
+            default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
+            rows.append((code(operator), code(error.type), action.value, default.action.value))
+    return table(("Operator", "Error", "Does", "In place of"), rows)
+
+
+def senseless_pairs() -> str:
+    """Which action each family refuses, in which kind of work, and why."""
+    rows = []
+    families: list[type[errors.CrmError]] = [errors.CrmError, *errors.CrmError.__subclasses__()]
+    for family in families:
+        refused = {work: _refused(family, work) for work in (Work.TASK, Work.SENSOR)}
+        reasons = dict.fromkeys(reason for actions in refused.values() for reason in actions.values())
+        if reasons:
+            shown = [", ".join(code(action) for action in actions) or "-" for actions in refused.values()]
+            rows.append((code(family.__name__), *shown, "; ".join(reasons)))
+    return table(("Error", "Not in a task", "Not in a sensor", "Because"), rows)
+
+
+def _refused(family: type[errors.CrmError], work: Work) -> dict[str, str]:
+    found = {}
+    for action in ACTIONS_OF[work]:
+        try:
+            ErrorPolicy({family: action}, work=work)
+        except ValueError as objection:
+            reason = re.search(r"because (.*?)\. (?:Did you mean|Valid)", str(objection))
+            found[action.value] = reason[1] if reason else str(objection)
+    return found
+
+
+def actions() -> str:
+    """Which kind of work knows which action."""
+    meaning = {
+        Action.RETRY: "this try fails; Airflow's `retries` apply",
+        Action.SKIP: "the task ends as skipped",
+        Action.FAIL: "the task ends as failed, with no further try",
+        Action.WAIT: "not yet: the sensor asks again",
+    }
+    rows = (
+        (code(action.value), *("yes" if action in ACTIONS_OF[work] else "-" for work in (Work.TASK, Work.SENSOR)), text)
+        for action, text in meaning.items()
+    )
+    return table(("Action", "Operators, own tasks", "Sensors", "What happens"), rows)
+
+
+# -- connection ---------------------------------------------------------------------------------------------
+
+
+def extras() -> str:
+    """The extras of a connection."""
+    rows = []
+    for name, known in CONN_FIELDS.items():
+        schema = known["schema"]
+        default = "-" if schema.get("default") is None else code(str(schema["default"]).lower())
+        range_ = f"{schema['minimum']} to {schema['maximum']}" if "minimum" in schema else "-"
+        rows.append((code(name), schema["type"][0], default, range_, known["description"]))
+    return table(("Extra", "Kind", "Default", "Range", "Meaning"), rows)
+
+
+MISTAKES: Mapping[str, Mapping[str, Any]] = {
+    "no key": {"password": ""},
+    "a key with spaces around it": {"password": " key "},
+    "no scheme": {"host": "connect.pingback.com/v2"},
+    "plain HTTP": {"host": "http://connect.pingback.com/v2"},
+    "a user or password in the URL": {"host": "https://user:secret@connect.pingback.com/v2"},
+    "a query or fragment": {"host": "https://connect.pingback.com/v2?page=1"},
+    "two ports": {"host": "https://connect.pingback.com:8443/v2", "port": 443},
+    "a misspelt extra": {"extra": {"request_per_second": 3}},
+    "the key as an extra": {"extra": {"api_key": "key"}},
+    "a number as words": {"extra": {"timeout": "soon"}},
+    "a number out of range": {"extra": {"burst": 0}},
+    "a store that is not there": {"extra": {"rate_store": "redis://cache"}},
+}
+
+
+def connection_mistakes() -> str:
+    """What is said about a connection before any call is made."""
+    rows = []
+    for mistake, fields in MISTAKES.items():
+        try:
+            Settings.from_fields(**{"host": None, "port": None, "password": "key", "extra": {}, **fields})
+        except errors.CrmConfigurationError as error:
+            rows.append((mistake, code(error.message)))
+    return table(("The connection has", "The message says"), rows)
+
+
+# -- client -------------------------------------------------------------------------------------------------
+
+CALLS: Mapping[str, Mapping[str, Any]] = {
+    "get_contact": {"email": EMAIL},
+    "create_contact": {"email": EMAIL},
+    "update_contact": {"email": EMAIL, "attributes": {"name": "Ada"}},
+    "upsert_contact": {"email": EMAIL, "attributes": {"name": "Ada"}},
+    "delete_contact": {"email": EMAIL},
+    "list_contacts": {},
+    "create_deal": {"contact_id": ID, "pipeline_id": ID, "stage_id": ID},
+    "get_deal": {"deal_id": ID},
+    "find_deal": {"contact_id": ID, "pipeline_id": ID},
+    "update_deal": {"deal_id": ID, "stage_id": ID},
+    "move_deal": {"deal_id": ID, "stage_id": ID},
+    "delete_deal": {"deal_id": ID},
+    "list_deals": {},
+    "list_segmentation_lists": {},
+    "find_segmentation_list": {"name": "Trial users"},
+    "add_contact_to_lists": {"email": EMAIL, "list_ids": [ID]},
+    "verify_email": {"email": EMAIL},
+    "trigger_automation": {"webhook_id": "w", "channel_uid": "c", "workflow_id": "f", "email": EMAIL},
+    "ping": {},
+}
+"""Every call with a route of its own, and arguments to make it with."""
+
+
+class Recorder(transport.Transport):
+    """Notes what would be sent, and whether a lost POST would be settled by reading."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(api_key="key", rate_store="off"))
+        self.routes: dict[str, str] = {}
+
+    def send(self, call: transport.Call, *, settle: Callable[[], Any] | None = None, budget: Any = None) -> Any:
+        repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
+        lost = "sent again" if repeated else "not sent again"
+        route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
+        self.routes[route] = "read first, then sent again if it did not happen" if settle else lost
+        if call.done_if and call.method == "POST":
+            raise call.done_if[0]("it is already so")
+        return {"id": ID, "data": []}
+
+
+def client_calls() -> str:
+    """Every call of the client, its route, and what is done about a lost answer."""
+    rows = []
+    for name, arguments in CALLS.items():
+        method = getattr(CrmClient, name)
+        recorder = Recorder()
+        try:
+            found = getattr(CrmClient(Settings(api_key="key"), transport=recorder), name)(**arguments)
+            if inspect.isgenerator(found):
+                list(found)
+        except errors.CrmError:
+            pass  # found nothing or is already there: what was sent is noted
+        routes = "<br>".join(code(route) for route in recorder.routes)
+        lost = "<br>".join(recorder.routes.values())
+        rows.append((code(f"{name}{_arguments(method)}"), routes, lost, _first_sentence(method)))
+    return table(("Call", "Route", "After a lost answer", "What it does"), rows)
+
+
+def _arguments(method: Callable[..., Any]) -> str:
+    signature = inspect.signature(method)
+    plain = [
+        p.replace(annotation=inspect.Parameter.empty) for name, p in signature.parameters.items() if name != "self"
+    ]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+def _first_sentence(method: Callable[..., Any]) -> str:
+    lines = (inspect.getdoc(method) or "").split("\n\n")[0].split()
+    return re.split(r"(?<=[a-z)])\. ", " ".join(lines).replace("``", "`"), maxsplit=1)[0].rstrip("., ")
+
+
+def limits() -> str:
+    """The numbers that the client works with."""
+    budget = transport.RetryBudget()
+    rows = (
+        (f"{budget.tries}", "attempts of one call at most, the first included"),
+        (f"{budget.seconds:g} s", "no attempt of a call starts later than this after the first"),
+        (
+            f"{budget.first_delay:g} s",
+            "before the second attempt, then doubled; half of it is random. A server's `Retry-After` goes first",
+        ),
+        (f"{budget.longest_delay:g} s", "between two attempts at most, unless the server asks for more"),
+        (f"{MARGIN:.0%}", "share of `requests_per_second` that is used"),
+        (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back the other threads of the process, too"),
+        (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
+        (f"{wire.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
+        (f"{wire.MAX_BODY // 2**20} MB", "an answer that is larger is an error"),
+        (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
+        (f"{paging.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
+        (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
+    )
+    return table(("Value", "What it limits"), rows)
+
+
+# -- development --------------------------------------------------------------------------------------------
+
+
+def modules() -> str:
+    """Every module of the package by the first line of its docstring; the sandbox counts as one."""
+    package = ROOT / "crm_provider"
+    rows = []
+    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("*/*.py"))]:
+        if path.parent.name == "sandbox" and path.name != "__init__.py":
+            continue
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if about:
+            name = path.relative_to(package).as_posix().removesuffix("__init__.py") or "__init__.py"
+            rows.append((code(name), about.splitlines()[0].replace("``", "`").rstrip(".")))
+    return table(("Module", "What it is"), rows)
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "error-tree": error_tree,
+    "errors": error_table,
+    "unknown-answers": unknown_answers,
+    "presets": presets,
+    "actions": actions,
+    "senseless-pairs": senseless_pairs,
+    "extras": extras,
+    "connection-mistakes": connection_mistakes,
+    "calls": client_calls,
+    "limits": limits,
+    "modules": modules,
+}
+"""The parts by the name in their marker."""
+
+if __name__ == "__main__":
+    sys.exit(main())

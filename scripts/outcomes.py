@@ -1,0 +1,93 @@
+"""How the tasks of a run ended and why, as a table; and whether that is what was expected. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: one task instance."""
+
+    task: str
+    state: str
+    tries: int
+    why: str
+
+    @property
+    def task_id(self) -> str:
+        """``upsert_lead`` for ``upsert_lead[3]``."""
+        return self.task.partition("[")[0]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a task should end.
+
+    :param state: Airflow's task state
+    :param why: regular expression that is found in the reason
+    :param tries: number of tries, None for any
+    """
+
+    state: str
+    why: str = ""
+    tries: int | None = None
+
+
+def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[str] = ()) -> str:
+    """The reason for a task's state, from what the operators leave behind.
+
+    :param xcoms: ``return_value`` with an ``outcome``, and ``crm_error`` when an error decided the state
+    :param earlier_errors: error classes of the tries before the last one
+    """
+    error, value = xcoms.get("crm_error"), xcoms.get("return_value")
+    if error and state != "success":
+        status = f" {error['status']}" if error.get("status") else ""
+        origin = f", by {error['origin']}" if error.get("origin") else ""
+        reason = f"{error['type']}{status} -> {error['action']}{origin}"
+    elif isinstance(value, Mapping) and value.get("outcome"):
+        reason = str(value["outcome"])
+    else:
+        reason = {"upstream_failed": "a task before it failed"}.get(state or "", "")
+    retries = f"after {', '.join(earlier_errors)}" if earlier_errors else ""
+    return ", ".join(filter(None, [reason, retries]))
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows below headings, in columns as wide as their widest cell."""
+    lines: list[Sequence[str]] = [("task", "state", "tries", "why")]
+    lines += [(row.task, row.state, str(row.tries), row.why) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def verdict(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
+    """What differs from the expectation, one sentence each; empty if nothing does.
+
+    :param expected: by task (``upsert_lead[3]``), or by task id for all instances of a mapped task
+    """
+    problems: list[str] = []
+    seen: set[str] = set()
+    for row in rows:
+        key = row.task if row.task in expected else row.task_id
+        seen.add(key)
+        if key in expected:
+            problems += _differences(row, expected[key])
+        else:
+            problems.append(f"{row.task}: not in the table of expectations, it ended as {row.state}")
+    return problems + [f"{task}: expected, but the run has no such task" for task in expected if task not in seen]
+
+
+def _differences(row: Row, expected: Expected) -> list[str]:
+    problems = []
+    if row.state != expected.state:
+        problems.append(f"{row.task}: {row.state} instead of {expected.state} ({row.why or 'no reason given'})")
+    elif not re.search(expected.why, row.why):
+        problems.append(f"{row.task}: {row.state} because of {row.why!r}, which does not match {expected.why!r}")
+    if expected.tries is not None and row.tries != expected.tries:
+        problems.append(f"{row.task}: {row.tries} tries instead of {expected.tries}")
+    return problems
