@@ -1,0 +1,104 @@
+"""Email verification, automations, and any call that has no method of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from crm_provider import errors as e
+from crm_provider import validate
+from crm_provider.calls.base import Calls, Record
+from crm_provider.transport import ONE_TRY, Call
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class OtherCalls(Calls):
+    """Everything that is about neither contacts, deals nor lists."""
+
+    def verify_email(self, email: str) -> Record:
+        """Have the CRM verify an address; may take up to 29 seconds. The form of the answer is not documented."""
+        call = Call(
+            method="POST", route="/email-verification/{email}", parts={"email": validate.email(email)}, loose=True
+        )
+        return _as_record(self._transport.send(call))
+
+    def trigger_automation(
+        self,
+        webhook_id: str,
+        channel_uid: str,
+        workflow_id: str,
+        *,
+        email: str,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Start one automation for a contact. Sent without the API key: the ids are the secret.
+
+        :param fields: values of custom fields by their names
+        """
+        body: Record = {"email": validate.email(email)}
+        if fields is not None:
+            checked = validate.attributes(fields, "fields", reserved=frozenset())
+            body["customFields"] = [{"fieldName": name, "fieldValue": value} for name, value in checked.items()]
+        call = Call(
+            method="POST",
+            route="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
+            parts={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
+            body=body,
+            with_key=False,
+            loose=True,
+        )
+        return _as_record(self._transport.send(call))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        path_params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        json: Any = None,
+    ) -> Any:
+        """Any other call, with the same pacing, retries and errors.
+
+        >>> client.request("GET", "/contacts/{email}/notes", path_params={"email": "ada@example.com"})
+
+        :param path: path below the base URL; ``{name}`` is filled from ``path_params``, percent-encoded
+        :param params: the query
+        :param json: the body
+        :return: the content of the answer, its envelope unwrapped
+        """
+        if method.upper() not in METHODS:
+            raise e.CrmInvalidValueError(f"method is no HTTP method of the API; use one of {', '.join(METHODS)}")
+        if json is not None:
+            validate.json_value(json, "json")
+        route = _literal_route(path, path_params or {})
+        call = Call(method=method.upper(), route=route, parts=path_params or {}, query=params or {}, body=json)
+        return self._transport.send(call)
+
+    def ping(self) -> None:
+        """One harmless read without any retry: raises what a real call would raise."""
+        self._transport.send(Call(method="GET", route="/segments", query={"page": 0}), budget=ONE_TRY)
+
+
+def _as_record(value: Any) -> Record:
+    """An answer whose form is not documented: an object as it is, anything else under ``result``."""
+    return value if isinstance(value, dict) else {"result": value}
+
+
+def _literal_route(path: str, path_params: Mapping[str, str]) -> str:
+    if not path.startswith("/") or path.startswith("//") or "?" in path or "#" in path:
+        raise e.CrmInvalidValueError("path must start with one '/' and have no '?' or '#'; put the query into params")
+    if {".", ".."} & set(path.split("/")):
+        raise e.CrmInvalidValueError("path must not have '.' or '..' as a part; name the resource directly")
+    if re.search(r"%2e", path, re.IGNORECASE):
+        raise e.CrmInvalidValueError("path must not have an encoded '.'; name the resource directly")
+    named = re.findall(r"\{(\w+)\}", path)
+    if re.search(r"[{}]", re.sub(r"\{\w+\}", "", path)):
+        raise e.CrmInvalidValueError("path has a brace that encloses no name; write placeholders like {email}")
+    if set(named) != set(path_params):
+        odd = min(set(named) ^ set(path_params))
+        raise e.CrmInvalidValueError(f"path and path_params differ in {odd!r}; each placeholder needs its value")
+    return quote(path, safe="/%{}~")

@@ -1,0 +1,390 @@
+"""The error catalogue: one record per error type, and the gateway's answers as they come over the wire.
+
+This is the one source of truth about errors. The client classifies answers with it, the policy and the
+documentation explain with it, the sandbox answers with it, the tests walk through it.
+
+Sources: the vendor's *error schema* page (``Source.VENDOR``), the answers of the AWS API Gateway in front of the
+API (``Source.GATEWAY``, inferred), the way to it (``Source.TRANSPORT``), and this package's own checks
+(``Source.PROVIDER``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from crm_provider import errors as e
+
+
+class Source(str, Enum):
+    """Who says so."""
+
+    VENDOR = "vendor"
+    GATEWAY = "gateway"
+    TRANSPORT = "transport"
+    PROVIDER = "provider"
+
+
+class Repeat(str, Enum):
+    """Whether the client may send the same call again by itself."""
+
+    NEVER = "never"
+    ANY_CALL = "any call"
+    """Refused before it reached the CRM: any method may be repeated."""
+    SETTLED = "settled"
+    """It may have been carried out: GET, PUT and DELETE are repeated, a POST is settled by reading first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorSpec:
+    """What is known about one error type.
+
+    :param error: its class
+    :param status: the HTTP status it comes with, None where there is no answer
+    :param messages: the texts it comes with; the first is the documented one
+    :param advice: what to do about it
+    :param aliases: other names of the type
+    """
+
+    error: type[e.CrmError]
+    source: Source
+    status: int | None
+    messages: tuple[str, ...]
+    advice: str
+    repeat: Repeat = Repeat.NEVER
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> str:
+        return self.error.type
+
+
+_SPECS = (
+    # -- the vendor's 13 types: status, text and advice as documented ---------------------------------------
+    ErrorSpec(
+        error=e.CrmMissingBodyError,
+        source=Source.VENDOR,
+        status=400,
+        messages=("Body is necessary.",),
+        advice="the request body must not be empty",
+    ),
+    ErrorSpec(
+        error=e.CrmForbiddenError,
+        source=Source.VENDOR,
+        status=403,
+        messages=("User is not authorized to access this resource with an explicit deny in an identity-based policy.",),
+        advice="check the API key (field Password) in the Airflow connection, or generate one in the CRM",
+    ),
+    ErrorSpec(
+        error=e.CrmContactNotFoundError,
+        source=Source.VENDOR,
+        status=404,
+        messages=("Contact not found.",),
+        advice="check that the contact exists",
+    ),
+    ErrorSpec(
+        error=e.CrmSegmentationListNotFoundError,
+        source=Source.VENDOR,
+        status=404,
+        messages=("Segmentation list not found.",),
+        advice="check that the segmentation list exists",
+    ),
+    ErrorSpec(
+        error=e.CrmDealNotFoundError,
+        source=Source.VENDOR,
+        status=404,
+        messages=("Deal not found.",),
+        advice="check that the deal exists",
+    ),
+    ErrorSpec(
+        error=e.CrmPipelineNotFoundError,
+        source=Source.VENDOR,
+        status=404,
+        messages=("Pipeline not found.",),
+        advice="check that the pipeline exists",
+    ),
+    ErrorSpec(
+        error=e.CrmStageNotFoundError,
+        source=Source.VENDOR,
+        status=404,
+        messages=("Stage not found.",),
+        advice="check that the stage exists",
+    ),
+    ErrorSpec(
+        error=e.CrmContactAlreadyExistsError,
+        source=Source.VENDOR,
+        status=409,
+        messages=("Contact already exists.",),
+        advice="check before creating: update the contact, or upsert it",
+    ),
+    ErrorSpec(
+        error=e.CrmContactAssociatedWithADealError,
+        source=Source.VENDOR,
+        status=409,
+        messages=("Contact already associated with a deal.",),
+        advice="check the contact's deals before creating or updating one",
+    ),
+    ErrorSpec(
+        error=e.CrmInvalidInputError,
+        source=Source.VENDOR,
+        status=422,
+        messages=("Invalid JSON body.",),
+        advice="send a valid body with all required fields",
+    ),
+    ErrorSpec(
+        error=e.CrmInvalidParamsError,
+        source=Source.VENDOR,
+        status=422,
+        messages=("DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"),
+        aliases=("DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"),
+        advice="the id or email must be in the request",
+    ),
+    ErrorSpec(
+        error=e.CrmTooManyRequestsError,
+        source=Source.VENDOR,
+        status=429,
+        messages=("Too many requests.",),
+        advice="slow down: lower requests_per_second in the connection if other tools use the same key",
+        repeat=Repeat.ANY_CALL,
+    ),
+    ErrorSpec(
+        error=e.CrmInternalServerError,
+        source=Source.VENDOR,
+        status=500,
+        messages=("An unexpected error occurred.", "Internal server error"),
+        advice="try again later, then ask the vendor's support with the request id",
+        repeat=Repeat.SETTLED,
+    ),
+    # -- the gateway in front ------------------------------------------------------------------------------
+    ErrorSpec(
+        error=e.CrmUnauthorizedError,
+        source=Source.GATEWAY,
+        status=401,
+        messages=("Unauthorized",),
+        advice="check that the Airflow connection has an API key (field Password) and that no proxy strips headers",
+    ),
+    ErrorSpec(
+        error=e.CrmUnknownRouteError,
+        source=Source.GATEWAY,
+        status=403,
+        messages=("Missing Authentication Token",),
+        advice="check the base URL (it ends in /v2) and the path: the key is not the problem",
+    ),
+    ErrorSpec(
+        error=e.CrmLimitExceededError,
+        source=Source.GATEWAY,
+        status=429,
+        messages=("Limit Exceeded",),
+        advice="wait until the quota of the plan is renewed, or ask the vendor to raise it",
+    ),
+    ErrorSpec(
+        error=e.CrmBadGatewayError,
+        source=Source.GATEWAY,
+        status=502,
+        messages=("Internal server error",),
+        advice="try again later",
+        repeat=Repeat.SETTLED,
+    ),
+    ErrorSpec(
+        error=e.CrmServiceUnavailableError,
+        source=Source.GATEWAY,
+        status=503,
+        messages=("Service Unavailable",),
+        advice="try again later",
+        repeat=Repeat.SETTLED,
+    ),
+    ErrorSpec(
+        error=e.CrmGatewayTimeoutError,
+        source=Source.GATEWAY,
+        status=504,
+        messages=("Endpoint request timed out",),
+        advice="try again later",
+        repeat=Repeat.SETTLED,
+    ),
+    # -- the way to it -------------------------------------------------------------------------------------
+    ErrorSpec(
+        error=e.CrmConnectionError,
+        source=Source.TRANSPORT,
+        status=None,
+        messages=("the connection failed",),
+        advice="check the network, the proxy and the base URL from the worker",
+        repeat=Repeat.SETTLED,
+    ),
+    ErrorSpec(
+        error=e.CrmTimeoutError,
+        source=Source.TRANSPORT,
+        status=None,
+        messages=("no answer in time",),
+        advice="try again later, or raise the timeout in the connection's extra",
+        repeat=Repeat.SETTLED,
+    ),
+    ErrorSpec(
+        error=e.CrmTlsError,
+        source=Source.TRANSPORT,
+        status=None,
+        messages=("the certificate is not trusted",),
+        advice="check the base URL, the worker's CA bundle (REQUESTS_CA_BUNDLE) and any proxy that opens TLS",
+    ),
+    # -- this package's own checks -------------------------------------------------------------------------
+    ErrorSpec(
+        error=e.CrmConfigurationError,
+        source=Source.PROVIDER,
+        status=None,
+        messages=("the connection is wrong",),
+        advice="correct the Airflow connection",
+    ),
+    ErrorSpec(
+        error=e.CrmInvalidRequestError,
+        source=Source.PROVIDER,
+        status=400,
+        messages=("the request is invalid",),
+        advice="check the values and the arguments of the call",
+    ),
+    ErrorSpec(
+        error=e.CrmInvalidValueError,
+        source=Source.PROVIDER,
+        status=None,
+        messages=("a value is wrong",),
+        advice="correct the value",
+    ),
+    ErrorSpec(
+        error=e.CrmProtocolError,
+        source=Source.PROVIDER,
+        status=None,
+        messages=("the answer is not understood",),
+        advice="check the base URL and any proxy; if both are right, report the answer to this provider",
+    ),
+)
+
+CATALOGUE: Mapping[str, ErrorSpec] = MappingProxyType({spec.type: spec for spec in _SPECS})
+"""Every known error type and its record."""
+
+ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.type for spec in _SPECS for alias in spec.aliases})
+"""Other names of a type, as they appear in answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayAnswer:
+    """One answer of the gateway, as it comes over the wire (inferred from AWS API Gateway's documentation).
+
+    :param error_type: value of the header ``x-amzn-ErrorType``, None where the gateway sends none
+    :param type: the type in :data:`CATALOGUE` that it means
+    """
+
+    case: str
+    status: int
+    body: Mapping[str, str | None]
+    error_type: str | None
+    type: str
+
+
+GATEWAY_ANSWERS = (
+    GatewayAnswer(
+        case="key refused",
+        status=403,
+        body={"Message": CATALOGUE["FORBIDDEN"].messages[0]},
+        error_type="AccessDeniedException",
+        type="FORBIDDEN",
+    ),
+    GatewayAnswer(
+        case="key missing",
+        status=401,
+        body={"message": "Unauthorized"},
+        error_type="UnauthorizedException",
+        type="UNAUTHORIZED",
+    ),
+    GatewayAnswer(
+        case="firewall",
+        status=403,
+        body={"message": "Forbidden"},
+        error_type="ForbiddenException",
+        type="FORBIDDEN",
+    ),
+    GatewayAnswer(
+        case="unknown route",
+        status=403,
+        body={"message": "Missing Authentication Token"},
+        error_type="MissingAuthenticationTokenException",
+        type="UNKNOWN_ROUTE",
+    ),
+    GatewayAnswer(
+        case="throttled",
+        status=429,
+        body={"message": "Too Many Requests"},
+        error_type="TooManyRequestsException",
+        type="TOO_MANY_REQUESTS",
+    ),
+    GatewayAnswer(
+        case="quota used up",
+        status=429,
+        body={"message": "Limit Exceeded"},
+        error_type="LimitExceededException",
+        type="LIMIT_EXCEEDED",
+    ),
+    GatewayAnswer(
+        case="authorizer broke",
+        status=500,
+        body={"message": None},
+        error_type="AuthorizerConfigurationException",
+        type="INTERNAL_SERVER_ERROR",
+    ),
+    GatewayAnswer(
+        case="backend throttled or broken",
+        status=500,
+        body={"message": "Internal server error"},
+        error_type="InternalServerErrorException",
+        type="INTERNAL_SERVER_ERROR",
+    ),
+    GatewayAnswer(
+        case="bad gateway",
+        status=502,
+        body={"message": "Internal server error"},
+        error_type="InternalServerErrorException",
+        type="BAD_GATEWAY",
+    ),
+    GatewayAnswer(
+        case="unavailable",
+        status=503,
+        body={"message": "Service Unavailable"},
+        error_type=None,
+        type="SERVICE_UNAVAILABLE",
+    ),
+    GatewayAnswer(
+        case="backend too slow",
+        status=504,
+        body={"message": "Endpoint request timed out"},
+        error_type=None,
+        type="GATEWAY_TIMEOUT",
+    ),
+)
+
+FAMILY_ADVICE: Mapping[type[e.CrmError], str] = MappingProxyType(
+    {
+        e.CrmAccessError: "check the API key and the base URL in the Airflow connection",
+        e.CrmRequestError: "check the arguments of the call against the API reference",
+        e.CrmDataError: "correct the values",
+        e.CrmNotFoundError: "check the base URL, and that what the call names exists",
+        e.CrmConflictError: "look at the current state in the CRM before writing again",
+        e.CrmThrottledError: "slow down, or wait",
+        e.CrmTransientError: "try again later",
+    }
+)
+"""What to do about an answer of a family whose type is not in the catalogue."""
+
+
+def advice_for(error: e.CrmError) -> str:
+    """What to do about an error: its type's advice, else its family's."""
+    if error.type in CATALOGUE:
+        return CATALOGUE[error.type].advice
+    return next((FAMILY_ADVICE[c] for c in type(error).__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)
+
+
+def repeat_for(error: e.CrmError) -> Repeat:
+    """Whether the client may send the call again after this error."""
+    if error.type in CATALOGUE:
+        return CATALOGUE[error.type].repeat
+    if isinstance(error, e.CrmTransientError):
+        return Repeat.SETTLED
+    return Repeat.ANY_CALL if isinstance(error, e.CrmThrottledError) else Repeat.NEVER

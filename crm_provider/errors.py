@@ -1,0 +1,373 @@
+"""Every error that the CRM, the gateway in front of it or the way to it can answer with.
+
+::
+
+    CrmError
+    ├── CrmAccessError                          the key or the connection is refused: nothing will work
+    │   ├── CrmForbiddenError                   FORBIDDEN
+    │   ├── CrmUnauthorizedError                UNAUTHORIZED
+    │   ├── CrmTlsError                         TLS
+    │   └── CrmConfigurationError               CONFIGURATION (found before any call)
+    ├── CrmRequestError                         our own mistake: the request is malformed
+    │   ├── CrmMissingBodyError                 MISSING_BODY
+    │   ├── CrmInvalidParamsError               INVALID_PARAMS
+    │   ├── CrmUnknownRouteError                UNKNOWN_ROUTE
+    │   └── CrmInvalidRequestError              INVALID_REQUEST (a 400 or 422 that does not say what is wrong)
+    ├── CrmDataError                            the values of this row or task are wrong
+    │   ├── CrmInvalidInputError                INVALID_INPUT
+    │   ├── CrmInvalidRequestError              (as above: it may be either)
+    │   └── CrmInvalidValueError                INVALID_VALUE (found before any call; a ValueError too)
+    ├── CrmNotFoundError                        what is named does not exist, or not yet
+    │   ├── CrmContactNotFoundError             CONTACT_NOT_FOUND
+    │   ├── CrmDealNotFoundError                DEAL_NOT_FOUND
+    │   ├── CrmSegmentationListNotFoundError    SEGMENTATION_LIST_NOT_FOUND
+    │   ├── CrmPipelineNotFoundError            PIPELINE_NOT_FOUND
+    │   └── CrmStageNotFoundError               STAGE_NOT_FOUND
+    ├── CrmConflictError                        it is already so
+    │   ├── CrmContactAlreadyExistsError        CONTACT_ALREADY_EXISTS
+    │   └── CrmContactAssociatedWithADealError  CONTACT_ASSOCIATED_WITH_A_DEAL
+    ├── CrmThrottledError                       too fast: refused before anything was done
+    │   ├── CrmTooManyRequestsError             TOO_MANY_REQUESTS
+    │   └── CrmLimitExceededError               LIMIT_EXCEEDED (the plan's quota is used up)
+    ├── CrmTransientError                       the service or the way to it is broken for now
+    │   ├── CrmInternalServerError              INTERNAL_SERVER_ERROR
+    │   ├── CrmBadGatewayError                  BAD_GATEWAY
+    │   ├── CrmServiceUnavailableError          SERVICE_UNAVAILABLE
+    │   ├── CrmGatewayTimeoutError              GATEWAY_TIMEOUT
+    │   ├── CrmConnectionError                  CONNECTION
+    │   └── CrmTimeoutError                     TIMEOUT
+    └── CrmProtocolError                        an answer that cannot be understood: never retried, never passed
+
+Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
+without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
+
+:data:`crm_provider.catalogue.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
+tests read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CrmError(Exception):
+    """Base of all errors of this package: what happened, to what, what to do, request id. Never a payload.
+
+    Derived from plain ``Exception``: an ``AirflowException`` would be turned into SKIPPED by ``soft_fail``.
+
+    :param message: what the API said (shortened, without the values that were sent) or what was found
+    :param type: the API's error type; by default the type of the class
+    :param status: HTTP status, None where no answer came
+    :param request_id: the id that the vendor's support asks for
+    :param retry_after: seconds that the server asked to wait
+    :param method: HTTP method of the call
+    :param path: route of the call; emails in it are left as the placeholder ``{email}``
+    :param outcome_known: False if the call was a write that may or may not have happened
+    :param attempts: how often it was tried: sent, or read back whether it had happened
+    :param elapsed: seconds from the first attempt to giving up
+    :param remark: one more sentence for the reader, for example why the task ends here
+    """
+
+    type: str = "UNKNOWN"
+    decided: Any = None
+    """What was decided about it on the way to a task state; does not travel with the error."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: str | None = None,  # noqa: A002 - the API's own word
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        outcome_known: bool = True,
+        attempts: int = 1,
+        elapsed: float | None = None,
+        remark: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.type = type or self.type
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.method = method
+        self.path = path
+        self.outcome_known = outcome_known
+        self.attempts = attempts
+        self.elapsed = elapsed
+        self.remark = remark
+
+    @property
+    def suggested_action(self) -> str:
+        """What to do about it, in the vendor's words where the vendor has any."""
+        from crm_provider.catalogue import advice_for
+
+        return advice_for(self)
+
+    def __str__(self) -> str:
+        code = f"{self.type} ({self.status})" if self.status and str(self.status) not in self.type else self.type
+        where = f" on {self.method} {self.path}" if self.method and self.path else ""
+        parts = [
+            f"{code}{where}: {_sentence(self.message)}",
+            f"What to do: {_sentence(_capital(self.suggested_action))}",
+        ]
+        if not self.outcome_known:
+            parts.append("The write may or may not have happened.")
+        if self.attempts > 1:
+            took = f" in {self.elapsed:.1f} s" if self.elapsed is not None else ""
+            parts.append(f"Tried {self.attempts} times{took}.")
+        if self.remark:
+            parts.append(_sentence(_capital(self.remark)))
+        if self.request_id:
+            parts.append(f"Request id: {self.request_id}.")
+        return " ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as JSON-able data: what crosses a process or a trigger event."""
+        return {"error": type(self).__name__, **{name: getattr(self, name) for name in _FIELDS}}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> CrmError:
+        """The error that :meth:`as_dict` was called on, of the same class."""
+        fields = dict(data)
+        return ERROR_CLASSES[fields.pop("error")](**fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), {name: getattr(self, name) for name in _FIELDS})
+
+
+_FIELDS = (
+    "message", "type", "status", "request_id", "retry_after", "method", "path",
+    "outcome_known", "attempts", "elapsed", "remark",
+)  # fmt: skip
+
+
+def _rebuilt(error: type[CrmError], fields: dict[str, Any]) -> CrmError:
+    return error(**fields)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+# -- families: the parents say what kind of thing went wrong ------------------------------------------------
+
+
+class CrmAccessError(CrmError):
+    """The key or the connection is refused: nothing will work until someone changes it."""
+
+
+class CrmRequestError(CrmError):
+    """The request is malformed: our own mistake or a wrong argument."""
+
+
+class CrmDataError(CrmError):
+    """The values of this row or task are wrong; the next row may be fine."""
+
+
+class CrmNotFoundError(CrmError):
+    """What is named does not exist, or not yet."""
+
+
+class CrmConflictError(CrmError):
+    """It is already so, or something stands in the way."""
+
+
+class CrmThrottledError(CrmError):
+    """Refused before anything was done, because of too many calls: any call may be repeated later."""
+
+
+class CrmTransientError(CrmError):
+    """The service or the way to it is broken for now; ``outcome_known`` says whether a write may have happened."""
+
+
+class CrmProtocolError(CrmError):
+    """An answer that cannot be understood. It is never retried and never taken for success."""
+
+    type = "PROTOCOL"
+
+
+# -- access -------------------------------------------------------------------------------------------------
+
+
+class CrmForbiddenError(CrmAccessError):
+    """The API key is refused."""
+
+    type = "FORBIDDEN"
+
+
+class CrmUnauthorizedError(CrmAccessError):
+    """No API key arrived, or the authorizer refused it."""
+
+    type = "UNAUTHORIZED"
+
+
+class CrmTlsError(CrmAccessError):
+    """The server's certificate is not trusted, or no secure connection could be agreed on."""
+
+    type = "TLS"
+
+
+class CrmConfigurationError(CrmAccessError):
+    """The Airflow connection is missing or a field of it is wrong. No call was made."""
+
+    type = "CONFIGURATION"
+
+
+# -- request and data ---------------------------------------------------------------------------------------
+
+
+class CrmMissingBodyError(CrmRequestError):
+    """The request had no body."""
+
+    type = "MISSING_BODY"
+
+
+class CrmInvalidParamsError(CrmRequestError):
+    """The id or email is missing in the request."""
+
+    type = "INVALID_PARAMS"
+
+
+class CrmUnknownRouteError(CrmRequestError):
+    """The gateway knows no such path or method. It answers 403, but the key is not the problem."""
+
+    type = "UNKNOWN_ROUTE"
+
+
+class CrmInvalidRequestError(CrmRequestError, CrmDataError):
+    """A 400 or 422 without a known type or text: it may be the request or its values, so it belongs to both."""
+
+    type = "INVALID_REQUEST"
+
+
+class CrmInvalidInputError(CrmDataError):
+    """The API refused the values that were sent."""
+
+    type = "INVALID_INPUT"
+
+
+class CrmInvalidValueError(CrmDataError, ValueError):
+    """A value was found to be wrong before any call was made."""
+
+    type = "INVALID_VALUE"
+
+
+# -- not found ----------------------------------------------------------------------------------------------
+
+
+class CrmContactNotFoundError(CrmNotFoundError):
+    """There is no contact with this email."""
+
+    type = "CONTACT_NOT_FOUND"
+
+
+class CrmDealNotFoundError(CrmNotFoundError):
+    """There is no deal with this id."""
+
+    type = "DEAL_NOT_FOUND"
+
+
+class CrmSegmentationListNotFoundError(CrmNotFoundError):
+    """There is no segmentation list with this id or name."""
+
+    type = "SEGMENTATION_LIST_NOT_FOUND"
+
+
+class CrmPipelineNotFoundError(CrmNotFoundError):
+    """There is no pipeline with this id."""
+
+    type = "PIPELINE_NOT_FOUND"
+
+
+class CrmStageNotFoundError(CrmNotFoundError):
+    """There is no stage with this id in the deal's pipeline."""
+
+    type = "STAGE_NOT_FOUND"
+
+
+# -- conflict -----------------------------------------------------------------------------------------------
+
+
+class CrmContactAlreadyExistsError(CrmConflictError):
+    """A contact with this email exists."""
+
+    type = "CONTACT_ALREADY_EXISTS"
+
+
+class CrmContactAssociatedWithADealError(CrmConflictError):
+    """The contact already has a deal."""
+
+    type = "CONTACT_ASSOCIATED_WITH_A_DEAL"
+
+
+# -- throttled ----------------------------------------------------------------------------------------------
+
+
+class CrmTooManyRequestsError(CrmThrottledError):
+    """More than 5 calls in a second, or more than 2 at once, on this key."""
+
+    type = "TOO_MANY_REQUESTS"
+
+
+class CrmLimitExceededError(CrmThrottledError):
+    """The quota of the plan is used up: short waits do not help."""
+
+    type = "LIMIT_EXCEEDED"
+
+
+# -- transient ----------------------------------------------------------------------------------------------
+
+
+class CrmInternalServerError(CrmTransientError):
+    """The CRM failed while it worked on the call."""
+
+    type = "INTERNAL_SERVER_ERROR"
+
+
+class CrmBadGatewayError(CrmTransientError):
+    """The gateway got no proper answer from the CRM."""
+
+    type = "BAD_GATEWAY"
+
+
+class CrmServiceUnavailableError(CrmTransientError):
+    """The CRM is not available."""
+
+    type = "SERVICE_UNAVAILABLE"
+
+
+class CrmGatewayTimeoutError(CrmTransientError):
+    """The CRM took longer than the gateway's 29 seconds."""
+
+    type = "GATEWAY_TIMEOUT"
+
+
+class CrmConnectionError(CrmTransientError):
+    """No connection, or it broke off before the whole answer was there."""
+
+    type = "CONNECTION"
+
+
+class CrmTimeoutError(CrmTransientError):
+    """No answer within the connection's timeout."""
+
+    type = "TIMEOUT"
+
+
+def _with_subclasses(error: type[CrmError]) -> list[type[CrmError]]:
+    return [error, *(found for child in error.__subclasses__() for found in _with_subclasses(child))]
+
+
+ERROR_CLASSES: dict[str, type[CrmError]] = {error.__name__: error for error in _with_subclasses(CrmError)}
+"""Every class above by its name."""
+
+__all__ = [*ERROR_CLASSES, "ERROR_CLASSES"]  # noqa: PLE0604 - computed, so that it cannot disagree

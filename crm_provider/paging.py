@@ -1,0 +1,138 @@
+"""Listings: page after page, without an end that never comes and without one that comes too early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crm_provider import errors as e
+
+PAGE_SIZE = 10
+"""Records on a page, as documented; it cannot be chosen."""
+
+STALE_PAGES = 3
+"""Pages in a row without a new record after which a listing counts as going in circles. One or two are normal when
+records are added in front while the pages are read."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a listing.
+
+    :param total: how many records there are, None where the answer does not say
+    """
+
+    items: list[dict[str, Any]]
+    total: int | None
+
+    @classmethod
+    def of(cls, value: Any, route: str) -> Page:
+        """A page from an answer: ``{page, total, data: [...]}``, or the bare list.
+
+        :raises CrmProtocolError: if there is no list of records in it
+        """
+        items = value.get("data") if isinstance(value, Mapping) else value
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise e.CrmProtocolError("the answer holds no list of records", method="GET", path=route)
+        total = value.get("total") if isinstance(value, Mapping) else None
+        known = isinstance(total, int) and not isinstance(total, bool) and total >= 0
+        return cls(items, total if known else None)
+
+
+def walk(fetch: Callable[[int], Page], route: str) -> Iterator[dict[str, Any]]:
+    """All records of a listing, each once.
+
+    :param fetch: reads one page by its number, from 0
+    :param route: for messages
+    :raises CrmProtocolError: if the listing goes in circles or ends before its own total
+    """
+    progress = _Progress(route)
+    while True:
+        try:
+            page = fetch(progress.pages)
+        except e.CrmNotFoundError:
+            if progress.pages == 0 or progress.is_short:
+                raise
+            return
+        progress.note_total(page)
+        if not page.items:
+            progress.check_complete()
+            return
+        yield from progress.take(page)
+        if progress.is_done:
+            return
+
+
+class _Progress:
+    """How far a listing has been read."""
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._seen: set[str] = set()
+        self._received = 0
+        self._least: int | None = None
+        self._stale = 0
+        self._repeated_a_page = False
+        self._total: int | None = None
+        self.pages = 0
+
+    def note_total(self, page: Page) -> None:
+        """Take in what a page says of the whole; a total smaller than what the page itself shows counts otherwise."""
+        if page.total is not None and page.total >= len(page.items):
+            self._total = page.total
+            self._least = page.total if self._least is None else min(self._least, page.total)
+
+    def take(self, page: Page) -> list[dict[str, Any]]:
+        """The new records of a page.
+
+        :raises CrmProtocolError: if the listing goes in circles
+        """
+        fresh = [item for item in page.items if _is_new(item, self._seen)]
+        self.pages += 1
+        self._received += len(page.items)
+        self._stale = 0 if fresh else self._stale + 1
+        self._repeated_a_page = self._repeated_a_page or (not fresh and len(page.items) >= PAGE_SIZE)
+        if self._stale >= STALE_PAGES:
+            raise self._error(f"goes in circles: the last {self._stale} pages hold no new record")
+        return fresh
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the total is reached, records that came twice included; not on a page that held nothing new."""
+        enough = self._total is not None and self._count >= self._total and not self._stale
+        return enough and self._total is not None and self.pages * PAGE_SIZE >= self._total
+
+    @property
+    def is_short(self) -> bool:
+        """Whether records are missing that the listing itself has told of."""
+        return self._least is not None and self._count < self._least
+
+    @property
+    def _count(self) -> int:
+        """Records for the comparison with the total: one that came twice counts twice, for others may have moved up.
+
+        Not so when a whole page was repeated: then what should have come in its place is missing.
+        """
+        return len(self._seen) if self._repeated_a_page else self._received
+
+    def check_complete(self) -> None:
+        """Accept an empty page as the end.
+
+        :raises CrmProtocolError: if the listing ends before its own total
+        """
+        if self.is_short:
+            raise self._error(
+                f"ends early: page {self.pages} is empty after {len(self._seen)} of {self._least} records"
+            )
+
+    def _error(self, what: str) -> e.CrmProtocolError:
+        return e.CrmProtocolError(f"the listing {what}", method="GET", path=self._route)
+
+
+def _is_new(item: dict[str, Any], seen: set[str]) -> bool:
+    key = repr(item) if item.get("id") is None else repr(item["id"])
+    if key in seen:
+        return False
+    seen.add(key)
+    return True

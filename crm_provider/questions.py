@@ -1,0 +1,171 @@
+"""The questions that sensors ask, apart from how they wait for the answer.
+
+A question says what it looks at through a :class:`Lookup`: directly through a client, or through a round that fetches
+each record once for all who wait. The answer is the same either way.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol
+
+from crm_provider import errors as e
+from crm_provider import validate
+from crm_provider.calls.base import Record
+from crm_provider.calls.lists import list_ids_of, list_name, pick_list
+from crm_provider.client import CrmClient
+
+Match = Literal["all", "any"]
+Until = Literal["in", "left"]
+
+
+class Lookup(Protocol):
+    """What a question may look at."""
+
+    def lists(self) -> Iterable[Record]:
+        """All segmentation lists."""
+
+    def contact(self, email: str) -> Record:
+        """One contact."""
+
+    def deal(self, deal_id: str) -> Record:
+        """One deal."""
+
+
+@dataclass(frozen=True)
+class DirectLookup:
+    """Looks at the CRM itself."""
+
+    client: CrmClient
+
+    def lists(self) -> Iterable[Record]:
+        return self.client.list_segmentation_lists()
+
+    def contact(self, email: str) -> Record:
+        return self.client.get_contact(email)
+
+    def deal(self, deal_id: str) -> Record:
+        return self.client.get_deal(deal_id)
+
+
+class Question(abc.ABC):
+    """Something to wait for; its fields are JSON-able, so that it can be handed to another process."""
+
+    @abc.abstractmethod
+    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+        """The XCom (ids, no values) if it is so, None if not yet.
+
+        :raises CrmError: what a lookup was answered with
+        """
+
+    def as_data(self) -> dict[str, Any]:
+        """The question as JSON-able data."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+        return {"question": type(self).__name__, **values}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Question:
+        """The question that :meth:`as_data` was called on."""
+        kinds = {kind.__name__: kind for kind in Question.__subclasses__()}
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "question"}
+        return kinds[data["question"]](**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListExists(Question):
+    """There is a segmentation list with this id, or exactly one with this name."""
+
+    list_id: str | None = None
+    list_name: str | None = None
+
+    def answer(self, lookup: Lookup) -> dict[str, Any]:
+        found = pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")
+        return {"id": found.get("id"), "name": list_name(found)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InList(Question):
+    """All of these contacts, or any of them, are in a segmentation list. Who was seen there is not asked for again."""
+
+    emails: tuple[str, ...]
+    list_id: str | None = None
+    list_name: str | None = None
+    match: Match = "all"
+    seen: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+        if not self.emails:
+            raise e.CrmInvalidValueError("emails is empty; give at least one address")
+        for n, email in enumerate(self.emails):
+            validate.email(email, f"emails[{n}]")
+        list_id = self._list_id(lookup)
+        absent: e.CrmContactNotFoundError | None = None
+        for email in dict.fromkeys(self.emails):
+            try:
+                self._look(email, list_id, lookup)
+            except e.CrmContactNotFoundError as error:
+                absent = absent or error
+            if (email in self.seen) == (self.match == "any"):
+                break  # one is enough to know: the first that is there, or the first that is missing
+        if len(self.seen) == (len(set(self.emails)) if self.match == "all" else 1):
+            return {"list_id": list_id, "contact_ids": list(self.seen.values())}
+        if absent is not None:
+            raise absent
+        return None
+
+    def _look(self, email: str, list_id: str, lookup: Lookup) -> None:
+        if email in self.seen:
+            return
+        contact = lookup.contact(email)
+        if list_id in [found.lower() for found in list_ids_of(contact)]:
+            self.seen[email] = str(contact.get("id"))
+
+    def _list_id(self, lookup: Lookup) -> str:
+        if self.list_id is not None:
+            return validate.uuid(self.list_id, "list_id").lower()
+        return str(pick_list(lookup.lists, name=self.list_name, list_id=None, field="list_name")["id"]).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactIs(Question):
+    """A contact exists and, if they are given, has this status and these attribute values."""
+
+    email: str
+    status: str | None = None
+    attributes: Mapping[str, Any] | None = None
+
+    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+        wanted = {} if self.attributes is None else self.attributes
+        if not isinstance(wanted, Mapping):  # a template may render anything
+            raise e.CrmInvalidValueError(
+                f"attributes must be a mapping of name to value but is a {type(wanted).__name__}"
+            )
+        contact = lookup.contact(validate.email(self.email, "contact_email"))
+        if self.status is not None and contact.get("status") != self.status:
+            return None
+        found = contact.get("attributes")
+        values = found if isinstance(found, Mapping) else {}
+        if any(values.get(name) != value for name, value in wanted.items()):
+            return None
+        return {"id": contact.get("id"), "status": contact.get("status")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealInStage(Question):
+    """A deal is in one of these stages, or has left them all."""
+
+    deal_id: str
+    stage_ids: tuple[str, ...]
+    until: Until = "in"
+
+    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+        wanted = [stage.lower() for stage in validate.uuids(list(self.stage_ids), "stage_ids")]
+        deal = lookup.deal(validate.uuid(self.deal_id, "deal_id"))
+        stage = deal.get("stageId")
+        if not isinstance(stage, str):
+            raise e.CrmProtocolError("the deal has no stageId", method="GET", path=f"/deals/{self.deal_id}")
+        if (stage.lower() in wanted) != (self.until == "in"):
+            return None
+        return {"id": deal.get("id", self.deal_id), "stage_id": stage}

@@ -1,0 +1,302 @@
+"""From an HTTP answer to a value or a typed error. Pure functions: no I/O, no state.
+
+An error is classified by the first that is known: its type (or an alias) in the body, the gateway's error header, its
+text within the same status, its status. What none of them knows is a :class:`CrmProtocolError`, which is never retried.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from crm_provider import errors as e
+from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
+from crm_provider.redaction import SHORTENED, cut, without_values
+
+TYPE_KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
+"""Where a body may carry the error type, most telling first (v1 used ``errorCode``; v2 is not documented)."""
+
+PROSE_KEYS = ("error", "message", "name")
+"""Keys that hold texts and names too: there only the exact type counts (``Forbidden`` is a word)."""
+
+TEXT_KEYS = ("message", "Message", "error", "errorMessage")
+"""Where a body may carry a text."""
+
+READ_FOR_MESSAGES = 64 * 1024
+"""Bytes of an unknown body that are looked at; far more than is shown, so that no value is cut before it is removed."""
+
+MAX_RETRY_AFTER = 7 * 24 * 3600.0
+"""Seconds; a longer ``Retry-After`` is taken for nonsense and ignored."""
+
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One HTTP answer, read to its end.
+
+    :param path: the route for messages, emails left as placeholders
+    :param sent: values that the call sent, the key among them; they are cut out of every text that is shown
+    :param loose: the form of a successful answer is not documented and not needed: a plain text will do
+    """
+
+    method: str
+    path: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent: tuple[str, ...] = ()
+    loose: bool = False
+
+
+def value_of(answer: Answer) -> Any:
+    """The answer's content, its envelope unwrapped once; an empty body is ``{}``.
+
+    :raises CrmError: the class that the answer stands for, if it is not a success
+    """
+    parsed = _parsed(answer.body)
+    if not 200 <= answer.status < 300:
+        raise error_of(answer)
+    if parsed is _UNREADABLE and answer.loose and answer.body.lstrip()[:1] not in _STRUCTURED:
+        return {}
+    if parsed is _UNREADABLE:
+        raise _error(answer, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
+    if spec := _spec_in_success(parsed):
+        raise _error(answer, spec.error, spec, _text_of(parsed) or spec.messages[0])
+    if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
+        return parsed["data"]
+    return {} if parsed is None else parsed
+
+
+def error_of(answer: Answer) -> e.CrmError:
+    """The typed error that an answer without success stands for."""
+    parsed = _parsed(answer.body)
+    spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
+    text = _text_of(parsed)
+    if spec is not None:
+        return _error(answer, spec.error, spec, text or spec.messages[0])
+    text = text or f"status {answer.status} {_odd_body(answer, parsed)}"
+    if answer.status in _BY_STATUS:
+        spec = CATALOGUE[_BY_STATUS[answer.status]]
+        return _error(answer, spec.error, spec, text)
+    return _error(answer, _family(answer.status), None, text)
+
+
+_BY_STATUS = {
+    400: "INVALID_REQUEST",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    422: "INVALID_REQUEST",
+    429: "TOO_MANY_REQUESTS",
+    500: "INTERNAL_SERVER_ERROR",
+    502: "BAD_GATEWAY",
+    503: "SERVICE_UNAVAILABLE",
+    504: "GATEWAY_TIMEOUT",
+}
+"""Types that a status alone tells."""
+
+_FAMILIES: Mapping[int, type[e.CrmError]] = {
+    404: e.CrmNotFoundError,
+    409: e.CrmConflictError,
+    413: e.CrmRequestError,
+    415: e.CrmRequestError,
+}
+
+
+def _family(status: int) -> type[e.CrmError]:
+    return e.CrmTransientError if 500 <= status < 600 else _FAMILIES.get(status, e.CrmProtocolError)
+
+
+def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
+    unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return error(
+        cut(without_values(text, answer.sent)),
+        type=spec.type if spec else f"HTTP_{answer.status}",
+        status=answer.status,
+        request_id=request_id_of(answer),
+        retry_after=retry_after_of(headers.get("retry-after"), headers.get("date")),
+        method=answer.method,
+        path=answer.path,
+        outcome_known=not unsure,
+    )
+
+
+# -- what the body says -------------------------------------------------------------------------------------
+
+_UNREADABLE = object()
+
+_STRUCTURED = (b"{", b"[", b'"', b"<")
+"""How JSON and HTML begin: what begins so and is no JSON is cut off, or from somebody else."""
+
+
+def _parsed(body: bytes) -> Any:
+    """The body as JSON; None if it is empty, ``_UNREADABLE`` if it is no JSON."""
+    if not body.strip():
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _objects(parsed: Any) -> Iterator[dict[str, Any]]:
+    """The body, and what lies one level down in ``error``, ``data`` or a list of ``errors``."""
+    if isinstance(parsed, str):
+        yield {"message": parsed}
+    if isinstance(parsed, dict):
+        yield parsed
+        yield from (parsed[key] for key in ("error", "data") if isinstance(parsed.get(key), dict))
+        several = parsed.get("errors")
+        yield from (item for item in several if isinstance(item, dict)) if isinstance(several, list) else ()
+
+
+def _spec_by_type(parsed: Any) -> ErrorSpec | None:
+    for body in _objects(parsed):
+        for key in TYPE_KEYS:
+            if spec := _spec_named(body.get(key), prose=key in PROSE_KEYS):
+                return spec
+    return None
+
+
+def _spec_named(value: Any, *, prose: bool = False) -> ErrorSpec | None:
+    """The record of a type in whatever spelling: ``CONTACT_NOT_FOUND``, ``contact-not-found``, ``ContactNotFound``."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{2,80}", value.strip()):
+        return None
+    if prose and value != value.upper():
+        return None
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.strip()).replace("-", "_").upper()
+    if name.endswith("_IS_NECESSARY"):
+        return CATALOGUE["INVALID_PARAMS"]
+    return _ANSWERED.get(ALIASES.get(name, name))
+
+
+_ANSWERED = {name: spec for name, spec in CATALOGUE.items() if spec.status is not None}
+"""The types that an answer can have; the others are found on this side."""
+
+_BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_ANSWERS if a.error_type and a.status < 500}
+"""5xx are told apart by their status: the gateway uses one header for several."""
+
+
+def _spec_by_header(answer: Answer) -> ErrorSpec | None:
+    value = next((v for name, v in answer.headers.items() if name.lower() == "x-amzn-errortype"), "")
+    return _BY_HEADER.get(value.split(":")[0].strip())
+
+
+_TEXTS = {
+    (spec.status, text.rstrip(".!").lower()): spec
+    for spec in CATALOGUE.values()
+    for text in spec.messages
+    # the wording of a refused key has changed before: never told by its text
+    if spec.status is not None and spec.type != "FORBIDDEN"
+}
+
+
+def _spec_by_text(parsed: Any, status: int) -> ErrorSpec | None:
+    for body in _objects(parsed):
+        for key in TEXT_KEYS:
+            text = body.get(key)
+            if isinstance(text, str) and (spec := _TEXTS.get((status, text.strip().rstrip(".!").lower()))):
+                return spec
+    return None
+
+
+def _spec_in_success(parsed: Any) -> ErrorSpec | None:
+    """An error that hides in a 2xx: a known type under a key that only errors have, and no data beside it."""
+    if not isinstance(parsed, dict) or parsed.get("data"):
+        return None
+    return _spec_named(parsed.get("errorCode")) or _spec_named(parsed.get("errorType"))
+
+
+def _text_of(parsed: Any) -> str | None:
+    for body in _objects(parsed):
+        for key in TEXT_KEYS:
+            text = body.get(key)
+            if isinstance(text, list):
+                texts = [part.get("message") if isinstance(part, dict) else part for part in text]
+                text = "; ".join(part for part in texts if isinstance(part, str))
+            if isinstance(text, str) and text.strip():
+                return text
+    return None
+
+
+def _odd_body(answer: Answer, parsed: Any) -> str:
+    if 300 <= answer.status < 400:
+        target = next((v for name, v in answer.headers.items() if name.lower() == "location"), "")
+        return f"(a redirect to {_host_of(target) or 'this host'}: not followed, the key stays here)"
+    if parsed is None:
+        return "(the answer is empty)"
+    if isinstance(parsed, dict):
+        return "(the answer has no text)"
+    if answer.body.lstrip()[:1] == b"<":
+        return "(the answer is HTML, not JSON: is a proxy in the way?)"
+    return f"(the answer is {shortened(answer)})"
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return "a broken URL"
+
+
+_REQUEST_ID = re.compile(r"[\w=.:+/-]{1,100}")
+
+
+def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
+    if isinstance(value, str) and without_values(value, sent) != value:
+        return None
+    return value[:100] if isinstance(value, str) and _REQUEST_ID.fullmatch(value[:100]) else None
+
+
+def request_id_of(answer: Answer) -> str | None:
+    """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
+    for body in _objects(_parsed(answer.body)):
+        if found := _as_request_id(body.get("requestId"), answer.sent):
+            return found
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    values = (headers.get(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
+    return next(filter(None, (_as_request_id(value, answer.sent) for value in values)), None)
+
+
+def retry_after_of(value: str | None, date: str | None = None) -> float | None:
+    """Seconds to wait, from a ``Retry-After`` header in seconds or as an HTTP date; None if it makes no sense.
+
+    :param date: the answer's own ``Date`` header: an HTTP date is measured by the server's clock where it is known
+    """
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value.strip()):
+        seconds = float(value)
+    else:
+        until = _http_date(value)
+        if until is None:
+            return None
+        seconds = (until - (_http_date(date) or datetime.now(timezone.utc))).total_seconds()
+    return max(seconds, 0.0) if seconds <= MAX_RETRY_AFTER else None
+
+
+def _http_date(value: str | None) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(value or "")
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
+
+
+# -- what may be shown --------------------------------------------------------------------------------------
+
+
+def shortened(answer: Answer) -> str:
+    """The start of a body, fit for a message; of JSON only its shape, for its values may be a contact's."""
+    text = without_values(answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace"), answer.sent)[: 4 * SHORTENED]
+    return cut(re.sub(r"\d{4,}", "...", _JSON_STRING.sub(lambda m: m[0] if m["key"] else '"..."', text)))
+
+
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\(?:.|$))*(?:"|$)(?P<key>\s*:)?', re.DOTALL)

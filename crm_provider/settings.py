@@ -1,0 +1,212 @@
+"""What a connection says, checked: base URL, API key and the documented extras."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from crm_provider.errors import CrmConfigurationError
+
+DEFAULT_BASE_URL = "https://connect.pingback.com/v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to talk to one CRM account.
+
+    >>> Settings(api_key="...").base_url
+    'https://connect.pingback.com/v2'
+
+    :param api_key: the account's one API key; kept out of ``repr``
+    :param base_url: HTTPS, or HTTP to this machine only
+    :param developer_mode: the CRM answers with fake data and touches nothing
+    :param requests_per_second: calls per second that the CRM allows this key
+    :param burst: calls that the CRM allows at once
+    :param timeout: seconds to wait for an answer (connecting: at most 5)
+    :param rate_store: where the rate budget is kept; ``off`` for no limit at all
+    :raises CrmConfigurationError: naming the field, the problem and the fix
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str = DEFAULT_BASE_URL
+    developer_mode: bool = False
+    requests_per_second: float = 5.0
+    burst: int = 2
+    timeout: float = 30.0
+    rate_store: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.api_key.strip():
+            raise CrmConfigurationError("API key (field Password) is empty; put the CRM's API key there")
+        if not re.fullmatch(r"[!-~]+", self.api_key):  # visible ASCII, as a header takes it
+            raise CrmConfigurationError(
+                "API key (field Password) has spaces or characters no API key has; paste the key again"
+            )
+        object.__setattr__(self, "base_url", checked_base_url(self.base_url))
+        for name in EXTRAS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _checked_extra(name, getattr(self, name)))
+
+    @classmethod
+    def from_fields(
+        cls, *, host: str | None, port: int | None, password: str | None, extra: Mapping[str, Any] | None
+    ) -> Settings:
+        """Settings from the fields of an Airflow connection.
+
+        :raises CrmConfigurationError: naming the field, the problem and the fix
+        """
+        options = {
+            name: _checked_extra(name, value) for name, value in (extra or {}).items() if value not in ("", None)
+        }
+        base_url = with_port((host or "").strip() or DEFAULT_BASE_URL, port)
+        return cls(api_key=password or "", base_url=base_url, **options)
+
+    @property
+    def key_fingerprint(self) -> str:
+        """Tells keys apart without telling them."""
+        return hashlib.sha256(f"crm_provider:{self.api_key}".encode()).hexdigest()[:16]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the CRM is on this machine, which only a sandbox is."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    def with_(self, **changes: Any) -> Settings:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+# -- base URL -----------------------------------------------------------------------------------------------
+
+
+def checked_base_url(url: str) -> str:
+    """A base URL that the key may be sent to, without the slash at its end.
+
+    :raises CrmConfigurationError: if it has no scheme, is plain HTTP to another machine, or carries more than a path
+    """
+    try:
+        parts = urlsplit(url)
+        hostname, _ = parts.hostname, parts.port
+    except ValueError:
+        raise CrmConfigurationError(f"Base URL (field Host) is no URL; use one like {DEFAULT_BASE_URL}") from None
+    if parts.scheme not in ("https", "http") or not hostname:
+        raise CrmConfigurationError(
+            f"Base URL (field Host) must be a whole URL with its scheme; use {DEFAULT_BASE_URL}"
+        )
+    if any(c.isspace() or not c.isprintable() for c in url):
+        raise CrmConfigurationError(f"Base URL (field Host) has a space or control character; use {DEFAULT_BASE_URL}")
+    if parts.scheme == "http" and not is_loopback(hostname):
+        raise CrmConfigurationError(
+            f"Base URL (field Host) is plain HTTP to {hostname}, where anyone on the way could read the API key; use "
+            "https:// (HTTP is allowed to this machine only, for the sandbox)"
+        )
+    if parts.username or parts.password:
+        raise CrmConfigurationError(
+            "Base URL (field Host) has a user or password in it; remove them, the API key goes into the field Password"
+        )
+    if "?" in url or "#" in url:
+        raise CrmConfigurationError(f"Base URL (field Host) has a '?' or '#' part; remove it, like {DEFAULT_BASE_URL}")
+    return url.rstrip("/")
+
+
+def with_port(url: str, port: int | None) -> str:
+    """The URL with the connection's Port; 0 and None mean none (Airflow 3.3's Test button insists on a number).
+
+    :raises CrmConfigurationError: if URL and Port name different ports
+    """
+    if not port:
+        return url
+    try:
+        parts = urlsplit(url)
+        own = parts.port
+    except ValueError:
+        return url  # told by checked_base_url
+    if own not in (None, port):
+        raise CrmConfigurationError(f"Base URL (field Host) names port {own} but Port is {port}; keep one of them")
+    return url if own else parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
+
+
+def is_loopback(hostname: str) -> bool:
+    """Whether a host name is this machine."""
+    if hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+# -- extras: each has a converter that raises ValueError with what it should be ------------------------------
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        problem = f"a number from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError(problem)
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise ValueError(problem) from None
+        if not low <= number <= high:
+            raise ValueError(problem)
+        return number
+
+    return convert
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        number = _number(low, high)(value)
+        if number != int(number):
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(number)
+
+    return convert
+
+
+def _flag(value: Any) -> bool:
+    texts = {"true": True, "1": True, "false": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in texts:
+        return texts[value.strip().lower()]
+    raise ValueError("true or false")
+
+
+def _store(value: Any) -> str:
+    if value in ("off", "process"):
+        return str(value)
+    raise ValueError("'off' (no limit), 'process' (one budget for this process), or left out")
+
+
+EXTRAS: Mapping[str, Callable[[Any], Any]] = {
+    "developer_mode": _flag,
+    "requests_per_second": _number(0.01, 1000),
+    "burst": _whole(1, 1000),
+    "timeout": _number(0.1, 600),
+    "rate_store": _store,
+}
+"""The extras that a connection may have; texts are converted, for a connection URI knows nothing else."""
+
+
+def _checked_extra(name: str, value: Any) -> Any:
+    if name in ("api_key", "apikey", "key", "token", "x-api-key"):
+        raise CrmConfigurationError(
+            f"Extra {name!r} is unknown; put the API key into the field Password, where it is masked"
+        )
+    if name not in EXTRAS:
+        close = difflib.get_close_matches(name, EXTRAS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "remove it."
+        raise CrmConfigurationError(f"Extra {name!r} is unknown; {hint} Known: {', '.join(EXTRAS)}")
+    try:
+        return EXTRAS[name](value)
+    except ValueError as wanted:
+        shown = "" if name == "rate_store" else f", but is {value!r}"  # a store's URL may hold a password
+        raise CrmConfigurationError(f"Extra {name!r} must be {wanted}{shown}") from None

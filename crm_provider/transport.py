@@ -1,0 +1,281 @@
+"""One call over HTTP: paced, sent, read, classified, and sent again where that is harmless.
+
+What is sent again is said by the catalogue (:class:`~crm_provider.catalogue.Repeat`): after a refusal any call, after
+a failure in mid-flight only what may be repeated. A POST that may have happened is first *settled* by reading.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from crm_provider import __version__, validate
+from crm_provider import errors as e
+from crm_provider.catalogue import Repeat, repeat_for
+from crm_provider.pacing import BudgetBusy, Pacer, pacer_for
+from crm_provider.redaction import private_path, without_values
+from crm_provider.responses import WRITES, Answer, value_of
+from crm_provider.settings import Settings
+from crm_provider.wire import Wire
+
+if TYPE_CHECKING:
+    import tenacity
+
+log = logging.getLogger(__name__)
+
+SHOWN_PARTS = frozenset({"deal_id"})
+"""Parts of a path that messages show. All others stay placeholders: personal data, or the secret of a webhook."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the API.
+
+    :param route: the path with its parts as placeholders, ``/contacts/{email}``
+    :param parts: the values of the placeholders
+    :param body: JSON body, None for none
+    :param with_key: False for the one call whose URL is the secret
+    :param done_if: errors that, after an own attempt which got no answer, mean that this attempt had succeeded
+    :param loose: the form of a successful answer is not documented and not needed
+    """
+
+    method: str
+    route: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    body: Any = None
+    with_key: bool = True
+    done_if: tuple[type[e.CrmError], ...] = ()
+    loose: bool = False
+
+    @property
+    def path(self) -> str:
+        """The path as sent: every part percent-encoded outside the unreserved set."""
+        encoded = {name: quote(validate.path_part(value, name), safe="") for name, value in self.parts.items()}
+        return re.sub(r"\{(\w+)\}", lambda m: encoded[m[1]], self.route)
+
+    @property
+    def shown(self) -> str:
+        """The path as messages show it."""
+        filled = re.sub(r"\{(\w+)\}", lambda m: self.parts[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
+        return without_values(private_path(filled), ())
+
+    @property
+    def sent(self) -> tuple[str, ...]:
+        """The values that go out with the call and must not come back in a message."""
+        hidden = [value for name, value in self.parts.items() if name not in SHOWN_PARTS]
+        return tuple(dict.fromkeys([*hidden, *map(quote, hidden), *map(str, self.query.values()), *_leaves(self.body)]))
+
+    @property
+    def is_write(self) -> bool:
+        return self.method in WRITES
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [] if value is None or isinstance(value, bool) else [str(value)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryBudget:
+    """How long one call may go on trying.
+
+    :param tries: attempts at most, the first included
+    :param seconds: no further attempt starts later than this after the first
+    :param first_delay: seconds before the second attempt; doubled each time, with jitter
+    :param longest_delay: seconds between two attempts at most, unless the server asks for more
+    """
+
+    tries: int = 5
+    seconds: float = 60.0
+    first_delay: float = 0.5
+    longest_delay: float = 10.0
+
+
+ONE_TRY = RetryBudget(tries=1)
+
+SHORTEST_WAIT = 1.0
+"""Seconds that an attempt waits for a slot even when reading back has used up the budget's time."""
+
+
+class Transport:
+    """Sends calls for one connection.
+
+    :param settings: where to, and with which key
+    :param budget: how long one call may go on trying
+    :param pacer: the rate budget; by default the one of the settings' key
+    :param user_agent: further products for the User-Agent, such as ``airflow/3.3.2``
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        budget: RetryBudget | None = None,
+        pacer: Pacer | None = None,
+        user_agent: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.budget = budget or RetryBudget()
+        self._pacer = pacer or pacer_for(settings)
+        self.clock, self.sleep, self.jitter = clock, sleep, jitter
+        products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
+        self._wire = Wire(settings, user_agent=" ".join(products.split()))
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._wire.close()
+
+    def send(self, call: Call, *, settle: Callable[[], Any] | None = None, budget: RetryBudget | None = None) -> Any:
+        """Send a call until it succeeds, cannot be repeated, or the budget is spent.
+
+        :param settle: for a POST: read whether an attempt that got no answer has happened; its result, or None if not
+        :param budget: another budget than the transport's own
+        :return: the content of the answer, its envelope unwrapped
+        :raises CrmError: the last attempt's typed error, with how often and how long it was tried
+        """
+        _ = call.path  # refuses a wrong part before a slot is taken
+        return _Sending(self, call, settle, budget or self.budget).run()
+
+    def once(self, call: Call, max_wait: float) -> Any:
+        """One attempt: wait for a slot, send, read, classify."""
+        waited = self._pacer.acquire(max_wait)
+        started = self.clock()
+        answer = self._wire.round_trip(call)
+        log.debug(
+            "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
+            call.method, call.shown, answer.status, self.clock() - started, waited,
+        )  # fmt: skip
+        return self._value(answer)
+
+    def _value(self, answer: Answer) -> Any:
+        try:
+            return value_of(answer)
+        except e.CrmThrottledError as throttled:
+            self._pacer.pause(throttled.retry_after or 0.0)
+            raise
+
+
+class _Sending:
+    """The attempts of one call."""
+
+    def __init__(self, transport: Transport, call: Call, settle: Callable[[], Any] | None, budget: RetryBudget) -> None:
+        self.transport, self.call, self.settle, self.budget = transport, call, settle, budget
+        self.maybe_done = False
+        """Whether an attempt may have happened, as far as is known now."""
+        self.lost_one = False
+        """Whether any attempt got no answer: a later conflict may be our own doing."""
+        self.last_error: e.CrmError | None = None
+        self.started = transport.clock()
+        self.rounds = 0
+        self.over = False
+        """Whether no slot came in time for another attempt."""
+
+    def run(self) -> Any:
+        import tenacity
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._may_repeat),
+            wait=self._delay,
+            stop=self._is_spent,
+            sleep=self.transport.sleep,
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            return retrying(self._attempt)
+        except e.CrmError as error:
+            error.attempts, error.elapsed = self.rounds, self.transport.clock() - self.started
+            error.outcome_known = error.outcome_known and not self.maybe_done
+            raise
+
+    def _attempt(self) -> Any:
+        self.rounds += 1
+        if self.maybe_done and self.call.method == "POST" and self.settle is not None:
+            found = self._settled()
+            if found is not None:
+                return found
+            self.maybe_done = False
+            if self.last_error is not None:
+                self.last_error.outcome_known = True
+        try:
+            return self.transport.once(self.call, max(self._left(), SHORTEST_WAIT))
+        except BudgetBusy as busy:
+            raise self._not_sent(busy) from None
+        except self.call.done_if:
+            found = (self.settle() if self.settle else {}) if self.lost_one else None
+            if found is None:
+                raise
+            return found
+        except e.CrmError as error:
+            self.maybe_done = self.maybe_done or not error.outcome_known
+            self.lost_one = self.lost_one or self.maybe_done
+            self.last_error = error
+            raise
+
+    def _not_sent(self, busy: BudgetBusy) -> e.CrmError:
+        """The error for an attempt that found no slot in time: the last attempt's own, if there was one."""
+        self.rounds -= 1
+        self.over = True
+        return self.last_error or e.CrmTooManyRequestsError(
+            f"not sent: the next free slot of this key's rate budget is {busy.seconds:.0f} s away",
+            retry_after=busy.seconds,
+            method=self.call.method,
+            path=self.call.shown,
+        )
+
+    def _settled(self) -> Any:
+        """What reading says about the attempt that got no answer; the original error if reading fails."""
+        if self.settle is None or self.last_error is None:
+            return None
+        try:
+            return self.settle()
+        except e.CrmAccessError:
+            raise
+        except e.CrmError as unread:
+            self.last_error.remark = f"reading back whether it happened failed too: {unread.type}"
+            original = self.last_error
+        raise original
+
+    def _may_repeat(self, error: BaseException) -> bool:
+        if not isinstance(error, e.CrmError):
+            return False
+        repeat = repeat_for(error)
+        if repeat is Repeat.SETTLED and self.call.method not in ("GET", "PUT", "DELETE") and self.maybe_done:
+            return self.settle is not None
+        return repeat is not Repeat.NEVER
+
+    def _delay(self, state: tenacity.RetryCallState) -> float:
+        """Doubling with jitter, half fixed and half random; not before the time that the server asked for."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, e.CrmError) else None
+        delay = min(self.budget.first_delay * 2.0 ** (self.rounds - 1), self.budget.longest_delay)
+        jittered = delay * (0.5 + 0.5 * self.transport.jitter())
+        # all who were told the same second must not come back in the same instant
+        return jittered if asked is None else max(asked + 0.5 * self.transport.jitter(), jittered)
+
+    def _is_spent(self, state: tenacity.RetryCallState) -> bool:
+        return self.over or self.rounds >= self.budget.tries or state.upcoming_sleep > self._left()
+
+    def _left(self) -> float:
+        return self.budget.seconds - (self.transport.clock() - self.started)
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.info(
+            "%s on %s %s: attempt %d of %d, next in %.1f s",
+            getattr(error, "type", error), self.call.method, self.call.shown,
+            self.rounds, self.budget.tries, state.upcoming_sleep,
+        )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Checks of single values before anything is sent. An error names the field, the problem and the fix, not the value."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from crm_provider.errors import CrmInvalidValueError
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+MAX_DEPTH = 50
+"""Levels of nesting in a JSON value; attributes have one or two."""
+
+MAX_BITS = 1024
+"""Size of a whole number; Python refuses to print much larger ones."""
+
+_MAX_EMAIL = 254  # RFC 5321: 256 for the path with its angle brackets
+
+RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
+"""Names with a meaning of their own in the body of a contact: as an attribute they would overwrite it."""
+
+
+def email(value: Any, field: str = "email") -> str:
+    """An email address as the API takes it, in the case given (whether the CRM folds case is not known).
+
+    :raises CrmInvalidValueError: if it is empty, has spaces or control characters, or no ``@`` between two parts
+    """
+    if not isinstance(value, str):
+        raise CrmInvalidValueError(f"{field} must be text but is {_kind(value)}; give one email address")
+    if not value.strip():
+        raise CrmInvalidValueError(f"{field} is empty; give an email address, or leave out the row")
+    if any(c.isspace() or not c.isprintable() for c in value):
+        raise CrmInvalidValueError(f"{field} has a space or control character; remove it (strip the source column)")
+    local, at, domain = value.rpartition("@")
+    if not at or not local or not domain or len(value) > _MAX_EMAIL:
+        raise CrmInvalidValueError(
+            f"{field} is no email address (name@domain, at most {_MAX_EMAIL} characters); correct it"
+        )
+    return value
+
+
+def uuid(value: Any, field: str) -> str:
+    """An id of the CRM.
+
+    :raises CrmInvalidValueError: if it is no uuid
+    """
+    if isinstance(value, str) and _UUID.fullmatch(value):
+        return value
+    shown = f"text of {len(value)} characters" if isinstance(value, str) else _kind(value)
+    raise CrmInvalidValueError(
+        f"{field} is {shown}, which is no uuid; copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+    )
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """One value or several, as several; what they are is checked later."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
+
+
+def uuids(values: Any, field: str) -> list[str]:
+    """One id or several, without repetitions, in the order given.
+
+    :raises CrmInvalidValueError: if there is none or one is no uuid
+    """
+    found = list(dict.fromkeys(uuid(value, f"{field}[{n}]") for n, value in enumerate(several(values))))
+    if not found:
+        raise CrmInvalidValueError(f"{field} is empty; give at least one id")
+    return found
+
+
+def attributes(
+    values: Any, field: str = "attributes", *, reserved: frozenset[str] = RESERVED_ATTRIBUTES
+) -> dict[str, Any]:
+    """Attributes as the API takes them: names to JSON values.
+
+    :raises CrmInvalidValueError: if there is none, a name is empty or reserved, or a value has no JSON form
+    """
+    if not isinstance(values, Mapping):
+        raise CrmInvalidValueError(f"{field} must be a mapping of name to value but is {_kind(values)}")
+    if not values:
+        raise CrmInvalidValueError(f"{field} is empty; give at least one, or leave the argument out")
+    for name in values:
+        if not isinstance(name, str) or not name.strip():
+            raise CrmInvalidValueError(f"{field} has a name that is empty or no text; name the CRM's field")
+        if name in reserved:
+            raise CrmInvalidValueError(f"{field}[{name!r}] is not an attribute; use the argument of that name")
+    return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}
+
+
+def json_value(value: Any, field: str, depth: int = 0) -> Any:
+    """A value in its plain JSON form.
+
+    :raises CrmInvalidValueError: naming the place and the type
+    """
+    if depth > MAX_DEPTH:
+        raise CrmInvalidValueError(f"{field[:100]} is nested more than {MAX_DEPTH} levels deep; flatten it")
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise CrmInvalidValueError(f"{field} is too large a number; give it as text")
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [json_value(item, f"{field}[{n}]", depth + 1) for n, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise CrmInvalidValueError(f"{field} has a name that is no text; JSON knows no other")
+        return {name: json_value(item, f"{field}[{name!r}]", depth + 1) for name, item in value.items()}
+    raise CrmInvalidValueError(f"{field} is {_kind(value)}, which JSON has no form for; convert it to text or a number")
+
+
+def path_part(value: Any, field: str) -> str:
+    """Text that can stand as one part of a path once it is percent-encoded.
+
+    :raises CrmInvalidValueError: if it is empty, ``.`` or ``..``, or has control characters
+    """
+    if not isinstance(value, str) or not value.strip() or value in (".", ".."):
+        raise CrmInvalidValueError(f"{field} must be text, not empty and not '.' or '..'; give the id")
+    if any(not c.isprintable() for c in value):
+        raise CrmInvalidValueError(f"{field} has a control character; remove it")
+    return value
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a finite number"
+    return f"of type {type(value).__name__}"
