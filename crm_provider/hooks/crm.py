@@ -1,0 +1,164 @@
+"""The hook: from an Airflow connection to a client."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from crm_provider import errors as e
+from crm_provider._compat import AirflowNotFoundException, BaseHook
+from crm_provider.client import CrmClient
+from crm_provider.settings import Settings
+from crm_provider.transport import Transport
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TEST_TIMEOUT = 5.0
+"""Seconds that a connection test waits for an answer."""
+
+
+def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenate[CrmHook, P], R]:
+    """A call of the client as a call of the hook."""
+
+    @functools.wraps(method)
+    def delegate(self: CrmHook, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.get_conn(), *args, **kwargs)
+
+    return delegate
+
+
+class CrmHook(BaseHook):
+    """Talks to the Pingback Connect API v2 with the key of an Airflow connection.
+
+    All calls of a hook share one client: its kept-open connections, its rate budget, and what it has learned about
+    the order of upserts. Each method is documented at :class:`~crm_provider.client.CrmClient`.
+
+    >>> CrmHook().get_contact("ada@example.com")["status"]
+    'active'
+
+    :param crm_conn_id: the Airflow connection: host = base URL, password = API key
+    :raises CrmError: the class of the error that the CRM answers
+    """
+
+    conn_name_attr = "crm_conn_id"
+    default_conn_name = "crm_default"
+    conn_type = "crm"
+    hook_name = "CRM"
+
+    def __init__(self, crm_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.crm_conn_id = crm_conn_id
+        self._client: CrmClient | None = None
+
+    def get_conn(self) -> CrmClient:
+        """The client of the connection, made once.
+
+        :raises CrmConfigurationError: if the connection is missing or a field of it is wrong
+        """
+        if self._client is None:
+            self._client = self.client_for(self._settings())
+        return self._client
+
+    get_contact = _call(CrmClient.get_contact)
+    create_contact = _call(CrmClient.create_contact)
+    update_contact = _call(CrmClient.update_contact)
+    upsert_contact = _call(CrmClient.upsert_contact)
+    delete_contact = _call(CrmClient.delete_contact)
+    list_contacts = _call(CrmClient.list_contacts)
+    create_deal = _call(CrmClient.create_deal)
+    find_deal = _call(CrmClient.find_deal)
+    get_deal = _call(CrmClient.get_deal)
+    update_deal = _call(CrmClient.update_deal)
+    move_deal = _call(CrmClient.move_deal)
+    delete_deal = _call(CrmClient.delete_deal)
+    list_deals = _call(CrmClient.list_deals)
+    list_segmentation_lists = _call(CrmClient.list_segmentation_lists)
+    find_segmentation_list = _call(CrmClient.find_segmentation_list)
+    add_contact_to_lists = _call(CrmClient.add_contact_to_lists)
+    verify_email = _call(CrmClient.verify_email)
+    trigger_automation = _call(CrmClient.trigger_automation)
+    request = _call(CrmClient.request)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """One harmless read; says what is wrong and what to do, and shows neither key nor body."""
+        try:
+            settings = self._settings()
+            # one call beside the rate budget: a form must not hang until a load leaves a slot
+            quick = settings.with_(timeout=min(settings.timeout, TEST_TIMEOUT), rate_store="off")
+            with self.client_for(quick) as client:
+                client.ping()
+        except e.CrmThrottledError as throttled:
+            return False, f"The CRM answers but is throttling, so that the key could not be checked. {throttled}"
+        except e.CrmError as error:
+            error.remark = None  # while a form is tested, Airflow gives the connection a made-up id
+            return False, str(error)
+        mode = " in developer mode (fake data)" if settings.developer_mode else ""
+        return True, f"The CRM at {settings.base_url} answers and takes the key{mode}."
+
+    async def aget_settings(self) -> Settings:
+        """What the connection says now, for use on an event loop.
+
+        :raises CrmConfigurationError: if the connection is missing or a field of it is wrong
+        """
+        try:
+            connection = await self.aget_connection(self.crm_conn_id)
+        except AirflowNotFoundException:
+            connection = None
+        return self._checked(connection)
+
+    def client_for(self, settings: Settings, *, transport: Transport | None = None) -> CrmClient:
+        """A client with settings of this hook's connection."""
+        return CrmClient(settings, transport=transport, user_agent=_airflow_product())
+
+    def _settings(self) -> Settings:
+        try:
+            connection = self.get_connection(self.crm_conn_id)
+        except AirflowNotFoundException:
+            connection = None
+        return self._checked(connection)
+
+    def _checked(self, connection: Any) -> Settings:
+        if connection is None:
+            raise e.CrmConfigurationError(
+                f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password, "
+                f"or set the environment variable AIRFLOW_CONN_{self.crm_conn_id.upper()}"
+            )
+        try:
+            return Settings.from_fields(
+                host=connection.host, port=connection.port, password=connection.password, extra=_extra(connection)
+            )
+        except e.CrmConfigurationError as wrong:
+            wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
+            raise
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """The connection form on Airflow 3.1; newer ones read provider info."""
+        from crm_provider.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+
+        return {
+            "hidden_fields": UI_FIELD_BEHAVIOUR["hidden-fields"],
+            "relabeling": UI_FIELD_BEHAVIOUR["relabeling"],
+            "placeholders": {
+                **UI_FIELD_BEHAVIOUR["placeholders"],
+                "extra": f"JSON with any of: {', '.join(CONN_FIELDS)}",
+            },
+        }
+
+
+def _extra(connection: Any) -> dict[str, Any]:
+    try:
+        extra = connection.extra_dejson
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise e.CrmConfigurationError('Extra is no JSON object; write it like {"requests_per_second": 5}')
+    return extra
+
+
+def _airflow_product() -> str:
+    from airflow import __version__
+
+    return f"airflow/{__version__}"

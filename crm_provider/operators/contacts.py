@@ -1,0 +1,75 @@
+"""Operators on contacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+from crm_provider import validate
+from crm_provider._compat import Context
+from crm_provider.calls.contacts import has_attributes
+from crm_provider.errors import CrmContactAlreadyExistsError
+from crm_provider.operators.base import CrmOperator, contact_email_of
+
+Mode = Literal["upsert", "create", "update"]
+
+
+class CrmUpsertContactOperator(CrmOperator):
+    """Create a contact, or update it if it exists.
+
+    XCom: ``{"id": <contact id>, "outcome": "created" | "updated" | "unchanged" | "found"}``;
+    ``found``: in mode ``create``, a second try found the contact that an earlier one had created.
+
+    :param contact_email: the contact's address, in the case given. ``email`` alone is taken for it; with both,
+        ``email`` is Airflow's own: where alerts about the task go
+    :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
+    :param origin: where the contact came from (``url``, ``utmSource``, ...); used only when it is created
+    :param mode: ``upsert``; or ``create``, which skips if the contact exists; or ``update``, which fails if it does not
+    """
+
+    template_fields: Sequence[str] = ("contact_email", "attributes", "origin", *CrmOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"attributes": "json", "origin": "json"}
+    policy_name = "CrmUpsertContactOperator"
+
+    def __init__(
+        self,
+        *,
+        contact_email: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        origin: Mapping[str, Any] | None = None,
+        mode: Mode = "upsert",
+        **kwargs: Any,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is {mode!r}; use one of {', '.join(get_args(Mode))}")
+        contact_email = contact_email_of(self, contact_email, kwargs)
+        super().__init__(**kwargs)
+        self.contact_email = contact_email
+        self.attributes = attributes
+        self.origin = origin
+        self.mode = mode
+        if mode != "upsert":
+            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={mode!r})")
+
+    def call(self, context: Context) -> dict[str, Any]:
+        validate.email(self.contact_email, "contact_email")
+        if self.mode == "create":
+            result = self._create(retried=context["ti"].try_number > 1)
+        elif self.mode == "update":
+            ref = self.hook.update_contact(self.contact_email, attributes=self.attributes or {})
+            result = {"id": ref["id"], "outcome": "updated"}
+        else:
+            done = self.hook.upsert_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+            result = {"id": done["id"], "outcome": done["outcome"]}
+        self.log.info("Contact %s %s.", result["id"], result["outcome"])
+        return result
+
+    def _create(self, *, retried: bool) -> dict[str, Any]:
+        try:
+            ref = self.hook.create_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+        except CrmContactAlreadyExistsError:
+            contact = self.hook.get_contact(self.contact_email) if retried else {}
+            if not contact or not has_attributes(contact, self.attributes):
+                raise
+            return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
+        return {"id": ref["id"], "outcome": "created"}

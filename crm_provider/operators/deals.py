@@ -1,0 +1,91 @@
+"""Operators on deals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from crm_provider._compat import Context
+from crm_provider.operators.base import CrmOperator
+
+
+class CrmCreateDealOperator(CrmOperator):
+    """Create a deal for a contact. By default the task is skipped if the contact has a deal.
+
+    A second try looks for just this deal before it creates one, for the first try may have got that far: the deal
+    is then ``found``. The API cannot search, so this reads the account's deals, ten with a call.
+
+    XCom: ``{"id": <deal id>, "contact_id": ..., "stage_id": ..., "outcome": "created" | "found"}``.
+
+    :param contact_id: id of the contact, as in the XCom of ``CrmUpsertContactOperator``
+    :param pipeline_id: id of the pipeline
+    :param stage_id: id of the stage in this pipeline
+    :param attributes: ``pb_name``, ``pb_amount`` (text with the exact digits), ...
+    """
+
+    template_fields: Sequence[str] = (
+        "contact_id",
+        "pipeline_id",
+        "stage_id",
+        "attributes",
+        *CrmOperator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"attributes": "json"}
+    policy_name = "CrmCreateDealOperator"
+
+    def __init__(
+        self,
+        *,
+        contact_id: str,
+        pipeline_id: str,
+        stage_id: str,
+        attributes: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.contact_id = contact_id
+        self.pipeline_id = pipeline_id
+        self.stage_id = stage_id
+        self.attributes = attributes
+
+    def call(self, context: Context) -> dict[str, Any]:
+        deal = self._earlier() if context["ti"].try_number > 1 else None
+        outcome = "found" if deal else "created"
+        if deal is None:
+            deal = self.hook.create_deal(
+                contact_id=self.contact_id,
+                pipeline_id=self.pipeline_id,
+                stage_id=self.stage_id,
+                attributes=self.attributes,
+            )
+        self.log.info("Deal %s of contact %s %s.", deal["id"], self.contact_id, outcome)
+        return {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id, "outcome": outcome}
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier try may have created: the same contact, pipeline, stage and attributes."""
+        return self.hook.find_deal(
+            self.contact_id, self.pipeline_id, stage_id=self.stage_id, attributes=self.attributes
+        )
+
+
+class CrmMoveDealStageOperator(CrmOperator):
+    """Move a deal to another stage of its pipeline.
+
+    XCom: ``{"id": <deal id>, "stage_id": ..., "outcome": "moved"}``.
+
+    :param deal_id: id of the deal
+    :param stage_id: id of the stage that it moves to
+    """
+
+    template_fields: Sequence[str] = ("deal_id", "stage_id", *CrmOperator.template_fields)
+    policy_name = "CrmMoveDealStageOperator"
+
+    def __init__(self, *, deal_id: str, stage_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.deal_id = deal_id
+        self.stage_id = stage_id
+
+    def call(self, context: Context) -> dict[str, Any]:
+        self.hook.move_deal(self.deal_id, stage_id=self.stage_id)
+        self.log.info("Deal %s moved to stage %s.", self.deal_id, self.stage_id)
+        return {"id": self.deal_id, "stage_id": self.stage_id, "outcome": "moved"}

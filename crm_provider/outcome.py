@@ -1,0 +1,133 @@
+"""The one place where a typed error becomes a task state.
+
+============  ==========================================================================================
+decision      what Airflow sees
+============  ==========================================================================================
+``skip``      ``AirflowSkipException``
+``retry``     the typed error: ``retries`` apply, with the server's delay on Airflow 3.3+. If the server
+              asks for a long wait: ``AirflowRescheduleException``, which frees the slot and keeps the try
+``fail``      the typed error, which the task's retry policy (3.3+) does not retry; without one
+              ``AirflowFailException``, caused by the typed error
+============  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn
+
+from crm_provider import errors as e
+from crm_provider._compat import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+    Context,
+)
+from crm_provider.policy import Action, Decision, ErrorPolicy, OnError
+from crm_provider.retry import CrmRetryPolicy
+from crm_provider.waiting import server_delay
+
+log = logging.getLogger(__name__)
+
+LONG_WAIT = 60.0
+"""Seconds: a wait that is longer frees the slot instead of holding it."""
+
+MAX_TOTAL_WAIT = 24 * 3600.0
+"""Seconds from a task's first reschedule after which it is not rescheduled again: then ``retries`` apply."""
+
+ERROR_XCOM = "crm_error"
+"""XCom key under which the error that decided a task's state is left, without any values."""
+
+
+@contextmanager
+def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
+    """The same outcomes for tasks of your own that use the hook.
+
+    >>> @task
+    ... def note(email: str):
+    ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
+    ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
+
+    :param on_error: overrides, as of the operators
+    :raises ValueError: if a line of ``on_error`` makes no sense
+    """
+    policy = ErrorPolicy(on_error or {})
+    try:
+        yield
+    except e.CrmError as error:
+        from airflow.sdk import get_current_context
+
+        conclude(error, policy.decide(error), get_current_context())
+
+
+def conclude(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
+    """End the task with the state that was decided on."""
+    ti, task = context["ti"], context["task"]
+    retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
+    _publish(error, decision, ti)
+    error.decided = decision  # for CrmRetryPolicy, which Airflow asks after this
+    if decision.action is Action.SKIP:
+        raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
+    if decision.action is Action.RETRY:
+        if (until := _reschedule_date(error, context)) is not None:
+            log.warning("%s The slot is freed until %s; the try is kept.", error, until.isoformat(timespec="seconds"))
+            raise reschedule_at(until)
+        _remark(error, _retry_remark(retries_left))
+        raise error
+    policy = getattr(task, "retry_policy", None)
+    own = policy is not None and not isinstance(policy, CrmRetryPolicy)
+    _remark(
+        error,
+        f"To fail by {decision.origin}; the task's own retry policy decides"
+        if own
+        else f"Not retried, by {decision.origin}",
+    )
+    if retries_left and policy is None:
+        raise AirflowFailException(str(error)) from error
+    raise error
+
+
+def reschedule_at(date: datetime) -> AirflowRescheduleException:
+    """What to raise to free the slot until a date."""
+    return AirflowRescheduleException(date)
+
+
+def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
+    delay = server_delay(error)
+    if not isinstance(error, e.CrmThrottledError) or delay is None or delay < LONG_WAIT:
+        return None
+    now = datetime.now(timezone.utc)
+    first = context["ti"].get_first_reschedule_date(context)
+    waited = (now - first).total_seconds() if first is not None else 0.0
+    if waited + delay > MAX_TOTAL_WAIT:
+        return None
+    return now + timedelta(seconds=delay)
+
+
+def _retry_remark(retries_left: int) -> str:
+    if retries_left:
+        return f"Worth a retry: the task has {retries_left} left"
+    return "Worth a retry, but the task has none left (set retries=)"
+
+
+def _remark(error: e.CrmError, text: str) -> None:
+    error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
+
+
+def _publish(error: e.CrmError, decision: Decision, ti: Any) -> None:
+    """Leave the error for later tasks and for people: in the log, and as a small XCom."""
+    log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
+    value: Mapping[str, Any] = {
+        "error": type(error).__name__,
+        "type": error.type,
+        "status": error.status,
+        "message": error.message,
+        "suggested_action": error.suggested_action,
+        "request_id": error.request_id,
+        "action": decision.action.value,
+        "origin": decision.origin,
+    }
+    ti.xcom_push(key=ERROR_XCOM, value=dict(value))

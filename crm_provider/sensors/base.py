@@ -1,0 +1,209 @@
+"""Base of the sensors: one question to the CRM, asked until it is answered; errors by policy, in every mode."""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+from crm_provider import errors as e
+from crm_provider._compat import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    Context,
+    PokeReturnValue,
+    conf,
+)
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.outcome import conclude, reschedule_at
+from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
+from crm_provider.questions import DirectLookup, Question
+from crm_provider.retry import DEFAULT_RETRY_POLICY
+from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.triggers.poll import CrmPollTrigger
+from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting
+
+STATE_KEY = "crm_waiting"
+"""Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
+
+
+class CrmSensor(HasErrorPolicy, BaseSensorOperator):
+    """Waits for something in the CRM.
+
+    What is "not yet" and what ends the wait is said by the error policy, not by ``silent_fail`` or ``never_fail``;
+    ``soft_fail`` skips on a timeout only. A refused key always fails.
+
+    :param crm_conn_id: the Airflow connection
+    :param on_error: what to do on which error, on top of the default: ``{"CONTACT_NOT_FOUND": "fail"}``
+    :param max_errors_in_a_row: server errors in a row that are waited through. In mode ``reschedule`` they are counted
+        on Airflow 3.3+ only; before, the sensor's ``timeout`` is the bound
+    :param deferrable: wait in the triggerer, where all who wait on a connection share one poll and none holds a slot;
+        by default as Airflow's ``[operators] default_deferrable`` says
+    :param share_poll: False for a poll of its own while deferred
+    :param retry_policy: on Airflow 3.3+: by default only errors worth it are retried, after the server's delay
+    :raises ValueError: if a line of ``on_error`` makes no sense; at DAG parse
+    """
+
+    template_fields: Sequence[str] = ("crm_conn_id",)
+    ui_color = "#e6f1f2"
+    work = Work.SENSOR
+
+    def __init__(
+        self,
+        *,
+        crm_conn_id: str = CrmHook.default_conn_name,
+        on_error: OnError | ErrorPolicy | None = None,
+        max_errors_in_a_row: int = MAX_ERRORS_IN_A_ROW,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        share_poll: bool = True,
+        retry_policy: Any = DEFAULT_RETRY_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**for_base_operator(retry_policy, kwargs))
+        self.crm_conn_id = crm_conn_id
+        self.max_errors_in_a_row = max_errors_in_a_row
+        self.deferrable = deferrable
+        self.share_poll = share_poll
+        self.set_error_policy(on_error)
+        self._ends: Decision | None = None
+
+    @cached_property
+    def hook(self) -> CrmHook:
+        """The hook of the task's connection."""
+        return CrmHook(self.crm_conn_id)
+
+    @cached_property
+    def _waiting(self) -> Waiting:
+        return Waiting(limit=self.max_errors_in_a_row)
+
+    @abc.abstractmethod
+    def question(self) -> Question:
+        """What the sensor waits for, from its rendered fields."""
+
+    @cached_property
+    def _question(self) -> Question:
+        return self.question()
+
+    def check(self) -> dict[str, Any] | None:
+        """Ask once.
+
+        :return: the XCom (ids, no values) if what is waited for is there, else None
+        :raises CrmError: what the CRM answered
+        """
+        return self._question.answer(DirectLookup(self.hook.get_conn()))
+
+    def execute(self, context: Context) -> Any:
+        """Wait; an error that ends the wait becomes a task state here, outside of the base class's handlers."""
+        self._recall(context)
+        try:
+            return self._look_and_defer(context) if self.deferrable else super().execute(context)
+        except AirflowSensorTimeout as timeout:
+            raise AirflowSensorTimeout(f"{timeout} The last answer was: {self._waiting.last_answer}") from timeout
+        except e.CrmError as error:
+            conclude(error, self._ends or self.error_policy.decide(error), context)
+
+    def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
+        """Look once on the worker; wait in the triggerer if it is not so yet."""
+        deadline = time.time() + self.timeout
+        looked = self.poke(context)
+        if isinstance(looked, PokeReturnValue) and looked.is_done:
+            return looked.xcom_value
+        trigger = CrmPollTrigger(
+            question=self._question.as_data(),
+            crm_conn_id=self.crm_conn_id,
+            poke_interval=self.poke_interval,
+            deadline=deadline,
+            on_error=self.error_policy.as_data(),
+            policy_name=self.error_policy.operator,
+            max_errors_in_a_row=self.max_errors_in_a_row,
+            share_poll=self.share_poll,
+            memory=asdict(self._waiting),
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Resume after the triggerer: hand on the answer, or raise what ended the wait."""
+        if "error" in event:
+            self._ends = Decision(Action(event["decision"]["action"]), event["decision"]["origin"])
+            raise e.CrmError.from_dict(event["error"])
+        if "last_answer" in event:
+            raise AirflowSensorTimeout(
+                f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
+            )
+        self.log.info("Found: %s", event["answer"])
+        return event["answer"]
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As :meth:`execute`, and without the sensor base class.
+
+        With its flags it would hide a trigger that broke (``soft_fail``), and what ends a wait fails in other modes
+        (``never_fail``).
+        """
+        try:
+            return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+        except AirflowSensorTimeout as timeout:
+            if self.soft_fail:
+                raise AirflowSkipException(f"Skipped by soft_fail. {timeout}") from timeout
+            raise
+        except e.CrmError as error:
+            conclude(error, self._ends or self.error_policy.decide(error), context)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Ask once; an error that policy calls "not yet" is a False, any other is raised as it is."""
+        if time.time() < self._waiting.not_before:
+            return False
+        try:
+            found = self.check()
+        except e.CrmError as error:
+            return self._met(error, context)
+        self._waiting.answered()
+        self._remember(context)
+        self.log.info("Not yet." if found is None else f"Found: {found}")
+        return PokeReturnValue(is_done=found is not None, xcom_value=found)
+
+    def _met(self, error: e.CrmError, context: Context) -> bool:
+        decision = self._waiting.met(error, self.error_policy, time.time())
+        if decision.action is not Action.WAIT:
+            self._ends = decision
+            # the base class would hide the error behind these: what ends a wait is the policy's to say
+            self.silent_fail = self.never_fail = False
+            raise error
+        self.log.info("Not yet: %s", error)
+        self._remember(context)
+        if self.reschedule and not self.deferrable and self._waiting.not_before > time.time() + self.poke_interval:
+            self._come_back_later(context)
+        return False
+
+    def _come_back_later(self, context: Context) -> None:
+        """Free the slot until the server's time, at most until the timeout, which the base class then sees."""
+        first = context["ti"].get_first_reschedule_date(context)
+        started = first.timestamp() if first is not None else time.time()
+        date = min(self._waiting.not_before, started + self.timeout + 1)
+        if date > time.time():
+            self.silent_fail = self.never_fail = False  # they would hide the reschedule, too
+            raise reschedule_at(datetime.fromtimestamp(date, timezone.utc))
+
+    # -- memory over reschedules ----------------------------------------------------------------------------
+
+    def _store(self, context: Context) -> Any:
+        """The task's state store; None where it is not needed (mode ``poke``) or not there (Airflow below 3.3)."""
+        return context.get("task_state_store") if self.reschedule and not self.deferrable else None
+
+    def _recall(self, context: Context) -> None:
+        store = self._store(context)
+        if store is None and self.reschedule and not self.deferrable:
+            self.log.info("No task state store before Airflow 3.3: errors in a row are not counted over reschedules.")
+        kept = store.get(STATE_KEY) if store is not None else None
+        if isinstance(kept, dict) and kept.get("try_number") == context["ti"].try_number:
+            self._waiting.errors_in_a_row = kept["errors_in_a_row"]
+
+    def _remember(self, context: Context) -> None:
+        store = self._store(context)
+        if store is not None:
+            kept = {"try_number": context["ti"].try_number, "errors_in_a_row": self._waiting.errors_in_a_row}
+            store.set(STATE_KEY, kept)

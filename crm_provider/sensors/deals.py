@@ -1,0 +1,35 @@
+"""Sensor on deals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from crm_provider.questions import DealInStage, Until
+from crm_provider.sensors.base import CrmSensor
+from crm_provider.validate import several
+
+
+class CrmDealStageSensor(CrmSensor):
+    """Waits until a deal is in a stage, or in one of several, or has left them.
+
+    XCom: ``{"id": <deal id>, "stage_id": ...}``.
+
+    :param deal_id: id of the deal
+    :param stage_ids: id of the stage, or several
+    :param until: ``in`` one of them, or ``left`` them all
+    """
+
+    template_fields: Sequence[str] = ("deal_id", "stage_ids", *CrmSensor.template_fields)
+    policy_name = "CrmDealStageSensor"
+
+    def __init__(self, *, deal_id: str, stage_ids: str | Sequence[str], until: Until = "in", **kwargs: Any) -> None:
+        if until not in get_args(Until):
+            raise ValueError(f"until is {until!r}; use one of {', '.join(get_args(Until))}")
+        super().__init__(**kwargs)
+        self.deal_id = deal_id
+        self.stage_ids = stage_ids
+        self.until = until
+
+    def question(self) -> DealInStage:
+        return DealInStage(deal_id=self.deal_id, stage_ids=several(self.stage_ids), until=self.until)

@@ -1,0 +1,75 @@
+"""Sensors on segmentation lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from crm_provider.questions import InList, ListExists, Match
+from crm_provider.sensors.base import CrmSensor
+from crm_provider.validate import several
+
+
+class CrmListSensor(CrmSensor):
+    """Waits until a segmentation list exists.
+
+    XCom: ``{"id": <list id>, "name": ...}``.
+
+    :param list_id: its id
+    :param list_name: its exact name; two lists of one name are an error. Give either id or name
+    """
+
+    template_fields: Sequence[str] = ("list_id", "list_name", *CrmSensor.template_fields)
+    policy_name = "CrmListSensor"
+
+    def __init__(self, *, list_id: str | None = None, list_name: str | None = None, **kwargs: Any) -> None:
+        _one_of(list_id, list_name)
+        super().__init__(**kwargs)
+        self.list_id = list_id
+        self.list_name = list_name
+
+    def question(self) -> ListExists:
+        return ListExists(list_id=self.list_id, list_name=self.list_name)
+
+
+class CrmListMembershipSensor(CrmSensor):
+    """Waits until contacts are in a segmentation list.
+
+    A check asks for the contacts that were not seen there yet, one call each, and stops at the first that is missing.
+
+    XCom: ``{"list_id": ..., "contact_ids": [...]}``, the contacts found in the list.
+
+    :param emails: address of the contact, or several
+    :param list_id: id of the list
+    :param list_name: its exact name. Give either id or name
+    :param match: ``all`` contacts, or ``any`` one of them
+    """
+
+    template_fields: Sequence[str] = ("emails", "list_id", "list_name", *CrmSensor.template_fields)
+    policy_name = "CrmListMembershipSensor"
+
+    def __init__(
+        self,
+        *,
+        emails: str | Sequence[str],
+        list_id: str | None = None,
+        list_name: str | None = None,
+        match: Match = "all",
+        **kwargs: Any,
+    ) -> None:
+        _one_of(list_id, list_name)
+        if match not in get_args(Match):
+            raise ValueError(f"match is {match!r}; use one of {', '.join(get_args(Match))}")
+        super().__init__(**kwargs)
+        self.emails = emails
+        self.list_id = list_id
+        self.list_name = list_name
+        self.match = match
+
+    def question(self) -> InList:
+        return InList(emails=several(self.emails), list_id=self.list_id, list_name=self.list_name, match=self.match)
+
+
+def _one_of(list_id: str | None, list_name: str | None) -> None:
+    if (list_id is None) == (list_name is None):
+        raise ValueError("give either list_id or list_name")

@@ -1,0 +1,59 @@
+"""What CRM operators and sensors share: an error policy, checked when the DAG is parsed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.policy import ErrorPolicy, OnError, Work
+from crm_provider.retry import DEFAULT_RETRY_POLICY
+
+log = logging.getLogger(__name__)
+
+
+class HasErrorPolicy:
+    """What CRM operators and sensors share: ``on_error``, checked when the DAG is parsed."""
+
+    work: ClassVar[Work] = Work.TASK
+    policy_name: ClassVar[str | None] = None
+    """The operator's name in the policy's presets; subclasses keep it."""
+
+    error_policy: ErrorPolicy
+
+    def set_error_policy(self, on_error: OnError | ErrorPolicy | None, name: str | None = None) -> None:
+        """Check and keep ``on_error``.
+
+        :raises ValueError: naming the line, the problem and the nearest valid choice
+        """
+        self.on_error = on_error
+        self.error_policy = self._checked_policy(on_error, name)
+
+    @classmethod
+    def _checked_policy(cls, on_error: Any, name: str | None = None) -> ErrorPolicy:
+        overrides = on_error.on_error if isinstance(on_error, ErrorPolicy) else on_error or {}
+        return ErrorPolicy(overrides, work=cls.work, operator=name or cls.policy_name)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Airflow's ``partial``, which makes no operator before the task runs: ``on_error`` is checked here already."""
+        own = kwargs.get("default_args") or {}
+        if "on_error" in own:
+            kwargs.setdefault("on_error", own["on_error"])  # Airflow forgets it until the task is unmapped
+        made = super().partial(**kwargs)  # type: ignore[misc]
+        scopes = (made.kwargs.get("dag"), made.kwargs.get("task_group"))
+        defaults = {name: v for scope in scopes for name, v in (getattr(scope, "default_args", None) or {}).items()}
+        defaults.update(own)
+        cls._checked_policy({**defaults, **kwargs}.get("on_error"))
+        if HAS_RETRY_POLICY and "retry_policy" not in {**defaults, **kwargs}:
+            made.kwargs["retry_policy"] = DEFAULT_RETRY_POLICY  # Airflow 3.3.0 and 3.3.1 forget an operator's default
+        return made
+
+
+def for_base_operator(retry_policy: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for Airflow's own constructor: below 3.3 it does not know ``retry_policy``."""
+    if HAS_RETRY_POLICY:
+        return {**kwargs, "retry_policy": retry_policy}
+    if retry_policy is not None:
+        log.info("retry_policy needs Airflow 3.3 or newer and is ignored: retries wait for the task's retry_delay")
+    return kwargs
