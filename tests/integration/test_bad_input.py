@@ -1,0 +1,356 @@
+"""What is wrong before any call is made: a clear error that names the field and the fix, and no try is wasted on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider.errors import CrmConfigurationError, CrmError, CrmInvalidValueError
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+
+ID = "123e4567-e89b-12d3-a456-426614174000"
+KEY = "a-key-that-no-message-may-show"
+
+
+def typed(error: BaseException | None) -> CrmError:
+    """The typed error, itself or as the cause of Airflow's (below 3.3)."""
+    found = error if isinstance(error, CrmError) else getattr(error, "__cause__", None)
+    assert isinstance(found, CrmError), f"not a typed error: {error!r}"
+    return found
+
+
+def missing(parts: Sequence[str], error: CrmError) -> list[str]:
+    """The parts that a message lacks; a sentence may begin with a capital."""
+    return [part for part in parts if part.lower() not in str(error).lower()]
+
+
+# -- the connection -----------------------------------------------------------------------------------------
+
+CONNECTIONS = {
+    # what is wrong: (fields, what the message says, in parts)
+    "no key": ({"password": None}, ["API key (field Password) is empty", "put the CRM's API key there"]),
+    "empty key": ({"password": ""}, ["API key (field Password) is empty", "put the CRM's API key there"]),
+    "blank key": ({"password": "   "}, ["API key (field Password) is empty", "put the CRM's API key there"]),
+    "key with a line break": (
+        {"password": f"{KEY}\n"},
+        ["API key (field Password) has spaces", "paste the key again"],
+    ),
+    "key with an umlaut": ({"password": "schlüssel"}, ["API key (field Password) has", "paste the key again"]),
+    "no scheme": (
+        {"host": "connect.pingback.com/v2"},
+        ["Base URL (field Host) must be a whole URL", "https://connect.pingback.com/v2"],
+    ),
+    "no scheme but a port": ({"host": "localhost:8000"}, ["Base URL (field Host) must be a whole URL", "https://"]),
+    "another scheme": (
+        {"host": "ftp://connect.pingback.com/v2"},
+        ["Base URL (field Host) must be a whole URL", "https://"],
+    ),
+    "HTTP to a public host": (
+        {"host": "http://connect.pingback.com/v2"},
+        ["plain HTTP to connect.pingback.com", "use https://"],
+    ),
+    "HTTP to a private host": ({"host": "http://192.168.0.7/v2"}, ["plain HTTP to 192.168.0.7", "use https://"]),
+    "HTTP to a lookalike": (
+        {"host": "http://127.0.0.1.example.com"},
+        ["plain HTTP to 127.0.0.1.example.com", "https://"],
+    ),
+    "key in the URL": (
+        {"host": f"https://{KEY}@connect.pingback.com/v2"},
+        ["Base URL (field Host) has a user or password", "Password"],
+    ),
+    "query in the URL": (
+        {"host": "https://connect.pingback.com/v2?key=1"},
+        ["Base URL (field Host) has a '?' or '#' part", "remove it"],
+    ),
+    "space in the URL": ({"host": "https://connect.ping back.com/v2"}, ["Host", "https://connect.pingback.com/v2"]),
+    "port that is none": ({"host": "https://connect.pingback.com:99999/v2"}, ["Base URL (field Host) is no URL"]),
+    "two ports": (
+        {"host": "https://connect.pingback.com:1234/v2", "port": 4321},
+        ["Base URL (field Host) names port 1234", "4321", "keep one"],
+    ),
+    "unknown extra": (
+        {"extra": {"devloper_mode": True}},
+        ["Extra 'devloper_mode' is unknown", "did you mean 'developer_mode'"],
+    ),
+    "key in an extra": (
+        {"extra": {"api_key": KEY}},
+        ["Extra 'api_key' is unknown", "put the API key into the field Password"],
+    ),
+    "number as text": ({"extra": {"timeout": "soon"}}, ["Extra 'timeout' must be a number from 0.1 to 600", "'soon'"]),
+    "number out of range": (
+        {"extra": {"requests_per_second": 0}},
+        ["'requests_per_second' must be a number from 0.01"],
+    ),
+    "not a whole number": ({"extra": {"burst": 1.5}}, ["Extra 'burst' must be a whole number"]),
+    "flag as number": ({"extra": {"developer_mode": 2}}, ["Extra 'developer_mode' must be true or false", "2"]),
+    "flag as text": ({"extra": {"developer_mode": "yes please"}}, ["Extra 'developer_mode' must be true or false"]),
+    "list for a number": ({"extra": {"timeout": [1]}}, ["Extra 'timeout' must be a number"]),
+    "unknown store": ({"extra": {"rate_store": "memcached://host"}}, ["Extra 'rate_store' must be"]),
+}
+
+
+@pytest.mark.parametrize("wrong", CONNECTIONS)
+def test_connection(wrong: str, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields, says = CONNECTIONS[wrong]
+    whole = {"conn_type": "crm", "host": crm.url, "password": crm.api_key, "extra": {}, **fields}
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(whole))
+    task = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
+    assert task.states == ["failed"]
+    error = typed(task.error)
+    assert type(error) is CrmConfigurationError
+    assert missing([*says, "crm_default"], error) == [], str(error)
+    assert KEY not in task.log
+    assert crm.journal() == []
+
+
+@pytest.mark.parametrize("operator", ["operator", "sensor in mode poke", "sensor in mode reschedule"])
+def test_missing_connection(operator: str, crm: Sandbox, run_task: RunTask) -> None:
+    if operator == "operator":
+        task = run_task(CrmUpsertContactOperator, crm_conn_id="crm_other", contact_email="ada@example.com")
+    else:
+        mode = operator.rpartition(" ")[2]
+        task = run_task(CrmListSensor, crm_conn_id="crm_other", list_name="Newsletter", mode=mode, soft_fail=True)
+    assert task.states == ["failed"]
+    error = typed(task.error)
+    assert type(error) is CrmConfigurationError
+    assert "Airflow has no connection 'crm_other'" in str(error)
+    assert "AIRFLOW_CONN_CRM_OTHER" in str(error)
+    assert crm.journal() == []
+
+
+def test_a_connection_of_another_type_is_told(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow does not mind the type, so that one that was copied from another service may have foreign extras."""
+    other = {"conn_type": "http", "host": crm.url, "password": crm.api_key, "extra": {"X-Header": "1"}}
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(other))
+    task = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
+    assert task.states == ["failed"]
+    assert "Extra 'X-Header' is unknown" in str(task.error)
+
+
+# -- values -------------------------------------------------------------------------------------------------
+
+UPSERT = {"contact_email": "ada@example.com"}
+CREATE = {"contact_id": ID, "pipeline_id": ID, "stage_id": ID}
+MOVE = {"deal_id": ID, "stage_id": ID}
+ADD = {"contact_email": "ada@example.com", "list_ids": [ID]}
+NO_UUID = ["no uuid", "copy the id from the CRM"]
+LONG = f"{'a' * 250}@example.com"
+
+VALUES = {
+    # what is wrong: (operator, arguments, what the message says, in parts)
+    "empty email": (CrmUpsertContactOperator, {**UPSERT, "contact_email": ""}, ["email is empty"]),
+    "blank email": (CrmUpsertContactOperator, {**UPSERT, "contact_email": "  "}, ["email is empty"]),
+    "email with a space": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": "a da@example.com"},
+        ["space or control"],
+    ),
+    "email with a space around": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": " ada@example.com"},
+        ["space or control", "strip"],
+    ),
+    "email with a line break": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": "ada@example.com\r\nx: y"},
+        ["control character"],
+    ),
+    "email with a NUL": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": "ada\x00@example.com"},
+        ["control character"],
+    ),
+    "email without @": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": "ada.example.com"},
+        ["email is no email address"],
+    ),
+    "email without a domain": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "contact_email": "ada@"},
+        ["email is no email address"],
+    ),
+    "email too long": (CrmUpsertContactOperator, {**UPSERT, "contact_email": LONG}, ["at most 254 characters"]),
+    "email is a number": (CrmUpsertContactOperator, {**UPSERT, "contact_email": 7}, ["email must be text", "int"]),
+    "email is a list": (
+        CrmAddContactToListsOperator,
+        {**ADD, "contact_email": ["ada@example.com"]},
+        ["email must be text"],
+    ),
+    "email when adding to lists": (
+        CrmAddContactToListsOperator,
+        {**ADD, "contact_email": "ada"},
+        ["email is no email address"],
+    ),
+    "no attributes": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": {}},
+        ["attributes is empty", "leave the argument out"],
+    ),
+    "nothing to update": (CrmUpsertContactOperator, {**UPSERT, "mode": "update"}, ["attributes"]),
+    "attributes are text": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": "name=Ada"},
+        ["attributes must be a mapping"],
+    ),
+    "attribute without a name": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": {"": "x"}},
+        ["attributes", "name that is empty"],
+    ),
+    "attribute of a reserved name": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": {"email": "x"}},
+        ["attributes['email']"],
+    ),
+    "attribute without a JSON form": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": {"tags": {1, 2}}},
+        ["attributes['tags']", "set"],
+    ),
+    "empty origin": (CrmUpsertContactOperator, {**UPSERT, "origin": {}}, ["origin is empty"]),
+    "deal id is no uuid": (CrmMoveDealStageOperator, {**MOVE, "deal_id": "42"}, ["deal_id is", *NO_UUID]),
+    "deal id is empty": (CrmMoveDealStageOperator, {**MOVE, "deal_id": ""}, ["deal_id", "uuid"]),
+    "deal id from a task that returned nothing": (
+        CrmMoveDealStageOperator,
+        {**MOVE, "deal_id": "{{ None }}"},
+        ["deal_id is", *NO_UUID],
+    ),
+    "deal id with a path": (CrmMoveDealStageOperator, {**MOVE, "deal_id": f"{ID}/../contacts"}, ["deal_id", "no uuid"]),
+    "stage id is a name": (CrmMoveDealStageOperator, {**MOVE, "stage_id": "Won"}, ["stage_id is", *NO_UUID]),
+    "contact id is an email": (
+        CrmCreateDealOperator,
+        {**CREATE, "contact_id": "ada@example.com"},
+        ["contact_id", "no uuid"],
+    ),
+    "pipeline id is a name": (CrmCreateDealOperator, {**CREATE, "pipeline_id": "Sales"}, ["pipeline_id is", *NO_UUID]),
+    "stage id of a new deal": (CrmCreateDealOperator, {**CREATE, "stage_id": "New"}, ["stage_id is", *NO_UUID]),
+    "empty deal attributes": (CrmCreateDealOperator, {**CREATE, "attributes": {}}, ["attributes is empty"]),
+    "amount is a float": (
+        CrmCreateDealOperator,
+        {**CREATE, "attributes": {"pb_amount": 0.1}},
+        ["pb_amount", "digits as text"],
+    ),
+    "no list ids": (CrmAddContactToListsOperator, {**ADD, "list_ids": []}, ["list_ids is empty"]),
+    "list id is a name": (
+        CrmAddContactToListsOperator,
+        {**ADD, "list_ids": "Newsletter"},
+        ["list_ids[0] is", *NO_UUID],
+    ),
+    "second list id is a name": (
+        CrmAddContactToListsOperator,
+        {**ADD, "list_ids": [ID, "x"]},
+        ["list_ids[1] is", *NO_UUID],
+    ),
+    "list id of a sensor": (CrmListSensor, {"list_id": "Newsletter"}, ["list_id is", *NO_UUID]),
+    "empty list id of a sensor": (CrmListSensor, {"list_id": ""}, ["list_id", "uuid"]),
+    "empty list name of a sensor": (CrmListSensor, {"list_name": ""}, ["name", "empty"]),
+    "list id of a membership sensor": (
+        CrmListMembershipSensor,
+        {"emails": "ada@example.com", "list_id": "x"},
+        ["list_id is", *NO_UUID],
+    ),
+    "no emails": (CrmListMembershipSensor, {"emails": [], "list_id": ID}, ["emails is empty"]),
+    "a bad email among others": (
+        CrmListMembershipSensor,
+        {"emails": ["ada@example.com", "bad"], "list_id": ids.list_id("Newsletter")},
+        ["email"],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", VALUES)
+def test_value(wrong: str, crm: Sandbox, run_task: RunTask) -> None:
+    operator, arguments, says = VALUES[wrong]
+    waiting = {"timeout": 1, "poke_interval": 0.2} if operator in (CrmListSensor, CrmListMembershipSensor) else {}
+    task = run_task(operator, **arguments, **waiting)
+    assert task.states == ["failed"]
+    error = typed(task.error)
+    assert type(error) is CrmInvalidValueError
+    assert missing(says, error) == [], str(error)
+    assert "Not retried" in str(error)
+    assert crm.journal() == []
+    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
+
+
+@pytest.mark.parametrize(
+    "value", ["a da@secret.example", "ada@secret.example\n", f"{'s' * 260}@secret.example", "ada.secret.example"]
+)
+def test_a_message_about_an_email_does_not_show_it(value: str, crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmUpsertContactOperator, contact_email=value)
+    assert "secret" not in str(task.error)
+    assert "secret" not in task.log.replace("Updating RenderedTaskInstanceFields", "")
+
+
+# -- at DAG parse -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "error", "message"),
+    [
+        pytest.param(CrmUpsertContactOperator, {}, TypeError, "contact_email", id="no contact"),
+        pytest.param(
+            CrmAddContactToListsOperator, {"list_ids": [ID]}, TypeError, "contact_email", id="no contact to add"
+        ),
+        pytest.param(CrmAddContactToListsOperator, {"contact_email": "a@b.c"}, TypeError, "list_ids", id="no lists"),
+        pytest.param(CrmMoveDealStageOperator, {"deal_id": ID}, TypeError, "stage_id", id="no stage"),
+        pytest.param(CrmCreateDealOperator, {"contact_id": ID}, TypeError, "pipeline_id.*stage_id", id="no pipeline"),
+        pytest.param(
+            CrmUpsertContactOperator,
+            {**UPSERT, "mode": "insert"},
+            ValueError,
+            "upsert, create, update",
+            id="unknown mode",
+        ),
+        pytest.param(CrmListSensor, {}, ValueError, "either list_id or list_name", id="no list"),
+        pytest.param(
+            CrmListSensor, {"list_id": ID, "list_name": "x"}, ValueError, "either list_id or list_name", id="two lists"
+        ),
+        pytest.param(
+            CrmListMembershipSensor,
+            {"emails": [], "list_id": ID, "match": "some"},
+            ValueError,
+            "all, any",
+            id="unknown match",
+        ),
+        pytest.param(CrmUpsertContactOperator, {**UPSERT, "on_eror": {}}, TypeError, "on_eror", id="unknown argument"),
+    ],
+)
+def test_at_parse(operator: type, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with DAG("bad_input", schedule=None), pytest.raises(error, match=message):
+        operator(task_id="task", **arguments)
+
+
+# -- how messages read --------------------------------------------------------------------------------------
+
+
+def test_a_message_has_no_double_full_stop(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm"}))
+    assert ".." not in str(run_task(CrmUpsertContactOperator, **UPSERT).error)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "field"),
+    [
+        pytest.param(CrmUpsertContactOperator, {"contact_email": ""}, "contact_email", id="contact_email"),
+        pytest.param(CrmUpsertContactOperator, {**UPSERT, "attributes": {}}, "attributes", id="attributes"),
+        pytest.param(CrmAddContactToListsOperator, {**ADD, "list_ids": []}, "list_ids", id="list_ids"),
+        pytest.param(CrmListSensor, {"list_name": ""}, "list_name", id="list_name"),
+        pytest.param(CrmListMembershipSensor, {"emails": [], "list_id": ID}, "emails", id="emails"),
+    ],
+)
+def test_a_message_names_the_argument_as_it_was_written(
+    operator: type, arguments: dict[str, Any], field: str, crm: Sandbox, run_task: RunTask
+) -> None:
+    assert field in str(run_task(operator, **arguments).error)

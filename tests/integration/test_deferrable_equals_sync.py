@@ -1,0 +1,415 @@
+"""Waiting ends the same in every mode: error x sensor x mode.
+
+The expectations are written down here from the design's table of default outcomes. Each task looks three times: at
+first it is not yet so, then the error strikes, then it is so. In mode ``deferrable`` the error is met in the trigger.
+Real tasks (``dag.test``) against the real sandbox; a triggerer's clock runs 100 times as fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.polling import Poller
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sensors.base import CrmSensor
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.transport import RetryBudget
+from crm_provider.triggers import connection, poll
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+FAST = 100.0
+FAIL, WAIT = "fail", "wait"
+
+
+class Case(NamedTuple):
+    """An error and what a waiting sensor does about it.
+
+    :param raised: class and type
+    :param outcome: of every sensor; ``elsewhere`` of those that are not about lists, if it differs
+    """
+
+    fault: Mapping[str, Any]
+    raised: tuple[str, str]
+    outcome: str
+    elsewhere: str | None = None
+
+
+def answer(name: str) -> dict[str, Any]:
+    return {"effect": "error", "error": name}
+
+
+CASES = {
+    "MISSING_BODY": Case(answer("MISSING_BODY"), ("CrmMissingBodyError", "MISSING_BODY"), FAIL),
+    "INVALID_PARAMS": Case(answer("EMAIL_IS_NECESSARY"), ("CrmInvalidParamsError", "INVALID_PARAMS"), FAIL),
+    "unknown route": Case(answer("unknown route"), ("CrmUnknownRouteError", "UNKNOWN_ROUTE"), FAIL),
+    "FORBIDDEN": Case(answer("FORBIDDEN"), ("CrmForbiddenError", "FORBIDDEN"), FAIL),
+    "key refused": Case(answer("key refused"), ("CrmForbiddenError", "FORBIDDEN"), FAIL),
+    "key missing": Case(answer("key missing"), ("CrmUnauthorizedError", "UNAUTHORIZED"), FAIL),
+    "CONTACT_NOT_FOUND": Case(answer("CONTACT_NOT_FOUND"), ("CrmContactNotFoundError", "CONTACT_NOT_FOUND"), WAIT),
+    "DEAL_NOT_FOUND": Case(answer("DEAL_NOT_FOUND"), ("CrmDealNotFoundError", "DEAL_NOT_FOUND"), WAIT),
+    "SEGMENTATION_LIST_NOT_FOUND": Case(
+        answer("SEGMENTATION_LIST_NOT_FOUND"),
+        ("CrmSegmentationListNotFoundError", "SEGMENTATION_LIST_NOT_FOUND"),
+        WAIT,
+        elsewhere=FAIL,
+    ),
+    "PIPELINE_NOT_FOUND": Case(answer("PIPELINE_NOT_FOUND"), ("CrmPipelineNotFoundError", "PIPELINE_NOT_FOUND"), FAIL),
+    "STAGE_NOT_FOUND": Case(answer("STAGE_NOT_FOUND"), ("CrmStageNotFoundError", "STAGE_NOT_FOUND"), FAIL),
+    "INVALID_INPUT": Case(answer("INVALID_INPUT"), ("CrmInvalidInputError", "INVALID_INPUT"), FAIL),
+    "TOO_MANY_REQUESTS": Case(answer("TOO_MANY_REQUESTS"), ("CrmTooManyRequestsError", "TOO_MANY_REQUESTS"), WAIT),
+    "throttled": Case(answer("throttled"), ("CrmTooManyRequestsError", "TOO_MANY_REQUESTS"), WAIT),
+    "quota used up": Case(
+        {**answer("quota used up"), "retry_after": 1}, ("CrmLimitExceededError", "LIMIT_EXCEEDED"), WAIT
+    ),
+    "INTERNAL_SERVER_ERROR": Case(
+        answer("INTERNAL_SERVER_ERROR"), ("CrmInternalServerError", "INTERNAL_SERVER_ERROR"), WAIT
+    ),
+    "unavailable": Case(answer("unavailable"), ("CrmServiceUnavailableError", "SERVICE_UNAVAILABLE"), WAIT),
+    "connection dropped": Case({"effect": "drop"}, ("CrmConnectionError", "CONNECTION"), WAIT),
+    "HTML, 200": Case({"effect": "html", "status": 200}, ("CrmProtocolError", "HTTP_200"), FAIL),
+    "unknown 418": Case({"effect": "garbage", "status": 418, "body": "{}"}, ("CrmProtocolError", "HTTP_418"), FAIL),
+}
+
+MEMBER = "ada@example.com"
+NEWSLETTER = ids.list_id("Newsletter")
+DEAL = ids.deal_id(ids.contact_id(MEMBER))
+NEW = ids.stage_id("Sales", "New")
+
+
+class Kind(NamedTuple):
+    """A sensor, its answer, and what the CRM says while it is not so yet."""
+
+    sensor: type[CrmSensor]
+    arguments: Mapping[str, Any]
+    found: Mapping[str, Any]
+    not_yet: Any
+    about_lists: bool
+
+
+KINDS = {
+    "list": Kind(
+        CrmListSensor,
+        {"list_name": "Newsletter"},
+        {"id": NEWSLETTER, "name": "Newsletter"},
+        {"page": 0, "total": 0, "data": []},
+        about_lists=True,
+    ),
+    "membership": Kind(
+        CrmListMembershipSensor,
+        {"emails": [MEMBER], "list_id": NEWSLETTER},
+        {"list_id": NEWSLETTER, "contact_ids": [ids.contact_id(MEMBER)]},
+        {"id": "1", "segmentedListsIds": []},
+        about_lists=True,
+    ),
+    "contact": Kind(
+        CrmContactSensor,
+        {"contact_email": MEMBER, "status": "active"},
+        {"id": ids.contact_id(MEMBER), "status": "active"},
+        {"id": "1", "status": "new"},
+        about_lists=False,
+    ),
+    "deal": Kind(
+        CrmDealStageSensor,
+        {"deal_id": DEAL, "stage_ids": NEW},
+        {"id": DEAL, "stage_id": NEW},
+        {"id": DEAL, "stageId": ids.stage_id("Sales", "Won")},
+        about_lists=False,
+    ),
+}
+
+MODES: dict[str, dict[str, Any]] = {
+    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 30},
+    "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
+    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 3000},
+}
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture
+def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
+    start = time.time()
+
+    def clock() -> float:
+        return start + (time.time() - start) * FAST
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / FAST)
+
+    monkeypatch.setattr(connection, "POLL_BUDGET", RetryBudget(tries=1))
+    monkeypatch.setattr(poll, "Poller", functools.partial(Poller, clock=clock, sleep=sleep))
+
+
+@dataclass
+class Play:
+    """Sets what the CRM says to each look of a task, just before it runs."""
+
+    crm: Sandbox
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def callback(self, kind: str, fault: Mapping[str, Any], *, mode: str, once: bool = False) -> Callable[[Any], None]:
+        """At the first look it is not yet so, from then on, or once, the fault strikes."""
+        body = json.dumps({"message": "ok", "data": KINDS[kind].not_yet})
+        not_yet = {"effect": "garbage", "status": 200, "body": body, "count": 1}
+        trouble = {**fault, "name": "trouble", **({"count": 1} if once else {})}
+
+        def act(context: Any) -> None:
+            task = context["ti"].task_id
+            turn = self.seen[task] = self.seen.get(task, -1) + 1
+            looks_again = 1 if mode == "reschedule" else 0  # which run of the task has its second look
+            self.crm.clear_faults()
+            if turn == 0:
+                self.crm.add_fault(**not_yet)
+            if turn == looks_again or (turn > looks_again and not once):
+                self.crm.add_fault(**trouble)
+
+        return act
+
+
+def outcome_of(kind: str, case: Case) -> str:
+    return case.outcome if KINDS[kind].about_lists or case.elsewhere is None else case.elsewhere
+
+
+def expected_end(kind: str, case: Case) -> dict[str, Any]:
+    """Whatever the mode is."""
+    if outcome_of(kind, case) == WAIT:
+        return {"state": "success", "raised": None, "result": KINDS[kind].found, "crm_error": None}
+    error, type_ = case.raised
+    return {"state": "failed", "raised": error, "result": None, "crm_error": (error, type_, "fail", True)}
+
+
+def actual_end(task: Any, request_ids: set[str]) -> dict[str, Any]:
+    left = task.xcoms.get("crm_error")
+    return {
+        "state": task.state,
+        "raised": type(task.error).__name__ if task.error is not None else None,
+        "result": task.result,
+        "crm_error": left and (left["error"], left["type"], left["action"], left["request_id"] in {*request_ids, None}),
+    }
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="below 3.3 a retry is prevented by another class: test_outcomes.py")
+@each_mode
+@pytest.mark.parametrize("kind", KINDS)
+def test_table(kind: str, mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None) -> None:
+    play = Play(crm)
+    with DAG("waiting", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for number, case in enumerate(CASES.values()):
+            act = play.callback(kind, case.fault, mode=mode, once=outcome_of(kind, case) == WAIT)
+            KINDS[kind].sensor(
+                task_id=f"task_{number}", on_execute_callback=act, **KINDS[kind].arguments, **MODES[mode]
+            )
+    run = run_dag(dag)
+    sent = {entry.request_id for entry in crm.journal() if entry.fault == "trouble"}
+    actual = {name: actual_end(run[f"task_{n}"], sent) for n, name in enumerate(CASES)}
+    expected = {name: expected_end(kind, case) for name, case in CASES.items()}
+    assert {name: (end, expected[name]) for name, end in actual.items() if end != expected[name]} == {}
+    struck = len([entry for entry in crm.journal() if entry.fault == "trouble"])
+    assert struck == len(CASES), "each task met its error once"
+    assert {run[f"task_{n}"].try_number for n in range(len(CASES))} == {1}
+
+
+def test_every_sensor_is_in_the_table() -> None:
+    from crm_provider.policy import OPERATORS, Work
+
+    sensors = {name for name, work in OPERATORS.items() if work is Work.SENSOR}
+    assert {kind.sensor.__name__ for kind in KINDS.values()} == sensors
+
+
+# -- the same with flags, overrides and limits ----------------------------------------------------------------
+
+
+ENDS = {
+    # error, arguments -> states after each run, class of the exception, action and origin in the error's XCom
+    "refused, soft_fail": ("key refused", {"soft_fail": True}, ["failed"], "CrmForbiddenError", "fail"),
+    "refused, never_fail": ("key refused", {"never_fail": True}, ["failed"], "CrmForbiddenError", "fail"),
+    "refused, silent_fail": ("key refused", {"silent_fail": True}, ["failed"], "CrmForbiddenError", "fail"),
+    "wrong, soft_fail": ("EMAIL_IS_NECESSARY", {"soft_fail": True}, ["failed"], "CrmInvalidParamsError", "fail"),
+    "on_error fail": (
+        "CONTACT_NOT_FOUND",
+        {"on_error": {"CONTACT_NOT_FOUND": "fail"}},
+        ["failed"],
+        "CrmContactNotFoundError",
+        "fail",
+    ),
+    "on_error skip": ("CONTACT_NOT_FOUND", {"on_error": {"CONTACT_NOT_FOUND": "skip"}}, ["skipped"], None, "skip"),
+    "on_error by class": ("unavailable", {"on_error": {"CrmTransientError": "skip"}}, ["skipped"], None, "skip"),
+    "on_error retry": (
+        "CONTACT_NOT_FOUND",
+        {"on_error": {"CONTACT_NOT_FOUND": "retry"}},
+        ["up_for_retry", "failed"],
+        "CrmContactNotFoundError",
+        "retry",
+    ),
+    "errors in a row": (
+        "INTERNAL_SERVER_ERROR",
+        {"max_errors_in_a_row": 2},
+        ["up_for_retry", "failed"],
+        "CrmInternalServerError",
+        "retry",
+    ),
+    "errors in a row, soft_fail": (
+        "INTERNAL_SERVER_ERROR",
+        {"max_errors_in_a_row": 0, "soft_fail": True},
+        ["up_for_retry", "failed"],
+        "CrmInternalServerError",
+        "retry",
+    ),
+}
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="below 3.3 by other classes, and reschedules are not counted")
+@each_mode
+def test_flags_and_overrides(mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None) -> None:
+    play = Play(crm)
+    with DAG("flags", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for number, (error, flags, *_) in enumerate(ENDS.values()):
+            act = play.callback("membership", answer(error), mode=mode)
+            arguments = {**KINDS["membership"].arguments, **MODES[mode], **flags}
+            CrmListMembershipSensor(task_id=f"task_{number}", on_execute_callback=act, **arguments)
+    run = run_dag(dag)
+    actual = {}
+    for number, name in enumerate(ENDS):
+        task = run[f"task_{number}"]
+        states = [state for state in task.states if state not in ("up_for_reschedule", "deferred")]
+        actual[name] = (states, type(task.error).__name__ if task.error else None, task.xcoms["crm_error"]["action"])
+    assert actual == {name: (states, raised, action) for name, (_, _, states, raised, action) in ENDS.items()}
+
+
+IN_VAIN: dict[str, dict[str, Any]] = {
+    "poke": {"mode": "poke", "poke_interval": 0.05, "timeout": 0.3},
+    "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 100},
+    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 0.5},
+}
+FLAGS = {"soft_fail": "skipped", "silent_fail": "failed", "never_fail": "failed"}
+
+
+@each_mode
+def test_a_timeout(mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None) -> None:
+    play = Play(crm)
+    with DAG("in_vain", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for flag in ("plain", *FLAGS):
+            CrmListSensor(
+                task_id=flag,
+                on_execute_callback=play.callback("list", answer("unavailable"), mode=mode),
+                list_name="Never",
+                max_errors_in_a_row=10_000,
+                **IN_VAIN[mode],
+                **({flag: True} if flag in FLAGS else {}),
+            )
+    run = run_dag(dag)
+    assert run.states() == {"plain": "failed", **FLAGS}
+    for task in run.tasks.values():
+        assert task.try_number == 1
+        assert "crm_error" not in task.xcoms
+        if task.state == "failed":
+            assert type(task.error).__name__ == "AirflowSensorTimeout"
+            assert "SERVICE_UNAVAILABLE (503) on GET /segments" in str(task.error), "what the last answer was"
+
+
+# -- only where one defers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_not_yet(crm: Sandbox) -> None:
+    """The first look finds that it is not so yet: what is met later is met in the trigger."""
+    body = json.dumps({"message": "ok", "data": KINDS["membership"].not_yet})
+    crm.add_fault(effect="garbage", status=200, body=body, count=1)
+
+
+def test_what_is_so_at_once_is_not_deferred(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True)
+    assert task.states == ["success"]
+    assert len(crm.journal()) == 1
+
+
+@pytest.mark.parametrize("share_poll", [True, False])
+def test_sharing_changes_no_outcome(
+    share_poll: bool, crm: Sandbox, first_not_yet: None, run_task: RunTask, fast_triggers: None
+) -> None:
+    task = run_task(
+        CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER, share_poll=share_poll, **MODES["deferrable"]
+    )
+    assert task.states[-1] == "success"
+    assert task.result == KINDS["membership"].found
+
+
+def test_in_real_time(crm: Sandbox, run_task: RunTask) -> None:
+    """With a true clock, an interval of a second, and the connection's pacing."""
+    crm.store.add_list("Late", appears_after=2.0)
+    started = time.monotonic()
+    task = run_task(CrmListSensor, list_name="Late", deferrable=True, poke_interval=1, timeout=30)
+    assert task.states[-1] == "success"
+    assert 2.0 <= time.monotonic() - started < 10
+    assert 2 <= len(crm.journal()) <= 5
+
+
+def test_retry_after_of_the_first_look_holds_in_the_trigger(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="throttled", retry_after=3, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True, poke_interval=1, timeout=30)
+    assert task.states[-1] == "success"
+    refused, asked_again = crm.journal()
+    assert 3 <= asked_again.at - refused.at < 6
+
+
+def test_the_first_look_counts_among_errors_in_a_row(crm: Sandbox, run_task: RunTask, fast_triggers: None) -> None:
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
+    arguments = {"max_errors_in_a_row": 1, "retries": 0, **MODES["deferrable"]}
+    assert run_task(CrmListSensor, list_name="Newsletter", **arguments).state == "failed"
+    assert len(crm.journal()) == 2, "one is waited through"
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_a_long_retry_after_of_the_first_look_defers_and_does_not_move_the_deadline(
+    mode: str, crm: Sandbox, run_task: RunTask
+) -> None:
+    crm.add_fault(effect="error", error="throttled", retry_after=300, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", deferrable=True, mode=mode, poke_interval=1, timeout=2)
+    assert "up_for_reschedule" not in task.states
+    assert type(task.error).__name__ == "AirflowSensorTimeout"
+    assert len(crm.journal()) == 1
+
+
+def test_retry_of_a_used_up_quota_frees_the_slot_and_looks_anew(
+    crm: Sandbox, first_not_yet: None, run_task: RunTask, waits: Waits, fast_triggers: None
+) -> None:
+    """What was met in the trigger reschedules the task; it starts with a new look, not with the old event."""
+    crm.add_fault(effect="error", error="quota used up", retry_after=3600, count=1)
+    task = run_task(
+        CrmListMembershipSensor,
+        emails=MEMBER,
+        list_id=NEWSLETTER,
+        on_error={"LIMIT_EXCEEDED": "retry"},
+        **MODES["deferrable"],
+    )
+    assert task.states[-2:] == ["up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([3600], abs=5)
+
+
+@pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+def test_a_trigger_that_breaks_is_no_skip(
+    flag: str, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's sensor base would skip the task: nothing to do, it seems."""
+    from airflow.sdk.exceptions import TaskDeferralError
+
+    sensor = CrmListSensor(task_id="x", list_name="Late", deferrable=True, **{flag: True})
+    with pytest.raises(TaskDeferralError):
+        sensor.resume_execution("__fail__", {"error": "Trigger failure", "traceback": ["KeyError"]}, {})  # type: ignore[arg-type]

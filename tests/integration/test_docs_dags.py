@@ -1,0 +1,171 @@
+"""The documentation's examples and parameter tables against Airflow and the operators."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import docs_text
+import pytest
+from docs_text import DOCS, Fence
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.outcome import LONG_WAIT, MAX_TOTAL_WAIT
+from crm_provider.policy import OPERATORS
+from crm_provider.sensors.base import CrmSensor
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.settings import Settings
+from crm_provider.waiting import QUOTA_DELAY
+
+PYTHON = [fence for document in docs_text.documents() for fence in docs_text.fences(document, "python")]
+NEEDS_3_3 = ("retry_policy", "ChainRetryPolicy")
+
+
+def usable(fence: Fence) -> Any:
+    newer = any(word in fence.code for word in NEEDS_3_3) and not HAS_RETRY_POLICY
+    return pytest.param(fence, id=fence.name, marks=pytest.mark.skipif(newer, reason="the example needs Airflow 3.3"))
+
+
+# -- examples -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fence", map(usable, PYTHON))
+def test_every_import_resolves(fence: Fence) -> None:
+    for node in ast.walk(ast.parse(fence.code)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                importlib.import_module(name.name)
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
+
+
+@pytest.mark.parametrize("fence", [usable(fence) for fence in PYTHON if "DAG(" in fence.code])
+def test_every_dag_is_loaded_without_an_import_error(fence: Fence, tmp_path: Path, airflow_db: Path) -> None:
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
+
+    assert airflow_db.is_dir()
+    (tmp_path / "example.py").write_text(fence.code, encoding="utf-8")
+    bag = DagBag(dag_folder=str(tmp_path))
+    assert bag.import_errors == {}
+    (dag,) = bag.dags.values()
+    assert dag.tasks
+
+
+def test_every_dag_of_the_documents_has_an_id_of_its_own() -> None:
+    ids = [name for fence in PYTHON for name in re.findall(r"\bDAG\(\s*\"(\w+)\"", fence.code)]
+    assert sorted(set(ids)) == sorted(ids)
+
+
+def airflow_lines() -> list[str]:
+    found = []
+    for document in docs_text.documents():
+        for fence in docs_text.fences(document, "bash"):
+            found += re.findall(r"^(?:AIRFLOW__\w+=\S+ )?(airflow .+)$", fence.code, re.MULTILINE)
+    return found
+
+
+@pytest.mark.parametrize("line", airflow_lines())
+def test_airflow_understands_every_command(line: str) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    words = shlex.split(line)[1:]
+    assert get_parser().parse_args(words).subcommand == words[1]  # an option that it does not know ends with SystemExit
+
+
+def test_the_connection_as_a_uri_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    (uri,) = re.findall(r"='(crm://[^']+)'", (DOCS / "connection.md").read_text("utf-8"))
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", uri.replace("<your API key>", "the-key"))
+    expected = Settings(api_key="the-key", timeout=10, developer_mode=True)
+    assert CrmHook().get_conn().settings == expected
+
+
+# -- parameters ---------------------------------------------------------------------------------------------
+
+DESCRIBED: dict[str, list[type[CrmOperator | CrmSensor]]] = {
+    "operators.md": [
+        CrmUpsertContactOperator, CrmCreateDealOperator, CrmMoveDealStageOperator, CrmAddContactToListsOperator,
+    ],
+    "sensors.md": [CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor],
+}  # fmt: skip
+BASES: dict[str, type[CrmOperator | CrmSensor]] = {"operators.md": CrmOperator, "sensors.md": CrmSensor}
+PAGES = [(page, cls) for page, classes in DESCRIBED.items() for cls in classes]
+
+
+def parameter_table(section: str) -> dict[str, tuple[str, str]]:
+    """Parameter -> default and whether it is templated, as a section's first table says."""
+    head = "| Parameter | Default | Templated | Meaning |\n"
+    lines = section[section.index(head) + len(head) :].splitlines()[1:]
+    rows = [line.split(" | ") for line in lines[: lines.index("")]]
+    return {row[0].strip("| `"): (row[1].strip("` "), row[2].strip()) for row in rows}
+
+
+def parameters(cls: type, *, required: set[str]) -> dict[str, tuple[str, str]]:
+    """The same of a class."""
+    found = {}
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        default = '"' + parameter.default + '"' if isinstance(parameter.default, str) else str(parameter.default)
+        if name == "retry_policy":
+            default = "DEFAULT_RETRY_POLICY"
+        if parameter.default is inspect.Parameter.empty or name in required:
+            default = "required"
+        found[name] = (default, "yes" if name in cls.template_fields else "no")
+    return found
+
+
+def section_of(page: str, heading: str) -> str:
+    text = (DOCS / page).read_text("utf-8")
+    return text[text.index(f"\n## {heading}\n") :]
+
+
+@pytest.mark.parametrize(("page", "cls"), PAGES, ids=lambda value: getattr(value, "__name__", value))
+def test_the_parameters_of_an_operator_are_described(page: str, cls: type) -> None:
+    described = parameter_table(section_of(page, cls.__name__))
+    assert described == parameters(cls, required={"contact_email"})  # None only so that `email` may stand for it
+
+
+@pytest.mark.parametrize(("page", "base"), BASES.items())
+def test_the_parameters_of_all_are_described(page: str, base: type) -> None:
+    assert parameter_table(section_of(page, "What all of them have")) == parameters(base, required=set())
+
+
+def test_every_operator_is_described() -> None:
+    described = {cls.__name__ for classes in DESCRIBED.values() for cls in classes}
+    assert described == {name.partition("(")[0] for name in OPERATORS}
+    for page, classes in DESCRIBED.items():
+        shown = re.findall(r"^## (Crm\w+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+        assert shown == [cls.__name__ for cls in classes]
+
+
+@pytest.mark.parametrize(("page", "cls"), PAGES, ids=lambda value: getattr(value, "__name__", value))
+def test_the_module_of_an_operator_is_named(page: str, cls: type) -> None:
+    text = (DOCS / page).read_text("utf-8")
+    assert f"| [`{cls.__name__}`](#{cls.__name__.lower()}) | `{cls.__module__}` |" in text
+
+
+def test_the_waits_are_those_of_the_code() -> None:
+    section = section_of("errors.md", "Retries")
+    assert f"a wait of {LONG_WAIT:g} seconds or more" in section
+    assert f"the wait is\n{QUOTA_DELAY / 60:g} minutes" in section
+    assert f"at most {MAX_TOTAL_WAIT / 3600:g} hours" in section
+    night = section_of("operations.md", "Quota used up")
+    assert f"or for {QUOTA_DELAY / 60:g} minutes, again and again for up to {MAX_TOTAL_WAIT / 3600:g} hours" in night

@@ -1,0 +1,158 @@
+"""The example DAGs: they parse without a warning, name ids that the sandbox has, and end as is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo import EXPECTED  # scripts/demo.py, what `make demo` checks
+from outcomes import Row, verdict, why
+
+from crm_provider.sandbox import Sandbox, ids
+
+RunDag = Callable[..., Any]
+
+FOLDER = Path(__file__).resolve().parents[2] / "example_dags"
+FILES = sorted(FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox without a rate limit; calls are repeated as often as by default, only sooner."""
+    from crm_provider import transport
+
+    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
+    crm_sandbox.configure(rate=None)
+    return crm_sandbox
+
+
+@pytest.fixture
+def dag_named(airflow_db: Path) -> Callable[[str], Any]:
+    """A DAG of the folder, parsed as Airflow parses it."""
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
+
+    def named(dag_id: str) -> Any:
+        bag = DagBag(dag_folder=str(FOLDER))
+        assert bag.import_errors == {}
+        assert bag.captured_warnings == {}
+        return bag.dags[dag_id]
+
+    return named
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_parses_alone_and_without_a_warning_of_our_own(file: Path, airflow_db: Path) -> None:
+    script = (
+        "import runpy, sys, warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    found = runpy.run_path(sys.argv[1])\n"
+        "ours = [str(w.message) for w in caught if 'crm_provider' in w.filename or w.filename == sys.argv[1]]\n"
+        "assert not ours, ours\n"
+        "assert 'crm_provider.sandbox' not in sys.modules, 'a DAG in production must not load the sandbox'\n"
+        "assert 'requests' not in sys.modules, 'parsing must not pay for it'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]) -> None:
+    assert {file.stem for file in FILES} == {"crm_lead_pipeline", "crm_list_watcher", "crm_quickstart"}
+    for file in FILES:
+        assert dag_named(file.stem).dag_id == file.stem
+
+
+def test_the_watchers_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+    module = sys.modules[dag_named("crm_list_watcher").get_task("newcomers").python_callable.__module__]
+    assert {name: value for name, value in vars(module).items() if name.isupper() and name != "DAG"} == {
+        "TRIAL_USERS": ids.list_id("Trial users"),
+        "PIPELINE": ids.pipeline_id("Sales"),
+        "FIRST_STAGE": ids.stage_id("Sales", "New"),
+    }
+
+
+def test_the_pipelines_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+    module = sys.modules[dag_named("crm_lead_pipeline").get_task("read_leads").python_callable.__module__]
+    assert {name: value for name, value in vars(module).items() if name.endswith("_ID")} == {
+        "PIPELINE_ID": ids.pipeline_id("Sales"),
+        "STAGE_NEW_ID": ids.stage_id("Sales", "New"),
+        "STAGE_QUALIFIED_ID": ids.stage_id("Sales", "Qualified"),
+        "TRIAL_USERS_ID": ids.list_id("Trial users"),
+        "MISSING_DEAL_ID": "00000000-0000-4000-8000-000000000000",
+    }
+
+
+def test_the_quickstarts_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:
+    params = dag_named("crm_quickstart").params
+    assert {name: params[name] for name in params if name.endswith("_id")} == {
+        "pipeline_id": ids.pipeline_id("Sales"),
+        "first_stage_id": ids.stage_id("Sales", "New"),
+        "next_stage_id": ids.stage_id("Sales", "Qualified"),
+    }
+
+
+def rows_of(run: Any) -> list[Row]:
+    """The lines of the demo's table."""
+    return [
+        Row(
+            task=name,
+            state=task.state,
+            tries=task.try_number,
+            why=why(
+                task.state,
+                task.xcoms,
+                [type(attempt.error).__name__ for attempt in task.attempts[:-1] if attempt.error],
+            ),
+        )
+        for name, task in run.tasks.items()
+    ]
+
+
+def test_the_lead_pipeline_ends_as_its_table_says(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
+) -> None:
+    run = run_dag(dag_named("crm_lead_pipeline"))
+    assert verdict(rows_of(run), EXPECTED["crm_lead_pipeline"]) == []
+    assert run.state == "success", "one task fails to show how that looks; the last one reports it"
+    members = {
+        email for email, contact in crm.store.contacts.items() if ids.list_id("Trial users") in contact.memberships
+    }
+    assert members == {"ada@example.com", "joao.silva+feira@example.com", "maria@example.com", "zoe%sales@example.org"}
+    assert crm.store.contacts["joao.silva+feira@example.com"].attributes["employees"] == "007"
+
+
+def test_the_lead_pipeline_may_run_again(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
+) -> None:
+    run_dag(dag_named("crm_lead_pipeline"))
+    before = dict(crm.store.contacts)
+    run = run_dag(dag_named("crm_lead_pipeline"))
+    assert crm.store.contacts.keys() == before.keys()
+    assert {
+        name: task.result["outcome"] for name, task in run.tasks.items() if name.startswith("upsert") and task.result
+    } == {f"upsert_lead[{n}]": "updated" for n in (0, 1, 2, 4)}
+
+
+def test_the_quickstart_succeeds(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
+    run = run_dag(dag_named("crm_quickstart"), run_conf={"email": "grace+1@example.com"})
+    assert run.states() == {"upsert_contact": "success", "create_deal": "success", "move_deal": "success"}
+    deal = crm.store.deal_of(crm.store.contacts["grace+1@example.com"].id)
+    assert deal is not None
+    assert deal.stage_id == ids.stage_id("Sales", "Qualified")
+
+
+def test_the_quickstart_a_second_time_skips_what_is_there(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag
+) -> None:
+    run_dag(dag_named("crm_quickstart"))
+    run = run_dag(dag_named("crm_quickstart"))
+    assert run.states() == {"upsert_contact": "success", "create_deal": "skipped", "move_deal": "skipped"}

@@ -1,0 +1,354 @@
+"""Every error that a task can meet, with every operator and sensor: how the task ends.
+
+The expectations are written here from the design's table of default outcomes, not taken from the package. Real tasks
+(``dag.test``) against the real sandbox; each task meets one fault, which is set just before it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider import task_policy, waiting
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.policy import OPERATORS
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sensors.base import CrmSensor
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.testing import assert_no_duplicates, assert_rate_kept
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+RunCases = Callable[..., dict[str, Any]]
+Waits = dict[str, list[float]]
+
+FAIL, RETRY, SKIP, WAIT, RESCHEDULE = "fail", "retry", "skip", "wait", "reschedule"
+
+
+class Case(NamedTuple):
+    """What goes wrong with every call of a task, and what becomes of it.
+
+    :param error: class and type of the error
+    :param task: outcome in an operator
+    :param sensor: outcome in a sensor
+    """
+
+    fault: Mapping[str, Any]
+    error: tuple[str, str]
+    task: str
+    sensor: str
+
+
+def answer(name: str) -> dict[str, Any]:
+    return {"effect": "error", "error": name}
+
+
+def odd(status: int, body: str = '{"message": "never heard of"}') -> dict[str, Any]:
+    return {"effect": "garbage", "status": status, "body": body}
+
+
+CASES = {
+    # the vendor's documented types
+    "MISSING_BODY": Case(answer("MISSING_BODY"), ("CrmMissingBodyError", "MISSING_BODY"), FAIL, FAIL),
+    "FORBIDDEN": Case(answer("FORBIDDEN"), ("CrmForbiddenError", "FORBIDDEN"), FAIL, FAIL),
+    "CONTACT_NOT_FOUND": Case(
+        answer("CONTACT_NOT_FOUND"), ("CrmContactNotFoundError", "CONTACT_NOT_FOUND"), FAIL, WAIT
+    ),
+    "SEGMENTATION_LIST_NOT_FOUND": Case(
+        answer("SEGMENTATION_LIST_NOT_FOUND"),
+        ("CrmSegmentationListNotFoundError", "SEGMENTATION_LIST_NOT_FOUND"),
+        FAIL,
+        FAIL,
+    ),
+    "DEAL_NOT_FOUND": Case(answer("DEAL_NOT_FOUND"), ("CrmDealNotFoundError", "DEAL_NOT_FOUND"), FAIL, WAIT),
+    "PIPELINE_NOT_FOUND": Case(
+        answer("PIPELINE_NOT_FOUND"), ("CrmPipelineNotFoundError", "PIPELINE_NOT_FOUND"), FAIL, FAIL
+    ),
+    "STAGE_NOT_FOUND": Case(answer("STAGE_NOT_FOUND"), ("CrmStageNotFoundError", "STAGE_NOT_FOUND"), FAIL, FAIL),
+    "CONTACT_ALREADY_EXISTS": Case(
+        answer("CONTACT_ALREADY_EXISTS"), ("CrmContactAlreadyExistsError", "CONTACT_ALREADY_EXISTS"), FAIL, FAIL
+    ),
+    "CONTACT_ASSOCIATED_WITH_A_DEAL": Case(
+        answer("CONTACT_ASSOCIATED_WITH_A_DEAL"),
+        ("CrmContactAssociatedWithADealError", "CONTACT_ASSOCIATED_WITH_A_DEAL"),
+        FAIL,
+        FAIL,
+    ),
+    "INVALID_INPUT": Case(answer("INVALID_INPUT"), ("CrmInvalidInputError", "INVALID_INPUT"), FAIL, FAIL),
+    "INVALID_PARAMS": Case(answer("EMAIL_IS_NECESSARY"), ("CrmInvalidParamsError", "INVALID_PARAMS"), FAIL, FAIL),
+    "TOO_MANY_REQUESTS": Case(
+        answer("TOO_MANY_REQUESTS"), ("CrmTooManyRequestsError", "TOO_MANY_REQUESTS"), RETRY, WAIT
+    ),
+    "INTERNAL_SERVER_ERROR": Case(
+        answer("INTERNAL_SERVER_ERROR"), ("CrmInternalServerError", "INTERNAL_SERVER_ERROR"), RETRY, WAIT
+    ),
+    # the gateway in front
+    "gateway: key refused": Case(answer("key refused"), ("CrmForbiddenError", "FORBIDDEN"), FAIL, FAIL),
+    "gateway: firewall": Case(answer("firewall"), ("CrmForbiddenError", "FORBIDDEN"), FAIL, FAIL),
+    "gateway: key missing": Case(answer("key missing"), ("CrmUnauthorizedError", "UNAUTHORIZED"), FAIL, FAIL),
+    "gateway: unknown route": Case(answer("unknown route"), ("CrmUnknownRouteError", "UNKNOWN_ROUTE"), FAIL, FAIL),
+    "gateway: throttled": Case(answer("throttled"), ("CrmTooManyRequestsError", "TOO_MANY_REQUESTS"), RETRY, WAIT),
+    "gateway: quota used up": Case(
+        answer("quota used up"), ("CrmLimitExceededError", "LIMIT_EXCEEDED"), RESCHEDULE, WAIT
+    ),
+    "gateway: authorizer broke": Case(
+        answer("authorizer broke"), ("CrmInternalServerError", "INTERNAL_SERVER_ERROR"), RETRY, WAIT
+    ),
+    "gateway: backend broken": Case(
+        answer("backend throttled or broken"), ("CrmInternalServerError", "INTERNAL_SERVER_ERROR"), RETRY, WAIT
+    ),
+    "gateway: bad gateway": Case(answer("bad gateway"), ("CrmBadGatewayError", "BAD_GATEWAY"), RETRY, WAIT),
+    "gateway: unavailable": Case(
+        answer("unavailable"), ("CrmServiceUnavailableError", "SERVICE_UNAVAILABLE"), RETRY, WAIT
+    ),
+    "gateway: too slow": Case(answer("backend too slow"), ("CrmGatewayTimeoutError", "GATEWAY_TIMEOUT"), RETRY, WAIT),
+    # the way to it
+    "connection dropped": Case({"effect": "drop"}, ("CrmConnectionError", "CONNECTION"), RETRY, WAIT),
+    "answer cut off": Case(
+        {"effect": "truncate", "variant": "closed"}, ("CrmConnectionError", "CONNECTION"), RETRY, WAIT
+    ),
+    "no answer in time": Case({"effect": "latency", "latency": 2.0}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
+    "HTML of a proxy, 502": Case({"effect": "html", "status": 502}, ("CrmBadGatewayError", "BAD_GATEWAY"), RETRY, WAIT),
+    # what is not understood
+    "HTML of a proxy, 200": Case({"effect": "html", "status": 200}, ("CrmProtocolError", "HTTP_200"), FAIL, FAIL),
+    "broken JSON": Case(
+        {"effect": "garbage", "status": 200, "body": '{"data": {"id": "'}, ("CrmProtocolError", "HTTP_200"), FAIL, FAIL
+    ),
+    "redirect": Case({"effect": "redirect"}, ("CrmProtocolError", "HTTP_302"), FAIL, FAIL),
+    "unknown 400": Case(odd(400), ("CrmInvalidRequestError", "INVALID_REQUEST"), FAIL, FAIL),
+    "unknown 422": Case(odd(422), ("CrmInvalidRequestError", "INVALID_REQUEST"), FAIL, FAIL),
+    "unknown 404": Case(odd(404), ("CrmNotFoundError", "HTTP_404"), FAIL, FAIL),
+    "unknown 409": Case(odd(409), ("CrmConflictError", "HTTP_409"), FAIL, FAIL),
+    "unknown 418": Case(odd(418), ("CrmProtocolError", "HTTP_418"), FAIL, FAIL),
+    "unknown 507": Case(odd(507), ("CrmTransientError", "HTTP_507"), RETRY, WAIT),
+}
+
+DIFFERENT = {
+    ("upsert, mode create", "CONTACT_ALREADY_EXISTS"): SKIP,
+    ("create deal", "CONTACT_ASSOCIATED_WITH_A_DEAL"): SKIP,
+    **{(f"{sensor} sensor", "SEGMENTATION_LIST_NOT_FOUND"): WAIT for sensor in ("list", "membership")},
+}
+"""Where an operator differs from the column of its kind."""
+
+NEWSLETTER_ID = ids.list_id("Newsletter")
+MEMBER = "contact-0000001@example.com"
+DEAL_ID = ids.deal_id(ids.contact_id(MEMBER))
+STAGE_NEW_ID, STAGE_WON_ID = ids.stage_id("Sales", "New"), ids.stage_id("Sales", "Won")
+SALES = {"pipeline_id": ids.pipeline_id("Sales"), "stage_id": STAGE_NEW_ID}
+POKE = {"mode": "poke", "poke_interval": 0.01, "timeout": 10}
+RESCHEDULED = {"mode": "reschedule", "poke_interval": 60, "timeout": 600}
+
+
+class Kind(NamedTuple):
+    """An operator or sensor, and its arguments for the n-th case."""
+
+    operator: type
+    arguments: Callable[[int], dict[str, Any]]
+
+
+def contact_id(number: int) -> str:
+    return ids.contact_id(f"contact-{number:07}@example.com")
+
+
+ANN = {"attributes": {"name": "Ann"}}
+KINDS = {
+    "upsert": Kind(CrmUpsertContactOperator, lambda n: {"contact_email": f"new-{n}@example.com", **ANN}),
+    "upsert, mode create": Kind(
+        CrmUpsertContactOperator, lambda n: {"contact_email": f"new-{n}@example.com", "mode": "create", **ANN}
+    ),
+    "upsert, mode update": Kind(CrmUpsertContactOperator, lambda _: {"contact_email": MEMBER, "mode": "update", **ANN}),
+    "create deal": Kind(CrmCreateDealOperator, lambda n: {"contact_id": contact_id(n + 2), **SALES}),
+    "move deal": Kind(
+        CrmMoveDealStageOperator,
+        lambda _: {"deal_id": DEAL_ID, "stage_id": STAGE_WON_ID},
+    ),
+    "add to lists": Kind(
+        CrmAddContactToListsOperator, lambda _: {"contact_email": MEMBER, "list_ids": [NEWSLETTER_ID]}
+    ),
+    "list sensor": Kind(CrmListSensor, lambda _: {"list_name": "Newsletter", **POKE}),
+    "list sensor, rescheduled": Kind(CrmListSensor, lambda _: {"list_id": NEWSLETTER_ID, **RESCHEDULED}),
+    "membership sensor": Kind(CrmListMembershipSensor, lambda _: {"emails": MEMBER, "list_id": NEWSLETTER_ID, **POKE}),
+    "membership sensor, rescheduled": Kind(
+        CrmListMembershipSensor, lambda _: {"emails": [MEMBER], "list_name": "Newsletter", **RESCHEDULED}
+    ),
+    "contact sensor": Kind(CrmContactSensor, lambda _: {"contact_email": MEMBER, **POKE}),
+    "deal stage sensor, rescheduled": Kind(
+        CrmDealStageSensor,
+        lambda _: {"deal_id": DEAL_ID, "stage_ids": [STAGE_NEW_ID, STAGE_WON_ID], **RESCHEDULED},
+    ),
+}
+
+
+def outcome_of(kind: str, case: str) -> str:
+    """The outcome that the design's table gives."""
+    column = CASES[case].sensor if issubclass(KINDS[kind].operator, CrmSensor) else CASES[case].task
+    return DIFFERENT.get((kind.removesuffix(", rescheduled"), case), column)
+
+
+@dataclass
+class Saboteur:
+    """Sets a task's fault just before it runs.
+
+    What ends the task strikes every call of every try; what a task waits through strikes its first call only.
+    """
+
+    crm: Sandbox
+    met: set[str] = field(default_factory=set)
+
+    def callback(self, case: Case, outcome: str) -> Callable[[Any], None]:
+        def sabotage(context: Any) -> None:
+            name = f"{context['ti'].task_id}, try {context['ti'].try_number}"
+            self.crm.clear_faults()
+            if outcome not in (WAIT, RESCHEDULE):
+                self.crm.add_fault(**case.fault, name=name)
+            elif name not in self.met:
+                self.crm.add_fault(**case.fault, name=name, count=1)
+            self.met.add(name)
+
+        return sabotage
+
+    def struck(self) -> set[str]:
+        """The tries that met their fault."""
+        return {entry.fault for entry in self.crm.journal() if entry.fault}
+
+
+@pytest.fixture
+def crm_of_tables(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A contact for each case, one of them in a list and with a deal; ``crm_hasty`` does not wait long for answers."""
+    crm.reset(SandboxSettings(seed=f"contacts:{len(CASES) + 1}", rate=None))
+    crm.store.add_to_lists(MEMBER, [NEWSLETTER_ID])
+    crm.store.create_deal(contact_id=ids.contact_id(MEMBER), **SALES)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=0.25))
+    return crm
+
+
+def expected_end(kind: str, case: str, *, policy: bool) -> tuple[Any, ...]:
+    """States after each run, the exception, and the error XCom, with ``retries=1``."""
+    error, error_type = CASES[case].error
+    outcome = outcome_of(kind, case)
+    if outcome == FAIL:
+        raised = error if policy else f"AirflowFailException from {error}"
+        return ["failed"], raised, (error, error_type, "fail")
+    if outcome == RETRY:
+        return ["up_for_retry", "failed"], error, (error, error_type, "retry")
+    if outcome == SKIP:
+        return ["skipped"], None, (error, error_type, "skip")
+    waits = outcome == RESCHEDULE or kind.endswith("rescheduled")
+    return ["up_for_reschedule", "success"] if waits else ["success"], None, None
+
+
+def actual_end(task: Any) -> tuple[Any, ...]:
+    """The same of a task that was run."""
+    raised = None
+    if task.error is not None:
+        cause = task.error.__cause__
+        raised = type(task.error).__name__ + (f" from {type(cause).__name__}" if cause else "")
+    xcom = task.xcoms.get("crm_error")
+    return task.states, raised, xcom and (xcom["error"], xcom["type"], xcom["action"])
+
+
+def differences(run: Any, expected: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The tasks that ended otherwise, with both ends; the n-th task is the n-th case."""
+    actual = {case: actual_end(run[f"task_{number}"]) for number, case in enumerate(expected)}
+    return {case: {"is": actual[case], "should be": end} for case, end in expected.items() if actual[case] != end}
+
+
+def dag_of_cases(kind: str, saboteur: Saboteur, **arguments: Any) -> DAG:
+    with DAG("outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for number, (name, case) in enumerate(CASES.items()):
+            KINDS[kind].operator(
+                task_id=f"task_{number}",
+                crm_conn_id="crm_hasty" if name == "no answer in time" else "crm_default",
+                on_execute_callback=saboteur.callback(case, outcome_of(kind, name)),
+                **KINDS[kind].arguments(number),
+                **arguments,
+            )
+    return dag
+
+
+@pytest.fixture
+def run_cases(crm_of_tables: Sandbox, run_dag: RunDag, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> RunCases:
+    """Run all cases with one kind of task: ``run_cases(kind, **arguments)``; the differences to the table."""
+
+    def run(kind: str, *, policy: bool, **arguments: Any) -> dict[str, Any]:
+        pokes = "sensor" in kind and not kind.endswith("rescheduled")
+        monkeypatch.setattr(waiting, "QUOTA_DELAY", 0.01 if pokes else 900.0)  # in real time only while it pokes
+        saboteur = Saboteur(crm_of_tables)
+        finished = run_dag(dag_of_cases(kind, saboteur, **arguments))
+        assert saboteur.struck() == saboteur.met, "a try was not struck by its fault: it shows nothing"
+        return differences(finished, {case: expected_end(kind, case, policy=policy) for case in CASES})
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_table(kind: str, run_cases: RunCases) -> None:
+    assert run_cases(kind, policy=HAS_RETRY_POLICY) == {}
+
+
+@pytest.mark.parametrize(
+    "kind", ["upsert, mode create", "create deal", "membership sensor", "deal stage sensor, rescheduled"]
+)
+def test_table_below_airflow_3_3(kind: str, run_cases: RunCases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without retry policies and without the state store: the same ends, by other means."""
+    monkeypatch.setattr(task_policy, "HAS_RETRY_POLICY", False)
+    monkeypatch.setattr(CrmSensor, "_store", lambda self, context: None)
+    assert run_cases(kind, policy=False) == {}
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
+@pytest.mark.parametrize("kind", ["upsert", "list sensor, rescheduled"])
+def test_table_with_retry_policy_none(kind: str, run_cases: RunCases) -> None:
+    assert run_cases(kind, policy=False, retry_policy=None) == {}
+
+
+# -- the tables above leave nothing out ---------------------------------------------------------------------
+
+
+def test_every_type_that_a_server_or_the_way_to_it_can_answer_is_in_the_table() -> None:
+    found_before_a_call = {"CONFIGURATION", "INVALID_VALUE"}  # test_bad_input.py
+    of_tls = {"TLS"}  # needs a server with a certificate: unit tests
+    unknown = {"PROTOCOL"}  # comes as HTTP_<status>
+    in_table = {case.error[1] for case in CASES.values() if not case.error[1].startswith("HTTP_")}
+    assert in_table == set(CATALOGUE) - found_before_a_call - of_tls - unknown
+
+
+def test_every_operator_is_in_the_table() -> None:
+    in_table = {kind.operator.__name__ for kind in KINDS.values()}
+    assert in_table == {name.partition("(")[0] for name in OPERATORS}
+
+
+# -- what a call does by itself -----------------------------------------------------------------------------
+
+
+def test_upsert_of_a_contact_that_exists_updates_it(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmUpsertContactOperator, contact_email="ada@example.com", **ANN)
+    assert task.states == ["success"]
+    assert task.result == {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}
+    assert crm.store.contacts["ada@example.com"].attributes["name"] == "Ann"
+
+
+def test_what_a_call_settles_by_itself_costs_no_try(crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag) -> None:
+    """In real time, with pacing and the default budget of a call."""
+    with DAG("outcomes", schedule=None) as dag:
+        for name in ("lost", "throttled"):
+            CrmUpsertContactOperator(task_id=name, contact_email=f"{name}@sandbox.test", **ANN)
+    run = run_dag(dag)
+    assert {name: (task.states, task.result["outcome"]) for name, task in run.tasks.items()} == {
+        "lost": (["success"], "created"),
+        "throttled": (["success"], "created"),
+    }
+    assert_no_duplicates(crm_sandbox)
+    assert_rate_kept(crm_sandbox)

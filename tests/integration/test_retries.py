@@ -1,0 +1,195 @@
+"""When a task runs again: retries, the server's delay, and waits that free the slot and keep the try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.errors import CrmInternalServerError, CrmLimitExceededError
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.testing import assert_no_duplicates
+
+RunTask = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+ADA = {"contact_email": "ada@example.com", "attributes": {"name": "Ada"}}
+ALAN_ID = ids.contact_id("alan@example.com")
+DEAL = {"contact_id": ALAN_ID, "pipeline_id": ids.pipeline_id("Sales"), "stage_id": ids.stage_id("Sales", "New")}
+FIVE_MINUTES = timedelta(minutes=5)
+
+
+def in_two_hours() -> str:
+    return format_datetime(datetime.now(timezone.utc) + timedelta(hours=2), usegmt=True)
+
+
+# -- the slot is freed, the try is kept ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        pytest.param({"error": "TOO_MANY_REQUESTS", "retry_after": 60}, 60, id="a minute"),
+        pytest.param({"error": "throttled", "retry_after": 3600}, 3600, id="an hour"),
+        pytest.param({"error": "throttled", "retry_after": "a date"}, 7200, id="an HTTP date"),
+        pytest.param({"error": "quota used up", "retry_after": 600}, 600, id="quota with a date"),
+        pytest.param({"error": "quota used up"}, 900, id="quota without one"),
+    ],
+)
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_long_wait_frees_the_slot_and_keeps_the_try(
+    fault: dict[str, Any], seconds: float, retries: int, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    if fault.get("retry_after") == "a date":
+        fault = {**fault, "retry_after": in_two_hours()}
+    crm.add_fault(effect="error", count=2, **fault)
+    task = run_task(CrmUpsertContactOperator, retries=retries, **ADA)
+    assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
+    assert task.try_number == 1
+    assert waits["task"] == pytest.approx([seconds, seconds], abs=5)
+    assert "crm_error" not in task.xcoms, "an error that is over must not be left behind"
+    assert "the try is kept" in task.log
+
+
+def test_waiting_has_an_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    """24 hours in all for each try, then retries apply: 4 waits of 20,000 s fit."""
+    crm.add_fault(effect="error", error="quota used up", retry_after=20_000)
+    task = run_task(CrmUpsertContactOperator, **ADA)
+    assert task.states == [*["up_for_reschedule"] * 4, "up_for_retry", *["up_for_reschedule"] * 4, "failed"]
+    assert task.try_number == 2
+    assert isinstance(task.error, CrmLimitExceededError)
+    assert "the task has none left" in str(task.error)
+
+
+# -- retries ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
+@pytest.mark.parametrize(
+    ("fault", "arguments", "seconds"),
+    [
+        pytest.param({"error": "throttled", "retry_after": 20}, {}, 20, id="Retry-After"),
+        pytest.param({"error": "throttled", "retry_after": 0}, {}, 0, id="Retry-After 0"),
+        pytest.param({"error": "throttled"}, {}, 300, id="429 without one"),
+        pytest.param({"error": "unavailable"}, {}, 300, id="503 without one"),
+        pytest.param({"error": "unavailable", "retry_after": 120}, {}, 120, id="503 with a long one"),
+        pytest.param(
+            {"error": "throttled", "retry_after": 20},
+            {"max_retry_delay": timedelta(seconds=7)},
+            7,
+            id="max_retry_delay",
+        ),
+        pytest.param(
+            {"error": "throttled", "retry_after": 20}, {"max_retry_delay": 7}, 7, id="max_retry_delay in seconds"
+        ),
+        pytest.param(
+            {"error": "unavailable"},
+            {"max_retry_delay": timedelta(hours=1)},
+            300,
+            id="max_retry_delay does not lengthen",
+        ),
+    ],
+)
+def test_the_retry_delay_is_the_servers(
+    fault: dict[str, Any], arguments: dict[str, Any], seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(effect="error", count=1, **fault)
+    task = run_task(CrmUpsertContactOperator, retry_delay=FIVE_MINUTES, **arguments, **ADA)
+    assert task.states == ["up_for_retry", "success"]
+    assert waits["task"] == pytest.approx([seconds], abs=2)
+
+
+def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", count=2)
+    task = run_task(CrmUpsertContactOperator, retries=2, **ADA)
+    assert task.states == ["up_for_retry", "up_for_retry", "success"]
+    assert task.xcoms == {"return_value": {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}}
+    assert "Worth a retry: the task has 2 left" in task.log
+    assert "Worth a retry: the task has 1 left" in task.log
+
+
+@pytest.mark.parametrize(
+    "retry_policy", [pytest.param({}, id="default"), pytest.param({"retry_policy": None}, id="none")]
+)
+def test_without_retries_the_message_says_that_one_was_worth_it(
+    retry_policy: dict[str, None], crm: Sandbox, run_task: RunTask
+) -> None:
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
+    task = run_task(CrmUpsertContactOperator, retries=0, **retry_policy, **ADA)
+    assert task.states == ["failed"]
+    assert isinstance(task.error, CrmInternalServerError)
+    assert "Worth a retry, but the task has none left (set retries=)." in str(task.error)
+
+
+def test_a_failure_says_why_it_is_not_retried(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="INVALID_INPUT")
+    task = run_task(CrmUpsertContactOperator, **ADA)
+    assert task.states == ["failed"]
+    assert "Not retried" in str(task.error)
+    assert "default[CrmDataError]" in str(task.error)
+
+
+# -- a second try knows that there was a first --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"effect": "lost"}, id="no answer"),
+        pytest.param({"effect": "lost_error"}, id="answered 500"),
+        pytest.param({"effect": "truncate", "variant": "closed"}, id="half an answer"),
+    ],
+)
+def test_a_second_try_finds_the_deal_that_the_first_created(
+    fault: dict[str, Any], crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(**fault, method="POST", path="/deals", count=1)
+    task = run_task(CrmCreateDealOperator, **DEAL)
+    assert task.states == ["up_for_retry", "success"]
+    assert task.result == {
+        "id": ids.deal_id(ALAN_ID),
+        "contact_id": ALAN_ID,
+        "stage_id": DEAL["stage_id"],
+        "outcome": "found",
+    }
+    assert "The write may or may not have happened." in str(task.attempts[0].error)
+    assert_no_duplicates(crm)
+    assert len(crm.journal(method="POST", route="/deals")) == 1
+
+
+def test_a_second_try_creates_the_deal_if_the_first_did_not(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="drop", method="POST", path="/deals", count=1)
+    task = run_task(CrmCreateDealOperator, **DEAL)
+    assert task.states == ["up_for_retry", "success"]
+    assert task.result["outcome"] == "created"
+    assert_no_duplicates(crm)
+
+
+@pytest.mark.parametrize(
+    ("on_error", "state"),
+    [
+        pytest.param({}, "skipped", id="default"),
+        pytest.param({"CONTACT_ASSOCIATED_WITH_A_DEAL": "fail"}, "failed", id="to fail"),
+    ],
+)
+def test_a_second_try_takes_no_other_deal_for_its_own(
+    on_error: dict[str, str], state: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    """This contact had a deal before: whichever try finds out, the task ends the same way."""
+    crm.add_fault(effect="error", error="unavailable", method="POST", path="/deals", count=1)
+    other = {**DEAL, "contact_id": ids.contact_id("ada@example.com"), "attributes": {"pb_name": "Another"}}
+    task = run_task(CrmCreateDealOperator, on_error=on_error, **other)
+    assert task.states == ["up_for_retry", state]
+    assert task.xcoms["crm_error"]["type"] == "CONTACT_ASSOCIATED_WITH_A_DEAL"
+
+
+def test_a_first_try_does_not_read_the_deals(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmCreateDealOperator, **DEAL)
+    assert task.result["outcome"] == "created"
+    assert crm.counters().calls == {"POST /deals": 1}

@@ -1,0 +1,174 @@
+"""The admin routes, as another process would use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from crm_provider.sandbox import Sandbox, ids
+
+KEY = {"x-api-key": "sandbox-key"}
+ADA = "/contacts/ada@example.com"
+pytestmark = pytest.mark.crm_sandbox(rate=None)
+
+
+class Admin:
+    """Calls under ``/__sandbox__``."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._root = f"{sandbox.root_url}/__sandbox__"
+
+    def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+        answer = requests.request(method, self._root + path, json=body, timeout=5)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def admin(crm_sandbox: Sandbox) -> Admin:
+    return Admin(crm_sandbox)
+
+
+def get(sandbox: Sandbox, path: str = ADA) -> requests.Response:
+    return requests.get(sandbox.url + path, headers=KEY, timeout=5)
+
+
+def test_ready(admin: Admin) -> None:
+    assert admin("GET", "/ready") | {"version": ""} == {"ready": True, "version": "", "base_path": "/v2"}
+
+
+def test_seed_reset_and_snapshot(crm_sandbox: Sandbox, admin: Admin) -> None:
+    before = admin("GET", "/snapshot")
+    crm_sandbox.store.delete_contact("ada@example.com")
+    changed = admin("GET", "/snapshot")
+    assert changed != before
+    assert admin("POST", "/reset") == {"contacts": 11, "deals": 1, "lists": 2, "pipelines": 2}
+    assert admin("GET", "/snapshot") == before
+    assert admin("POST", "/seed", {"seed": changed})["contacts"] == 10
+    assert admin("POST", "/reset")["contacts"] == 10
+    assert crm_sandbox.settings.rate is None
+    assert "did you mean 'empty'" in admin("POST", "/seed", {"seed": "emty"}, 422)["detail"]
+    assert (
+        admin("POST", "/seed", {"sed": "empty"}, 422)["detail"]
+        == "seed: Field required; sed: Extra inputs are not permitted"
+    )
+
+
+def test_settings(crm_sandbox: Sandbox, admin: Admin) -> None:
+    shown = admin("PATCH", "/settings", {"envelope": "v2", "rate": 5})
+    assert (shown["envelope"], shown["rate"], shown["seed"]) == ("v2", 5, "demo")
+    assert shown == admin("GET", "/settings")
+    assert "sandbox-key" not in str(shown)
+    assert get(crm_sandbox, "/contacts/no@example.com").json()["code"] == "CONTACT_NOT_FOUND"
+
+
+def test_the_key_is_revoked_and_replaced(crm_sandbox: Sandbox, admin: Admin) -> None:
+    assert admin("PATCH", "/settings", {"api_key": None})["key"] is None
+    assert get(crm_sandbox).status_code == 403
+    admin("PATCH", "/settings", {"api_key": "sandbox-key"})
+    assert get(crm_sandbox).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"envelop": "v2"}, "envelop: Unexpected keyword argument"),
+        ({"envelope": "v3"}, "envelope: Input should be"),
+        ({"burst": 0}, "at least 1"),
+        ({"seed": "empty"}, "only be changed by a reset"),
+    ],
+)
+def test_impossible_settings(admin: Admin, change: Any, message: str) -> None:
+    before = admin("GET", "/settings")
+    assert message in admin("PATCH", "/settings", change, 422)["detail"]
+    assert admin("GET", "/settings") == before
+
+
+def test_a_list_that_appears_later(crm_sandbox: Sandbox, admin: Admin) -> None:
+    assert admin("POST", "/lists", {"name": "Late", "appears_after": 60}, 201)["id"] == ids.list_id("Late")
+    assert get(crm_sandbox, "/segments").json()["data"]["total"] == 2
+    admin("POST", "/lists", {"name": "Now"}, 201)
+    assert get(crm_sandbox, "/segments").json()["data"]["total"] == 3
+
+
+def test_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
+    rule = {"effect": "error", "error": "throttled", "retry_after": 7, "path": "/contacts/*", "count": 1}
+    added = admin("POST", "/faults", rule, 201)
+    assert {name: added[name] for name in rule} == rule
+    answer = get(crm_sandbox)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert get(crm_sandbox).status_code == 200
+    (shown,) = admin("GET", "/faults")["faults"]
+    assert (shown["name"], shown["hits"], shown["active"]) == (added["name"], 1, False)
+    assert admin("DELETE", f"/faults/{added['name']}") == {"faults": []}
+    assert "no fault named" in admin("DELETE", "/faults/nope", status=404)["detail"]
+    admin("POST", "/faults", {"effect": "drop"}, 201)
+    assert admin("DELETE", "/faults") == {"faults": []}
+    assert get(crm_sandbox).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            {"effect": "error", "error": "CONTACT_NOT_FOUN"},
+            "error 'CONTACT_NOT_FOUN' is not known: did you mean 'CONTACT_NOT_FOUND'?",
+        ),
+        ({"effect": "error", "eror": "FORBIDDEN"}, "eror: Unexpected keyword argument"),
+        ({"effect": "eror"}, "effect: Input should be 'error', 'latency'"),
+        ({"error": "FORBIDDEN"}, "effect: Field required"),
+        ({"effect": "drop", "nth": "x"}, "nth: Input should be a valid integer"),
+        ({"effect": "drop", "nth": 0}, "nth counts from 1"),
+        ([], "Input should be"),
+    ],
+)
+def test_senseless_faults_are_refused_in_one_line(admin: Admin, rule: Any, message: str) -> None:
+    detail = admin("POST", "/faults", rule, 422)["detail"]
+    assert message in detail
+    assert "\n" not in detail
+    assert admin("GET", "/faults") == {"faults": []}
+
+
+def test_two_faults_with_one_name(admin: Admin) -> None:
+    admin("POST", "/faults", {"effect": "drop", "name": "mine"}, 201)
+    assert "named 'mine' already" in admin("POST", "/faults", {"effect": "drop", "name": "mine"}, 422)["detail"]
+
+
+def test_journal(crm_sandbox: Sandbox, admin: Admin) -> None:
+    get(crm_sandbox)
+    get(crm_sandbox, "/contacts/no@example.com")
+    get(crm_sandbox, "/segments")
+
+    def numbers(query: str) -> list[int]:
+        return [entry["seq"] for entry in admin("GET", f"/journal{query}")["entries"]]
+
+    assert numbers("") == [1, 2, 3]
+    assert numbers("?since=1&method=GET") == [2, 3]
+    assert numbers("?route=/contacts/{email}") == [1, 2]
+    assert numbers("?status=404") == numbers("?email=no@example.com") == [2]
+    first = admin("GET", "/journal?limit=2")
+    assert (len(first["entries"]), first["next"], first["dropped"]) == (2, 2, 0)
+    assert numbers(f"?since={first['next']}") == [3]
+    assert "example.com" not in str(admin("GET", "/journal"))
+    assert "sinc" in admin("GET", "/journal?sinc=1", status=422)["detail"]
+
+
+def test_counters_are_those_of_python(crm_sandbox: Sandbox, admin: Admin) -> None:
+    get(crm_sandbox)
+    shown = admin("GET", "/counters")
+    assert shown["calls"] == {"GET /contacts/{email}": 1}
+    assert shown["highest_rate"] == shown["total"] == crm_sandbox.counters().total == 1
+
+
+def test_admin_calls_are_no_calls_of_the_api(crm_sandbox: Sandbox, admin: Admin) -> None:
+    admin("GET", "/journal")
+    assert admin("GET", "/nope", status=404) == {"detail": "Not Found"}
+    assert admin("PUT", "/faults", {}, status=405) == {"detail": "Method Not Allowed"}
+    assert crm_sandbox.counters().total == 0
+
+
+def test_the_openapi_document_lists_the_admin_routes(admin: Admin) -> None:
+    paths = admin("GET", "/openapi.json")["paths"]
+    assert {"/ready", "/reset", "/seed", "/snapshot", "/settings", "/faults", "/journal", "/counters"} < set(paths)

@@ -1,0 +1,118 @@
+"""Connections that break: what arrives on the wire, byte by byte, and that the server stays quiet about it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox.effects import ELSEWHERE
+
+KEY = {"x-api-key": "sandbox-key"}
+pytestmark = pytest.mark.crm_sandbox(rate=None)
+
+
+@pytest.fixture(autouse=True)
+def quiet(crm_sandbox: Sandbox, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing is printed and nothing is logged from warning on."""
+    with caplog.at_level(logging.INFO):
+        yield
+        # one more round trip: the server has finished with the broken call then, complaints included
+        requests.get(f"{crm_sandbox.root_url}/__sandbox__/ready", timeout=5)
+    assert capfd.readouterr() == ("", "")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def raw(sandbox: Sandbox, request: bytes) -> bytes:
+    """All bytes until the server closes the connection; a reset instead of a close raises."""
+    where = urlsplit(sandbox.url)
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5) as connection:
+        connection.sendall(request)
+        received = bytearray()
+        while chunk := connection.recv(65536):
+            received += chunk
+    return bytes(received)
+
+
+def post(email: str) -> bytes:
+    body = b'{"email": "%s"}' % email.encode()
+    head = b"POST /v2/contacts HTTP/1.1\r\nhost: x\r\nx-api-key: sandbox-key\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+@pytest.mark.parametrize(("effect", "applied"), [("drop", False), ("lost", True)])
+def test_the_connection_closes_without_a_single_byte(crm_sandbox: Sandbox, effect: str, applied: bool) -> None:
+    crm_sandbox.add_fault(effect=effect)
+    assert raw(crm_sandbox, post("n@example.com")) == b""
+    assert ("n@example.com" in crm_sandbox.store.contacts) is applied
+    (noted,) = crm_sandbox.journal()
+    assert (noted.status, noted.applied, noted.fault) == (None, applied, f"{effect}-1")
+
+
+def test_a_connection_that_was_used_before_breaks_as_well(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="drop", nth=2)
+    received = raw(crm_sandbox, post("n@example.com") + post("m@example.com"))
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert received.startswith(b"HTTP/1.1 201")
+
+
+def test_the_next_connection_works(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="drop", count=1)
+    with requests.Session() as session:
+        with pytest.raises(requests.ConnectionError):
+            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+        assert session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+
+
+def test_an_answer_that_ends_too_early(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="truncate", variant="closed")
+    head, _, body = raw(crm_sandbox, post("n@example.com")).partition(b"\r\n\r\n")
+    (length,) = (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+    assert len(body) == length // 2
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=5)
+
+
+def test_json_that_is_cut_off_in_a_complete_answer(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="truncate")
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+    assert len(answer.content) == int(answer.headers["content-length"])
+    with pytest.raises(requests.JSONDecodeError):
+        answer.json()
+
+
+def test_a_magic_email_loses_its_first_answer(crm_sandbox: Sandbox) -> None:
+    contact = {"email": "lost+7@sandbox.test"}
+    with pytest.raises(requests.ConnectionError):
+        requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=5)
+    again = requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=5)
+    assert again.json()["errorCode"] == "CONTACT_ALREADY_EXISTS"
+    assert crm_sandbox.counters().duplicate_contacts == 1
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 418, 599])
+@pytest.mark.parametrize("effect", ["garbage", "html"])
+def test_any_status_can_be_answered(crm_sandbox: Sandbox, effect: str, status: int) -> None:
+    crm_sandbox.add_fault(effect=effect, status=status)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+    assert answer.status_code == status
+    assert bool(answer.content) is (status not in (204, 304))
+
+
+def test_a_redirect(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="redirect")
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, allow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (302, ELSEWHERE)
+
+
+def test_a_client_that_leaves_before_its_body_is_there_was_never_seen(crm_sandbox: Sandbox) -> None:
+    where = urlsplit(crm_sandbox.url)
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5) as connection:
+        connection.sendall(post("n@example.com")[:-3])
+    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+    assert [noted.route for noted in crm_sandbox.journal()] == ["/segments"]

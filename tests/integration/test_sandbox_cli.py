@@ -1,0 +1,100 @@
+"""``python -m crm_provider.sandbox`` as a process: what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from crm_provider.sandbox import MAGIC_EMAILS, Sandbox
+
+COMMAND = [sys.executable, "-m", "crm_provider.sandbox"]
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and what it printed until it was ready."""
+    process = subprocess.Popen(
+        [*COMMAND, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Stop with"):
+                break
+        yield process, "".join(lines)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_how_to_use_it_and_stops_cleanly(how: signal.Signals) -> None:
+    with running("--no-limit", "--api-key", "k'1") as (process, printed):
+        line = re.search(r"^  export AIRFLOW_CONN_CRM_DEFAULT=(.*)$", printed, re.MULTILINE)
+        assert line
+        connection = json.loads(shlex.split(line[1])[0])
+        assert connection["conn_type"] == "crm"
+        assert connection["password"] == "k'1"
+        assert connection["host"] in printed.splitlines()[0]
+        assert all(row.email in printed for row in MAGIC_EMAILS)
+        answer = requests.get(f"{connection['host']}/contacts", headers={"x-api-key": "k'1"}, timeout=5)
+        assert answer.json()["data"]["total"] == 11
+        process.send_signal(how)
+        rest, errors = process.communicate(timeout=10)
+        assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_its_options_reach_the_sandbox() -> None:
+    options = ["--seed", "contacts:3", "--rate", "2.5", "--burst", "4", "--envelope", "v2", "--success", "flat"]
+    with running(*options, "--membership-delay", "9", "--no-magic") as (_, printed):
+        assert "2.5 calls/s, burst 4" in printed
+        assert "sandbox.test" not in printed
+        root = re.search(r"http://\S+?(?=/v2)", printed)
+        assert root
+        shown = requests.get(f"{root[0]}/__sandbox__/settings", timeout=5).json()
+    expected = {"seed": "contacts:3", "rate": 2.5, "burst": 4, "envelope": "v2", "success": "flat"}
+    assert {**shown, **expected, "membership_delay": 9, "magic": False} == shown
+
+
+def failure(*arguments: str) -> str:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "loopback only"),
+        (["--seed", "demmo"], "did you mean 'demo'"),
+        (["--seed", "no-such-file.json"], "cannot be read"),
+        (["--rate", "0"], "None for no limit"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    errors = failure("--port", "0", *arguments)
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(crm_sandbox: Sandbox) -> None:
+    port = crm_sandbox.root_url.rpartition(":")[2]
+    errors = failure("--port", port)
+    assert errors == (
+        f"crm_provider.sandbox: port {port} on 127.0.0.1 is in use: choose another one, or --port 0 for a free one\n"
+    )

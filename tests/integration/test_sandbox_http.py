@@ -1,0 +1,225 @@
+"""The sandbox over real HTTP: paths, keys, limits, envelopes, start and stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from urllib.parse import quote
+
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crm_provider.sandbox import ManualClock, Sandbox, Settings, ids
+
+KEY = {"x-api-key": "sandbox-key"}
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback; many containers have none."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+ODD = [
+    "a+b@example.com",
+    "a/b@example.com",
+    "a%b@example.com",
+    "a%2Fb@example.com",
+    "a#b@example.com",
+    "a?b@example.com",
+]
+LOOPBACK = ["localhost", *(["::1"] if has_ipv6() else [])]
+LOCAL_PARTS = st.text("abcXYZ0123456789!#$%&'*+-/=?^_`{|}~.;:,<>()[]\"\\üß漢", min_size=1, max_size=20)
+
+
+@pytest.mark.crm_sandbox(seed="empty", rate=None)
+@pytest.mark.parametrize("email", ODD)
+def test_odd_emails_make_the_round_trip(crm_sandbox: Sandbox, email: str) -> None:
+    created = requests.post(f"{crm_sandbox.url}/contacts", json={"email": email}, headers=KEY, timeout=5)
+    assert created.json()["data"]["email"] == email
+    found = requests.get(f"{crm_sandbox.url}/contacts/{quote(email, safe='')}", headers=KEY, timeout=5)
+    assert (found.status_code, found.json()["data"]["email"]) == (200, email)
+    assert list(crm_sandbox.store.contacts) == [email]
+
+
+@pytest.mark.crm_sandbox(seed="empty", rate=None)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(local=LOCAL_PARTS)
+def test_any_email_makes_the_round_trip(crm_sandbox: Sandbox, local: str) -> None:
+    email = f"{local}@example.com"
+    crm_sandbox.reset()
+    with requests.Session() as session:
+        session.headers.update(KEY)
+        path = f"{crm_sandbox.url}/contacts/{quote(email, safe='')}"
+        assert session.post(f"{crm_sandbox.url}/contacts", json={"email": email}, timeout=5).status_code == 201
+        assert session.put(path, json={"position": "Boss"}, timeout=5).json()["data"]["email"] == email
+        assert session.get(path, timeout=5).json()["data"]["attributes"] == {"position": "Boss"}
+        assert session.delete(path, timeout=5).status_code == 200
+    assert not crm_sandbox.store.contacts
+
+
+def test_a_deal_moves(crm_sandbox: Sandbox) -> None:
+    deal = ids.deal_id(ids.contact_id("ada@example.com"))
+    won = ids.stage_id("Sales", "Won")
+    moved = requests.put(f"{crm_sandbox.url}/deals/{deal}", json={"stageId": won}, headers=KEY, timeout=5)
+    assert (moved.status_code, moved.json()["data"]) == (200, {"id": deal})
+    assert crm_sandbox.store.deal(deal).stage_id == won
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/contacts"), ("PATCH", "/v2/contacts"), ("OPTIONS", "/v2/contacts"), ("BREW", "/v2"), ("GET", "/")],
+)
+def test_unknown_paths_and_methods_get_the_gateways_403(crm_sandbox: Sandbox, method: str, path: str) -> None:
+    answer = requests.request(method, crm_sandbox.root_url + path, headers=KEY, timeout=5)
+    assert (answer.status_code, answer.json()) == (403, {"message": "Missing Authentication Token"})
+    assert answer.headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
+
+
+def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
+    with requests.Session() as session:
+        answers = [session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].headers["x-amzn-ErrorType"] == "TooManyRequestsException"
+    assert "Retry-After" not in answers[2].headers
+    assert crm_sandbox.counters().throttled == 1
+
+
+@pytest.mark.crm_sandbox(envelope="v2-text", success="flat", api_key="other", rate=None)
+def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
+    def get(email: str) -> requests.Response:
+        return requests.get(f"{crm_sandbox.url}/contacts/{email}", headers={"x-api-key": "other"}, timeout=5)
+
+    assert get("ada@example.com").json()["email"] == "ada@example.com"
+    assert get("no@example.com").json() == {"message": "Contact not found."}
+
+
+@pytest.mark.crm_sandbox(rate=None)
+def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None:
+    """Without TCP_NODELAY each of them would take 40 ms."""
+    with requests.Session() as session:
+        session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+        took = []
+        for _ in range(20):
+            before = time.perf_counter()
+            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+            took.append(time.perf_counter() - before)
+    assert min(took) < 0.03
+
+
+@pytest.mark.crm_sandbox(rate=None)
+def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="latency", latency=30, method="POST")
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=0.3)
+    assert requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=5).status_code == 200
+
+
+@pytest.mark.crm_sandbox(rate=None)
+def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sandbox) -> None:
+    def create() -> None:
+        requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=10)
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = crm_sandbox.counters()
+    assert (counters.total, counters.duplicate_contacts) == (8, 7)
+
+
+def test_start_and_stop_are_quick_quiet_and_free_the_port(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="uvicorn"):
+        sandbox = Sandbox(seed="empty", rate=None)
+        sandbox.add_fault(effect="latency", latency=60)
+        with sandbox, requests.Session() as session, socket.create_connection(address(sandbox)) as idle:
+            half = socket.create_connection(address(sandbox))
+            half.sendall(b"POST /v2/contacts HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12")
+            session.get(f"{sandbox.root_url}/__sandbox__/ready", timeout=5)
+            waiting = threading.Thread(target=session.get, args=[f"{sandbox.url}/segments"], kwargs={"headers": KEY})
+            waiting.start()
+            while not sandbox.counters().total:
+                time.sleep(0.01)
+            before = time.perf_counter()
+            sandbox.stop()
+            assert time.perf_counter() - before < 3
+            waiting.join(5)
+            assert not waiting.is_alive()
+            assert idle.recv(1) == half.recv(1) == b""
+            half.close()
+    assert not sandbox.running
+    assert capfd.readouterr() == ("", "")
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    with Sandbox(seed="empty", port=address(sandbox)[1]) as again:
+        assert again.url == sandbox.url
+
+
+def test_it_starts_only_once_and_not_on_a_port_in_use(crm_sandbox: Sandbox) -> None:
+    with pytest.raises(RuntimeError, match="running already"):
+        crm_sandbox.start()
+    with pytest.raises(OSError, match="in use"):
+        Sandbox(seed="empty", port=address(crm_sandbox)[1]).start()
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_other_loopback_addresses(host: str) -> None:
+    with Sandbox(seed="empty", host=host) as sandbox:
+        assert requests.get(f"{sandbox.url}/segments", headers=KEY, timeout=5).status_code == 200
+
+
+def test_a_manual_clock_moves_the_sandboxs_time() -> None:
+    clock = ManualClock()
+    newsletter = ids.list_id("Newsletter")
+    with Sandbox(membership_delay=3600, clock=clock) as sandbox:
+        path = f"{sandbox.url}/segments/add-contact/alan@example.com"
+        assert requests.post(path, json={"segmentedListsIds": [newsletter]}, headers=KEY, timeout=5).ok
+
+        def shown() -> list[str]:
+            answer = requests.get(f"{sandbox.url}/contacts/alan@example.com", headers=KEY, timeout=5)
+            return list(answer.json()["data"]["segmentedListsIds"])
+
+        assert shown() == []
+        clock.advance(3600)
+        assert shown() == [newsletter]
+
+
+def test_the_connection_of_the_fixture(crm_sandbox: Sandbox, crm_connection: str) -> None:
+    assert crm_connection == "crm_default"
+    assert json.loads(os.environ["AIRFLOW_CONN_CRM_DEFAULT"]) == {
+        "conn_type": "crm",
+        "host": crm_sandbox.url,
+        "password": "sandbox-key",
+        "extra": {},
+    }
+    assert "127.0.0.1" in os.environ["NO_PROXY"].split(",")
+    assert json.loads(crm_sandbox.connection_json(timeout=2))["extra"] == {"timeout": 2}
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_fixture_is_fresh_each_time(crm_sandbox: Sandbox, name: str) -> None:
+    assert crm_sandbox.settings == Settings()
+    assert crm_sandbox.counters().total == 0
+    assert crm_sandbox.faults() == []
+    assert len(crm_sandbox.store.contacts) == 11
+    crm_sandbox.store.create_contact(f"{name}@example.com")
+    crm_sandbox.add_fault(effect="drop")
+    crm_sandbox.configure(rate=None)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(crm_sandbox.url + "/contacts", headers=KEY, timeout=5)
+
+
+def address(sandbox: Sandbox) -> tuple[str, int]:
+    host, _, port = sandbox.root_url.removeprefix("http://").rpartition(":")
+    return host, int(port)

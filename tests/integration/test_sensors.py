@@ -1,0 +1,320 @@
+"""What a waiting sensor does that Airflow's own flags and timeouts have a say in, in both modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.errors import CrmForbiddenError, CrmInternalServerError, CrmLimitExceededError
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+
+RunTask = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+NEWSLETTER_ID = ids.list_id("Newsletter")
+MEMBER = "ada@example.com"  # of the newsletter
+NO_MEMBER = "alan@example.com"
+
+SENSORS = {
+    "list": (CrmListSensor, {"list_name": "Newsletter"}),
+    "membership": (CrmListMembershipSensor, {"emails": MEMBER, "list_id": NEWSLETTER_ID}),
+}
+MODES = {
+    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 20},
+    "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
+}
+IN_VAIN = {
+    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 0.1},
+    "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 100},
+}
+"""The modes again, with a timeout that is over after some checks."""
+
+each_sensor = pytest.mark.parametrize("sensor", SENSORS)
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_flag = pytest.mark.parametrize("flag", ["soft_fail", "silent_fail", "never_fail"])
+
+
+# -- flags that hide errors ---------------------------------------------------------------------------------
+
+
+@each_sensor
+@each_mode
+@each_flag
+def test_a_refused_key_fails_whatever_flag_is_set(
+    flag: str, mode: str, sensor: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.configure(api_key=None)
+    operator, arguments = SENSORS[sensor]
+    task = run_task(operator, **arguments, **MODES[mode], **{flag: True})
+    assert task.states == ["failed"]
+    assert isinstance(task.error, CrmForbiddenError if HAS_RETRY_POLICY else Exception)
+    assert task.xcoms["crm_error"]["action"] == "fail"
+
+
+@each_mode
+@each_flag
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"effect": "error", "error": "INVALID_INPUT"}, id="INVALID_INPUT"),
+        pytest.param({"effect": "error", "error": "unknown route"}, id="unknown route"),
+        pytest.param({"effect": "html", "status": 200}, id="not understandable"),
+    ],
+)
+def test_what_ends_a_wait_fails_whatever_flag_is_set(
+    fault: dict[str, Any], flag: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(**fault)
+    task = run_task(CrmListSensor, list_name="Newsletter", **MODES[mode], **{flag: True})
+    assert task.states == ["failed"]
+
+
+@each_mode
+@each_flag
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"error": "CONTACT_NOT_FOUND"}, id="not yet"),
+        pytest.param({"error": "unavailable"}, id="server error"),
+        pytest.param({"error": "throttled"}, id="throttled"),
+    ],
+)
+def test_what_is_waited_through_is_waited_through_whatever_flag_is_set(
+    fault: dict[str, Any], flag: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(effect="error", count=1, **fault)
+    task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, **MODES[mode], **{flag: True})
+    assert task.states == {"poke": ["success"], "reschedule": ["up_for_reschedule", "success"]}[mode]
+
+
+@each_flag
+def test_a_long_retry_after_is_waited_for_whatever_flag_is_set(
+    flag: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(effect="error", error="throttled", retry_after=300, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"], **{flag: True})
+    assert task.states == ["up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([300], abs=2)
+
+
+@each_mode
+@pytest.mark.parametrize(
+    ("flags", "state"),
+    [
+        pytest.param({}, "failed", id="plain"),
+        pytest.param({"soft_fail": True}, "skipped", id="soft_fail"),
+        pytest.param({"silent_fail": True}, "failed", id="silent_fail"),
+        pytest.param({"never_fail": True}, "failed", id="never_fail"),  # it is about errors, not about timeouts
+    ],
+)
+def test_a_timeout_ends_as_in_any_sensor(
+    flags: dict[str, bool], state: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    task = run_task(
+        CrmListMembershipSensor, emails=[MEMBER, NO_MEMBER], list_id=NEWSLETTER_ID, **IN_VAIN[mode], **flags
+    )
+    assert task.states == ([state] if mode == "poke" else ["up_for_reschedule", "up_for_reschedule", state])
+    assert task.try_number == 1
+    if state == "failed":
+        assert type(task.error).__name__ == "AirflowSensorTimeout"
+
+
+def test_a_timeout_says_what_the_last_answer_was(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="unavailable")
+    task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=10_000, **IN_VAIN["poke"])
+    assert task.states == ["failed"]
+    assert "SERVICE_UNAVAILABLE (503) on GET /segments" in str(task.error)
+
+
+# -- server errors in a row ---------------------------------------------------------------------------------
+
+
+@each_sensor
+def test_server_errors_in_a_row_end_the_wait_in_mode_poke(sensor: str, crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
+    operator, arguments = SENSORS[sensor]
+    task = run_task(operator, max_errors_in_a_row=2, **arguments, **MODES["poke"])
+    assert task.states == ["up_for_retry", "failed"], "a new try may wait anew"
+    assert isinstance(task.error, CrmInternalServerError)
+    assert len(crm.journal()) == 2 * 3, "2 errors are waited through in each try, the third ends it"
+    assert "2" in task.xcoms["crm_error"]["origin"]
+    assert "max_errors_in_a_row" in task.xcoms["crm_error"]["origin"]
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the state store came with Airflow 3.3")
+@each_sensor
+def test_server_errors_are_counted_over_reschedules(sensor: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
+    operator, arguments = SENSORS[sensor]
+    task = run_task(operator, max_errors_in_a_row=2, **arguments, **MODES["reschedule"])
+    one_try = ["up_for_reschedule", "up_for_reschedule"]
+    assert task.states == [*one_try, "up_for_retry", *one_try, "failed"]
+    assert isinstance(task.error, CrmInternalServerError)
+
+
+def test_without_a_state_store_the_timeout_is_the_bound(
+    crm: Sandbox, run_task: RunTask, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Airflow below 3.3."""
+    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
+    task = run_task(
+        CrmListSensor,
+        list_name="Newsletter",
+        max_errors_in_a_row=1,
+        on_execute_callback=lambda context: context.pop("task_state_store", None),
+        **{**MODES["reschedule"], "timeout": 200},
+    )
+    assert task.states == [*["up_for_reschedule"] * 4, "failed"]
+    assert type(task.error).__name__ == "AirflowSensorTimeout"
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_no_error_at_all_may_be_waited_through(limit: int, crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="unavailable", count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=limit, retries=0, **MODES["poke"])
+    assert task.states == ["failed" if limit == 0 else "success"]
+
+
+@each_mode
+def test_a_proper_answer_ends_the_row(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    """Errors, "not yet", errors: a row each, and neither is too long."""
+    for error in ("INTERNAL_SERVER_ERROR", "CONTACT_NOT_FOUND", "INTERNAL_SERVER_ERROR"):
+        crm.add_fault(effect="error", error=error, count=1 if error == "CONTACT_NOT_FOUND" else 2)
+    task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, max_errors_in_a_row=2, **MODES[mode])
+    assert (task.states[-1], task.try_number) == ("success", 1)
+    assert [entry.status for entry in crm.journal()] == [500, 500, 404, 500, 500, 200]
+
+
+@each_mode
+def test_throttling_is_no_error_in_a_row(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="throttled", count=6)
+    task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=2, **MODES[mode])
+    assert (task.states[-1], task.try_number) == ("success", 1)
+    assert len(crm.journal(status=429)) == 6
+
+
+# -- the server says when -----------------------------------------------------------------------------------
+
+
+def test_retry_after_postpones_the_next_poke(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="throttled", retry_after=1, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", **MODES["poke"])
+    assert task.states == ["success"]
+    refused, asked_again = crm.journal()
+    assert asked_again.at - refused.at >= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after", "seconds"),
+    [
+        pytest.param("throttled", 300, 300, id="longer than the poke interval"),
+        pytest.param("throttled", 10, 60, id="shorter than the poke interval"),
+        pytest.param("unavailable", 300, 300, id="of a server error"),
+    ],
+)
+def test_retry_after_postpones_the_reschedule(
+    error: str, retry_after: int, seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
+) -> None:
+    crm.add_fault(effect="error", error=error, retry_after=retry_after, count=2)
+    task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"])
+    assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([seconds, seconds], abs=2)
+
+
+def test_no_retry_after_outlasts_the_timeout(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="throttled", retry_after=3000, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", **{**MODES["reschedule"], "timeout": 700})
+    assert task.states == ["up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([701], abs=2)
+
+
+# -- overrides that only sensors have -----------------------------------------------------------------------
+
+
+@each_mode
+@pytest.mark.parametrize(
+    ("on_error", "error", "states"),
+    [
+        pytest.param({"CONTACT_NOT_FOUND": "fail"}, "CONTACT_NOT_FOUND", ["failed"], id="fail"),
+        pytest.param({"CONTACT_NOT_FOUND": "skip"}, "CONTACT_NOT_FOUND", ["skipped"], id="skip"),
+        pytest.param({"CONTACT_NOT_FOUND": "retry"}, "CONTACT_NOT_FOUND", ["up_for_retry", "failed"], id="retry"),
+        pytest.param({"CrmTransientError": "fail"}, "unavailable", ["failed"], id="fail on server errors"),
+        pytest.param({"TOO_MANY_REQUESTS": "skip"}, "throttled", ["skipped"], id="skip if throttled"),
+        pytest.param(
+            {"FORBIDDEN": "skip"}, "FORBIDDEN", ["skipped"], id="skip on a refused key, if someone asks for it"
+        ),
+    ],
+)
+def test_on_error(
+    on_error: dict[str, str],
+    error: str,
+    states: list[str],
+    mode: str,
+    crm: Sandbox,
+    run_task: RunTask,
+    waits: Waits,
+) -> None:
+    crm.add_fault(effect="error", error=error)
+    task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, on_error=on_error, **MODES[mode])
+    assert task.states == states
+
+
+@each_mode
+def test_on_error_may_wait_for_what_fails_by_default(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="PIPELINE_NOT_FOUND", count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", on_error={"PIPELINE_NOT_FOUND": "wait"}, **MODES[mode])
+    assert (task.states[-1], task.try_number) == ("success", 1)
+
+
+def test_on_error_retry_of_a_used_up_quota_frees_the_slot(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="quota used up", retry_after=3600, count=1)
+    task = run_task(CrmListSensor, list_name="Newsletter", on_error={"LIMIT_EXCEEDED": "retry"}, **MODES["poke"])
+    assert task.states == ["up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([3600], abs=2)
+
+
+def test_a_used_up_quota_is_an_error_of_its_own_when_retries_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
+    crm.add_fault(effect="error", error="quota used up", retry_after=30)
+    task = run_task(CrmListSensor, list_name="Newsletter", on_error={"LIMIT_EXCEEDED": "retry"}, **MODES["poke"])
+    assert task.states == ["up_for_retry", "failed"]
+    assert isinstance(task.error, CrmLimitExceededError)
+
+
+# -- what success leaves ------------------------------------------------------------------------------------
+
+
+@each_mode
+@pytest.mark.parametrize(
+    ("operator", "arguments", "result"),
+    [
+        pytest.param(
+            CrmListSensor, {"list_name": "Newsletter"}, {"id": NEWSLETTER_ID, "name": "Newsletter"}, id="list by name"
+        ),
+        pytest.param(
+            CrmListSensor, {"list_id": NEWSLETTER_ID}, {"id": NEWSLETTER_ID, "name": "Newsletter"}, id="list by id"
+        ),
+        pytest.param(
+            CrmListMembershipSensor,
+            {"emails": [NO_MEMBER, MEMBER], "list_name": "Newsletter", "match": "any"},
+            {"list_id": NEWSLETTER_ID, "contact_ids": [ids.contact_id(MEMBER)]},
+            id="any member",
+        ),
+    ],
+)
+def test_results(
+    operator: type, arguments: dict[str, Any], result: dict[str, Any], mode: str, crm: Sandbox, run_task: RunTask
+) -> None:
+    task = run_task(operator, **arguments, **MODES[mode])
+    assert task.states == ["success"]
+    assert task.result == result
+
+
+def test_a_list_that_appears_is_waited_for(crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.add_list("Late", appears_after=0.3)
+    task = run_task(CrmListSensor, list_name="Late", **MODES["poke"])
+    assert task.states == ["success"]
+    assert len(crm.journal()) > 1

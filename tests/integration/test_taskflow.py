@@ -1,0 +1,186 @@
+"""Tasks of one's own that use the hook: ``crm_errors`` and ``CrmRetryPolicy``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.errors import CrmContactNotFoundError, CrmDealNotFoundError, CrmServiceUnavailableError
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.outcome import crm_errors
+from crm_provider.retry import CrmRetryPolicy
+from crm_provider.sandbox import Sandbox, ids
+
+RunDag = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+NO_DEAL = "00000000-0000-4000-8000-000000000000"
+STAGE = ids.stage_id("Sales", "Won")
+
+needs_retry_policies = pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
+
+
+@pytest.fixture
+def run_function(run_dag: RunDag) -> Callable[..., Any]:
+    """Run a function as a task with ``retries=1``; tells how it ended."""
+
+    def run(function: Callable[[], Any], **arguments: Any) -> Any:
+        arguments = {"retries": 1, "retry_delay": timedelta(0), **arguments}
+        with DAG("taskflow", schedule=None) as dag:
+            task(task_id="task", **arguments)(function)()
+        return run_dag(dag)["task"]
+
+    return run
+
+
+def move(on_error: Any = None) -> Callable[[], None]:
+    """A task that meets DEAL_NOT_FOUND unless there is a fault."""
+
+    def function() -> None:
+        with crm_errors(on_error):
+            CrmHook().move_deal(NO_DEAL, stage_id=STAGE)
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("on_error", "fault", "states"),
+    [
+        pytest.param(None, None, ["failed"], id="default"),
+        pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["skipped"], id="skip"),
+        pytest.param({"CrmNotFoundError": "skip"}, None, ["skipped"], id="skip a family"),
+        pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], id="retry"),
+        pytest.param({"DEAL_NOT_FOUND": "skip"}, "FORBIDDEN", ["failed"], id="another error"),
+        pytest.param(None, "unavailable", ["up_for_retry", "failed"], id="server error"),
+        pytest.param({"CrmTransientError": "fail"}, "unavailable", ["failed"], id="server error is to fail"),
+    ],
+)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(lambda on_error: {}, id="no policy"),
+        pytest.param(
+            lambda on_error: {"retry_policy": CrmRetryPolicy()}, id="default policy", marks=needs_retry_policies
+        ),
+        pytest.param(
+            lambda on_error: {"retry_policy": CrmRetryPolicy(on_error)},
+            id="the same policy",
+            marks=needs_retry_policies,
+        ),
+    ],
+)
+def test_crm_errors(
+    on_error: Any,
+    fault: str | None,
+    states: list[str],
+    policy: Callable[[Any], dict[str, Any]],
+    crm: Sandbox,
+    run_function: Callable[..., Any],
+) -> None:
+    """The context decides, whatever retry policy the task has."""
+    if fault:
+        crm.add_fault(effect="error", error=fault)
+    end = run_function(move(on_error), **policy(on_error))
+    assert end.states == states
+    assert end.xcoms["crm_error"]["action"] == {"skipped": "skip"}.get(states[-1], "retry" if states[1:] else "fail")
+
+
+def test_crm_errors_frees_the_slot_on_a_long_wait(crm: Sandbox, run_function: Callable[..., Any], waits: Waits) -> None:
+    crm.store.create_deal(
+        contact_id=ids.contact_id("alan@example.com"), pipeline_id=ids.pipeline_id("Sales"), stage_id=STAGE
+    )
+    crm.add_fault(effect="error", error="quota used up", retry_after=3600, count=1)
+
+    def function() -> str:
+        with crm_errors():
+            return str(CrmHook().get_contact("alan@example.com")["id"])
+
+    end = run_function(function)
+    assert end.states == ["up_for_reschedule", "success"]
+    assert waits["task"] == pytest.approx([3600], abs=2)
+    assert end.xcoms == {"return_value": ids.contact_id("alan@example.com")}
+
+
+def test_crm_errors_leaves_other_errors_alone(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+    def function() -> None:
+        with crm_errors({"CrmDataError": "skip"}):
+            raise KeyError("mine")
+
+    end = run_function(function, retries=0)
+    assert end.states == ["failed"]
+    assert isinstance(end.error, KeyError)
+
+
+def test_crm_errors_checks_its_lines_before_any_call(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+    end = run_function(move({"DEAL_NOT_FUOND": "skip"}), retries=0)
+    assert isinstance(end.error, ValueError)
+    assert "Did you mean 'DEAL_NOT_FOUND'?" in str(end.error)
+    assert crm.journal() == []
+
+
+@needs_retry_policies
+@pytest.mark.parametrize(
+    ("on_error", "fault", "states", "error"),
+    [
+        pytest.param({}, None, ["failed"], CrmDealNotFoundError, id="fail"),
+        pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], CrmDealNotFoundError, id="retry"),
+        pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["failed"], CrmDealNotFoundError, id="skip is fail here"),
+        pytest.param({}, "unavailable", ["up_for_retry", "failed"], CrmServiceUnavailableError, id="server error"),
+        pytest.param(
+            {"CrmTransientError": "fail"}, "unavailable", ["failed"], CrmServiceUnavailableError, id="to fail"
+        ),
+    ],
+)
+def test_retry_policy_alone(
+    on_error: Any, fault: str | None, states: list[str], error: type, crm: Sandbox, run_function: Callable[..., Any]
+) -> None:
+    if fault:
+        crm.add_fault(effect="error", error=fault)
+    end = run_function(lambda: CrmHook().move_deal(NO_DEAL, stage_id=STAGE), retry_policy=CrmRetryPolicy(on_error))
+    assert end.states == states
+    assert type(end.error) is error
+
+
+@needs_retry_policies
+def test_retry_policy_takes_the_servers_delay(crm: Sandbox, run_function: Callable[..., Any], waits: Waits) -> None:
+    crm.add_fault(effect="error", error="unavailable", retry_after=90, count=1)
+    end = run_function(
+        lambda: CrmHook().get_contact("ada@example.com")["id"],
+        retry_policy=CrmRetryPolicy(),
+        retry_delay=timedelta(minutes=5),
+    )
+    assert end.states == ["up_for_retry", "success"]
+    assert waits["task"] == pytest.approx([90], abs=2)
+
+
+@needs_retry_policies
+def test_retry_policy_leaves_other_errors_to_airflow(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+    def function() -> None:
+        raise KeyError("mine")
+
+    assert run_function(function, retry_policy=CrmRetryPolicy()).states == ["up_for_retry", "failed"]
+
+
+def test_the_hook_alone_raises_typed_errors(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+    def function() -> str:
+        try:
+            CrmHook().get_contact("nobody@example.com")
+        except CrmContactNotFoundError as error:
+            return f"{error.type} {error.status} {error.suggested_action}"
+        return "found"
+
+    assert run_function(function).result == "CONTACT_NOT_FOUND 404 check that the contact exists"
+
+
+def test_a_path_without_a_method_of_its_own(crm: Sandbox, run_function: Callable[..., Any]) -> None:
+    def function() -> Any:
+        with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
+            path = "/contacts/{email}"
+            return CrmHook().request("GET", path, path_params={"email": "nobody+1@example.com"})
+
+    assert run_function(function).states == ["skipped"]

@@ -1,0 +1,397 @@
+"""The triggers of asset watchers against the sandbox, with a store that stays when the triggerer goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from crm_provider import _compat
+from crm_provider.sandbox.ids import contact_id, deal_id, list_id, pipeline_id, stage_id
+from crm_provider.triggers import cursor, watch
+from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import BaseEventTrigger
+
+    from crm_provider.sandbox import Sandbox
+
+NEWSLETTER, TRIAL = list_id("Newsletter"), list_id("Trial users")
+NEW, WON = stage_id("Sales", "New"), stage_id("Sales", "Won")
+MEMBERS = {"ada", "barbara", "frances", "john", "ken", "margaret"}  # of the newsletter, in the seed
+SETTLE = 0.1
+INTERVAL = 0.2
+
+
+class FakeStore:
+    """The state store of an asset: what Airflow 3.3 gives to a trigger."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.refuses = False
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        self._check()
+        return self.kept.get(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self._check()
+        self.kept[key] = json.loads(json.dumps(value))
+
+    def _check(self) -> None:
+        if self.refuses:
+            from airflow.sdk.execution_time.comms import ErrorResponse
+
+            raise _compat.AirflowRuntimeError(ErrorResponse(detail={"message": "the database is away"}))
+
+
+class Triggerer:
+    """Runs triggers; leaving the block is a SIGKILL: nothing of them is left but their stores."""
+
+    def __init__(self) -> None:
+        self.payloads: list[dict[str, Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, trigger: BaseEventTrigger, store: FakeStore | None = None) -> None:
+        if store is not None:
+            trigger.asset_state_store = store  # type: ignore[assignment]
+        self._tasks.append(asyncio.create_task(self._collect(trigger)))
+
+    async def _collect(self, trigger: BaseEventTrigger) -> None:
+        async for event in trigger.run():
+            self.payloads.append(event.payload)
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 15.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for task in self._tasks:
+                assert not task.done(), task.exception()
+            assert time.monotonic() < deadline, self.payloads
+            await asyncio.sleep(0.02)
+
+    async def __aenter__(self) -> Triggerer:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def crm(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A CRM that is watched quickly: five sweeps in a second."""
+    monkeypatch.setattr(cursor, "SETTLE", SETTLE)
+    monkeypatch.setattr(watch, "SHORTEST_INTERVAL", INTERVAL)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", connection(crm))
+    return crm
+
+
+def connection(crm: Sandbox) -> str:
+    return crm.connection_json(rate_store="off", requests_per_second=1000)
+
+
+def joined(**changes: Any) -> CrmListJoinedTrigger:
+    return CrmListJoinedTrigger(**{"list_id": TRIAL, "poke_interval": INTERVAL, **changes})
+
+
+def join(crm: Sandbox, *names: str) -> None:
+    for name in names:
+        crm.store.add_to_lists(f"{name}@example.com", [TRIAL])
+
+
+def people(*names: str) -> list[str]:
+    return [contact_id(f"{name}@example.com") for name in names]
+
+
+def contacts(triggerer: Triggerer) -> list[str]:
+    return [contact for payload in triggerer.payloads for contact in payload["contact_ids"]]
+
+
+def sweeps(crm: Sandbox, route: str = "/contacts") -> int:
+    """Sweeps that were begun."""
+    records = len(crm.store.contacts) if route == "/contacts" else len(crm.store.deals)
+    return math.ceil(len(crm.journal(route=route)) / max(math.ceil(records / 10), 1))
+
+
+def swept(crm: Sandbox, more: int = 2) -> Callable[[], bool]:
+    """True once so many sweeps more have begun: then all but the last have been dealt with."""
+    wanted = sweeps(crm) + more
+    return lambda: sweeps(crm) >= wanted
+
+
+# -- events
+
+
+def test_who_joins_is_told(crm: Sandbox) -> None:
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), FakeStore())
+            join(crm, "ada")
+            await triggerer.until(swept(crm))
+            assert triggerer.payloads == []
+            join(crm, "alan", "grace")
+            await triggerer.until(lambda: len(contacts(triggerer)) >= 2)
+            join(crm, "john")
+            await triggerer.until(swept(crm, 3))
+            assert contacts(triggerer) == people("alan", "grace", "john")
+            assert triggerer.payloads[-1] == {"contact_ids": people("john"), "list_id": TRIAL}
+
+    asyncio.run(play())
+
+
+def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
+    deal = deal_id(contact_id("ada@example.com"))
+
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            triggerer.start(CrmDealStageTrigger(stage_id=WON.upper(), poke_interval=INTERVAL), FakeStore())
+            await triggerer.until(lambda: sweeps(crm, "/deals") >= 2)
+            crm.store.update_deal(deal, stage_id=WON)
+            await triggerer.until(lambda: triggerer.payloads)
+            owner = contact_id("alan@example.com")
+            made = crm.store.create_deal(contact_id=owner, pipeline_id=pipeline_id("Sales"), stage_id=WON)
+            await triggerer.until(lambda: len(triggerer.payloads) > 1)
+            assert triggerer.payloads == [{"deal_ids": [each], "stage_id": WON.upper()} for each in (deal, made.id)]
+            crm.store.update_deal(deal, stage_id=NEW)
+            start = sweeps(crm, "/deals")
+            await triggerer.until(lambda: sweeps(crm, "/deals") >= start + 2)
+            crm.store.update_deal(deal, stage_id=WON)  # once more
+            await triggerer.until(lambda: len(triggerer.payloads) > 2)
+
+    asyncio.run(play())
+
+
+def test_members_can_be_included(crm: Sandbox) -> None:
+    async def play(store: FakeStore) -> list[str]:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(list_id=NEWSLETTER, include_existing=True), store)
+            await triggerer.until(swept(crm, 3))
+            return contacts(triggerer)
+
+    store = FakeStore()
+    assert set(asyncio.run(play(store))) == {
+        contact["id"] for contact in crm.snapshot()["contacts"] if NEWSLETTER in contact["segmentedListsIds"]
+    }
+    assert asyncio.run(play(store)) == []
+
+
+# -- restarts
+
+
+def test_no_loss_and_no_repeat_over_restarts(crm: Sandbox) -> None:
+    async def play(store: FakeStore, joins: list[str], events: int) -> list[str]:
+        join(crm, *joins)
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), store)
+            await triggerer.until(lambda: len(contacts(triggerer)) >= events)
+            await triggerer.until(swept(crm, 3))
+            return contacts(triggerer)
+
+    store = FakeStore()
+    assert asyncio.run(play(store, ["ada"], 0)) == []
+    assert asyncio.run(play(store, ["alan", "grace"], 2)) == people("alan", "grace")
+    assert asyncio.run(play(store, [], 0)) == []
+    assert asyncio.run(play(store, ["john"], 1)) == people("john")
+
+
+def test_a_crash_between_event_and_cursor_repeats_the_event(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(store: FakeStore, settle: float) -> list[str]:
+        monkeypatch.setattr(cursor, "SETTLE", settle)
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), store)
+            if not store.kept:
+                await triggerer.until(lambda: store.kept)
+                join(crm, "alan")
+            await triggerer.until(lambda: triggerer.payloads)
+            if settle == SETTLE:
+                await triggerer.until(swept(crm, 3))
+            return contacts(triggerer)
+
+    store = FakeStore()
+    assert asyncio.run(play(store, 60.0)) == people("alan")  # given, and never counted
+    assert asyncio.run(play(store, SETTLE)) == people("alan")
+
+
+def test_without_a_store_a_restart_begins_anew(crm: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def play() -> list[str]:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined())
+            await triggerer.until(swept(crm))
+            join(crm, "alan")
+            await triggerer.until(lambda: triggerer.payloads)
+            await triggerer.until(swept(crm, 3))
+            return contacts(triggerer)
+
+    assert asyncio.run(play()) == people("alan")
+    assert sum("no state store" in line for line in caplog.messages) == 1
+
+    async def again() -> list[str]:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined())
+            await triggerer.until(swept(crm, 3))
+            return contacts(triggerer)
+
+    assert asyncio.run(again()) == []
+
+
+def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
+
+    async def play(store: FakeStore, settle: float, wanted: int) -> list[str]:
+        monkeypatch.setattr(cursor, "SETTLE", settle)
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(include_existing=True, max_per_event=2), store)
+            await triggerer.until(lambda: len(contacts(triggerer)) >= wanted)
+            return contacts(triggerer)
+
+    store = FakeStore()
+    join(crm, *everyone)
+    first = asyncio.run(play(store, 0.5, 5))  # dies with two parts counted and one given
+    second = asyncio.run(play(store, 0.0, len(everyone) - 4))
+    assert len(first) <= 6
+    assert set(first + second) == set(people(*everyone))
+    assert len(first + second) == len(everyone) + 2
+
+
+# -- one sweep for all
+
+
+def test_watchers_of_a_connection_share_their_sweeps(crm: Sandbox) -> None:
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            for each in (TRIAL, NEWSLETTER, list_id("Other")):
+                triggerer.start(joined(list_id=each), FakeStore())
+            began = time.time()
+            await triggerer.until(swept(crm, 5))
+            assert sweeps(crm) <= (time.time() - began) / INTERVAL + 2
+
+    asyncio.run(play())
+
+
+def test_a_cancelled_watch_reads_no_further(crm: Sandbox) -> None:
+    for number in range(200):
+        crm.store.create_contact(email=f"more-{number}@example.com", attributes={})
+    crm.add_fault(effect="latency", latency=0.05)
+
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), FakeStore())
+            await triggerer.until(lambda: crm.journal(route="/contacts"))
+
+    asyncio.run(play())
+    calls = len(crm.journal())
+    assert calls < 20
+    time.sleep(0.3)
+    assert len(crm.journal()) <= calls + 1
+
+
+# -- errors
+
+
+@pytest.mark.parametrize("type_", ["FORBIDDEN", "INVALID_PARAMS", "TOO_MANY_REQUESTS", "INTERNAL_SERVER_ERROR"])
+def test_an_error_is_said_once_and_not_hammered_on(type_: str, crm: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    crm.add_fault(effect="error", error=type_, path="/contacts")
+
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(poke_interval=1), FakeStore())
+            await triggerer.until(crm.journal)
+            await asyncio.sleep(3)
+            triggerer.start(joined(poke_interval=1), FakeStore())  # as Airflow does with a trigger that broke
+            await asyncio.sleep(1)
+
+    asyncio.run(play())
+    assert len(crm.journal()) <= 8  # at most two attempts in a sweep, at most one sweep in a second
+    said = [record for record in caplog.records if "no sweep" in record.getMessage()]
+    assert len(said) <= 2
+    assert {record.levelno for record in said} == {
+        logging.ERROR if type_ in ("FORBIDDEN", "INVALID_PARAMS") else logging.WARNING
+    }
+    assert any(entry.request_id in said[0].getMessage() for entry in crm.journal())
+
+
+def test_it_heals_when_the_key_is_replaced(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crm_provider import watching
+
+    monkeypatch.setattr(watching, "SLOW", 1.0)
+    right = connection(crm)
+    wrong = json.dumps({**json.loads(right), "password": "an-old-key"})
+
+    async def play() -> None:
+        store = FakeStore()
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), store)
+            await triggerer.until(lambda: store.kept)
+            monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", wrong)
+            await triggerer.until(lambda: crm.journal(status=403))
+            join(crm, "alan")
+            await asyncio.sleep(1)
+            monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", right)
+            await triggerer.until(lambda: triggerer.payloads)
+            assert contacts(triggerer) == people("alan")
+
+    asyncio.run(play())
+
+
+def test_a_store_that_fails_for_a_while_loses_and_repeats_nothing(
+    crm: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        store = FakeStore()
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), store)
+            await triggerer.until(lambda: store.kept)
+            join(crm, "alan")
+            await triggerer.until(lambda: triggerer.payloads)
+            store.refuses = True  # the event is given, its cursor is not written
+            join(crm, "grace")
+            await asyncio.sleep(5 * INTERVAL)
+            store.refuses = False
+            await triggerer.until(lambda: len(triggerer.payloads) > 1)
+            await triggerer.until(swept(crm, 3))
+            assert contacts(triggerer) == people("alan", "grace")
+
+    asyncio.run(play())
+    assert any("Airflow did not answer" in line for line in caplog.messages)
+
+
+# -- what Airflow needs of a trigger
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [joined(poke_interval=30), CrmDealStageTrigger(stage_id=WON, crm_conn_id="other", include_existing=True)],
+    ids=lambda trigger: type(trigger).__name__,
+)
+def test_a_trigger_can_be_handed_over(trigger: BaseEventTrigger) -> None:
+    path, arguments = trigger.serialize()
+    assert path == f"crm_provider.triggers.watch.{type(trigger).__name__}"
+    again = type(trigger)(**json.loads(json.dumps(arguments)))
+    assert again.serialize() == (path, arguments)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"list_id": "Newsletter"},
+        {"poke_interval": 0},
+        {"poke_interval": float("nan")},
+        {"poke_interval": float("inf")},
+        {"max_per_event": 0},
+        {"max_per_event": 501},
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_dag_file(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        CrmListJoinedTrigger(**{"list_id": TRIAL, **changes})

@@ -1,0 +1,36 @@
+"""System tests: a real Airflow, started once for all tests that can share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_stack import AirflowStack
+
+StartAirflow = Callable[..., AirflowStack]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(scope="session")
+def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAirflow]:
+    """Starts an Airflow; call it as :class:`AirflowStack` is called, without ``home``.
+
+    Each call starts one (10 s, 800 MB); all end with the session. A test that does harm to its Airflow, or needs it no
+    longer, stops it with ``stack.stop()``.
+    """
+    with ExitStack() as running:
+
+        def start(dags_folder: Path, **arguments: Any) -> AirflowStack:
+            home = tmp_path_factory.mktemp("airflow")
+            return running.enter_context(AirflowStack(dags_folder, home=home, **arguments))
+
+        yield start

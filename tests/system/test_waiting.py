@@ -1,0 +1,287 @@
+"""Deferred sensors on a real Airflow: one poll for all, and no outcome lost or doubled when triggerers die.
+
+Each test prints what it measured (``pytest -s``).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from airflow_api import Run, run_path
+from airflow_stack import AirflowStack
+
+from crm_provider.sandbox import Sandbox, ids
+
+INTERVAL = 10
+SHARE = 2.5
+"""Calls per second that waiting may take: half of the connection's 5."""
+
+SIZE = {"lists": 340, "members": 80, "contacts": 40, "deals": 40}
+DISTINCT = {"members": 4, "contacts": 4, "deals": 3}
+"""How many sensors of each kind wait, and for how many different records."""
+
+CALLS_OF_A_ROUND = {"GET /segments": 2, "GET /contacts/{email}": 8, "GET /deals/{dealId}": 3}
+"""12 lists are two pages. Nothing here says how many wait."""
+
+SWEEP = sum(CALLS_OF_A_ROUND.values()) / SHARE
+
+DAG_FILE = f"""
+from airflow.sdk import DAG
+
+from crm_provider.sandbox import ids
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+
+def email(number):
+    return f"contact-{{number:07}}@example.com"
+
+def deal(number):
+    return ids.deal_id(ids.contact_id(email(number)))
+
+COMMON = {{"deferrable": True, "poke_interval": {INTERVAL}, "retries": 0}}
+WON = ids.stage_id("Sales", "Won")
+
+with DAG("crowd", schedule=None, max_active_tasks=64):
+    CrmListSensor.partial(task_id="lists", timeout=3600, **COMMON).expand(
+        list_name=[f"crowd-{{n % 20}}" for n in range({SIZE["lists"]})])
+    CrmListMembershipSensor.partial(
+        task_id="members", timeout=3600, list_id=ids.list_id("Newsletter"), **COMMON).expand(
+        emails=[email(1 + n % {DISTINCT["members"]}) for n in range({SIZE["members"]})])
+    CrmContactSensor.partial(task_id="contacts", timeout=3600, **COMMON).expand(
+        contact_email=[f"absent-{{n % {DISTINCT["contacts"]}}}@example.com" for n in range({SIZE["contacts"]})])
+    CrmDealStageSensor.partial(task_id="deals", timeout=3600, stage_ids=WON, **COMMON).expand(
+        deal_id=[deal(1 + n % {DISTINCT["deals"]}) for n in range({SIZE["deals"]})])
+
+with DAG("few", schedule=None):
+    CrmListSensor.partial(task_id="list", timeout=3600, **COMMON).expand(
+        list_name=["{{{{ dag_run.conf['list'] }}}}"] * 4)
+    CrmContactSensor(task_id="contact", contact_email="{{{{ dag_run.conf['email'] }}}}", timeout=3600, **COMMON)
+    CrmDealStageSensor(task_id="deal", deal_id=deal(5), stage_ids=ids.stage_id("Sales", "Lost"), until="left",
+                       timeout=3600, **COMMON)
+    CrmListSensor(task_id="in_vain", list_name="never", timeout=45, **COMMON)
+"""
+
+
+@pytest.fixture(scope="module")
+def crm() -> Iterator[Sandbox]:
+    """12 lists, contacts, and deals of the first five; no limit while hundreds of sensors take their first look."""
+    with Sandbox(seed="contacts:20", rate=None, journal_size=100_000) as sandbox:
+        for number in range(10):
+            sandbox.store.add_list(f"other-{number}")
+        for number in range(1, 6):
+            sandbox.store.create_deal(
+                contact_id=ids.contact_id(f"contact-{number:07}@example.com"),
+                pipeline_id=ids.pipeline_id("Sales"),
+                stage_id=ids.stage_id("Sales", "Lost" if number == 5 else "New"),
+            )
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def stack(
+    crm: Sandbox, airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    folder = tmp_path_factory.mktemp("dags")
+    (folder / "waiting.py").write_text(DAG_FILE)
+    environment = {
+        "AIRFLOW_CONN_CRM_DEFAULT": crm.connection_json(),
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",  # how soon its triggers go to another one
+        "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "32",
+    }
+    stack = airflow_stack(folder, env=environment)
+    yield stack
+    stack.stop()
+
+
+# -- 500 on one connection ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowd(stack: AirflowStack, crm: Sandbox) -> str:
+    """500 sensors that wait; the id of their run."""
+    stack.api.wait_for_dag("crowd")
+    started = time.monotonic()
+    run_id = stack.api.trigger("crowd")
+    until(lambda: count(stack, "crowd", run_id, "deferred") == sum(SIZE.values()), stack, timeout=420)
+    print(f"\n{sum(SIZE.values())} sensors deferred after {time.monotonic() - started:.0f} s")
+    crm.configure(rate=5.0)
+    return run_id
+
+
+def test_500_waiters_cost_the_calls_of_one_and_no_slot(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+    rounds = 3
+    since = wait_for_round(crm)
+    time.sleep(rounds * INTERVAL)
+    seen = crm.journal(since=since)
+    assert dict(Counter(f"{entry.method} {entry.route}" for entry in seen)) == {
+        route: number * rounds for route, number in CALLS_OF_A_ROUND.items()
+    }
+    for route, distinct in {"/contacts/{email}": 8, "/deals/{dealId}": 3}.items():
+        asked = Counter(entry.email for entry in seen if entry.route == route)
+        assert list(asked.values()) == [rounds] * distinct, "each contact and deal once a round"
+    assert not crm.journal(since=since, status=429)
+    pool = stack.api.request("GET", "/api/v2/pools/default_pool")
+    assert (pool["occupied_slots"], pool["deferred_slots"]) == (0, sum(SIZE.values()))
+    print(f"\n{len(seen)} calls in {rounds} rounds; pool: {pool['occupied_slots']} slots occupied")
+
+
+def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+    ended = count(stack, "crowd", crowd, "success")
+    appeared = time.monotonic()
+    crm.store.add_list("crowd-7")
+    until(lambda: count(stack, "crowd", crowd, "success") == ended + SIZE["lists"] // 20, stack, timeout=90)
+    finished = time.monotonic() - appeared
+    ends = [task["end_date"] for task in instances(stack, "crowd", crowd, "lists", state="success")]
+    noticed = next(entry.at for entry in crm.journal(route="/segments") if entry.at > appeared) - appeared
+    assert noticed <= INTERVAL + SWEEP
+    first = min(datetime.fromisoformat(end.replace("Z", "+00:00")) for end in ends)
+    print(f"\nlooked after {noticed:.1f} s; first of {len(ends)} ended {first:%T}, all after {finished:.1f} s")
+
+
+def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+    """All who wait for one contact are marked failed: nobody asks for it any more, and for all others as before."""
+    mine = [n for n in range(SIZE["contacts"]) if n % DISTINCT["contacts"] == 0]
+    for number in mine:
+        path = f"{run_path('crowd', crowd)}/taskInstances/contacts/{number}"
+        stack.api.request("PATCH", path, {"new_state": "failed"})
+    wait_for_round(crm)  # Airflow cancels the triggers meanwhile
+    since = wait_for_round(crm)
+    time.sleep(2 * INTERVAL)
+    assert not crm.journal(since=since, email="absent-0@example.com")
+    assert len(crm.journal(since=since, email="absent-1@example.com")) == 2
+
+
+def test_the_end_of_the_run_ends_the_poll(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
+    stack.api.request("PATCH", run_path("crowd", crowd), {"state": "failed"})
+    time.sleep(INTERVAL + SWEEP)
+    since = crm.counters().total
+    time.sleep(2 * INTERVAL)
+    assert crm.counters().total == since
+
+
+# -- triggerers that die ------------------------------------------------------------------------------------
+
+
+def test_a_killed_triggerer_loses_nothing_and_moves_no_deadline(stack: AirflowStack, crm: Sandbox) -> None:
+    run_id = start_few(stack, crm, "after-kill")
+    stack.kill("triggerer")
+    bring(crm, "after-kill")  # while nobody looks
+    time.sleep(5)
+    stack.restart("triggerer")
+    run = stack.api.wait("few", run_id, timeout=120)
+    assert_all_ended_once(stack, run)
+    in_vain = run["in_vain"]
+    assert "timed out after 45 s" in stack.api.log(run, in_vain)
+    lasted = seconds_between(in_vain.started_at, in_vain.ended_at)
+    assert 45 <= lasted <= 45 + 20, "the deadline stays where it was; the rest is Airflow's"
+    print(f"\nin_vain lasted {lasted:.1f} s of 45 s over the restart")
+
+
+def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> None:
+    """One is frozen until the other has taken its triggers over, and wakes up with them while they end."""
+    old_jobs = jobs(stack)
+    second = stack.add_triggerer()
+    run_id = start_few(stack, crm, "two")
+    job = max(holders(stack, run_id))
+    frozen = stack.components["triggerer" if job in old_jobs else second]
+    print(f"\n{frozen.name} holds triggers and is frozen")
+    frozen.signal_group(signal.SIGSTOP)
+    try:
+        until(lambda: job not in holders(stack, run_id), stack, timeout=60)
+        bring(crm, "two")
+        until(lambda: count(stack, "few", run_id, "deferred") < 7, stack, timeout=60)
+    finally:
+        frozen.signal_group(signal.SIGCONT)
+    run = stack.api.wait("few", run_id, timeout=120)
+    assert_all_ended_once(stack, run)
+    stack.kill(second)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def start_few(stack: AirflowStack, crm: Sandbox, name: str) -> str:
+    """Start the sensors of DAG ``few`` and wait until they are looked after by a triggerer."""
+    move_deal(crm, "Lost")
+    stack.api.wait_for_dag("few")
+    run_id = stack.api.trigger("few", {"list": name, "email": f"{name}@example.com"})
+    until(lambda: count(stack, "few", run_id, "deferred") == 7, stack, timeout=60)
+    time.sleep(3)
+    return run_id
+
+
+def bring(crm: Sandbox, name: str) -> None:
+    """Make true what the sensors of ``few`` wait for."""
+    crm.store.add_list(name)
+    crm.store.create_contact(email=f"{name}@example.com", attributes={})
+    move_deal(crm, "Won")
+
+
+def move_deal(crm: Sandbox, stage: str) -> None:
+    """The deal that a sensor of ``few`` waits for."""
+    crm.store.update_deal(
+        ids.deal_id(ids.contact_id("contact-0000005@example.com")), stage_id=ids.stage_id("Sales", stage)
+    )
+
+
+def assert_all_ended_once(stack: AirflowStack, run: Run) -> None:
+    good = [f"list[{n}]" for n in range(4)] + ["contact", "deal"]
+    assert run.states() == {**dict.fromkeys(good, "success"), "in_vain": "failed"}
+    for task in run.tasks:
+        assert len(stack.api.tries(run, task)) == 1
+        log = stack.api.log(run, task)
+        assert log.count("Found:") == (task.name != "in_vain"), log
+
+
+def jobs(stack: AirflowStack) -> set[int]:
+    """The triggerers' jobs that are alive."""
+    return {job["id"] for job in stack.api.request("GET", "/api/v2/jobs?job_type=TriggererJob&is_alive=true")["jobs"]}
+
+
+def holders(stack: AirflowStack, run_id: str) -> set[int]:
+    """The jobs of the triggerers that have triggers of the run."""
+    path = f"{run_path('few', run_id)}/taskInstances?state=deferred&limit=100"
+    found = stack.api.request("GET", path)["task_instances"]
+    return {task["triggerer_job"]["id"] if task["triggerer_job"] else 0 for task in found}
+
+
+def until(condition: Callable[[], bool], stack: AirflowStack, *, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        stack.check()
+        assert time.monotonic() < deadline, f"not within {timeout:g} s"
+        time.sleep(0.5)
+
+
+def count(stack: AirflowStack, dag_id: str, run_id: str, state: str) -> int:
+    answer = stack.api.request("GET", f"{run_path(dag_id, run_id)}/taskInstances?state={state}&limit=1")
+    return int(answer["total_entries"])
+
+
+def instances(stack: AirflowStack, dag_id: str, run_id: str, task_id: str, *, state: str) -> list[dict[str, Any]]:
+    path = f"{run_path(dag_id, run_id)}/taskInstances?task_id={task_id}&state={state}&limit=100"
+    found: list[dict[str, Any]] = stack.api.request("GET", path)["task_instances"]
+    return found
+
+
+def wait_for_round(crm: Sandbox) -> int:
+    """Wait until a round is over and return the number of its last call."""
+    time.sleep(INTERVAL - time.time() % INTERVAL)
+    time.sleep(SWEEP + 2)
+    return crm.counters().total
+
+
+def seconds_between(start: str | None, end: str | None) -> float:
+    assert start and end
+    first, last = (
+        datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc) for text in (start, end)
+    )
+    return (last - first).total_seconds()

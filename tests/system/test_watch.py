@@ -1,0 +1,214 @@
+"""A DAG that starts when a contact joins a list, on a real Airflow: none missed and none twice, whatever dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_stack import AirflowStack
+
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox.ids import contact_id, list_id
+from crm_provider.triggers.cursor import SETTLE
+
+pytest.importorskip("airflow.triggers.shared_stream", reason="asset state stores came with Airflow 3.3")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "example_dags" / "crm_list_watcher.py"
+LIST = list_id("Trial users")
+OTHER = list_id("Newsletter")
+INTERVAL = 2.0
+PEOPLE = [f"person-{number}@example.com" for number in range(30)]
+
+DAG_FILE = f"""
+from airflow.sdk import DAG, Asset, AssetWatcher, task
+
+from crm_provider.triggers.watch import CrmListJoinedTrigger
+
+each = CrmListJoinedTrigger(list_id="{LIST}", poke_interval={INTERVAL}, max_per_event=1)
+many = CrmListJoinedTrigger(list_id="{OTHER}", poke_interval={INTERVAL})
+
+for name, trigger in (("on_join", each), ("on_joins", many)):
+    joined = Asset(name, watchers=[AssetWatcher(name=name, trigger=trigger)])
+    with DAG(name, schedule=joined):
+
+        @task
+        def note(triggering_asset_events):
+            return [event.extra["payload"] for events in triggering_asset_events.values() for event in events]
+
+        note()
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    contacts: list[dict[str, Any]] = [{"email": email} for email in PEOPLE]
+    contacts[0]["segmentedListsIds"] = ["Trial users"]
+    seed = {
+        "lists": [{"name": "Trial users"}, {"name": "Newsletter"}],
+        "pipelines": [{"name": "Sales", "stages": [{"name": "New"}]}],
+        "contacts": contacts,
+    }
+    with Sandbox(seed=seed) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(
+    airflow_stack: Callable[..., AirflowStack], sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    folder = tmp_path_factory.mktemp("dags")
+    (folder / "on_join.py").write_text(DAG_FILE)
+    (folder / EXAMPLE.name).write_text(
+        EXAMPLE.read_text("utf-8").replace("poke_interval=60", f"poke_interval={INTERVAL}")
+    )
+    started = airflow_stack(
+        folder,
+        env={
+            "AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json(),
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",  # how long a dead triggerer keeps its triggers
+        },
+    )
+    for dag_id in ("on_join", "on_joins"):
+        begin(started, dag_id, asset=dag_id)
+    yield started
+    started.stop()
+
+
+def begin(stack: AirflowStack, dag_id: str, *, asset: str) -> None:
+    """Unpause a DAG and wait for the first sweep of its watch."""
+    stack.api.wait_for_dag(dag_id)
+    stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+    wait_until(lambda: cursor(stack, asset))
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 90) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def cursor(stack: AirflowStack, asset: str) -> dict[str, Any]:
+    """What the watch has stored with the asset."""
+    assets = stack.api.request("GET", "/api/v2/assets")["assets"]
+    (number,) = [item["id"] for item in assets if item["name"] == asset]
+    stored = stack.api.request("GET", f"/api/v2/assets/{number}/state-store")["asset_state_store"]
+    return {item["key"]: item["value"] for item in stored}
+
+
+def runs(stack: AirflowStack, dag_id: str = "on_join") -> list[list[str]]:
+    """The contacts that each finished run was started for."""
+    answer = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&order_by=id")
+    found = []
+    for item in answer["dag_runs"]:
+        if item["state"] == "success":
+            run = stack.api.run(dag_id, item["dag_run_id"])
+            payloads = stack.api.xcoms(run, run["note"])["return_value"]
+            assert all(set(payload) == {"contact_ids", "list_id"} for payload in payloads)
+            found.append([contact for payload in payloads for contact in payload["contact_ids"]])
+    return found
+
+
+def seen(stack: AirflowStack) -> list[str]:
+    return [contact for run in runs(stack) for contact in run]
+
+
+def ids(*numbers: int) -> list[str]:
+    return [contact_id(PEOPLE[number]) for number in numbers]
+
+
+def join(sandbox: Sandbox, *numbers: int) -> None:
+    for number in numbers:
+        sandbox.store.add_to_lists(PEOPLE[number], [LIST])
+
+
+def settle(sandbox: Sandbox, sweeps: int = 3) -> None:
+    """Wait until the watch has swept the listing a few times more."""
+    last = len(sandbox.journal(method="GET", route="/contacts"))
+    wait_until(lambda: len(sandbox.journal(method="GET", route="/contacts")) >= last + 3 * sweeps)
+
+
+def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandbox) -> None:
+    settle(sandbox)
+    assert runs(stack) == []  # none for who was there
+    for number in (1, 2):
+        before = len(runs(stack))
+        join(sandbox, number)
+        wait_until(lambda before=before: len(runs(stack)) > before)
+    sandbox.store.add_to_lists(PEOPLE[3], [OTHER])
+    settle(sandbox)
+    assert runs(stack) == [ids(1), ids(2)]
+
+
+def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbox) -> None:
+    before = runs(stack, "on_joins")
+    everyone = list(range(20, 30))
+    with sandbox.store.lock:
+        for number in everyone:
+            sandbox.store.add_to_lists(PEOPLE[number], [OTHER])
+    wait_until(lambda: len(runs(stack, "on_joins")) > len(before))
+    settle(sandbox)
+    later = runs(stack, "on_joins")[len(before) :]
+    assert sorted(contact for run in later for contact in run) == sorted(ids(*everyone))
+    assert len(later) <= 2  # the sweep may have been on its way
+
+
+def test_no_loss_and_no_repeat_over_a_killed_triggerer(stack: AirflowStack, sandbox: Sandbox) -> None:
+    before = seen(stack)
+    time.sleep(SETTLE + 2 * INTERVAL)
+    stack.kill("triggerer")
+    join(sandbox, 5, 6)
+    stack.restart("triggerer")
+    wait_until(lambda: len(seen(stack)) >= len(before) + 2)
+    join(sandbox, 7)
+    wait_until(lambda: len(seen(stack)) >= len(before) + 3)
+    settle(sandbox)
+    assert runs(stack)[len(before) :] == [ids(5), ids(6), ids(7)]
+
+
+def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sandbox: Sandbox) -> None:
+    before = seen(stack)
+    join(sandbox, 10)
+    wait_until(lambda: ids(10)[0] in seen(stack))
+    stack.kill("triggerer")
+    join(sandbox, 11)
+    stack.restart("triggerer")
+    wait_until(lambda: ids(11)[0] in seen(stack))
+    settle(sandbox)
+    after = seen(stack)
+    assert set(after) == {*before, *ids(10, 11)}
+    assert after.count(ids(11)[0]) == 1
+    assert after.count(ids(10)[0]) <= 2  # at least once: the one that may come again
+
+
+def test_a_join_while_the_dag_is_paused_counts_later(stack: AirflowStack, sandbox: Sandbox) -> None:
+    before = seen(stack)
+    for dag_id in ("on_join", "on_joins"):
+        stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": True})
+    time.sleep(15)  # the dag-processor takes the watcher away
+    calls = len(sandbox.journal())
+    time.sleep(3 * INTERVAL)
+    assert len(sandbox.journal()) == calls
+    join(sandbox, 15)
+    for dag_id in ("on_join", "on_joins"):
+        stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+    wait_until(lambda: len(seen(stack)) > len(before))
+    assert seen(stack) == [*before, *ids(15)]
+
+
+def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox: Sandbox) -> None:
+    begin(stack, "crm_list_watcher", asset="crm_trial_users")
+    join(sandbox, 16, 17)
+    wait_until(lambda: len(sandbox.store.deals) >= 2)
+    settle(sandbox)
+    assert {deal.contact_id for deal in sandbox.store.deals.values()} == set(ids(16, 17))
+
+
+def test_nothing_personal_is_stored_or_logged(stack: AirflowStack) -> None:
+    stored = cursor(stack, "on_join")
+    assert set(stored) == {f"crm_list_id_{LIST}", f"crm_list_id_{LIST}_0"}
+    written = str(stored) + stack.components["triggerer"].log_path.read_text(errors="replace")
+    assert "@example.com" not in written

@@ -1,0 +1,143 @@
+"""Stand-ins for time, the rate budget and the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.pacing import BudgetBusy
+from crm_provider.responses import Answer
+from crm_provider.settings import Settings
+from crm_provider.transport import Call, RetryBudget, Transport
+
+from .reference import ANSWERED
+
+KEY = "k3y-of-the-account"
+
+
+@dataclass
+class FakeClock:
+    """A clock that only sleeping moves."""
+
+    now: float = 1000.0
+    slept: list[float] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@dataclass
+class FakePacer:
+    """Gives every slot at once; the slots in ``away`` (by their number from 0) are so many seconds away."""
+
+    away: Mapping[int, float] = field(default_factory=dict)
+    asked: list[float] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
+
+    def acquire(self, max_wait: float) -> float:
+        self.asked.append(max_wait)
+        wait = self.away.get(len(self.asked) - 1, 0.0)
+        if wait > max_wait:
+            raise BudgetBusy(wait)
+        return wait
+
+    def pause(self, seconds: float) -> None:
+        self.paused.append(seconds)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the CRM."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, call: Call) -> Answer:
+        body = (
+            self.body if isinstance(self.body, bytes) else b"" if self.body is None else json.dumps(self.body).encode()
+        )
+        return Answer(
+            method=call.method, path=call.shown, status=self.status, headers=self.headers, body=body, sent=call.sent
+        )
+
+
+Step = Callable[[Call], Answer]
+
+
+def lost(call: Call) -> NoReturn:
+    """No answer came: a write may or may not have happened."""
+    raise e.CrmTimeoutError("no answer in time", method=call.method, path=call.shown, outcome_known=not call.is_write)
+
+
+def refused(call: Call) -> NoReturn:
+    """No connection: nothing was sent."""
+    raise e.CrmConnectionError("the connection was refused", method=call.method, path=call.shown)
+
+
+def error(type_: str, **headers: str) -> Reply:
+    """An error of the API by its type."""
+    row = next(row for row in ANSWERED if row.type == type_)
+    return Reply(row.status, {"error": row.message, "errorCode": row.type, "requestId": "req-1"}, headers)
+
+
+def data(value: Any, status: int = 200) -> Reply:
+    """A success in the documented envelope."""
+    return Reply(status, {"message": "ok", "data": value})
+
+
+class FakeWire:
+    """Answers from a script, step by step; whatever is sent beyond it is an error of the test."""
+
+    def __init__(self, *script: Step) -> None:
+        self.script = list(script)
+        self.calls: list[Call] = []
+
+    def round_trip(self, call: Call) -> Answer:
+        path = call.path
+        assert self.script, f"sent beyond the script: {call.method} {path}"
+        self.calls.append(call)
+        return self.script.pop(0)(call)
+
+    @property
+    def sent(self) -> list[str]:
+        """What was sent: method, path and query."""
+        return [f"{c.method} {c.path}{_query(c.query)}" for c in self.calls]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _query(query: Mapping[str, Any]) -> str:
+    return "?" + "&".join(f"{name}={value}" for name, value in query.items()) if query else ""
+
+
+@dataclass
+class Bench:
+    """A transport and a client over a scripted wire, with a fake clock and pacer."""
+
+    wire: FakeWire
+    clock: FakeClock
+    pacer: FakePacer
+    transport: Transport
+    client: CrmClient
+
+
+def bench(
+    *script: Step, budget: RetryBudget | None = None, pacer: FakePacer | None = None, jitter: float = 1.0
+) -> Bench:
+    """A bench that answers from a script."""
+    settings = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2")
+    wire, clock, pacer = FakeWire(*script), FakeClock(), pacer or FakePacer()
+    transport = Transport(settings, budget=budget, pacer=pacer, clock=clock, sleep=clock.sleep, jitter=lambda: jitter)
+    transport.close()
+    transport._wire = wire  # type: ignore[assignment]
+    return Bench(wire, clock, pacer, transport, CrmClient(settings, transport=transport))

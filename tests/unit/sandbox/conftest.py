@@ -1,0 +1,57 @@
+"""A gateway without HTTP, on a clock that stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from crm_provider.sandbox import DEFAULT_API_KEY, ManualClock, Settings, Store
+from crm_provider.sandbox.calls import Call
+from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.seeds import fill, load_seed
+
+Send = Callable[..., Outcome]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def store(clock: ManualClock) -> Store:
+    """The demo seed."""
+    store = Store(clock)
+    fill(store, load_seed("demo"))
+    return store
+
+
+@pytest.fixture
+def gateway(clock: ManualClock) -> Gateway:
+    """The demo seed, no rate limit."""
+    return Gateway(Settings(rate=None), clock=clock)
+
+
+@pytest.fixture
+def send(gateway: Gateway) -> Send:
+    """Send a call: ``send("PUT", "/contacts/ada@example.com", {"phone": "+1"})``; the path may have a query."""
+
+    def send(
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = DEFAULT_API_KEY,
+        headers: Mapping[str, str] | None = None,
+        base: str = "/v2",
+    ) -> Outcome:
+        raw_path, _, query = f"{base}{path}".partition("?")
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        sent = {**({} if key is None else {"x-api-key": key}), **(headers or {})}
+        return gateway.handle(Call(method=method, raw_path=raw_path, query=query, headers=sent, body=content))
+
+    return send

@@ -1,0 +1,300 @@
+"""Fault rules: what they match, when they strike, what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.sandbox import EFFECTS, Fault, ManualClock
+from crm_provider.sandbox.effects import ELSEWHERE, Outcome
+from crm_provider.sandbox.faultbook import FaultBook
+from crm_provider.sandbox.faults import Effect, Sighting
+from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.problems import PROBLEM_NAMES
+
+Send = Callable[..., Outcome]
+ADA = "/contacts/ada@example.com"
+NEW = {"email": "new@example.com"}
+
+
+def sighting(
+    method: str = "GET", path: str = ADA, template: str = "/contacts/{email}", email: str | None = "ada@example.com"
+) -> Sighting:
+    return Sighting(method=method, path=path, template=template, email=email)
+
+
+def strikes(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
+    """The numbers of the calls that a rule strikes, from 1."""
+    book = FaultBook(clock, [Fault(effect="drop", **rule)])
+    return [number for number in range(1, calls + 1) if book.pick(sighting(), in_front=True)]
+
+
+# -- what a rule matches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        ({}, True),
+        ({"method": "get"}, True),
+        ({"method": "POST"}, False),
+        ({"path": "/contacts/*"}, True),
+        ({"path": "/contacts/{email}"}, True),
+        ({"path": ADA}, True),
+        ({"path": "/contacts"}, False),
+        ({"path": "/deals*"}, False),
+        ({"email": "*@EXAMPLE.com"}, True),
+        ({"email": "*@other.com"}, False),
+        ({"method": "GET", "path": "/contacts/*", "email": "ada@*"}, True),
+        ({"method": "GET", "path": "/contacts/*", "email": "alan@*"}, False),
+    ],
+)
+def test_what_a_rule_matches(rule: dict[str, Any], matches: bool) -> None:
+    assert Fault(effect="drop", **rule).matches(sighting()) is matches
+
+
+def test_the_case_of_an_email_does_not_matter() -> None:
+    assert Fault(effect="drop", email="Ada@*").matches(sighting(email="ADA@example.com"))
+
+
+def test_an_email_pattern_matches_no_call_without_an_email() -> None:
+    assert not Fault(effect="drop", email="*").matches(sighting(email=None))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", ADA, None),
+        ("POST", "/contacts", {"email": "ada@example.com"}),
+        ("GET", "/deals/{deal}", None),
+        ("POST", "/deals", {"contactId": "{contact}"}),
+        ("POST", "/webhook/a/c/b/w/c", {"email": "ada@example.com"}),
+    ],
+)
+def test_the_email_is_found_wherever_a_call_names_it(
+    send: Send, gateway: Gateway, method: str, path: str, body: Any
+) -> None:
+    (deal,) = gateway.store.deals.values()
+    if body and "contactId" in body:
+        body = {"contactId": deal.contact_id}
+    gateway.faults.add(Fault(effect="drop", email="ada@*", name="mine"))
+    assert send(method, path.replace("{deal}", deal.id), body).fault == "mine"
+    assert send("GET", "/contacts/alan@example.com").fault is None
+
+
+# -- when it strikes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6]),
+        ({"count": 2}, [1, 2]),
+        ({"nth": 3}, [3]),
+        ({"after": 4}, [5, 6]),
+        ({"after": 2, "count": 1}, [3]),
+        ({"probability": 0.0}, []),
+    ],
+)
+def test_which_of_six_calls_are_struck(clock: ManualClock, rule: dict[str, Any], expected: list[int]) -> None:
+    assert strikes(clock, 6, **rule) == expected
+
+
+def test_a_rule_ends_with_its_time_to_live(clock: ManualClock) -> None:
+    book = FaultBook(clock, [Fault(effect="drop", seconds=10)])
+    clock.advance(9.9)
+    assert book.pick(sighting(), in_front=True)
+    clock.advance(0.1)
+    assert book.pick(sighting(), in_front=True) is None
+    assert not book.statuses()[0].active
+
+
+def test_chance_is_the_same_for_the_same_seed(clock: ManualClock) -> None:
+    first = strikes(clock, 200, probability=0.5, seed=1)
+    assert first == strikes(clock, 200, probability=0.5, seed=1)
+    assert first != strikes(clock, 200, probability=0.5, seed=2)
+    assert 60 < len(first) < 140
+
+
+def test_the_first_rule_that_strikes_wins_and_later_ones_do_not_see_the_call(clock: ManualClock) -> None:
+    rules = [Fault(effect="drop", name="second call", nth=2), Fault(effect="html", name="any")]
+    book = FaultBook(clock, rules)
+    names = [picked.name for _ in range(3) if (picked := book.pick(sighting(), in_front=True))]
+    assert names == ["any", "second call", "any"]
+    assert [(status.matched, status.hits) for status in book.statuses()] == [(3, 1), (2, 2)]
+
+
+def test_rules_get_names_and_names_are_unique(clock: ManualClock) -> None:
+    book = FaultBook(clock)
+    assert [book.add(Fault(effect="drop")).name, book.add(Fault(effect="lost")).name] == ["drop-1", "lost-2"]
+    with pytest.raises(ValueError, match="named 'drop-1' already"):
+        book.add(Fault(effect="drop", name="drop-1"))
+
+
+def test_rules_can_be_taken_out(clock: ManualClock) -> None:
+    book = FaultBook(clock, [Fault(effect="drop", name="a"), Fault(effect="drop", name="b")])
+    assert book.remove("a")
+    assert not book.remove("a")
+    assert [status.fault.name for status in book.statuses()] == ["b"]
+    book.clear()
+    assert book.pick(sighting(), in_front=True) is None
+
+
+def test_a_throttled_call_does_not_count_for_rules_behind_the_limit(send: Send, gateway: Gateway) -> None:
+    gateway.configure(rate=5, burst=1)
+    gateway.faults.add(Fault(effect="lost", nth=2))
+    assert send("GET", ADA).applied
+    assert send("GET", ADA).error == "TOO_MANY_REQUESTS"
+    assert gateway.faults.statuses()[0].matched == 1
+
+
+# -- what it does ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROBLEM_NAMES)
+def test_every_error_of_the_catalogue_can_be_answered(send: Send, gateway: Gateway, name: str) -> None:
+    fault = gateway.faults.add(Fault(effect="error", error=name))
+    outcome = send("POST", "/contacts", NEW)
+    assert outcome.answer is not None
+    assert (outcome.answer.status, outcome.error) == (fault.problem.status, fault.problem.type)
+    assert not outcome.applied
+    assert "new@example.com" not in gateway.store.contacts
+
+
+@pytest.mark.parametrize("effect", ["error", "drop", "html", "redirect"])
+def test_what_strikes_instead_of_the_backend_carries_nothing_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+    gateway.faults.add(Fault(effect=effect, error="FORBIDDEN" if effect == "error" else None))
+    assert not send("POST", "/contacts", NEW).applied
+    assert "new@example.com" not in gateway.store.contacts
+
+
+@pytest.mark.parametrize("effect", ["latency", "lost", "lost_error", "truncate", "garbage"])
+def test_what_strikes_after_the_backend_carries_the_call_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+    gateway.faults.add(Fault(effect=effect, latency=1))
+    outcome = send("POST", "/contacts", NEW)
+    assert outcome.applied
+    assert outcome.hold == 1
+    assert "new@example.com" in gateway.store.contacts
+
+
+def test_lost_and_drop_have_no_answer(send: Send, gateway: Gateway) -> None:
+    for effect in ("lost", "drop"):
+        gateway.faults.clear()
+        gateway.faults.add(Fault(effect=effect))
+        assert send("GET", ADA).answer is None
+
+
+def test_a_lost_refusal_is_still_known_to_the_journal(send: Send, gateway: Gateway) -> None:
+    gateway.faults.add(Fault(effect="lost"))
+    outcome = send("POST", "/contacts", {"email": "ada@example.com"})
+    assert (outcome.answer, outcome.error, outcome.applied) == (None, "CONTACT_ALREADY_EXISTS", False)
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 500), ("GATEWAY_TIMEOUT", 504)])
+def test_carried_out_but_answered_with_an_error(send: Send, gateway: Gateway, error: str | None, status: int) -> None:
+    gateway.faults.add(Fault(effect="lost_error", error=error))
+    outcome = send("POST", "/contacts", NEW)
+    assert outcome.answer is not None
+    assert outcome.answer.status == status
+    assert outcome.applied
+
+
+def test_html_and_redirect(send: Send, gateway: Gateway) -> None:
+    gateway.faults.add(Fault(effect="html", status=503, count=1))
+    gateway.faults.add(Fault(effect="redirect", count=1))
+    gateway.faults.add(Fault(effect="redirect", location="http://127.0.0.1:1/", status=307))
+    page, redirect, other = (send("GET", ADA).answer for _ in range(3))
+    assert page is not None
+    assert redirect is not None
+    assert other is not None
+    assert (page.status, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert page.body.startswith(b"<!DOCTYPE html>")
+    assert (redirect.status, redirect.headers["location"]) == (302, ELSEWHERE)
+    assert (other.status, other.headers["location"]) == (307, "http://127.0.0.1:1/")
+
+
+def test_truncated_json(send: Send, gateway: Gateway) -> None:
+    whole = send("GET", ADA).answer
+    gateway.faults.add(Fault(effect="truncate", count=1))
+    gateway.faults.add(Fault(effect="truncate", variant="closed"))
+    unreadable, broken = send("GET", ADA), send("GET", ADA)
+    assert whole is not None
+    assert unreadable.answer is not None
+    assert broken.answer is not None
+    with pytest.raises(ValueError, match="line 1"):
+        _ = unreadable.answer.json
+    assert unreadable.cut is None
+    assert broken.cut is not None
+    assert 0 < broken.cut < len(broken.answer.body)
+    assert broken.answer.json["data"] == whole.json["data"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "body"),
+    [
+        ({}, 200, b"upstream said something"),
+        ({"variant": "list"}, 200, b'["not", "an", "object"]'),
+        ({"variant": "empty", "status": 204}, 204, b""),
+        ({"body": '{"errorCode": "NEVER_SEEN"}', "status": 418}, 418, b'{"errorCode": "NEVER_SEEN"}'),
+    ],
+)
+def test_garbage(send: Send, gateway: Gateway, rule: dict[str, Any], status: int, body: bytes) -> None:
+    gateway.faults.add(Fault(effect="garbage", **rule))
+    answer = send("GET", ADA).answer
+    assert answer is not None
+    assert (answer.status, answer.body) == (status, body)
+
+
+def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
+    gateway.faults.add(Fault(effect="error", error="unavailable", latency=3, retry_after=9))
+    outcome = send("GET", ADA)
+    assert outcome.answer is not None
+    assert (outcome.hold, outcome.answer.headers["Retry-After"]) == (3, "9")
+
+
+# -- rules that make no sense ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"effect": "eror"}, "did you mean 'error'"),
+        ({"effect": "error"}, "needs an error"),
+        ({"effect": "error", "error": "DEAL_NOT_FOND"}, "did you mean 'DEAL_NOT_FOUND'"),
+        ({"effect": "error", "error": "CONNECTION"}, "never an answer"),
+        ({"effect": "latency"}, "needs latency"),
+        ({"effect": "drop", "error": "FORBIDDEN"}, "'drop' has no option 'error'"),
+        ({"effect": "drop", "status": 500}, "'drop' has no option 'status'"),
+        ({"effect": "error", "error": "FORBIDDEN", "status": 500}, "'error' has no option 'status'"),
+        ({"effect": "truncate", "variant": "lenght"}, "did you mean 'length'"),
+        ({"effect": "garbage", "variant": "closed"}, "variant 'closed' is not known"),
+        ({"effect": "html", "status": 99}, "from 200 to 599"),
+        ({"effect": "drop", "method": "PSOT"}, "did you mean 'POST'"),
+        ({"effect": "drop", "path": "/v2/contacts"}, "what follows /v2"),
+        ({"effect": "drop", "path": "contacts"}, "what follows /v2"),
+        ({"effect": "drop", "nth": 0}, "nth counts from 1"),
+        ({"effect": "drop", "count": 0}, "count counts from 1"),
+        ({"effect": "drop", "after": -1}, "not be negative"),
+        ({"effect": "drop", "latency": -1}, "not be negative"),
+        ({"effect": "drop", "seconds": 0}, "above 0"),
+        ({"effect": "drop", "probability": 1.1}, "between 0 and 1"),
+    ],
+)
+def test_senseless_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Fault(**rule)
+
+
+def test_every_effect_is_described() -> None:
+    assert set(get_args(Effect)) == set(EFFECTS)
+
+
+def test_types_that_the_gateway_says_strike_in_front_of_the_limit() -> None:
+    assert Fault(effect="error", error="SERVICE_UNAVAILABLE").in_front
+    assert Fault(effect="error", error="throttled").in_front
+    assert not Fault(effect="error", error="TOO_MANY_REQUESTS").in_front
+    assert not Fault(effect="lost_error", error="GATEWAY_TIMEOUT").in_front
+    assert CATALOGUE["TOO_MANY_REQUESTS"].type == Fault(effect="error", error="throttled").problem.type

@@ -1,0 +1,129 @@
+"""Magic emails: each row of the table does what the table says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from crm_provider.sandbox import MAGIC_EMAILS, Fault
+from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.magic import magic_email
+
+Send = Callable[..., Outcome]
+
+
+def create(send: Send, email: str) -> Outcome:
+    return send("POST", "/contacts", {"email": email})
+
+
+def update(send: Send, email: str) -> Outcome:
+    return send("PUT", f"/contacts/{email}", {"position": "Boss"})
+
+
+def get(send: Send, email: str) -> Outcome:
+    return send("GET", f"/contacts/{email}")
+
+
+def statuses(outcomes: list[Outcome]) -> list[int | None]:
+    return [outcome.answer.status if outcome.answer else None for outcome in outcomes]
+
+
+def test_throttled(send: Send) -> None:
+    assert statuses([create(send, "throttled@sandbox.test") for _ in range(4)]) == [429, 429, 201, 409]
+
+
+def test_quota(send: Send) -> None:
+    for _ in range(3):
+        answer = create(send, "quota@sandbox.test").answer
+        assert answer is not None
+        assert (answer.status, answer.json) == (429, {"message": "Limit Exceeded"})
+        assert answer.headers["Retry-After"] == "3600"
+
+
+def test_invalid(send: Send, gateway: Gateway) -> None:
+    gateway.store.create_contact("invalid@sandbox.test")
+    assert create(send, "invalid@sandbox.test").error == "INVALID_INPUT"
+    assert update(send, "invalid@sandbox.test").error == "INVALID_INPUT"
+    assert get(send, "invalid@sandbox.test").applied
+
+
+def test_lost(send: Send) -> None:
+    assert get(send, "lost@sandbox.test").error == "CONTACT_NOT_FOUND"
+    lost = create(send, "lost@sandbox.test")
+    assert (lost.answer, lost.applied) == (None, True)
+    assert get(send, "lost@sandbox.test").applied
+    again = create(send, "lost@sandbox.test")
+    assert (again.error, again.duplicate) == ("CONTACT_ALREADY_EXISTS", True)
+
+
+def test_outage(send: Send) -> None:
+    assert statuses([create(send, "outage@sandbox.test") for _ in range(8)]) == [503] * 7 + [201]
+
+
+def test_error(send: Send) -> None:
+    assert {create(send, "error@sandbox.test").error for _ in range(10)} == {"INTERNAL_SERVER_ERROR"}
+
+
+def test_slow(send: Send) -> None:
+    outcome = create(send, "slow@sandbox.test")
+    assert (outcome.hold, outcome.applied) == (2.0, True)
+
+
+def test_forbidden(send: Send) -> None:
+    answer = get(send, "forbidden@sandbox.test").answer
+    assert answer is not None
+    assert (answer.status, answer.json["errorCode"]) == (403, "FORBIDDEN")
+
+
+def test_html(send: Send) -> None:
+    answer = get(send, "html@sandbox.test").answer
+    assert answer is not None
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+def test_blocked(send: Send) -> None:
+    assert get(send, "blocked@sandbox.test").error == "CONTACT_NOT_FOUND"
+    assert create(send, "blocked@sandbox.test").applied
+    answer = get(send, "blocked@sandbox.test").answer
+    assert answer is not None
+    assert {"unsubscribedAt", "blacklistedAt"} < set(answer.json["data"])
+
+
+def test_each_tag_has_counters_of_its_own(send: Send) -> None:
+    for tag in ("+1", "+2", ""):
+        assert statuses([create(send, f"throttled{tag}@sandbox.test") for _ in range(3)]) == [429, 429, 201]
+
+
+def test_the_email_works_in_the_path_and_in_the_body_of_deals(send: Send, gateway: Gateway) -> None:
+    (deal,) = gateway.store.deals
+    owner = gateway.store.create_contact("error@sandbox.test")
+    gateway.store.update_deal(deal, contact_id=owner.id)
+    assert send("GET", f"/deals/{deal}").error == "INTERNAL_SERVER_ERROR"
+
+
+@pytest.mark.parametrize("email", ["lost@example.com", "lost@sandbox.test.example.com", "find@sandbox.test", "", None])
+def test_other_addresses_are_ordinary(email: str | None) -> None:
+    assert magic_email(email) is None
+
+
+def test_case_does_not_matter() -> None:
+    row = magic_email("Lost+7@Sandbox.Test")
+    assert row is not None
+    assert row.name == "lost"
+
+
+def test_magic_can_be_switched_off(send: Send, gateway: Gateway) -> None:
+    gateway.configure(magic=False)
+    for row in MAGIC_EMAILS:
+        outcome = create(send, row.email)
+        assert outcome.applied
+        assert outcome.fault is None
+    assert gateway.store.contact("blocked@sandbox.test").blacklisted_at is None
+
+
+def test_a_rule_of_the_user_comes_first(send: Send, gateway: Gateway) -> None:
+    gateway.faults.add(Fault(effect="drop", email="throttled@*", name="mine", count=1))
+    assert create(send, "throttled@sandbox.test").fault == "mine"
+    assert create(send, "throttled@sandbox.test").fault == "magic:throttled:1"

@@ -1,0 +1,113 @@
+"""Seeds: names, documents, files, and a snapshot as a seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.sandbox import ManualClock, SeedError, Store, ids
+from crm_provider.sandbox.seeds import fill, load_seed, snapshot
+
+SEED: dict[str, Any] = {
+    "pipelines": [{"name": "Sales", "stages": [{"name": "New"}, {"id": "my-won", "name": "Won"}]}],
+    "lists": [{"name": "Newsletter"}, {"id": "my-list", "name": "Late", "appears_after": 5}],
+    "contacts": [
+        {"email": "ann@example.com", "attributes": {"name": "Ann"}, "segmentedListsIds": ["Newsletter", "my-list"]},
+        {"id": "my-bob", "email": "bob@example.com", "blacklistedAt": "2025-01-01T00:00:00.000Z", "status": "odd"},
+    ],
+    "deals": [
+        {"contactId": "ann@example.com", "pipelineId": "Sales", "stageId": "New"},
+        {"id": "my-deal", "contactId": "my-bob", "pipelineId": ids.pipeline_id("Sales"), "stageId": "my-won"},
+    ],
+}
+
+
+def filled(seed: Any, clock: ManualClock | None = None) -> Store:
+    store = Store(clock or ManualClock())
+    fill(store, load_seed(seed))
+    return store
+
+
+def test_demo_has_what_the_documentation_promises() -> None:
+    store = filled("demo")
+    assert {pipeline.name: [stage.name for stage in pipeline.stages] for pipeline in store.pipelines.values()} == {
+        name: ["New", "Qualified", "Proposal", "Won", "Lost"] for name in ("Sales", "Partners")
+    }
+    assert [known.name for known in store.visible_lists] == ["Newsletter", "Trial users"]
+    assert len(store.contacts) == 11  # more than a page
+    assert store.deal_of(ids.contact_id("ada@example.com")) is not None
+
+
+def test_empty_is_empty() -> None:
+    assert snapshot(filled("empty")) == {"pipelines": [], "lists": [], "contacts": [], "deals": []}
+
+
+def test_many_contacts() -> None:
+    store = filled("contacts:25")
+    assert len(store.contacts) == 25
+    assert len(store.pipelines) == 2
+    assert not store.deals
+
+
+def test_a_document_may_name_things_or_give_ids() -> None:
+    store = filled(SEED)
+    ann, bob = store.contact("ann@example.com"), store.contact("bob@example.com")
+    assert list(ann.memberships) == [ids.list_id("Newsletter"), "my-list"]
+    assert (bob.id, bob.status, bob.blacklisted_at) == ("my-bob", "odd", "2025-01-01T00:00:00.000Z")
+    assert store.deals["my-deal"].stage_id == "my-won"
+    assert store.deals[ids.deal_id(ann.id)].stage_id == ids.stage_id("Sales", "New")
+    assert len(store.visible_lists) == 1
+
+
+@pytest.mark.parametrize("seed", ["empty", "demo", "contacts:3", SEED], ids=["empty", "demo", "contacts", "document"])
+def test_a_snapshot_is_a_seed_that_brings_the_state_back(seed: Any) -> None:
+    taken = snapshot(filled(seed))
+    assert snapshot(filled(json.loads(json.dumps(taken)))) == taken
+
+
+def test_a_snapshot_keeps_what_is_left_of_a_lists_delay() -> None:
+    clock = ManualClock()
+    store = filled(SEED, clock)
+    clock.advance(2)
+    assert [known["appears_after"] for known in snapshot(store)["lists"]] == [0, 3]
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "seed.json"
+    path.write_text(json.dumps(SEED), encoding="utf-8")
+    assert len(filled(str(path)).contacts) == 2
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        ("demmo", "did you mean 'demo'"),
+        ("contacts:x", "did you mean 'contacts:1000'"),
+        ("missing.json", "cannot be read"),
+        ([], "must be an object"),
+        ({"contact": []}, "did you mean 'contacts'"),
+        ({"contacts": ["x"]}, r"contacts\[0\] must be an object"),
+        ({"contacts": [{}]}, r"contacts\[0\].email must be a text"),
+        ({"contacts": [{"email": "a@b.co"}, {"email": "a@b.co"}]}, r"contacts\[1\].email is there already"),
+        ({**SEED, "contacts": [{"email": "a@b.co", "segmentedListsIds": ["Newsleter"]}]}, "did you mean 'Newsletter'"),
+        ({**SEED, "deals": [{}]}, r"deals\[0\].contactId: there is no contact"),
+        ({**SEED, "deals": [SEED["deals"][0]] * 2}, r"deals\[1\].contactId: this contact has a deal already"),
+        ({**SEED, "deals": [{**SEED["deals"][0], "stageId": "Nw"}]}, r"deals\[0\].stageId 'Nw'.*did you mean 'New'"),
+        ({**SEED, "deals": [{**SEED["deals"][0], "pipelineId": "Sale"}]}, "did you mean 'Sales'"),
+        ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a text"),
+        ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a text"),
+    ],
+)
+def test_a_bad_seed_is_refused_with_the_place(seed: Any, message: str) -> None:
+    with pytest.raises(SeedError, match=message):
+        filled(seed)
+
+
+def test_a_file_that_is_not_json(tmp_path: Path) -> None:
+    path = tmp_path / "seed.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(SeedError, match="cannot be read"):
+        load_seed(str(path))

@@ -1,0 +1,116 @@
+"""A tiny real server that answers with exactly the bytes it is told to, or breaks off where it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Behaviour = Callable[[socket.socket], None]
+"""What to do on a connection after one whole request was read."""
+
+
+def sends(answer: bytes) -> Behaviour:
+    """Send these bytes, then close."""
+    return lambda connection: connection.sendall(answer)
+
+
+def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
+    """A whole and proper answer, the last one on its connection."""
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
+
+
+def hangs(connection: socket.socket) -> None:
+    """Say nothing until the client goes away."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+
+
+def closes(connection: socket.socket) -> None:
+    """Close without a word."""
+
+
+def resets(connection: socket.socket) -> None:
+    """Tear the connection down."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    connection.close()
+
+
+class RawServer:
+    """Listens on a free port of this machine and treats its connections one after the other.
+
+    :param behaviours: one for each request; the last is kept for all further ones
+    :param tls: speak TLS with this context
+    """
+
+    def __init__(self, *behaviours: Behaviour, tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[bytes] = []
+        self.closed = threading.Semaphore(0)
+        """Released for each connection that this side has closed."""
+        self._behaviours = list(behaviours)
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        """Where the API would be."""
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}/v2"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.settimeout(5)
+            with contextlib.suppress(OSError), contextlib.closing(connection):
+                if self._tls:
+                    with self._tls.wrap_socket(connection, server_side=True) as secured:
+                        self._answer(secured)
+                else:
+                    self._answer(connection)
+            self.closed.release()
+
+    def _answer(self, connection: socket.socket) -> None:
+        self.requests.append(_read_request(connection))
+        behaviour = self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
+        behaviour(connection)
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received and not received.startswith(b"\x16"):  # a TLS greeting has no end to wait for
+        received += connection.recv(65536) or b"\r\n\r\n"
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while length and len(body) < int(length[1]):
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

@@ -1,0 +1,737 @@
+"""Each call of the client: what is sent, what comes back, what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.calls.lists import list_ids_of, list_name
+from crm_provider.client import CrmClient
+from crm_provider.responses import Answer
+from crm_provider.transport import Call
+
+from .fakes import Bench, Reply, Step, bench, data, error, lost, refused
+
+EMAIL = "Ada+x@example.com"
+AT = "/contacts/Ada%2Bx%40example.com"
+CONTACT = "cccccccc-1111-4111-8111-111111111111"
+DEAL = "dddddddd-2222-4222-8222-222222222222"
+PIPELINE = "eeeeeeee-3333-4333-8333-333333333333"
+STAGE = "ffffffff-4444-4444-8444-444444444444"
+LIST = "aaaaaaaa-5555-4555-8555-555555555555"
+OTHER = "bbbbbbbb-6666-4666-8666-666666666666"
+
+REF = {"id": CONTACT, "email": EMAIL}
+RECORD = {
+    **REF,
+    "status": "active",
+    "segmentedListsIds": [LIST],
+    "attributes": {"name": "Ada", "phone": "+5531999999999"},
+}
+DEAL_RECORD = {
+    "id": DEAL,
+    "contactId": CONTACT,
+    "pipelineId": PIPELINE,
+    "stageId": STAGE,
+    "attributes": {"pb_name": "x"},
+}
+
+Invoke = Callable[[CrmClient], Any]
+CREATE_DEAL: dict[str, Any] = {"contact_id": CONTACT, "pipeline_id": PIPELINE, "stage_id": STAGE}
+
+
+def page(items: list[dict[str, Any]], total: int | None = None) -> Reply:
+    return data({"page": 0, "total": len(items) if total is None else total, "data": items})
+
+
+def failed(made: Bench, invoke: Invoke) -> e.CrmError:
+    """The error that a call ends with."""
+    with pytest.raises(e.CrmError) as raised:
+        invoke(made.client)
+    return raised.value
+
+
+def bodies(made: Bench) -> list[Any]:
+    return [call.body for call in made.wire.calls]
+
+
+# -- one call, one request -----------------------------------------------------------------------------------
+
+# name: what is called, the request, its body, the answer, the result
+SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
+    "get_contact": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, data(RECORD), RECORD),
+    "get_contact, no envelope": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, Reply(200, RECORD), RECORD),
+    "create_contact": (lambda c: c.create_contact(EMAIL), "POST /contacts", {"email": EMAIL}, data(REF, 201), REF),
+    "create_contact, all": (
+        lambda c: c.create_contact(EMAIL, attributes={"name": "Ada"}, origin={"url": "https://x", "email": "y"}),
+        "POST /contacts",
+        {"email": EMAIL, "attributes": {"name": "Ada"}, "origin": {"url": "https://x", "email": "y"}},
+        data(REF, 201),
+        REF,
+    ),
+    "update_contact, flat": (
+        lambda c: c.update_contact(EMAIL, attributes={"phone": "+55", "name": None}),
+        f"PUT {AT}",
+        {"phone": "+55", "name": None},
+        data(REF),
+        REF,
+    ),
+    "update_contact, no envelope": (
+        lambda c: c.update_contact(EMAIL, attributes={"n": 1}), f"PUT {AT}", {"n": 1}, Reply(200, REF), REF,
+    ),
+    "delete_contact": (lambda c: c.delete_contact(EMAIL), f"DELETE {AT}", None, Reply(204), None),
+    "list_contacts": (lambda c: list(c.list_contacts()), "GET /contacts?page=0", None, page([RECORD]), [RECORD]),
+    "create_deal": (
+        lambda c: c.create_deal(**CREATE_DEAL),
+        "POST /deals",
+        {"contactId": CONTACT, "pipelineId": PIPELINE, "stageId": STAGE},
+        data({"id": DEAL, "contactId": CONTACT, "email": EMAIL}, 201),
+        {"id": DEAL, "contactId": CONTACT, "email": EMAIL},
+    ),
+    "create_deal, attributes": (
+        lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_name": "x", "pb_amount": "0010.50"}),
+        "POST /deals",
+        {"contactId": CONTACT, "pipelineId": PIPELINE, "stageId": STAGE,
+         "attributes": {"pb_name": "x", "pb_amount": "0010.50"}},
+        data({"id": DEAL}, 201),
+        {"id": DEAL},
+    ),
+    "get_deal": (lambda c: c.get_deal(DEAL), f"GET /deals/{DEAL}", None, data(DEAL_RECORD), DEAL_RECORD),
+    "update_deal": (
+        lambda c: c.update_deal(DEAL, contact_id=CONTACT, attributes={"pb_amount": 7}),
+        f"PUT /deals/{DEAL}",
+        {"contactId": CONTACT, "attributes": {"pb_amount": "7"}},
+        data({"id": DEAL}),
+        {"id": DEAL},
+    ),
+    "move_deal": (
+        lambda c: c.move_deal(DEAL, stage_id=STAGE),
+        f"PUT /deals/{DEAL}",
+        {"stageId": STAGE},
+        data({"id": DEAL}),
+        {"id": DEAL},
+    ),
+    "delete_deal": (lambda c: c.delete_deal(DEAL), f"DELETE /deals/{DEAL}", None, Reply(200), None),
+    "list_deals": (lambda c: list(c.list_deals()), "GET /deals?page=0", None, page([DEAL_RECORD]), [DEAL_RECORD]),
+    "find_deal": (
+        lambda c: c.find_deal(CONTACT, PIPELINE), "GET /deals?page=0", None, page([DEAL_RECORD]), DEAL_RECORD,
+    ),
+    "find_deal, none": (lambda c: c.find_deal(OTHER, PIPELINE), "GET /deals?page=0", None, page([DEAL_RECORD]), None),
+    "list_segmentation_lists": (
+        lambda c: list(c.list_segmentation_lists()), "GET /segments?page=0", None, page([{"id": LIST}]), [{"id": LIST}],
+    ),
+    "find_segmentation_list": (
+        lambda c: c.find_segmentation_list("VIP"),
+        "GET /segments?page=0",
+        None,
+        page([{"id": OTHER, "name": "vip"}, {"id": LIST, "name": "VIP"}]),
+        {"id": LIST, "name": "VIP"},
+    ),
+    "find_segmentation_list, by title": (
+        lambda c: c.find_segmentation_list("VIP"), "GET /segments?page=0", None, page([{"id": LIST, "title": "VIP"}]),
+        {"id": LIST, "title": "VIP"},
+    ),
+    "find_segmentation_list, by id": (
+        lambda c: c.find_segmentation_list(list_id=LIST),
+        "GET /segments?page=0",
+        None,
+        page([{"id": OTHER}, {"id": LIST}]),
+        {"id": LIST},
+    ),
+    "add_contact_to_lists": (
+        lambda c: c.add_contact_to_lists(EMAIL, [LIST, OTHER, LIST]),
+        "POST /segments/add-contact/Ada%2Bx%40example.com",
+        {"segmentedListsIds": [LIST, OTHER]},
+        data({"done": 2}),
+        {"done": 2},
+    ),
+    "add_contact_to_lists, odd answer": (
+        lambda c: c.add_contact_to_lists(EMAIL, [LIST]),
+        "POST /segments/add-contact/Ada%2Bx%40example.com", {"segmentedListsIds": [LIST]}, Reply(200, ["ok"]), {},
+    ),
+    "verify_email": (
+        lambda c: c.verify_email(EMAIL), "POST /email-verification/Ada%2Bx%40example.com", None, data({"valid": True}),
+        {"valid": True},
+    ),
+    "trigger_automation": (
+        lambda c: c.trigger_automation("w/1", "c-2", "f-3", email=EMAIL, fields={"a": 1, "email": "b"}),
+        "POST /webhook/w%2F1/c/c-2/w/f-3",
+        {
+            "email": EMAIL,
+            "customFields": [{"fieldName": "a", "fieldValue": 1}, {"fieldName": "email", "fieldValue": "b"}],
+        },
+        data({"ok": True}),
+        {"ok": True},
+    ),
+    "trigger_automation, no fields": (
+        lambda c: c.trigger_automation("w", "c", "f", email=EMAIL),
+        "POST /webhook/w/c/c/w/f",
+        {"email": EMAIL},
+        Reply(200),
+        {},
+    ),
+    "request": (
+        lambda c: c.request("get", "/contacts/{email}/notes", path_params={"email": EMAIL}, params={"page": 1}),
+        f"GET {AT}/notes?page=1", None, data([1, 2]), {"message": "ok", "data": [1, 2]},
+    ),
+    "request, body": (
+        lambda c: c.request("POST", "/notes", json=["x"]), "POST /notes", ["x"], data({"id": "n"}), {"id": "n"},
+    ),
+    "ping": (lambda c: c.ping(), "GET /segments?page=0", None, page([]), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_call(name: str) -> None:
+    invoke, request, body, reply, result = SIMPLE[name]
+    made = bench(reply)
+    assert invoke(made.client) == result
+    assert (made.wire.sent, bodies(made)) == ([request], [body])
+    assert made.wire.calls[0].with_key is not name.startswith("trigger_automation")
+
+
+def test_every_call_of_the_client_is_in_the_table() -> None:
+    calls = {name for name, _ in inspect.getmembers(CrmClient, inspect.isfunction) if not name.startswith("_")}
+    assert calls - {"close"} == {name.split(",")[0] for name in SIMPLE} | {"upsert_contact"}
+
+
+@pytest.mark.parametrize("name", [name for name in SIMPLE if "," not in name])
+@pytest.mark.parametrize("type_", ["FORBIDDEN", "UNKNOWN_ROUTE", "INVALID_INPUT", "LIMIT_EXCEEDED"])
+def test_an_error_comes_up_as_it_is(name: str, type_: str) -> None:
+    made = bench(error(type_))
+    raised = failed(made, SIMPLE[name][0])
+    assert (raised.type, raised.request_id, len(made.wire.calls)) == (type_, "req-1", 1)
+    assert raised.method == made.wire.calls[0].method
+    assert raised.path == made.wire.calls[0].shown
+
+
+PAGED: dict[str, tuple[Invoke, str]] = {
+    "list_contacts": (lambda c: list(c.list_contacts()), "/contacts"),
+    "list_deals": (lambda c: list(c.list_deals()), "/deals"),
+    "list_segmentation_lists": (lambda c: list(c.list_segmentation_lists()), "/segments"),
+}
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_listing_goes_from_page_to_page(name: str) -> None:
+    invoke, route = PAGED[name]
+    records = [{"id": f"r-{n}"} for n in range(25)]
+    made = bench(page(records[:10], 25), error("TOO_MANY_REQUESTS"), page(records[10:20], 25), page(records[20:], 25))
+    assert invoke(made.client) == records
+    assert made.wire.sent == [f"GET {route}?page={n}" for n in (0, 1, 1, 2)]
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_listing_sends_nothing_until_it_is_read(name: str) -> None:
+    made = bench(page([]))
+    listing: Iterator[Any] = getattr(made.client, name)()
+    assert made.wire.sent == []
+    assert list(listing) == []
+
+
+# -- answers that are not what they should be ----------------------------------------------------------------
+
+NO_RECORD: list[Any] = [["x"], "ok", 7, [], None, {}, {"message": "ok"}, {"message": "ok", "data": None}]
+
+
+@pytest.mark.parametrize("answer", NO_RECORD, ids=str)
+@pytest.mark.parametrize("name", ["get_contact", "get_deal"])
+def test_an_answer_without_the_record_is_no_record(name: str, answer: Any) -> None:
+    raised = failed(bench(Reply(200, answer)), SIMPLE[name][0])
+    assert isinstance(raised, e.CrmProtocolError)
+
+
+@pytest.mark.parametrize("answer", [["x"], "ok", 7], ids=str)
+@pytest.mark.parametrize("name", ["create_contact", "update_contact, flat", "create_deal", "update_deal"])
+def test_a_write_with_an_odd_answer_is_an_error_with_an_unknown_outcome(name: str, answer: Any) -> None:
+    raised = failed(bench(Reply(200, answer)), SIMPLE[name][0])
+    assert isinstance(raised, e.CrmProtocolError)
+    assert raised.outcome_known is False
+    assert (raised.method, raised.path) != (None, None)
+
+
+@pytest.mark.parametrize("answer", [["x"], "ok", 7], ids=str)
+def test_an_answer_of_undocumented_form_is_handed_on(answer: Any) -> None:
+    assert bench(Reply(200, answer)).client.verify_email("ann@x.io") == {"result": answer}
+
+
+def test_an_id_that_is_a_number_is_taken_as_text() -> None:
+    made = bench(data({"id": 7, "email": "ann@x.io"}, 201))
+    assert made.client.create_contact("ann@x.io") == {"id": "7", "email": "ann@x.io"}
+
+
+def test_a_created_deal_without_an_id_is_an_error_with_an_unknown_outcome() -> None:
+    raised = failed(bench(data({"contactId": CONTACT}, 201)), lambda c: c.create_deal(**CREATE_DEAL))
+    assert isinstance(raised, e.CrmProtocolError)
+    assert raised.outcome_known is False
+    assert raised.method == "POST"
+
+
+@pytest.mark.parametrize("answer", [Reply(201), data({"email": EMAIL}), Reply(200, {"message": "created"})], ids=str)
+def test_an_id_that_a_write_does_not_tell_is_read(answer: Reply) -> None:
+    made = bench(answer, data(RECORD))
+    assert made.client.create_contact(EMAIL) == REF
+    assert made.wire.sent == ["POST /contacts", f"GET {AT}"]
+
+
+@pytest.mark.parametrize("answer", [["x"], {"x": 1}, {"data": {"id": "1"}}, "x"], ids=str)
+@pytest.mark.parametrize("name", PAGED)
+def test_a_listing_without_a_list_is_an_error(name: str, answer: Any) -> None:
+    assert isinstance(failed(bench(Reply(200, answer)), PAGED[name][0]), e.CrmProtocolError)
+
+
+# -- nothing is sent with a wrong value ----------------------------------------------------------------------
+
+WRONG: dict[str, Invoke] = {
+    "get_contact": lambda c: c.get_contact(" "),
+    "create_contact: email": lambda c: c.create_contact("ada"),
+    "create_contact: attributes": lambda c: c.create_contact(EMAIL, attributes={"x": {1}}),
+    "create_contact: no attributes": lambda c: c.create_contact(EMAIL, attributes={}),
+    "create_contact: email as attribute": lambda c: c.create_contact(EMAIL, attributes={"email": "x"}),
+    "create_contact: origin": lambda c: c.create_contact(EMAIL, origin={"x": Decimal(1)}),
+    "update_contact: email": lambda c: c.update_contact("", attributes={"x": 1}),
+    "update_contact: attributes": lambda c: c.update_contact(EMAIL, attributes={"": 1}),
+    "update_contact: nothing": lambda c: c.update_contact(EMAIL, attributes={}),
+    "upsert_contact: email": lambda c: c.upsert_contact("ada@", attributes={"x": 1}),
+    "upsert_contact: attributes": lambda c: c.upsert_contact(EMAIL, attributes={"x": float("nan")}),
+    "upsert_contact: origin": lambda c: c.upsert_contact(EMAIL, attributes={"x": 1}, origin={"x": {1}}),
+    "upsert_contact: origin only": lambda c: c.upsert_contact(EMAIL, origin={}),
+    "delete_contact": lambda c: c.delete_contact("@"),
+    "create_deal: contact": lambda c: c.create_deal(contact_id=EMAIL, pipeline_id=PIPELINE, stage_id=STAGE),
+    "create_deal: pipeline": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id="x", stage_id=STAGE),
+    "create_deal: stage": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id=PIPELINE, stage_id=""),
+    "create_deal: amount": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": 10.5}),
+    "create_deal: nested attributes": lambda c: c.create_deal(**CREATE_DEAL, attributes={"stageId": STAGE}),
+    "get_deal": lambda c: c.get_deal("../contacts"),
+    "update_deal: id": lambda c: c.update_deal("x", stage_id=STAGE),
+    "update_deal: nothing": lambda c: c.update_deal(DEAL),
+    "update_deal: stage": lambda c: c.update_deal(DEAL, stage_id="won"),
+    "update_deal: amount": lambda c: c.update_deal(DEAL, attributes={"pb_amount": float("nan")}),
+    "move_deal": lambda c: c.move_deal(DEAL, stage_id="won"),
+    "delete_deal": lambda c: c.delete_deal(""),
+    "find_deal: contact": lambda c: c.find_deal(EMAIL, PIPELINE),
+    "find_deal: pipeline": lambda c: c.find_deal(CONTACT, "sales"),
+    "find_segmentation_list: none": lambda c: c.find_segmentation_list(),
+    "find_segmentation_list: both": lambda c: c.find_segmentation_list("VIP", list_id=LIST),
+    "find_segmentation_list: id": lambda c: c.find_segmentation_list(list_id="VIP"),
+    "find_segmentation_list: empty name": lambda c: c.find_segmentation_list(" "),
+    "add_contact_to_lists: email": lambda c: c.add_contact_to_lists("x", [LIST]),
+    "add_contact_to_lists: no list": lambda c: c.add_contact_to_lists(EMAIL, []),
+    "add_contact_to_lists: list": lambda c: c.add_contact_to_lists(EMAIL, [LIST, "VIP"]),
+    "verify_email": lambda c: c.verify_email("ada example.com"),
+    "trigger_automation: email": lambda c: c.trigger_automation("w", "c", "f", email="x"),
+    "trigger_automation: fields": lambda c: c.trigger_automation("w", "c", "f", email=EMAIL, fields={"x": {1}}),
+    "trigger_automation: webhook": lambda c: c.trigger_automation("", "c", "f", email=EMAIL),
+    "trigger_automation: channel": lambda c: c.trigger_automation("w", "..", "f", email=EMAIL),
+    "request: method": lambda c: c.request("HEAD", "/contacts"),
+    "request: path": lambda c: c.request("GET", "contacts"),
+    "request: other host": lambda c: c.request("GET", "//evil.example/v2"),
+    "request: query in path": lambda c: c.request("GET", "/contacts?page=1"),
+    "request: fragment": lambda c: c.request("GET", "/contacts#x"),
+    "request: dots": lambda c: c.request("GET", "/contacts/../deals"),
+    "request: encoded dots": lambda c: c.request("GET", "/contacts/%2e%2E/deals"),
+    "request: missing part": lambda c: c.request("GET", "/contacts/{email}"),
+    "request: part with an odd name": lambda c: c.request("GET", "/contacts/{e-mail}", path_params={"e-mail": EMAIL}),
+    "request: brace": lambda c: c.request("GET", "/contacts/{email", path_params={"email": EMAIL}),
+    "request: closing brace": lambda c: c.request("GET", "/contacts/email}"),
+    "request: part that is not in the path": lambda c: c.request("GET", "/contacts", path_params={"email": EMAIL}),
+    "request: empty part": lambda c: c.request("GET", "/contacts/{email}", path_params={"email": ""}),
+    "request: dots as a part": lambda c: c.request("GET", "/contacts/{email}", path_params={"email": ".."}),
+    "request: part that is no text": lambda c: c.request("GET", "/n/{id}", path_params={"id": 7}),  # type: ignore[dict-item]
+    "request: body": lambda c: c.request("POST", "/notes", json={"x": {1}}),
+}
+
+
+@pytest.mark.parametrize("order", ["create first", "update first"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_before_anything_is_sent(name: str, order: str) -> None:
+    made = bench()
+    for _ in range(20):
+        made.client._order.learn(existed=order == "update first")
+    raised = failed(made, WRONG[name])
+    assert isinstance(raised, e.CrmInvalidValueError)
+    assert (made.wire.sent, made.pacer.asked) == ([], []), "not even a slot of the rate budget is taken"
+    assert EMAIL not in f"{raised} {raised!r}"
+
+
+def test_a_float_amount_is_refused_with_the_fix() -> None:
+    raised = failed(bench(), WRONG["create_deal: amount"])
+    assert "give the exact digits as text" in str(raised)
+    assert "10.5" not in str(raised)
+
+
+@pytest.mark.parametrize("part", [".", "..", "%2e%2e", "a/../b", "é", "a b"])
+def test_no_part_changes_the_path(part: str) -> None:
+    made = bench(data({}))
+    try:
+        made.client.request("GET", "/x/{part}/y", path_params={"part": part})
+    except e.CrmInvalidValueError:
+        assert part in (".", "..")
+    else:
+        assert made.wire.calls[0].path.count("/") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "path_params"),
+    [
+        ("/contacts/ada@example.com/notes", {}),
+        ("/contacts/ada%40example.com/notes", {}),
+        ("/contacts/{who}/notes", {"who": "ada@example.com"}),
+    ],
+    ids=["literal", "literal, encoded", "part of any name"],
+)
+def test_an_email_in_the_path_of_a_request_is_not_shown(
+    path: str, path_params: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    raised = failed(bench(error("CONTACT_NOT_FOUND")), lambda c: c.request("GET", path, path_params=path_params))
+    text = f"{raised} {raised!r} {raised.as_dict()} {caplog.text}"
+    assert "ada" not in text
+
+
+# -- upsert --------------------------------------------------------------------------------------------------
+
+UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
+    # name: (answers, requests, outcome), with create going first
+    "new": ([data(REF, 201)], ["POST /contacts"], "created"),
+    "existing": ([error("CONTACT_ALREADY_EXISTS"), data(REF)], ["POST /contacts", f"PUT {AT}"], "updated"),
+    "throttled": ([error("TOO_MANY_REQUESTS"), data(REF, 201)], ["POST /contacts"] * 2, "created"),
+    "no connection": ([refused, data(REF, 201)], ["POST /contacts"] * 2, "created"),
+    "lost, happened": ([lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
+    "lost, did not happen": (
+        [lost, error("CONTACT_NOT_FOUND"), data(REF, 201)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts"],
+        "created",
+    ),
+    "lost, was there before with other values": (
+        [lost, data({**RECORD, "attributes": {"name": "Bob"}}), data(REF)],
+        ["POST /contacts", f"GET {AT}", f"PUT {AT}"],
+        "updated",
+    ),
+    "lost, was there before without attributes": (
+        [lost, data({**RECORD, "attributes": None}), data(REF)],
+        ["POST /contacts", f"GET {AT}", f"PUT {AT}"],
+        "updated",
+    ),
+    "lost, arrived late": (
+        [lost, error("CONTACT_NOT_FOUND"), error("CONTACT_ALREADY_EXISTS"), data(RECORD)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts", f"GET {AT}"],
+        "created",
+    ),
+    "server error, did not happen": (
+        [error("INTERNAL_SERVER_ERROR"), error("CONTACT_NOT_FOUND"), data(REF, 201)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts"],
+        "created",
+    ),
+    "existing, update lost": (
+        [error("CONTACT_ALREADY_EXISTS"), lost, data(REF)], ["POST /contacts", f"PUT {AT}", f"PUT {AT}"], "updated",
+    ),
+    "no id in the answer": ([Reply(201), data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPSERTS)
+def test_upsert_create_first(name: str) -> None:
+    steps, requests, outcome = UPSERTS[name]
+    made = bench(*steps)
+    result = made.client.upsert_contact(EMAIL, attributes={"name": "Ada"}, origin={"url": "https://x"})
+    assert result == {**REF, "outcome": outcome}
+    assert made.wire.sent == requests
+    full = {"email": EMAIL, "attributes": {"name": "Ada"}, "origin": {"url": "https://x"}}
+    assert bodies(made) == [
+        {"POST": full, "PUT": {"name": "Ada"}, "GET": None}[call.method] for call in made.wire.calls
+    ]
+
+
+UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
+    "existing": ([data(REF)], [f"PUT {AT}"], "updated"),
+    "new": ([error("CONTACT_NOT_FOUND"), data(REF, 201)], [f"PUT {AT}", "POST /contacts"], "created"),
+    "lost": ([lost, data(REF)], [f"PUT {AT}", f"PUT {AT}"], "updated"),
+    "new, create lost": (
+        [error("CONTACT_NOT_FOUND"), lost, data(RECORD)], [f"PUT {AT}", "POST /contacts", f"GET {AT}"], "created",
+    ),
+    "made by another in between": (
+        [error("CONTACT_NOT_FOUND"), error("CONTACT_ALREADY_EXISTS"), data(REF)],
+        [f"PUT {AT}", "POST /contacts", f"PUT {AT}"],
+        "updated",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPDATES_FIRST)
+def test_upsert_update_first(name: str) -> None:
+    steps, requests, outcome = UPDATES_FIRST[name]
+    made = bench(*steps)
+    for _ in range(20):
+        made.client._order.learn(existed=True)
+    assert made.client.upsert_contact(EMAIL, attributes={"name": "Ada"}) == {**REF, "outcome": outcome}
+    assert made.wire.sent == requests
+
+
+def test_the_order_is_learned_from_what_the_last_ones_did() -> None:
+    existing: list[Step] = [error("CONTACT_ALREADY_EXISTS"), data(REF)]
+    made = bench(*existing * 7, *[data(REF)] * 3, *[error("CONTACT_NOT_FOUND"), data(REF, 201)] * 3, data(REF, 201))
+    outcomes = [made.client.upsert_contact(EMAIL, attributes={"name": "Ada"})["outcome"] for _ in range(14)]
+    assert outcomes == ["updated"] * 10 + ["created"] * 4
+    methods = [line.split()[0] for line in made.wire.sent]
+    assert methods == [*["POST", "PUT"] * 7, *["PUT"] * 3, *["PUT", "POST"] * 3, "POST"]
+
+
+def test_what_failed_teaches_nothing() -> None:
+    made = bench(*[error("INVALID_INPUT")] * 20)
+    for _ in range(20):
+        failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}))
+    assert not made.client._order.update_first
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([error("CONTACT_ALREADY_EXISTS"), data(RECORD)], {**REF, "outcome": "unchanged"}),
+        ([data(REF, 201)], {**REF, "outcome": "created"}),
+        ([lost, data(RECORD)], {**REF, "outcome": "created"}),
+    ],
+    ids=["existing", "new", "lost"],
+)
+def test_upsert_without_attributes_changes_nothing(steps: list[Step], expected: dict[str, str]) -> None:
+    made = bench(*steps)
+    for _ in range(20):
+        made.client._order.learn(existed=True)
+    assert made.client.upsert_contact(EMAIL) == expected
+    assert "PUT" not in "".join(made.wire.sent)
+
+
+def test_an_existing_contact_without_an_id_is_an_error_of_ours() -> None:
+    made = bench(error("CONTACT_ALREADY_EXISTS"), data({"email": EMAIL}))
+    assert isinstance(failed(made, lambda c: c.upsert_contact(EMAIL)), e.CrmProtocolError)
+
+
+def test_an_error_of_the_second_half_is_raised() -> None:
+    made = bench(error("CONTACT_ALREADY_EXISTS"), error("INVALID_INPUT"))
+    assert isinstance(failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"n": 1})), e.CrmInvalidInputError)
+
+
+# -- lost writes, settled by reading -------------------------------------------------------------------------
+
+CREATE: Invoke = lambda c: c.create_contact(EMAIL, attributes={"name": "Ada"})  # noqa: E731 - a name for a table
+CREATE_A_DEAL: Invoke = lambda c: c.create_deal(**CREATE_DEAL)  # noqa: E731
+ADD: Invoke = lambda c: c.add_contact_to_lists(EMAIL, [LIST])  # noqa: E731
+
+LISTS_OF = "GET /deals?page=0"
+ADDING = "POST /segments/add-contact/Ada%2Bx%40example.com"
+
+# name: what is called, the answers, the requests, the result
+SETTLED: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
+    "contact: happened": (CREATE, [lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], REF),
+    "contact: did not happen": (
+        CREATE,
+        [lost, error("CONTACT_NOT_FOUND"), data(REF, 201)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts"],
+        REF,
+    ),
+    "contact: arrived late": (
+        CREATE,
+        [lost, error("CONTACT_NOT_FOUND"), error("CONTACT_ALREADY_EXISTS"), data(RECORD)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts", f"GET {AT}"],
+        REF,
+    ),
+    "deal: happened": (CREATE_A_DEAL, [lost, page([DEAL_RECORD])], ["POST /deals", LISTS_OF], DEAL_RECORD),
+    "deal: happened, ids in capitals": (
+        CREATE_A_DEAL,
+        [lost, page([{**DEAL_RECORD, "contactId": CONTACT.upper(), "pipelineId": PIPELINE.upper()}])],
+        ["POST /deals", LISTS_OF],
+        {**DEAL_RECORD, "contactId": CONTACT.upper(), "pipelineId": PIPELINE.upper()},
+    ),
+    "deal: did not happen": (
+        CREATE_A_DEAL,
+        [lost, page([]), data({"id": DEAL}, 201)],
+        ["POST /deals", LISTS_OF, "POST /deals"],
+        {"id": DEAL},
+    ),
+    "deal: another contact's, another pipeline's": (
+        CREATE_A_DEAL,
+        [lost, page([{**DEAL_RECORD, "contactId": OTHER}, {**DEAL_RECORD, "id": "d", "pipelineId": OTHER}]),
+         data({"id": DEAL}, 201)],
+        ["POST /deals", LISTS_OF, "POST /deals"],
+        {"id": DEAL},
+    ),
+    "deal: arrived late": (
+        CREATE_A_DEAL,
+        [lost, page([]), error("CONTACT_ASSOCIATED_WITH_A_DEAL"), page([DEAL_RECORD])],
+        ["POST /deals", LISTS_OF, "POST /deals", LISTS_OF],
+        DEAL_RECORD,
+    ),
+    "list: happened": (ADD, [lost, data(RECORD)], [ADDING, f"GET {AT}"], {}),
+    "list: happened, ids in capitals": (
+        lambda c: c.add_contact_to_lists(EMAIL, [LIST.upper()]), [lost, data(RECORD)], [ADDING, f"GET {AT}"], {},
+    ),
+    "list: did not happen": (
+        ADD, [lost, data({**RECORD, "segmentedListsIds": [OTHER]}), data({})], [ADDING, f"GET {AT}", ADDING], {},
+    ),
+    "list: nothing known of lists": (ADD, [lost, data(REF), data({})], [ADDING, f"GET {AT}", ADDING], {}),
+    "delete: happened": (
+        lambda c: c.delete_contact(EMAIL), [lost, error("CONTACT_NOT_FOUND")], [f"DELETE {AT}"] * 2, None,
+    ),
+    "delete deal: happened": (
+        lambda c: c.delete_deal(DEAL), [lost, error("DEAL_NOT_FOUND")], [f"DELETE /deals/{DEAL}"] * 2, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_a_lost_write_is_settled(name: str) -> None:
+    invoke, steps, requests, result = SETTLED[name]
+    made = bench(*steps)
+    assert invoke(made.client) == result
+    assert made.wire.sent == requests
+
+
+def test_an_older_deal_of_the_contact_is_not_taken_for_the_lost_one() -> None:
+    older = {**DEAL_RECORD, "id": OTHER, "stageId": OTHER, "createdAt": "2020-01-01T00:00:00.000Z"}
+    made = bench(lost, page([older]), error("CONTACT_ASSOCIATED_WITH_A_DEAL"), page([older]))
+    assert isinstance(failed(made, CREATE_A_DEAL), e.CrmContactAssociatedWithADealError)
+
+
+def test_a_lost_create_that_finds_other_values_says_that_the_contact_was_there_before() -> None:
+    made = bench(lost, data({**RECORD, "attributes": {"name": "Bob"}}))
+    raised = failed(made, CREATE)
+    assert isinstance(raised, e.CrmContactAlreadyExistsError)
+    assert made.wire.sent == ["POST /contacts", f"GET {AT}"]
+
+
+@pytest.mark.parametrize(
+    ("invoke", "type_"),
+    [(CREATE, "CONTACT_ALREADY_EXISTS"), (CREATE_A_DEAL, "CONTACT_ASSOCIATED_WITH_A_DEAL"), (ADD, "CONTACT_NOT_FOUND"),
+     (lambda c: c.delete_contact(EMAIL), "CONTACT_NOT_FOUND"), (lambda c: c.delete_deal(DEAL), "DEAL_NOT_FOUND")],
+    ids=["contact", "deal", "list", "delete", "delete deal"],
+)  # fmt: skip
+def test_without_a_lost_try_the_same_answer_is_an_error(invoke: Invoke, type_: str) -> None:
+    assert failed(bench(error(type_)), invoke).type == type_
+
+
+@pytest.mark.parametrize(
+    "invoke",
+    [lambda c: c.verify_email(EMAIL), lambda c: c.trigger_automation("w", "c", "f", email=EMAIL),
+     lambda c: c.request("POST", "/notes", json={})],
+    ids=["verify_email", "trigger_automation", "request"],
+)  # fmt: skip
+def test_a_post_that_cannot_be_read_back_is_not_sent_again(invoke: Invoke) -> None:
+    raised = failed(bench(lost), invoke)
+    assert isinstance(raised, e.CrmTimeoutError)
+    assert raised.outcome_known is False
+
+
+def test_reading_back_is_tried_once_for_each_try() -> None:
+    made = bench(lost, *[error("SERVICE_UNAVAILABLE")] * 4)
+    raised = failed(made, CREATE)
+    assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
+    assert made.wire.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
+
+
+# -- lists ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("item", "name"),
+    [({"name": "a", "title": "b"}, "a"), ({"title": "b"}, "b"), ({"name": None, "title": "b"}, "b"), ({}, None)],
+)
+def test_name_of_a_list(item: dict[str, Any], name: str | None) -> None:
+    assert list_name(item) == name
+
+
+@pytest.mark.parametrize(
+    ("contact", "ids"),
+    [
+        ({"segmentedListsIds": [LIST]}, [LIST]),
+        ({"segmentedListsIds": None}, []),
+        ({}, []),
+        ({"segmentedListsIds": "x"}, []),
+    ],
+)
+def test_lists_of_a_contact(contact: dict[str, Any], ids: list[str]) -> None:
+    assert list_ids_of(contact) == ids
+
+
+def test_a_list_that_is_not_there_is_named() -> None:
+    raised = failed(bench(page([])), lambda c: c.find_segmentation_list(list_id=LIST))
+    assert isinstance(raised, e.CrmSegmentationListNotFoundError)
+    assert LIST in str(raised), "style: a message says to what"
+
+
+def test_a_list_is_found_by_its_id_in_capitals() -> None:
+    made = bench(page([{"id": LIST, "name": "VIP"}]))
+    assert made.client.find_segmentation_list(list_id=LIST.upper())["id"] == LIST
+
+
+def test_two_lists_of_one_name_are_an_error_that_names_both() -> None:
+    made = bench(page([{"id": LIST, "name": "VIP"}, {"id": OTHER, "name": "VIP"}]))
+    raised = failed(made, lambda c: c.find_segmentation_list("VIP"))
+    assert isinstance(raised, e.CrmInvalidValueError)
+    assert LIST in str(raised)
+    assert OTHER in str(raised)
+    assert "nothing was sent" not in str(raised), "two calls were"
+
+
+# -- nothing leaks -------------------------------------------------------------------------------------------
+
+SECRET = {
+    "email": "zq.planted@example.com",
+    "name": "Zq Planted Name",
+    "phone": "+5531988887777",
+    "note": "Zq note, O'B",
+}
+WEBHOOK = ("zq-hook-0001", "zq-channel-2", "zq-flow-3333")
+QUERY = "Zq queried value"
+ALL_SECRETS = [*SECRET.values(), *WEBHOOK, QUERY]
+REST = {key: value for key, value in SECRET.items() if key != "email"}
+
+PLANTED: dict[str, Invoke] = {
+    "get_contact": lambda c: c.get_contact(SECRET["email"]),
+    "create_contact": lambda c: c.create_contact(SECRET["email"], attributes=REST, origin=REST),
+    "update_contact": lambda c: c.update_contact(SECRET["email"], attributes=REST),
+    "upsert_contact": lambda c: c.upsert_contact(SECRET["email"], attributes=REST),
+    "delete_contact": lambda c: c.delete_contact(SECRET["email"]),
+    "create_deal": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_name": SECRET["name"], **REST}),
+    "update_deal": lambda c: c.update_deal(DEAL, attributes={"pb_name": SECRET["name"], **REST}),
+    "add_contact_to_lists": lambda c: c.add_contact_to_lists(SECRET["email"], [LIST]),
+    "verify_email": lambda c: c.verify_email(SECRET["email"]),
+    "trigger_automation": lambda c: c.trigger_automation(*WEBHOOK, email=SECRET["email"], fields=REST),
+    "request": lambda c: c.request(
+        "POST", "/contacts/{email}/notes", path_params={"email": SECRET["email"]}, params={"by": QUERY}, json=REST
+    ),
+}
+
+
+def echo(status: int, form: str) -> Step:
+    """An answer that repeats every value that the call sent, however it was sent."""
+
+    def step(call: Call) -> Answer:
+        queried = [str(value) for value in call.query.values()]
+        if form == "text only":
+            body: Any = {"message": " / ".join([*queried, *call.sent])}
+        else:
+            text = " ".join([*queried, json.dumps(call.body, ensure_ascii=False), call.path, *call.parts.values()])
+            body = {"error": text, "errorCode": "INVALID_INPUT"} if form == "v1" else text.encode()
+        return Reply(status, body, {"Location": f"https://crm.example/{call.path}"})(call)
+
+    return step
+
+
+ECHOES = [(200, "plain"), *((status, form) for status in (302, 404, 422, 500) for form in ("v1", "text only", "plain"))]
+
+
+@pytest.mark.parametrize(("status", "form"), ECHOES)
+@pytest.mark.parametrize("name", PLANTED)
+def test_no_sent_value_is_shown(name: str, status: int, form: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = bench(*[echo(status, form)] * 40)
+    raised = failed(made, PLANTED[name])
+    text = f"{raised} {raised!r} {raised.args} {json.dumps(raised.as_dict(), ensure_ascii=False)} {caplog.text}"
+    assert [value for value in ALL_SECRETS if value.lower() in text.lower()] == []

@@ -1,0 +1,127 @@
+"""The catalogue says what the API reference says, completely and without contradiction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.catalogue import ALIASES, CATALOGUE, FAMILY_ADVICE, GATEWAY_ANSWERS, Repeat, Source, repeat_for
+from crm_provider.errors import ERROR_CLASSES
+
+from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, Row, Wired
+
+VENDOR_ADVICE = {
+    # type -> words of the vendor's advice that must be there
+    "MISSING_BODY": ["body must not be empty"],
+    "FORBIDDEN": ["check the API key", "generate one"],
+    "CONTACT_NOT_FOUND": ["check that the contact exists"],
+    "SEGMENTATION_LIST_NOT_FOUND": ["check that the", "list exists"],
+    "DEAL_NOT_FOUND": ["check that the deal exists"],
+    "PIPELINE_NOT_FOUND": ["check that the pipeline exists"],
+    "STAGE_NOT_FOUND": ["check that the stage exists"],
+    "CONTACT_ALREADY_EXISTS": ["check before creating"],
+    "CONTACT_ASSOCIATED_WITH_A_DEAL": ["check", "before creating or updating"],
+    "INVALID_INPUT": ["valid body", "all required fields"],
+    "INVALID_PARAMS": ["the id or email must be in the request"],
+    "TOO_MANY_REQUESTS": ["slow down"],
+    "INTERNAL_SERVER_ERROR": ["try again later", "support"],
+}
+
+
+def test_every_type_has_one_record() -> None:
+    assert {type_: spec.error.__name__ for type_, spec in CATALOGUE.items()} == TYPES
+
+
+@pytest.mark.parametrize("row", [*VENDOR, *GATEWAY_TYPES], ids=lambda row: row.type)
+def test_record_is_as_documented(row: Row) -> None:
+    spec = CATALOGUE[row.type]
+    assert (spec.type, spec.status, spec.messages[0]) == (row.type, row.status, row.message)
+    assert spec.source is (Source.VENDOR if row in VENDOR else Source.GATEWAY)
+
+
+@pytest.mark.parametrize("type_", FOUND_HERE)
+def test_what_is_found_here_has_no_status(type_: str) -> None:
+    assert CATALOGUE[type_].status is None
+    assert CATALOGUE[type_].source in (Source.TRANSPORT, Source.PROVIDER)
+
+
+@pytest.mark.parametrize("type_", VENDOR_ADVICE)
+def test_vendors_advice_is_there(type_: str) -> None:
+    assert [words for words in VENDOR_ADVICE[type_] if words not in CATALOGUE[type_].advice] == []
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_advice_can_stand_in_a_sentence(type_: str) -> None:
+    advice = CATALOGUE[type_].advice
+    assert advice[0].islower()
+    assert not advice.endswith(".")
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_repeat(type_: str) -> None:
+    expected = {
+        frozenset(): Repeat.NEVER,
+        frozenset({"GET", "PUT", "DELETE"}): Repeat.SETTLED,
+        frozenset({"GET", "PUT", "DELETE", "POST"}): Repeat.ANY_CALL,
+    }[frozenset(REPEATED.get(type_, ()))]
+    assert repeat_for(CATALOGUE[type_].error("x")) is CATALOGUE[type_].repeat is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (e.CrmTransientError, Repeat.SETTLED),
+        (e.CrmThrottledError, Repeat.ANY_CALL),
+        *((error, Repeat.NEVER) for error in (
+            e.CrmError, e.CrmAccessError, e.CrmRequestError, e.CrmDataError, e.CrmNotFoundError, e.CrmConflictError,
+            e.CrmProtocolError,
+        )),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)  # fmt: skip
+def test_repeat_of_an_unknown_type(error: type[e.CrmError], expected: Repeat) -> None:
+    assert repeat_for(error("x", type="HTTP_499", status=499)) is expected
+
+
+def test_a_text_means_one_type_within_its_status() -> None:
+    texts = [
+        (spec.status, text.lower().rstrip("."))
+        for spec in CATALOGUE.values()
+        for text in spec.messages
+        if spec.status is not None
+    ]
+    assert len(texts) == len(set(texts))
+
+
+def test_aliases() -> None:
+    names = ("DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY")
+    assert dict(ALIASES) == dict.fromkeys(names, "INVALID_PARAMS")
+    assert not set(ALIASES) & set(CATALOGUE)
+
+
+@pytest.mark.parametrize("wired", GATEWAY, ids=lambda wired: wired.case)
+def test_gateway_answer_is_as_documented(wired: Wired) -> None:
+    answer = next(answer for answer in GATEWAY_ANSWERS if answer.case == wired.case)
+    assert (answer.status, dict(answer.body), answer.error_type, answer.type) == (
+        wired.status, wired.body, wired.header, wired.type,
+    )  # fmt: skip
+
+
+def test_no_gateway_answer_beyond_the_documented() -> None:
+    assert {answer.case for answer in GATEWAY_ANSWERS} == {wired.case for wired in GATEWAY}
+
+
+def test_every_family_has_advice() -> None:
+    families = {error for error in ERROR_CLASSES.values() if error.__bases__ == (e.CrmError,)}
+    assert set(FAMILY_ADVICE) == families - {e.CrmProtocolError}
+
+
+@pytest.mark.parametrize("table", [CATALOGUE, ALIASES, FAMILY_ADVICE], ids=["catalogue", "aliases", "advice"])
+def test_tables_cannot_be_changed(table: Any) -> None:
+    with pytest.raises(TypeError):
+        table["X"] = "y"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CATALOGUE["FORBIDDEN"].status = 200  # type: ignore[misc]

@@ -1,0 +1,308 @@
+"""The documentation and the code say the same: links, examples, commands, tables, names. No Airflow here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docs_tables
+import docs_text
+import pytest
+from devtools.jobs import JOBS
+from docs_text import DOCS, ROOT, Fence
+
+from crm_provider import __main__ as cli
+from crm_provider.catalogue import CATALOGUE, FAMILY_ADVICE
+from crm_provider.client import CrmClient
+from crm_provider.errors import CrmError
+from crm_provider.policy import OPERATORS, ErrorPolicy, Work
+from crm_provider.provider_info import CONN_FIELDS
+from crm_provider.settings import EXTRAS, Settings
+
+DOCUMENTS = docs_text.documents()
+PYTHON = [fence for document in DOCUMENTS for fence in docs_text.fences(document, "python")]
+JSON = [fence for document in DOCUMENTS for fence in docs_text.fences(document, "json")]
+
+
+def each_document() -> Any:
+    return pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def each(fences: list[Fence]) -> Any:
+    return pytest.mark.parametrize("fence", fences, ids=lambda fence: fence.name)
+
+
+# -- tables -------------------------------------------------------------------------------------------------
+
+
+def test_the_generated_parts_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert docs_tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_every_part_that_can_be_generated_is_used_once() -> None:
+    used = [name for path in DOCS.glob("*.md") for name, _ in docs_tables.GENERATED.findall(path.read_text("utf-8"))]
+    assert sorted(used) == sorted(docs_tables.PARTS)
+
+
+def test_a_part_that_is_out_of_date_is_told_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs_tables, "ROOT", tmp_path)
+    document = tmp_path / "page.md"
+    document.write_text("before\n<!-- generated: presets -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    assert docs_tables.update(document, write=False) == ["page.md: presets"]
+    assert "\nold\n" in document.read_text("utf-8")
+    docs_tables.update(document, write=True)
+    text = document.read_text("utf-8")
+    assert docs_tables.presets() in text
+    assert (text.startswith("before\n"), text.endswith("after\n"), "\nold\n" in text) == (True, True, False)
+    assert docs_tables.update(document, write=True) == []
+
+
+def test_the_table_of_calls_has_every_call_of_the_client() -> None:
+    public = {name for name in dir(CrmClient) if not name.startswith("_")}
+    assert set(docs_tables.CALLS) == public - {"close", "request"}
+
+
+# -- links --------------------------------------------------------------------------------------------------
+
+
+@each_document()
+def test_every_link_leads_somewhere(document: Path) -> None:
+    broken = []
+    for link in docs_text.links(document):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        target = (document.parent / path).resolve() if path else document
+        if not target.exists() or (anchor and anchor not in docs_text.anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_the_readme_links_every_document() -> None:
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in docs_text.links(ROOT / "README.md")}
+    assert set(DOCS.glob("*.md")) <= linked
+
+
+def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    headings = [
+        "`on_error`",
+        "A long `Retry-After`",
+        "Test it",
+        "Test it",
+        "`crm_error`: the *error* as an [XCom](x.md)",
+    ]
+    page.write_text("\n".join(f"## {heading}" for heading in headings) + "\n```\n# no heading\n```\n", encoding="utf-8")
+    assert docs_text.anchors(page) == {
+        "on_error", "a-long-retry-after", "test-it", "test-it-1", "crm_error-the-error-as-an-xcom",
+    }  # fmt: skip
+
+
+# -- examples -----------------------------------------------------------------------------------------------
+
+
+@each(PYTHON)
+def test_python_compiles(fence: Fence) -> None:
+    compile(fence.code, fence.name, "exec")
+
+
+@each([fence for fence in PYTHON if "with Sandbox(" in fence.code and fence.document.name != "sandbox.md"])
+def test_python_that_brings_its_own_sandbox_runs(fence: Fence, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(fence.code, fence.name, "exec"), {"__name__": "example"})
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@each(JSON)
+def test_json_parses(fence: Fence) -> None:
+    json.loads(fence.code)
+
+
+def connections() -> list[tuple[str, str]]:
+    """The Airflow connections in JSON that the documents show."""
+    texts = [(document, document.read_text("utf-8")) for document in DOCUMENTS]
+    return [(path.name, value) for path, text in texts for value in re.findall(r"AIRFLOW_CONN_\w+='(\{.*\})'", text)]
+
+
+@pytest.mark.parametrize(("document", "value"), connections())
+def test_every_connection_is_accepted(document: str, value: str) -> None:
+    fields = json.loads(re.sub(r"<[^>]+>", "a-key", value))  # <your API key> as it stands is refused
+    assert fields.pop("conn_type") == "crm", document
+    settings = {"host": None, "port": None, "password": None, "extra": None, **fields}
+    assert Settings.from_fields(**settings).api_key == fields["password"]
+
+
+# -- on_error -----------------------------------------------------------------------------------------------
+
+
+def overrides(fence: Fence) -> Iterator[tuple[Work, Mapping[str, str]]]:
+    """Every ``on_error`` in an example, and the kind of work that it is for."""
+    names: dict[str, ast.expr] = {}
+    for node in ast.walk(ast.parse(fence.code)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = node.value
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            found = [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "on_error"]
+            yield from ((Work.TASK, value) for value in map(_mapping, found) if value is not None)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).removesuffix(".partial").rpartition(".")[2]
+            found = [keyword.value for keyword in node.keywords if keyword.arg == "on_error"]
+            if called in ("ErrorPolicy", "CrmRetryPolicy", "crm_errors"):
+                found += node.args[:1]
+            found = [names.get(value.id, value) if isinstance(value, ast.Name) else value for value in found]
+            work = OPERATORS.get(called, Work.TASK)
+            yield from ((work, value) for value in map(_mapping, found) if value is not None)
+
+
+def _mapping(node: ast.expr) -> Mapping[str, str] | None:
+    return ast.literal_eval(node) if isinstance(node, ast.Dict) else None
+
+
+@each([fence for fence in PYTHON if "on_error" in fence.code or "crm_errors({" in fence.code])
+def test_every_on_error_in_an_example_makes_sense(fence: Fence) -> None:
+    found = list(overrides(fence))
+    assert found or "on_error" not in fence.code
+    for work, on_error in found:
+        ErrorPolicy(on_error, work=work)
+
+
+@each_document()
+def test_every_on_error_in_the_text_makes_sense(document: Path) -> None:
+    text = docs_text.prose(document)
+    shown = re.findall(r"on_error=(\{\"[^{}]+\})", text) + re.findall(r"`(\{\"[A-Z]\w+\": \"[a-z]+\".*?\})`", text)
+    for on_error in shown:
+        fits = []
+        for work in (Work.TASK, Work.SENSOR):
+            try:
+                ErrorPolicy(ast.literal_eval(on_error), work=work)
+                fits.append(work)
+            except ValueError:
+                pass
+        assert fits, on_error
+
+
+def test_refusals_are_quoted_as_they_are() -> None:
+    text = (DOCS / "errors.md").read_text("utf-8")
+    quoted = re.findall(r"^ValueError: (on_error\[(\w+)\]: '(\w+)' .*)$", text, re.MULTILINE)
+    assert quoted
+    for message, error, action in quoted:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ErrorPolicy({error: action})
+
+
+# -- commands -----------------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """Every ``python -m crm_provider`` line: where it stands, the line, and what the document says that it prints."""
+    found = []
+    for document in DOCUMENTS:
+        for fence in docs_text.fences(document):
+            for part in re.split(r"^(?:\$ )?(?=python -m crm_provider )", fence.code, flags=re.MULTILINE)[1:]:
+                line, _, output = part.partition("\n")
+                found.append((fence.name, line, output))
+        lines = re.findall(r"`(python -m crm_provider [^`]+)`", docs_text.prose(document))
+        found += [(document.name, line, "") for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("place", "line", "output"), commands())
+def test_every_command_works_and_prints_what_is_shown(
+    place: str, line: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(shlex.split(line)[3:]) == 0, place
+    printed = capsys.readouterr().out.splitlines()
+    assert [shown for shown in output.splitlines() if shown not in ("...", "") and shown not in printed] == []
+
+
+@each_document()
+def test_every_job_exists(document: Path) -> None:
+    text = document.read_text("utf-8")
+    jobs = re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)", text) + re.findall(r"scripts/dev\.py ([a-z-]+)", text)
+    assert [job for job in jobs if job not in JOBS] == []
+
+
+# -- names, messages, defaults ------------------------------------------------------------------------------
+
+
+def defined_names() -> set[str]:
+    """Every class and function of the package."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "crm_provider").rglob("*.py")]
+    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@each_document()
+def test_every_name_exists(document: Path) -> None:
+    names = set(re.findall(r"\bCrm[A-Z]\w+", document.read_text("utf-8")))
+    if document.name == "development.md":
+        names.discard("CrmThingNotFoundError")  # its example of a new type
+    assert names - defined_names() == set()
+
+
+@each_document()
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    paths = re.findall(r"`((?:tests|scripts|docs|example_dags|constraints)/[\w./-]*)`", document.read_text("utf-8"))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@each_document()
+def test_quoted_messages_have_the_catalogues_advice(document: Path) -> None:
+    quoted = re.findall(
+        r"\b([A-Z_]+)(?: \((\d{3})\))? on [A-Z]+ /\S*: .*? What to do: (.*?\.)(?= |$)",
+        document.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    for type_, status, advice in quoted:
+        spec = CATALOGUE[type_]
+        error = spec.error(spec.messages[0], status=spec.status, method="GET", path="/")
+        assert f"What to do: {advice}" in str(error), type_
+        assert status in ("", str(spec.status))
+
+
+def test_every_family_has_a_line_for_the_night() -> None:
+    text = (DOCS / "operations.md").read_text("utf-8")
+    families = {*FAMILY_ADVICE, *CrmError.__subclasses__()}
+    assert [family.__name__ for family in families if f"| `{family.__name__}`" not in text] == []
+
+
+def test_every_error_that_a_connection_test_can_meet_is_explained() -> None:
+    text = (DOCS / "connection.md").read_text("utf-8")
+    section = text[text.index("## Test it") : text.index("### What is wrong with a field")]
+    cannot_happen = {
+        "MISSING_BODY", "INVALID_PARAMS", "INVALID_INPUT", "INVALID_VALUE", "CONTACT_NOT_FOUND", "DEAL_NOT_FOUND",
+        "SEGMENTATION_LIST_NOT_FOUND", "PIPELINE_NOT_FOUND", "STAGE_NOT_FOUND", "CONTACT_ALREADY_EXISTS",
+        "CONTACT_ASSOCIATED_WITH_A_DEAL", "PROTOCOL",
+    }  # fmt: skip
+    explained = set(re.findall(r"`([A-Z_]+)(?: \(\d{3}\))?`", section))
+    assert set(CATALOGUE) - cannot_happen - explained == set()
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_the_form_of_the_connection_is_that_of_the_settings(name: str) -> None:
+    schema = CONN_FIELDS[name]["schema"]
+    assert getattr(Settings(api_key="key"), name) == schema.get("default")
+    assert "null" in schema["type"]
+    for bound, beyond in (("minimum", -1e-6), ("maximum", 1e-6)):
+        if bound in schema:
+            assert EXTRAS[name](schema[bound]) == schema[bound]
+            with pytest.raises(ValueError, match=f"{schema['minimum']} to {schema['maximum']}"):
+                EXTRAS[name](schema[bound] + beyond)
+
+
+def test_form_and_settings_know_the_same_extras() -> None:
+    assert list(CONN_FIELDS) == list(EXTRAS)
+
+
+def test_the_connections_default_host_is_that_of_the_settings() -> None:
+    assert f"| `{Settings(api_key='key').base_url}` |" in (DOCS / "connection.md").read_text("utf-8")
+
+
+@each_document()
+def test_no_machine_shows(document: Path) -> None:
+    assert re.findall(r"(?<![\w.])/(?:work|root|home|tmp|Users)/\S*", document.read_text("utf-8")) == []

@@ -1,0 +1,244 @@
+"""The rate budget: never faster than the CRM allows, fair, bounded, and one for each key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider.pacing import LONGEST_PAUSE, MARGIN, BudgetBusy, ProcessPacer, Unlimited, pacer_for
+from crm_provider.settings import Settings
+
+from .fakes import FakeClock
+
+NEVER_MIND = 1e9
+"""Seconds that a patient caller can wait."""
+
+RATES = st.floats(0.01, 1000)
+BURSTS = st.integers(1, 20)
+ARRIVALS = st.lists(st.floats(0, 3) | st.just(0.0), min_size=1, max_size=60)
+"""Times between arrivals, in slots."""
+
+
+@dataclass
+class TokenBucket:
+    """What the gateway does: refuses a call that finds no token."""
+
+    rate: float
+    burst: int
+    tokens: float = 0.0
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = self.burst
+
+    def takes(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.last) * self.rate)
+        self.last = now
+        if self.tokens < 1 - 1e-6:  # a rounding error is no refusal
+            return False
+        self.tokens -= 1
+        return True
+
+
+def slots_of(rate: float, burst: int, gaps: list[float]) -> list[float]:
+    """When the callers may send, in the order they came."""
+    clock = FakeClock(0.0)
+    pacer = ProcessPacer(rate, burst, clock=clock, sleep=lambda _: None)
+    slots = []
+    for gap in gaps:
+        clock.now += gap / rate
+        slots.append(clock.now + pacer.acquire(NEVER_MIND))
+    return slots
+
+
+@given(rate=RATES, burst=BURSTS, gaps=ARRIVALS)
+def test_a_paced_call_is_never_refused(rate: float, burst: int, gaps: list[float]) -> None:
+    bucket = TokenBucket(rate, burst)
+    assert all(bucket.takes(slot) for slot in slots_of(rate, burst, gaps))
+
+
+@given(
+    rate=RATES,
+    burst=st.integers(2, 20),
+    calls=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=60),
+)
+def test_one_token_absorbs_the_jitter_of_the_way(rate: float, burst: int, calls: list[tuple[float, float]]) -> None:
+    slots = slots_of(rate, burst, [gap for gap, _ in calls])
+    arrivals = sorted(slot + delay / rate for slot, (_, delay) in zip(slots, calls, strict=True))
+    bucket = TokenBucket(rate, burst)
+    assert all(bucket.takes(arrival) for arrival in arrivals)
+
+
+@given(rate=RATES, burst=BURSTS, gaps=ARRIVALS)
+def test_slots_are_given_in_the_order_of_arrival_and_spaced(rate: float, burst: int, gaps: list[float]) -> None:
+    slots = slots_of(rate, burst, gaps)
+    assert slots == sorted(slots)
+    at_once, spacing = max(burst - 1, 1), 1 / (rate * MARGIN)
+    for first, later in zip(slots, slots[at_once:], strict=False):
+        assert later - first >= spacing * (1 - 1e-6) - 1e-9 * abs(later)
+
+
+@given(rate=RATES, burst=BURSTS, count=st.integers(1, 60))
+def test_no_slot_is_wasted_under_load(rate: float, burst: int, count: int) -> None:
+    slots = slots_of(rate, burst, [0.0] * count)
+    at_once = max(burst - 1, 1)
+    assert slots[-1] == pytest.approx(max(count - at_once, 0) / (rate * MARGIN))
+
+
+def test_default_limits() -> None:
+    waits = [round(slot, 4) for slot in slots_of(5.0, 2, [0, 0, 0])]
+    assert waits == [0.0, 0.202, 0.404]
+
+
+def test_a_call_after_a_rest_does_not_wait() -> None:
+    assert slots_of(5.0, 2, [0, 10, 10]) == pytest.approx([0.0, 2.0, 4.0])
+
+
+def test_the_caller_sleeps_until_its_slot() -> None:
+    clock = FakeClock()
+    pacer = ProcessPacer(5.0, 2, clock=clock, sleep=clock.sleep)
+    assert [pacer.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0.0, 0.202, 0.202], abs=1e-3)
+    assert clock.slept == pytest.approx([0.202, 0.202], abs=1e-3), "no sleep where the slot is free"
+
+
+# -- a bounded wait ------------------------------------------------------------------------------------------
+
+
+def test_a_slot_too_far_away_is_told_at_once_and_not_taken() -> None:
+    clock = FakeClock()
+    pacer = ProcessPacer(1.0, 1, clock=clock, sleep=clock.sleep)
+    pacer.acquire(NEVER_MIND)
+    for _ in range(3):
+        with pytest.raises(BudgetBusy) as busy:
+            pacer.acquire(1.0)
+        assert busy.value.seconds == pytest.approx(1 / MARGIN)
+    assert clock.slept == []
+    assert pacer.acquire(2.0) == pytest.approx(1 / MARGIN)
+
+
+@given(gaps=ARRIVALS, patience=st.lists(st.floats(0, 5), min_size=60, max_size=60))
+def test_who_leaves_takes_nothing_from_the_others(gaps: list[float], patience: list[float]) -> None:
+    clock = FakeClock(0.0)
+    pacer = ProcessPacer(1.0, 2, clock=clock, sleep=lambda _: None)
+    bucket, last = TokenBucket(1.0, 2), -10.0
+    for gap, max_wait in zip(gaps, patience, strict=False):
+        clock.now += gap
+        if (due := max(last + 1 / MARGIN, clock.now)) - clock.now > max_wait + 1e-6:
+            with pytest.raises(BudgetBusy) as busy:
+                pacer.acquire(max_wait)
+            assert clock.now + busy.value.seconds == pytest.approx(due)
+        elif due - clock.now < max_wait - 1e-6:
+            slot = clock.now + pacer.acquire(max_wait)
+            assert slot >= last
+            assert bucket.takes(slot)
+            last = slot
+
+
+# -- a pause after a refusal ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pause", "wait"),
+    [(0.0, 0.0), (3.0, 3.0), (LONGEST_PAUSE, LONGEST_PAUSE), (LONGEST_PAUSE + 0.1, 0.0), (3600.0, 0.0)],
+)
+def test_pause_holds_back_the_next_slot(pause: float, wait: float) -> None:
+    clock = FakeClock()
+    pacer = ProcessPacer(5.0, 5, clock=clock, sleep=lambda _: None)
+    pacer.pause(pause)
+    assert pacer.acquire(NEVER_MIND) == pytest.approx(wait)
+
+
+def test_a_pause_ends_the_burst() -> None:
+    clock = FakeClock()
+    pacer = ProcessPacer(1.0, 5, clock=clock, sleep=lambda _: None)
+    pacer.pause(0.0)
+    assert [pacer.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0, 1 / MARGIN, 2 / MARGIN])
+
+
+def test_a_pause_never_brings_a_slot_forward() -> None:
+    clock = FakeClock()
+    pacer = ProcessPacer(1.0, 1, clock=clock, sleep=lambda _: None)
+    for _ in range(5):
+        pacer.acquire(NEVER_MIND)
+    pacer.pause(0.5)
+    assert pacer.acquire(NEVER_MIND) == pytest.approx(5 / MARGIN)
+
+
+# -- shared --------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_one_budget() -> None:
+    waits: list[float] = []
+    pacer = ProcessPacer(5.0, 2, clock=lambda: 0.0, sleep=lambda _: None)
+    threads = [
+        threading.Thread(target=lambda: waits.extend(pacer.acquire(NEVER_MIND) for _ in range(50))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(waits) == pytest.approx([n / (5.0 * MARGIN) for n in range(400)])
+
+
+BASE = Settings(api_key="shared-key-of-test-pacing")
+
+
+def test_one_budget_for_a_key_whatever_else_the_connection_says() -> None:
+    assert pacer_for(BASE) is pacer_for(BASE.with_(timeout=1, developer_mode=True))
+
+
+def test_two_connections_with_one_key_draw_on_one_budget_even_if_their_limits_differ() -> None:
+    assert pacer_for(BASE) is pacer_for(BASE.with_(requests_per_second=4.0))
+
+
+@pytest.mark.parametrize("change", [{"api_key": "another"}, {"base_url": "https://crm.example/v2"}], ids=str)
+def test_another_key_or_host_has_its_own_budget(change: dict[str, str]) -> None:
+    assert pacer_for(BASE) is not pacer_for(BASE.with_(**change))
+
+
+def test_limits_come_from_the_connection() -> None:
+    pacer = pacer_for(Settings(api_key="limits-of-test-pacing", requests_per_second=2.0))
+    assert isinstance(pacer, ProcessPacer)
+    assert pacer.spacing == pytest.approx(1 / (2.0 * MARGIN))
+
+
+def test_off_means_no_budget_at_all() -> None:
+    pacer = pacer_for(BASE.with_(rate_store="off"))
+    pacer.pause(100.0)
+    assert isinstance(pacer, Unlimited)
+    assert [pacer.acquire(0.0) for _ in range(100)] == [0.0] * 100
+
+
+FORK = """
+import os, signal, sys, threading
+from crm_provider import pacing
+from crm_provider.settings import Settings
+
+settings = Settings(api_key="k")
+before = pacing.pacer_for(settings)
+held = threading.Event()
+
+def hold():
+    with pacing._pacers_lock, before._lock:
+        held.set()
+        threading.Event().wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(5)
+    pacer = pacing.pacer_for(settings)
+    os._exit(0 if pacer is not before and pacer.acquire(0.0) == 0.0 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_while_a_lock_is_held_does_not_hang_the_child() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=False).returncode == 0

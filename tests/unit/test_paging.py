@@ -1,0 +1,255 @@
+"""Listings: every record once, all of them, and an end — whatever the server says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.paging import Page, walk
+
+ROUTE = "/contacts"
+MANY = 500
+"""More pages than any listing here has: who reads that many goes in circles."""
+
+
+class Server:
+    """Counts the pages that are read, and says when that never ends."""
+
+    def __init__(self, answer: Callable[[int], Page]) -> None:
+        self.answer = answer
+        self.reads = 0
+
+    def __call__(self, number: int) -> Page:
+        assert number == self.reads, "pages are read one after the other, each once"
+        self.reads += 1
+        assert self.reads < MANY, "the listing never ends"
+        return self.answer(number)
+
+
+def records(start: int, end: int) -> list[dict[str, Any]]:
+    return [{"id": f"c-{n}", "email": f"{n}@example.com"} for n in range(start, end)]
+
+
+def honest(count: int, *, size: int = 10, total: bool = True) -> Server:
+    """A server with so many records that keeps to the rules."""
+    return Server(lambda n: Page(records(n * size, min((n + 1) * size, count)), count if total else None))
+
+
+def not_found(number: int) -> Page:
+    raise e.CrmNotFoundError(f"no page {number}", type="HTTP_404", status=404, method="GET", path=ROUTE)
+
+
+# -- honest servers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 20, 25, 100])
+def test_with_a_total_no_page_is_read_for_nothing(count: int) -> None:
+    server = honest(count)
+    assert list(walk(server, ROUTE)) == records(0, count)
+    assert server.reads == max(-(-count // 10), 1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 25])
+def test_without_a_total_it_ends_at_the_empty_page(count: int) -> None:
+    server = honest(count, total=False)
+    assert list(walk(server, ROUTE)) == records(0, count)
+    assert server.reads == -(-count // 10) + 1
+
+
+@pytest.mark.parametrize("size", [1, 5, 9, 11, 50])
+@pytest.mark.parametrize("total", [True, False], ids=["total", "no total"])
+def test_another_size_of_page(size: int, total: bool) -> None:
+    assert list(walk(honest(33, size=size, total=total), ROUTE)) == records(0, 33)
+
+
+def test_a_404_past_the_end_ends_a_listing_without_a_total() -> None:
+    pages = honest(20, total=False)
+    server = Server(lambda n: pages(n) if n < 2 else not_found(n))
+    assert list(walk(server, ROUTE)) == records(0, 20)
+
+
+def test_records_come_as_soon_as_their_page_is_there() -> None:
+    server = honest(100)
+    assert list(itertools.islice(walk(server, ROUTE), 10)) == records(0, 10)
+    assert server.reads == 1
+
+
+def test_records_added_in_front_while_reading() -> None:
+    everything = records(-3, 20)
+    server = Server(
+        lambda n: Page(everything[3:13] if n == 0 else everything[n * 10 : n * 10 + 10], 20 if n == 0 else 23)
+    )
+    assert list(walk(server, ROUTE)) == records(0, 20)
+
+
+def test_ten_records_added_in_front_while_reading() -> None:
+    everything = records(-10, 20)
+    server = Server(
+        lambda n: Page(everything[10:20] if n == 0 else everything[n * 10 : n * 10 + 10], 20 if n == 0 else 30)
+    )
+    assert list(walk(server, ROUTE)) == records(0, 20)
+
+
+def test_records_deleted_while_reading() -> None:
+    server = Server(lambda n: [Page(records(0, 10), 15), Page(records(10, 13), 13)][n])
+    assert list(walk(server, ROUTE)) == records(0, 13)
+
+
+# -- servers that end too early ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n: Page(records(0, 10) if n == 0 else [], 25),
+        lambda n: Page(records(0, 10), 25) if n == 0 else not_found(n),
+        lambda n: Page(records(0, 10), 25) if n == 0 else Page([], None),
+        lambda _: Page([], 25),
+        lambda n: Page(records(n * 10, n * 10 + 8) if n < 3 else [], 30),
+        not_found,
+    ],
+    ids=["empty page", "404", "total told once", "nothing at all", "short pages", "404 at once"],
+)
+def test_an_early_end_is_an_error(answer: Callable[[int], Page]) -> None:
+    with pytest.raises((e.CrmProtocolError, e.CrmNotFoundError)):
+        list(walk(Server(answer), ROUTE))
+
+
+@pytest.mark.parametrize("total", [11, 20, 25, 30, 31, 40, 41, 1000])
+def test_a_server_that_ignores_the_page_number_does_not_cut_off(total: int) -> None:
+    server = Server(lambda _: Page(records(0, 10), total))
+    with pytest.raises(e.CrmProtocolError, match=r"circles|ends early"):
+        list(walk(server, ROUTE))
+    assert server.reads <= 10
+
+
+def test_a_page_that_comes_twice_does_not_cut_off_the_last() -> None:
+    pages = [Page(records(0, 10), 30), Page(records(0, 10), 30), Page(records(10, 20), 30), Page([], 30)]
+    with pytest.raises(e.CrmProtocolError):
+        list(walk(Server(lambda n: pages[n]), ROUTE))
+
+
+def test_the_error_says_how_far_it_came() -> None:
+    with pytest.raises(e.CrmProtocolError) as raised:
+        list(walk(Server(lambda n: Page(records(0, 10) if n == 0 else [], 25)), ROUTE))
+    assert str(raised.value).startswith(
+        "PROTOCOL on GET /contacts: the listing ends early: page 1 is empty after 10 of 25 records."
+    )
+
+
+def test_what_was_read_before_the_error_is_not_lost() -> None:
+    listing = walk(Server(lambda n: Page(records(0, 10) if n == 0 else [], 25)), ROUTE)
+    assert list(itertools.islice(listing, 10)) == records(0, 10)
+    with pytest.raises(e.CrmProtocolError):
+        next(listing)
+
+
+def test_any_other_error_is_passed_on() -> None:
+    def broken(number: int) -> Page:
+        raise e.CrmForbiddenError("no")
+
+    with pytest.raises(e.CrmForbiddenError):
+        list(walk(broken, ROUTE))
+
+
+# -- servers that never end ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total", [None, 10**9], ids=["no total", "huge total"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        records(0, 10),
+        [{"id": n} for n in range(10)],
+        [{"email": f"{n}@example.com"} for n in range(10)],
+        [{"id": None, "name": "list"}],
+        [{"id": ["x"]}, {"id": {"y": 1}}],
+        [{}],
+    ],
+    ids=["ids", "ids that are numbers", "no ids", "ids that are null", "ids of an odd kind", "empty records"],
+)
+def test_the_same_page_for_ever_is_an_error(page: list[dict[str, Any]], total: int | None) -> None:
+    with pytest.raises(e.CrmProtocolError, match="circles"):
+        list(walk(Server(lambda _: Page(page, total)), ROUTE))
+
+
+def test_two_pages_in_turn_for_ever() -> None:
+    with pytest.raises(e.CrmProtocolError, match="circles"):
+        list(walk(Server(lambda n: Page(records(n % 2, n % 2 + 10), None)), ROUTE))
+
+
+@pytest.mark.parametrize("ids", [[1, 1], ["a", "a"]], ids=["numbers", "texts"])
+def test_a_record_comes_once_whatever_its_id_is(ids: list[Any]) -> None:
+    page = [{"id": found, "n": n} for n, found in enumerate(ids)]
+    assert len(list(walk(Server(lambda n: Page(page if n == 0 else [], None)), ROUTE))) == 1
+
+
+PAGES = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 30).map(lambda n: {"id": f"c-{n}"}) | st.just({"name": "no id"}), max_size=12),
+        st.none() | st.integers(0, 60),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(pages=PAGES, after=st.sampled_from(["empty", "404", "again", "last"]))
+def test_a_lying_server_gets_an_end_no_duplicates_and_no_silence(
+    pages: list[tuple[list[dict[str, Any]], int | None]], after: str
+) -> None:
+    def answer(number: int) -> Page:
+        if number >= len(pages) and after == "empty":
+            return Page([], None)
+        if number >= len(pages) and after == "404":
+            return not_found(number)
+        return Page(*(pages[number % len(pages)] if after == "again" else pages[min(number, len(pages) - 1)]))
+
+    server, got = Server(answer), list[dict[str, Any]]()
+    silent = True
+    try:
+        got.extend(walk(server, ROUTE))
+    except (e.CrmProtocolError, e.CrmNotFoundError):
+        silent = False
+    if silent:
+        read = (pages * MANY if after == "again" else pages)[: server.reads]
+        told = [total for items, total in read if total is not None and total >= len(items)]
+        received = sum(len(items) for items, _ in read)  # one that comes twice stands for one that moved up
+        assert received >= min(told, default=0), "fewer records than the server ever said there are"
+    with_id = [record["id"] for record in got if "id" in record]
+    assert len(with_id) == len(set(with_id))
+
+
+# -- what a page is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "items", "total"),
+    [
+        ({"page": 0, "total": 2, "data": [{"id": "1"}]}, [{"id": "1"}], 2),
+        ({"data": []}, [], None),
+        ([{"id": "1"}], [{"id": "1"}], None),
+        ([], [], None),
+        ({"data": [], "total": 0}, [], 0),
+        ({"data": [], "total": "25"}, [], None),
+        ({"data": [], "total": -1}, [], None),
+        ({"data": [], "total": True}, [], None),
+        ({"data": [], "total": None}, [], None),
+    ],
+)
+def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> None:
+    assert Page.of(value, ROUTE) == Page(items, total)
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"data": None}, {"data": {"id": "1"}}, {"data": "x"}, {"data": ["x"]}, ["x"], "x", None, 5], ids=str
+)
+def test_what_is_no_page_is_an_error(value: Any) -> None:
+    with pytest.raises(e.CrmProtocolError, match="holds no list of records"):
+        Page.of(value, ROUTE)

@@ -1,0 +1,327 @@
+"""The policy: the default table of the design, its overrides, and error texts that help."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, reject
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors import ERROR_CLASSES
+from crm_provider.policy import (
+    ACTIONS_OF,
+    DEFAULTS,
+    OPERATORS,
+    PRESETS,
+    Action,
+    ErrorPolicy,
+    OnError,
+    Work,
+    checked,
+    explain,
+)
+
+from .reference import EXCEPTIONS, OUTCOMES, REPEATED, TYPES
+
+WORKS = pytest.mark.parametrize("work", Work, ids=lambda work: work.value)
+TYPE = pytest.mark.parametrize("type_", TYPES)
+
+VALID = {
+    # design, section 3: retry, skip, fail for tasks; wait for sensors; reject for loads
+    Work.TASK: {"retry", "skip", "fail"},
+    Work.SENSOR: {"retry", "skip", "fail", "wait"},
+    Work.LOAD: {"retry", "skip", "fail", "reject"},
+}
+
+SENSELESS: dict[type[e.CrmError], set[str]] = {
+    # family -> actions that make no sense on it
+    e.CrmAccessError: {"wait", "reject"},
+    e.CrmRequestError: {"retry", "wait"},
+    e.CrmDataError: {"retry", "wait"},
+    e.CrmThrottledError: {"reject"},
+    e.CrmProtocolError: {"retry", "wait", "skip"},
+}
+
+
+def senseless(error: type[e.CrmError], action: str) -> bool:
+    """Whether a pair is refused: the error belongs to a family it makes no sense on, or has such a family below it."""
+    return any(
+        action in actions and (issubclass(error, family) or issubclass(family, error))
+        for family, actions in SENSELESS.items()
+    )
+
+
+def action_of(policy: ErrorPolicy, type_: str) -> str:
+    return policy.decide(CATALOGUE[type_].error).action.value
+
+
+# -- the default table --------------------------------------------------------------------------------------
+
+
+@WORKS
+@TYPE
+def test_default_outcome(type_: str, work: Work) -> None:
+    expected = OUTCOMES[type_][[Work.TASK, Work.SENSOR, Work.LOAD].index(work)]
+    assert action_of(ErrorPolicy(work=work), type_) == expected
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@TYPE
+def test_operator_differs_only_where_the_design_says(type_: str, operator: str) -> None:
+    work = OPERATORS[operator]
+    default = action_of(ErrorPolicy(work=work), type_)
+    assert action_of(ErrorPolicy(work=work, operator=operator), type_) == EXCEPTIONS.get((operator, type_), default)
+
+
+def test_every_exception_of_the_design_has_its_operator() -> None:
+    assert {operator for operator, _ in EXCEPTIONS} == set(PRESETS) <= set(OPERATORS)
+
+
+@WORKS
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (e.CrmError, ("fail", "fail", "fail")),
+        (e.CrmAccessError, ("fail", "fail", "fail")),
+        (e.CrmRequestError, ("fail", "fail", "reject")),
+        (e.CrmDataError, ("fail", "fail", "reject")),
+        (e.CrmNotFoundError, ("fail", "fail", "reject")),
+        (e.CrmConflictError, ("fail", "fail", "reject")),
+        (e.CrmThrottledError, ("retry", "wait", "retry")),
+        (e.CrmTransientError, ("retry", "wait", "retry")),
+        (e.CrmProtocolError, ("fail", "fail", "fail")),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_default_outcome_of_a_type_nobody_knows(
+    family: type[e.CrmError], expected: tuple[str, str, str], work: Work
+) -> None:
+    error = family("x", type="HTTP_499", status=499)
+    assert ErrorPolicy(work=work).decide(error).action.value == expected[list(Work).index(work)]
+
+
+@WORKS
+def test_defaults_and_presets_make_sense(work: Work) -> None:
+    for error, actions in DEFAULTS.items():
+        assert actions[list(Work).index(work)] in ACTIONS_OF[work]
+        assert (
+            not senseless(error, actions[list(Work).index(work)].value)
+            or actions[list(Work).index(work)] is Action.FAIL
+        )
+    for operator in (name for name in PRESETS if OPERATORS[name] is work):
+        assert checked({error: action.value for error, action in PRESETS[operator].items()}, work)
+
+
+def test_what_each_kind_of_work_knows() -> None:
+    assert {work: {action.value for action in actions} for work, actions in ACTIONS_OF.items()} == VALID
+
+
+# -- overrides ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("on_error", "expected", "origin"),
+    [
+        ({"DEAL_NOT_FOUND": "skip"}, "skip", "on_error[DEAL_NOT_FOUND]"),
+        ({"CrmDealNotFoundError": "skip"}, "skip", "on_error[DEAL_NOT_FOUND]"),
+        ({e.CrmDealNotFoundError: "skip"}, "skip", "on_error[DEAL_NOT_FOUND]"),
+        ({e.CrmDealNotFoundError: Action.SKIP}, "skip", "on_error[DEAL_NOT_FOUND]"),
+        ({"CrmNotFoundError": "skip"}, "skip", "on_error[CrmNotFoundError]"),
+        ({"CrmNotFoundError": "skip", "DEAL_NOT_FOUND": "retry"}, "retry", "on_error[DEAL_NOT_FOUND]"),
+        ({"DEAL_NOT_FOUND": "retry", "CrmNotFoundError": "skip"}, "retry", "on_error[DEAL_NOT_FOUND]"),
+        ({"CrmError": "fail", "CrmNotFoundError": "skip"}, "skip", "on_error[CrmNotFoundError]"),
+        ({"CONTACT_NOT_FOUND": "skip"}, "fail", "default[DEAL_NOT_FOUND]"),
+        ({}, "fail", "default[DEAL_NOT_FOUND]"),
+    ],
+    ids=["type", "class name", "class", "action", "family", "type over family", "in any order", "family over all",
+         "another", "none"],
+)  # fmt: skip
+def test_most_specific_line_wins(on_error: OnError, expected: str, origin: str) -> None:
+    decision = ErrorPolicy(on_error).decide(e.CrmDealNotFoundError("Deal not found."))
+    assert (decision.action.value, decision.origin) == (expected, origin)
+
+
+def test_a_line_for_a_family_beats_the_preset_of_a_type() -> None:
+    policy = ErrorPolicy({"CrmConflictError": "fail"}, operator="CrmCreateDealOperator")
+    decision = policy.decide(e.CrmContactAssociatedWithADealError)
+    assert (decision.action, decision.origin) == (Action.FAIL, "on_error[CrmConflictError]")
+
+
+def test_origin_of_a_preset() -> None:
+    decision = ErrorPolicy(operator="CrmCreateDealOperator").decide(e.CrmContactAssociatedWithADealError)
+    assert decision.origin == "CrmCreateDealOperator[CONTACT_ASSOCIATED_WITH_A_DEAL]"
+
+
+ALIASES = ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"]
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_its_type(alias: str) -> None:
+    assert action_of(ErrorPolicy({alias: "skip"}), "INVALID_PARAMS") == "skip"
+
+
+def test_the_same_line_twice() -> None:
+    assert ErrorPolicy({"DEAL_NOT_FOUND": "skip", "CrmDealNotFoundError": "skip"}).as_data() == {
+        "DEAL_NOT_FOUND": "skip"
+    }
+    with pytest.raises(ValueError, match="names DEAL_NOT_FOUND twice, with 'skip' and 'retry'"):
+        ErrorPolicy({"DEAL_NOT_FOUND": "skip", "CrmDealNotFoundError": "retry"})
+
+
+LINES = st.dictionaries(
+    st.sampled_from([*TYPES, *ERROR_CLASSES]), st.sampled_from([action.value for action in Action]), max_size=6
+)
+
+
+def policy_of(lines: dict[str, str], work: Work, operator: str | None = None) -> ErrorPolicy:
+    """A policy with these lines; lines that make no sense are no example."""
+    on_error: Any = lines
+    try:
+        return ErrorPolicy(on_error, work=work, operator=operator)
+    except ValueError:
+        reject()
+
+
+@given(lines=LINES, work=st.sampled_from(Work), operator=st.sampled_from([None, *OPERATORS]))
+def test_policy_survives_as_data(lines: dict[str, str], work: Work, operator: str | None) -> None:
+    policy = policy_of(lines, work, operator)
+    again = ErrorPolicy(json.loads(json.dumps(policy.as_data())), work=work, operator=operator)
+    for same in (again, pickle.loads(pickle.dumps(policy)), ErrorPolicy(policy.on_error, work=work, operator=operator)):
+        assert same == policy
+        assert [same.decide(error) for error in ERROR_CLASSES.values()] == [
+            policy.decide(error) for error in ERROR_CLASSES.values()
+        ]
+
+
+@given(lines=LINES, work=st.sampled_from(Work), error=st.sampled_from(list(ERROR_CLASSES.values())))
+def test_the_nearest_class_above_decides(lines: dict[str, str], work: Work, error: type[e.CrmError]) -> None:
+    policy = policy_of(lines, work)
+    wanted = {name: action for name, action in lines.items() if issubclass(error, ERROR_CLASSES[TYPES.get(name, name)])}
+    depth = {name: len(ERROR_CLASSES[TYPES.get(name, name)].__mro__) for name in wanted}
+    decision = policy.decide(error)
+    if wanted:
+        assert decision.action.value == wanted[max(depth, key=lambda name: depth[name])]
+        assert decision.origin.startswith("on_error[")
+    else:
+        assert decision == ErrorPolicy(work=work).decide(error)
+
+
+# -- refusals -----------------------------------------------------------------------------------------------
+
+
+def refusal(on_error: Any, work: Work) -> str:
+    """The text of a refusal."""
+    with pytest.raises(ValueError, match=r"^on_error") as raised:
+        ErrorPolicy(on_error, work=work)
+    return str(raised.value)
+
+
+@WORKS
+@pytest.mark.parametrize("action", Action, ids=lambda action: action.value)
+@pytest.mark.parametrize("error", ERROR_CLASSES.values(), ids=ERROR_CLASSES)
+def test_every_pair_is_taken_or_refused_with_a_valid_choice(
+    error: type[e.CrmError], action: Action, work: Work
+) -> None:
+    fits = action.value in VALID[work] and not senseless(error, action.value)
+    if fits or action is Action.FAIL:
+        assert ErrorPolicy({error: action}, work=work).decide(error).action is action
+        return
+    text = refusal({error: action}, work)
+    meant = re.findall(r"Did you mean '(\w+)'\?", text)
+    valid = re.findall(r"Valid for this error in a \w+: ([\w, ]+)\.$", text)[0].split(", ")
+    assert set(meant) <= set(valid)
+    assert len(meant) == 1
+    assert set(valid) == {choice for choice in VALID[work] if choice == "fail" or not senseless(error, choice)}
+    for choice in valid:
+        assert ErrorPolicy({error: choice}, work=work).decide(error).action.value == choice
+
+
+@pytest.mark.parametrize(
+    ("on_error", "work", "expected"),
+    [
+        ({"DEAL_NOT_FOUNT": "skip"}, Work.TASK, "unknown error 'DEAL_NOT_FOUNT'. Did you mean 'DEAL_NOT_FOUND'?"),
+        ({"deal_not_found": "skip"}, Work.TASK, "Did you mean 'DEAL_NOT_FOUND'?"),
+        ({"CrmDealNotFound": "skip"}, Work.TASK, "Did you mean 'CrmDealNotFoundError'?"),
+        ({KeyError: "skip"}, Work.TASK, "unknown error <class 'KeyError'>"),
+        ({404: "skip"}, Work.TASK, "unknown error 404"),
+        ({"DEAL_NOT_FOUND": "skp"}, Work.TASK, "'skp' is no action. Did you mean 'skip'?"),
+        ({"DEAL_NOT_FOUND": None}, Work.TASK, "None is no action."),
+        ({"DEAL_NOT_FOUND": ["skip"]}, Work.TASK, "['skip'] is no action."),
+        ({"DEAL_NOT_FOUND": "reject"}, Work.TASK, "'reject' is no action of a task. Did you mean 'skip'?"),
+        ({"DEAL_NOT_FOUND": "wait"}, Work.TASK, "'wait' is no action of a task. Did you mean 'retry'?"),
+        ({"DEAL_NOT_FOUND": "wait"}, Work.LOAD, "'wait' is no action of a load. Did you mean 'retry'?"),
+        ({"INVALID_INPUT": "retry"}, Work.TASK, "the same values get the same answer. Did you mean 'fail'?"),
+        ({"INVALID_INPUT": "retry"}, Work.LOAD, "the same values get the same answer. Did you mean 'reject'?"),
+        ({"FORBIDDEN": "wait"}, Work.SENSOR, "a refused key or connection stays refused"),
+        ({"FORBIDDEN": "wait"}, Work.SENSOR, "Did you mean 'fail'?"),
+        ({"CrmError": "retry"}, Work.TASK, "it would include CrmRequestError: the same request"),
+        ({"PROTOCOL": "skip"}, Work.TASK, "never passed over. Did you mean 'fail'?"),
+        (["DEAL_NOT_FOUND"], Work.TASK, "on_error must be a mapping of error to action"),
+        ("DEAL_NOT_FOUND", Work.TASK, "but is a str."),
+    ],
+    ids=str,
+)
+def test_refusal_names_the_nearest_valid_choice(on_error: Any, work: Work, expected: str) -> None:
+    assert expected in refusal(on_error, work)
+
+
+@pytest.mark.parametrize("nothing", [[], "", 0, False], ids=repr)
+def test_what_is_no_mapping_is_refused_even_if_empty(nothing: Any) -> None:
+    with pytest.raises(ValueError, match="must be a mapping"):
+        ErrorPolicy(nothing)
+
+
+@given(key=st.text(max_size=30), value=st.text(max_size=10), work=st.sampled_from(Work))
+def test_any_text_is_taken_or_refused(key: str, value: str, work: Work) -> None:
+    known = {*TYPES, *ERROR_CLASSES, *ALIASES}
+    if key in known and value in VALID[work]:
+        assume(False)  # the table above has these
+    assert refusal({key: value}, work)
+
+
+@pytest.mark.parametrize("given_", [None, {}, ErrorPolicy()], ids=["none", "empty", "policy"])
+def test_nothing_to_override(given_: Any) -> None:
+    assert checked(given_, Work.TASK) == {}
+
+
+def test_a_policy_can_be_given_as_a_policy_but_is_checked_again() -> None:
+    task = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
+    assert checked(task, Work.LOAD) == {e.CrmDealNotFoundError: Action.SKIP}
+    with pytest.raises(ValueError, match="'wait' is no action of a task"):
+        checked(ErrorPolicy({"DEAL_NOT_FOUND": "wait"}, work=Work.SENSOR), Work.TASK)
+
+
+# -- the effective table ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", [None, *OPERATORS])
+def test_table_says_what_the_policy_decides(operator: str | None) -> None:
+    work = OPERATORS[operator] if operator else Work.TASK
+    policy = ErrorPolicy({"CrmTransientError": "fail", "DEAL_NOT_FOUND": "skip"}, work=work, operator=operator)
+    lines = explain(policy)
+    assert [line.type for line in lines] == list(CATALOGUE)
+    for line in lines:
+        decision = policy.decide(ERROR_CLASSES[line.error])
+        assert (line.action, line.origin) == (decision.action.value, decision.origin)
+        assert (line.error, line.status) == (TYPES[line.type], CATALOGUE[line.type].status)
+
+
+@TYPE
+def test_table_says_what_happens_within_a_call(type_: str) -> None:
+    notes = {
+        "CONTACT_NOT_FOUND": ["upsert: create instead", "after an own lost delete: done"],
+        "CONTACT_ALREADY_EXISTS": ["upsert: update instead", "after an own lost create: done"],
+        "DEAL_NOT_FOUND": ["after an own lost delete: done"],
+        "CONTACT_ASSOCIATED_WITH_A_DEAL": ["after an own lost create: done"],
+    }
+    repeated = {0: ["-"], 3: ["send again", "POST", "reading"], 4: ["wait", "send again"]}
+    expected = notes.get(type_) or repeated[len(REPEATED.get(type_, ()))]
+    in_call = next(line.in_call for line in explain() if line.type == type_)
+    assert [words for words in expected if words not in in_call] == []
+    assert (in_call == "-") is (expected == ["-"])

@@ -1,0 +1,278 @@
+"""The trigger: what it carries between processes, its one event, and which poll it joins."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.polling import Ending
+from crm_provider.questions import ContactIs, InList, ListExists, Question
+from crm_provider.settings import Settings
+from crm_provider.triggers import poll
+from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
+from crm_provider.triggers.poll import CrmPollTrigger
+from crm_provider.waiting import Waiting
+
+QUESTIONS = [
+    ListExists(list_name="VIP"),
+    InList(emails=("ann@x.io", "bob@x.io"), list_name="VIP", match="any"),
+    ContactIs(email="ann@x.io", attributes={"tags": ["a"]}),
+]
+
+
+def trigger(**changes: Any) -> CrmPollTrigger:
+    arguments: dict[str, Any] = {
+        "question": ListExists(list_name="VIP").as_data(),
+        "crm_conn_id": "crm_default",
+        "poke_interval": 60.0,
+        "deadline": time.time() + 100,
+    }
+    return CrmPollTrigger(**{**arguments, **changes})
+
+
+def recreated(one: CrmPollTrigger) -> CrmPollTrigger:
+    """As after its way through the database to another triggerer."""
+    path, arguments = one.serialize()
+    module, _, name = path.rpartition(".")
+    copy: CrmPollTrigger = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+    return copy
+
+
+class FakePoller:
+    """Ends each wait as it is told, or never; notes what was asked."""
+
+    def __init__(self, ending: Ending | None = None) -> None:
+        self.ending = ending
+        self.asked: list[dict[str, Any]] = []
+        self.left = 0
+
+    async def wait(self, question: Question, **arguments: Any) -> Ending:
+        self.asked.append({"question": question, **arguments})
+        try:
+            if self.ending is None:
+                await asyncio.Event().wait()
+        finally:
+            self.left += 1
+        assert self.ending is not None
+        return self.ending
+
+
+def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """All events of a run; each survives JSON."""
+    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self: poller)
+
+    async def collect() -> list[Any]:
+        return [event.payload async for event in one.run()]
+
+    found = asyncio.run(asyncio.wait_for(collect(), 10))
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+# -- between processes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_recreated_trigger_is_the_same(question: Question) -> None:
+    one = trigger(
+        question=question.as_data(),
+        on_error={"CONTACT_NOT_FOUND": "fail"},
+        policy_name="CrmContactSensor",
+        max_errors_in_a_row=3,
+        share_poll=False,
+        memory={"errors_in_a_row": 2, "not_before": 5.0, "last_answer": "x", "limit": 3},
+    )
+    copy = recreated(one)
+    assert copy.serialize()[0] == one.serialize()[0]
+    assert json.dumps(copy.serialize()[1]) == json.dumps(one.serialize()[1])
+    assert Question.from_data(copy.question) == question
+
+
+def test_no_argument_gets_lost() -> None:
+    names = set(inspect.signature(CrmPollTrigger.__init__).parameters) - {"self"}
+    assert set(trigger().serialize()[1]) == names
+
+
+# -- its one event ------------------------------------------------------------------------------------------
+
+
+def test_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"id": "1", "name": "VIP"}
+    assert events(trigger(), FakePoller(Ending(answer=answer)), monkeypatch) == [{"answer": answer}]
+
+
+def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = e.CrmForbiddenError("no", status=403, request_id="req-7", method="GET", path="/segments")
+    ending = Ending(error=error, decision=Decision(Action.FAIL, "default[CrmAccessError]"))
+    [event] = events(trigger(), FakePoller(ending), monkeypatch)
+    assert event["decision"] == {"action": "fail", "origin": "default[CrmAccessError]"}
+    back = e.CrmError.from_dict(event["error"])
+    assert (type(back), str(back), back.request_id) == (e.CrmForbiddenError, str(error), "req-7")
+
+
+def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = FakePoller(Ending(answer={}))
+    memory = {"errors_in_a_row": 2, "not_before": 5.0, "last_answer": "broken", "limit": 99}
+    one = trigger(
+        on_error={"LIMIT_EXCEEDED": "retry"}, policy_name="CrmListSensor", max_errors_in_a_row=4, memory=memory
+    )
+    events(one, poller, monkeypatch)
+    [asked] = poller.asked
+    assert asked["question"] == ListExists(list_name="VIP")
+    assert asked["interval"] == 60.0
+    assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=5.0, last_answer="broken")
+    policy: ErrorPolicy = asked["policy"]
+    assert policy.decide(e.CrmLimitExceededError("x")).action is Action.RETRY
+    assert policy.decide(e.CrmSegmentationListNotFoundError("x")) == Decision(
+        Action.WAIT, "CrmListSensor[SEGMENTATION_LIST_NOT_FOUND]"
+    )
+
+
+def test_the_deadline_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = FakePoller()
+    started = time.time()
+    found = events(trigger(deadline=started + 0.2, memory={"last_answer": "not yet."}), poller, monkeypatch)
+    assert found == [{"last_answer": "not yet."}]
+    assert 0.15 <= time.time() - started < 5
+    assert poller.left == 1, "it has left the poll"
+
+
+def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand-over after the deadline, as after a restart that took long: it is over at once."""
+    one = recreated(recreated(trigger(deadline=time.time() - 1)))
+    started = time.time()
+    assert events(one, FakePoller(), monkeypatch) == [{"last_answer": "none yet."}]
+    assert time.time() - started < 1
+
+
+def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = FakePoller()
+    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self: poller)
+
+    async def play() -> None:
+        async def run() -> list[Any]:
+            return [event async for event in trigger().run()]
+
+        task = asyncio.create_task(run())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())
+    assert poller.left == 1
+
+
+# -- which poll ---------------------------------------------------------------------------------------------
+
+
+def test_one_poll_for_each_connection_and_event_loop() -> None:
+    async def pollers() -> list[Any]:
+        names = ["one", "one", "other", "one"]
+        return [trigger(crm_conn_id=name)._poller() for name in names]
+
+    first, second, other, again = asyncio.run(pollers())
+    assert first is second is again
+    assert other is not first
+    assert asyncio.run(pollers())[0] is not first
+
+
+def test_without_sharing_each_has_its_own() -> None:
+    async def pollers() -> list[Any]:
+        return [trigger(share_poll=share)._poller() for share in (True, False, False, True)]
+
+    shared, own, another, shared_too = asyncio.run(pollers())
+    assert shared is shared_too
+    assert len({id(poller) for poller in (shared, own, another)}) == 3
+
+
+def test_no_event_loop_is_kept_alive() -> None:
+    async def use() -> None:
+        trigger()._poller()
+
+    before = len(poll._pollers)
+    for _ in range(3):
+        asyncio.run(use())
+    import gc
+
+    gc.collect()
+    assert len(poll._pollers) <= before
+
+
+# -- the connection between rounds --------------------------------------------------------------------------
+
+
+class FakeHook:
+    """Reads settings from a list, one a round; an error in it is raised."""
+
+    def __init__(self, *script: Settings | Exception) -> None:
+        self._script: Iterator[Settings | Exception] = iter(script)
+
+    async def aget_settings(self) -> Settings:
+        found = next(self._script)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def client_for(self, settings: Settings, *, transport: Any) -> CrmClient:
+        return CrmClient(settings, transport=transport)
+
+
+def clients(*script: Settings | Exception) -> list[CrmClient | type[Exception]]:
+    """The client of each round, or the class of the error."""
+    connection = PacedConnection("crm_default")
+    connection._hook = FakeHook(*script)  # type: ignore[assignment]
+
+    async def one() -> CrmClient | type[Exception]:
+        try:
+            return await connection.client()
+        except e.CrmError as error:
+            return type(error)
+
+    async def rounds() -> list[CrmClient | type[Exception]]:
+        return [await one() for _ in script]
+
+    return asyncio.run(rounds())
+
+
+OLD, NEW = (Settings(api_key=key, base_url="http://127.0.0.1:9/v2") for key in ("old", "new"))
+MISSING = e.CrmConfigurationError("Airflow has no connection 'crm_default'")
+
+
+def test_the_client_is_kept_as_long_as_the_connection_stays_the_same() -> None:
+    first, second = clients(OLD, OLD.with_())
+    assert first is second
+
+
+def test_a_changed_key_gives_a_new_client() -> None:
+    first, second, third = clients(OLD, NEW, NEW)
+    assert isinstance(first, CrmClient)
+    assert isinstance(second, CrmClient)
+    assert (first.settings.api_key, second.settings.api_key) == ("old", "new")
+    assert second is third
+
+
+def test_waiting_takes_half_of_the_rate() -> None:
+    [client] = clients(OLD)
+    assert isinstance(client, CrmClient)
+    pacer: Any = client._transport._pacer
+    assert 1 / pacer._own.spacing == pytest.approx(OLD.requests_per_second / 2, rel=0.02)
+
+
+def test_a_connection_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
+    first, *others, last = clients(OLD, *[MISSING] * UNREAD_IN_A_ROW, OLD)
+    assert {id(client) for client in [*others, last]} == {id(first)}
+
+
+def test_a_connection_that_is_gone_ends_the_wait() -> None:
+    assert clients(OLD, *[MISSING] * (UNREAD_IN_A_ROW + 1))[-1] is e.CrmConfigurationError
+    assert clients(MISSING) == [e.CrmConfigurationError], "from the start"

@@ -1,0 +1,651 @@
+"""One poll for all who wait: what a round costs, when it comes, what ends a wait. Time is fake; nothing sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.pacing import MARGIN, BudgetBusy, ProcessPacer, SharePacer
+from crm_provider.policy import Action, ErrorPolicy, Work
+from crm_provider.polling import HOPELESS, Ending, Poller, Round
+from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
+from crm_provider.waiting import QUOTA_DELAY, Waiting
+
+from .fakes import FakeClock
+from .reference import OUTCOMES
+
+START = 6_000_010.0
+"""Ten seconds past a point of every grid that is used here."""
+
+POLICY = ErrorPolicy(work=Work.SENSOR, operator="CrmListSensor")
+DEAL = "dddddddd-aaaa-4aaa-8aaa-00000000000"
+STAGE = "eeeeeeee-aaaa-4aaa-8aaa-000000000000"
+
+ABSENT = e.CrmContactNotFoundError("Contact not found.", status=404)
+BROKEN = e.CrmInternalServerError("broken", status=500)
+THROTTLED = e.CrmTooManyRequestsError("Too many requests.", status=429)
+REFUSED = e.CrmForbiddenError("no", status=403, request_id="req-7")
+
+
+@dataclass
+class Time:
+    """Time that only the poller's sleep, or a call that takes some, moves; it stops at ``until``."""
+
+    now: float = START
+    until: float = START
+    naps: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        wake = self.now + seconds
+        while wake > self.until:
+            self.now, self.stopped = max(self.now, self.until), True
+            await asyncio.sleep(0)
+        self.now = wake
+        await asyncio.sleep(0)
+
+
+@dataclass
+class FakeCrm:
+    """A client over tables. ``trouble`` is raised by every call; a call takes ``seconds``.
+
+    :param calls: when, and what
+    """
+
+    time: Time
+    lists: list[str] = field(default_factory=list)
+    contacts: dict[str, Any] = field(default_factory=dict)
+    trouble: e.CrmError | None = None
+    seconds: float = 0.0
+    calls: list[tuple[float, str]] = field(default_factory=list)
+
+    def list_segmentation_lists(self) -> Iterator[dict[str, Any]]:
+        for page in range(len(self.lists) // 10 + 1):
+            self._call(f"page {page}")
+            yield from ({"id": name, "name": name} for name in self.lists[page * 10 : page * 10 + 10])
+
+    def get_contact(self, email: str) -> dict[str, Any]:
+        self._call(email)
+        found = self.contacts.get(email, ABSENT)
+        if isinstance(found, Exception):
+            raise found
+        return {"id": email, "status": found}
+
+    def get_deal(self, deal_id: str) -> dict[str, Any]:
+        self._call(deal_id)
+        return {"id": deal_id, "stageId": STAGE}
+
+    def _call(self, what: str) -> None:
+        self.calls.append((self.time.now, what))
+        self.time.now += self.seconds
+        if self.trouble is not None:
+            raise self.trouble
+
+    def called(self) -> Counter[str]:
+        return Counter(what for _, what in self.calls)
+
+    def rounds(self) -> list[float]:
+        """Seconds since :data:`START` at which calls began, each once."""
+        return sorted({at - START for at, _ in self.calls})
+
+
+class Scene:
+    """A poller over a fake CRM."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        self.crm = FakeCrm(self.time)
+        self.poller = Poller(self.connect, clock=self.time, sleep=self.time.sleep)
+        self.connects: Exception | None = None
+
+    async def connect(self) -> Any:
+        if self.connects is not None:
+            raise self.connects
+        return self.crm
+
+    async def join(self, question: Question, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
+        """One more waiter."""
+        waiting = Waiting(limit=arguments.pop("limit", 10))
+        policy = arguments.pop("policy", POLICY)
+        wait = self.poller.wait(question, interval=interval, policy=policy, waiting=waiting)
+        task = asyncio.create_task(wait)
+        await asyncio.sleep(0)
+        return task
+
+    async def run(self, seconds: float) -> None:
+        """Let time go on, to ``START + seconds``; less if nobody waits any more."""
+        self.time.until, self.time.stopped = START + seconds, False
+        while not self.time.stopped and self.poller._task and not self.poller._task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def played(play: Callable[[Scene], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Make a test of a coroutine; it must leave no task and no thread at work behind."""
+
+    def test() -> None:
+        async def whole() -> None:
+            await asyncio.wait_for(play(Scene()), 30)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run(whole())
+
+    test.__name__, test.__doc__ = play.__name__, play.__doc__
+    return test
+
+
+def named(name: str) -> ListExists:
+    return ListExists(list_name=name)
+
+
+def person(name: str, **arguments: Any) -> ContactIs:
+    return ContactIs(email=f"{name}@x.io", **arguments)
+
+
+def deal(number: int) -> DealInStage:
+    return DealInStage(deal_id=f"{DEAL}{number}", stage_ids=(f"{DEAL}9",))
+
+
+# -- what a round costs -------------------------------------------------------------------------------------
+
+
+@played
+async def test_any_number_of_list_waiters_cost_one_sweep_a_round(scene: Scene) -> None:
+    scene.crm.lists = [f"list {n}" for n in range(25)]
+    for number in range(200):
+        await scene.join(named(f"absent {number}"))
+    await scene.run(3 * 60)
+    assert scene.crm.called() == {"page 0": 3, "page 1": 3, "page 2": 3}
+
+
+@played
+async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> None:
+    scene.crm.contacts = {"ann@x.io": "active", "ill@x.io": BROKEN}
+    for _ in range(50):
+        await scene.join(person("ann", status="gone"))
+        await scene.join(person("new"))  # not found: an answer too
+        await scene.join(person("ill"))  # fails: an answer too
+        await scene.join(deal(1))
+        await scene.join(deal(2))
+    await scene.run(3 * 60)
+    assert scene.crm.called() == {"ann@x.io": 3, "new@x.io": 3, "ill@x.io": 3, f"{DEAL}1": 3, f"{DEAL}2": 3}
+
+
+@played
+async def test_who_has_an_answer_is_not_asked_for_again(scene: Scene) -> None:
+    scene.crm.contacts = {"ann@x.io": "active"}
+    first, second = await scene.join(person("ann")), await scene.join(person("new"))
+    await scene.run(3 * 60)
+    assert (await first).answer == {"id": "ann@x.io", "status": "active"}
+    assert scene.crm.called() == {"ann@x.io": 1, "new@x.io": 3}
+    scene.crm.contacts["new@x.io"] = "active"
+    await scene.run(4 * 60)
+    assert (await second).answer is not None
+
+
+# -- when it comes ------------------------------------------------------------------------------------------
+
+
+@played
+async def test_rounds_of_one_interval_fall_together(scene: Scene) -> None:
+    for moment in (0, 7, 31, 49):
+        await scene.run(moment)
+        await scene.join(named(f"from {moment}"))
+    await scene.run(3 * 60)
+    assert scene.crm.rounds() == [50, 110, 170], "on the grid: whole minutes of the clock"
+    assert scene.crm.called() == {"page 0": 3}
+
+
+@played
+async def test_each_interval_is_kept(scene: Scene) -> None:
+    await scene.join(person("each-20"), interval=20)
+    await scene.join(person("each-60"), interval=60)
+    await scene.run(130)
+    assert [at - START for at, who in scene.crm.calls if who == "each-20@x.io"] == [10, 30, 50, 70, 90, 110, 130]
+    assert [at - START for at, who in scene.crm.calls if who == "each-60@x.io"] == [50, 110]
+
+
+@played
+async def test_a_newcomer_is_not_kept_waiting_by_a_long_interval(scene: Scene) -> None:
+    await scene.join(person("patient"), interval=3600)
+    await scene.run(100)
+    await scene.join(person("new"), interval=10)
+    await scene.run(121)
+    assert [at - START for at, _ in scene.crm.calls] == [110, 120]
+
+
+@played
+async def test_an_interval_of_nothing_is_a_second(scene: Scene) -> None:
+    await scene.join(person("hasty"), interval=0.001)
+    await scene.run(10)
+    assert len(scene.crm.calls) == 10
+
+
+@played
+async def test_a_round_that_is_longer_than_the_interval_stays_one_round(scene: Scene) -> None:
+    """All are asked for in the next one too: else list waiters would soon cost a sweep each."""
+    scene.crm.seconds = 30
+    scene.crm.contacts = {"slow-0@x.io": "active", "slow-1@x.io": "active"}
+    for number in range(3):
+        await scene.join(person(f"slow-{number}", status="gone"))
+        await scene.join(named(f"list {number}"))
+    await scene.run(600)
+    calls = scene.crm.called()
+    rounds = calls["page 0"]
+    assert rounds == 5, "one after the other: 120 s each"
+    assert calls == {"page 0": rounds, **{f"slow-{n}@x.io": rounds for n in range(3)}}
+
+
+@played
+async def test_nothing_sleeps_long_and_nothing_spins(scene: Scene) -> None:
+    await scene.join(person("new"))
+    await scene.run(300)
+    assert max(scene.time.naps) <= 1.0
+    assert len(scene.time.naps) < 320
+
+
+# -- who leaves ---------------------------------------------------------------------------------------------
+
+
+@played
+async def test_a_cancelled_waiter_leaves_and_the_last_one_ends_the_loop(scene: Scene) -> None:
+    first, second = await scene.join(person("one")), await scene.join(person("two"))
+    await scene.run(50)
+    first.cancel()
+    await scene.run(110)
+    assert scene.crm.called() == {"one@x.io": 1, "two@x.io": 2}
+    second.cancel()
+    await scene.run(600)
+    assert scene.crm.called() == {"one@x.io": 1, "two@x.io": 2}
+    assert scene.poller._task is None
+    assert not scene.poller._waiters
+
+
+@played
+async def test_after_the_last_one_has_left_a_new_one_starts_anew(scene: Scene) -> None:
+    (await scene.join(person("one"))).cancel()
+    await asyncio.sleep(0)
+    await scene.join(person("two"))
+    await scene.run(60)
+    assert scene.crm.called() == {"two@x.io": 1}
+
+
+@played
+async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> None:
+    """A mark-failed of many ends a long round early."""
+    entered, go_on = threading.Event(), threading.Event()
+    ask = scene.crm.get_contact
+
+    def slow(email: str) -> dict[str, Any]:
+        entered.set()
+        go_on.wait(5)
+        return ask(email)
+
+    scene.crm.get_contact = slow  # type: ignore[method-assign]
+    tasks = [await scene.join(person(f"p{n}")) for n in range(100)]
+    scene.time.until = START + 60
+    while not entered.is_set():  # noqa: ASYNC110 - a thread sets it
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    go_on.set()
+    await asyncio.sleep(0.05)
+    assert len(scene.crm.calls) == 1
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+
+
+@played
+async def test_a_refused_key_ends_all_at_once_with_one_call(scene: Scene) -> None:
+    scene.crm.trouble = REFUSED
+    tasks = [
+        await scene.join(question) for n in range(30) for question in (named(f"l{n}"), person(f"p{n}"), deal(n % 10))
+    ]
+    await scene.run(60)
+    endings = await asyncio.gather(*tasks)
+    assert len(scene.crm.calls) == 1
+    assert {(type(end.error), end.decision and end.decision.action) for end in endings} == {
+        (e.CrmForbiddenError, Action.FAIL)
+    }
+    assert {end.error.request_id for end in endings if end.error} == {"req-7"}
+
+
+@played
+async def test_a_missing_connection_ends_all_without_a_call(scene: Scene) -> None:
+    scene.connects = e.CrmConfigurationError("Airflow has no connection 'crm'")
+    tasks = [await scene.join(person(f"p{n}")) for n in range(3)]
+    await scene.run(60)
+    assert {type(end.error) for end in await asyncio.gather(*tasks)} == {e.CrmConfigurationError}
+    assert not scene.crm.calls
+
+
+@played
+async def test_a_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
+    scene.crm.trouble = THROTTLED
+    tasks = [await scene.join(person(f"p{n}"), limit=1) for n in range(20)]
+    await scene.run(5 * 60)
+    assert scene.crm.rounds() == [50, 110, 170, 230, 290]
+    assert len(scene.crm.calls) == 5, "one call a round"
+    assert not any(task.done() for task in tasks), "throttling alone never ends a wait"
+
+
+@pytest.mark.parametrize(
+    ("error", "rounds"),
+    [
+        (e.CrmTooManyRequestsError("x", retry_after=200), [50, 290]),
+        (e.CrmServiceUnavailableError("x", retry_after=100), [50, 170, 290]),
+        (e.CrmTooManyRequestsError("x", retry_after=1), [50, 110, 170, 230, 290]),
+        (e.CrmLimitExceededError("x"), [50]),
+    ],
+    ids=["longer", "of a server error", "shorter than the interval", "quota"],
+)
+def test_retry_after_postpones(error: e.CrmError, rounds: list[float]) -> None:
+    async def play(scene: Scene) -> None:
+        scene.crm.trouble = error
+        await scene.join(person("one"))
+        await scene.run(300)
+        assert scene.crm.rounds() == rounds
+
+    played(play)()
+
+
+def test_a_used_up_quota_is_looked_at_again_after_its_delay() -> None:
+    async def play(scene: Scene) -> None:
+        scene.crm.trouble = e.CrmLimitExceededError("x")
+        await scene.join(person("one"))
+        await scene.run(60 + QUOTA_DELAY + 60)
+        assert scene.crm.rounds() == [50, 50 + QUOTA_DELAY + 60]
+
+    played(play)()
+
+
+@played
+async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -> None:
+    scene.crm.trouble = BROKEN
+    task = await scene.join(person("one"), limit=3)
+    await scene.run(3 * 60)
+    assert not task.done()
+    await scene.run(4 * 60)
+    ending = await task
+    assert (type(ending.error), ending.decision and ending.decision.action) == (e.CrmInternalServerError, Action.RETRY)
+    assert len(scene.crm.calls) == 4
+
+
+@pytest.mark.parametrize("contacts", [{}, {"one@x.io": "active"}], ids=["not found", "found, but otherwise"])
+def test_a_proper_answer_starts_the_count_anew(contacts: dict[str, Any]) -> None:
+    async def play(scene: Scene) -> None:
+        scene.crm.contacts = contacts
+        task = await scene.join(person("one", status="gone"), limit=1)
+        for number in range(6):
+            scene.crm.trouble = BROKEN if number % 2 else None
+            await scene.run((number + 1) * 60)
+        assert len(scene.crm.calls) == 6
+        assert not task.done()
+
+    played(play)()
+
+
+@played
+async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
+    scene.crm.trouble = BROKEN
+    tasks = [await scene.join(question, limit=2) for n in range(20) for question in (person(f"p{n}"), named(f"l{n}"))]
+    await scene.run(3 * 60)
+    assert len(scene.crm.calls) <= 3 * HOPELESS
+    assert {(end.decision and end.decision.action) for end in await asyncio.gather(*tasks)} == {Action.RETRY}
+
+
+@played
+async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: Scene) -> None:
+    """Joined first, and as many as make a round hopeless."""
+    ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(HOPELESS)]
+    scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(HOPELESS)}
+    well = [await scene.join(person(f"p{n}"), limit=3) for n in range(20)]
+    await scene.run(40 * 60)
+    assert not any(task.done() for task in [*ill, *well])
+    scene.crm.contacts |= {f"p{n}@x.io": "active" for n in range(20)}
+    await scene.run(50 * 60)
+    assert all(task.done() and task.result().answer for task in well)
+
+
+@played
+async def test_the_next_round_starts_afresh(scene: Scene) -> None:
+    scene.crm.trouble = BROKEN
+    task = await scene.join(named("VIP"))
+    await scene.run(60)
+    scene.crm.trouble, scene.crm.lists = None, ["VIP"]
+    await scene.run(120)
+    assert (await task).answer == {"id": "VIP", "name": "VIP"}
+
+
+ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
+WAITS = sorted(set(OUTCOMES) - set(ENDS))
+
+
+@pytest.mark.parametrize("type_", CATALOGUE)
+@pytest.mark.parametrize("interval", [1, 10, 60])
+def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
+    """Ten minutes of nothing but one error, with many waiters."""
+
+    async def play(scene: Scene) -> None:
+        scene.crm.trouble = CATALOGUE[type_].error("trouble")
+        policy = ErrorPolicy(work=Work.SENSOR)
+        for number in range(10):
+            await scene.join(person(f"p{number}"), interval=interval, limit=10_000, policy=policy)
+        await scene.run(600)
+        rounds = 600 // interval
+        each_round = 1 if issubclass(CATALOGUE[type_].error, e.CrmThrottledError) else HOPELESS
+        most = (
+            10
+            if type_ in ENDS
+            else rounds * (10 if issubclass(CATALOGUE[type_].error, e.CrmNotFoundError) else each_round)
+        )
+        assert 0 < len(scene.crm.calls) <= most
+        assert len(scene.time.naps) <= 600 + 2 * rounds
+        assert (scene.poller._task is None) == (type_ in ENDS)
+
+    played(play)()
+
+
+def test_the_errors_above_are_all_there_are() -> None:
+    assert {*ENDS, *WAITS} == set(CATALOGUE)
+
+
+# -- bugs ---------------------------------------------------------------------------------------------------
+
+
+class Buggy(ContactIs):
+    """A question that breaks."""
+
+    def answer(self, lookup: Lookup) -> Mapping[str, Any] | None:  # type: ignore[override]
+        raise TypeError("a bug")
+
+
+@played
+async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
+    bug, other = await scene.join(Buggy(email="a@x.io")), await scene.join(person("one"))
+    await scene.run(120)
+    with pytest.raises(TypeError, match="a bug"):
+        await bug
+    assert not other.done()
+    assert scene.crm.called() == {"one@x.io": 2}
+
+
+@played
+async def test_a_bug_in_the_loop_leaves_nobody_hanging(scene: Scene) -> None:
+    scene.connects = RuntimeError("a bug")
+    tasks = [await scene.join(person(f"p{n}"), interval=60 * (n + 1)) for n in range(3)]
+    await scene.run(60)
+    for task in tasks:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await task
+    scene.connects = None
+    late = await scene.join(person("late"))
+    await scene.run(200)
+    assert not late.done()
+    assert scene.crm.called() == {"late@x.io": 2}
+
+
+# -- a round by itself --------------------------------------------------------------------------------------
+
+
+def test_a_kept_error_does_not_grow_with_the_number_of_waiters() -> None:
+    crm = FakeCrm(Time(), trouble=BROKEN)
+    lookup = Round(crm)  # type: ignore[arg-type]
+    for look in (lambda: lookup.contact("a@x.io"), lambda: list(lookup.lists()), lambda: lookup.deal(f"{DEAL}1")):
+        for _ in range(100):
+            with pytest.raises(e.CrmInternalServerError):
+                look()
+    assert depth_of(BROKEN) < 10
+    assert len(crm.calls) == HOPELESS
+
+
+def depth_of(error: BaseException) -> int:
+    trace, depth = error.__traceback__, 0
+    while trace is not None:
+        trace, depth = trace.tb_next, depth + 1
+    return depth
+
+
+def test_lists_that_are_known_stay_known_when_the_crm_fails_later_in_the_round() -> None:
+    crm = FakeCrm(Time(), lists=["VIP"])
+    lookup = Round(crm)  # type: ignore[arg-type]
+    assert [item["name"] for item in lookup.lists()] == ["VIP"]
+    crm.trouble = THROTTLED
+    with pytest.raises(e.CrmTooManyRequestsError):
+        lookup.contact("a@x.io")
+    assert [item["name"] for item in lookup.lists()] == ["VIP"]
+
+
+def test_known_lists_are_no_sign_that_the_crm_works() -> None:
+    """Failures are in a row, although lists that are known already are looked at in between."""
+    crm = FakeCrm(Time(), lists=["VIP"])
+    lookup = Round(crm)  # type: ignore[arg-type]
+    list(lookup.lists())
+    crm.trouble, crm.calls = BROKEN, []
+    for number in range(10):
+        with pytest.raises(e.CrmInternalServerError):
+            lookup.contact(f"p{number}@x.io")
+        list(lookup.lists())
+    assert len(crm.calls) == HOPELESS
+
+
+@pytest.mark.parametrize("answer", ["active", ABSENT], ids=["found", "not found"])
+def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> None:
+    crm = FakeCrm(
+        Time(), contacts={f"ill-{n}@x.io": BROKEN for n in range(10)} | {f"p{n}@x.io": answer for n in range(10)}
+    )
+    lookup = Round(crm)  # type: ignore[arg-type]
+    for number in range(10):
+        for name in (f"ill-{number}@x.io", f"p{number}@x.io"):
+            with contextlib.suppress(e.CrmInternalServerError, e.CrmContactNotFoundError):
+                lookup.contact(name)
+    assert len(crm.calls) == 20
+
+
+def test_pages_are_read_as_far_as_anyone_wants() -> None:
+    crm = FakeCrm(Time(), lists=[f"list {n}" for n in range(25)])
+    lookup = Round(crm)  # type: ignore[arg-type]
+    next(lookup.lists())
+    assert crm.called() == {"page 0": 1}
+    assert len(list(lookup.lists())) == 25
+    assert crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
+
+
+def test_a_round_is_garbage_when_it_is_over() -> None:
+    lookup = Round(FakeCrm(Time(), trouble=BROKEN))  # type: ignore[arg-type]
+    with pytest.raises(e.CrmInternalServerError):
+        lookup.contact("a@x.io")
+    BROKEN.with_traceback(None)
+    gc.collect()
+    assert not [
+        held for held in gc.get_referrers(lookup) if not isinstance(held, dict) and "frame" not in repr(type(held))
+    ]
+
+
+# -- the share ----------------------------------------------------------------------------------------------
+
+
+def share(rate: float, of: float, clock: FakeClock) -> tuple[SharePacer, ProcessPacer]:
+    whole = ProcessPacer(of, 2, clock=clock, sleep=clock.sleep)
+    pacer = SharePacer(whole, rate)
+    pacer._own = ProcessPacer(rate, 1, clock=clock, sleep=clock.sleep)
+    return pacer, whole
+
+
+@pytest.mark.parametrize(("rate", "of"), [(2.5, 5.0), (0.5, 5.0), (5.0, 5.0)])
+def test_waiting_takes_at_most_its_share(rate: float, of: float) -> None:
+    clock = FakeClock()
+    pacer, _ = share(rate, of, clock)
+    started = clock.now
+    for _ in range(100):
+        pacer.acquire(1e9)
+    assert clock.now - started == pytest.approx(99 / (rate * MARGIN), rel=1e-6)
+
+
+def test_a_share_is_part_of_the_whole() -> None:
+    """What waiting takes is not there for others, and the other way round."""
+    clock = FakeClock()
+    pacer, whole = share(2.5, 5.0, clock)
+    started = clock.now
+    for _ in range(50):
+        pacer.acquire(1e9)
+        whole.acquire(1e9)
+    assert clock.now - started >= 98 / (5.0 * MARGIN)
+
+
+def test_a_share_that_has_no_slot_in_time_says_so() -> None:
+    clock = FakeClock()
+    pacer, _ = share(0.1, 5.0, clock)
+    pacer.acquire(1.0)
+    with pytest.raises(BudgetBusy):
+        pacer.acquire(1.0)
+    assert not clock.slept
+
+
+def test_a_refusal_pauses_the_whole() -> None:
+    clock = FakeClock()
+    pacer, whole = share(2.5, 5.0, clock)
+    pacer.pause(5.0)
+    assert whole.acquire(1e9) == pytest.approx(5.0)
+
+
+# -- where it runs ------------------------------------------------------------------------------------------
+
+OF_A_TRIGGER: contextvars.ContextVar[str] = contextvars.ContextVar("of_a_trigger", default="of none")
+
+
+@played
+async def test_the_poll_runs_in_nobodys_context(scene: Scene) -> None:
+    """Else a triggerer writes all that it logs for thousands into the task log of whoever came first."""
+    seen = []
+
+    async def connect() -> Any:
+        seen.append(OF_A_TRIGGER.get())
+        return scene.crm
+
+    scene.poller._connect = connect
+    OF_A_TRIGGER.set("of the first")
+    await scene.join(person("one"))
+    await scene.run(60)
+    assert seen == ["of none"]

@@ -1,0 +1,261 @@
+"""What sensors ask: the answer to each question, what it looks at, and its way to another process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.questions import ContactIs, DealInStage, DirectLookup, InList, ListExists, Question
+
+from .fakes import bench, data, error
+
+VIP, TRIAL, TWIN = (f"{n}" * 8 + "-aaaa-4aaa-8aaa-" + f"{n}" * 12 for n in (1, 2, 3))
+DEAL = "dddddddd-aaaa-4aaa-8aaa-dddddddddddd"
+NEW, WON, LOST = (f"{n}" * 8 + "-bbbb-4bbb-8bbb-" + f"{n}" * 12 for n in (4, 5, 6))
+ABSENT = object()
+
+
+@dataclass
+class FakeLookup:
+    """Answers from tables, and notes what was looked at; an error in a table is raised."""
+
+    all_lists: list[Any] = field(default_factory=list)
+    contacts: Mapping[str, Any] = field(default_factory=dict)
+    deals: Mapping[str, Any] = field(default_factory=dict)
+    looked: list[str] = field(default_factory=list)
+
+    def lists(self) -> Iterator[dict[str, Any]]:
+        self.looked.append("lists")
+        for item in self.all_lists:
+            if isinstance(item, e.CrmError):
+                raise item
+            yield item
+
+    def contact(self, email: str) -> dict[str, Any]:
+        self.looked.append(email)
+        return self._found(self.contacts.get(email, e.CrmContactNotFoundError("Contact not found.")))
+
+    def deal(self, deal_id: str) -> dict[str, Any]:
+        self.looked.append(deal_id)
+        return self._found(self.deals.get(deal_id, e.CrmDealNotFoundError("Deal not found.")))
+
+    @staticmethod
+    def _found(record: Any) -> dict[str, Any]:
+        if isinstance(record, e.CrmError):
+            raise record
+        found: dict[str, Any] = record
+        return found
+
+
+BROKEN = e.CrmInternalServerError("broken", status=500)
+CRM = {
+    "all_lists": [
+        {"id": VIP, "name": "VIP"},
+        {"id": TRIAL, "title": "Trial"},
+        {"id": TWIN, "name": "Twin"},
+        {"id": NEW, "name": "Twin"},
+    ],
+    "contacts": {
+        "ann@x.io": {
+            "id": "c-ann",
+            "status": "active",
+            "segmentedListsIds": [VIP.upper()],
+            "attributes": {"plan": "a"},
+        },
+        "bob@x.io": {"id": "c-bob", "status": "active", "segmentedListsIds": [VIP, TRIAL], "attributes": None},
+        "cat@x.io": {"id": "c-cat", "segmentedListsIds": None},
+        "ill@x.io": BROKEN,
+    },
+    "deals": {DEAL: {"id": DEAL, "stageId": NEW.upper()}, LOST: {"id": LOST}},
+}
+
+
+def ask(question: Question, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
+    """The answer, or the class of the error, and what was looked at."""
+    lookup = FakeLookup(**crm)
+    try:
+        return question.answer(lookup), lookup.looked
+    except e.CrmError as error:
+        return type(error), lookup.looked
+
+
+def members(**arguments: Any) -> InList:
+    return InList(**{"list_id": VIP, **arguments})
+
+
+VIP_ANN = {"list_id": VIP, "contact_ids": ["c-ann"]}
+
+ANSWERS: dict[str, tuple[Question, Any, list[str]]] = {
+    # question, answer or class of error, what is looked at
+    "list by name": (ListExists(list_name="VIP"), {"id": VIP, "name": "VIP"}, ["lists"]),
+    "list by title": (ListExists(list_name="Trial"), {"id": TRIAL, "name": "Trial"}, ["lists"]),
+    "list by id": (ListExists(list_id=VIP), {"id": VIP, "name": "VIP"}, ["lists"]),
+    "list by id, capitals": (ListExists(list_id=VIP.upper()), {"id": VIP, "name": "VIP"}, ["lists"]),
+    "no such list": (ListExists(list_name="vip"), e.CrmSegmentationListNotFoundError, ["lists"]),
+    "two of one name": (ListExists(list_name="Twin"), e.CrmInvalidValueError, ["lists"]),
+    "one of two by id": (ListExists(list_id=TWIN), {"id": TWIN, "name": "Twin"}, ["lists"]),
+    "member": (members(emails=("ann@x.io",)), VIP_ANN, ["ann@x.io"]),
+    "member, list by name": (InList(emails=("ann@x.io",), list_name="VIP"), VIP_ANN, ["lists", "ann@x.io"]),
+    "no member": (members(emails=("cat@x.io",)), None, ["cat@x.io"]),
+    "unknown contact": (members(emails=("new@x.io",)), e.CrmContactNotFoundError, ["new@x.io"]),
+    "unknown list by name": (
+        InList(emails=("ann@x.io",), list_name="New"),
+        e.CrmSegmentationListNotFoundError,
+        ["lists"],
+    ),
+    "all": (
+        members(emails=("ann@x.io", "bob@x.io")),
+        {"list_id": VIP, "contact_ids": ["c-ann", "c-bob"]},
+        ["ann@x.io", "bob@x.io"],
+    ),
+    "all, the first is missing": (members(emails=("cat@x.io", "ann@x.io")), None, ["cat@x.io"]),
+    "all, the last is missing": (members(emails=("ann@x.io", "cat@x.io")), None, ["ann@x.io", "cat@x.io"]),
+    "all, one twice": (members(emails=("ann@x.io", "ann@x.io")), VIP_ANN, ["ann@x.io"]),
+    "any, the first": (members(emails=("ann@x.io", "bob@x.io"), match="any"), VIP_ANN, ["ann@x.io"]),
+    "any, the last": (
+        members(emails=("cat@x.io", "new@x.io", "ann@x.io"), match="any"),
+        VIP_ANN,
+        ["cat@x.io", "new@x.io", "ann@x.io"],
+    ),
+    "any, none": (members(emails=("cat@x.io", "cat@x.io"), match="any"), None, ["cat@x.io"]),
+    "any, none but an unknown": (
+        members(emails=("new@x.io", "cat@x.io"), match="any"),
+        e.CrmContactNotFoundError,
+        ["new@x.io", "cat@x.io"],
+    ),
+    "a server error on the way": (
+        members(emails=("ill@x.io", "ann@x.io"), match="any"),
+        e.CrmInternalServerError,
+        ["ill@x.io"],
+    ),
+    "contact": (ContactIs(email="ann@x.io"), {"id": "c-ann", "status": "active"}, ["ann@x.io"]),
+    "contact, status": (
+        ContactIs(email="ann@x.io", status="active"),
+        {"id": "c-ann", "status": "active"},
+        ["ann@x.io"],
+    ),
+    "contact, other status": (ContactIs(email="ann@x.io", status="gone"), None, ["ann@x.io"]),
+    "contact without status": (ContactIs(email="cat@x.io", status="active"), None, ["cat@x.io"]),
+    "contact, value": (
+        ContactIs(email="ann@x.io", attributes={"plan": "a"}),
+        {"id": "c-ann", "status": "active"},
+        ["ann@x.io"],
+    ),
+    "contact, other value": (ContactIs(email="ann@x.io", attributes={"plan": "b"}), None, ["ann@x.io"]),
+    "contact, one of two values": (ContactIs(email="ann@x.io", attributes={"plan": "a", "x": 1}), None, ["ann@x.io"]),
+    "contact without attributes": (ContactIs(email="bob@x.io", attributes={"plan": "a"}), None, ["bob@x.io"]),
+    "no such contact": (ContactIs(email="new@x.io"), e.CrmContactNotFoundError, ["new@x.io"]),
+    "deal is in": (DealInStage(deal_id=DEAL, stage_ids=(NEW,)), {"id": DEAL, "stage_id": NEW.upper()}, [DEAL]),
+    "deal is in one of": (
+        DealInStage(deal_id=DEAL, stage_ids=(WON, NEW)),
+        {"id": DEAL, "stage_id": NEW.upper()},
+        [DEAL],
+    ),
+    "deal is elsewhere": (DealInStage(deal_id=DEAL, stage_ids=(WON, LOST)), None, [DEAL]),
+    "deal has left": (
+        DealInStage(deal_id=DEAL, stage_ids=(WON, LOST), until="left"),
+        {"id": DEAL, "stage_id": NEW.upper()},
+        [DEAL],
+    ),
+    "deal has not left": (DealInStage(deal_id=DEAL, stage_ids=(WON, NEW), until="left"), None, [DEAL]),
+    "no such deal": (DealInStage(deal_id=WON, stage_ids=(NEW,)), e.CrmDealNotFoundError, [WON]),
+    "deal without a stage": (DealInStage(deal_id=LOST, stage_ids=(NEW,), until="left"), e.CrmProtocolError, [LOST]),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_answers(case: str) -> None:
+    question, answer, looked = ANSWERS[case]
+    assert ask(question) == (answer, looked)
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_a_question_is_the_same_after_its_way_as_json(case: str) -> None:
+    question, answer, _ = ANSWERS[case]
+    copy = Question.from_data(json.loads(json.dumps(question.as_data())))
+    assert copy == question
+    assert ask(copy)[0] == answer
+
+
+WRONG = {
+    "list: neither": ListExists(),
+    "list: both": ListExists(list_id=VIP, list_name="VIP"),
+    "list: blank name": ListExists(list_name=" "),
+    "list: no uuid": ListExists(list_id="VIP"),
+    "member: nobody": members(emails=()),
+    "member: no address": members(emails=("ann@x.io", "ann")),
+    "member: None": members(emails=(None,)),
+    "member: no uuid": members(emails=("ann@x.io",), list_id="VIP"),
+    "member: neither list": InList(emails=("ann@x.io",)),
+    "contact: no address": ContactIs(email="ann"),
+    "contact: None": ContactIs(email=None),  # type: ignore[arg-type]
+    "contact: attributes as text": ContactIs(email="ann@x.io", attributes="plan=a"),  # type: ignore[arg-type]
+    "deal: no uuid": DealInStage(deal_id="1", stage_ids=(NEW,)),
+    "deal: stage is no uuid": DealInStage(deal_id=DEAL, stage_ids=("Won",)),
+    "deal: no stage": DealInStage(deal_id=DEAL, stage_ids=()),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> None:
+    assert ask(WRONG[case]) == (e.CrmInvalidValueError, [])
+
+
+# -- who was seen -------------------------------------------------------------------------------------------
+
+
+def test_who_was_seen_in_the_list_is_not_asked_for_again() -> None:
+    question = members(emails=("ann@x.io", "new@x.io", "bob@x.io"))
+    lookup = FakeLookup(**CRM)
+    for _ in range(2):
+        with pytest.raises(e.CrmContactNotFoundError):
+            question.answer(lookup)
+    assert lookup.looked == ["ann@x.io", "new@x.io", "new@x.io"]
+    lookup.contacts = {**CRM["contacts"], "new@x.io": {"id": "c-new", "segmentedListsIds": [VIP]}}  # type: ignore[dict-item]
+    assert question.answer(lookup) == {"list_id": VIP, "contact_ids": ["c-ann", "c-new", "c-bob"]}
+    assert lookup.looked[3:] == ["new@x.io", "bob@x.io"]
+
+
+def test_a_server_error_forgets_nobody() -> None:
+    question = members(emails=("ann@x.io", "ill@x.io"))
+    lookup = FakeLookup(**CRM)
+    for _ in range(2):
+        with pytest.raises(e.CrmInternalServerError):
+            question.answer(lookup)
+    assert lookup.looked == ["ann@x.io", "ill@x.io", "ill@x.io"]
+
+
+def test_a_copy_of_a_question_has_seen_nobody() -> None:
+    question = members(emails=("ann@x.io",))
+    ask(question)
+    assert "seen" not in question.as_data()
+    assert ask(Question.from_data(question.as_data()))[1] == ["ann@x.io"]
+
+
+# -- directly -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "sent"),
+    [
+        (ListExists(list_name="VIP"), data({"page": 0, "total": 4, "data": CRM["all_lists"]}), "GET /segments?page=0"),
+        (ContactIs(email="ann@x.io"), data({"id": "c-ann", "status": "active"}), "GET /contacts/ann%40x.io"),
+        (DealInStage(deal_id=DEAL, stage_ids=(NEW,)), data({"id": DEAL, "stageId": NEW}), f"GET /deals/{DEAL}"),
+    ],
+    ids=["list", "contact", "deal"],
+)
+def test_a_direct_lookup_asks_the_crm_each_time(question: Question, reply: Any, sent: str) -> None:
+    crm = bench(reply, reply)
+    for _ in range(2):
+        assert question.answer(DirectLookup(crm.client)) is not None
+    assert crm.wire.sent == [sent, sent]
+
+
+def test_a_direct_lookup_raises_what_the_crm_answers() -> None:
+    with pytest.raises(e.CrmForbiddenError):
+        ContactIs(email="ann@x.io").answer(DirectLookup(bench(error("FORBIDDEN")).client))

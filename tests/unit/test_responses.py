@@ -1,0 +1,551 @@
+"""From an answer to a value or a typed error: the whole catalogue in every form of body, and bodies nobody expects."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.catalogue import Repeat, repeat_for
+from crm_provider.responses import Answer, error_of, retry_after_of, value_of
+
+from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
+
+
+def answer(
+    status: int,
+    body: Any = b"",
+    *,
+    headers: dict[str, str] | None = None,
+    method: str = "GET",
+    sent: tuple[str, ...] = (),
+) -> Answer:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(method=method, path="/contacts/{email}", status=status, headers=headers or {}, body=raw, sent=sent)
+
+
+def error_in(case: Answer) -> e.CrmError | None:
+    """The error that an answer stands for, None if it is a success."""
+    try:
+        value_of(case)
+    except e.CrmError as error:
+        return error
+    return None
+
+
+def name_of(error: e.CrmError) -> str:
+    return type(error).__name__
+
+
+ROWS = pytest.mark.parametrize("row", ANSWERED, ids=lambda row: row.type)
+
+
+# -- what the body says: the whole catalogue x every form of body --------------------------------------------
+
+Shape = Callable[[Row], Any]
+
+NAMING: dict[str, Shape] = {
+    "v1": lambda row: {"error": row.message, "errorCode": row.type, "requestId": "r-1"},
+    "v2 with code": lambda row: {"message": row.message, "code": row.type},
+    "v2 with type": lambda row: {"message": "something else", "type": row.type},
+    "errorType": lambda row: {"errorType": row.type, "errorMessage": "something else"},
+    "type as error": lambda row: {"error": row.type},
+    "type as message": lambda row: {"message": row.type},
+    "type as name": lambda row: {"name": row.type, "message": "something else"},
+    "nested in error": lambda row: {"error": {"code": row.type, "message": "something else"}},
+    "nested in data": lambda row: {"message": "something else", "data": {"errorCode": row.type}},
+    "beside odd keys": lambda row: {"errorCode": None, "code": 17, "type": ["x"], "errorType": {}, "message": row.type},
+}
+"""Bodies that name the type: it is taken whatever the status and the text."""
+
+TELLING: dict[str, Shape] = {
+    "v2 text only": lambda row: {"message": row.message},
+    "v1 text only": lambda row: {"error": row.message},
+    "capital M": lambda row: {"Message": row.message},
+    "errorMessage": lambda row: {"errorMessage": row.message},
+    "text nested in error": lambda row: {"error": {"message": row.message}},
+    "text nested in data": lambda row: {"data": {"message": row.message}},
+    "upper case, no stop": lambda row: {"message": row.message.upper().rstrip(".")},
+    "exclamation": lambda row: {"message": f" {row.message.rstrip('.')}! "},
+}
+"""Bodies that carry the documented text only: it counts within the same status."""
+
+MUTE: dict[str, Shape] = {
+    "message null": lambda _: {"message": None},
+    "empty": lambda _: b"",
+    "blank": lambda _: b" \r\n",
+    "empty object": lambda _: {},
+    "HTML": lambda row: b"<html><body><h1>%s</h1></body></html>" % row.type.encode(),
+    "truncated JSON": lambda row: json.dumps({"errorCode": row.type, "message": row.message}).encode()[:-1],
+    "JSON list": lambda row: [{"errorCode": row.type}],
+    "JSON string": lambda _: "nothing to see",
+    "number": lambda _: 42,
+    "null": lambda _: None,
+    "too deep inside": lambda row: {"error": {"error": {"code": row.type, "message": row.message}}},
+    "huge nesting": lambda _: b"[" * 200_000 + b"]" * 200_000,
+    "huge nesting, cut": lambda _: b'{"error":' * 100_000,
+    "UTF-16 garbage": lambda _: b"\xff\xfe\x00\xd8",
+    "unknown type": lambda _: {"errorCode": "SOMETHING_NEW"},
+    "type of ours": lambda _: {"errorCode": "TIMEOUT"},
+}
+"""Bodies that say nothing: only the status counts."""
+
+
+def cases(shapes: dict[str, Shape]) -> list[Any]:
+    return [pytest.param(row, shape, id=f"{row.type}-{name}") for name, shape in shapes.items() for row in ANSWERED]
+
+
+@pytest.mark.parametrize(("row", "shape"), cases(NAMING | TELLING))
+def test_type_or_text_tells_the_class(row: Row, shape: Shape) -> None:
+    error = error_of(answer(row.status, shape(row)))
+    assert (name_of(error), error.type, error.status) == (row.error, row.type, row.status)
+
+
+@pytest.mark.parametrize(("row", "shape"), cases(MUTE))
+def test_else_the_status_tells_the_family(row: Row, shape: Shape) -> None:
+    error = error_of(answer(row.status, shape(row)))
+    assert name_of(error) == BY_STATUS[row.status]
+    assert error.type == next((t for t, c in TYPES.items() if c == name_of(error)), f"HTTP_{row.status}")
+    assert error.message.strip()
+
+
+@pytest.mark.parametrize("type_", UNNAMED)
+def test_types_without_a_name_in_the_users_document_are_told_by_status_and_message(type_: str) -> None:
+    row = next(row for row in VENDOR if row.type == type_)
+    assert name_of(error_of(answer(row.status, {"message": row.message}))) == row.error
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 418, 500])
+@ROWS
+def test_a_named_type_is_taken_with_any_status(row: Row, status: int) -> None:
+    error = error_of(answer(status, {"errorCode": row.type}))
+    assert (name_of(error), error.type, error.status) == (row.error, row.type, status)
+
+
+@pytest.mark.parametrize("status", sorted(BY_STATUS))
+@pytest.mark.parametrize(
+    "text", sorted({row.message for row in ANSWERED} - {"DEAL_ID_IS_NECESSARY"} | {"Forbidden", "Too Many Requests"})
+)
+def test_a_text_counts_only_within_its_own_status(text: str, status: int) -> None:
+    same = [row.error for row in ANSWERED if row.status == status and row.message.lower() == text.lower()]
+    expected = same[0] if same else BY_STATUS[status]
+    if (text, status) == ("Internal server error", 500):
+        expected = "CrmInternalServerError"  # the gateway's text for it
+    assert name_of(error_of(answer(status, {"message": text}))) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User is not authorized to access this resource with an explicit deny",
+        "User is not authorized to access this resource with an explicit deny in an identity-based policy.",
+        "Forbidden",
+        "Unauthorized",
+        "Contact not found.",
+        "Too many requests.",
+        "Limit Exceeded",
+        "",
+    ],
+)
+def test_a_403_is_never_told_by_its_text(text: str) -> None:
+    assert name_of(error_of(answer(403, {"message": text}))) == "CrmForbiddenError"
+
+
+@pytest.mark.parametrize("header", [True, False], ids=["header", "no header"])
+def test_an_unknown_route_is_no_bad_key(header: bool) -> None:
+    headers = {"x-amzn-ErrorType": "MissingAuthenticationTokenException"} if header else {}
+    error = error_of(answer(403, {"message": "Missing Authentication Token"}, headers=headers))
+    assert isinstance(error, e.CrmUnknownRouteError)
+    assert not isinstance(error, e.CrmAccessError)
+    assert "the key is not the problem" in str(error)
+
+
+KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(a, b) for n, a in enumerate(KEYS) for b in KEYS[n + 1 :]], ids=lambda key: key
+)
+def test_the_most_telling_key_wins(first: str, second: str) -> None:
+    body = {second: "DEAL_NOT_FOUND", first: "STAGE_NOT_FOUND"}
+    assert isinstance(error_of(answer(404, body)), e.CrmStageNotFoundError)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY", "PIPELINE_ID_IS_NECESSARY"],
+)
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("key", ["errorCode", "message"])
+def test_is_necessary_means_invalid_params(name: str, status: int, key: str) -> None:
+    error = error_of(answer(status, {key: name}))
+    assert isinstance(error, e.CrmInvalidParamsError)
+    assert error.type == "INVALID_PARAMS"
+
+
+@pytest.mark.parametrize("type_", FOUND_HERE)
+def test_an_answer_cannot_claim_what_is_found_here(type_: str) -> None:
+    assert name_of(error_of(answer(400, {"errorCode": type_}))) == BY_STATUS[400]
+
+
+@pytest.mark.parametrize(
+    "spelling", ["contact-not-found", "ContactNotFound", "contact_not_found", " CONTACT_NOT_FOUND "]
+)
+def test_other_spellings_of_a_type(spelling: str) -> None:
+    assert isinstance(error_of(answer(400, {"code": spelling})), e.CrmContactNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["Forbidden", "Unauthorized", "Invalid-Input"])
+def test_a_contacts_name_is_no_error_type(name: str) -> None:
+    echoed = {"message": "phone must be E.164", "data": {"name": name, "email": "ada@example.com"}}
+    assert name_of(error_of(answer(422, echoed))) == BY_STATUS[422]
+
+
+# -- the gateway ---------------------------------------------------------------------------------------------
+
+
+def wired_forms() -> list[Any]:
+    forms = []
+    for wired in GATEWAY:
+        header = {"X-Amzn-ErrorType": wired.header} if wired.header else {}
+        forms.append(pytest.param(wired, wired.body, header, id=f"{wired.case}-whole"))
+        forms.append(pytest.param(wired, wired.body, {}, id=f"{wired.case}-body only"))
+        if wired.header:
+            forms.append(pytest.param(wired, b"", header, id=f"{wired.case}-header only"))
+            with_address = {"x-amzn-errortype": f"{wired.header}:http://internal.example/coral/"}
+            forms.append(pytest.param(wired, b"", with_address, id=f"{wired.case}-header with address"))
+    return forms
+
+
+@pytest.mark.parametrize(("wired", "body", "headers"), wired_forms())
+def test_gateway_answer(wired: Wired, body: Any, headers: dict[str, str]) -> None:
+    error = error_of(answer(wired.status, body, headers=headers))
+    assert (name_of(error), error.type, error.status) == (TYPES[wired.type], wired.type, wired.status)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 502, 503, 504])
+def test_html_says_that_a_proxy_may_be_in_the_way(status: int) -> None:
+    error = error_of(answer(status, b"\n<!doctype html><p>Contact not found.</p>"))
+    assert name_of(error) == BY_STATUS[status]
+    assert "is a proxy in the way?" in error.message
+    assert "<p>" not in str(error)
+
+
+# -- unknown is loud -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [300, 302, 304, 307, 402, 405, 406, 408, 418, 451, 499, 600, 999, 103])
+def test_an_unknown_status_fails_and_is_never_repeated(status: int) -> None:
+    error = error_of(answer(status, {"hint": "none"}))
+    assert type(error) is e.CrmProtocolError
+    assert error.type == f"HTTP_{status}"
+    assert repeat_for(error) is Repeat.NEVER
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"no idea", "(the answer is no idea)"),
+        (b"", "(the answer is empty)"),
+        (b'["Ada", 5531999999999, true]', '(the answer is ["...", ..., true])'),
+        (b'{"name": "Ada", "phone": "+553199', '(the answer is {"name": "...", "phone": "...")'),
+        (b"x" * 999, f"(the answer is {'x' * 200}...)"),
+        (b"two\nlines\x00", "(the answer is two lines)"),
+        (b"{}", "(the answer has no text)"),
+    ],
+    ids=["text", "empty", "list", "cut", "long", "control characters", "no text"],
+)
+def test_an_unknown_answer_is_shown_shortened_and_without_values(body: bytes, shown: str) -> None:
+    message = error_of(answer(418, body)).message
+    assert message.startswith(f"status 418 {shown}"[:200])
+    assert len(message) <= 203
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("https://evil.example/v2/contacts", "a redirect to evil.example: not followed, the key stays here"),
+        ("/login", "a redirect to this host"),
+        ("https://evil.example/?email=ada@example.com", "a redirect to evil.example"),
+        ("http://[broken", "a redirect"),
+        ("", "a redirect"),
+    ],
+)
+def test_a_redirect_is_told(location: str, expected: str) -> None:
+    error = error_of(answer(302, b"", headers={"Location": location}))
+    assert type(error) is e.CrmProtocolError
+    assert expected in error.message
+    assert "ada" not in error.message
+
+
+# -- success -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"message": "ok", "data": {"id": "1"}}', {"id": "1"}),
+        (b'{"data": {"data": {"id": "1"}}}', {"data": {"id": "1"}}),
+        (b'{"id": "1", "email": "a@b.c"}', {"id": "1", "email": "a@b.c"}),
+        (b'{"page": 0, "total": 1, "data": [{"id": "1"}]}', {"page": 0, "total": 1, "data": [{"id": "1"}]}),
+        (b"", {}),
+        (b" \n", {}),
+        (b"[1]", [1]),
+        (b'{"data": null, "message": "ok"}', {"data": None, "message": "ok"}),
+        (b'\xef\xbb\xbf{"id": "1"}', {"id": "1"}),
+        (b'{"errorCode": null, "id": "1"}', {"errorCode": None, "id": "1"}),
+        (b'{"errorCode": "DEAL_NOT_FOUND", "data": {"id": "1"}}', {"id": "1"}),
+        (b'{"name": "Forbidden", "type": "FORBIDDEN"}', {"name": "Forbidden", "type": "FORBIDDEN"}),
+    ],
+    ids=["envelope", "unwrapped once", "top level", "list in data", "empty", "blank", "list", "data null", "BOM",
+         "errorCode null", "data beside a code", "a record that has a type"],
+)  # fmt: skip
+def test_success(status: int, body: bytes, value: Any) -> None:
+    assert value_of(answer(status, body)) == value
+
+
+@ROWS
+def test_an_error_in_a_200_is_no_success(row: Row) -> None:
+    with pytest.raises(e.CrmError) as raised:
+        value_of(answer(200, {"errorCode": row.type, "error": row.message}))
+    assert (name_of(raised.value), raised.value.status) == (row.error, 200)
+
+
+@pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"OK", b'{"id": "1"', b"\xff"], ids=repr)
+def test_a_200_that_is_no_json_is_no_success(body: bytes) -> None:
+    with pytest.raises(e.CrmProtocolError) as raised:
+        value_of(answer(200, body))
+    assert (raised.value.type, raised.value.status) == ("HTTP_200", 200)
+
+
+def test_html_in_a_200_says_that_a_proxy_may_be_in_the_way() -> None:
+    with pytest.raises(e.CrmProtocolError, match="is a proxy in the way"):
+        value_of(answer(200, b"<html>Hello Ada Lovelace, please log in</html>"))
+
+
+BODIES = st.one_of(
+    st.binary(max_size=200),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(sorted(TYPES)),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from([*KEYS, "data", "Message", "requestId", "total"]), inner, max_size=4)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["Retry-After", "Date", "x-amzn-ErrorType", "x-amzn-requestid", "Location", "Content-Type"]),
+    st.text(max_size=30) | st.sampled_from(["http://[", "//[::", "http://a:b:c/", "ForbiddenException", "-1", "1e9"]),
+)
+
+
+@given(status=st.integers(100, 999), body=BODIES, headers=HEADERS, method=st.sampled_from(["GET", "POST"]))
+@example(status=302, body=b"", headers={"Location": "http://["}, method="GET")
+@example(status=429, body=b"", headers={"Retry-After": "9" * 400}, method="GET")
+@example(status=200, body=b"9" * 5000, headers={}, method="GET")
+def test_nothing_crashes_and_no_error_status_is_a_success(
+    status: int, body: bytes, headers: dict[str, str], method: str
+) -> None:
+    error = error_in(answer(status, body, headers=headers, method=method))
+    if error is None:
+        assert 200 <= status < 300
+        return
+    assert error.status == status
+    assert str(error)
+    assert len(error.message) <= 203
+    assert error.message.isprintable()
+    assert error.retry_after is None or 0 <= error.retry_after <= 7 * 24 * 3600
+    assert repeat_for(error) is Repeat.NEVER or not 200 <= status < 300 or _named(body)
+
+
+def _named(body: bytes) -> bool:
+    """Whether a body names an error type, which then decides whatever the status is."""
+    return any(type_.encode() in body for type_ in TYPES)
+
+
+# -- what a write may have done ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    ("status", "known"),
+    [(400, True), (401, True), (403, True), (404, True), (409, True), (422, True), (429, True),
+     (500, False), (502, False), (503, False), (504, False), (599, False), (302, False), (418, False)],
+)  # fmt: skip
+def test_only_a_write_that_met_a_broken_server_is_unsure(method: str, status: int, known: bool) -> None:
+    assert error_of(answer(status, method=method)).outcome_known is (known or method == "GET")
+
+
+def test_a_write_whose_success_cannot_be_read_is_unsure() -> None:
+    with pytest.raises(e.CrmProtocolError) as raised:
+        value_of(answer(201, b"<html>", method="POST"))
+    assert raised.value.outcome_known is False
+
+
+# -- request id and Retry-After ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        ({"requestId": "r-1"}, {"x-amzn-requestid": "h-1"}, "r-1"),
+        ({"error": {"requestId": "r-1"}}, {}, "r-1"),
+        ({"data": {"requestId": "r-1"}}, {}, "r-1"),
+        ({"requestId": 5}, {"X-Amzn-RequestId": "h-1", "x-amz-apigw-id": "g-1"}, "h-1"),
+        ({}, {"X-Amz-Apigw-Id": "g-1"}, "g-1"),
+        ([], {"x-amz-apigw-id": "g-1"}, "g-1"),
+        ({"requestId": "r" * 999}, {}, "r" * 100),
+        ({}, {}, None),
+    ],
+)
+def test_request_id(body: Any, headers: dict[str, str], expected: str | None) -> None:
+    error = error_of(answer(500, body, headers=headers))
+    assert error.request_id == expected
+    assert (f"Request id: {expected}" in str(error)) is (expected is not None)
+
+
+NOW = "Tue, 15 Nov 1994 08:12:31 GMT"
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "expected"),
+    [
+        ("0", None, 0.0),
+        ("7", None, 7.0),
+        (" 7 ", None, 7.0),
+        ("1.5", None, 1.5),
+        ("604800", None, 604800.0),
+        ("604801", None, None),
+        ("-1", None, None),
+        ("1e3", None, None),
+        ("nan", None, None),
+        ("soon", None, None),
+        ("", None, None),
+        (None, None, None),
+        ("Tue, 15 Nov 1994 08:13:01 GMT", NOW, 30.0),
+        ("Tue, 15 Nov 1994 09:13:01 +0100", NOW, 30.0),
+        ("Tuesday, 15-Nov-94 08:13:01 GMT", NOW, 30.0),
+        ("Tue, 15 Nov 1994 08:12:00 GMT", NOW, 0.0),
+        ("Tue, 15 Nov 1994 08:12:00 GMT", None, 0.0),
+        ("Tue, 15 Nov 1994 08:12:00 GMT", "yesterday", 0.0),
+        ("Tue, 15 Nov 2044 08:13:01 GMT", NOW, None),
+        ("Tue, 35 Nov 1994 08:13:01 GMT", NOW, None),
+    ],
+)
+def test_retry_after(value: str | None, date: str | None, expected: float | None) -> None:
+    assert retry_after_of(value, date) == expected
+
+
+@given(value=st.text(max_size=40), date=st.none() | st.text(max_size=40))
+def test_any_retry_after_is_a_sane_wait_or_none(value: str, date: str | None) -> None:
+    seconds = retry_after_of(value, date)
+    assert seconds is None or 0 <= seconds <= 7 * 24 * 3600
+
+
+def test_retry_after_in_any_case_of_the_header() -> None:
+    assert error_of(answer(429, headers={"RETRY-AFTER": "3"})).retry_after == 3.0
+
+
+# -- nothing leaks -------------------------------------------------------------------------------------------
+
+MARK = "Zq7"
+"""Every planted value starts with it: it must not show up, not even the start of a value cut in the middle."""
+
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).map(lambda t: (MARK + t).strip())
+
+ECHOES: dict[str, Callable[[str], Any]] = {
+    "v1": lambda value: {"error": f"bad: {value}", "errorCode": "INVALID_INPUT"},
+    "text only": lambda value: {"message": f"{value} is no phone"},
+    "texts": lambda value: {"message": [f"name {value}", {"field": value}]},
+    "nested": lambda value: {"error": {"message": f"'{value}'", "code": "INVALID_INPUT"}},
+    "data": lambda value: {"data": {"name": value}},
+    "list": lambda value: [value, {"a": value}],
+    "string": lambda value: value,
+    "plain text": lambda value: f"cannot take {value}, sorry".encode(),
+    "many times": lambda value: (value * 300).encode(),
+    "HTML": lambda value: f"<html><p>{value}</p></html>".encode(),
+    "in upper case": lambda value: {"message": "BAD " + "".join(c.upper() if c.isascii() else c for c in value)},
+}
+
+
+def shown(error: e.CrmError) -> str:
+    """All that a log or a screen can show of an error."""
+    return "\n".join([str(error), repr(error), *map(str, error.args), json.dumps(error.as_dict(), ensure_ascii=False)])
+
+
+def raised_by(case: Answer) -> e.CrmError:
+    error = error_in(case)
+    assert error is not None, "it was taken for a success"
+    return error
+
+
+@given(value=VALUES, status=st.sampled_from([400, 403, 404, 418, 422, 500]), echo=st.sampled_from(sorted(ECHOES)))
+@example(value=MARK + "x" * 297, status=500, echo="many times")
+def test_a_sent_value_never_comes_back(value: str, status: int, echo: str) -> None:
+    error = raised_by(answer(status, ECHOES[echo](value), sent=(value,)))
+    assert MARK.lower() not in shown(error).lower()
+
+
+@given(value=VALUES, cut=st.integers(1, 2000), ascii_=st.booleans(), times=st.integers(1, 60))
+@example(value=MARK + "x", cut=20, ascii_=True, times=1)
+@example(value=MARK + "\\", cut=15, ascii_=True, times=1)
+def test_broken_json_shows_no_value_even_if_it_was_not_sent(value: str, cut: int, ascii_: bool, times: int) -> None:
+    whole = json.dumps({"data": [{"name": value, "note": [value]}] * times}, ensure_ascii=ascii_).encode()
+    error = raised_by(answer(200, whole[: min(cut, len(whole) - 1)]))
+    assert MARK not in shown(error)
+
+
+def test_json_behind_a_byte_order_mark_shows_no_value() -> None:
+    assert "Ada" not in shown(raised_by(answer(200, b'\xef\xbb\xbf{"name": "Ada Lovelace", ')))
+
+
+PLAIN_EMAILS = st.from_regex(r"[A-Za-z0-9._+-]{1,20}@[a-z0-9-]{1,10}\.[a-z]{2,5}", fullmatch=True)
+
+
+@given(email=PLAIN_EMAILS, status=st.sampled_from([404, 418, 500]), echo=st.sampled_from(sorted(ECHOES)))
+def test_no_email_is_shown_even_if_it_was_not_sent(email: str, status: int, echo: str) -> None:
+    assert email not in shown(raised_by(answer(status, ECHOES[echo](email))))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-amzn-requestid": "ada@example.com"}, {"x-amz-apigw-id": "for ada@example.com"}],
+    ids=["request id", "gateway id"],
+)
+def test_a_request_id_is_no_way_out_for_an_email(headers: dict[str, str]) -> None:
+    assert "ada@example.com" not in shown(error_of(answer(500, headers=headers)))
+    assert "ada@example.com" not in shown(error_of(answer(500, {"requestId": "ada@example.com"})))
+
+
+def test_numbers_that_were_sent_do_not_come_back() -> None:
+    assert "5531999" not in shown(error_of(answer(422, {"message": "5531999 is no phone"}, sent=("5531999",))))
+
+
+@pytest.mark.parametrize("body", [b'{"message": "%s"}', b"%s"], ids=["JSON", "text"])
+def test_a_long_text_is_handled_in_no_time(body: bytes) -> None:
+    started = time.perf_counter()
+    error_of(answer(500, body % (b"a" * 30_000), sent=("some value",)))
+    assert time.perf_counter() - started < 1.0
+
+
+def test_message_is_one_line() -> None:
+    message = error_of(answer(400, {"message": "two\r\nlines\x1b[31m\u202e and\ttabs"})).message
+    assert message == "two lines [31m and tabs"
+    assert not re.search(r"\s\s", message)
+
+
+def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
+    """Not even in the request id: both reach logs and XComs."""
+    body = b'{"message": "Key sk-live-42 was revoked", "requestId": "sk-live-42"}'
+    error = error_of(Answer(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",)))
+    assert "sk-live-42" not in str(error)
+    assert error.request_id is None

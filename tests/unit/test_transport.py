@@ -1,0 +1,481 @@
+"""One call: what is sent again and when, how a lost POST is settled, and what the error that remains says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.responses import Answer
+from crm_provider.transport import ONE_TRY, Call, RetryBudget
+
+from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, lost, refused
+from .reference import REPEATED, TYPES
+
+GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
+PUT = Call(method="PUT", route="/contacts/{email}", parts={"email": "ada@example.com"}, body={"name": "Ada"})
+DELETE = Call(
+    method="DELETE", route="/contacts/{email}", parts={"email": "ada@example.com"}, done_if=(e.CrmContactNotFoundError,)
+)
+POST = Call(
+    method="POST", route="/contacts", body={"email": "ada@example.com"}, done_if=(e.CrmContactAlreadyExistsError,)
+)
+CALLS = {call.method: call for call in (GET, PUT, DELETE, POST)}
+
+OK = data({"id": "c-1"})
+
+
+def failed(made: Bench, call: Call, **options: Any) -> e.CrmError:
+    """The error that remains of a call."""
+    with pytest.raises(e.CrmError) as raised:
+        made.transport.send(call, **options)
+    return raised.value
+
+
+def always(step: Step) -> list[Step]:
+    return [step] * 20
+
+
+def raising(type_: str) -> Step:
+    """A wire that meets an error of a type, on a write with an unknown outcome where that is possible."""
+
+    def step(call: Call) -> Answer:
+        cls = CATALOGUE[type_].error
+        unsure = call.is_write and issubclass(cls, (e.CrmTransientError, e.CrmProtocolError))
+        raise cls("it broke", status=CATALOGUE[type_].status, outcome_known=not unsure)
+
+    return step
+
+
+# -- what is sent again --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("type_", TYPES)
+def test_what_is_sent_again(type_: str, method: str) -> None:
+    made = bench(*always(raising(type_)))
+    remaining = failed(made, Call(method=method, route="/deals"))
+    expected = 5 if method in REPEATED.get(type_, ()) else 1
+    assert (len(made.wire.calls), remaining.attempts) == (expected, expected)
+    assert remaining.type == type_
+
+
+@pytest.mark.parametrize("family", [e.CrmTransientError, e.CrmThrottledError, e.CrmProtocolError, e.CrmNotFoundError])
+def test_an_unknown_type_is_sent_again_as_its_family(family: type[e.CrmError]) -> None:
+    def step(call: Call) -> Answer:
+        raise family("x", type="HTTP_599", status=599)
+
+    made = bench(*always(step))
+    failed(made, GET)
+    assert len(made.wire.calls) == (5 if family in (e.CrmTransientError, e.CrmThrottledError) else 1)
+
+
+@pytest.mark.parametrize("method", [*CALLS, "PATCH"])
+def test_a_refused_connection_is_tried_again_with_any_method(method: str) -> None:
+    made = bench(refused, refused, OK)
+    assert made.transport.send(Call(method=method, route="/deals")) == {"id": "c-1"}
+
+
+def test_a_patch_that_may_have_happened_is_not_sent_again() -> None:
+    made = bench(lost)
+    assert failed(made, Call(method="PATCH", route="/deals")).outcome_known is False
+
+
+def test_a_success_after_errors_of_all_kinds() -> None:
+    made = bench(error("TOO_MANY_REQUESTS"), lost, error("INTERNAL_SERVER_ERROR"), refused, OK)
+    assert made.transport.send(GET) == {"id": "c-1"}
+    assert made.wire.sent == ["GET /contacts/ada%40example.com"] * 5
+
+
+def test_a_bug_is_no_error_of_the_crm() -> None:
+    def bug(call: Call) -> Answer:
+        raise ZeroDivisionError
+
+    made = bench(bug)
+    with pytest.raises(ZeroDivisionError):
+        made.transport.send(GET)
+
+
+# -- when it is sent again -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("jitter", "delays"), [(0.0, [0.25, 0.5, 1.0, 2.0]), (1.0, [0.5, 1.0, 2.0, 4.0])])
+def test_delays_double_with_jitter(jitter: float, delays: list[float]) -> None:
+    made = bench(*always(lost), jitter=jitter)
+    failed(made, GET)
+    assert made.clock.slept == delays
+
+
+def test_delays_are_bounded() -> None:
+    made = bench(*always(lost), budget=RetryBudget(tries=8, seconds=999))
+    failed(made, GET)
+    assert made.clock.slept == [0.5, 1, 2, 4, 8, 10, 10]
+
+
+@pytest.mark.parametrize("type_", ["TOO_MANY_REQUESTS", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"])
+def test_the_servers_delay_is_kept(type_: str) -> None:
+    made = bench(error(type_, **{"Retry-After": "7"}), OK)
+    made.transport.send(GET)
+    assert made.clock.slept == [7.0 + 0.5]  # jitter: whoever was told the same second does not come in one instant
+
+
+def test_a_delay_longer_than_the_budget_ends_the_call_at_once() -> None:
+    made = bench(error("TOO_MANY_REQUESTS", **{"Retry-After": "61"}))
+    remaining = failed(made, GET)
+    assert (remaining.retry_after, remaining.attempts, made.clock.slept) == (61.0, 1, [])
+
+
+def test_a_used_up_quota_is_not_worth_a_second_try() -> None:
+    made = bench(error("LIMIT_EXCEEDED"))
+    assert isinstance(failed(made, GET), e.CrmLimitExceededError)
+
+
+@given(
+    seconds=st.floats(0.1, 100),
+    tries=st.integers(1, 9),
+    after=st.lists(st.integers(0, 40), min_size=9, max_size=9),
+    jitter=st.floats(0, 1),
+    each=st.floats(0, 20),
+)
+def test_the_budget_is_kept(seconds: float, tries: int, after: list[int], jitter: float, each: float) -> None:
+    starts = []
+
+    def slow(step: Step) -> Step:
+        def wrapped(call: Call) -> Answer:
+            starts.append(made.clock.now)
+            made.clock.now += each
+            return step(call)
+
+        return wrapped
+
+    steps = [slow(error("TOO_MANY_REQUESTS", **({"Retry-After": str(n)} if n > 20 else {}))) for n in after]
+    made = bench(*steps, budget=RetryBudget(tries=tries, seconds=seconds), jitter=jitter)
+    remaining = failed(made, GET)
+    assert remaining.attempts == len(starts) <= tries
+    assert all(start - starts[0] <= seconds + 1e-6 for start in starts)
+    assert remaining.elapsed == pytest.approx(made.clock.now - starts[0])
+
+
+def test_one_try() -> None:
+    made = bench(lost)
+    assert failed(made, GET, budget=ONE_TRY).attempts == 1
+
+
+# -- the error that remains ----------------------------------------------------------------------------------
+
+
+def test_the_original_error_says_how_often_and_how_long() -> None:
+    made = bench(*always(error("INTERNAL_SERVER_ERROR")))
+    remaining = failed(made, GET)
+    assert isinstance(remaining, e.CrmInternalServerError)
+    assert (remaining.status, remaining.request_id, remaining.attempts, remaining.elapsed) == (500, "req-1", 5, 7.5)
+    assert "Tried 5 times in 7.5 s." in str(remaining)
+
+
+def test_an_error_on_the_first_try_says_nothing_of_tries() -> None:
+    assert "Tried" not in str(failed(bench(error("DEAL_NOT_FOUND")), GET))
+
+
+@pytest.mark.parametrize(
+    ("steps", "known"),
+    [
+        ([error("INVALID_INPUT")], True),
+        ([refused, error("INVALID_INPUT")], True),
+        ([error("TOO_MANY_REQUESTS"), error("INVALID_INPUT")], True),
+        ([lost, error("INVALID_INPUT")], False),
+        ([lost, *[refused] * 4], False),
+        ([error("INTERNAL_SERVER_ERROR"), error("FORBIDDEN")], False),
+    ],
+    ids=["refused value", "after no connection", "after throttling", "after a lost try", "lost, then no connection",
+         "after a 500"],
+)  # fmt: skip
+def test_whether_a_write_may_have_happened(steps: list[Step], known: bool) -> None:
+    remaining = failed(bench(*steps), PUT)
+    assert remaining.outcome_known is known
+    assert ("The write may or may not have happened." in str(remaining)) is not known
+
+
+def test_a_lost_read_has_no_outcome_to_know() -> None:
+    assert failed(bench(*always(lost)), GET).outcome_known is True
+
+
+# -- a lost DELETE -------------------------------------------------------------------------------------------
+
+
+def test_a_404_after_a_lost_delete_is_success() -> None:
+    made = bench(lost, error("CONTACT_NOT_FOUND"))
+    assert made.transport.send(DELETE) == {}
+
+
+@pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
+def test_a_404_after_a_delete_that_was_never_carried_out_is_an_error(first: Step) -> None:
+    assert isinstance(failed(bench(first, error("CONTACT_NOT_FOUND")), DELETE), e.CrmContactNotFoundError)
+
+
+def test_a_404_on_the_first_delete_is_an_error() -> None:
+    assert isinstance(failed(bench(error("CONTACT_NOT_FOUND")), DELETE), e.CrmContactNotFoundError)
+
+
+# -- a lost POST ---------------------------------------------------------------------------------------------
+
+
+def answers(*found: Any) -> Callable[[], Any]:
+    """A settle that finds this, one after the other; an exception is raised."""
+    queue = list(found)
+
+    def settle() -> Any:
+        assert queue, "settled once too often"
+        result = queue.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return settle
+
+
+UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
+
+
+def test_a_lost_post_that_happened_is_not_sent_again() -> None:
+    made = bench(lost)
+    assert made.transport.send(POST, settle=answers({"id": "c-1"})) == {"id": "c-1"}
+    assert made.wire.sent == ["POST /contacts"]
+
+
+def test_an_empty_record_counts_as_found() -> None:
+    made = bench(lost)
+    assert made.transport.send(POST, settle=answers({})) == {}
+    assert len(made.wire.calls) == 1
+
+
+def test_a_lost_post_that_did_not_happen_is_sent_again() -> None:
+    made = bench(lost, OK)
+    assert made.transport.send(POST, settle=answers(None)) == {"id": "c-1"}
+    assert len(made.wire.calls) == 2
+
+
+@pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
+def test_a_post_that_was_never_carried_out_needs_no_settling(first: Step) -> None:
+    made = bench(first, OK)
+    assert made.transport.send(POST, settle=answers()) == {"id": "c-1"}
+
+
+def test_a_lost_post_that_nobody_can_settle_is_not_sent_again() -> None:
+    made = bench(lost)
+    remaining = failed(made, POST)
+    assert isinstance(remaining, e.CrmTimeoutError)
+    assert remaining.outcome_known is False
+
+
+def test_a_409_on_the_first_post_is_an_error() -> None:
+    assert isinstance(failed(bench(error("CONTACT_ALREADY_EXISTS")), POST), e.CrmContactAlreadyExistsError)
+
+
+def test_a_409_after_throttling_is_an_error() -> None:
+    made = bench(error("TOO_MANY_REQUESTS"), error("CONTACT_ALREADY_EXISTS"))
+    assert isinstance(failed(made, POST, settle=answers()), e.CrmContactAlreadyExistsError)
+
+
+def test_a_409_after_an_own_lost_post_that_arrived_late_is_success() -> None:
+    """The reading came before the CRM had carried out the lost attempt: reference, section 5."""
+    made = bench(lost, error("CONTACT_ALREADY_EXISTS"))
+    assert made.transport.send(POST, settle=answers(None, {"id": "c-1"})) == {"id": "c-1"}
+
+
+def test_while_reading_back_fails_nothing_is_sent() -> None:
+    made = bench(lost, OK)
+    assert made.transport.send(POST, settle=answers(UNREAD, UNREAD, None)) == {"id": "c-1"}
+    assert len(made.wire.calls) == 2
+
+
+def test_if_reading_back_keeps_failing_the_original_error_remains() -> None:
+    made = bench(lost)
+    remaining = failed(made, POST, settle=answers(*[UNREAD] * 9))
+    assert isinstance(remaining, e.CrmTimeoutError)
+    assert remaining.outcome_known is False
+    assert len(made.wire.calls) == 1
+    assert "Reading back whether it happened failed too: SERVICE_UNAVAILABLE." in str(remaining)
+
+
+def test_a_refused_key_while_reading_back_ends_it_at_once() -> None:
+    remaining = failed(bench(lost), POST, settle=answers(e.CrmForbiddenError("no", status=403)))
+    assert isinstance(remaining, e.CrmForbiddenError)
+    assert remaining.outcome_known is False
+
+
+def test_a_post_lost_again_and_again_is_settled_each_time() -> None:
+    made = bench(*always(lost))
+    remaining = failed(made, POST, settle=answers(None, None, None, None))
+    assert isinstance(remaining, e.CrmTimeoutError)
+    assert remaining.outcome_known is False
+    assert len(made.wire.calls) == 5
+
+
+def test_after_settling_a_final_refusal_is_sure() -> None:
+    remaining = failed(bench(lost, error("INVALID_INPUT")), POST, settle=answers(None))
+    assert isinstance(remaining, e.CrmInvalidInputError)
+    assert "Tried 2 times" in str(remaining)
+
+
+# -- the rate budget -----------------------------------------------------------------------------------------
+
+
+def test_every_attempt_draws_on_the_rate_budget() -> None:
+    made = bench(lost, error("TOO_MANY_REQUESTS"), OK)
+    made.transport.send(GET)
+    assert len(made.pacer.asked) == 3
+
+
+def test_a_caller_waits_no_longer_for_a_slot_than_its_budget() -> None:
+    made = bench(*always(lost))
+    failed(made, GET)
+    assert made.pacer.asked == [60.0, 59.5, 58.5, 56.5, 52.5]
+
+
+def test_no_slot_in_time_is_told_and_nothing_is_sent() -> None:
+    made = bench(pacer=FakePacer(away={0: 90.0}))
+    remaining = failed(made, GET)
+    assert isinstance(remaining, e.CrmTooManyRequestsError)
+    assert (remaining.status, remaining.retry_after, made.wire.calls, made.clock.slept) == (None, 90.0, [], [])
+    assert "not sent: the next free slot of this key's rate budget is 90 s away." in str(remaining)
+    assert remaining.outcome_known is True
+
+
+def test_no_slot_for_a_further_try_leaves_the_original_error() -> None:
+    made = bench(error("INTERNAL_SERVER_ERROR"), pacer=FakePacer(away={1: 90.0}))
+    remaining = failed(made, GET)
+    assert isinstance(remaining, e.CrmInternalServerError), "design, section 4: the original typed error is raised"
+    assert len(made.wire.calls) == remaining.attempts == 1
+
+
+def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
+    made = bench(lost, lost)
+
+    def slow_settle() -> None:
+        made.clock.now += 100.0
+
+    remaining = failed(made, POST, settle=slow_settle)
+    assert isinstance(remaining, e.CrmTimeoutError)
+    assert len(made.wire.calls) == 2, "what is known not to have happened is sent once more, however long reading took"
+    assert "0 s away" not in str(remaining)
+
+
+@pytest.mark.parametrize(
+    ("type_", "headers", "paused"),
+    [
+        ("TOO_MANY_REQUESTS", {"Retry-After": "3"}, [3.0]),
+        ("TOO_MANY_REQUESTS", {}, [0.0]),
+        ("LIMIT_EXCEEDED", {"Retry-After": "3600"}, [3600.0]),
+        ("INTERNAL_SERVER_ERROR", {"Retry-After": "3"}, []),
+        ("FORBIDDEN", {}, []),
+    ],
+)
+def test_a_refusal_for_pace_holds_back_the_other_callers(
+    type_: str, headers: dict[str, str], paused: list[float]
+) -> None:
+    made = bench(error(type_, **headers))
+    failed(made, GET, budget=ONE_TRY)
+    assert made.pacer.paused == paused
+
+
+# -- paths ---------------------------------------------------------------------------------------------------
+
+
+@given(st.emails() | st.text(st.characters(exclude_categories=["C", "Z"]), min_size=3).map(lambda t: f"{t}@x"))
+def test_path_quoting_round_trips(email: str) -> None:
+    path = Call(method="GET", route="/contacts/{email}", parts={"email": email}).path
+    part = path.removeprefix("/contacts/")
+    assert unquote(part, errors="strict") == email
+    assert set(part) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%")
+
+
+@pytest.mark.parametrize(
+    ("email", "path"),
+    [
+        ("ada@example.com", "/contacts/ada%40example.com"),
+        ("a+b/c%d#e?f@x.y", "/contacts/a%2Bb%2Fc%25d%23e%3Ff%40x.y"),
+        ("../../deals@x", "/contacts/..%2F..%2Fdeals%40x"),
+        ("jörg@x.y", "/contacts/j%C3%B6rg%40x.y"),
+    ],
+)
+def test_path(email: str, path: str) -> None:
+    assert Call(method="GET", route="/contacts/{email}", parts={"email": email}).path == path
+
+
+@pytest.mark.parametrize("part", ["", ".", "..", "a\nb"])
+def test_a_part_that_would_change_the_path_is_refused(part: str) -> None:
+    with pytest.raises(e.CrmInvalidValueError):
+        assert Call(method="GET", route="/contacts/{email}", parts={"email": part}).path
+
+
+@pytest.mark.parametrize(
+    ("route", "parts", "shown"),
+    [
+        ("/contacts/{email}", {"email": "ada@example.com"}, "/contacts/{email}"),
+        ("/deals/{deal_id}", {"deal_id": "d-1"}, "/deals/d-1"),
+        ("/w/{webhookId}/{channelUid}", {"webhookId": "1", "channelUid": "2"}, "/w/{webhookId}/{channelUid}"),
+    ],
+)  # fmt: skip
+def test_shown_path(route: str, parts: dict[str, str], shown: str) -> None:
+    assert Call(method="GET", route=route, parts=parts).shown == shown
+
+
+@pytest.mark.parametrize("name", ["contact", "address", "email_address", "who"])
+def test_an_email_under_any_name_is_not_shown(name: str) -> None:
+    call = Call(method="GET", route=f"/contacts/{{{name}}}/notes", parts={name: "ada@example.com"})
+    assert "ada" not in call.shown
+
+
+def test_values_that_must_not_come_back() -> None:
+    call = Call(
+        method="POST",
+        route="/x/{email}/{deal_id}",
+        parts={"email": "a b@c", "deal_id": "d-1"},
+        query={"filter": "queried"},
+        body={"name": "Ada", "n": [7, {"deep": 1.5}], "none": None, "flag": True},
+    )
+    assert {"a b@c", "a%20b%40c", "Ada", "7", "1.5", "queried"} <= set(call.sent)
+    assert not {"None", "True", "name", "d-1"} & set(call.sent)
+
+
+# -- nothing leaks -------------------------------------------------------------------------------------------
+
+
+SECRETS = {"email": "zq.ada@example.com", "name": "Zq Ada Lovelace", "phone": "+5531999990000"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Reply(422, {"message": " ".join(SECRETS.values())}),
+        Reply(500, " ".join(SECRETS.values()).encode()),
+        Reply(200, f"<p>{' '.join(SECRETS.values())}".encode()),
+        lost,
+        refused,
+    ],
+    ids=["JSON", "text", "HTML", "lost", "refused"],
+)
+def test_neither_errors_nor_logs_show_values(step: Step, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = bench(*always(step))
+    call = Call(method="PUT", route="/contacts/{email}", parts={"email": SECRETS["email"]}, body=SECRETS)
+    remaining = failed(made, call)
+    text = f"{remaining} {remaining!r} {remaining.args} {remaining.as_dict()} {caplog.text}"
+    assert [value for value in SECRETS.values() if value in text] == []
+
+
+def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    bench(error("TOO_MANY_REQUESTS"), OK).transport.send(GET)
+    assert [record.getMessage() for record in caplog.records] == [
+        "GET /contacts/{email} -> 429 in 0.000 s, waited 0.000 s for the rate budget",
+        "TOO_MANY_REQUESTS on GET /contacts/{email}: attempt 1 of 5, next in 0.5 s",
+        "GET /contacts/{email} -> 200 in 0.000 s, waited 0.000 s for the rate budget",
+    ]

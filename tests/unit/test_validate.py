@@ -1,0 +1,266 @@
+"""Checks of single values: what is taken, what is refused, and that no refusal shows the value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import validate
+from crm_provider.errors import CrmInvalidValueError
+
+UUID = "123e4567-e89b-12d3-a456-426614174000"
+
+
+def refusal(check: Callable[..., Any], *arguments: Any) -> str:
+    """The message of a refusal."""
+    with pytest.raises(CrmInvalidValueError) as raised:
+        check(*arguments)
+    return raised.value.message
+
+
+# -- email ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["ada@example.com", "Ada@Example.COM", "a@b", "a+b/c%d#e?f@x.y", "o'brien@x.ie", "jörg@exämple.de", '"a@b"@c.d',
+     f"{'a' * 242}@example.com"],
+)  # fmt: skip
+def test_email_is_taken_as_given(email: str) -> None:
+    assert validate.email(email) == email
+
+
+@pytest.mark.parametrize(
+    ("email", "problem"),
+    [
+        (None, "email must be text but is None"),
+        (7, "email must be text but is of type int"),
+        (b"a@b.c", "email must be text but is of type bytes"),
+        ("", "email is empty"),
+        ("  \t", "email is empty"),
+        (" ada@example.com", "email has a space or control character"),
+        ("ada@example.com\n", "email has a space or control character"),
+        ("ada@exam ple.com", "email has a space or control character"),
+        ("ada\u200b@example.com", "email has a space or control character"),
+        ("ada\x00@example.com", "email has a space or control character"),
+        ("ada\ud800@example.com", "email has a space or control character"),
+        ("ada", "email is no email address"),
+        ("@example.com", "email is no email address"),
+        ("ada@", "email is no email address"),
+        ("@", "email is no email address"),
+        (f"{'a' * 243}@example.com", "at most 254 characters"),
+    ],
+)
+def test_email_is_refused(email: Any, problem: str) -> None:
+    message = refusal(validate.email, email)
+    assert problem in message
+    assert refusal(validate.email, email, "emails[3]").startswith("emails[3] ")
+    assert not isinstance(email, str) or len(email.strip()) < 2 or email not in message
+
+
+@given(st.emails())
+def test_every_email_survives_the_path(email: str) -> None:
+    assert unquote(quote(validate.path_part(validate.email(email), "email"), safe="")) == email
+
+
+# -- ids -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [UUID, UUID.upper(), "00000000-0000-0000-0000-000000000000"])
+def test_uuid_is_taken(value: str) -> None:
+    assert validate.uuid(value, "deal_id") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "deal_id is None, which is no uuid"),
+        (17, "deal_id is of type int, which is no uuid"),
+        ("", "no uuid"),
+        (UUID[:-1], "no uuid"),
+        (f" {UUID}", "no uuid"),
+        (f"{UUID}\n", "no uuid"),
+        (UUID.replace("-", ""), "no uuid"),
+        (UUID.replace("1", "g"), "no uuid"),
+        (UUID.replace("1", "\u0661"), "no uuid"),
+    ],
+)
+def test_uuid_is_refused(value: Any, problem: str) -> None:
+    message = refusal(validate.uuid, value, "deal_id")
+    assert message.startswith("deal_id")
+    assert problem in message
+    assert UUID in message, "an example of how it should look"
+
+
+@pytest.mark.parametrize("value", ["ada@example.com", "Ada Lovelace", "+5531999999999", "k3y-of-the-account"])
+def test_a_value_given_for_an_id_is_not_shown(value: str) -> None:
+    assert value not in refusal(validate.uuid, value, "contact_id")
+
+
+OTHER = UUID.replace("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (UUID, [UUID]),
+        ([UUID], [UUID]),
+        ((OTHER, UUID, OTHER), [OTHER, UUID]),
+        ((value for value in [UUID]), [UUID]),
+        ({UUID: 1}, [UUID]),
+    ],
+    ids=["one", "list", "repeated", "generator", "mapping"],
+)
+def test_uuids_are_taken_once_in_order(values: Any, expected: list[str]) -> None:
+    assert validate.uuids(values, "list_ids") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([], "list_ids is empty"),
+        (None, "list_ids[0] is None"),
+        (7, "list_ids[0] is of type int"),
+        ([UUID, "x"], "list_ids[1]"),
+        ("", "list_ids[0]"),
+    ],
+)
+def test_uuids_are_refused(values: Any, problem: str) -> None:
+    assert problem in refusal(validate.uuids, values, "list_ids")
+
+
+# -- attributes ----------------------------------------------------------------------------------------------
+
+JSON_VALUES: list[Any] = [
+    None, True, 0, -1, 10**18, 0.5, "", "text", "é\u2028\U0001f600", [], [1, [2]], (1, 2), {}, {"a": {"b": [None]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", JSON_VALUES, ids=repr)
+def test_json_values_are_taken(value: Any) -> None:
+    sent = json.dumps(validate.attributes({"field": value}), allow_nan=False)
+    assert json.loads(sent) == {"field": list(value) if isinstance(value, tuple) else value}
+
+
+LOOP: dict[str, Any] = {}
+LOOP["again"] = LOOP
+DEEP: list[Any] = []
+for _ in range(5_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (float("nan"), "attributes['a'] is not a finite number"),
+        (float("inf"), "attributes['a'] is not a finite number"),
+        (Decimal(1), "attributes['a'] is of type Decimal"),
+        (datetime.now(timezone.utc), "attributes['a'] is of type datetime"),
+        (b"x", "attributes['a'] is of type bytes"),
+        ({1, 2}, "attributes['a'] is of type set"),
+        ([1, {2}], "attributes['a'][1] is of type set"),
+        ({"b": [float("nan")]}, "attributes['a']['b'][0] is not a finite number"),
+        ({"b": {(1, 2): "x"}}, "attributes['a']['b']"),
+        ({7: "x"}, "attributes['a']"),
+        (10**5000, "attributes['a']"),
+        (LOOP, "attributes['a']"),
+        (DEEP, "attributes['a']"),
+    ],
+    ids=["nan", "inf", "decimal", "datetime", "bytes", "set", "in a list", "in a mapping", "key that is a tuple",
+         "key that is a number", "a number too long for text", "in itself", "too deep"],
+)  # fmt: skip
+def test_what_has_no_json_form_is_refused(value: Any, place: str) -> None:
+    message = refusal(validate.attributes, {"a": value})
+    assert message.startswith(place)
+
+
+class Attributes(dict[str, Any]):
+    """A mapping of a kind of its own."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [MappingProxyType({"b": 1}), [MappingProxyType({"b": (1, 2)})], Attributes(b=1)],
+    ids=["proxy", "proxy in a list", "subclass"],
+)
+def test_what_is_taken_can_be_sent(value: Any) -> None:
+    json.dumps(validate.attributes({"a": value}))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (None, "attributes must be a mapping of name to value but is None"),
+        ([("a", 1)], "attributes must be a mapping of name to value but is of type list"),
+        ({}, "attributes is empty; give at least one, or leave the argument out"),
+        ({"": 1}, "attributes has a name that is empty or no text"),
+        ({" ": 1}, "attributes has a name that is empty or no text"),
+        ({1: 1}, "attributes has a name that is empty or no text"),
+        ({"email": "x"}, "attributes['email'] is not an attribute"),
+        ({"attributes": {}}, "attributes['attributes'] is not an attribute"),
+        ({"origin": {}}, "attributes['origin'] is not an attribute"),
+    ],
+)
+def test_attributes_are_refused(values: Any, problem: str) -> None:
+    assert problem in refusal(validate.attributes, values)
+
+
+def test_attributes_are_a_copy() -> None:
+    given_ = {"name": "Ada"}
+    taken = validate.attributes(given_)
+    given_["name"] = "Bob"
+    assert taken == {"name": "Ada"}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.binary(max_size=3) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=9), ANYTHING, min_size=1, max_size=4))
+def test_any_attributes_are_sendable_or_refused(values: dict[str, Any]) -> None:
+    try:
+        taken = validate.attributes(values)
+    except CrmInvalidValueError:
+        return
+    assert json.loads(json.dumps(taken, allow_nan=False)) == taken
+
+
+@given(st.text("QZX", min_size=6, max_size=12))
+def test_no_refusal_shows_a_value(value: str) -> None:
+    checks: list[tuple[Callable[[Any], Any], Any]] = [
+        (validate.email, value),
+        (lambda v: validate.uuid(v, "deal_id"), value),
+        (lambda v: validate.uuids([v], "list_ids"), value),
+        (validate.attributes, {"a": {value}}),
+        (validate.attributes, {"a": [value.encode()]}),
+        (lambda v: validate.path_part(v, "x"), f"{value}\n"),
+    ]
+    for check, wrong in checks:
+        with pytest.raises(CrmInvalidValueError) as raised:
+            check(wrong)
+        assert value not in f"{raised.value} {raised.value!r}"
+
+
+# -- parts of a path -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["a", "a/b", "..x", "...", "%2e", " a ", "é", "a?b#c"])
+def test_path_part_is_taken(value: str) -> None:
+    assert validate.path_part(value, "deal_id") == value
+
+
+@pytest.mark.parametrize("value", ["", " ", ".", "..", None, 7, "a\nb", "a\x00", "\ud800"])
+def test_path_part_is_refused(value: Any) -> None:
+    assert refusal(validate.path_part, value, "webhookId").startswith("webhookId ")

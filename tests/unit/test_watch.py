@@ -1,0 +1,343 @@
+"""Watching, without a CRM: what is new, what is kept of it, and how errors are waited through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.triggers import cursor as cursor_module
+from crm_provider.triggers.cursor import Cursor
+from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, QUOTA_DELAY
+from crm_provider.watching import (
+    LONGEST_BACK_OFF,
+    MARKS_IN_A_CHUNK,
+    SLOW,
+    Known,
+    Sweep,
+    Trouble,
+    compare,
+    fingerprint,
+    pack,
+    unpack,
+)
+
+GROUP = "list-1"
+INTERVAL = 60.0
+
+
+def sweep(**groups: str) -> Sweep:
+    """``sweep(ada="list-1 list-2", alan="")``."""
+    return {name: frozenset(found.split()) for name, found in groups.items()}
+
+
+def marks(*names: str) -> Known:
+    return dict.fromkeys(map(fingerprint, names))
+
+
+# -- what is new
+
+
+@pytest.mark.parametrize(
+    ("known", "seen", "arrived", "after"),
+    [
+        pytest.param(None, sweep(ada=GROUP, alan=""), (), marks("ada"), id="the first sweep is the baseline"),
+        pytest.param(None, sweep(), (), marks(), id="nobody is a baseline too"),
+        pytest.param(marks("ada"), sweep(ada=GROUP), (), marks("ada"), id="nothing new"),
+        pytest.param(marks(), sweep(ada=GROUP), ("ada",), marks("ada"), id="one came"),
+        pytest.param(marks(), sweep(bob=GROUP, ada=GROUP), ("bob", "ada"), marks("bob", "ada"), id="as listed"),
+        pytest.param(marks(), sweep(ada="list-2"), (), marks(), id="into another list"),
+        pytest.param(marks(), sweep(ada=f"list-2 {GROUP}"), ("ada",), marks("ada"), id="in two lists"),
+        pytest.param(marks("ada"), sweep(ada="list-2"), (), marks(), id="one left"),
+        pytest.param(marks("ada"), sweep(bob=""), (), marks("ada"), id="not shown is not left"),
+        pytest.param(marks("ada"), sweep(), (), marks("ada"), id="an empty listing"),
+    ],
+)
+def test_what_a_sweep_shows(known: Known | None, seen: Sweep, arrived: tuple[str, ...], after: Known) -> None:
+    change = compare(known, seen, GROUP)
+    assert (change.arrived, change.known) == (arrived, after)
+
+
+def test_who_is_there_can_be_included_at_the_first_sweep() -> None:
+    change = compare(None, sweep(ada=GROUP, alan=""), GROUP, include_existing=True)
+    assert change.arrived == ("ada",)
+    assert compare(change.known, sweep(ada=GROUP), GROUP, include_existing=True).arrived == ()
+
+
+def test_who_left_and_comes_back_is_a_newcomer() -> None:
+    known = compare(marks("ada"), sweep(ada=""), GROUP).known
+    assert compare(known, sweep(ada=GROUP), GROUP).arrived == ("ada",)
+
+
+NAMES = [f"contact-{number}" for number in range(6)]
+WORLDS = st.lists(
+    st.tuples(
+        st.sets(st.sampled_from(NAMES)),  # who is in the list
+        st.sets(st.sampled_from(NAMES), max_size=2),  # who is left out by a page that moved
+        st.booleans(),  # the triggerer is started anew
+    ),
+    max_size=25,
+)
+
+
+@given(WORLDS)
+def test_one_event_for_each_time_that_a_contact_was_seen_outside_and_then_inside(worlds: list[Any]) -> None:
+    known: Known | None = None
+    was: dict[str, bool] = {}  # by contact: where it was when it was last seen
+    for first, (members, hidden, restarted) in enumerate(worlds):
+        shown = {name: frozenset([GROUP] if name in members else []) for name in NAMES if name not in hidden}
+        expected = [name for name in shown if name in members and not was.get(name)] if first else []
+        was |= {name: name in members for name in shown}
+        change = compare(known, shown, GROUP)
+        assert list(change.arrived) == expected
+        known = unpack(pack(change.known)) if restarted else change.known
+
+
+@given(st.lists(st.tuples(st.sets(st.sampled_from(NAMES)), st.booleans()), max_size=25))
+def test_a_crash_before_the_cursor_repeats_and_loses_nothing(steps: list[tuple[set[str], bool]]) -> None:
+    stored: Known = {}
+    given: Counter[str] = Counter()
+    crashes, joined = 0, set()
+    for newcomers, crashed in steps:
+        joined |= newcomers  # nobody leaves
+        change = compare(stored, {name: frozenset([GROUP] if name in joined else []) for name in NAMES}, GROUP)
+        given.update(change.arrived)
+        crashes += crashed
+        if not crashed:
+            stored = change.known
+    assert set(given) == joined
+    assert all(count <= 1 + crashes for count in given.values())
+
+
+# -- what is kept
+
+
+@given(st.sets(st.integers(0, 2**64 - 1)))
+def test_fingerprints_are_stored_as_they_are(found: set[int]) -> None:
+    assert unpack(pack(dict.fromkeys(found))) == dict.fromkeys(found)
+
+
+def test_a_chunk_is_small_enough_for_the_store_and_a_newcomer_changes_only_the_last() -> None:
+    many = dict.fromkeys(range(2 * MARKS_IN_A_CHUNK + 10))
+    before, after = pack(many), pack({**many, fingerprint("ada"): None})
+    assert max(len(json.dumps(chunk)) for chunk in before) <= 65_535
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False]
+
+
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    assert fingerprint("ada") == 1562989052550317351  # as stored by earlier versions
+
+
+class FakeStore:
+    """A state store; :attr:`fail_at` counts down the calls to the one that fails."""
+
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        self.kept: dict[str, Any] = dict(kept or {})
+        self.written: list[str] = []
+        self.fail_at = 0
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        self._count()
+        return self.kept.get(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self._count()
+        self.kept[key] = json.loads(json.dumps(value))
+        self.written.append(key)
+
+    def _count(self) -> None:
+        self.fail_at -= 1
+        if self.fail_at == 0:
+            raise OSError("no store")
+
+
+def loaded(*stores: FakeStore) -> Known | None:
+    return asyncio.run(Cursor(stores, "key").load())
+
+
+def stored(known: Known, *stores: FakeStore) -> Cursor:
+    found = Cursor(stores, "key")
+    found.note(known)
+    asyncio.run(found.save())
+    return found
+
+
+MANY = dict.fromkeys(range(MARKS_IN_A_CHUNK + 1))
+
+
+@pytest.mark.parametrize("known", [marks(), marks("ada"), marks("ada", "alan"), MANY], ids=len)
+def test_a_cursor_outlives_its_process(known: Known) -> None:
+    store = FakeStore()
+    assert loaded(store) is None
+    stored(known, store)
+    assert loaded(store) == known
+
+
+def test_without_a_store_a_cursor_lasts_as_long_as_it_is_held() -> None:
+    cursor = stored(marks("ada"))
+    assert not cursor.lasting
+    assert asyncio.run(cursor.load()) == marks("ada")
+    assert loaded() is None
+
+
+def test_only_what_has_changed_is_written() -> None:
+    store = FakeStore()
+    cursor = stored(MANY, store)
+    assert store.written == ["key_0", "key_1", "key"]
+    store.written.clear()
+    cursor.note(dict(MANY))
+    asyncio.run(cursor.save())
+    assert store.written == []
+    cursor.note({**MANY, fingerprint("ada"): None})
+    asyncio.run(cursor.save())
+    assert store.written == ["key_1", "key"]
+
+
+def test_a_first_writing_that_was_broken_off_does_not_count() -> None:
+    store = FakeStore()
+    store.fail_at = 3  # the head
+    with pytest.raises(OSError, match="no store"):
+        stored(MANY, store)
+    assert set(store.kept) == {"key_0", "key_1"}
+    assert loaded(store) is None
+
+
+@pytest.mark.parametrize("fail_at", [1, 2])
+def test_what_could_not_be_stored_is_known_and_stored_later(fail_at: int) -> None:
+    store = FakeStore()
+    cursor = stored(marks("ada"), store)
+    cursor.note(marks("ada", "alan"))
+    store.fail_at = fail_at
+    with pytest.raises(OSError, match="no store"):
+        asyncio.run(cursor.save())
+    assert asyncio.run(cursor.load()) == marks("ada", "alan")
+    asyncio.run(cursor.save())
+    assert loaded(store) == marks("ada", "alan")
+
+
+def test_a_store_that_does_not_answer_is_no_first_look() -> None:
+    store = FakeStore()
+    stored(marks("ada"), store)
+    store.fail_at = 1
+    with pytest.raises(OSError, match="no store"):
+        loaded(store)
+
+
+def test_what_another_triggerer_has_stored_is_read() -> None:
+    store = FakeStore()
+    mine = stored(marks("ada"), store)
+    theirs = Cursor([store], "key")
+    asyncio.run(theirs.load())
+    theirs.note(marks("ada", "alan"))
+    asyncio.run(theirs.save())
+    assert asyncio.run(mine.load()) == marks("ada", "alan")
+
+
+def test_a_store_that_was_emptied_is_filled_again() -> None:
+    store = FakeStore()
+    cursor = stored(marks("ada"), store)
+    store.kept.clear()
+    assert asyncio.run(cursor.load()) == marks("ada")
+
+
+def test_an_asset_that_comes_later_gets_the_whole_cursor() -> None:
+    first, second = FakeStore(), FakeStore()
+    stored(MANY, second)
+    cursor = Cursor([first, second], "key")
+    assert asyncio.run(cursor.load()) == MANY
+    cursor.note({**MANY, fingerprint("ada"): None})
+    asyncio.run(cursor.save())
+    assert loaded(first) == loaded(second) == {**MANY, fingerprint("ada"): None}
+
+
+def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(cursor_module.asyncio, "sleep", sleep)
+    asyncio.run(Cursor([], "key").settle())
+    asyncio.run(Cursor([FakeStore()], "key").settle())
+    assert slept == [cursor_module.SETTLE] * 2
+
+
+# -- errors
+
+
+def error_of(type_: str, **fields: Any) -> e.CrmError:
+    spec = CATALOGUE[type_]
+    found = spec.error(spec.messages[0], status=spec.status, method="GET", path="/contacts", request_id="req-1")
+    for name, value in fields.items():
+        setattr(found, name, value)
+    return found
+
+
+@pytest.mark.parametrize("type_", CATALOGUE)
+def test_no_error_makes_a_hot_loop(type_: str) -> None:
+    trouble = Trouble("Watch", INTERVAL)
+    delays = [trouble.met(error_of(type_)) for _ in range(40)]
+    assert min(delays) >= INTERVAL
+    assert max(delays) <= LONGEST_BACK_OFF
+    assert delays == sorted(delays)
+
+
+@pytest.mark.parametrize(
+    ("type_", "fields", "delays"),
+    [
+        ("INTERNAL_SERVER_ERROR", {}, [60, 120, 240, 480, 900, 900]),
+        ("TOO_MANY_REQUESTS", {}, [60, 120, 240]),
+        ("TOO_MANY_REQUESTS", {"retry_after": 7}, [60, 120, 240]),
+        ("TOO_MANY_REQUESTS", {"retry_after": 5000}, [5000, 5000]),
+        ("LIMIT_EXCEEDED", {}, [QUOTA_DELAY, QUOTA_DELAY]),
+        ("FORBIDDEN", {}, [SLOW, SLOW]),
+        ("PROTOCOL", {}, [SLOW, SLOW]),
+    ],
+)
+def test_how_long_is_waited(type_: str, fields: dict[str, float], delays: list[float]) -> None:
+    trouble = Trouble("Watch", INTERVAL)
+    assert [trouble.met(error_of(type_, **fields)) for _ in delays] == delays
+
+
+def test_an_interval_longer_than_the_back_off_stays(caplog: pytest.LogCaptureFixture) -> None:
+    trouble = Trouble("Watch", 3600.0)
+    assert [trouble.met(error_of(type_)) for type_ in ("INTERNAL_SERVER_ERROR", "FORBIDDEN")] == [3600.0, 3600.0]
+
+
+@pytest.mark.parametrize(
+    ("type_", "levels"),
+    [
+        ("FORBIDDEN", [logging.ERROR]),
+        ("INVALID_PARAMS", [logging.ERROR]),
+        ("INTERNAL_SERVER_ERROR", [logging.WARNING, logging.ERROR]),
+        ("TOO_MANY_REQUESTS", [logging.WARNING, logging.ERROR]),
+    ],
+)
+def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    trouble = Trouble("Watch of list_id 7", INTERVAL)
+    for _ in range(2 * MAX_ERRORS_IN_A_ROW):
+        trouble.met(error_of(type_))
+    assert [record.levelno for record in caplog.records] == levels
+    assert all("Watch of list_id 7" in text and type_ in text and "req-1" in text for text in caplog.messages)
+
+
+def test_it_is_said_again_after_it_had_worked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trouble = Trouble("Watch", INTERVAL)
+    trouble.over()
+    assert caplog.messages == []
+    for _ in range(2):
+        trouble.met(error_of("FORBIDDEN"))
+        trouble.met(error_of("FORBIDDEN"))
+        trouble.over()
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO] * 2
+    assert trouble.met(error_of("INTERNAL_SERVER_ERROR")) == INTERVAL

@@ -1,0 +1,556 @@
+"""Real HTTP against a real local server: what is sent, what is read, and whatever can go wrong on the way."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import gzip
+import ipaddress
+import json
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from crm_provider import __version__
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.pacing import Unlimited
+from crm_provider.responses import value_of
+from crm_provider.settings import Settings
+from crm_provider.transport import ONE_TRY, Call, Transport
+from crm_provider.wire import MAX_BODY, Wire
+
+from .fakes import KEY, FakeClock
+from .servers import Behaviour, RawServer, closes, free_port, hangs, http, resets, sends
+
+EMAIL = "zq.ada+x/y%z@example.com"
+GET = Call(method="GET", route="/contacts/{email}", parts={"email": EMAIL})
+POST = Call(method="POST", route="/contacts", body={"email": EMAIL, "attributes": {"name": "Jörg Ω", "n": 1}})
+OK = sends(http(b'{"data": {"id": "c-1"}}'))
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_around_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def wire_to(base_url: str, **options: Any) -> Wire:
+    return Wire(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1")
+
+
+def exchange(server: RawServer, call: Call = GET, **options: Any) -> Any:
+    """The content of the answer to one call."""
+    wire = wire_to(server.base_url, **options)
+    try:
+        return value_of(wire.round_trip(call))
+    finally:
+        wire.close()
+
+
+def failed(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
+    """The error of one call to a server that behaves so."""
+    with RawServer(behaviour) as server, pytest.raises(e.CrmError) as raised:
+        exchange(server, call, **options)
+    return raised.value
+
+
+def head_of(request: bytes) -> tuple[str, dict[str, str]]:
+    """Request line and headers, their names in lower case."""
+    line, *rest = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return line, {name.lower(): value for name, _, value in (text.partition(": ") for text in rest)}
+
+
+# -- what is sent --------------------------------------------------------------------------------------------
+
+
+def test_a_read() -> None:
+    with RawServer(OK) as server:
+        assert exchange(server) == {"id": "c-1"}
+    line, headers = head_of(server.requests[0])
+    assert line == "GET /v2/contacts/zq.ada%2Bx%2Fy%25z%40example.com HTTP/1.1"
+    assert headers["x-api-key"] == KEY
+    assert (headers["accept"], headers["user-agent"]) == ("application/json", "tests/1")
+    assert not {"authorization", "cookie", "x-developer-mode", "content-type"} & set(headers)
+
+
+def test_a_write() -> None:
+    with RawServer(OK) as server:
+        assert exchange(server, POST) == {"id": "c-1"}
+    line, headers = head_of(server.requests[0])
+    assert (line, headers["content-type"]) == ("POST /v2/contacts HTTP/1.1", "application/json")
+    assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2]) == POST.body
+
+
+@pytest.mark.parametrize("body", [{}, [], 0, False, ""], ids=repr)
+def test_a_body_that_is_empty_is_sent_as_it_is(body: Any) -> None:
+    with RawServer(OK) as server:
+        exchange(server, Call(method="POST", route="/notes", body=body))
+    assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2]) == body
+
+
+def test_a_query_is_encoded() -> None:
+    with RawServer(OK) as server:
+        exchange(server, Call(method="GET", route="/contacts", query={"page": 0, "q": "a b&c=d"}))
+    assert head_of(server.requests[0])[0] == "GET /v2/contacts?page=0&q=a+b%26c%3Dd HTTP/1.1"
+
+
+def test_developer_mode() -> None:
+    with RawServer(OK) as server:
+        exchange(server, developer_mode=True)
+    assert head_of(server.requests[0])[1]["x-developer-mode"] == "true"
+
+
+def test_the_automation_call_goes_without_the_key() -> None:
+    with RawServer(OK) as server:
+        exchange(server, Call(method="POST", route="/webhook/{webhookId}", parts={"webhookId": "s"}, with_key=False))
+    assert KEY.encode() not in server.requests[0]
+
+
+def test_user_agent_names_the_products() -> None:
+    with RawServer(OK) as server:
+        settings = Settings(api_key=KEY, base_url=server.base_url)
+        transport = Transport(settings, pacer=Unlimited(), user_agent="airflow/3.3.2")
+        transport.send(GET)
+        transport.close()
+    products = head_of(server.requests[0])[1]["user-agent"].split()
+    assert [product.split("/")[0] for product in products] == ["airflow-provider-crm", "airflow", "python"]
+    assert products[0] == f"airflow-provider-crm/{__version__}"
+
+
+@pytest.mark.parametrize(
+    "email", ["a@b", "a/b@x.y", "a?b#c@x.y", "%41@x.y", "..%2f@x.y", "a b@x.y", "é~_-.@x.y", "a&b=c;d@x"]
+)
+def test_any_email_arrives_as_one_part_of_the_path(email: str) -> None:
+    with RawServer(OK) as server:
+        exchange(server, Call(method="GET", route="/contacts/{email}", parts={"email": email}))
+    line = head_of(server.requests[0])[0]
+    assert line == f"GET /v2{Call(method='GET', route='/contacts/{email}', parts={'email': email}).path} HTTP/1.1"
+
+
+# -- what is read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (http(b""), {}),
+        (http(b"", status="204 No Content"), {}),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[1]", [1]),
+        (b"HTTP/1.0 200 OK\r\n\r\n[1]", [1]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n", [1]),
+        (http(gzip.compress(b"[1]"), headers="Content-Encoding: gzip\r\n"), [1]),
+        (http(b"[1]", headers="Content-Type: text/html\r\n"), [1]),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + http(b"[1]"), [1]),
+    ],
+    ids=["empty", "204", "until close", "HTTP/1.0", "chunked", "gzip", "any content type", "100 first"],
+)
+def test_an_answer_in_any_form(answer: bytes, value: Any) -> None:
+    with RawServer(sends(answer)) as server:
+        assert exchange(server) == value
+
+
+def test_status_and_headers_arrive() -> None:
+    answer = http(b"{}", status="429 Slow Down", headers="Retry-After: 7\r\nX-Amzn-RequestId: r-1\r\n")
+    error = failed(sends(answer))
+    assert (error.type, error.status, error.retry_after, error.request_id) == ("TOO_MANY_REQUESTS", 429, 7.0, "r-1")
+
+
+def test_a_cookie_is_not_kept() -> None:
+    with RawServer(sends(http(b"", headers="Set-Cookie: a=b; Path=/\r\n"))) as server:
+        wire = wire_to(server.base_url)
+        wire.round_trip(GET)
+        wire.round_trip(GET)
+        wire.close()
+    assert len(server.requests) == 2
+    assert b"a=b" not in server.requests[1]
+
+
+def test_a_connection_that_the_server_closed_after_an_answer_is_opened_again() -> None:
+    kept_open = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]"
+    with RawServer(sends(kept_open)) as server:
+        wire = wire_to(server.base_url)
+        for _ in range(3):
+            assert value_of(wire.round_trip(POST)) == [1]
+            assert server.closed.acquire(timeout=5)
+        wire.close()
+
+
+# -- what can go wrong ---------------------------------------------------------------------------------------
+
+JSON = b'{"data": {"id": "c-1"}}'
+HTML = b"<html><title>502 Bad Gateway</title></html>"
+LONG = b"Content-Length: 999\r\n"
+
+
+def starts_and_hangs(connection: socket.socket) -> None:
+    """Send the start of an answer and nothing more."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n" + LONG + b"\r\n" + JSON)
+    hangs(connection)
+
+
+BROKEN: dict[str, tuple[Behaviour, type[e.CrmError], str]] = {
+    # name: (behaviour, class, part of the message); the outcome of a write is unknown in all of them
+    "closed before the answer": (closes, e.CrmConnectionError, "broke off before the whole answer"),
+    "reset before the answer": (resets, e.CrmConnectionError, "connection reset"),
+    "closed in the status line": (sends(b"HTTP/1."), e.CrmConnectionError, "broke off"),
+    "closed in the body": (sends(b"HTTP/1.1 200 OK\r\n" + LONG + b"\r\n" + JSON), e.CrmConnectionError, "broke off"),
+    "closed in a chunk": (
+        sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n99\r\n" + JSON), e.CrmConnectionError, "broke off",
+    ),
+    "length too short": (sends(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + JSON), e.CrmProtocolError, "not JSON"),
+    "no HTTP": (sends(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), e.CrmConnectionError, "broke off"),
+    "no gzip": (sends(http(JSON, headers="Content-Encoding: gzip\r\n")), e.CrmProtocolError, "cannot be unpacked"),
+    "half a gzip": (
+        sends(http(gzip.compress(JSON)[:12], headers="Content-Encoding: gzip\r\n")), e.CrmProtocolError, "not JSON",
+    ),
+    "HTML": (sends(http(HTML)), e.CrmProtocolError, "is a proxy in the way"),
+    "HTML with 502": (sends(http(HTML, status="502 Bad Gateway")), e.CrmBadGatewayError, "is a proxy in the way"),
+    "no answer in time": (hangs, e.CrmTimeoutError, "no answer in time"),
+    "no whole answer in time": (starts_and_hangs, e.CrmTimeoutError, "in time"),
+    "redirect": (
+        sends(http(b"", status="302 Found", headers="Location: https://evil.example/\r\n")),
+        e.CrmProtocolError,
+        "a redirect to evil.example",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_answer(name: str, call: Call) -> None:
+    behaviour, expected, text = BROKEN[name]
+    error = failed(behaviour, call, timeout=0.1)
+    assert type(error) is expected
+    assert text in error.message
+    assert error.outcome_known is (call is GET)
+    assert (error.method, error.path) == (call.method, call.route)
+
+
+def test_a_port_that_nobody_listens_on() -> None:
+    wire = wire_to(f"http://127.0.0.1:{free_port()}/v2")
+    for call in (GET, POST):
+        with pytest.raises(e.CrmConnectionError) as raised:
+            wire.round_trip(call)
+        assert raised.value.message == "the connection was refused"
+        assert raised.value.outcome_known is True, "nothing was sent"
+    wire.close()
+
+
+def test_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    wire = wire_to("https://crm.example/v2")
+    with pytest.raises(e.CrmConnectionError) as raised:
+        wire.round_trip(POST)
+    assert raised.value.message == "the host name is not known (DNS)"
+    assert raised.value.outcome_known is True
+    wire.close()
+
+
+def test_what_was_going_on_before_does_not_count() -> None:
+    """A call made while another error is handled: that one's refused connection says nothing about this call."""
+
+    def refuse() -> NoReturn:
+        raise ConnectionRefusedError
+
+    with RawServer(closes) as server:
+        try:
+            refuse()
+        except ConnectionRefusedError:
+            with pytest.raises(e.CrmConnectionError) as raised:
+                exchange(server, POST)
+    assert raised.value.outcome_known is False
+    assert "refused" not in raised.value.message
+
+
+@pytest.mark.parametrize("value", [float("nan"), 10**5000], ids=["no number", "a number too long for text"])
+def test_a_body_that_cannot_be_sent_is_no_lost_write(value: Any) -> None:
+    """The calls check their values; should one get through, it must not look like a broken connection."""
+    with RawServer(OK) as server, pytest.raises(e.CrmError) as raised:
+        exchange(server, Call(method="POST", route="/notes", body={"x": value}))
+    assert server.requests == []
+    assert raised.value.outcome_known is True
+    assert not isinstance(raised.value, e.CrmTransientError)
+
+
+def test_the_error_of_requests_does_not_hang_on_ours() -> None:
+    error = failed(closes)
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+# -- large answers -------------------------------------------------------------------------------------------
+
+
+def test_a_body_of_the_largest_size_is_read() -> None:
+    body = json.dumps("x" * (MAX_BODY - 2)).encode()
+    with RawServer(sends(http(body))) as server:
+        assert len(exchange(server)) == MAX_BODY - 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(b"x" * (MAX_BODY + 1)),
+        http(gzip.compress(b"\0" * (4 * MAX_BODY), 1), headers="Content-Encoding: gzip\r\n"),
+        http(b"x" * (MAX_BODY + 1), status="500 Oops"),
+    ],
+    ids=["body", "gzip bomb", "error"],
+)
+def test_a_larger_one_is_not(answer: bytes) -> None:
+    error = failed(sends(answer), POST)
+    assert type(error) is e.CrmProtocolError
+    assert error.message == "the answer is larger than 10 MB"
+    assert error.status in (200, 500)
+    assert error.outcome_known is False
+
+
+# -- the key stays here --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_redirect_is_not_followed(status: str) -> None:
+    with RawServer(OK) as elsewhere:
+        location = f"Location: http://localhost:{elsewhere.port}/v2/contacts\r\n"
+        for call in (GET, POST):
+            error = failed(sends(http(b"", status=status, headers=location)), call)
+            assert type(error) is e.CrmProtocolError
+            assert "a redirect to localhost: not followed, the key stays here" in str(error)
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("trust_env", [False, True], ids=["as it is", "as for a remote CRM"])
+def test_netrc_is_not_used(trust_env: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ada password s3cret\ndefault login ada password s3cret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with RawServer(OK) as server:
+        wire = wire_to(server.base_url)
+        wire._session.trust_env = trust_env
+        wire.round_trip(GET)
+        wire.round_trip(Call(method="GET", route="/segments", with_key=False))
+        wire.close()
+    assert ["authorization" in head_of(request)[1] for request in server.requests] == [False, False]
+    assert head_of(server.requests[0])[1]["x-api-key"] == KEY
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(OK) as server, RawServer(OK) as proxy:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        assert exchange(server) == {"id": "c-1"}
+    assert (len(server.requests), proxy.requests) == (1, [])
+
+
+def test_a_proxy_of_the_environment_is_asked_for_a_remote_crm_and_sees_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(sends(http(b"", status="502 Bad Gateway"))) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        wire = wire_to("https://crm.example/v2")
+        with pytest.raises(e.CrmConnectionError) as raised:
+            wire.round_trip(POST)
+        wire.close()
+    assert raised.value.outcome_known is True, "nothing reached the CRM"
+    assert proxy.requests[0].startswith(b"CONNECT crm.example:443 HTTP/1.")
+    assert KEY.encode() not in proxy.requests[0]
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.timezone.utc)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_a_self_signed_certificate_is_refused_before_anything_is_sent(tls: ssl.SSLContext) -> None:
+    with RawServer(OK, tls=tls) as server, pytest.raises(e.CrmTlsError) as raised:
+        exchange(server, POST)
+    assert server.requests == []
+    assert raised.value.outcome_known is True
+    assert raised.value.message.startswith("the certificate is not trusted: self")
+    assert isinstance(raised.value, e.CrmAccessError)
+
+
+@pytest.fixture
+def trusting(certificate: Path) -> Iterator[Any]:
+    """Makes wires that trust the certificate."""
+    made = []
+
+    def make(server: RawServer) -> Wire:
+        wire = wire_to(server.base_url)
+        wire._session.verify = str(certificate)
+        made.append(wire)
+        return wire
+
+    yield make
+    for wire in made:
+        wire.close()
+
+
+def test_a_trusted_certificate(tls: ssl.SSLContext, trusting: Any) -> None:
+    with RawServer(OK, tls=tls) as server:
+        assert value_of(trusting(server).round_trip(GET)) == {"id": "c-1"}
+
+
+def test_a_certificate_for_another_host(tls: ssl.SSLContext, trusting: Any) -> None:
+    with RawServer(OK, tls=tls) as server:
+        wire = trusting(server)
+        object.__setattr__(wire._settings, "base_url", f"https://localhost:{server.port}/v2")
+        with pytest.raises(e.CrmTlsError, match="Hostname mismatch"):
+            wire.round_trip(GET)
+
+
+def test_no_tls_where_tls_is_expected() -> None:
+    with RawServer(OK) as server:
+        wire = wire_to(server.base_url.replace("http:", "https:"))
+        with pytest.raises(e.CrmTlsError, match="no secure connection could be agreed on") as raised:
+            wire.round_trip(POST)
+        wire.close()
+    assert raised.value.outcome_known is True
+
+
+def test_tls_that_breaks_off_before_it_is_agreed_on_is_a_broken_connection() -> None:
+    """A load balancer that restarts, say: nothing is wrong with key or certificate, so that it is worth a retry."""
+    with RawServer(closes) as server:
+        wire = wire_to(server.base_url.replace("http:", "https:"))
+        with pytest.raises(e.CrmConnectionError) as raised:
+            wire.round_trip(POST)
+        wire.close()
+    assert raised.value.outcome_known is True
+
+
+def garbles(connection: socket.socket) -> None:
+    """Put bytes on the line that no TLS has made."""
+    assert isinstance(connection, ssl.SSLSocket)
+    with socket.socket(fileno=connection.detach()) as raw:
+        raw.sendall(b"garbage" * 10)
+
+
+@pytest.mark.parametrize("behaviour", [closes, garbles], ids=["closed", "garbled"])
+def test_tls_that_breaks_after_the_request_was_sent_leaves_a_write_unsure(
+    behaviour: Behaviour, tls: ssl.SSLContext, trusting: Any
+) -> None:
+    with RawServer(behaviour, tls=tls) as server, pytest.raises(e.CrmError) as raised:
+        trusting(server).round_trip(POST)
+    assert len(server.requests) == 1
+    assert raised.value.outcome_known is False
+    assert not isinstance(raised.value, e.CrmAccessError), "the key and the certificate are fine"
+
+
+# -- nothing leaks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_neither_error_nor_any_log_shows_email_or_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    call = Call(method="PUT", route="/contacts/{email}", parts={"email": EMAIL}, body={"name": "Zq Planted"})
+    error = failed(BROKEN[name][0], call, timeout=0.1)
+    text = f"{error} {error!r} {error.args} {error.as_dict()} {caplog.text}"
+    encoded = base64.b64encode(EMAIL.encode()).decode()
+    leaks = [EMAIL, "zq.ada", KEY, "Zq Planted", encoded]
+    assert [leak for leak in leaks if leak in text] == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        GET,
+        Call(method="POST", route="/segments/add-contact/{email}", parts={"email": EMAIL}),
+        Call(method="POST", route="/email-verification/{email}", parts={"email": EMAIL}),
+        Call(
+            method="POST", route="/webhook/{webhookId}/c/{channelUid}", parts={"webhookId": EMAIL, "channelUid": EMAIL}
+        ),
+        Call(method="GET", route="/contacts", query={"email": EMAIL}),
+        Call(method="GET", route="/people/{email}", parts={"email": EMAIL}),
+    ],
+    ids=["contact", "lists", "verification", "webhook", "query", "a path nobody knew"],
+)
+def test_the_logs_of_urllib3_show_no_email(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with RawServer(OK) as server:
+        exchange(server, call)
+    assert "urllib3" in caplog.text, "the library does log"
+    assert "zq.ada" not in caplog.text
+
+
+# -- all of it together --------------------------------------------------------------------------------------
+
+
+def client_of(server: RawServer) -> CrmClient:
+    """A client that does not sleep."""
+    settings, clock = Settings(api_key=KEY, base_url=server.base_url), FakeClock()
+    transport = Transport(settings, pacer=Unlimited(), clock=clock, sleep=clock.sleep)
+    return CrmClient(settings, transport=transport)
+
+
+def test_a_create_whose_answer_is_lost_is_settled_over_the_wire() -> None:
+    contact = http(json.dumps({"data": {"id": "c-1", "email": EMAIL}}).encode())
+    with RawServer(closes, sends(contact)) as server:
+        client = client_of(server)
+        assert client.create_contact(EMAIL) == {"id": "c-1", "email": EMAIL}
+        client.close()
+    assert [head_of(request)[0].split()[0] for request in server.requests] == ["POST", "GET"]
+
+
+def test_a_refused_key_over_the_wire() -> None:
+    body = json.dumps({"Message": "User is not authorized to access this resource"}).encode()
+    with RawServer(sends(http(body, status="403 Forbidden", headers="x-amzn-RequestId: r-1\r\n"))) as server:
+        client = client_of(server)
+        with pytest.raises(e.CrmForbiddenError, match="Check the API key") as raised:
+            client.get_contact(EMAIL)
+        client.close()
+    assert raised.value.request_id == "r-1"
+    assert len(server.requests) == 1
+
+
+def test_a_ping_is_one_request_whatever_happens() -> None:
+    with RawServer(closes) as server:
+        client = client_of(server)
+        with pytest.raises(e.CrmConnectionError):
+            client.ping()
+        client.close()
+    assert len(server.requests) == 1
+    assert ONE_TRY.tries == 1
