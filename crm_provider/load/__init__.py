@@ -1,0 +1,1 @@
+"""The batch load: rows -> plan -> calls -> outcomes, rejects, checkpoint. Imports no Airflow."""

@@ -1,0 +1,87 @@
+"""A load's arguments as users give them, checked as far as they are known: when the DAG is read, and when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from crm_provider.load.mapping import Mapper
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.paths import as_path
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rows import SourceError
+
+_OPTIONS = frozenset(field.name for field in fields(LoadOptions))
+_DEFAULTS = ("empty", "region", "lowercase_email")
+
+
+def check_arguments(given: Mapping[str, Any], *, later: Callable[[Any], bool], complete: bool = True) -> None:
+    """Check what can be checked.
+
+    :param given: the arguments by name
+    :param later: whether a value is known only when the task runs
+    :param complete: whether an argument that is not given has its default; not so in a mapped task
+    :raises SourceError: naming the argument, the problem and the fix
+    """
+    known = {name: value for name, value in given.items() if not later(value)}
+    options_of(known).checked_lists()
+    if "mapping" not in given or "mapping" in known:
+        mapper_of(known)
+    _check_rejects_path(known.get("rejects_path"))
+    if complete:
+        remembers(given)
+
+
+def options_of(given: Mapping[str, Any]) -> LoadOptions:
+    """The options among the arguments.
+
+    :raises SourceError: if one makes no sense, or two contradict each other
+    """
+    found = {name: value for name, value in given.items() if name in _OPTIONS}
+    lists = found.get("list_ids") or ()
+    found["list_ids"] = (lists,) if isinstance(lists, str) else tuple(lists)
+    compare, plan = given.get("compare"), given.get("plan", "auto")
+    if compare not in (None, "crm"):
+        raise SourceError(
+            f"compare={compare!r} is unknown; use 'crm' to compare with what the CRM has, or leave it out"
+        )
+    if compare is not None:
+        if plan not in ("auto", "compare"):
+            raise SourceError(f"compare={compare!r} is a plan of its own and does not go with plan={plan!r}")
+        found["plan"] = "compare"
+    return LoadOptions(**found)
+
+
+def mapper_of(given: Mapping[str, Any]) -> Mapper:
+    """The mapping among the arguments, ready for use.
+
+    :raises SourceError: if a line of it makes no sense
+    """
+    return Mapper(given.get("mapping"), **{name: given[name] for name in _DEFAULTS if name in given})
+
+
+def remembers(given: Mapping[str, Any]) -> bool:
+    """Whether the load keeps a state file and leaves out what was loaded before.
+
+    :raises SourceError: if the arguments contradict each other
+    """
+    changed_only, state_path = given.get("changed_only"), given.get("state_path")
+    if state_path is None and (changed_only or given.get("full_refresh")):
+        name = "changed_only" if changed_only else "full_refresh"
+        raise SourceError(f"{name}=True needs state_path: the file that tells the next run what was loaded")
+    if state_path is not None and changed_only is False:
+        raise SourceError(
+            "changed_only=False does not go with state_path: the file would no longer tell what the CRM has; "
+            "use full_refresh=True to send all rows and keep it right, or leave state_path out"
+        )
+    return state_path is not None
+
+
+def _check_rejects_path(path: Any) -> None:
+    if path is None or (isinstance(path, str) and "://" in path):
+        return
+    try:
+        RejectsFile(as_path(path))
+    except ValueError as wrong:
+        raise SourceError(f"rejects_path: {wrong}") from None

@@ -1,0 +1,169 @@
+"""Where a load stands: what a later try must know to go on, small enough for Airflow's task state."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from crm_provider.load.paths import AnyPath, atomic_writer, remove
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the data of a checkpoint; one of another version is not used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The books of a load at one moment. Rows are done up to a number, and a few after it.
+
+    :param epoch: tells the tries of one run apart from a run that was started anew
+    :param fingerprint: of the input: the numbers of the rows mean nothing in another one
+    :param done_above: numbers over ``done_upto``, in order
+    :param counts: outcome -> rows
+    :param errors: error type -> rows
+    :param calls: of all tries so far
+    :param seconds: of all tries so far
+    :param notes: what else a later try is to know
+    """
+
+    epoch: int
+    fingerprint: str
+    done_upto: int = 0
+    done_above: tuple[int, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    calls: int = 0
+    seconds: float = 0.0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def rows(self) -> int:
+        """Rows that are done."""
+        return self.done_upto + len(self.done_above)
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "done_above": list(self.done_above), "seconds": round(self.seconds, 3)}
+
+    @staticmethod
+    def from_data(data: Any) -> Checkpoint:
+        """What :meth:`as_data` gave; of one of another version, the version alone.
+
+        :raises ValueError: if it is no checkpoint
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("version"), int):
+            raise ValueError("it is no checkpoint of a load")
+        if data["version"] != VERSION:
+            return Checkpoint(epoch=-1, fingerprint="", version=data["version"])
+        try:
+            return Checkpoint(**{**data, "done_above": tuple(map(int, data["done_above"]))})
+        except (TypeError, KeyError, ValueError):
+            raise ValueError("it is a checkpoint with missing or unknown parts") from None
+
+
+def resumable(checkpoint: Checkpoint, epoch: int, fingerprint: str) -> str | None:
+    """Why a load cannot go on from a checkpoint, None if it can."""
+    if checkpoint.version != VERSION:
+        return f"the checkpoint is of version {checkpoint.version} of this package's data, which is now {VERSION}"
+    if checkpoint.epoch != epoch:
+        return "the task was cleared since the checkpoint was written"
+    if checkpoint.fingerprint != fingerprint:
+        return "the input, the mapping or an option has changed since the checkpoint was written"
+    return None
+
+
+class DoneRows:
+    """Numbers of rows, from 1, nearly all of them in one piece: memory stays flat however many rows there are.
+
+    :param upto: all numbers up to this one are in it
+    :param above: more numbers
+    """
+
+    def __init__(self, upto: int = 0, above: Iterable[int] = ()) -> None:
+        self._upto = upto
+        self._above = {number for number in above if number > upto}
+        self._close_up()
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and (1 <= number <= self._upto or number in self._above)
+
+    def __len__(self) -> int:
+        return self._upto + len(self._above)
+
+    @property
+    def ahead(self) -> int:
+        """How many are not in the one piece: they are what makes a checkpoint large."""
+        return len(self._above)
+
+    def add(self, number: int) -> None:
+        """One more row is done."""
+        if number > self._upto:
+            self._above.add(number)
+            self._close_up()
+
+    def as_data(self) -> tuple[int, tuple[int, ...]]:
+        """``done_upto`` and ``done_above`` of a :class:`Checkpoint`."""
+        return self._upto, tuple(sorted(self._above))
+
+    def _close_up(self) -> None:
+        while self._upto + 1 in self._above:
+            self._upto += 1
+            self._above.remove(self._upto)
+
+
+class Checkpoints(Protocol):
+    """Keeps the newest checkpoint of one task between its tries."""
+
+    def load(self) -> Checkpoint | None: ...
+
+    def save(self, checkpoint: Checkpoint) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class NoCheckpoints:
+    """Every try starts with the first row."""
+
+    def load(self) -> Checkpoint | None:
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Nowhere to save it."""
+
+    def clear(self) -> None:
+        """Nothing to clear."""
+
+
+class FileCheckpoints:
+    """In a file, which holds no value of a row. It is replaced as a whole.
+
+    :param path: one for each task instance
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint. One that cannot be read counts as none: rows that are sent twice do no harm."""
+        try:
+            with self.path.open("rb") as file:
+                return Checkpoint.from_data(json.loads(file.read()))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # no JSON or no UTF-8 either
+            log.warning(
+                "The checkpoint %s cannot be read and is not used; the load starts from the first row.", self.path
+            )
+            return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        with atomic_writer(self.path) as file:
+            json.dump(checkpoint.as_data(), file)
+
+    def clear(self) -> None:
+        remove(self.path)

@@ -1,0 +1,78 @@
+"""What a load leaves behind when it ends: the report, the paths of its files, and what to do about rejects."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from crm_provider.load.engine import Load
+from crm_provider.load.paths import AnyPath, sibling
+from crm_provider.load.report import report, write_report
+from crm_provider.load.rows import Outcome
+from crm_provider.load.summary import Summary
+
+log = logging.getLogger(__name__)
+
+
+def concluded(load: Load, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+    """Write the report.
+
+    :param ending: how the load ended, in one sentence
+    :param report_path: by default beside the rejects
+    :return: the summary with the paths of what is there
+    """
+    path = report_path
+    if path is None and load.rejects is not None:
+        path = sibling(load.rejects.path, ".report.md")
+    paths = {
+        "rejects": rejects_of(load),
+        "report": path if path is not None and _written(path, load, summary, ending) else None,
+        "state": None if load.fingerprints is None else load.fingerprints.path,
+    }
+    return replace(summary, paths={name: None if found is None else str(found) for name, found in paths.items()})
+
+
+def rejects_of(load: Load) -> AnyPath | None:
+    """The rejects file, None if no row was rejected."""
+    if load.rejects is None or load.options.dry_run or not load.rejects.count:
+        return None
+    return load.rejects.path
+
+
+def done(load: Load, summary: Summary) -> str:
+    """How a load ended that reached its end."""
+    if load.options.dry_run:
+        return "A dry run: every row was checked, nothing was written."
+    return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
+
+
+def what_to_do(load: Load) -> str:
+    """What to do about rejected rows, in one sentence."""
+    path = rejects_of(load)
+    if path is None:
+        return "Set rejects_path to keep the rejected rows and the reasons in a file."
+    return (
+        f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
+        "CrmRetryRejectsOperator."
+    )
+
+
+def _written(path: AnyPath, load: Load, summary: Summary, ending: str) -> bool:
+    """Write the report, if that can be done: the task's end must be the load's."""
+    text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
+    try:
+        write_report(path, text)
+    except OSError as unwritten:
+        log.warning("The report could not be written to %s: %s", path, unwritten)
+        return False
+    return True
+
+
+def _resend(path: AnyPath | None) -> str | None:
+    if path is None:
+        return None
+    return (
+        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
+        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
+        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
+    )

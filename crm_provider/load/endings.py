@@ -1,0 +1,177 @@
+"""How a row ends: from what came of its calls to the books, the rejects file and the fingerprints."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from crm_provider import errors as e
+from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.ledger import Ledger
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.preflight import RowMapper
+from crm_provider.load.rejects import Reject, RejectsFile
+from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
+from crm_provider.load.verdict import Step, Verdict, is_retryable, judge
+from crm_provider.load.window import Flight, Landed
+from crm_provider.load.work import Fate, WorkItem
+from crm_provider.policy import Action, Decision, ErrorPolicy
+
+
+class Endings:
+    """Decides about each row that has landed, and enters it. Used by one thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        options: LoadOptions,
+        policy: ErrorPolicy,
+        mapper: RowMapper,
+        rejects: RejectsFile | None,
+        fingerprints: Fingerprints | None,
+    ) -> None:
+        self._ledger, self._options, self._policy, self._mapper = ledger, options, policy, mapper
+        self._rejects, self._fingerprints = rejects, fingerprints
+        self._held: deque[tuple[Landed, int]] = deque()
+        """Rows that failed for the server's sake, and how many rows had been launched by then."""
+        self._launched = 0
+        self._throttled_in_a_row = 0
+        self.again: deque[Flight] = deque()
+        """Rows that are to be sent once more."""
+        self.stop: tuple[e.CrmError, Decision] | None = None
+        """The error that ends the run, once there is one."""
+
+    def launching(self, flight: Flight) -> Flight:
+        """A row is about to be sent."""
+        self._launched += 1
+        flight.order = self._launched
+        return flight
+
+    def landed(self, landed: Landed) -> None:
+        """A row has come back from its calls."""
+        if landed.error is not None:
+            self._failed(landed, landed.error)
+        elif landed.sent is not None:
+            self._throttled_in_a_row = 0
+            self.reject_held(before=landed.flight)
+            self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=True)
+            if landed.sent.outcome is not Outcome.SUPPRESSED:
+                self._remember(landed.flight.contact)
+
+    def without_call(self, item: WorkItem) -> None:
+        """A row about which the check has decided."""
+        number = item.row.number
+        if item.fate in (Fate.INVALID, Fate.AMBIGUOUS):
+            self._reject_unsendable(item)
+        elif item.fate is Fate.DUPLICATE:
+            self._ledger.enter(number, Outcome.SKIPPED)
+        else:
+            self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is Fate.SUPPRESSED else Outcome.UNCHANGED)
+
+    def reject_held(self, *, before: Flight | None = None) -> None:
+        """The CRM works, or nothing is left that could show it: rows that failed for its sake are rejected.
+
+        :param before: a row that got an answer; what was on its way when another failed says nothing about after that
+        """
+        if self.stop is not None:
+            return  # the next try sends them again
+        while self._held and (before is None or self._held[0][1] < before.order):
+            landed, _ = self._held.popleft()
+            if landed.error is not None:
+                self._forget(landed.flight.contact)
+                self._reject(landed.flight.row, landed.error)
+
+    # -- errors ----------------------------------------------------------------------------------------------
+
+    def _failed(self, landed: Landed, error: e.CrmError) -> None:
+        flight = landed.flight
+        verdict = judge(error, self._policy, mode=self._options.mode, sends=flight.sends)
+        if verdict.step is Step.HOLD:
+            self._hold(landed, error)
+        elif verdict.step is Step.AGAIN:
+            self._send_again(flight, error, verdict)
+        elif verdict.step is Step.STOP:
+            self._end_run(error, verdict.decision)
+        else:
+            self._throttled_in_a_row = 0
+            self.reject_held(before=flight)
+            self._answered(flight, error, verdict)
+
+    def _answered(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+        number = flight.row.number
+        if verdict.step is Step.UNCHANGED:
+            self._remember(flight.contact)
+            self._ledger.enter(number, Outcome.UNCHANGED, sent=True)
+        else:
+            self._forget(flight.contact)
+            if verdict.step is Step.REJECT:
+                self._reject(flight.row, error)
+            else:
+                self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
+
+    def _hold(self, landed: Landed, error: e.CrmError) -> None:
+        """Keep a row that failed for the server's sake until it is known whether all do."""
+        self._held.append((landed, self._launched))
+        if len(self._held) >= self._options.errors_in_a_row:
+            self._end_run(error, Decision(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
+
+    def _send_again(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+        if isinstance(error, e.CrmThrottledError):
+            self._throttled_in_a_row += 1
+            if self._throttled_in_a_row >= self._options.errors_in_a_row:
+                self._end_run(error, verdict.decision)
+        flight.sends += 1
+        self.again.append(flight)
+
+    def _end_run(self, error: e.CrmError, decision: Decision) -> None:
+        self.stop = self.stop or (error, decision)
+
+    # -- rejects and fingerprints ----------------------------------------------------------------------------
+
+    def _reject(self, row: Row, error: e.CrmError) -> None:
+        remark = "" if error.outcome_known else " Whether it was written is not known."
+        reject = Reject(
+            number=row.number,
+            values=row.values,
+            type=error.type,
+            message=error.message + remark,
+            suggested_action=error.suggested_action,
+            request_id=error.request_id,
+            retryable=is_retryable(error),
+        )
+        self._write(reject, sent=True)
+
+    def _reject_unsendable(self, item: WorkItem) -> None:
+        type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
+        if item.fate is Fate.INVALID:
+            type_, message = "INVALID_VALUE", self._what_is_wrong(item.row)
+        reject = Reject(
+            number=item.row.number,
+            values=item.row.values,
+            type=type_,
+            message=message,
+            suggested_action="Correct the row in its source.",
+            request_id=None,
+            retryable=False,
+        )
+        self._write(reject, sent=False)
+
+    def _what_is_wrong(self, row: Row) -> str:
+        try:
+            self._mapper(row)
+        except InvalidRow as invalid:
+            return str(invalid)
+        raise AssertionError("the mapping of a row does not depend on when it is made")
+
+    def _write(self, reject: Reject, *, sent: bool) -> None:
+        if self._rejects is not None:
+            self._rejects.write(reject)
+        self._ledger.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
+
+    def _remember(self, contact: Contact) -> None:
+        if self._fingerprints is not None:
+            self._fingerprints.remember(contact)
+
+    def _forget(self, contact: Contact) -> None:
+        if self._fingerprints is not None:
+            self._fingerprints.forget(contact)

@@ -1,0 +1,93 @@
+"""The load: check all rows, choose the cheapest plan, send, and end with books that add up.
+
+One thread decides and keeps the books; the others only make calls. After any end (the last row, an error of the run, a
+signal, a kill) the next try knows which rows are done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from crm_provider.client import CrmClient
+from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
+from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.preflight import RowMapper, check
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rows import Outcome
+from crm_provider.load.run import Run
+from crm_provider.load.sources import Source
+from crm_provider.load.stops import LoadInterrupted, LoadStopped
+from crm_provider.load.summary import Summary
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.policy import ErrorPolicy
+
+__all__ = ["Load", "LoadInterrupted", "LoadStopped", "too_many_rejects"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Everything a load needs; it reads no settings of its own.
+
+    :param client: its transport draws on the key's budget, sleeps with ``interrupt`` and tells ``pulse`` of its calls
+    :param rate: calls per second that the key is allowed
+    :param rejects: None to only count what is rejected
+    :param fingerprints: of what was loaded before (``changed_only``), None to send every row
+    :param epoch: tells tries of one run apart from a run that was started anew
+    :param time_limit: seconds that one try may take, None for no limit
+    """
+
+    source: Source
+    mapper: RowMapper
+    client: CrmClient
+    pulse: Pulse
+    options: LoadOptions = field(default_factory=LoadOptions)
+    policy: ErrorPolicy = field(default_factory=ErrorPolicy)
+    rate: float = 5.0
+    rejects: RejectsFile | None = None
+    fingerprints: Fingerprints | None = None
+    full_refresh: bool = False
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    epoch: int = 0
+    suppressed: Callable[[str], bool] = lambda email: False
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    time_limit: float | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self) -> Summary:
+        """Load all rows.
+
+        :return: the summary; whether there are too many rejects is for the caller to say (:func:`too_many_rejects`)
+        :raises SourceError: before the first write: the source, the mapping or the plan will not do
+        :raises LoadStopped: on an error of the run
+        :raises LoadInterrupted: if ``interrupt`` was set
+        """
+        try:
+            return self._checked_and_sent()
+        finally:
+            if self.fingerprints is not None:
+                self.fingerprints.close()
+
+    def _checked_and_sent(self) -> Summary:
+        remembers = self.fingerprints is not None and not self.full_refresh
+        unchanged = self.fingerprints.unchanged if self.fingerprints is not None and remembers else _never
+        found = check(self.source, self.mapper, self.options, suppressed=self.suppressed, unchanged=unchanged)
+        try:
+            return Run(self, found).run()
+        finally:
+            found.work.close()
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
+    """Why a load counts as failed, None if it does not."""
+    rejected, allowed = summary[Outcome.REJECTED], rejects_allowed(options.max_rejects, summary.rows)
+    if rejected <= allowed:
+        return None
+    most = ", ".join(f"{count:,} {type_}" for type_, count in sorted(summary.errors.items(), key=lambda i: -i[1])[:5])
+    return f"{rejected:,} of {summary.rows:,} rows were rejected (max_rejects={options.max_rejects!r}): {most}"

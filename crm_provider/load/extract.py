@@ -1,0 +1,249 @@
+"""The other way: a listing of the CRM into a file, whole or not at all, resumable page by page.
+
+The API lists ten records a page, without a filter, an order or a snapshot: what changes while the pages are read moves
+records from page to page. One that moves down comes twice and is dropped; one that moves up past the reader is missed,
+and only the totals tell. So an extract counts, and says that the listing changed (:class:`Tally`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal, NoReturn, TypedDict, get_args
+
+from crm_provider import errors as e
+from crm_provider.calls.base import LISTINGS, Listing, Record
+from crm_provider.client import CrmClient
+from crm_provider.load.flatten import checked_fields
+from crm_provider.load.parts import Owner, Parts
+from crm_provider.load.paths import AnyPath, as_path, atomic_writer, is_local
+from crm_provider.load.tally import Progress, Tally
+from crm_provider.load.writers import Format, arrow_modules, format_of, gzipped, record_writer
+from crm_provider.paging import ListedPage, walk_pages
+from crm_provider.readahead import AT_ONCE
+
+log = logging.getLogger(__name__)
+
+IfChanged = Literal["warn", "fail", "restart"]
+
+RESTARTS = 2
+"""Further readings with ``if_changed="restart"`` before the extract fails."""
+
+
+class ListingChanged(RuntimeError):
+    """The listing changed while it was read, and ``if_changed`` does not allow that."""
+
+
+class Extracted(TypedDict):
+    """What an extract did; no value of a record is in it.
+
+    ``calls``: pages that this try read; ``pages``: pages of the listing, those of earlier tries included.
+    ``total``: what the last page said that there are; ``total_at_start``: what the first said.
+    """
+
+    records: int
+    pages: int
+    calls: int
+    total: int | None
+    total_at_start: int | None
+    duplicates: int
+    changed_during_read: bool
+    path: str
+    seconds: float
+
+
+class Extract:
+    """One listing into one file.
+
+    >>> Extract(client, "contacts", "contacts.csv.gz").run()["records"]
+    1250
+
+    The file is written when all pages are there, under its name at once and with the permissions that the umask gives
+    (a file that it replaces keeps its own). Run again with the same owner after a kill, it goes on where it stopped.
+
+    :param target: path of the file; its name tells the format (:mod:`~crm_provider.load.writers`)
+    :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
+    :param if_changed: the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
+    :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    :param owner: who may go on with the pages read so far
+    :raises CrmInvalidValueError: if the target or an option makes no sense, before anything is read
+    """
+
+    def __init__(
+        self,
+        client: CrmClient,
+        listing: Listing,
+        target: str | os.PathLike[str] | AnyPath,
+        *,
+        fields: Sequence[str] | None = None,
+        format: Format | None = None,  # noqa: A002 - as in every library for tables
+        if_changed: IfChanged = "warn",
+        formula_guard: bool = False,
+        owner: Owner | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._listing, self._clock = client, listing, clock
+        self._if_changed, self._guard = if_changed, formula_guard
+        try:
+            check_if_changed(if_changed)
+            self._target = as_path(target)
+            self._format, self._zipped = format_of(self._target.name, format)
+            self._fields = checked_fields(fields)
+            if self._format == "parquet":
+                arrow_modules()
+        except ValueError as wrong:
+            raise e.CrmInvalidValueError(str(wrong)) from None
+        self._parts = Parts(self._target, owner or Owner(), source=self._source(), clock=wall_clock)
+
+    def run(self) -> Extracted:
+        """Read what is missing, then write the file.
+
+        :raises CrmError: what a page was answered with; the pages read so far are kept
+        :raises ListingChanged: if the listing changed and ``if_changed`` is not ``warn``; nothing was written
+        """
+        started = self._clock()
+        if is_local(self._target):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in self._parts.sweep():
+            log.info("Removed %s, which an earlier extract had left behind.", left_behind)
+        tally = self._read_until_quiet()
+        self._write(tally)
+        self._parts.remove()
+        log.info("Extract of %s: %d records in %s.", self._listing, tally.records, self._target.name)
+        return {
+            "records": tally.records,
+            "pages": tally.pages,
+            "calls": tally.calls,
+            "total": tally.total,
+            "total_at_start": tally.totals[0] if tally.totals else None,
+            "duplicates": tally.duplicates,
+            "changed_during_read": tally.changed,
+            "path": str(self._target),
+            "seconds": round(self._clock() - started, 3),
+        }
+
+    def discard(self) -> None:
+        """Forget the pages read so far: nobody will go on."""
+        self._parts.remove()
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def _read_until_quiet(self) -> Tally:
+        calls = 0
+        for restarts_left in range(RESTARTS if self._if_changed == "restart" else 0, -1, -1):
+            tally = self._read()
+            calls += tally.calls
+            if not tally.changed:
+                break
+            if self._if_changed == "warn":
+                log.warning("The listing of %s changed while it was read: %s. %s", self._listing, tally, MAY_MISS)
+                break
+            self._parts.remove()
+            if restarts_left:
+                log.warning("The listing of %s changed while it was read: %s. Reading it anew.", self._listing, tally)
+        else:
+            raise ListingChanged(
+                f"the listing of {self._listing} changed while it was read: {tally}. Nothing was written. Run it when "
+                "nothing else writes to the CRM, or take the file as it is with if_changed='warn'"
+            )
+        tally.calls = calls
+        return tally
+
+    def _read(self) -> Tally:
+        tally, progress = Tally(), Progress(self._listing, self._clock)
+        with closing(self._pages()) as pages:
+            try:
+                for listed in pages:
+                    if not listed.earlier:
+                        self._parts.add(listed)
+                    tally.note(listed)
+                    progress.tell(tally)
+            finally:
+                self._parts.close()  # before the wait for pages that are on their way
+        return tally
+
+    def _pages(self) -> Generator[ListedPage]:
+        # at a slow rate the last of several would wait longer for its slot than a call may take
+        at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
+        known = self._parts.pages()
+        yield from self._client.list_pages(self._listing, earlier=known, exact=True, at_once=at_once)
+
+    def _source(self) -> str:
+        """What is read, of which account: told by a fingerprint, for the key is a part of it."""
+        settings = self._client.settings
+        told = (self._listing, settings.base_url, str(settings.developer_mode), settings.api_key)
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def _write(self, tally: Tally) -> None:
+        permissions = _permissions(self._target)
+        written = 0
+        with atomic_writer(self._target, "wb") as file:
+            if self._zipped:
+                with gzipped(file) as packed:
+                    written = self._fill(packed, tally)
+            else:
+                written = self._fill(file, tally)
+            if written != tally.records:
+                raise RuntimeError(
+                    f"{tally.records} records were read but {written} are in the parts beside {self._target.name}: "
+                    "another extract writes the same file. Give each run a file of its own, for example with {{ ds }} "
+                    "in its name"
+                )
+        if is_local(self._target):
+            self._target.chmod(permissions)
+
+    def _fill(self, file: Any, tally: Tally) -> int:
+        columns = self._fields or tally.columns.names() or ["id"]
+        written = 0
+        with record_writer(
+            file, self._format, columns=columns, projected=self._fields is not None, formula_guard=self._guard
+        ) as add:
+            for record in self._kept_records():
+                add(record)
+                written += 1
+        return written
+
+    def _kept_records(self) -> Iterator[Record]:
+        """The records of the parts, each once; they end where the parts do."""
+        pages = walk_pages(_no_more, LISTINGS[self._listing], self._parts.pages())
+        try:
+            for listed in pages:
+                yield from listed.fresh
+        except e.CrmNotFoundError:
+            return
+
+
+MAY_MISS = (
+    "The file holds what was read: a record that was deleted meanwhile may be in it, and each deletion may have hidden "
+    "another record. if_changed='fail' or 'restart' accepts no such file."
+)
+
+
+def check_if_changed(value: object) -> None:
+    """Refuse what is no :data:`IfChanged`.
+
+    :raises ValueError: naming the choices
+    """
+    if value not in get_args(IfChanged):
+        raise ValueError(f"if_changed is {value!r}; use one of {', '.join(get_args(IfChanged))}")
+
+
+def _no_more(number: int) -> NoReturn:
+    """The end of the pages that were read."""
+    raise e.CrmNotFoundError(f"page {number} was not read")
+
+
+def _permissions(target: AnyPath) -> int:
+    """What a plainly opened file would have: its own if it is there, else what the umask leaves."""
+    if is_local(target) and target.exists():
+        return target.stat().st_mode & 0o777
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    return 0o666 & ~umask

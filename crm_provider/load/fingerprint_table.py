@@ -1,0 +1,126 @@
+"""The fingerprints of a state file: as a table while a load runs, and as lines of text in between.
+
+After a header there is one line for each contact: 32 hex digits for whom, 32 for what, in order. Beside the state file
+the same lines in the order of time, with a dash for what was forgotten.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from typing import IO, cast
+
+from crm_provider.load.paths import AnyPath, atomic_writer
+
+TITLE = "crm_provider fingerprints 1"
+"""Begins the header; the number is that of the format."""
+
+SIZE = 16
+"""Bytes of a hash: that any two of a million contacts share one has a chance of 1 in 10^26."""
+
+CACHE = 32_000
+"""KB of memory for the table; with a million contacts it has 50,000, and they are looked up in any order."""
+
+Entry = tuple[bytes, "bytes | None"]
+"""A contact's key and its fingerprint, None if it was forgotten."""
+
+_ENTRY = re.compile(r"([0-9a-f]{32}) (?:([0-9a-f]{32})|-)")
+
+
+class UnreadableError(Exception):
+    """The file is damaged, or is another file."""
+
+
+class OtherKeyError(Exception):
+    """The file belongs to another key."""
+
+
+class PrintTable:
+    """On disk, in a temporary database without a name, so that memory stays flat."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE}; BEGIN")
+        self._base.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, print BLOB) WITHOUT ROWID")
+
+    def __len__(self) -> int:
+        return int(self._base.execute("SELECT count(*) FROM seen").fetchone()[0])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._base.execute("SELECT key, print FROM seen ORDER BY key"))
+
+    def get(self, key: bytes) -> bytes | None:
+        row = self._base.execute("SELECT print FROM seen WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def put(self, found: Iterable[Entry]) -> None:
+        """Take in entries, the later ones over the earlier ones."""
+        for key, print_ in found:
+            if print_ is None:
+                self._base.execute("DELETE FROM seen WHERE key = ?", (key,))
+            else:
+                self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (key, print_))
+
+    def clear(self) -> None:
+        self._base.execute("DELETE FROM seen")
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def line_of(key: bytes, print_: bytes | None) -> str:
+    """An entry as text."""
+    return f"{key.hex()} {'-' if print_ is None else print_.hex()}"
+
+
+def entries(lines: Iterable[str], header: str) -> Iterator[Entry]:
+    """The entries of a file or of what is beside it.
+
+    :raises UnreadableError: at a line that is none of ours
+    :raises OtherKeyError: if the header is of another key
+    """
+    lines = iter(lines)
+    first = next(lines, header)
+    if first != header:
+        raise OtherKeyError if first.startswith(f"{TITLE} ") else UnreadableError
+    for line in lines:
+        found = _ENTRY.fullmatch(line)
+        if found is None:
+            raise UnreadableError
+        yield bytes.fromhex(found[1]), bytes.fromhex(found[2]) if found[2] else None
+
+
+def lines_of(path: AnyPath) -> Iterator[str]:
+    """The lines of a state file, none if it does not exist.
+
+    :raises UnreadableError: if it is no text, or not packed as its name says
+    """
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError:
+        return
+    with raw, gzip.GzipFile(fileobj=raw) if _is_packed(path) else nullcontext(raw) as file:
+        try:
+            for line in file:
+                yield line.decode("ascii").removesuffix("\n")
+        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error):
+            raise UnreadableError from None
+
+
+def write_state(path: AnyPath, header: str, table: PrintTable) -> None:
+    """Replace a state file."""
+    with atomic_writer(path, "wb") as file:
+        target = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if _is_packed(path) else file
+        target.write(f"{header}\n".encode())
+        for key, print_ in table:
+            target.write(f"{line_of(key, print_)}\n".encode())
+        if target is not file:
+            cast(IO[bytes], target).close()
+
+
+def _is_packed(path: AnyPath) -> bool:
+    return path.suffix.lower() == ".gz"

@@ -1,0 +1,167 @@
+"""What was loaded before: a keyed fingerprint for each contact, so that unchanged rows cost no call (``changed_only``).
+
+The state file holds no address and no value, only hashes under a key that is derived from the API key: nobody without
+that key can test whether an address is in it, and the file of another account matches nothing. An entry that is missing
+costs one call; a wrong one would leave a contact as it is. So whatever is doubtful is left out.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from crm_provider.load.fingerprint_table import (
+    SIZE,
+    TITLE,
+    OtherKeyError,
+    PrintTable,
+    UnreadableError,
+    entries,
+    line_of,
+    lines_of,
+    write_state,
+)
+from crm_provider.load.journal import Journal
+from crm_provider.load.locking import FileLock
+from crm_provider.load.paths import AnyPath, is_local, sibling
+from crm_provider.load.rows import Contact
+from crm_provider.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def secret_for(settings: Settings) -> bytes:
+    """The key of a connection's fingerprints.
+
+    Another API key, CRM or mode has another one: what was sent in developer mode must not count as loaded.
+    """
+    place = f"crm_provider fingerprints\n{settings.base_url}\n{settings.developer_mode}"
+    return hmac.digest(settings.api_key.encode(), place.encode(), "sha256")
+
+
+class Fingerprints:
+    """The fingerprints of one state file.
+
+    Used by one thread, and by one run at a time: on a local disk a second run is refused until :meth:`close`. On an
+    object store there is no lock: let the runs that share a state file follow each other (``max_active_runs=1``).
+
+    Forget a contact before its first call and remember it after its success: then a kill between the two leaves no
+    fingerprint of values that the CRM may no longer have (on an object store: from :meth:`sync` on).
+
+    :param path: of the state file; packed with gzip for the suffix ``.gz``
+    :param secret: see :func:`secret_for`
+    :param effect: what else decides what a row does to its contact, such as ``{"list_ids": [...]}``; JSON-able
+    """
+
+    def __init__(self, path: AnyPath, secret: bytes, *, effect: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self._secret = secret
+        self._effect = json.dumps(effect or {}, sort_keys=True)
+        self._header = f"{TITLE} {self._hash('check').hex()[:16]}"
+        self._journal = Journal(sibling(path, ".journal"))
+        lock = sibling(path, ".lock")
+        self._lock = FileLock(lock, f"the state file {path.name}") if is_local(lock) else None
+        self._table: PrintTable | None = None
+        self._journal_is_ours = False
+
+    def unchanged(self, contact: Contact) -> bool:
+        """Whether the contact was loaded before with the same values."""
+        return self._loaded().get(self._key(contact)) == self._print(contact)
+
+    def remember(self, contact: Contact) -> None:
+        """The CRM has the contact with these values."""
+        key, print_ = self._key(contact), self._print(contact)
+        if self._loaded().get(key) != print_:
+            self._note(key, print_)
+
+    def forget(self, contact: Contact) -> None:
+        """It is not known what the CRM has: a call is about to be made, or nobody knows how one ended."""
+        key = self._key(contact)
+        if self._loaded().get(key) is not None:
+            self._note(key, None)
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the state file and what unfinished runs have left beside it. Without it the first use does.
+
+        :raises SourceError: if another run uses the state file
+        """
+        self._loaded()
+
+    def sync(self) -> None:
+        """After this, what was remembered and forgotten survives anything."""
+        self._journal.sync()
+
+    def finish(self) -> None:
+        """Write the state file anew, in one step, and close."""
+        write_state(self.path, self._header, self._loaded())
+        self._journal.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Sync, and let other runs use the state file. What is not in it yet is beside it and will be read."""
+        self._journal.sync()
+        if self._table is not None:
+            self._table.close()
+            self._table = None
+        if self._lock is not None:
+            self._lock.release()
+
+    # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _key(self, contact: Contact) -> bytes:
+        return self._hash("key", contact.key)
+
+    def _print(self, contact: Contact) -> bytes:
+        # Without the origin: it counts when a contact is created, and one that was loaded before exists.
+        values = json.dumps([contact.email, contact.attributes], sort_keys=True, default=repr)
+        return self._hash("print", values, self._effect)
+
+    def _hash(self, *texts: str) -> bytes:
+        return hmac.digest(self._secret, json.dumps(texts).encode(), "sha256")[:SIZE]
+
+    def _note(self, key: bytes, print_: bytes | None) -> None:
+        table = self._loaded()
+        if not self._journal_is_ours:
+            self._journal.clear()
+            self._journal.append(self._header)
+            self._journal_is_ours = True
+        self._journal.append(line_of(key, print_))
+        table.put([(key, print_)])
+
+    def _loaded(self) -> PrintTable:
+        if self._table is None:
+            if self._lock is not None:
+                self._lock.acquire()
+            table = PrintTable()
+            self._read_state(table)
+            self._read_journal(table)
+            self._table = table
+        return self._table
+
+    def _read_state(self, table: PrintTable) -> None:
+        try:
+            table.put(entries(lines_of(self.path), self._header))
+        except OtherKeyError:
+            table.clear()
+            log.info("The state file %s is of another API key or connection: all rows are sent once.", self.path)
+        except UnreadableError:
+            table.clear()
+            log.warning("The state file %s cannot be read and counts as empty: all rows are sent once.", self.path)
+
+    def _read_journal(self, table: PrintTable) -> None:
+        """What unfinished runs have added. If it cannot be used, what they have forgotten is not known."""
+        self._journal_is_ours = False
+        try:
+            table.put(entries(self._journal.lines(), self._header))
+            self._journal_is_ours = any(True for _ in self._journal.lines())
+        except (OtherKeyError, UnreadableError, UnicodeDecodeError):
+            table.clear()
+            log.warning("What is beside the state file %s is not its own: all rows are sent once.", self.path)

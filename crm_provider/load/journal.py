@@ -1,0 +1,244 @@
+"""Lines that are written one by one and survive a kill: what rejects files and state files are made of.
+
+On a local disk a journal is one file that grows. Object stores cannot append: there a journal is numbered parts beside
+its name (``<name>.part-000001``), one for each :meth:`Journal.sync`, which :meth:`Journal.finish` joins.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, Protocol
+
+from crm_provider.load.paths import AnyPath, atomic_writer, is_local, private_file, remove, sibling
+
+MOST_WAITING = 8 * 1024 * 1024
+"""Bytes that wait in memory for the next part."""
+
+
+class Journal:
+    """Appends lines of text. Used by one thread, and by one run at a time.
+
+    Opening costs nothing and creates nothing: the file comes with the first line. Lines of an earlier try are kept, but
+    for a last one that a kill has torn.
+
+    :param path: of the finished file
+    :param quoted: a line break between double quotes is part of the line (CSV)
+    """
+
+    def __init__(self, path: AnyPath, *, quoted: bool = False) -> None:
+        self.path = path
+        self._quoted = quoted
+        self._store: _Store = _GrowingFile(path, self._whole_lines) if is_local(path) else _Parts(path)
+
+    def append(self, line: str) -> None:
+        """Write a line, without its line break. It survives a kill of this process from now on if the file is local."""
+        self._store.add(line.encode() + b"\n")
+
+    def sync(self) -> None:
+        """After this the lines so far survive anything, on object stores too, and no file is open."""
+        self._store.sync()
+
+    def lines(self, *, rest: bool = False) -> Iterator[str]:
+        """All whole lines that are there, those of earlier tries first.
+
+        :param rest: also what follows the last line break: a torn line, or the last one of a file that was edited
+        """
+        for line in self._whole_lines(self._store.pieces(), rest=rest):
+            yield line.removesuffix(b"\n").decode()
+
+    def begins_like(self, text: str) -> bool:
+        """Whether the first line begins with a text, or with as much of it as there is; also true for no line."""
+        start = text.encode()
+        return start.startswith(next(self._store.pieces(), b"")[: len(start)])
+
+    def keep(self, wanted: Callable[[str], bool]) -> int:
+        """Drop the other lines, and what a kill has torn.
+
+        :return: how many lines are left
+        """
+        if not any(True for _ in self.lines()):
+            self.clear()
+            return 0
+        kept = 0
+        with atomic_writer(self.path, "wb") as file:
+            for line in self._whole_lines(self._store.pieces()):
+                if wanted(line[:-1].decode()):
+                    file.write(line)
+                    kept += 1
+        self._store.rewritten()
+        if not kept:
+            self.clear()
+        return kept
+
+    def finish(self) -> None:
+        """Put all lines under the final name. More lines may follow."""
+        self._store.sync()
+        if not self._store.settled():
+            self.keep(lambda line: True)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._store.clear()
+
+    def _whole_lines(self, pieces: Iterable[bytes], *, rest: bool = False) -> Iterator[bytes]:
+        line: list[bytes] = []
+        quotes = 0
+        for piece in pieces:
+            line.append(piece)
+            quotes += piece.count(b'"') if self._quoted else 0
+            if piece.endswith(b"\n") and quotes % 2 == 0:
+                yield b"".join(line)
+                line, quotes = [], 0
+        if rest and line:
+            yield b"".join(line)
+
+
+class _Store(Protocol):
+    """Where the bytes are."""
+
+    def add(self, data: bytes) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+    def settled(self) -> bool: ...
+
+    def rewritten(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class _GrowingFile:
+    """One local file."""
+
+    def __init__(self, path: Any, whole_lines: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
+        self._path = path
+        self._whole_lines = whole_lines
+        self._file: IO[bytes] | None = None
+        self._checked = False
+
+    def add(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = private_file(self._path)
+            if not self._checked:
+                self._file.truncate(sum(map(len, self._whole_lines(self.pieces()))))
+                self._checked = True
+        self._file.write(data)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Closes the file too: whoever syncs last leaves nothing open."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def pieces(self) -> Iterator[bytes]:
+        yield from _pieces(self._path)
+
+    def settled(self) -> bool:
+        """Whether everything is under the final name, and only there."""
+        return True
+
+    def rewritten(self) -> None:
+        """What is open now is not the file of that name any more."""
+        self.sync()
+
+    def clear(self) -> None:
+        self.sync()
+        remove(self._path)
+
+
+class _Parts:
+    """Objects in a store.
+
+    If there is one of the final name, it has everything, and parts beside it are left over from a kill while they were
+    joined. To append to it, it becomes the first part.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self._path = path
+        self._waiting = bytearray()
+        self._next: int | None = None
+
+    def add(self, data: bytes) -> None:
+        self._waiting += data
+        if len(self._waiting) > MOST_WAITING:
+            self.sync()
+
+    def sync(self) -> None:
+        if not self._waiting:
+            return
+        if self._next is None:
+            self._next = self._reopened()
+        with atomic_writer(self._part(self._next), "wb") as file:
+            file.write(self._waiting)
+        self._next += 1
+        self._waiting.clear()
+
+    def _reopened(self) -> int:
+        """Make sure that all is in parts.
+
+        :return: number of the next part
+        """
+        if not self._path.exists():
+            return max(self._numbers(), default=0) + 1
+        self._drop_parts()
+        with self._path.open("rb") as file, atomic_writer(self._part(1), "wb") as part:
+            shutil.copyfileobj(file, part)
+        remove(self._path)
+        return 2
+
+    def pieces(self) -> Iterator[bytes]:
+        if self._path.exists():
+            yield from _pieces(self._path)
+        else:
+            for number in self._numbers():
+                yield from _pieces(self._part(number))
+        yield from io.BytesIO(self._waiting)
+
+    def settled(self) -> bool:
+        if not self._path.exists():
+            return not self._numbers()
+        self._drop_parts()
+        return True
+
+    def rewritten(self) -> None:
+        self._waiting.clear()
+        self._drop_parts()
+        self._next = None
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._drop_parts()
+        remove(self._path)
+        self._next = None
+
+    def _part(self, number: int) -> AnyPath:
+        return sibling(self._path, f".part-{number:06d}")
+
+    def _numbers(self) -> list[int]:
+        named = re.compile(re.escape(self._path.name) + r"\.part-(\d{6,})")
+        try:
+            found = [named.fullmatch(path.name) for path in self._path.parent.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # no folder yet
+            return []
+        return sorted(int(match[1]) for match in found if match)
+
+    def _drop_parts(self) -> None:
+        for number in self._numbers():
+            remove(self._part(number))
+
+
+def _pieces(path: AnyPath) -> Iterator[bytes]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        yield from file

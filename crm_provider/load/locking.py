@@ -1,0 +1,51 @@
+"""One run at a time on a file of a local disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pathlib
+import weakref
+
+from crm_provider.load.paths import private_folder
+from crm_provider.load.rows import SourceError
+
+
+class FileLock:
+    """Held by an open file, so a kill releases it. The empty file stays.
+
+    :param path: of a file that is for nothing else
+    :param what: is locked, for the message
+    """
+
+    def __init__(self, path: pathlib.Path, what: str) -> None:
+        self._path, self._what = path, what
+        self._let_go: weakref.finalize[[int], FileLock] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or fail at once.
+
+        :raises SourceError: if another run has it
+        """
+        if self._let_go is not None:
+            return
+        private_folder(self._path.parent)
+        number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            raise SourceError(
+                f"another run is using {self._what}; let the runs follow each other (max_active_runs=1), or give "
+                "each its own file"
+            ) from None
+        except BaseException:
+            os.close(number)
+            raise
+        self._let_go = weakref.finalize(self, os.close, number)
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._let_go is not None:
+            self._let_go()
+            self._let_go = None

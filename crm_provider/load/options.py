@@ -1,0 +1,100 @@
+"""What a load is asked to do, checked when the DAG is read."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from crm_provider import validate
+from crm_provider.errors import CrmInvalidValueError
+from crm_provider.load.rows import SourceError
+
+Mode = Literal["upsert", "create", "update"]
+PlanName = Literal["auto", "learned", "create_first", "update_first", "compare"]
+Duplicates = Literal["last", "first", "reject"]
+OnInvalid = Literal["reject", "stop"]
+
+ERRORS_IN_A_ROW = 10
+"""Rows in a row that may fail for the server's sake; each stands for a call that was tried several times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How to load.
+
+    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
+    :param plan: ``auto`` takes the cheapest; ``learned``, ``create_first`` and ``update_first`` are orders of the two
+        halves of an upsert; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
+    :param on_invalid: ``reject`` the rows that cannot be sent and send the others, or ``stop`` before the first write
+    :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
+    :param list_ids: segmentation lists that every contact of the load is added to
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    :param errors_in_a_row: rows in a row that fail for the server's sake before the run ends
+    :param dry_run: check and plan, write nothing
+    :raises SourceError: naming the option, the problem and the choices
+    """
+
+    mode: Mode = "upsert"
+    plan: PlanName = "auto"
+    duplicates: Duplicates = "last"
+    on_invalid: OnInvalid = "reject"
+    max_rejects: int | str = 0
+    list_ids: tuple[str, ...] = ()
+    resubscribe: bool = False
+    errors_in_a_row: int = ERRORS_IN_A_ROW
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            _one_of(name, getattr(self, name), choices)
+        if self.mode != "upsert" and self.plan in ("learned", "create_first", "update_first"):
+            raise SourceError(f"plan={self.plan!r} is for mode='upsert'; mode={self.mode!r} takes 'auto' or 'compare'")
+        rejects_allowed(self.max_rejects, 0)
+        if isinstance(self.errors_in_a_row, bool) or self.errors_in_a_row < 1:
+            raise SourceError(f"errors_in_a_row must be at least 1 but is {self.errors_in_a_row!r}")
+
+    def checked_lists(self) -> tuple[str, ...]:
+        """The ids of the lists; checked late, for they may come from a template.
+
+        :raises SourceError: if one is no uuid
+        """
+        try:
+            return tuple(validate.uuids(self.list_ids, "list_ids")) if self.list_ids else ()
+        except CrmInvalidValueError as wrong:
+            raise SourceError(wrong.message) from None
+
+
+_CHOICES = {
+    "mode": get_args(Mode),
+    "plan": get_args(PlanName),
+    "duplicates": get_args(Duplicates),
+    "on_invalid": get_args(OnInvalid),
+}
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(str(value).lower(), choices, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise SourceError(f"{name}={value!r} is unknown; {hint}Known: {', '.join(choices)}")
+
+
+def rejects_allowed(max_rejects: int | str, rows: int) -> int:
+    """How many rows may be rejected.
+
+    >>> rejects_allowed("1%", 2500)
+    25
+
+    :raises SourceError: if it is neither a number nor a share
+    """
+    if isinstance(max_rejects, int) and not isinstance(max_rejects, bool) and max_rejects >= 0:
+        return max_rejects
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", max_rejects) if isinstance(max_rejects, str) else None
+    if share and float(share[1]) <= 100:
+        return int(rows * float(share[1]) / 100)
+    if isinstance(max_rejects, str) and max_rejects.strip().isdecimal():
+        return int(max_rejects)
+    raise SourceError(f'max_rejects={max_rejects!r} must be a number of rows, or a share such as "1%"')

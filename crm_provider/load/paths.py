@@ -1,0 +1,170 @@
+"""Files on this machine's disks and on object stores, through one interface: that of ``pathlib``.
+
+What a load writes is private: files have mode 0600, folders that it creates 0700.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
+
+LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
+
+
+@runtime_checkable
+class AnyPath(Protocol):
+    """The part of ``pathlib.Path`` that ``universal_pathlib`` and Airflow's ``ObjectStoragePath`` have too.
+
+    The methods are given as properties, because their signatures differ in what nobody here uses.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def parent(self) -> Any: ...
+
+    @property
+    def open(self) -> Callable[..., Any]: ...
+
+    @property
+    def exists(self) -> Callable[..., bool]: ...
+
+    @property
+    def glob(self) -> Callable[..., Any]: ...
+
+    @property
+    def iterdir(self) -> Callable[..., Any]: ...
+
+    @property
+    def unlink(self) -> Callable[..., None]: ...
+
+
+def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """A path object. What lies on a local disk becomes a ``pathlib.Path``, whatever wraps it.
+
+    :raises ValueError: for a URL in a text: only a path object knows which connection opens it
+    """
+    if isinstance(given, str):
+        return _of_text(given)
+    if not isinstance(given, (os.PathLike, AnyPath)):
+        raise ValueError(f"a path must be text or a path object but is of type {type(given).__name__}")
+    if isinstance(given, AnyPath) and _protocol(given) not in LOCAL_PROTOCOLS:
+        return given
+    inner: Any = getattr(given, "path", given)
+    return pathlib.Path(inner)
+
+
+def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
+    """Whether a path of :func:`as_path` is on a disk of this machine (or mounted like one)."""
+    return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
+
+
+def sibling(path: AnyPath, ending: str) -> AnyPath:
+    """The path in the same folder whose name has an ending more."""
+    return cast(AnyPath, path.parent / f"{path.name}{ending}")
+
+
+def remove(path: AnyPath) -> None:
+    """Remove a file if it is there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+
+
+def private_folder(folder: pathlib.Path) -> None:
+    """Create a folder and those above it, for this user only; one that exists is left as it is."""
+    missing = [folder, *folder.parents]
+    for parent in reversed(missing):
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def private_file(path: pathlib.Path) -> IO[bytes]:
+    """Open a local file to append to it, for this user only."""
+    private_folder(path.parent)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+
+
+@contextmanager
+def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Write a whole file, or nothing: under the final name there is never half a file.
+
+    Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
+    written here first and then sent as one object, because closing a half-written object would publish it.
+
+    :param mode: ``w`` for UTF-8 text (line ends stay as they are written) or ``wb``
+    """
+    local = path if is_local(path) else None
+    if local is not None:
+        private_folder(local.parent)
+    draft = _draft(local)
+    text = mode == "w"
+    try:
+        with draft.open(mode, encoding="utf-8" if text else None, newline="" if text else None) as file:
+            yield file
+        if local is not None:
+            _force(draft)
+            draft.replace(local)
+            _force(local.parent)
+        else:
+            _send(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def _of_text(text: str) -> AnyPath:
+    if not text.strip():
+        raise ValueError("a path is empty; name a file")
+    scheme, found, rest = text.partition("://")
+    if found and scheme.lower() not in LOCAL_PROTOCOLS:
+        raise ValueError(
+            f"a {scheme}:// URL must be given as a path object, which knows its connection: "
+            'ObjectStoragePath("...", conn_id="...")'
+        )
+    return pathlib.Path(rest if found else text)
+
+
+def _protocol(path: object) -> str:
+    return str(getattr(path, "protocol", ""))
+
+
+def _draft(local: pathlib.Path | None) -> pathlib.Path:
+    """An empty private file: beside the final one, so that it can be renamed, or in the folder for temporary files."""
+    if local is None:
+        number, name = tempfile.mkstemp(prefix="crm-")
+    else:
+        number, name = tempfile.mkstemp(prefix=f".{local.name[:60]}.", suffix=".tmp", dir=local.parent)
+    os.close(number)
+    return pathlib.Path(name)
+
+
+def _force(path: pathlib.Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _send(draft: pathlib.Path, path: AnyPath) -> None:
+    """Send a file as one object, by the store's own upload where the path tells its file system."""
+    store = getattr(path, "fs", None)
+    if store is not None:
+        store.put_file(str(draft), cast(Any, path).path)
+        return
+    with draft.open("rb") as file, path.open("wb") as target:
+        shutil.copyfileobj(file, target)

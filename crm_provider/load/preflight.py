@@ -1,0 +1,137 @@
+"""Before the first write: read every row, map it, and count what is wrong, all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.rows import Contact, InvalidRow, Row, SourceError
+from crm_provider.load.sources import Source
+from crm_provider.load.work import Fate, WorkTable
+
+log = logging.getLogger(__name__)
+
+SHOWN_PROBLEMS = 20
+"""Kinds of problems that are listed; the commonest first."""
+
+
+class RowMapper(Protocol):
+    """From a row to a contact."""
+
+    def check_columns(self, columns: tuple[str, ...]) -> None: ...
+
+    def as_data(self) -> Any: ...
+
+    def __call__(self, row: Row) -> Contact: ...
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the check has found.
+
+    :param work: all rows, with what is to become of each
+    :param problems: what is wrong -> in how many rows; no text holds a value
+    :param fingerprint: of the input: the same rows, mapping and options have the same
+    """
+
+    work: WorkTable
+    problems: Mapping[str, int]
+    fingerprint: str
+
+    @property
+    def rows(self) -> int:
+        return len(self.work)
+
+    @property
+    def to_send(self) -> int:
+        return self.work.count(Fate.SEND)
+
+    @property
+    def invalid(self) -> int:
+        return self.work.count(Fate.INVALID)
+
+    def problem_lines(self) -> list[str]:
+        """The problems for people, the commonest first."""
+        common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
+        lines = [f"{count:,} row(s): {problem}" for problem, count in common[:SHOWN_PROBLEMS]]
+        if len(common) > SHOWN_PROBLEMS:
+            lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
+        return lines
+
+
+def check(
+    source: Source,
+    mapper: RowMapper,
+    options: LoadOptions,
+    *,
+    suppressed: Callable[[str], bool] = lambda email: False,
+    unchanged: Callable[[Contact], bool] = lambda contact: False,
+) -> Preflight:
+    """Read and map all rows.
+
+    :param suppressed: whether an email must not be written to
+    :param unchanged: whether a contact was loaded before with the same values
+    :raises SourceError: if the source or the mapping cannot be used; the text names the place
+    """
+    if source.columns is not None:
+        mapper.check_columns(source.columns)
+    work, problems, digest = WorkTable(), _Problems(), hashlib.sha256(_options_text(mapper, options))
+    try:
+        for row in source.rows():
+            digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
+            try:
+                contact = mapper(row)
+            except InvalidRow as invalid:
+                problems.count(invalid)
+                work.add(row, Fate.INVALID)
+                continue
+            if suppressed(contact.email):
+                work.add(row, Fate.SUPPRESSED)
+            else:
+                work.add(row, Fate.SAME if unchanged(contact) else Fate.SEND, contact.key)
+        work.settle_duplicates(options.duplicates)
+    except BaseException:
+        work.close()
+        raise
+    return Preflight(work, problems.as_data(), digest.hexdigest()[:32])
+
+
+class _Problems:
+    """Counts problems by their kind; the first of a kind stands for all, for its fix may name a line."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._examples: dict[tuple[str, str, str], str] = {}
+
+    def count(self, invalid: InvalidRow) -> None:
+        for problem in invalid.problems:
+            key = (problem.field, problem.column, problem.kind)
+            self._counts[key] += 1
+            self._examples.setdefault(key, str(problem))
+
+    def as_data(self) -> dict[str, int]:
+        return {self._examples[key]: count for key, count in self._counts.items()}
+
+
+def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:
+    """What else decides what is sent; a plan, for example, does not."""
+    data = [mapper.as_data(), options.mode, options.duplicates, sorted(options.list_ids), options.resubscribe]
+    return json.dumps(data, sort_keys=True, default=str).encode()
+
+
+def stop_if_invalid(found: Preflight, options: LoadOptions) -> None:
+    """End before the first write, if the user wants all rows or none.
+
+    :raises SourceError: with all problems at once
+    """
+    if options.on_invalid == "stop" and found.invalid:
+        problems = "".join(f"\n- {line}" for line in found.problem_lines())
+        raise SourceError(
+            f"{found.invalid:,} of {found.rows:,} rows cannot be sent, and nothing was (on_invalid='stop'):{problems}"
+        )

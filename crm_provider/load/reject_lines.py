@@ -1,0 +1,236 @@
+"""A rejected row as a line of text and back, in the two formats of a rejects file; nothing of the row is lost.
+
+JSON lines: ``{"row": 7, "values": {...}, "type": ..., "message": ..., "suggested_action": ..., "request_id": ...,
+"retryable": true}``.
+
+CSV: ``_row``, the row's own columns, then the same facts in columns that begin with ``_``. A cell that a spreadsheet
+would take for a formula has an apostrophe before it, which is taken away again when the file is read (so a phone number
+such as ``+5531999999999`` survives). What no cell can hold as it is (numbers, lists, nothing at all) is JSON, and
+``_cells`` says where; it is empty for the rows of a CSV source.
+
+Values that JSON has no form for are written as exact text (:mod:`crm_provider.load.plain`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crm_provider.load.flatten import json_text, json_value
+from crm_provider.load.plain import plain
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that the CRM does not have, and why.
+
+    :param number: of the row in the source of its load
+    :param values: the row as given
+    :param type: the error's type
+    :param message: what is wrong; no value of the row
+    :param retryable: whether the same row may succeed later
+    :param original: its number in the first source of all, if its load's source was itself a rejects file
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    type: str
+    message: str
+    suggested_action: str = ""
+    request_id: str | None = None
+    retryable: bool = False
+    original: int | None = None
+
+
+class RejectLines(Protocol):
+    """A format. A line of it holds its place in a file alone, but for a header."""
+
+    begin: str
+    """What a file of the format begins with."""
+    quoted: bool
+
+    def columns(self) -> tuple[str, ...] | None:
+        """The row's own columns, None while they are not known."""
+
+    def read_header(self, first: str) -> bool:
+        """Take in a file's first line.
+
+        :return: whether it is a header and no row
+        :raises ValueError: if it is the header of another file
+        """
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        """The first line of a new file whose first row has these columns, None if the format has no header."""
+
+    def line(self, reject: Reject) -> str: ...
+
+    def parse(self, line: str) -> Reject:
+        """The row of a line.
+
+        :raises ValueError: if it is no line of this format; the text holds no value
+        """
+
+
+class JsonLines:
+    """One JSON object for each row."""
+
+    begin = '{"row":'
+    quoted = False
+
+    def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    def read_header(self, first: str) -> bool:
+        return False
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        return None
+
+    def line(self, reject: Reject) -> str:
+        found = {
+            "row": reject.number,
+            "values": plain(reject.values),
+            "type": reject.type,
+            "message": reject.message,
+            "suggested_action": reject.suggested_action,
+            "request_id": reject.request_id,
+            "retryable": reject.retryable,
+        }
+        return json_text(found if reject.original is None else {**found, "original_row": reject.original})
+
+    def parse(self, line: str) -> Reject:
+        try:
+            found = json_value(line)
+        except ValueError:
+            raise ValueError("it is no whole JSON object") from None
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        _check(found, {"row": int, "values": dict, "type": str, "retryable": bool})
+        texts = {name: str(found.get(name) or "") for name in ("message", "suggested_action")}
+        request_id, original = found.get("request_id"), found.get("original_row")
+        return Reject(
+            found["row"], found["values"], found["type"], **texts,
+            request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
+            original=original if isinstance(original, int) else None,
+        )  # fmt: skip
+
+
+def _check(found: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
+    for name, kind in wanted.items():
+        if not isinstance(found.get(name), kind):
+            raise ValueError(f"its {name!r} is missing or not of type {kind.__name__}")
+
+
+class CsvLines:
+    """Comma, double quotes, UTF-8. ``_retryable`` is last, so that a line that was cut off is always noticed."""
+
+    begin = "_row,"
+    quoted = True
+
+    def __init__(self) -> None:
+        self._columns: tuple[str, ...] | None = None
+
+    def columns(self) -> tuple[str, ...] | None:
+        return self._columns
+
+    def read_header(self, first: str) -> bool:
+        cells = _cells(first.removeprefix("\ufeff"))
+        if (cells[0], *cells[-len(_AFTER) :]) != ("_row", *_AFTER):
+            raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}")
+        self._columns = tuple(map(_unguarded, cells[1 : -len(_AFTER)]))
+        return True
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        self._columns = tuple(name for name in map(str, columns) if _fits(name))
+        return _record(["_row", *map(_guarded, self._columns), *_AFTER])
+
+    def line(self, reject: Reject) -> str:
+        columns, values = self._columns or (), plain(reject.values)
+        special = {
+            "json": [name for name in columns if name in values and not _fits(values[name])],
+            "missing": [name for name in columns if name not in values],
+            "more": {name: value for name, value in values.items() if name not in columns},
+        }
+        notes = {name: found for name, found in special.items() if found}
+        original = "" if reject.original is None else str(reject.original)
+        after = [
+            reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
+            json_text(notes, ascii_only=True) if notes else "",
+        ]  # fmt: skip
+        row = [_cell(values.get(name)) for name in columns]
+        facts = [_guarded(_UNFIT.sub("\ufffd", text)) for text in after]
+        return _record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
+
+    def parse(self, line: str) -> Reject:
+        columns, cells = self._columns or (), _cells(line)
+        if len(cells) != len(columns) + 1 + len(_AFTER):
+            raise ValueError(f"it has {len(cells)} cells and not {len(columns) + 1 + len(_AFTER)}")
+        number, *texts, retryable = (cells[0], *map(_unguarded, cells[1:-1]), cells[-1].strip().lower())
+        given = dict(zip(columns, texts, strict=False))
+        type_, message, action, request_id, original, notes = texts[len(columns) :]
+        if not number.strip().isdecimal() or retryable not in ("yes", "no"):
+            raise ValueError("its _row is no number, or its _retryable is not yes or no")
+        return Reject(
+            int(number), _restored(given, notes), type_, message, action, request_id or None,
+            retryable == "yes", int(original) if original.strip().isdecimal() else None,
+        )  # fmt: skip
+
+
+_AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_row", "_cells", "_retryable")
+
+_FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
+"""A cell that begins so gets an apostrophe, and one that begins with an apostrophe another: so it is always undone."""
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no CSV file can hold: some readers stop at NUL, and halves of characters have no UTF-8."""
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _unguarded(text: str) -> str:
+    return text.removeprefix("'")
+
+
+def _fits(value: Any) -> bool:
+    return isinstance(value, str) and not _UNFIT.search(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return _guarded(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
+
+
+def _restored(given: dict[str, Any], notes: str) -> dict[str, Any]:
+    """The values of a row from its cells."""
+    try:
+        found = json_value(notes) if notes.strip() else {}
+        for name in found.get("json", []):
+            given[name] = json_value(given[name]) if given[name] else None
+        for name in found.get("missing", []):
+            given.pop(name)
+        return {**given, **found.get("more", {})}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
+
+
+def _record(cells: Iterable[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue()[:-2]
+
+
+def _cells(line: str) -> list[str]:
+    limit = csv.field_size_limit(max(len(line), 1))  # the default refuses cells of 128 KB
+    try:
+        return next(csv.reader([line], strict=True), [""])
+    except csv.Error:
+        raise ValueError("it is no line of CSV") from None
+    finally:
+        csv.field_size_limit(limit)  # it holds for the whole process

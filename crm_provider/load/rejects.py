@@ -1,0 +1,220 @@
+"""The rejects file: the rows that the CRM does not have, each with the reason and what to do about it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal
+
+from crm_provider.load.journal import Journal
+from crm_provider.load.paths import AnyPath, is_local
+from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject, RejectLines
+from crm_provider.load.rows import Row, SourceError
+
+__all__ = ["NoRejects", "Reject", "RejectedRows", "RejectsFile", "read_rejects"]
+
+RejectsFormat = Literal["jsonl", "csv"]
+
+_PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
+
+
+class RejectsFile:
+    """Written row by row; complete even after a kill. There is no file as long as no row was rejected.
+
+    A run starts with :meth:`start`, or with :meth:`resume` if it goes on where an earlier try stopped. One name is for
+    one run: the file of an earlier run under it is replaced, so give each run its own (Airflow: a template with
+    ``run_id``). A file that is no rejects file is never touched.
+
+    :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
+        parts are beside it
+    :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
+    :param columns: of the source, in their order; for CSV, by default those of the first rejected row
+    :param original: from a row's number to its number in the first source (:meth:`RejectedRows.original`)
+    :raises SourceError: if the format is unknown, or cannot be written row by row
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        format: RejectsFormat | None = None,  # noqa: A002 - the word of everyone who reads files
+        columns: Sequence[str] | None = None,
+        original: Callable[[int], int] | None = None,
+    ) -> None:
+        self.path = path
+        self.count = 0
+        """Rows in the file."""
+        self.has_unsynced = False
+        self._columns = columns
+        self._original = original
+        self._lines, self._journal = _opened(path, format)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.path)
+
+    def start(self) -> None:
+        """Begin anew: remove the file of an earlier run.
+
+        :raises SourceError: if the file is no rejects file
+        """
+        self._check_own()
+        self._journal.clear()
+        self.count = 0
+
+    def resume(self, done: Callable[[int], bool]) -> None:
+        """Go on with the file of an earlier try, without the rows that will be sent again.
+
+        :param done: whether a row, by its number, is not sent again; the rows for which it was true must have been
+            synced (:meth:`sync`) before that was written down
+        :raises SourceError: if the file is no rejects file
+        """
+        self._check_own()
+        reader = _Reader(self._lines, self.path.name)
+        kept = 0
+
+        def wanted(line: str) -> bool:
+            nonlocal kept
+            reject = reader.read(line)
+            keep = reject is not None and done(reject.number)
+            kept += keep
+            return keep or reject is None
+
+        self._journal.keep(wanted)
+        self.count = kept
+        if not kept:  # at most a header is left
+            self._journal.clear()
+
+    def write(self, reject: Reject) -> None:
+        """Add a row. On a local disk it survives a kill from now on."""
+        if self._original is not None:
+            reject = replace(reject, original=self._original(reject.number))
+        if not self.count:
+            header = self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
+            if header is not None:
+                self._journal.append(header)
+        self._journal.append(self._lines.line(reject))
+        self.count += 1
+        self.has_unsynced = True
+
+    def sync(self) -> None:
+        """After this the rows so far survive anything."""
+        if self.has_unsynced:
+            self._journal.sync()
+            self.has_unsynced = False
+
+    def finish(self) -> None:
+        """Put all rows under the final name."""
+        self._journal.finish()
+        self.has_unsynced = False
+
+    def _check_own(self) -> None:
+        if not self._journal.begins_like(self._lines.begin):
+            raise SourceError(
+                f"{self.path.name} would be overwritten, but it is no rejects file in this format; remove it, or give "
+                "another rejects path"
+            )
+
+
+class NoRejects(SourceError):
+    """There is no rejects file: no row was rejected, or the path is wrong."""
+
+
+class RejectedRows:
+    """A rejects file as the source of a load.
+
+    Its rows are numbered from 1 anew, for they are another source: edited, filtered, in another order. The numbers that
+    they had in the first source of all are kept: see :meth:`original`.
+
+    :param path: of a rejects file, also of one whose run was killed
+    :param retryable_only: leave out the rows that fail again unless someone corrects them
+    :raises NoRejects: if there is no such file
+    :raises SourceError: if it is no rejects file; the text names the line
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        retryable_only: bool = False,
+        format: RejectsFormat | None = None,  # noqa: A002
+    ) -> None:
+        self.name = path.name
+        self._path, self._format, self._retryable_only = path, format, retryable_only
+        self._originals = array("q")
+        lines, journal = _opened(path, format)
+        with _text_errors(self.name):
+            first = next(journal.lines(rest=True), None)
+        if first is None:
+            raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
+        _Reader(lines, self.name).read(first)
+        self.columns = lines.columns()
+
+    def rows(self) -> Iterator[Row]:
+        """The rows as they were given to the load that rejected them."""
+        self._originals = array("q")
+        lines, journal = _opened(self._path, self._format)
+        reader = _Reader(lines, self.name)
+        with _text_errors(self.name):
+            for line in journal.lines(rest=True):
+                reject = reader.read(line)
+                if reject is not None and (reject.retryable or not self._retryable_only):
+                    self._originals.append(reject.number if reject.original is None else reject.original)
+                    yield Row(len(self._originals), reject.values)
+
+    def original(self, number: int) -> int:
+        """The number in the first source of all of a row that :meth:`rows` has given."""
+        return self._originals[number - 1]
+
+
+def read_rejects(
+    path: AnyPath,
+    *,
+    retryable_only: bool = False,
+    format: RejectsFormat | None = None,  # noqa: A002
+) -> RejectedRows:
+    """The rows of a rejects file, to be loaded again; see :class:`RejectedRows`."""
+    return RejectedRows(path, retryable_only=retryable_only, format=format)
+
+
+class _Reader:
+    """Reads the lines of a file one after another, and knows where it is when one is wrong."""
+
+    def __init__(self, lines: RejectLines, name: str) -> None:
+        self._lines, self._name = lines, name
+        self._number = 0
+
+    def read(self, line: str) -> Reject | None:
+        """The row of a line; None for a header or an empty line.
+
+        :raises SourceError: if it is neither
+        """
+        self._number += 1
+        try:
+            if self._number == 1 and self._lines.read_header(line):
+                return None
+            return self._lines.parse(line) if line.strip() else None
+        except ValueError as wrong:
+            raise SourceError(f"{self._name}, row {self._number} of the file (a header counts): {wrong}") from None
+
+
+@contextmanager
+def _text_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise SourceError(f"{name} is not UTF-8; save it again in that encoding") from None
+
+
+def _opened(path: AnyPath, format_: RejectsFormat | None) -> tuple[RejectLines, Journal]:
+    if path.suffix.lower() in _PACKED:
+        raise SourceError(
+            f"rejects are written row by row, which {path.suffix} does not allow; end the path in .jsonl or .csv"
+        )
+    chosen = format_ or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
+    if chosen not in ("csv", "jsonl"):
+        raise SourceError(f"the format of rejects is 'jsonl' or 'csv' but not {chosen!r}")
+    lines = CsvLines() if chosen == "csv" else JsonLines()
+    return lines, Journal(path, quoted=lines.quoted)

@@ -1,0 +1,97 @@
+"""What flows through a load: a row of the source, the contact it becomes, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Outcome(str, Enum):
+    """How a row ended; each row ends in exactly one way."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    """The CRM has these values already, or the same row was loaded before."""
+    SKIPPED = "skipped"
+    """Left out on purpose: ``on_error`` said so, or another row of the source has the same email."""
+    REJECTED = "rejected"
+    """In the rejects file."""
+    SUPPRESSED = "suppressed"
+    """Left out because the person does not want to be contacted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source, as given.
+
+    :param number: from 1, over all files of the source; rows are told apart by it
+    :param values: column to value; texts from CSV, JSON values or Python values from elsewhere
+    :param problem: why the row cannot be used, if its source could not read it properly (a ragged line); it names the
+        place, never a value
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Contact:
+    """A row in the CRM's terms, ready to be sent.
+
+    :param email: in the case given
+    :param attributes: name to JSON value; may be empty
+    :param origin: used when the contact is created
+    """
+
+    email: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells people apart: the address without regard to case."""
+        return key_of(self.email)
+
+
+def key_of(email: str) -> str:
+    """The address without regard to case: whether the CRM folds it is not known, so two cases are one person."""
+    return email.strip().casefold()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a field of a row.
+
+    :param field: the CRM's field
+    :param column: the source's column, "" for none
+    :param kind: the same for the same mistake in every row, for the count: ``no phone number``
+    :param fix: what to do about it
+    """
+
+    field: str
+    column: str
+    kind: str
+    fix: str
+
+    def __str__(self) -> str:
+        place = f"{self.field} (column {self.column!r})" if self.column and self.column != self.field else self.field
+        return f"{place}: {self.kind}; {self.fix}"
+
+
+class InvalidRow(Exception):
+    """A row that cannot become a contact, with all that is wrong with it; no text of it holds a value.
+
+    :param problems: at least one
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+class SourceError(ValueError):
+    """A source or a mapping that cannot be used at all: known before the first row is sent."""

@@ -1,0 +1,247 @@
+"""One try of a load, from the checked rows to the books."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from crm_provider import errors as e
+from crm_provider.load import plan as plans
+from crm_provider.load.checkpoint import Checkpoint, resumable
+from crm_provider.load.endings import Endings
+from crm_provider.load.known import Known
+from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
+from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.preflight import Preflight, stop_if_invalid
+from crm_provider.load.progress import Position, Progress
+from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.sender import Order, Sender
+from crm_provider.load.sending import Sending
+from crm_provider.load.stops import LoadInterrupted, LoadStopped
+from crm_provider.load.summary import Summary, duration
+from crm_provider.load.survey import Survey
+from crm_provider.load.window import Flight, Interrupted, Window, width_for
+from crm_provider.load.work import Fate, WorkItem
+from crm_provider.pacing import MARGIN
+
+if TYPE_CHECKING:
+    from crm_provider.load.engine import Load
+
+log = logging.getLogger(__name__)
+
+class Run:
+    """One try."""
+
+    def __init__(self, load: Load, found: Preflight) -> None:
+        self.load, self.found = load, found
+        self.started = self.synced = load.clock()
+        self.ledger = Ledger(self._earlier_try())
+        self.known = Known()
+        self.plan = plans.Plan("nothing", 0, "")
+        self.order: Order = LearnedOrder()
+        self.endings = Endings(
+            ledger=self.ledger,
+            options=load.options,
+            policy=load.policy,
+            mapper=load.mapper,
+            rejects=load.rejects,
+            fingerprints=load.fingerprints,
+        )
+        self.saver = Saver(self._save, every=self._save_interval, clock=load.clock)
+        self.progress = Progress(load.rate, load.clock)
+
+    # -- the whole -------------------------------------------------------------------------------------------
+
+    def run(self) -> Summary:
+        self._say_what_was_found()
+        if not self.load.options.dry_run:
+            stop_if_invalid(self.found, self.load.options)
+        try:
+            survey = self._make_plan()
+            if not self.load.options.dry_run:
+                self._refuse_if_too_long()
+                self._write(survey)
+        except e.CrmError as error:  # of a call that is no row's: looking at the CRM before the first write
+            self.endings.stop = (error, self.load.policy.decide(error))
+        except Interrupted:
+            log.info("Interrupted while the contacts of the CRM were read.")
+        return self._ended()
+
+    def _write(self, survey: Survey) -> None:
+        if self.load.rejects is not None:
+            self.load.rejects.resume(self.ledger.done.__contains__) if self.ledger.rows else self.load.rejects.start()
+        try:
+            if self.plan.compares:
+                survey.read_all(self.load.interrupt)
+            self._send_all()
+        finally:
+            self._save()
+
+    def _ended(self) -> Summary:
+        summary = self.summary()
+        if self.endings.stop is not None:
+            raise LoadStopped(*self.endings.stop, summary)
+        if self.load.options.dry_run:
+            return summary
+        if self.load.interrupt.is_set and summary.left:
+            raise LoadInterrupted(summary)
+        if summary.left:
+            raise RuntimeError(f"the books do not add up: {summary.line()}")
+        if self.load.rejects is not None:
+            self.load.rejects.finish()
+        if self.load.fingerprints is not None:
+            self.load.fingerprints.finish()
+        log.info("Done: %s", summary.line())
+        return summary
+
+    def _earlier_try(self) -> Checkpoint | None:
+        load = self.load
+        before = None if load.options.dry_run else load.checkpoints.load()
+        if before is None:
+            return None
+        reason = resumable(before, load.epoch, self.found.fingerprint)
+        if reason is not None:
+            log.info("Starting from the first row: %s.", reason)
+            return None
+        log.info("Going on where the last try ended: %d rows are done.", before.rows)
+        return before
+
+    def _say_what_was_found(self) -> None:
+        work = self.found.work
+        log.info(
+            "Checked %s: %d rows; %d to send, %d unchanged since the last load, %d left out for another row with the "
+            "same email, %d suppressed, %d that cannot be sent.",
+            self.load.source.name, self.found.rows, self.found.to_send, work.count(Fate.SAME),
+            work.count(Fate.DUPLICATE), work.count(Fate.SUPPRESSED),
+            self.found.invalid + work.count(Fate.AMBIGUOUS),
+        )  # fmt: skip
+        for text in self.found.problem_lines():
+            log.warning("%s", text)
+
+    def _make_plan(self) -> Survey:
+        load = self.load
+        survey = Survey(load.client, load.mapper, self.found.work, self.ledger.done)
+        self.known = survey.known
+        self.plan, sample = plans.choose(
+            mode=load.options.mode,
+            wanted=load.options.plan,
+            rows=survey.rows,
+            lists=bool(load.options.list_ids),
+            total=survey.total,
+            sample=survey.sample,
+        )
+        log.info(
+            "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+            self.plan.name, self.plan.calls, duration(self._plan_seconds()), load.rate * MARGIN, self.plan.why,
+        )  # fmt: skip
+        if self.plan.name in ("create_first", "update_first"):
+            self.order = FixedOrder(update_first=self.plan.name == "update_first")
+        else:
+            self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
+        return survey
+
+    def _plan_seconds(self) -> float:
+        return self.plan.seconds(self.load.rate * MARGIN)
+
+    def _refuse_if_too_long(self) -> None:
+        limit = self.load.time_limit
+        if limit is not None and self._plan_seconds() > limit:
+            raise SourceError(
+                f"the load would take about {duration(self._plan_seconds())} ({self.plan.calls:,} calls at "
+                f"{self.load.rate * MARGIN:g} per second), but execution_timeout is {duration(limit)}; raise it, load "
+                "less, or set check_timeout=False (a load that is cut off goes on in its next try)"
+            )
+
+    def _send_all(self) -> None:
+        load, options = self.load, self.load.options
+        sender = Sender(
+            load.client,
+            mode=options.mode,
+            order=self.order,
+            lists=options.checked_lists(),
+            guard=not options.resubscribe,
+        )
+        Sending(
+            items=(item for item in self.found.work.items() if item.row.number not in self.ledger.done),
+            window=Window(sender.send, lambda: width_for(load.rate, load.pulse.latency)),
+            flight_of=self._flight_of,
+            endings=self.endings,
+            done=self.ledger.done,
+            interrupt=load.interrupt,
+            tick=self._tick,
+            clock=load.clock,
+        ).run()
+
+    def _flight_of(self, item: WorkItem) -> Flight:
+        contact = self.load.mapper(item.row)
+        if self.load.fingerprints is not None:
+            self.load.fingerprints.forget(contact)  # until the call has succeeded
+        return Flight(item.row, contact, self.known.get(contact))
+
+    def _tick(self) -> None:
+        self.saver.tick(self.ledger)
+        self.progress.tick(self._position)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _save_interval(self) -> float:
+        rejects = self.load.rejects
+        return REMOTE_EVERY if rejects is not None and not rejects.is_local and rejects.has_unsynced else EVERY
+
+    def _save(self) -> None:
+        load = self.load
+        if load.rejects is not None:
+            load.rejects.sync()  # before the checkpoint says that these rows are done
+        if load.fingerprints is not None and load.clock() - self.synced >= REMOTE_EVERY:
+            load.fingerprints.sync()
+            self.synced = load.clock()
+        load.checkpoints.save(
+            self.ledger.checkpoint(
+                epoch=load.epoch, fingerprint=self.found.fingerprint, calls=load.pulse.calls, seconds=self._seconds()
+            )
+        )
+
+    def _seconds(self) -> float:
+        return self.load.clock() - self.started
+
+    def _position(self) -> Position:
+        calls = self.load.pulse.calls
+        return Position(
+            done=self.ledger.rows,
+            rows=self.found.rows,
+            counts=self.ledger.counts,
+            calls=calls,
+            calls_left=max(self.plan.calls - calls, self.found.rows - self.ledger.rows, 0),
+        )
+
+    def summary(self) -> Summary:
+        """The books as they are now."""
+        load, ledger, seconds = self.load, self.ledger, self._seconds()
+        calls = ledger.calls_before + load.pulse.calls
+        counts = dict(ledger.counts)
+        return Summary(
+            rows=self.found.rows,
+            counts=counts,
+            errors=dict(ledger.errors),
+            problems=self.found.problems,
+            calls=calls,
+            calls_saved=self._naive_calls() - calls if not load.options.dry_run else 0,
+            throttled=load.pulse.throttled,
+            seconds=ledger.seconds_before + seconds,
+            left=self.found.rows - ledger.rows,
+            budget_used=load.pulse.calls / (load.rate * seconds) if seconds > 0 else 0.0,
+            resumed_at=ledger.resumed_at,
+            plan=self.plan.name,
+            plan_why=self.plan.why,
+            plan_calls=self.plan.calls,
+            plan_seconds=self._plan_seconds(),
+            dry_run=load.options.dry_run,
+        )
+
+    def _naive_calls(self) -> int:
+        """What creating each row, and updating it on a conflict, would have cost."""
+        counts = self.ledger.counts
+        existing = counts[Outcome.UPDATED] + counts[Outcome.UNCHANGED]
+        each = 2 if self.load.options.mode == "upsert" else 1
+        sent = counts[Outcome.CREATED] + existing
+        return counts[Outcome.CREATED] + existing * each + self.ledger.refused + sent * bool(self.load.options.list_ids)

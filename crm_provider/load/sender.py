@@ -1,0 +1,148 @@
+"""One row to the CRM: which calls, in which order, by what is known of its contact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.load.known import ABSENT, Seen
+from crm_provider.load.options import Mode
+from crm_provider.load.rows import Contact, Outcome
+
+
+class Order(Protocol):
+    """Which half of an upsert goes first."""
+
+    @property
+    def update_first(self) -> bool: ...
+
+    def learn(self, *, existed: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How a row was sent.
+
+    :param contact_id: of the CRM, None if no call was needed
+    """
+
+    outcome: Outcome
+    contact_id: str | None = None
+
+
+class Sender:
+    """Sends contacts; threads may share it.
+
+    A contact that is (or may be) unsubscribed is looked at before anything is written if it is to be added to lists:
+    then nothing at all is written of its row.
+
+    :param lists: segmentation lists that each contact is added to
+    :param guard: leave out contacts that the CRM shows as unsubscribed or blacklisted, where there are ``lists``
+    """
+
+    def __init__(
+        self, client: CrmClient, *, mode: Mode, order: Order, lists: tuple[str, ...] = (), guard: bool = True
+    ) -> None:
+        self._client, self._mode, self._order = client, mode, order
+        self._lists = lists
+        self._guard = guard and bool(lists)
+
+    def send(self, contact: Contact, seen: Seen | None) -> Sent:
+        """Send one contact.
+
+        :param seen: what the CRM was seen to have, None if nobody has looked
+        :raises CrmError: what decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
+        """
+        if self._mode == "create":
+            return self._create_only(contact, seen)
+        if self._mode == "update":
+            return self._update_only(contact, seen)
+        return self._upsert(contact, seen)
+
+    # -- modes ----------------------------------------------------------------------------------------------
+
+    def _create_only(self, contact: Contact, seen: Seen | None) -> Sent:
+        if seen is not None and seen.exists:
+            raise e.CrmContactAlreadyExistsError("Contact already exists.", method="POST", path="/contacts")
+        return self._listed(contact, self._create(contact), ABSENT)
+
+    def _update_only(self, contact: Contact, seen: Seen | None) -> Sent:
+        if self._guard and (seen is None or not seen.exists):
+            return self._change(contact, self._look(contact))
+        if seen is not None and seen.exists:
+            return self._change(contact, seen)
+        return self._listed(contact, self._update(contact, contact.email), None)
+
+    def _upsert(self, contact: Contact, seen: Seen | None) -> Sent:
+        if seen is not None and seen.exists:
+            try:
+                return self._change(contact, seen)
+            except e.CrmContactNotFoundError:  # gone since it was read
+                return self._listed(contact, self._create(contact), ABSENT)
+        if seen is None and self._order.update_first and (contact.attributes or self._guard):
+            return self._existing_first(contact)
+        return self._new_first(contact)
+
+    def _existing_first(self, contact: Contact) -> Sent:
+        try:
+            sent = self._change(contact, self._look(contact)) if self._guard else self._overwrite(contact)
+        except e.CrmContactNotFoundError:
+            self._order.learn(existed=False)
+            return self._new_first(contact, learn=False)
+        self._order.learn(existed=True)
+        return sent
+
+    def _new_first(self, contact: Contact, *, learn: bool = True) -> Sent:
+        existed = False
+        try:
+            sent = self._create(contact)
+        except e.CrmContactAlreadyExistsError:
+            existed = True
+        if learn:
+            self._order.learn(existed=existed)
+        if not existed:
+            return self._listed(contact, sent, ABSENT)
+        if self._guard or not contact.attributes:
+            return self._change(contact, self._look(contact))
+        return self._overwrite(contact)
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def _change(self, contact: Contact, seen: Seen) -> Sent:
+        """An existing contact that was read: write what differs."""
+        if not seen.exists or seen.email is None:
+            raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
+        if seen.unwanted and self._guard:
+            return Sent(Outcome.SUPPRESSED)
+        sent = Sent(Outcome.UNCHANGED) if seen.has(contact) else self._update(contact, seen.email)
+        return self._listed(contact, sent, seen)
+
+    def _overwrite(self, contact: Contact) -> Sent:
+        """An existing contact of which nothing is known."""
+        return self._listed(contact, self._update(contact, contact.email), None)
+
+    def _create(self, contact: Contact) -> Sent:
+        ref = self._client.create_contact(contact.email, attributes=contact.attributes or None, origin=contact.origin)
+        return Sent(Outcome.CREATED, ref["id"])
+
+    def _update(self, contact: Contact, email: str) -> Sent:
+        if not contact.attributes:
+            return Sent(Outcome.UNCHANGED)
+        return Sent(Outcome.UPDATED, self._client.update_contact(email, attributes=contact.attributes)["id"])
+
+    def _look(self, contact: Contact) -> Seen:
+        try:
+            return Seen.of(self._client.get_contact(contact.email), contact.email)
+        except e.CrmContactNotFoundError:
+            return ABSENT
+
+    def _listed(self, contact: Contact, sent: Sent, seen: Seen | None) -> Sent:
+        """Add the contact to the lists that it is not in yet; a change of its lists is a change of the contact."""
+        there = seen.lists if seen is not None else frozenset()
+        missing = [id_ for id_ in self._lists if id_.lower() not in there]
+        if not missing:
+            return sent
+        self._client.add_contact_to_lists((seen.email if seen else None) or contact.email, missing)
+        return Sent(Outcome.UPDATED, sent.contact_id) if sent.outcome is Outcome.UNCHANGED else sent

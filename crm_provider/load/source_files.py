@@ -1,0 +1,73 @@
+"""Which files are meant, what format they have, and what a format's reader hands back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crm_provider.load.paths import AnyPath
+from crm_provider.load.rows import SourceError
+from crm_provider.load.source_options import FORMATS
+
+EXTRA = "__extra__"
+"""Key of the fields of a row that have no column."""
+
+LINE = "__line__"
+"""Key of a row that could not be taken apart: as it was given."""
+
+Record = tuple[Mapping[str, Any], "str | None"]
+"""Values, and what is wrong with them."""
+
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open file.
+
+    :param columns: None if each record has its own
+    :param records: to be read once, while the file is open
+    """
+
+    columns: tuple[str, ...] | None
+    records: Iterator[Record]
+
+
+def expanded(path: Any) -> list[AnyPath]:
+    """The files that a path or pattern means, in the order of their names.
+
+    A name with wildcards that exists as it is means itself. ``**`` stands for any number of folders.
+
+    :param path: a path object
+    :raises SourceError: if no file matches a pattern
+    """
+    parts = path.parts
+    first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part)), None)
+    if first is None or path.exists():
+        return [path]
+    base = path.parents[len(parts) - first - 1]
+    found = [file for file in base.glob("/".join(parts[first:])) if not file.is_dir()]
+    if not found:
+        raise SourceError(f"no file matches {path}; correct the pattern, or see whether the files have arrived")
+    return sorted(found, key=str)
+
+
+def format_of(path: AnyPath) -> str:
+    """The format that a file's name tells.
+
+    :raises SourceError: if it tells none
+    """
+    stem, _, suffix = path.name.lower().removesuffix(".gz").rpartition(".")
+    if stem and suffix in FORMATS:
+        return FORMATS[suffix]
+    known = ", ".join(f".{name}" for name in FORMATS)
+    raise SourceError(
+        f"{path} does not tell its format; set format, or rename it to end in one of {known} (.gz may follow)"
+    )
+
+
+def place(path: AnyPath, first: int, last: int | None = None) -> str:
+    """Lines of a file, for messages."""
+    return f"{path}, line {first}" if last in (None, first) else f"{path}, lines {first} to {last}"

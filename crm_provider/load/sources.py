@@ -1,0 +1,211 @@
+"""Where the rows of a load come from: a list, files, or an object of its own kind; read row by row, repeatedly."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+from crm_provider.load.csv_source import CsvFiles
+from crm_provider.load.jsonl_source import open_jsonl
+from crm_provider.load.parquet_source import open_parquet
+from crm_provider.load.paths import AnyPath, as_path
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.source_files import LINE, Table, expanded, format_of
+from crm_provider.load.source_options import FileOptions, checked_format
+
+OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
+"""Opens one file; leaving the context closes it."""
+
+
+class Source(Protocol):
+    """Rows that can be read several times, in the same order with the same numbers each time."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns, if they can be told without reading the rows; None where each row has its own.
+
+        :raises SourceError: if the source cannot be used
+        """
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, from the first, numbered from 1. A row that could not be read properly has a ``problem``.
+
+        :raises SourceError: if the source as a whole cannot be used, with file and line
+        """
+
+
+def open_source(source: Any, *, format: str | None = None, options: Mapping[str, Any] | None = None) -> Source:  # noqa: A002
+    """The rows of a list, of files, or of an object that has ``rows()`` already (returned as it is).
+
+    >>> open_source([{"email": "ada@example.com"}]).columns
+    ('email',)
+
+    Values are texts in rows of CSV. JSON numbers with a fraction or exponent are ``Decimal``, so that they stay what
+    was written. Parquet gives the Python value of each type.
+
+    Of a row that could not be read properly the values are what could be read: fields without a column are a list
+    under :data:`~crm_provider.load.source_files.EXTRA`, a line that cannot be parsed is the text under
+    :data:`~crm_provider.load.source_files.LINE`.
+
+    :param source: a list of rows (mappings of column to value), a path, a pattern (``"in/leads-*.csv"``; files in the
+        order of their names), or a list of both
+    :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default told by the suffix (``.gz`` may follow)
+    :param options: how the files are to be read: the fields of
+        :class:`~crm_provider.load.source_options.FileOptions`, for example ``{"delimiter": ";", "encoding": "cp1252"}``
+    :raises SourceError: if that is no source, no file matches a pattern, or an option makes no sense
+    :raises FileNotFoundError: later, when a file that was named is not there
+    """
+    paths = _paths(source)
+    if paths:
+        return FilesSource(paths, format=format, options=options)
+    if format is not None or options:
+        raise SourceError("format and options say how to read files, but the source is no file; leave them out")
+    if _has_rows(source):
+        return cast(Source, source)
+    if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
+        raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
+    return RowsSource(source)
+
+
+class RowsSource:
+    """Rows that are in memory: what an upstream task returned.
+
+    :param rows: mappings of column to value
+    """
+
+    name = "the list of rows"
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """Those of all rows together; None for no rows."""
+        names = {name: None for row in self._rows if isinstance(row, Mapping) for name in row if isinstance(name, str)}
+        return tuple(names) or None
+
+    def rows(self) -> Iterator[Row]:
+        for number, given in enumerate(self._rows, 1):
+            if not isinstance(given, Mapping):
+                problem = f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
+                yield Row(number, {LINE: given}, problem)
+            elif not all(isinstance(name, str) for name in given):
+                problem = f"row {number} has a column whose name is no text; name the column"
+                yield Row(number, {str(name): value for name, value in given.items()}, problem)
+            else:
+                yield Row(number, given)
+
+
+class FilesSource:
+    """Files of one format with the same columns, read one after the other as if they were one.
+
+    Which files a pattern means is settled here, once.
+
+    :param paths: as for :func:`open_source`, which explains the others too
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str] | AnyPath],
+        *,
+        format: str | None = None,  # noqa: A002
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        chosen = checked_format(format)
+        self._files = [file for path in paths for file in expanded(_path(path))]
+        self._format = chosen or _common_format(self._files)
+        self._open = _opener(self._format, FileOptions.of(options, format=self._format))
+        more = len(self._files) - 1
+        self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """Those of the first file; the others must have them too, in any order."""
+        with self._open(self._files[0]) as table:
+            return table.columns
+
+    def rows(self) -> Iterator[Row]:
+        number = 0
+        for file in self._files:
+            with self._open(file) as table:
+                self._check_columns(file, table.columns)
+                for number, (values, problem) in enumerate(table.records, number + 1):  # noqa: B020
+                    yield Row(number, values, problem)
+
+    def _check_columns(self, file: AnyPath, columns: tuple[str, ...] | None) -> None:
+        if columns is None or self.columns is None or set(columns) == set(self.columns):
+            return
+        first = self._files[0]
+        if not set(columns) & set(self.columns):  # the names are not told: they may be values
+            raise SourceError(f"{file} has no column of {first}; give it the header line if it is missing")
+        missing = [f"has no {name!r}" for name in self.columns if name not in columns]
+        added = [f"has {name!r}" for name in columns if name not in self.columns]
+        raise SourceError(
+            f"{file} has other columns than {first}: it {', '.join(missing + added)}; "
+            "load files of different columns separately"
+        )
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+_ACCEPTED = (
+    "give a list of mappings (column to value), a path or pattern of files, or a list of paths; "
+    "what can be read only once (a generator) must become a list or a file first"
+)
+
+
+def _paths(source: Any) -> Sequence[Any]:
+    """The paths that a source names; none if it is something else."""
+    if _is_path(source):
+        return [source]
+    # A list of rows may be long, or be fetched item by item: its first one tells.
+    if not isinstance(source, Sequence) or not source or not _is_path(source[0]):
+        return []
+    for number, item in enumerate(source, 1):
+        if not _is_path(item):
+            raise SourceError(f"source is a list of paths, but its item {number} is none; {_ACCEPTED}")
+    return source
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike, AnyPath))
+
+
+def _has_rows(source: Any) -> bool:
+    """Whether it is a :class:`Source`, found without asking for its columns, which may cost a query."""
+    missing = object()
+    return all(inspect.getattr_static(source, part, missing) is not missing for part in ("name", "columns", "rows"))
+
+
+def _path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    try:
+        return as_path(given)
+    except ValueError as wrong:
+        raise SourceError(f"source: {wrong}") from None
+
+
+def _common_format(files: Sequence[AnyPath]) -> str:
+    formats = [format_of(file) for file in files]
+    for file, its_format in zip(files, formats, strict=True):
+        if its_format != formats[0]:
+            raise SourceError(
+                f"the files have several formats: {files[0]} is {formats[0]}, {file} is {its_format}; "
+                "narrow the pattern, or set format"
+            )
+    return formats[0]
+
+
+def _opener(format: str, options: FileOptions) -> OpenTable:  # noqa: A002
+    if format == "parquet":
+        return open_parquet
+    if format == "jsonl":
+        return lambda path: open_jsonl(path, encoding=options.encoding)
+    return CsvFiles(options).open

@@ -1,0 +1,169 @@
+"""People who must not be written to: a list of addresses, or of their hashes.
+
+It is read whole and strictly. An entry that cannot be understood ends the load before its first call: a list of which
+half is silently left out would let the load write to people who have said no.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from crm_provider import validate
+from crm_provider.errors import CrmInvalidValueError
+from crm_provider.load.paths import AnyPath, as_path
+from crm_provider.load.rows import SourceError, key_of
+from crm_provider.load.source_files import expanded, place
+from crm_provider.load.sources import Source, open_source
+from crm_provider.load.text_lines import open_lines
+
+log = logging.getLogger(__name__)
+
+COLUMN = "email"
+"""The column that is read where there are several; case does not matter."""
+
+_HASH = re.compile(r"[0-9a-fA-F]{64}")
+_SIZE = 16
+"""Bytes of a hash that are kept: that any of a million rows is taken for one of a million people has a chance of 1 in
+10^26."""
+
+
+class Suppression:
+    """Answers whether an address is on the list: ``email in suppression``. Used by one thread.
+
+    Hashes are kept in a temporary database without a name, so memory stays flat and no address lies on the disk.
+    """
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN")
+        self._base.execute("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        format: str | None = None,  # noqa: A002
+        options: Mapping[str, Any] | None = None,
+    ) -> Suppression:
+        """The list from a source.
+
+        Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed.
+
+        :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
+            :func:`~crm_provider.load.sources.open_source` reads, with a column ``email`` or a single column; or a list
+            of such paths or of rows
+        :param format: as for ``open_source``, and ``txt``
+        :param options: as for ``open_source``
+        :raises SourceError: if there is no such file, or an entry is neither of the two; the text names its place
+        """
+        made = cls()
+        try:
+            for where, entry in _entries(source, format, options):
+                made.add(entry, where)
+        except FileNotFoundError as missing:
+            raise SourceError(f"the suppression list {missing.filename or missing} is not there") from None
+        if not len(made):
+            log.warning("The suppression list is empty: nobody is left out.")
+        return made
+
+    def add(self, entry: object, where: str = "the entry") -> None:
+        """One more person.
+
+        :param where: for the message
+        :raises SourceError: if it is neither an address nor a SHA-256 hash
+        """
+        text = entry.strip() if isinstance(entry, str) else ""
+        if _HASH.fullmatch(text):
+            found = bytes.fromhex(text)[:_SIZE]
+        else:
+            try:
+                found = _hash(key_of(validate.email(text)))
+            except CrmInvalidValueError:
+                raise SourceError(
+                    f"{where} of the suppression list is no email address and no SHA-256 hash (64 hex digits); "
+                    "correct it or take it out, then run again"
+                ) from None
+        self._base.execute("INSERT OR IGNORE INTO people VALUES (?)", (found,))
+
+    def __contains__(self, email: object) -> bool:
+        if not isinstance(email, str):
+            return False
+        # Lower case is what others hash; the folded form differs for a few letters outside of ASCII.
+        forms = (_hash(key_of(email)), _hash(email.strip().lower()))
+        return self._base.execute("SELECT 1 FROM people WHERE hash IN (?, ?)", forms).fetchone() is not None
+
+    def __len__(self) -> int:
+        """Different people on the list."""
+        return int(self._base.execute("SELECT count(*) FROM people").fetchone()[0])
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:_SIZE]
+
+
+def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
+    """Entries with their places."""
+    if isinstance(source, (str, os.PathLike, AnyPath)):
+        source = [_path(source)]
+    elif isinstance(source, Sequence) and all(isinstance(item, str) for item in source):
+        for number, entry in enumerate(source, start=1):
+            yield f"entry {number}", entry
+        return
+    if isinstance(source, Sequence) and all(isinstance(item, (os.PathLike, AnyPath)) for item in source):
+        for file in (file for path in source for file in expanded(_path(path))):
+            if format_ == "txt" or (format_ is None and _is_text(file)):
+                yield from _lines(file, options)
+            else:
+                yield from _column(open_source(file, format=format_, options=options))
+        return
+    yield from _column(open_source(source, format=format_, options=options))
+
+
+def _path(given: Any) -> AnyPath:
+    try:
+        return as_path(given)
+    except ValueError as wrong:
+        raise SourceError(f"suppression list: {wrong}") from None
+
+
+def _is_text(path: AnyPath) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".txt")
+
+
+def _lines(path: AnyPath, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
+    with open_lines(path, encoding=(options or {}).get("encoding", "utf-8"), newline="") as lines:
+        for line in lines:
+            if line.strip():
+                yield place(path, lines.number), line
+
+
+def _column(source: Source) -> Iterator[tuple[str, object]]:
+    """The entries of a source of rows."""
+    header = source.columns or ()
+    if any("@" in name or _HASH.fullmatch(name.strip()) for name in header):
+        raise SourceError(
+            f"{source.name} begins with an entry where the names of its columns should be; add a first line with "
+            "'email', or rename a file of one entry a line to .txt"
+        )
+    for row in source.rows():
+        where = f"row {row.number} of {source.name}"
+        if row.problem is not None:
+            raise SourceError(f"the suppression list cannot be read: {row.problem}")
+        names = [name for name in row.values if name.strip().lower() == COLUMN]
+        if not names and len(row.values) == 1:
+            names = list(row.values)
+        if len(names) != 1:
+            raise SourceError(
+                f"{where} has {len(names) or 'no'} columns 'email' and is no single column; name it 'email'"
+            )
+        yield where, row.values[names[0]]

@@ -1,0 +1,96 @@
+"""Looking at the CRM before the first write: how many contacts there are, a few of them, or all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from functools import cached_property
+from typing import Protocol
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.load.known import ABSENT, Known, Seen
+from crm_provider.load.plan import Sample
+from crm_provider.load.preflight import RowMapper
+from crm_provider.load.window import Interrupt, Interrupted
+from crm_provider.load.work import Fate, WorkItem, WorkTable
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY = 10_000
+"""Contacts between two lines of progress: 200 s at 5 calls per second."""
+
+
+class DoneSet(Protocol):
+    """Numbers of rows that are done."""
+
+    def __contains__(self, number: int) -> bool: ...
+
+
+class Survey:
+    """What is read of the CRM for a load, each contact once; it is kept, so that no call is in vain.
+
+    :param done: rows that need no look any more
+    """
+
+    def __init__(self, client: CrmClient, mapper: RowMapper, work: WorkTable, done: DoneSet) -> None:
+        self._client, self._mapper, self._work, self._done = client, mapper, work, done
+        self.known = Known()
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows that are to be sent."""
+        return sum(1 for number in self._work.numbers(Fate.SEND) if number not in self._done)
+
+    @cached_property
+    def _attributes(self) -> Collection[str]:
+        """The attributes that the load writes: of others nothing is kept."""
+        names: set[str] = set()
+        for item in self._work.items(fate=Fate.SEND):
+            names.update(self._mapper(item.row).attributes)
+        return names
+
+    def total(self) -> int | None:
+        """How many contacts the CRM says it has; one call."""
+        return self._client.count_contacts()
+
+    def sample(self, n: int) -> Sample:
+        """Look at the contacts of some rows."""
+        seen = [
+            self._look(item) for item in self._work.some(n, seed=len(self._work)) if item.row.number not in self._done
+        ]
+        existing = [same for exists, same in seen if exists]
+        return Sample(len(seen), len(existing), sum(existing))
+
+    def read_all(self, interrupt: Interrupt) -> None:
+        """Read all contacts, ten with a call.
+
+        A listing that contradicts itself is not relied on for what is missing from it; what it showed counts.
+
+        :raises Interrupted: if the load was told to stop
+        """
+        count = 0
+        try:
+            for count, record in enumerate(self._client.list_contacts(), start=1):
+                if interrupt.is_set:
+                    raise Interrupted
+                email = record.get("email")
+                if isinstance(email, str) and email:
+                    self.known.put(email, Seen.of(record, email).only(self._attributes))
+                if count % SAY_EVERY == 0:
+                    log.info("Read %d contacts of the CRM.", count)
+        except e.CrmProtocolError as odd:
+            log.warning("Read %d contacts; the rest of the listing is not relied on: %s", count, odd)
+            return
+        self.known.complete = True
+        log.info("Read all %d contacts of the CRM.", count)
+
+    def _look(self, item: WorkItem) -> tuple[bool, bool]:
+        """Whether the contact of a row exists, and has its values already."""
+        contact = self._mapper(item.row)
+        try:
+            seen = Seen.of(self._client.get_contact(contact.email), contact.email)
+        except e.CrmContactNotFoundError:
+            seen = ABSENT
+        self.known.put(contact.email, seen.only(self._attributes))
+        return seen.exists, seen.exists and seen.has(contact)

@@ -1,0 +1,134 @@
+"""Text files line by line: unpacked, decoded, numbered, and refused with the line where they are no text."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from crm_provider.load.paths import AnyPath
+from crm_provider.load.rows import SourceError
+from crm_provider.load.source_files import place
+
+LONGEST_LINE = 1 << 20
+"""Characters; without an end to it a file without line ends would be read into memory whole."""
+
+CHUNK = 1 << 18
+"""Bytes that are asked of a file at once."""
+
+_MARK = "\udcff"
+"""Stands for bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
+
+codecs.register_error("crm_provider.mark", lambda error: (_MARK, getattr(error, "end", 0)))
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the one of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class Lines:
+    """The lines of an open file, with their line ends.
+
+    :ivar number: of the line that was read last, from 1
+    """
+
+    def __init__(self, path: AnyPath, text: io.TextIOWrapper) -> None:
+        self.path = path
+        self.number = 0
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        with _unpacking(self.path, self):
+            for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
+                self.number += 1
+                if "\0" in line or _MARK in line or len(line) == LONGEST_LINE:
+                    raise self._wrong(line)
+                yield line
+
+    def _wrong(self, line: str) -> SourceError:
+        where, encoding = place(self.path, self.number), self._text.encoding
+        if _MARK in line:
+            other = "'cp1252' (Windows, Excel) or 'latin-1'" if encoding.startswith("utf") else "'utf-8'"
+            return SourceError(f"{where} is not {encoding}; give the file's own encoding in options, such as {other}")
+        if "\0" in line:
+            return SourceError(
+                f"{where} holds a NUL character; if the file is UTF-16 give options={{'encoding': 'utf-16-le'}}, "
+                "else it is damaged or no text file"
+            )
+        return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
+
+
+@contextmanager
+def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]:
+    r"""Open a text file, unpacked if it is gzip.
+
+    :param encoding: used if the file has no byte order mark
+    :param newline: ``"\n"``, or ``""`` for lines that end in any way
+    :raises SourceError: if it is a folder, or should be gzip and is not
+    """
+    with ExitStack() as closing:
+        try:
+            file = closing.enter_context(path.open("rb"))
+        except IsADirectoryError:
+            raise SourceError(f"{path} is a folder; give a pattern of the files in it") from None
+        packed = closing.enter_context(buffered(file))
+        with _unpacking(path):
+            content = closing.enter_context(_unpacked(path, packed))
+            marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.peek(4).startswith(mark)), None)
+        text = io.TextIOWrapper(content, marked or encoding, errors="crm_provider.mark", newline=newline)
+        yield Lines(path, closing.enter_context(text))
+
+
+def buffered(file: Any) -> io.BufferedReader:
+    """A file of any file system as a buffered one: theirs need not have more than ``read``."""
+    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file), CHUNK)
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
+    """What is in the file; one that is gzip without being called so is unpacked too."""
+    head = packed.peek(2)[:2]
+    if head == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=packed)
+    if path.name.lower().endswith(".gz"):
+        raise gzip.BadGzipFile
+    return packed
+
+
+@contextmanager
+def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
+    """Say where a damaged file ends being readable."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as damage:
+        after = f" after line {lines.number}" if lines and lines.number else ""
+        what = "ends before its gzip data do" if isinstance(damage, EOFError) else "is no valid gzip file"
+        raise SourceError(f"{path} {what}{after}; fetch or write it again") from None
+    except UnicodeError:
+        # Some encodings give up on the whole file instead of naming the bytes.
+        where = place(path, lines.number + 1) if lines else str(path)
+        raise SourceError(f"{where} cannot be decoded; give the file's own encoding in options") from None

@@ -1,0 +1,150 @@
+"""From a source's value to a JSON value: pure conversions. What does not fit is said without showing the value."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
+from typing import Any, NoReturn
+from uuid import UUID
+
+from crm_provider import validate
+from crm_provider.errors import CrmInvalidValueError
+from crm_provider.load.numerals import digits, finite, whole_number
+from crm_provider.load.unfit import Conversion, Unfit
+
+YES = frozenset({"true", "t", "yes", "y", "on", "1"})
+NO = frozenset({"false", "f", "no", "n", "off", "0"})
+"""What counts as a boolean, in any case."""
+
+
+def auto(value: Any) -> Any:
+    """As given, if JSON has a form for it; dates in ISO 8601, ``Decimal`` as its digits, ids as text."""
+    return value.strip() if isinstance(value, str) else _plain(value, 0)
+
+
+def text(value: Any) -> str:
+    """Anything that can be written in one text."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, Decimal)):
+        return digits(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        raise Unfit("a nested value", "give it the type json, or take one of its parts in the source")
+    return str(_plain(value, 0))
+
+
+def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversion:
+    """A JSON boolean.
+
+    :param true: more words for true, besides :data:`YES`
+    :param false: more words for false, besides :data:`NO`
+    :raises ValueError: if a word means both
+    """
+    yes = YES | {word.strip().casefold() for word in true}
+    no = NO | {word.strip().casefold() for word in false}
+    if yes & no:
+        raise ValueError(f"{', '.join(map(repr, sorted(yes & no)))} would be true and false; leave one of them out")
+
+    def convert(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = text(value).casefold()
+        if word in yes or word in no:
+            return word in yes
+        raise Unfit("neither true nor false", "correct it, or name the word in the options true or false")
+
+    return convert
+
+
+def email(*, lowercase: bool = False) -> Conversion:
+    """An email address: composed characters (NFC), no space around it, in the case given.
+
+    :param lowercase: in lower case instead
+    """
+
+    def convert(value: Any) -> str:
+        if isinstance(value, str):
+            value = unicodedata.normalize("NFC", value.strip())
+            if lowercase:
+                value = value.lower()
+        try:
+            return validate.email(value)
+        except CrmInvalidValueError as wrong:
+            kind, _, fix = wrong.message.removeprefix("email ").partition("; ")
+            raise Unfit(kind, fix) from None
+
+    return convert
+
+
+def as_json(value: Any) -> Any:
+    """A nested value: a text is read as JSON, anything else is kept."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)
+        except (ValueError, RecursionError):  # Python also refuses whole numbers of thousands of digits
+            raise Unfit("no JSON", 'correct it; a plain text needs quotes ("..."), or the type text') from None
+    return _plain(value, 0)
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment in ISO 8601: in UTC with ``Z`` if its zone is known, else as it stands.
+
+    The fraction has as many digits as it needs: none, three or six.
+    """
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone(timezone.utc)
+        except OverflowError:
+            raise Unfit("a time outside the years 1 to 9999", "correct it in the source") from None
+    unit = "seconds" if not moment.microsecond else "microseconds" if moment.microsecond % 1000 else "milliseconds"
+    written = moment.replace(tzinfo=None).isoformat(timespec=unit)
+    return written if moment.tzinfo is None else f"{written}Z"
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > validate.MAX_DEPTH:
+        raise Unfit(f"nested more than {validate.MAX_DEPTH} levels deep", "flatten it")
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        return whole_number(int(value))
+    if isinstance(value, float):
+        return float(finite(value))
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise Unfit("a nested value with a name that is no text", "JSON knows no other; convert it in the source")
+        return {name: _plain(item, depth + 1) for name, item in value.items()}
+    return _written(value)
+
+
+def _written(value: Any) -> str:
+    """What JSON has no form for, as text."""
+    if isinstance(value, Decimal):
+        return digits(value)
+    if isinstance(value, datetime):
+        return utc_text(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise Unfit("a binary value", "decode it to text in the source")
+    raise Unfit(f"a value of type {type(value).__name__}", "convert it to text or a number in the source")
+
+
+def _exact_float(written: str) -> float | str:
+    """A JSON number with a fraction; as text if a float would lose digits."""
+    value = float(written)
+    return value if math.isfinite(value) and Decimal(float.__repr__(value)) == Decimal(written) else written
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

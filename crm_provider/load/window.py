@@ -1,0 +1,145 @@
+"""Rows on their way: a few threads, enough to fill the rate budget and no more."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from crm_provider import errors as e
+from crm_provider.load.known import Seen
+from crm_provider.load.rows import Contact, Row
+from crm_provider.load.sender import Sent
+from crm_provider.traffic import CallSeen, Traffic
+
+LEAST, MOST = 4, 64
+"""Threads. Four fill 5 calls per second as long as a call takes up to 600 ms; 64 fill 30 at 2 s."""
+
+REMEMBERED = 0.9
+"""Weight of the calls before against the newest one in the average time of a call."""
+
+
+class Interrupted(Exception):
+    """The load was told to stop; the row's outcome is not known."""
+
+
+class Interrupt:
+    """Ends a load from another thread or a signal handler, waits included."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask the load to stop: calls in flight are finished, no new one is begun."""
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, for the transport of a load.
+
+        :raises Interrupted: as soon as the load is told to stop
+        """
+        if self._event.wait(seconds):
+            raise Interrupted
+
+
+class Pulse(Traffic):
+    """A tally of the load's calls that knows how long one takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latency = 0.0
+        self._seen_one = False
+
+    def __call__(self, seen: CallSeen) -> None:
+        super().__call__(seen)
+        weight = REMEMBERED if self._seen_one else 0.0
+        self._latency, self._seen_one = weight * self._latency + (1 - weight) * seen.seconds, True
+
+    @property
+    def latency(self) -> float:
+        """Seconds from sending a call to its answer, an average of the last ones."""
+        return self._latency
+
+
+def width_for(rate: float, latency: float) -> int:
+    """How many calls must be on their way so that the rate is used up (Little's law), and one to spare."""
+    return min(max(math.ceil(rate * latency * 1.1) + 1, LEAST), MOST)
+
+
+@dataclass
+class Flight:
+    """A row that is being sent.
+
+    :param sends: how often, this time included
+    :param order: the how manieth row it was to leave
+    """
+
+    row: Row
+    contact: Contact
+    seen: Seen | None
+    sends: int = 1
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A row that was sent, with what came of it; neither if the load was interrupted."""
+
+    flight: Flight
+    sent: Sent | None = None
+    error: e.CrmError | None = None
+
+
+class Window:
+    """Sends rows in threads; used by one thread.
+
+    :param send: sends one
+    :param width: how many at once, asked again each time
+    """
+
+    def __init__(self, send: Callable[[Contact, Seen | None], Sent], width: Callable[[], int]) -> None:
+        self._send, self._width = send, width
+        self._pool = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
+        self._flights: dict[concurrent.futures.Future[Sent], Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._flights) < self._width()
+
+    def launch(self, flight: Flight) -> None:
+        """Send a row in a thread."""
+        self._flights[self._pool.submit(self._send, flight.contact, flight.seen)] = flight
+
+    def landed(self, timeout: float) -> Iterator[Landed]:
+        """Rows whose sending has ended, after at most ``timeout`` seconds; one that is not taken comes again.
+
+        :raises Exception: a bug met on the way
+        """
+        if not self._flights:
+            return
+        first = concurrent.futures.FIRST_COMPLETED
+        done, _ = concurrent.futures.wait(self._flights, timeout=timeout, return_when=first)
+        for future in done:
+            yield self._ended(future)
+
+    def _ended(self, future: concurrent.futures.Future[Sent]) -> Landed:
+        flight = self._flights.pop(future)
+        try:
+            return Landed(flight, sent=future.result())
+        except Interrupted:
+            return Landed(flight)
+        except e.CrmError as error:
+            return Landed(flight, error=error)
+
+    def close(self) -> None:
+        """End the threads; those at work end with their call."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,111 @@
+"""The rows of a load, on disk between the check and the sending, so that what was checked is what is sent.
+
+The source is read once for each try. The table lies in a temporary database without a name (SQLite deletes the file as
+soon as it is open): no other process can read it, and nothing is left behind by a kill.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from crm_provider.load.known import digest
+from crm_provider.load.options import Duplicates
+from crm_provider.load.rows import Row
+
+
+class Fate(IntEnum):
+    """What the check says about a row."""
+
+    SEND = 0
+    INVALID = 1
+    DUPLICATE = 2
+    """Another row with the same email is sent instead."""
+    AMBIGUOUS = 3
+    """Several rows with the same email, and none is to be preferred."""
+    SUPPRESSED = 4
+    SAME = 5
+    """It was loaded before, with the same values."""
+
+
+_LOSERS: Mapping[Duplicates, str] = {
+    "last": "UPDATE work SET fate = 2 WHERE key IS NOT NULL AND number NOT IN "
+    "(SELECT max(number) FROM work WHERE key IS NOT NULL GROUP BY key)",
+    "first": "UPDATE work SET fate = 2 WHERE key IS NOT NULL AND number NOT IN "
+    "(SELECT min(number) FROM work WHERE key IS NOT NULL GROUP BY key)",
+    "reject": "UPDATE work SET fate = 3 WHERE key IN "
+    "(SELECT key FROM work WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1)",
+}
+"""Of several rows with one email: those that are not sent (fates ``DUPLICATE`` and ``AMBIGUOUS``)."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A row and what the check says about it."""
+
+    row: Row
+    fate: Fate
+
+
+class WorkTable:
+    """All rows of a load. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN")
+        self._base.execute("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, row: Row, fate: Fate, key: str | None = None) -> None:
+        """One more row.
+
+        :param key: of its contact, for rows that may be sent
+        """
+        given = pickle.dumps((dict(row.values), row.problem), protocol=5)
+        hashed = None if key is None else digest(key)
+        self._base.execute("INSERT INTO work VALUES (?, ?, ?, ?)", (row.number, int(fate), hashed, given))
+        self._rows += 1
+
+    def settle_duplicates(self, duplicates: Duplicates) -> None:
+        """Give every email one row to be sent, or none."""
+        self._base.execute("CREATE INDEX by_key ON work (key) WHERE key IS NOT NULL")
+        self._base.execute(_LOSERS[duplicates])
+
+    def count(self, fate: Fate) -> int:
+        """How many rows have a fate."""
+        return int(self._base.execute("SELECT count(*) FROM work WHERE fate = ?", (int(fate),)).fetchone()[0])
+
+    def numbers(self, fate: Fate) -> Iterator[int]:
+        """The numbers of the rows that have a fate."""
+        for (number,) in self._base.execute("SELECT number FROM work WHERE fate = ?", (int(fate),)):
+            yield number
+
+    def items(self, *, fate: Fate | None = None) -> Iterator[WorkItem]:
+        """The rows in their order.
+
+        :param fate: only these
+        """
+        query = "SELECT number, fate, given FROM work WHERE ? IS NULL OR fate = ? ORDER BY number"
+        wanted = None if fate is None else int(fate)
+        for number, found, given in self._base.execute(query, (wanted, wanted)):
+            yield _item(number, found, given)
+
+    def some(self, n: int, seed: int) -> list[WorkItem]:
+        """Rows to be sent, picked at random, the same for the same seed."""
+        mixed = "(number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
+        query = f"SELECT number, fate, given FROM work WHERE fate = 0 ORDER BY {mixed} LIMIT ?"  # noqa: S608 - constant
+        return [_item(*found) for found in self._base.execute(query, (seed, n))]
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def _item(number: int, fate: int, given: bytes) -> WorkItem:
+    values, problem = pickle.loads(given)  # noqa: S301 - written above, into a file that only this process can open
+    return WorkItem(Row(number, values, problem), Fate(fate))

@@ -1,0 +1,159 @@
+"""Records into a file: JSON lines, CSV or Parquet.
+
+A file is told by its name (``contacts.csv.gz``) unless a format is given. The same records give the same bytes,
+``.gz`` included. Tables hold text: a mapping of a record becomes columns with dotted names (``attributes.name``), a
+list or anything deeper becomes JSON text, a number keeps its digits. No value is null in Parquet and empty in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, Literal, cast, get_args
+
+from crm_provider.load.flatten import Record, cell, json_text, pick
+
+Format = Literal["jsonl", "csv", "parquet"]
+Add = Callable[[Record], None]
+"""Writes one record."""
+
+SUFFIXES: Mapping[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+"""The formats that a name tells."""
+
+ROWS_AT_ONCE = 10_000
+"""Records of a Parquet row group: what is held in memory while it is written."""
+
+RISKY = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+"""What a spreadsheet may take for the start of a formula."""
+
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+
+
+def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
+    """The format of a file, and whether it is compressed with gzip.
+
+    :param wanted: the format, whatever the name says of it
+    :raises ValueError: if neither tells
+    """
+    if wanted is not None and wanted not in get_args(Format):
+        raise ValueError(f"format is {wanted!r}; use one of {', '.join(get_args(Format))}")
+    base = name.lower()
+    zipped = base.endswith(".gz")
+    stem = base.removesuffix(".gz")
+    found = wanted or next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
+    if found is None:
+        raise ValueError(
+            f"the name {name!r} tells no format; end it with one of {', '.join(SUFFIXES)} (the first three also with "
+            f".gz), or give format="
+        )
+    if found == "parquet" and zipped:
+        raise ValueError(f"{name!r}: a Parquet file is compressed within; leave out the .gz")
+    return found, zipped
+
+
+@contextmanager
+def record_writer(
+    file: IO[bytes], kind: Format, *, columns: Sequence[str], projected: bool = False, formula_guard: bool = False
+) -> Iterator[Add]:
+    """Write records to an open file; the file is whole when the block ends.
+
+    :param columns: of a table
+    :param projected: JSON lines, too, have just the columns; else they hold the records as they are
+    :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    """
+    if kind == "parquet":
+        with _parquet_writer(file, columns) as add:
+            yield add
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+    try:
+        if kind == "csv":
+            yield _csv_writer(text, columns, guard=formula_guard)
+        else:
+            yield _json_writer(text, columns if projected else None)
+    finally:
+        text.detach()  # flushes; the file is its owner's to close
+
+
+@contextmanager
+def gzipped(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A compressed file, without a name or a time in it."""
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+        yield cast("IO[bytes]", packed)
+
+
+def _json_writer(text: io.TextIOWrapper, columns: Sequence[str] | None) -> Add:
+    def add(record: Record) -> None:
+        shown = record if columns is None else {name: pick(record, name) for name in columns}
+        text.write(f"{json_text(shown)}\n")
+
+    return add
+
+
+def _csv_writer(text: io.TextIOWrapper, columns: Sequence[str], *, guard: bool) -> Add:
+    shown = guarded if guard else _plain
+    rows = csv.writer(text)  # lines end with CR LF, as in RFC 4180: else a lone CR in a value is not quoted
+    rows.writerow([shown(name) for name in columns])
+
+    def add(record: Record) -> None:
+        rows.writerow([shown(cell(pick(record, name))) for name in columns])
+
+    return add
+
+
+def _plain(value: str | None) -> str:
+    return "" if value is None else value
+
+
+def guarded(value: str | None) -> str:
+    """Text that no spreadsheet computes; numbers with a sign, and so phone numbers, stay as they are."""
+    if not value or value[0] not in RISKY or _NUMBER.fullmatch(value):
+        return value or ""
+    return f"'{value}"
+
+
+@contextmanager
+def _parquet_writer(file: IO[bytes], columns: Sequence[str]) -> Iterator[Add]:
+    arrow, parquet = arrow_modules()
+    schema = arrow.schema([(name, arrow.string()) for name in columns])
+    rows: list[list[str | None]] = []
+
+    def flush() -> None:
+        if rows:
+            arrays = [arrow.array(values, arrow.string()) for values in zip(*rows, strict=True)]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            rows.clear()
+
+    def add(record: Record) -> None:
+        rows.append([_encodable(cell(pick(record, name))) for name in columns])
+        if len(rows) >= ROWS_AT_ONCE:
+            flush()
+
+    with parquet.ParquetWriter(file, schema) as writer:
+        yield add
+        flush()
+
+
+def _encodable(value: str | None) -> str | None:
+    return value if value is None else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def arrow_modules() -> tuple[Any, Any]:
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    :raises ValueError: if they are not installed
+    """
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise ValueError("Parquet needs pyarrow: pip install 'airflow-provider-crm[parquet]'") from None

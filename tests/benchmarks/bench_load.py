@@ -1,0 +1,258 @@
+"""What a load costs: how much of the rate it uses at any latency, calls for each row next to a plain loop, memory.
+
+    python tests/benchmarks/bench_load.py [--seconds 40] [--write docs/load.md]
+
+Three tables, each measured side by side in one run, each line against a sandbox of its own:
+
+- *latency*: the share of the limit that a load uses when a call takes 50 ms to 2 s, at 5 calls a second;
+- *calls*: 2,000 rows of which 80 % exist and 5 % differ, and the same a day later with 2 % of the rows changed; next to
+  "create, and update on a conflict". The limit is off: only the calls are counted;
+- *memory*: a million rows that were loaded before, and their first check.
+
+With ``--write`` the tables replace what is between ``<!-- measured: load -->`` and ``<!-- measured: end -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import csv
+import json
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.load.engine import Load
+from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.mapping import Mapper
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.rows import Row
+from crm_provider.load.sources import open_source
+from crm_provider.load.summary import Summary
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.pacing import ProcessPacer, Unlimited
+from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.sandbox import Sandbox
+from crm_provider.settings import Settings
+from crm_provider.transport import Transport
+
+RATE, BURST = 5.0, 2
+LATENCIES = (0.05, 0.2, 0.6, 1.0, 2.0)
+ROWS, EXISTING, CHANGED, LATER = 2_000, 0.8, 0.05, 0.02
+MILLION = 1_000_000
+WARM_UP = 5.0
+"""Seconds at the beginning that do not count: the load does not know the latency yet, and the bucket is full."""
+
+MARKS = re.compile(r"(<!-- measured: load -->\n).*?(<!-- measured: end -->)", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--seconds", type=float, default=40.0, help="measured time of each latency (default: %(default)s)"
+    )
+    parser.add_argument("--write", type=Path, help="a document with the marks")
+    parser.add_argument("--child", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(memory_child(options.child[0], Path(options.child[1]))))
+        return
+    text = "\n\n".join([*latency(options.seconds), *calls(), *memory()])
+    print(text)
+    if options.write:
+        found = options.write.read_text(encoding="utf-8")
+        options.write.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", found), encoding="utf-8")
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+# -- how much of the rate is used ----------------------------------------------------------------------------
+
+
+def latency(seconds: float) -> list[str]:
+    """All latencies at once: each has a sandbox, and nearly all the time is waiting."""
+    with concurrent.futures.ThreadPoolExecutor(len(LATENCIES)) as pool:
+        found = list(pool.map(lambda one: budget_used(one, seconds), LATENCIES))
+    lines = [
+        [f"{1000 * one:,.0f} ms", f"{used:.1%}", f"{refused:.1%}"]
+        for one, (used, refused) in zip(LATENCIES, found, strict=True)
+    ]
+    about = (
+        f"A load of new contacts at {RATE:g} calls per second, {seconds:g} s for each latency, the first {WARM_UP:g} s "
+        f"left out ({platform.machine()}, Python {platform.python_version()}):"
+    )
+    return [about, table(["A call takes", "Share of the limit used", "Calls refused with 429"], lines)]
+
+
+def budget_used(one: float, seconds: float) -> tuple[float, float]:
+    with Sandbox(seed="empty", rate=RATE, burst=BURST) as sandbox:
+        sandbox.add_fault(effect="latency", latency=one)
+        rows = [{"email": f"p{n}@x.org", "name": f"P{n}"} for n in range(int(RATE * (seconds + WARM_UP) * 2))]
+        interrupt = Interrupt()
+        with load_client(sandbox, ProcessPacer(RATE, BURST), interrupt) as (client, pulse):
+            load = Load(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
+                        options=LoadOptions(plan="create_first"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
+                        interrupt=interrupt)  # fmt: skip
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                running = pool.submit(load.run)
+                time.sleep(WARM_UP)
+                before = sandbox.counters()
+                time.sleep(seconds)
+                after = sandbox.counters()
+                interrupt.set()
+                concurrent.futures.wait([running])
+        made = after.total - before.total
+        refused = after.throttled - before.throttled
+        return (made - refused) / (RATE * seconds), refused / made
+
+
+@contextmanager
+def load_client(sandbox: Sandbox, pacer: Any, interrupt: Interrupt) -> Iterator[tuple[CrmClient, Pulse]]:
+    settings, pulse = Settings(api_key="sandbox-key", base_url=sandbox.url), Pulse()
+    transport = Transport(settings, pacer=pacer, sleep=interrupt.sleep, observer=pulse)
+    with CrmClient(settings, transport=transport) as client:
+        yield client, pulse
+
+
+# -- how many calls ------------------------------------------------------------------------------------------
+
+
+def calls() -> list[str]:
+    minimum = round(ROWS * (1 - EXISTING) + ROWS * EXISTING * CHANGED)
+    first = {"a loop: create, and update on a conflict": plain_loop(people())}
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder, "state")
+        for plan in ("create_first", "update_first", "learned", "compare", "auto"):
+            first[f'`plan="{plan}"`'] = calls_of(people(), plan, None)
+        day = calls_of(people(), "auto", state, also=people(later=True))
+    again = {"the loop, a day later": plain_loop(people(later=True), existing=people()),
+             "`state_path`, a day later": day}  # fmt: skip
+    lines = [[way, f"{n:,}", f"{n / ROWS:.2f}", f"{hours(n):.1f} h"] for way, n in {**first, **again}.items()]
+    about = (
+        f"{ROWS:,} rows; {EXISTING:.0%} exist, {CHANGED:.0%} of those differ (so {minimum:,} writes are needed); a day "
+        f"later {LATER:.0%} of the rows have changed. Hours for 100,000 such rows at {RATE:g} calls per second:"
+    )
+    return [about, table(["Way", "Calls", "Calls per row", "100,000 rows"], lines)]
+
+
+def hours(n: int) -> float:
+    return n / ROWS * 100_000 / RATE / 3600
+
+
+def people(*, later: bool = False) -> list[dict[str, str]]:
+    """The rows; which exist and differ is spread evenly over them."""
+    new = {n for n in range(ROWS) if later and n % round(1 / LATER) == 0}
+    return [{"email": f"p{n}@x.org", "name": f"Name {n}{' new' * (n in new)}"} for n in range(ROWS)]
+
+
+def crm(existing: list[dict[str, str]] | None = None) -> Sandbox:
+    sandbox = Sandbox(seed="empty", rate=None, journal_size=10)
+    given = people() if existing is None else existing
+    for n, row in enumerate(given):
+        if existing is None and n % 5 == 0:  # not there
+            continue
+        old = existing is None and n % 20 == 1  # 5 % of those that are there, and a bit
+        sandbox.store.create_contact(row["email"], attributes={"name": "Old" if old else row["name"]})
+    return sandbox
+
+
+def calls_of(
+    rows: list[dict[str, str]], plan: Any, state: Path | None, also: list[dict[str, str]] | None = None
+) -> int:
+    """Calls of a load; with ``also``, of the next day's load of these rows."""
+    with crm() as sandbox:
+        spent = sandbox.counters().total
+        for given in [rows] if also is None else [rows, also]:
+            spent = sandbox.counters().total
+            run_load(sandbox, given, plan, state)
+        return sandbox.counters().total - spent
+
+
+def run_load(sandbox: Sandbox, rows: list[dict[str, str]], plan: Any, state: Path | None) -> Summary:
+    interrupt = Interrupt()
+    with load_client(sandbox, Unlimited(), interrupt) as (client, pulse):
+        return Load(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
+                    options=LoadOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), interrupt=interrupt,
+                    fingerprints=None if state is None else Fingerprints(state, b"secret")).run()  # fmt: skip
+
+
+def plain_loop(rows: list[dict[str, str]], existing: list[dict[str, str]] | None = None) -> int:
+    with crm(existing) as sandbox, load_client(sandbox, Unlimited(), Interrupt()) as (client, _):
+        for row in rows:
+            attributes = {"name": row["name"]}
+            try:
+                client.create_contact(row["email"], attributes=attributes)
+            except e.CrmContactAlreadyExistsError:
+                client.update_contact(row["email"], attributes=attributes)
+        return sandbox.counters().total
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def memory() -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        with Path(folder, "people.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["email", "name", "phone", "city", "plan"])
+            writer.writerows(
+                [f"p{n}@x.org", f"Name {n}", f"+5531{n:09}", "Belo Horizonte", "trial"] for n in range(MILLION)
+            )
+        found = [memory_of(way, folder) for way in ("base", "dry_run", "repeat")]
+    base = found[0]["megabytes"]
+    names = {"dry_run": "checked (dry run)", "repeat": "loaded before (state file), none changed"}
+    lines = [
+        [names[f["way"]], f"{f['seconds']:.0f} s", f"{f['megabytes'] - base:.0f} MB"]
+        for f in found
+        if f["way"] in names
+    ]
+    return [
+        f"{MILLION:,} rows of five columns from a CSV file:",
+        table(["Rows are", "Time", "Memory over the base"], lines),
+    ]
+
+
+def memory_of(way: str, folder: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", way, folder]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def memory_child(way: str, folder: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    mapper, source = Mapper(None), open_source(folder / "people.csv")
+    state = folder / "state"
+    if way == "repeat":
+        remember_all(mapper, source.rows(), state)
+        started = time.monotonic()
+    if way != "base":
+        settings = Settings(api_key="sandbox-key", base_url="http://127.0.0.1:9")
+        Load(source=source, mapper=mapper, client=CrmClient(settings), pulse=Pulse(),
+             options=LoadOptions(plan="learned", dry_run=way == "dry_run"), policy=ErrorPolicy(work=Work.LOAD),
+             fingerprints=Fingerprints(state, b"secret") if way == "repeat" else None).run()  # fmt: skip
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"way": way, "seconds": time.monotonic() - started, "megabytes": size}
+
+
+def remember_all(mapper: Mapper, rows: Iterator[Row], state: Path) -> None:
+    prints = Fingerprints(state, b"secret")
+    for row in rows:
+        prints.remember(mapper(row))
+    prints.finish()
+
+
+if __name__ == "__main__":
+    main()

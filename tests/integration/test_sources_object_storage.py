@@ -1,0 +1,57 @@
+"""Sources of a load on Airflow's own path objects: its files have fewer methods than those of Python."""
+
+from __future__ import annotations
+
+import gzip
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk import ObjectStoragePath
+from airflow.sdk.io import attach
+from fsspec.implementations.memory import MemoryFileSystem
+
+from crm_provider.load.sources import open_source
+
+ROWS = [{"email": "a@x.io"}, {"email": "b@x.io"}]
+
+
+def parquet() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(ROWS), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+CONTENTS: dict[str, Callable[[], bytes]] = {
+    "csv": lambda: b"email\na@x.io\nb@x.io\n",
+    "csv.gz": lambda: gzip.compress(b"email\na@x.io\nb@x.io\n"),
+    "jsonl": lambda: b'{"email": "a@x.io"}\n{"email": "b@x.io"}\n',
+    "parquet": parquet,
+}
+
+
+@pytest.fixture
+def bucket() -> Any:
+    """A bucket of an object store, reached through a connection."""
+    attach("memory", conn_id="store", fs=MemoryFileSystem())
+    return ObjectStoragePath(f"memory://store@bucket-{uuid.uuid4().hex}/in")
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+def test_files_of_each_format_by_name_and_by_pattern(bucket: Any, suffix: str) -> None:
+    for day in ("monday", "tuesday"):
+        with (bucket / day / f"leads.{suffix}").open("wb") as file:
+            file.write(CONTENTS[suffix]())
+    for source, times in ((bucket / "monday" / f"leads.{suffix}", 1), (bucket / "*" / f"leads.{suffix}", 2)):
+        found = list(open_source(source).rows())
+        assert [row.values for row in found] == ROWS * times
+        assert [row.number for row in found] == list(range(1, 2 * times + 1))
+
+
+def test_a_missing_object_is_not_found(bucket: Any) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(open_source(bucket / "leads.csv").rows())

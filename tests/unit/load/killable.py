@@ -1,0 +1,45 @@
+"""A load in a process of its own, to be killed: ``python killable.py BASE_URL FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from crm_provider.client import CrmClient
+from crm_provider.load.checkpoint import FileCheckpoints
+from crm_provider.load.engine import Load
+from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.mapping import Mapper
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.sources import open_source
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.pacing import ProcessPacer
+from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.settings import Settings
+from crm_provider.transport import Transport
+
+RATE, BURST = 100.0, 10
+
+
+def main(base_url: str, folder: Path) -> None:
+    settings = Settings(api_key="sandbox-key", base_url=base_url)
+    interrupt, pulse = Interrupt(), Pulse()
+    transport = Transport(settings, pacer=ProcessPacer(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
+    with CrmClient(settings, transport=transport) as client:
+        summary = Load(
+            source=open_source(folder / "people.csv"),
+            mapper=Mapper(None),
+            client=client,
+            pulse=pulse,
+            policy=ErrorPolicy(work=Work.LOAD),
+            rate=RATE,
+            rejects=RejectsFile(folder / "rejects.csv"),
+            fingerprints=Fingerprints(folder / "state", b"secret"),
+            checkpoints=FileCheckpoints(folder / "checkpoint"),
+            interrupt=interrupt,
+        ).run()
+    (folder / "summary").write_text(repr(summary.as_dict()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

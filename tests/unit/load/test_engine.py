@@ -1,0 +1,475 @@
+"""The load as a whole over a CRM in memory: books that add up, whatever happens, for the next try to go on with."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
+from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
+from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.summary import Summary
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.policy import Action, ErrorPolicy, Work
+
+from .fake_crm import FakeCrm, PlainMapper, Rows
+
+DOWN = e.CrmServiceUnavailableError("down", status=503)
+THROTTLED = e.CrmTooManyRequestsError("slow down", status=429)
+QUOTA = e.CrmLimitExceededError("Limit Exceeded", status=429)
+REFUSED = e.CrmForbiddenError("no", status=403)
+INVALID = e.CrmInvalidInputError("Invalid JSON body.", status=422)
+
+
+def people(n: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"email": f"p{k}@x.org", "name": f"P{k}", **more} for k in range(1, n + 1)]
+
+
+class Setting:
+    """A load that can be tried several times."""
+
+    def __init__(self, folder: Path, given: list[dict[str, Any]], **options: Any) -> None:
+        self.folder, self.crm, self.source = folder, FakeCrm(), Rows(given)
+        self.options = {"plan": "learned", **options} if options.get("mode", "upsert") == "upsert" else options
+        self.on_error: dict[str, str] = {}
+        self.epoch, self.interrupt = 0, Interrupt()
+        self.state: Path | None = None
+        self.more: dict[str, Any] = {}
+
+    @property
+    def rejects_path(self) -> Path:
+        return self.folder / "rejects.jsonl"
+
+    def load(self, **changes: Any) -> Load:
+        self.interrupt, self.crm.pulse = Interrupt(), Pulse()
+        given = {
+            "source": self.source,
+            "mapper": PlainMapper(),
+            "client": self.crm,
+            "pulse": self.crm.pulse,
+            "options": LoadOptions(**self.options),
+            "policy": ErrorPolicy(self.on_error, work=Work.LOAD),
+            "rejects": RejectsFile(self.rejects_path),
+            "checkpoints": FileCheckpoints(self.folder / "checkpoint"),
+            "fingerprints": Fingerprints(self.state, b"secret") if self.state else None,
+            "epoch": self.epoch,
+            "interrupt": self.interrupt,
+        }
+        return Load(**{**given, **self.more, **changes})
+
+    def run(self, **changes: Any) -> Summary:
+        return self.load(**changes).run()
+
+    def rejected(self) -> dict[int, dict[str, Any]]:
+        if not self.rejects_path.exists():
+            return {}
+        lines = [json.loads(line) for line in self.rejects_path.read_text().splitlines()]
+        return {line["row"]: line for line in lines}
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Any:
+    def make(given: list[dict[str, Any]], **options: Any) -> Setting:
+        return Setting(tmp_path, given, **options)
+
+    return make
+
+
+def outcomes(summary: Summary) -> dict[str, int]:
+    return {outcome.value: summary[outcome] for outcome in Outcome if summary[outcome]}
+
+
+# -- the straight way ---------------------------------------------------------------------------------------
+
+
+def test_an_upsert_into_an_empty_crm(setting: Any) -> None:
+    it = setting(people(30))
+    summary = it.run()
+    assert outcomes(summary) == {"created": 30}
+    assert summary.left == 0
+    assert summary.calls == 30
+    assert sorted(it.crm.contacts) == sorted(row["email"] for row in it.source.given)
+    assert it.source.read == 1
+    assert not it.rejects_path.exists()
+
+
+def test_an_empty_source(setting: Any) -> None:
+    assert outcomes(setting([]).run()) == {}
+
+
+def test_existing_contacts_are_updated_and_cost_few_calls_more_than_one_each(setting: Any) -> None:
+    it = setting(people(100))
+    for row in it.source.given:
+        it.crm.add(row["email"], {"name": "old"})
+    summary = it.run()
+    assert outcomes(summary) == {"updated": 100}
+    assert summary.calls <= 108  # what was on its way while nothing was known yet
+    assert summary.calls_saved == 200 - summary.calls
+    assert all(contact["attributes"]["name"] != "old" for contact in it.crm.contacts.values())
+
+
+@pytest.mark.parametrize("mode", ["create", "update"])
+def test_the_other_modes(setting: Any, mode: str) -> None:
+    it = setting(people(10), mode=mode)
+    for row in it.source.given[:4]:
+        it.crm.add(row["email"], {"name": "old"})
+    summary = it.run()
+    if mode == "create":
+        assert outcomes(summary) == {"created": 6, "unchanged": 4}
+        assert it.crm.contacts["p1@x.org"]["attributes"] == {"name": "old"}
+        assert summary.errors == {}
+    else:
+        assert outcomes(summary) == {"updated": 4, "rejected": 6}
+        assert summary.errors == {"CONTACT_NOT_FOUND": 6}
+        assert len(it.crm.contacts) == 4
+
+
+def test_compare_sends_only_what_differs(setting: Any) -> None:
+    it = setting(people(50), plan="compare")
+    for row in it.source.given[:40]:
+        it.crm.add(row["email"], {"name": row["name"]})
+    for row in it.source.given[:5]:
+        it.crm.contacts[row["email"]]["attributes"]["name"] = "old"
+    summary = it.run()
+    assert outcomes(summary) == {"created": 10, "updated": 5, "unchanged": 35}
+    assert it.crm.counts() == {"page": 1 + 4, "create": 10, "update": 5}
+
+
+def test_compare_trusts_a_broken_listing_only_for_what_it_has_shown(setting: Any) -> None:
+    it = setting(people(30), plan="compare")
+    for row in it.source.given:
+        it.crm.add(row["email"], {"name": row["name"]})
+    pages = 0
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        nonlocal pages
+        pages += call == "page"
+        return e.CrmProtocolError("the listing goes in circles") if pages == 4 and call == "page" else None
+
+    it.crm.trouble = trouble
+    assert outcomes(it.run()) == {"unchanged": 20, "updated": 10}
+
+
+def test_what_was_loaded_before_costs_no_call(setting: Any, tmp_path: Path) -> None:
+    it = setting(people(50))
+    it.state = tmp_path / "state"
+    it.run()
+    it.epoch, calls = 1, len(it.crm.calls)
+    it.source.given[7] = {"email": "p8@x.org", "name": "New"}
+    assert outcomes(it.run()) == {"unchanged": 49, "updated": 1}
+    assert len(it.crm.calls) - calls <= 2
+    it.epoch = 2
+    assert outcomes(it.run(full_refresh=True)) == {"updated": 50}
+
+
+def test_lists(setting: Any) -> None:
+    list_id = "11111111-1111-4111-8111-111111111111"
+    it = setting(people(10), list_ids=(list_id,))
+    it.crm.add("p1@x.org", {"name": "old"}, status="unsubscribed")
+    summary = it.run()
+    assert outcomes(summary) == {"created": 9, "suppressed": 1}
+    assert all(c["segmentedListsIds"] == [list_id] for m, c in it.crm.contacts.items() if m != "p1@x.org")
+
+
+# -- rows that are not sent ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "expected", "name"),
+    [
+        ("last", {"created": 2, "skipped": 2}, "third"),
+        ("first", {"created": 2, "skipped": 2}, "first"),
+        ("reject", {"created": 1, "rejected": 3}, None),
+    ],
+)
+def test_duplicates(setting: Any, duplicates: str, expected: dict[str, int], name: str | None) -> None:
+    rows = [("a@x.org", "first"), ("A@x.org", "second"), ("b@x.org", "b"), ("a@X.org", "third")]
+    it = setting([{"email": email, "name": text} for email, text in rows], duplicates=duplicates)
+    summary = it.run()
+    assert outcomes(summary) == expected
+    names = {email.lower(): c["attributes"]["name"] for email, c in it.crm.contacts.items()}
+    assert names.get("a@x.org") == name
+    assert names["b@x.org"] == "b"
+
+
+def test_invalid_rows_are_rejected_with_the_row_as_given(setting: Any) -> None:
+    it = setting([{"email": "nobody", "name": "X"}, *people(3)])
+    summary = it.run()
+    assert outcomes(summary) == {"created": 3, "rejected": 1}
+    assert summary.errors == {"INVALID_VALUE": 1}
+    assert it.rejected()[1]["values"] == {"email": "nobody", "name": "X"}
+    assert it.rejected()[1]["retryable"] is False
+
+
+def test_all_or_nothing(setting: Any) -> None:
+    it = setting([{"email": "nobody"}, *people(3)], on_invalid="stop")
+    with pytest.raises(SourceError, match=r"1 of 4 rows cannot be sent, and nothing was.*\n- 1 row\(s\): email: no"):
+        it.run()
+    assert it.crm.calls == []
+
+
+def test_a_suppressed_email_is_never_written_to(setting: Any) -> None:
+    it = setting(people(3))
+    assert outcomes(it.run(suppressed=lambda email: email == "p2@x.org")) == {"created": 2, "suppressed": 1}
+    assert "p2@x.org" not in it.crm.contacts
+
+
+def test_a_dry_run_writes_nothing_and_says_everything(setting: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    it = setting([{"email": "nobody"}, {"email": "nothing"}, *people(100)], plan="auto", dry_run=True)
+    for row in it.source.given[2:]:
+        it.crm.add(row["email"])
+    summary = it.run()
+    assert not {"create", "update", "add"} & set(it.crm.counts())
+    assert summary.as_dict()["problems"] == {"email: no email address; correct it": 2}
+    assert summary.as_dict()["plan"]["calls"] > 0
+    assert "2 row(s): email: no email address" in caplog.text
+    assert not list(it.folder.iterdir())
+
+
+def test_a_plan_that_takes_too_long_is_refused_before_the_first_write(setting: Any) -> None:
+    it = setting(people(100))
+    with pytest.raises(SourceError, match=r"about 30 s \(150 calls at 4\.95 per second\).*execution_timeout is 20 s"):
+        it.run(time_limit=20)
+    assert it.crm.calls == []
+    assert outcomes(it.run(time_limit=40)) == {"created": 100}
+
+
+# -- errors of rows -----------------------------------------------------------------------------------------
+
+
+def test_a_refused_row_is_rejected_and_the_others_go_on(setting: Any) -> None:
+    it = setting(people(10))
+    it.crm.trouble = lambda call, email: INVALID if email == "p3@x.org" else None
+    summary = it.run()
+    assert outcomes(summary) == {"created": 9, "rejected": 1}
+    assert it.rejected()[3]["type"] == "INVALID_INPUT"
+    assert too_many_rejects(summary, LoadOptions()) == ("1 of 10 rows were rejected (max_rejects=0): 1 INVALID_INPUT")
+    assert too_many_rejects(summary, LoadOptions(max_rejects="10%")) is None
+    assert too_many_rejects(summary, LoadOptions(max_rejects="9%")) is not None
+
+
+def test_on_error_skips(setting: Any) -> None:
+    it = setting(people(5))
+    it.on_error = {"INVALID_INPUT": "skip"}
+    it.crm.trouble = lambda call, email: INVALID if email == "p3@x.org" else None
+    assert outcomes(it.run()) == {"created": 4, "skipped": 1}
+
+
+def test_a_throttled_row_keeps_its_place(setting: Any) -> None:
+    it, left = setting(people(10)), {"p4@x.org": 3}
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        left[email] = left.get(email, 0) - 1
+        return THROTTLED if left[email] >= 0 else None
+
+    it.crm.trouble = trouble
+    assert outcomes(it.run()) == {"created": 10}
+
+
+def test_a_few_server_errors_reject_their_rows_as_retryable(setting: Any) -> None:
+    it = setting(people(20))
+    it.crm.trouble = lambda call, email: DOWN if email in ("p3@x.org", "p4@x.org", "p20@x.org") else None
+    assert outcomes(it.run()) == {"created": 17, "rejected": 3}
+    assert {number: reject["retryable"] for number, reject in it.rejected().items()} == {3: True, 4: True, 20: True}
+
+
+# -- errors of the run --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "action"), [(REFUSED, Action.FAIL), (QUOTA, Action.RETRY), (e.CrmProtocolError("odd"), Action.FAIL)]
+)
+def test_an_error_of_the_run_ends_it_and_the_next_try_goes_on(setting: Any, error: e.CrmError, action: Action) -> None:
+    it = setting(people(60))
+    it.crm.trouble = lambda call, email: error if int(email[1:-6]) > 30 else None
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    summary = stopped.value.summary
+    assert stopped.value.error is error
+    assert stopped.value.decision.action is action
+    assert outcomes(summary) == {"created": 30}
+    assert summary.left == 30
+    assert len(it.crm.calls) <= 30 + 8  # the first one ends it; the others were on their way
+    assert not it.rejected()
+    it.crm.trouble = lambda call, email: None
+    again = it.run()
+    assert outcomes(again) == {"created": 60}
+    assert again.resumed_at == 30
+
+
+def test_many_server_errors_in_a_row_end_the_run_and_reject_nothing(setting: Any) -> None:
+    it = setting(people(60))
+    it.crm.trouble = lambda call, email: DOWN if int(email[1:-6]) > 20 else None
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    assert stopped.value.decision == type(stopped.value.decision)(Action.RETRY, "errors_in_a_row=10")
+    assert outcomes(stopped.value.summary) == {"created": 20}
+    assert not it.rejected()
+    it.crm.trouble = lambda call, email: None
+    assert outcomes(it.run()) == {"created": 60}
+
+
+def test_endless_throttling_ends_the_run(setting: Any) -> None:
+    it = setting(people(10))
+    it.crm.trouble = lambda call, email: THROTTLED
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    assert stopped.value.error is THROTTLED
+    assert len(it.crm.calls) < 30
+
+
+def test_an_error_while_the_crm_is_looked_at_ends_the_run(setting: Any) -> None:
+    it = setting(people(10), plan="compare")
+    it.crm.trouble = lambda call, email: REFUSED
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    assert stopped.value.decision.action is Action.FAIL
+    assert len(it.crm.calls) == 1
+
+
+def test_a_bug_is_not_taken_for_an_outcome(setting: Any) -> None:
+    it = setting(people(10))
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        if email == "p5@x.org":
+            raise KeyError("a bug")
+        return None
+
+    it.crm.trouble = trouble
+    with pytest.raises(KeyError, match="a bug"):
+        it.run()
+
+
+# -- resuming -----------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_load_goes_on(setting: Any) -> None:
+    it = setting(people(60))
+
+    def trouble(call: str, email: str) -> None:
+        if email == "p20@x.org":
+            it.interrupt.set()
+
+    it.crm.trouble = trouble
+    with pytest.raises(LoadInterrupted) as interrupted:
+        it.run()
+    done = interrupted.value.summary
+    assert 16 <= done[Outcome.CREATED] <= 30
+    it.crm.trouble = lambda call, email: None
+    calls = len(it.crm.calls)
+    summary = it.run()
+    assert outcomes(summary) == {"created": 60}
+    assert len(it.crm.calls) - calls == 60 - done[Outcome.CREATED]
+    assert summary.calls == 60
+
+
+class Cut(BaseException):
+    """Airflow's time-out, or a signal."""
+
+
+def test_a_load_that_is_cut_off_saves_what_came_back(setting: Any) -> None:
+    it = setting(people(60))
+
+    class Rejects(RejectsFile):
+        def write(self, reject: Any) -> None:
+            raise Cut
+
+    it.crm.trouble = lambda call, email: INVALID if email == "p20@x.org" else None
+    with pytest.raises(Cut):
+        it.run(rejects=Rejects(it.rejects_path))
+    it.crm.trouble = lambda call, email: None
+    calls = len(it.crm.calls)
+    assert outcomes(it.run()) == {"created": 60}
+    assert len(it.crm.calls) - calls <= 60 - 19 + 1
+
+
+@pytest.mark.parametrize("change", ["epoch", "input", "mode", "version"])
+def test_what_starts_anew(setting: Any, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    it = setting(people(20))
+    it.crm.trouble = lambda call, email: REFUSED if email == "p15@x.org" else None
+    with pytest.raises(LoadStopped):
+        it.run()
+    it.crm.trouble = lambda call, email: None
+    if change == "epoch":
+        it.epoch = 1
+    elif change == "input":
+        it.source.given[0]["name"] = "another"
+    elif change == "mode":
+        it.options = {"mode": "update"}
+    else:
+        saved = FileCheckpoints(it.folder / "checkpoint").load()
+        assert isinstance(saved, Checkpoint)
+        path = it.folder / "checkpoint"
+        path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    it.run()
+    assert "Starting from the first row" in caplog.text
+
+
+def test_rejects_of_a_killed_try_are_there_once(setting: Any) -> None:
+    """A kill: the rejects file is ahead of the checkpoint."""
+    it = setting(people(40))
+    bad = {"p5@x.org", "p15@x.org", "p35@x.org"}
+    it.crm.trouble = lambda call, email: INVALID if email in bad else None
+    checkpoint = it.folder / "checkpoint"
+    it.run()
+    full = checkpoint.read_text()
+    data = json.loads(full)
+    # as if the worker had been killed after row 35 was rejected, but before a checkpoint later than row 10
+    data.update(
+        done_upto=10, done_above=[], counts={"created": 9, "rejected": 1, "refused": 1}, errors={"INVALID_INPUT": 1}
+    )
+    checkpoint.write_text(json.dumps(data))
+    summary = it.run()
+    assert sum(outcomes(summary).values()) == 40
+    assert outcomes(summary)["rejected"] == 3
+    assert sorted(it.rejected()) == [5, 15, 35]
+    assert len(it.rejects_path.read_text().splitlines()) == 3
+
+
+def test_the_fingerprint_of_a_rejected_row_is_forgotten(setting: Any, tmp_path: Path) -> None:
+    it = setting(people(3))
+    it.state = tmp_path / "state"
+    it.run()
+    it.source.given[1]["name"] = "B"
+    it.epoch = 1
+    it.crm.trouble = lambda call, email: DOWN if email == "p2@x.org" else None
+    assert outcomes(it.run()) == {"unchanged": 2, "rejected": 1}
+    it.source.given[1]["name"] = "P2"  # as it was at first: but nobody knows what the CRM has
+    it.epoch, it.crm.trouble = 2, lambda call, email: None
+    assert outcomes(it.run()) == {"unchanged": 2, "updated": 1}
+
+
+def test_a_checkpoint_stays_small_behind_a_row_that_takes_long(setting: Any, tmp_path: Path) -> None:
+    """All rows but the slow one are done without a call: the load must not run away from it."""
+    it = setting(people(3000))
+    it.state = tmp_path / "state"
+    it.run()
+    it.source.given[0]["name"] = "New"
+    it.epoch, seen = 1, []
+
+    def trouble(call: str, email: str) -> None:
+        import time
+
+        time.sleep(0.3)
+        seen.append(json.loads((it.folder / "checkpoint").read_text())["done_above"])
+
+    it.crm.trouble = trouble
+    assert outcomes(it.run()) == {"unchanged": 2999, "updated": 1}
+    assert max(map(len, seen), default=0) <= 500
+
+
+def test_the_summary_is_small_and_json(setting: Any) -> None:
+    summary = setting(people(5)).run().as_dict()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["rows"] == sum(summary[outcome.value] for outcome in Outcome)
+    assert not any("@" in str(value) for value in summary.values())

@@ -1,0 +1,278 @@
+"""Fingerprints: what is called unchanged was loaded with just these values, whatever happened to the files."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import stat
+import subprocess
+import sys
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from crm_provider.load.fingerprints import Fingerprints, secret_for
+from crm_provider.load.rows import Contact, SourceError
+from crm_provider.settings import Settings
+
+SECRET = secret_for(Settings(api_key="key"))
+PLACES = [("disk", "s.txt"), ("disk", "s.txt.gz"), ("store", "s.txt"), ("store", "s.txt.gz")]
+
+
+@pytest.fixture(params=PLACES, ids="-".join)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    place, name = request.param
+    return tmp_path / "new" / name if place == "disk" else UPath(f"memory://s/{uuid.uuid4().hex}/{name}")
+
+
+def contact(n: int, **attributes: Any) -> Contact:
+    return Contact(f"person{n}@secret.example", attributes or {"name": "Ann"})
+
+
+def loaded(path: Any, *contacts: Contact, secret: bytes = SECRET, **options: Any) -> None:
+    prints = Fingerprints(path, secret, **options)
+    for one in contacts:
+        prints.remember(one)
+    prints.finish()
+
+
+def is_unchanged(path: Any, one: Contact, secret: bytes = SECRET, **options: Any) -> bool:
+    prints = Fingerprints(path, secret, **options)
+    try:
+        return prints.unchanged(one)
+    finally:
+        prints.close()
+
+
+def names(path: Any) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir() if not p.name.endswith(".lock"))
+
+
+def test_unchanged_after_success(path: Any) -> None:
+    assert not is_unchanged(path, contact(1))
+    loaded(path, contact(1), contact(2))
+    assert is_unchanged(path, contact(1)) and is_unchanged(path, contact(2))
+    assert not is_unchanged(path, contact(3))
+    loaded(path, contact(3))
+    assert all(is_unchanged(path, contact(n)) for n in (1, 2, 3))
+    assert names(path) == [path.name]
+
+
+BEFORE = Contact("Ann@b.com", {"a": 1, "b": ["x", None]}, {"url": "u"})
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        (BEFORE, True),
+        (Contact("Ann@b.com", {"b": ["x", None], "a": 1}), True),  # another order; no origin, which only creates
+        (Contact("ann@b.com", BEFORE.attributes), False),
+        (Contact("Ann@b.com", {"a": 1}), False),
+        (Contact("Ann@b.com", {**BEFORE.attributes, "c": None}), False),
+        (Contact("Ann@b.com", {**BEFORE.attributes, "a": "1"}), False),
+        (Contact("Ann@b.com", {**BEFORE.attributes, "a": True}), False),
+        (Contact("Ann@b.com", {**BEFORE.attributes, "a": Decimal(1)}), False),
+    ],
+)
+def test_what_counts_as_a_change(now: Contact, same: bool, tmp_path: Path) -> None:
+    loaded(tmp_path / "s", BEFORE)
+    assert is_unchanged(tmp_path / "s", now) is same
+
+
+def test_what_else_decides_the_effect(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    loaded(path, contact(1), effect={"list_ids": ["a"]})
+    assert is_unchanged(path, contact(1), effect={"list_ids": ["a"]})
+    assert not is_unchanged(path, contact(1), effect={"list_ids": ["b"]})
+    assert not is_unchanged(path, contact(1))
+
+
+def test_a_changed_contact_has_only_its_last_values(path: Any) -> None:
+    loaded(path, contact(1, a="old"))
+    loaded(path, contact(1, a="new"))
+    assert is_unchanged(path, contact(1, a="new"))
+    assert not is_unchanged(path, contact(1, a="old"))
+
+
+@pytest.mark.parametrize("end", ["close", "finish"])
+def test_forgotten(end: str, path: Any) -> None:
+    loaded(path, contact(1), contact(2))
+    prints = Fingerprints(path, SECRET)
+    prints.forget(contact(1))
+    prints.forget(contact(9))
+    assert not prints.unchanged(contact(1))
+    getattr(prints, end)()
+    assert not is_unchanged(path, contact(1))
+    assert is_unchanged(path, contact(2))
+
+
+def test_a_run_that_never_finished(path: Any) -> None:
+    loaded(path, contact(1))
+    prints = Fingerprints(path, SECRET)
+    prints.remember(contact(2))
+    prints.remember(contact(2))
+    prints.sync()
+    prints.close()
+    assert all(is_unchanged(path, contact(n)) for n in (1, 2))
+    assert len(names(path)) == 2
+    loaded(path)
+    assert all(is_unchanged(path, contact(n)) for n in (1, 2))
+    assert names(path) == [path.name]
+
+
+def test_nothing_is_written_by_looking(path: Any) -> None:
+    assert not is_unchanged(path, contact(1))
+    assert not path.parent.exists() or names(path) == []
+
+
+def test_no_address_and_no_value_is_in_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "s.txt"
+    loaded(path, contact(1))
+    prints = Fingerprints(path, SECRET)
+    prints.remember(contact(2, name="Bob"))
+    prints.close()
+    for file in tmp_path.iterdir():
+        body = file.read_bytes().lower()
+        assert not any(word in body for word in (b"person", b"secret", b"ann", b"bob", b"key"))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    other = tmp_path / "other.txt"
+    loaded(other, contact(1), secret=b"other")
+    mine, theirs = (file.read_text().splitlines()[1].split() for file in (path, other))
+    assert not set(mine) & set(theirs)
+
+
+@pytest.mark.parametrize(
+    "other", [{"api_key": "new"}, {"base_url": "http://localhost:1"}, {"developer_mode": True}], ids=str
+)
+def test_another_key_matches_nothing(other: dict[str, Any], path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    loaded(path, contact(1))
+    secret = secret_for(Settings(**{"api_key": "key", **other}))
+    with caplog.at_level(logging.INFO):
+        assert not is_unchanged(path, contact(1), secret)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "another API key or connection" in caplog.text
+    loaded(path, contact(2), secret=secret)
+    assert is_unchanged(path, contact(2), secret) and not is_unchanged(path, contact(1))
+
+
+def packed(path: Any, body: bytes) -> bytes:
+    return gzip.compress(body) if path.name.endswith(".gz") else body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"id,email\n", b"\xff\xff", b"crm_provider fingerprints 1", b"{CHECK}\nxyz\n", b"{CHECK}\n" + b"0" * 64 + b"\n"],
+)
+def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    loaded(path, contact(1))
+    content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+    path.write_bytes(packed(path, body.replace(b"{CHECK}\n", content)))
+    with caplog.at_level(logging.INFO):
+        assert not is_unchanged(path, contact(1))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    loaded(path, contact(2))
+    assert is_unchanged(path, contact(2)) and not is_unchanged(path, contact(1))
+
+
+@pytest.mark.parametrize("body", [b"plain", gzip.compress(b"x" * 99)[:-9]])
+def test_a_damaged_gzip_file_counts_as_empty(body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "s.gz"
+    path.write_bytes(body)
+    assert not is_unchanged(path, contact(1))
+    assert "counts as empty" in caplog.text
+
+
+def test_an_empty_file_is_an_empty_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "s").touch()
+    assert not is_unchanged(tmp_path / "s", contact(1))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("damage", [b"x\n", b"\xff\n"])
+def test_a_damaged_journal_may_have_forgotten_anything(
+    damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s"
+    loaded(path, contact(1))
+    (tmp_path / "s.journal").write_bytes(damage)
+    assert not is_unchanged(path, contact(1))
+    assert len(caplog.records) == 1
+    loaded(path, contact(2))
+    assert is_unchanged(path, contact(2)) and names(path) == ["s"]
+
+
+def test_an_unfinished_run_with_another_key(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    loaded(path, contact(1))
+    other = Fingerprints(path, b"other")
+    other.remember(contact(1, name="Bob"))
+    other.close()
+    assert not is_unchanged(path, contact(1))
+    assert is_unchanged(path, contact(1, name="Bob"), b"other")
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["send", "lost"]), st.integers(0, 2), st.integers(0, 2)), max_size=8)
+
+
+@given(runs=st.lists(STEPS, min_size=1, max_size=4), data=st.data())
+def test_killed_at_any_byte_never_wrongly_unchanged(
+    runs: list[list[tuple[str, int, int]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Contacts are forgotten, sent and remembered; a run is killed before or after any of it, then others follow."""
+    path = tmp_path_factory.mktemp("s") / "s"
+    possible: dict[int, set[int]] = {n: {-1} for n in range(3)}  # values that the CRM may have
+    for steps in runs:
+        prints = Fingerprints(path, SECRET)
+        for outcome, n, value in steps:
+            prints.forget(contact(n, v=value))
+            if outcome == "lost":
+                possible[n] |= {value}
+            else:
+                possible[n] = {value}
+                prints.remember(contact(n, v=value))
+        if data.draw(st.booleans(), label="finishes"):
+            prints.finish()
+        else:
+            prints.close()
+            tear_last_line(path.with_name("s.journal"), data, possible)
+    final = Fingerprints(path, SECRET)
+    for n, values in possible.items():
+        for value in range(3):
+            assert not final.unchanged(contact(n, v=value)) or values == {value}
+    final.close()
+
+
+def tear_last_line(journal: Path, data: st.DataObject, possible: dict[int, set[int]]) -> None:
+    """A kill while the last line is written: a forgotten contact has not been sent yet then."""
+    body = journal.read_bytes() if journal.exists() else b""
+    if body.count(b"\n") < 2 or body.endswith(b"-\n"):
+        return
+    journal.write_bytes(body[: data.draw(st.integers(body[:-1].rindex(b"\n") + 1, len(body)), label="cut")])
+
+
+def test_two_runs_at_once_are_refused_on_a_disk(tmp_path: Path) -> None:
+    first, second = (Fingerprints(tmp_path / "s", SECRET) for _ in range(2))
+    first.load()
+    first.load()
+    with pytest.raises(SourceError, match="another run is using the state file s;"):
+        second.load()
+    first.close()
+    second.load()
+    second.finish()
+    assert len(first) == 0
+    first.close()
+
+
+def test_a_kill_releases_the_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from crm_provider.load.fingerprints import Fingerprints\n"
+        f"prints = Fingerprints(pathlib.Path({str(tmp_path / 's')!r}), b'x'); prints.load(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert not is_unchanged(tmp_path / "s", contact(1), b"x")

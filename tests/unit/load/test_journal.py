@@ -1,0 +1,202 @@
+"""Journals: whatever is killed and wherever, no whole line is lost and none is there twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import stat
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from crm_provider.load import journal
+from crm_provider.load.journal import Journal
+from crm_provider.load.paths import is_local
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
+PLACES = ["disk", "store"]
+
+
+@pytest.fixture(params=PLACES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+    return new_path(request.param, tmp_path)
+
+
+def new_path(place: str, tmp_path: Path) -> object:
+    name = uuid.uuid4().hex
+    return tmp_path / name / "j.txt" if place == "disk" else UPath(f"memory://bucket/{name}/j.txt")
+
+
+def written(path: object, *lines: str, finish: bool = True) -> Journal:
+    made = Journal(path)
+    for line in lines:
+        made.append(line)
+    made.finish() if finish else made.sync()
+    return made
+
+
+def names(path: object) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir()) if path.parent.exists() else []
+
+
+def test_lines_come_back_in_order(path: object) -> None:
+    made = written(path, "one", "zwei ü", "")
+    assert list(made.lines()) == ["one", "zwei ü", ""]
+    assert path.read_bytes() == "one\nzwei ü\n\n".encode()
+    assert names(path) == ["j.txt"]
+
+
+def test_nothing_is_made_without_lines(path: object) -> None:
+    made = written(path)
+    assert list(made.lines()) == []
+    assert made.keep(lambda line: True) == 0
+    assert names(path) == []
+
+
+def test_a_later_try_appends(path: object) -> None:
+    written(path, "one", finish=False)
+    written(path, "two", finish=False)
+    written(path, "three")
+    written(path, "four")
+    assert list(Journal(path).lines()) == ["one", "two", "three", "four"]
+    assert names(path) == ["j.txt"]
+
+
+def test_a_kill_leaves_what_was_synced(path: object) -> None:
+    made = Journal(path)
+    made.append("one")
+    made.sync()
+    made.append("two")
+    assert list(Journal(path).lines()) == (["one", "two"] if is_local(path) else ["one"])
+    made.sync()
+    assert list(Journal(path).lines()) == ["one", "two"]
+
+
+def test_keep(path: object) -> None:
+    made = written(path, *"abcdef", finish=False)
+    made.append("g")
+    assert made.keep(lambda line: line in "aceg") == 4
+    made.append("h")
+    assert list(made.lines()) == list("acegh")
+    made.finish()
+    assert list(Journal(path).lines()) == list("acegh")
+    assert Journal(path).keep(lambda line: False) == 0
+    assert names(path) == []
+
+
+def test_clear(path: object) -> None:
+    made = written(path, "a", finish=False)
+    made.append("b")
+    made.clear()
+    assert names(path) == [] and list(made.lines()) == []
+    made.append("c")
+    made.finish()
+    assert list(made.lines()) == ["c"]
+
+
+def test_a_local_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "j.txt"
+    written(path, "a")
+    Journal(path).keep(lambda line: True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_an_object_is_joined_from_parts_only_at_the_end() -> None:
+    path = new_path("store", Path())
+    made = Journal(path)
+    for line in "ab":
+        made.append(line)
+        made.sync()
+    made.sync()
+    assert names(path) == ["j.txt.part-000001", "j.txt.part-000002"]
+    made.finish()
+    assert names(path) == ["j.txt"]
+
+
+@pytest.mark.parametrize("killed_before_part", [1, 2, 3])
+def test_a_kill_while_parts_are_dropped_doubles_nothing(
+    killed_before_part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = new_path("store", Path())
+    made = Journal(path)
+    for line in "abc":
+        made.append(line)
+        made.sync()
+    left = iter(range(killed_before_part - 1))
+
+    def dying(path: object) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        path.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "remove", dying)
+        with pytest.raises(KeyboardInterrupt):
+            made.finish()
+    assert list(Journal(path).lines()) == ["a", "b", "c"]
+    written(path, "d")
+    assert list(Journal(path).lines()) == ["a", "b", "c", "d"]
+    assert names(path) == ["j.txt"]
+
+
+def test_leftovers_are_dropped_by_finish_alone() -> None:
+    path = new_path("store", Path())
+    written(path, "a")
+    (path.parent / "j.txt.part-000001").write_bytes(b"a\n")
+    written(path)
+    assert names(path) == ["j.txt"]
+
+
+def test_much_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "MOST_WAITING", 10)
+    path = new_path("store", Path())
+    made = Journal(path)
+    for n in range(20):
+        made.append(f"line {n:02}")
+    assert len(names(path)) == 10
+    made.finish()
+    assert list(made.lines()) == [f"line {n:02}" for n in range(20)]
+
+
+@given(lines=st.lists(TEXTS, min_size=1, max_size=8), more=st.lists(TEXTS, max_size=3), data=st.data())
+def test_killed_at_any_byte(
+    lines: list[str], more: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("j") / "j.txt"
+    written(path, *lines)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    survived = lines[: whole[:cut].count(b"\n")]
+    assert list(Journal(path).lines()) == survived
+    written(path, *more)
+    assert list(Journal(path).lines()) == survived + more
+
+
+@given(rows=st.lists(st.lists(st.text(max_size=6), min_size=1, max_size=3), min_size=1, max_size=6), data=st.data())
+def test_quoted_lines_killed_at_any_byte(
+    rows: list[list[str]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines = [csv_line(row) for row in rows]
+    path = tmp_path_factory.mktemp("j") / "j.csv"
+    whole = "".join(f"{line}\n" for line in lines).encode()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    ends = [len("".join(f"{line}\n" for line in lines[: n + 1]).encode()) for n in range(len(lines))]
+    survived = lines[: sum(end <= cut for end in ends)]
+    made = Journal(path, quoted=True)
+    assert list(made.lines()) == survived
+    made.append("after")
+    made.finish()
+    assert list(Journal(path, quoted=True).lines()) == [*survived, "after"]
+
+
+def csv_line(row: list[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(row)
+    return out.getvalue()[:-2]

@@ -1,0 +1,82 @@
+"""What is kept of the CRM's contacts, and when writing one would change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crm_provider.load.known import ABSENT, Known, Seen, is_unwanted
+from crm_provider.load.rows import Contact
+
+ADA = "ada@x.org"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "same"),
+    [
+        ({"a": "x"}, {"a": "x"}, True),
+        ({"a": "x", "b": "y"}, {"a": "x"}, True),
+        ({"a": "x"}, {}, True),
+        ({}, {"a": "x"}, False),
+        ({"a": None}, {"a": "x"}, False),
+        ({"a": None}, {"a": None}, True),
+        ({"a": "x"}, {"a": "X"}, False),
+        ({"a": 5}, {"a": "5"}, True),
+        ({"a": "5"}, {"a": 5}, True),
+        ({"a": "5.0"}, {"a": 5}, False),
+        ({"a": True}, {"a": 1}, False),
+        ({"a": "True"}, {"a": True}, False),
+        ({"a": True}, {"a": True}, True),
+        ({"a": [1, 2]}, {"a": [1, 2]}, True),
+        ({"a": [1, 2]}, {"a": [2, 1]}, False),
+    ],
+)
+def test_has(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
+    assert Seen(ADA, found).has(Contact(ADA, wanted)) is same
+
+
+@pytest.mark.parametrize(
+    ("record", "unwanted"),
+    [
+        ({}, False),
+        ({"status": "active"}, False),
+        ({"status": None}, False),
+        ({"status": "UNSUBSCRIBED "}, True),
+        ({"status": "blacklisted"}, True),
+        ({"status": "active", "unsubscribedAt": "2026-01-01"}, True),
+        ({"unsubscribedAt": None, "blacklistedAt": None}, False),
+        ({"blacklistedAt": 1767225600}, True),
+    ],
+)
+def test_unwanted(record: dict[str, Any], unwanted: bool) -> None:
+    assert is_unwanted(record) is unwanted
+
+
+def test_a_record_of_any_form_can_be_kept() -> None:
+    seen = Seen.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
+    assert (seen.email, seen.attributes, seen.lists) == (ADA, {}, frozenset())
+
+
+def test_known_gives_back_what_was_put() -> None:
+    known = Known()
+    seen = Seen("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
+    known.put("Ada@x.org", seen)
+    assert known.get(Contact("ada@X.ORG")) == seen
+    assert known.get(Contact("bob@x.org")) is None
+    known.complete = True
+    assert known.get(Contact("bob@x.org")) == ABSENT
+
+
+def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() -> None:
+    known = Known()
+    for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
+        known.put(email, Seen(email))
+    for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
+        found = known.get(Contact(email))
+        assert found is not None
+        assert found.email == email
+
+
+def test_only_the_attributes_that_are_written_are_kept() -> None:
+    assert Seen(ADA, {"a": 1, "b": 2}).only({"b", "c"}).attributes == {"b": 2}

@@ -1,0 +1,336 @@
+"""The smaller parts of a load: options, the check before the first write, the books, the window, what people read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider.load.known import Seen
+from crm_provider.load.ledger import EVERY, SENT_ROWS, Ledger, Saver
+from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.preflight import check
+from crm_provider.load.progress import INTERVAL, Position, Progress, line
+from crm_provider.load.rows import Contact, Outcome, Row, SourceError
+from crm_provider.load.sender import Sent
+from crm_provider.load.summary import Summary, duration
+from crm_provider.load.survey import Survey
+from crm_provider.load.window import LEAST, MOST, Flight, Interrupt, Interrupted, Pulse, Window, width_for
+from crm_provider.load.work import Fate, WorkTable
+from crm_provider.traffic import CallSeen
+from unit.fakes import FakeClock
+
+from .fake_crm import FakeCrm, PlainMapper, Rows
+
+# -- options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mode": "upset"}, r"mode='upset' is unknown; did you mean 'upsert'\?"),
+        ({"plan": "cheap"}, r"plan='cheap' is unknown; Known: auto, learned"),
+        ({"duplicates": None}, r"duplicates=None is unknown"),
+        ({"on_invalid": "rejects"}, r"did you mean 'reject'\?"),
+        ({"mode": "create", "plan": "learned"}, r"plan='learned' is for mode='upsert'"),
+        ({"max_rejects": -1}, r"max_rejects=-1 must be a number of rows"),
+        ({"max_rejects": "many"}, r"or a share such as"),
+        ({"max_rejects": "101%"}, r"max_rejects='101%'"),
+        ({"max_rejects": True}, r"max_rejects=True"),
+        ({"errors_in_a_row": 0}, r"errors_in_a_row must be at least 1"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(SourceError, match=text):
+        LoadOptions(**options)
+
+
+def test_lists_must_be_ids() -> None:
+    assert LoadOptions().checked_lists() == ()
+    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, which is no uuid"):
+        LoadOptions(list_ids=("Newsletter",)).checked_lists()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "rows", "count"),
+    [(0, 10, 0), (5, 2, 5), ("1%", 2500, 25), ("1%", 99, 0), (" 2.5 % ", 1000, 25), ("100%", 7, 7), ("12", 5, 12)],
+)
+def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
+    assert rejects_allowed(allowed, rows) == count
+
+
+# -- the check and its table --------------------------------------------------------------------------------
+
+
+def fates(given_rows: list[str], **options: Any) -> list[Fate]:
+    found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), LoadOptions(**options))
+    return [item.fate for item in found.work.items()]
+
+
+@given(st.lists(st.sampled_from(["a@x", "A@x", "b@x", "c@x", "nobody"]), max_size=12))
+def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None:
+    keys = [email.lower() for email in emails]
+    for duplicates in ("last", "first", "reject"):
+        found = fates(emails, duplicates=duplicates)
+        assert [fate is Fate.INVALID for fate in found] == [key == "nobody" for key in keys]
+        for key in set(keys) - {"nobody"}:
+            places = [n for n, other in enumerate(keys) if other == key]
+            sent = [n for n in places if found[n] is Fate.SEND]
+            if duplicates == "reject":
+                assert sent == (places if len(places) == 1 else [])
+            else:
+                assert sent == [places[-1] if duplicates == "last" else places[0]]
+
+
+def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
+    def fingerprint(rows: list[dict[str, Any]], **options: Any) -> str:
+        return check(Rows(rows), PlainMapper(), LoadOptions(**options)).fingerprint
+
+    rows = [{"email": "a@x", "name": "A"}, {"email": "b@x", "name": "B"}]
+    same = fingerprint(rows)
+    assert fingerprint([dict(row) for row in rows]) == same
+    assert fingerprint(rows, plan="compare", max_rejects=5) == same
+    others = [
+        fingerprint(rows[::-1]),
+        fingerprint(rows[:1]),
+        fingerprint([{**rows[0], "name": "B"}, rows[1]]),
+        fingerprint(rows, mode="create"),
+        fingerprint(rows, duplicates="first"),
+        fingerprint(rows, list_ids=("x",)),
+    ]
+    assert len({same, *others}) == 7
+
+
+def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
+    found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), LoadOptions())
+    assert found.problem_lines() == ["3 row(s): email: no email address; correct it"]
+    assert (found.rows, found.to_send, found.invalid) == (4, 1, 3)
+
+
+def test_a_source_that_breaks_off_leaves_nothing_open() -> None:
+    class Broken(Rows):
+        def rows(self) -> Iterator[Row]:
+            yield Row(1, {"email": "a@x"})
+            raise SourceError("line 3 is no text")
+
+    with pytest.raises(SourceError, match="line 3"):
+        check(Broken([]), PlainMapper(), LoadOptions())
+
+
+def test_the_table_gives_back_any_value() -> None:
+    from datetime import date
+    from decimal import Decimal
+
+    table, values = WorkTable(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
+    table.add(Row(1, values, "odd"), Fate.SEND, "key")
+    (item,) = table.items()
+    assert item.row == Row(1, values, "odd")
+
+
+def test_a_sample_is_the_same_for_the_same_rows() -> None:
+    table = WorkTable()
+    for n in range(1, 1001):
+        table.add(Row(n, {}), Fate.SEND if n % 2 else Fate.SAME, str(n))
+    picked = [item.row.number for item in table.some(20, seed=1000)]
+    assert picked == [item.row.number for item in table.some(20, seed=1000)]
+    assert len(set(picked)) == 20
+    assert all(n % 2 for n in picked)
+    assert max(picked) - min(picked) > 300  # from all over the source
+
+
+# -- looking at the CRM -------------------------------------------------------------------------------------
+
+
+def survey(crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None) -> Survey:
+    work = check(Rows(rows), PlainMapper(), LoadOptions()).work
+    return Survey(crm, PlainMapper(), work, done or set())  # type: ignore[arg-type]
+
+
+def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
+    crm = FakeCrm()
+    crm.add("a@x", {"name": "A", "other": 1})
+    crm.add("b@x", {"name": "old"})
+    found = survey(crm, [{"email": f"{c}@x", "name": c.upper()} for c in "abc"])
+    sample = found.sample(10)
+    assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
+    assert found.known.get(Contact("a@x")) == Seen("a@x", {"name": "A"})
+    missing = found.known.get(Contact("c@x"))
+    assert missing is not None
+    assert not missing.exists
+
+
+def test_rows_that_are_done_are_not_looked_at() -> None:
+    crm = FakeCrm()
+    found = survey(crm, [{"email": f"{c}@x"} for c in "abc"], done={1, 3})
+    assert found.rows == 1
+    assert found.sample(10).rows == 1
+
+
+def test_reading_all_can_be_interrupted() -> None:
+    crm, interrupt = FakeCrm(), Interrupt()
+    crm.add("a@x")
+    interrupt.set()
+    with pytest.raises(Interrupted):
+        survey(crm, [{"email": "a@x"}]).read_all(interrupt)
+
+
+# -- the books ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_entered_once() -> None:
+    ledger = Ledger()
+    ledger.enter(1, Outcome.CREATED)
+    with pytest.raises(ValueError, match="row 1 ended twice"):
+        ledger.enter(1, Outcome.UPDATED)
+
+
+def test_a_checkpoint_is_a_copy_of_the_books() -> None:
+    ledger = Ledger()
+    ledger.enter(1, Outcome.CREATED, sent=True)
+    ledger.enter(3, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
+    saved = ledger.checkpoint(epoch=2, fingerprint="f", calls=5, seconds=1.5)
+    again = Ledger(saved)
+    assert (again.counts, again.errors, again.refused) == (ledger.counts, ledger.errors, 1)
+    assert (again.calls_before, again.seconds_before, again.resumed_at) == (5, 1.5, 2)
+    assert [n in again.done for n in (1, 2, 3)] == [True, False, True]
+    again.enter(2, Outcome.CREATED)
+    assert again.checkpoint(epoch=2, fingerprint="f", calls=1, seconds=1).done_upto == 3
+    assert saved.done_upto == 1
+
+
+def test_when_a_checkpoint_is_saved() -> None:
+    clock, ledger, saves = FakeClock(), Ledger(), []
+    saver = Saver(lambda: saves.append(clock.now), every=lambda: EVERY, clock=clock)
+    saver.tick(ledger)
+    assert not saves  # nothing new
+    for n in range(1, 101):
+        ledger.enter(n, Outcome.UNCHANGED)
+        saver.tick(ledger)
+    assert not saves  # rows without a call are read again in no time
+    clock.now += EVERY
+    saver.tick(ledger)
+    assert len(saves) == 1
+    for n in range(101, 101 + SENT_ROWS):
+        assert len(saves) == 1
+        ledger.enter(n, Outcome.CREATED, sent=True)
+        saver.tick(ledger)
+    assert len(saves) == 2
+
+
+# -- the window ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "latency", "width"),
+    [(5, 0, LEAST), (5, 0.05, LEAST), (5, 0.5, LEAST), (5, 1.0, 7), (5, 2.0, 12), (50, 0.2, 12), (1000, 10, MOST)],
+)
+def test_width(rate: float, latency: float, width: int) -> None:
+    assert width_for(rate, latency) == width
+    assert width >= rate * latency or width == MOST
+
+
+def test_the_pulse_is_an_average_of_the_last_calls() -> None:
+    pulse = Pulse()
+    assert pulse.latency == 0
+    for seconds in [1.0] * 100:
+        pulse(CallSeen(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1))
+    assert pulse.latency == pytest.approx(1.0)
+    for seconds in [3.0] * 50:
+        pulse(CallSeen(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1))
+    assert pulse.latency == pytest.approx(3.0, rel=0.01)
+    assert pulse.calls == 150
+
+
+def test_the_window_sends_at_most_its_width_at_once() -> None:
+    gate, working, most, lock = threading.Event(), [0], [0], threading.Lock()
+
+    def send(contact: Contact, seen: Seen | None) -> Sent:
+        with lock:
+            working[0] += 1
+            most[0] = max(most[0], working[0])
+        gate.wait(10)
+        with lock:
+            working[0] -= 1
+        return Sent(Outcome.CREATED)
+
+    window = Window(send, lambda: 3)
+    launched = 0
+    while window.has_room:
+        launched += 1
+        window.launch(Flight(Row(launched, {}), Contact("a@x"), None))
+    assert (launched, len(window)) == (3, 3)
+    assert list(window.landed(0.01)) == []
+    gate.set()
+    numbers = set()
+    while window:
+        numbers |= {landed.flight.row.number for landed in window.landed(1)}
+    window.close()
+    assert numbers == {1, 2, 3}
+    assert most[0] <= 3
+
+
+@pytest.mark.parametrize("raised", [Interrupted(), e.CrmForbiddenError("no"), KeyError("a bug")])
+def test_what_comes_back_from_a_flight(raised: Exception) -> None:
+    def send(contact: Contact, seen: Seen | None) -> Sent:
+        raise raised
+
+    window = Window(send, lambda: 1)
+    window.launch(Flight(Row(1, {}), Contact("a@x"), None))
+    if isinstance(raised, KeyError):
+        with pytest.raises(KeyError):
+            list(window.landed(5))
+    else:
+        (landed,) = window.landed(5)
+        assert landed.sent is None
+        assert landed.error is (raised if isinstance(raised, e.CrmError) else None)
+    window.close()
+
+
+def test_an_interrupt_ends_a_sleep() -> None:
+    interrupt = Interrupt()
+    interrupt.sleep(0)
+    threading.Timer(0.05, interrupt.set).start()
+    with pytest.raises(Interrupted):
+        interrupt.sleep(60)
+
+
+# -- what people read ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (20_000, "5 h 33 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_line_of_progress() -> None:
+    at = Position(done=50, rows=200, counts={Outcome.CREATED: 40, Outcome.REJECTED: 10}, calls=60, calls_left=900)
+    assert line(at, 4.5, 5.0) == (
+        "50 of 200 rows (25.0%): 40 created, 0 updated, 0 unchanged, 0 skipped, 10 rejected, 0 suppressed; "
+        "4.50 calls/s (90% of the budget); about 3 min left"
+    )
+    assert line(at, 0.0, 5.0).endswith("waiting")
+
+
+def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock, calls = FakeClock(), [0]
+    progress = Progress(5.0, clock)
+    for _ in range(20):
+        clock.now += INTERVAL / 10
+        calls[0] += 15
+        progress.tick(lambda: Position(done=1, rows=2, counts={}, calls=calls[0], calls_left=10))
+    assert [record.message.count("5.00 calls/s") for record in caplog.records] == [1, 1]
+
+
+def test_the_summary_reads_well() -> None:
+    summary = Summary(rows=3, counts={Outcome.CREATED: 2}, calls=4, calls_saved=1, seconds=100, left=1, budget_used=0.5)
+    assert summary.line() == ("3 rows: 2 created, 1 left; 4 calls in 2 min (50% of the budget), 1 saved by the plan")

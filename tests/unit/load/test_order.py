@@ -1,0 +1,48 @@
+"""The learned order of an upsert's halves costs at most 2 % more calls than the better fixed one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from crm_provider.load.order import FixedOrder, LearnedOrder
+
+ROWS = 3000
+
+
+def calls(order: LearnedOrder | FixedOrder, existing: list[bool]) -> int:
+    """Calls for rows that exist or not: one, or two if the wrong half went first."""
+    spent = 0
+    for exists in existing:
+        spent += 1 if order.update_first == exists else 2
+        order.learn(existed=exists)
+    return spent
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.4, 0.45, 0.5, 0.52, 0.55, 0.6, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_costs_at_most_two_percent_more_than_the_better_order(share: float, seed: int) -> None:
+    rng = random.Random(seed)
+    existing = [rng.random() < share for _ in range(ROWS)]
+    best = min(calls(FixedOrder(update_first=first), existing) for first in (True, False))
+    assert calls(LearnedOrder(), existing) <= best * 1.02
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sorted_source_costs_no_more_than_the_better_order(first: bool) -> None:
+    existing = [first] * ROWS + [not first] * ROWS
+    best = min(calls(FixedOrder(update_first=order), existing) for order in (True, False))
+    assert calls(LearnedOrder(), existing) < best * 0.9
+
+
+def test_what_is_known_before_counts_from_the_first_row() -> None:
+    assert LearnedOrder(share=0.8, weight=20).update_first
+    assert not LearnedOrder(share=0.2, weight=20).update_first
+    assert not LearnedOrder().update_first
+
+
+def test_a_fixed_order_learns_nothing() -> None:
+    order = FixedOrder(update_first=False)
+    order.learn(existed=True)
+    assert not order.update_first

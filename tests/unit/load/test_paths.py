@@ -1,0 +1,118 @@
+"""Path objects of all kinds, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from crm_provider.load.paths import as_path, atomic_writer, is_local, private_folder, sibling
+
+
+@pytest.fixture
+def bucket() -> UPath:
+    """A folder of an object store that is empty."""
+    return UPath(f"memory://bucket-{uuid.uuid4().hex}/folder")
+
+
+def fail_half_way(path: object) -> None:
+    with atomic_writer(path) as file:
+        file.write("half")
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "given", ["/tmp/a.csv", "file:///tmp/a.csv", Path("/tmp/a.csv"), UPath("/tmp/a.csv"), UPath("file:///tmp/a.csv")]
+)
+def test_local_paths_become_pathlib_paths(given: object) -> None:
+    path = as_path(given)
+    assert type(path) is type(Path())
+    assert path == Path("/tmp/a.csv")
+    assert is_local(path)
+
+
+def test_paths_of_stores_stay_what_they_are(bucket: UPath) -> None:
+    assert as_path(bucket) is bucket
+    assert not is_local(as_path(bucket))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("s3://bucket/x", "ObjectStoragePath"), ("", "empty"), (" ", "empty"), (7, "of type int")]
+)
+def test_no_path(given: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        as_path(given)
+
+
+def test_local_files_are_private_and_so_are_new_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.txt"
+    with atomic_writer(path) as file:
+        file.write("one\r\ntwo\n")
+        assert not path.exists()
+    assert path.read_bytes() == b"one\r\ntwo\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
+
+
+def test_folders_that_exist_are_left_as_they_are(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    private_folder(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("existing", [None, b"old"])
+def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path: Path, existing: bytes | None) -> None:
+    path = tmp_path / "x.bin"
+    if existing is not None:
+        path.write_bytes(existing)
+    with pytest.raises(RuntimeError):
+        fail_half_way(path)
+    assert [p.name for p in tmp_path.iterdir()] == (["x.bin"] if existing else [])
+    assert existing is None or path.read_bytes() == existing
+
+
+def test_a_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = bucket / "x.txt"
+    with pytest.raises(RuntimeError):
+        fail_half_way(path)
+    assert not path.exists()
+    with atomic_writer(path) as file:
+        file.write("whole")
+    assert path.read_bytes() == b"whole"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_without_file_system_is_written_by_open() -> None:
+    class Plain:
+        name, suffix, parent, protocol = "x", "", None, "own"
+        body = b""
+
+        def open(self, mode: str) -> object:
+            return os.fdopen(os.dup(self.number), mode)
+
+        exists = glob = iterdir = unlink = None
+
+    path = Plain()
+    reading, path.number = os.pipe()
+    with atomic_writer(path, "wb") as file:
+        file.write(b"whole")
+    os.close(path.number)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"whole"
+
+
+def test_the_writer_may_have_closed_the_file(tmp_path: Path) -> None:
+    with atomic_writer(tmp_path / "x", "wb") as file:
+        file.write(b"whole")
+        file.close()
+    assert (tmp_path / "x").read_bytes() == b"whole"
+
+
+def test_siblings(tmp_path: Path, bucket: UPath) -> None:
+    assert sibling(tmp_path / "x.csv", ".lock") == tmp_path / "x.csv.lock"
+    assert str(sibling(bucket / "x.csv", ".lock")) == f"{bucket}/x.csv.lock"

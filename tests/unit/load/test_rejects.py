@@ -1,0 +1,343 @@
+"""The rejects file: every rejected row once, as given, whatever happens; and read again as a source."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import stat
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from crm_provider.load.paths import is_local
+from crm_provider.load.reject_lines import CsvLines, JsonLines
+from crm_provider.load.rejects import NoRejects, Reject, RejectsFile, read_rejects
+from crm_provider.load.rows import SourceError
+
+FORMATS = ["jsonl", "csv"]
+
+
+@pytest.fixture(params=[("disk", "jsonl"), ("disk", "csv"), ("store", "jsonl"), ("store", "csv")], ids="-".join)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    place, suffix = request.param
+    name = uuid.uuid4().hex
+    return tmp_path / name / f"r.{suffix}" if place == "disk" else UPath(f"memory://rejects/{name}/r.{suffix}")
+
+
+def reject(number: int, **values: Any) -> Reject:
+    return Reject(
+        number, values or {"email": f"{number}@b.com"}, "INVALID_INPUT", "Invalid JSON body.", "Correct it.",
+        f"request-{number}", retryable=number % 2 == 0,
+    )  # fmt: skip
+
+
+def written(path: Any, *rejects: Reject, **options: Any) -> RejectsFile:
+    file = RejectsFile(path, **options)
+    file.start()
+    for one in rejects:
+        file.write(one)
+    file.finish()
+    return file
+
+
+def values_of(path: Any, **options: Any) -> list[Any]:
+    return [row.values for row in read_rejects(path, **options).rows()]
+
+
+def folder(path: Any) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir()) if path.parent.exists() else []
+
+
+# -- what is written ------------------------------------------------------------------------------------------
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    written(path, Reject(7, {"email": "ü", "n": 1}, "T", "M", "A", "id", retryable=True))
+    assert path.read_text() == (
+        '{"row": 7, "values": {"email": "ü", "n": 1}, "type": "T", "message": "M", "suggested_action": "A", '
+        '"request_id": "id", "retryable": true}\n'
+    )
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    written(path, Reject(7, {"email": "a@b.com", "phone": "+55"}, "T", "M", "A", None, retryable=True))
+    assert list(csv.DictReader(io.StringIO(path.read_text()))) == [
+        {
+            "_row": "7", "email": "a@b.com", "phone": "'+55", "_type": "T", "_message": "M", "_suggested_action": "A",
+            "_request_id": "", "_original_row": "", "_cells": "", "_retryable": "yes",
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [*"=+-@\t\r\n", "\uff1d"])
+def test_no_cell_is_a_formula(start: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    column = f"{start}column"
+    written(path, Reject(1, {column: f"{start}1+1"}, f"{start}T", f"{start}M", f"{start}A", f"{start}id"))
+    for cells in csv.reader(io.StringIO(path.read_bytes().decode(), newline="")):
+        assert not any(cell.startswith(start) for cell in cells)
+    assert values_of(path) == [{column: f"{start}1+1"}]
+
+
+def test_values_that_json_has_no_form_for(path: Any) -> None:
+    when = datetime.datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)
+    uid = uuid.UUID(int=1)
+    values = {
+        "money": Decimal("1.10"), "big": Decimal("12345678901234567890.123456789"), "none": None, "when": when,
+        "day": when.date(), "time": when.time(), "raw": b"\xff", "id": uid, "nan": float("nan"), "many": {1},
+        "inner": {"a": [Decimal("0.1"), (1, True)], 5: None}, "huge": 1 << 20_000, "dnan": Decimal("NaN"),
+    }  # fmt: skip
+    written(path, reject(1, **values))
+    assert values_of(path) == [
+        {
+            "money": Decimal("1.10"), "big": Decimal("12345678901234567890.123456789"), "none": None,
+            "when": "2025-01-02T03:04:05.000006+00:00", "day": "2025-01-02", "time": "03:04:05.000006", "raw": "/w==",
+            "id": str(uid), "nan": "nan", "many": [1], "inner": {"a": [Decimal("0.1"), [1, True]], "5": None},
+            "huge": hex(1 << 20_000), "dnan": "NaN",
+        }
+    ]  # fmt: skip
+    assert str(values_of(path)[0]["money"]) == "1.10"
+
+
+def test_a_row_nested_without_end_does_not_end_the_load(path: Any) -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    written(path, reject(1, deep=deep))
+    assert "nested too deeply" in str(values_of(path))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+ROWS = st.lists(st.dictionaries(st.text(), st.text() | VALUES, max_size=4), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@given(rows=ROWS, text=st.text())
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_round_trip(suffix: str, rows: list[dict[str, Any]], text: str, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("r") / f"r.{suffix}"
+    written(path, *(Reject(n, values, text, text, text, text) for n, values in enumerate(rows, start=5)))
+    source = read_rejects(path)
+    found = list(source.rows())
+    assert [dict(row.values) for row in found] == rows
+    assert [row.number for row in found] == list(range(1, len(rows) + 1))
+    assert [source.original(row.number) for row in found] == list(range(5, 5 + len(rows)))
+
+
+@given(text=st.text(st.characters(codec="utf-8"), min_size=1))
+def test_facts_round_trip(text: str) -> None:
+    shown = text.replace("\0", "\ufffd")
+    for lines in (CsvLines(), JsonLines()):
+        lines.header_for(["a"])
+        made = Reject(3, {"a": text}, text, text, text, text, retryable=True, original=9)
+        found = lines.parse(lines.line(made))
+        wanted = text if isinstance(lines, JsonLines) else shown
+        assert (found.number, found.values, found.retryable, found.original) == (3, {"a": text}, True, 9)
+        assert {found.type, found.message, found.suggested_action, found.request_id} == {wanted}
+
+
+def test_columns_of_csv_are_those_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    rows = [{"b": "1"}, {"a": "2", "b": "3", "c": "4"}]
+    written(path, *(reject(n, **row) for n, row in enumerate(rows, start=1)), columns=("a", "b"))
+    source = read_rejects(path)
+    assert source.columns == ("a", "b")
+    assert [row.values for row in source.rows()] == rows
+
+
+def test_large_cells(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    written(path, reject(1, a="x" * 300_000))
+    assert values_of(path) == [{"a": "x" * 300_000}]
+
+
+# -- start, kill, resume --------------------------------------------------------------------------------------
+
+
+def test_no_file_without_rejects_and_a_stale_one_is_removed(path: Any) -> None:
+    written(path, reject(1))
+    assert folder(path) == [path.name]
+    assert written(path).count == 0
+    assert folder(path) == []
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "r.csv"
+    written(path, reject(1))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("content", ["id,email\n1,a@b.com\n", "{}", "x", '{"rows": 1}\n', b"\xff\xfe"])
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("way", ["start", "resume"])
+def test_another_file_is_never_overwritten(content: str | bytes, suffix: str, way: str, tmp_path: Path) -> None:
+    path = tmp_path / f"r.{suffix}"
+    body = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(body)
+    file = RejectsFile(path)
+    with pytest.raises(SourceError, match="would be overwritten"):
+        file.start() if way == "start" else file.resume(lambda n: True)
+    assert path.read_bytes() == body
+
+
+@given(
+    rejected=st.lists(st.integers(1, 30), unique=True, max_size=12),
+    saved=st.integers(0, 12),
+    data=st.data(),
+    suffix=st.sampled_from(FORMATS),
+)
+def test_killed_at_any_byte_and_resumed(
+    rejected: list[int], saved: int, data: st.DataObject, suffix: str, tmp_path_factory: Any
+) -> None:
+    """A checkpoint knows the first rows (synced before it was saved); a kill cuts the file anywhere after them."""
+    path = tmp_path_factory.mktemp("r") / f"r.{suffix}"
+    known = set(rejected[:saved])
+    first = RejectsFile(path)
+    first.start()
+    synced = 0
+    for n, number in enumerate(rejected, start=1):
+        first.write(awkward(number))
+        synced = path.stat().st_size if n == len(known) else synced
+    first.sync()
+    if rejected:
+        body = path.read_bytes()
+        path.write_bytes(body[: data.draw(st.integers(synced, len(body)))])
+    second = RejectsFile(path)
+    second.resume(known.__contains__)
+    assert second.count == len(known)
+    for number in rejected:
+        if number not in known:
+            second.write(awkward(number))
+    second.finish()
+    assert path.exists() == bool(rejected)
+    if rejected:
+        source = read_rejects(path)
+        found = [source.original(row.number) for row in source.rows()]
+        assert sorted(found) == sorted(rejected)
+        assert values_of(path) == [awkward(number).values for number in found]
+
+
+def awkward(number: int) -> Reject:
+    return reject(number, text=f'a "quoted"\n{{"row":,\r\n=ü{number}', empty=None)
+
+
+def test_a_store_keeps_what_was_synced(path: Any) -> None:
+    first = RejectsFile(path)
+    first.start()
+    for number in (1, 2):
+        first.write(reject(number))
+        assert first.has_unsynced
+        first.sync()
+        assert not first.has_unsynced
+    second = RejectsFile(path)
+    second.resume(lambda number: number <= 2)
+    assert (second.count, second.is_local) == (2, is_local(path))
+    second.write(reject(3))
+    second.finish()
+    source = read_rejects(path)
+    assert [source.original(row.number) for row in source.rows()] == [1, 2, 3]
+    assert folder(path) == [path.name]
+
+
+# -- read again -----------------------------------------------------------------------------------------------
+
+
+def test_only_what_may_succeed(path: Any) -> None:
+    written(path, *map(reject, range(1, 6)))
+    source = read_rejects(path, retryable_only=True)
+    assert [(row.number, row.values) for row in source.rows()] == [(1, {"email": "2@b.com"}), (2, {"email": "4@b.com"})]
+    assert [source.original(n) for n in (1, 2)] == [2, 4]
+
+
+def test_rejects_of_rejects_keep_the_first_number(path: Any) -> None:
+    written(path, *map(reject, (10, 20, 30)))
+    again = path.parent / f"again{path.suffix}"
+    once = read_rejects(path)
+    rows = list(once.rows())
+    written(again, *(reject(row.number, **row.values) for row in rows[1:]), original=once.original)
+    twice = read_rejects(again)
+    assert [row.number for row in twice.rows()] == [1, 2]
+    assert [twice.original(n) for n in (1, 2)] == [20, 30]
+    assert [json_row(again, n) for n in (0, 1)] == [2, 3]
+
+
+def json_row(path: Any, n: int) -> int:
+    line = path.read_text().splitlines()[n + (path.suffix == ".csv")]
+    return int(line.partition(",")[0]) if path.suffix == ".csv" else json.loads(line)["row"]
+
+
+def test_a_file_that_someone_has_edited(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    written(path, reject(1, name="A", phone="+1"), reject(2, name="B", phone="+2"))
+    edited = path.read_text().replace("'+2", "+22").replace("\n", "\r\n").rstrip()
+    path.write_bytes(f"\ufeff{edited}".encode())
+    assert values_of(path) == [{"name": "A", "phone": "+1"}, {"name": "B", "phone": "+22"}]
+    path = tmp_path / "r.jsonl"
+    written(path, reject(1), reject(2))
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n\r\n").rstrip())
+    assert values_of(path) == [{"email": "1@b.com"}, {"email": "2@b.com"}]
+
+
+def test_no_rejects(path: Any) -> None:
+    with pytest.raises(NoRejects, match=r"no rejects file r\."):
+        read_rejects(path)
+
+
+SECRET = "ann@secret.example"
+GOOD = f'{{"row": 1, "values": {{"email": "{SECRET}"}}, "type": "T", "retryable": true}}'
+HEAD = "_row,email,_type,_message,_suggested_action,_request_id,_original_row,_cells,_retryable"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "lines", "said"),
+    [
+        ("jsonl", [GOOD, GOOD[:-20]], "row 2 .*no whole JSON object"),
+        ("jsonl", [GOOD, f'["{SECRET}"]'], "row 2 .*no JSON object"),
+        ("jsonl", [GOOD.replace('"row"', '"rows"')], "row 1 .*'row' is missing"),
+        ("jsonl", [GOOD.replace("true", '"yes"')], "row 1 .*'retryable' is missing or not of type bool"),
+        ("csv", ["id,email", f"1,{SECRET}"], "row 1 .*_retryable"),
+        ("csv", [HEAD, f"1,{SECRET},T,M"], "row 2 .*4 cells and not 9"),
+        ("csv", [HEAD, f"1,{SECRET},T,M,A,,,,ye"], "row 2 .*_retryable is not yes or no"),
+        ("csv", [HEAD, f"x,{SECRET},T,M,A,,,,yes"], "row 2 .*_row is no number"),
+        ("csv", [HEAD, f'1,{SECRET},T,M,A,,,"{{""json"":[""email""]}}",yes'], "row 2 .*_cells"),
+        ("csv", [HEAD, f'1,{SECRET},T,M,A,,,"{{""json"":[""other""]}}",yes'], "row 2 .*_cells"),
+        ("csv", [HEAD, f"1,{SECRET},T,M,A,,,7,yes"], "row 2 .*_cells"),
+        ("csv", [HEAD, f'1,"{SECRET}"x,T,M,A,,,,yes'], "row 2 .*no line of CSV"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(suffix: str, lines: list[str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / f"r.{suffix}"
+    path.write_text("\n".join(lines))
+    with pytest.raises(SourceError, match=said) as caught:
+        list(read_rejects(path).rows())
+    assert SECRET not in str(caught.value)
+
+
+def test_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(f"{HEAD}\n1,é,T,M,A,,,,yes\n".encode("latin-1"))
+    with pytest.raises(SourceError, match="not UTF-8"):
+        list(read_rejects(path).rows())
+
+
+@pytest.mark.parametrize(("name", "format_"), [("r.csv.gz", None), ("r.parquet", None), ("r.txt", "xml")])
+def test_formats_that_cannot_be(name: str, format_: Any, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="jsonl"):
+        RejectsFile(tmp_path / name, format=format_)
+    with pytest.raises(SourceError, match="jsonl"):
+        read_rejects(tmp_path / name, format=format_)

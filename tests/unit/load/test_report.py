@@ -1,0 +1,75 @@
+"""The report: everything that someone must know, and no value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, report, write_report
+from crm_provider.load.rows import Outcome
+from crm_provider.load.summary import Summary
+
+SUMMARY = Summary(
+    rows=1000,
+    counts={Outcome.CREATED: 200, Outcome.UPDATED: 780, Outcome.REJECTED: 20},
+    errors={"INVALID_INPUT": 4, "INVALID_VALUE": 15, "DUPLICATE_ROW": 1},
+    problems={"phone (column 'a|b'): no phone number; correct it": 15},
+    calls=1210, calls_saved=580, throttled=3, seconds=245.0, budget_used=0.98, resumed_at=400,
+    plan="learned", plan_why="of 10 rows looked up 8 exist", plan_calls=1230, plan_seconds=248.0,
+)  # fmt: skip
+
+
+def lines(summary: Summary = SUMMARY, **arguments: str) -> list[str]:
+    return report(summary, title="Load of in.csv", ending="Done.", **arguments).splitlines()
+
+
+def test_every_outcome_has_a_line() -> None:
+    found = lines()
+    assert set(MEANING) == set(Outcome)
+    for outcome in Outcome:
+        share = f"{SUMMARY[outcome] / 1000:.1%}"
+        assert f"| {outcome.value} | {SUMMARY[outcome]:,} | {share} | {MEANING[outcome]} |" in found
+    assert "| **all** | **1,000** |  |  |" in found
+    assert not [line for line in found if line.startswith("| left")]
+
+
+def test_errors_say_what_to_do_the_commonest_first() -> None:
+    found = [line for line in lines() if line.startswith("| `") and line.count("|") == 4]
+    assert found == [
+        f"| `INVALID_VALUE` | 15 | {CORRECT} |",
+        f"| `INVALID_INPUT` | 4 | {CATALOGUE['INVALID_INPUT'].advice} |",
+        f"| `DUPLICATE_ROW` | 1 | {CORRECT} |",
+    ]
+
+
+def test_problems_and_calls() -> None:
+    found = lines()
+    assert "| 15 | phone (column 'a\\|b'): no phone number; correct it |" in found
+    assert "| Plan | `learned`: of 10 rows looked up 8 exist |" in found
+    assert "| Made | 1,210 calls in 4 min, 98% of the budget |" in found
+    assert "| Resumed | the last try went on after 400 rows |" in found
+
+
+def test_what_there_is_none_of_has_no_section() -> None:
+    text = "\n".join(lines(Summary(rows=0)))
+    for absent in ("## Errors", "## Rows that cannot be sent", "## Send", "Resumed"):
+        assert absent not in text
+
+
+def test_many_problems_are_summed_up() -> None:
+    many = {f"field {number}: wrong; correct it": 1 for number in range(SHOWN_PROBLEMS + 7)}
+    assert "| 7 | 7 more kinds of problems |" in lines(Summary(rows=100, problems=many))
+
+
+def test_a_load_that_stopped_early_and_a_dry_run_say_so() -> None:
+    assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
+    assert "## Rows (dry run: nothing was written)" in lines(Summary(rows=1, left=1, dry_run=True))
+
+
+def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "report.md"
+    for text in ("first", "second"):
+        write_report(path, text)
+        assert path.read_text() == text
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["report.md"]

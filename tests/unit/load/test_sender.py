@@ -1,0 +1,179 @@
+"""Which calls a row costs, by mode, by what is known of its contact, and by what the CRM answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.load.known import ABSENT, Seen
+from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.rows import Contact, Outcome
+from crm_provider.load.sender import Sender
+
+from .fake_crm import FakeCrm
+
+LIST = "11111111-1111-4111-8111-111111111111"
+ADA = "ada@x.org"
+NEW = Contact(ADA, {"name": "Ada"})
+HAS = {"name": "Ada"}
+OLD = {"name": "A."}
+
+
+def send(
+    crm: FakeCrm,
+    *,
+    contact: Contact = NEW,
+    seen: Seen | None = None,
+    mode: Any = "upsert",
+    update_first: bool = False,
+    lists: tuple[str, ...] = (),
+    guard: bool = True,
+) -> tuple[str, list[str]]:
+    sender = Sender(crm, mode=mode, order=FixedOrder(update_first=update_first), lists=lists, guard=guard)  # type: ignore[arg-type]
+    try:
+        outcome = sender.send(contact, seen).outcome.value
+    except e.CrmError as error:
+        outcome = error.type
+    return outcome, [name for name, _ in crm.calls]
+
+
+def crm_with(attributes: dict[str, Any] | None, **fields: Any) -> FakeCrm:
+    crm = FakeCrm()
+    if attributes is not None:
+        crm.add(ADA, attributes, **fields)
+    return crm
+
+
+def seen(attributes: dict[str, Any] | None, **fields: Any) -> Seen:
+    return ABSENT if attributes is None else Seen.of({"email": ADA, "attributes": attributes, **fields}, ADA)
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "known", "update_first", "outcome", "calls"),
+    [
+        # nothing is known
+        ("upsert", None, False, False, "created", ["create"]),
+        ("upsert", OLD, False, False, "updated", ["create", "update"]),
+        ("upsert", None, False, True, "created", ["update", "create"]),
+        ("upsert", OLD, False, True, "updated", ["update"]),
+        ("create", None, False, False, "created", ["create"]),
+        ("create", OLD, False, False, "CONTACT_ALREADY_EXISTS", ["create"]),
+        ("update", None, False, False, "CONTACT_NOT_FOUND", ["update"]),
+        ("update", OLD, False, False, "updated", ["update"]),
+        # the contact was read
+        ("upsert", None, True, True, "created", ["create"]),
+        ("upsert", OLD, True, False, "updated", ["update"]),
+        ("upsert", HAS, True, False, "unchanged", []),
+        ("create", OLD, True, False, "CONTACT_ALREADY_EXISTS", []),
+        ("create", None, True, False, "created", ["create"]),
+        ("update", HAS, True, False, "unchanged", []),
+        ("update", OLD, True, False, "updated", ["update"]),
+        ("update", None, True, False, "CONTACT_NOT_FOUND", ["update"]),
+    ],
+)
+def test_calls_of_a_row(
+    mode: str, there: dict[str, Any] | None, known: bool, update_first: bool, outcome: str, calls: list[str]
+) -> None:
+    crm = crm_with(there)
+    found = send(crm, mode=mode, seen=seen(there) if known else None, update_first=update_first)
+    assert found == (outcome, calls)
+    if outcome in ("created", "updated"):
+        assert crm.contacts[ADA]["attributes"] == HAS
+
+
+def test_a_contact_that_has_gone_since_it_was_read_is_created() -> None:
+    assert send(FakeCrm(), seen=seen(OLD)) == ("created", ["update", "create"])
+
+
+def test_a_contact_that_has_come_since_is_updated() -> None:
+    assert send(crm_with(OLD), seen=ABSENT) == ("updated", ["create", "update"])
+
+
+def test_a_contact_is_written_in_the_spelling_of_the_crm() -> None:
+    crm = FakeCrm()
+    crm.add("Ada@x.org", OLD)
+    known = Seen.of(crm.contacts["Ada@x.org"], "Ada@x.org")
+    assert send(crm, seen=known) == ("updated", ["update"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "outcome", "calls"),
+    [
+        ("upsert", None, "created", ["create"]),
+        ("upsert", OLD, "unchanged", ["create", "get"]),
+        ("update", OLD, "unchanged", []),
+    ],
+)
+def test_a_row_without_attributes(mode: str, there: Any, outcome: str, calls: list[str]) -> None:
+    assert send(crm_with(there), contact=Contact(ADA), mode=mode, update_first=True) == (outcome, calls)
+
+
+@pytest.mark.parametrize(
+    ("there", "known", "update_first", "outcome", "calls"),
+    [
+        (None, False, False, "created", ["create", "add"]),
+        (OLD, False, False, "updated", ["create", "get", "update", "add"]),
+        (HAS, False, True, "updated", ["get", "add"]),
+        (None, False, True, "created", ["get", "create", "add"]),
+        (HAS, True, False, "updated", ["add"]),
+    ],
+)
+def test_lists(there: Any, known: bool, update_first: bool, outcome: str, calls: list[str]) -> None:
+    crm = crm_with(there)
+    found = send(crm, seen=seen(there) if known else None, update_first=update_first, lists=(LIST,))
+    assert found == (outcome, calls)
+    assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
+
+
+def test_a_contact_that_is_in_the_lists_already_is_left_alone() -> None:
+    crm = crm_with(HAS, segmentedListsIds=[LIST.upper()])
+    assert send(crm, update_first=True, lists=(LIST,)) == ("unchanged", ["get"])
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [{"unsubscribedAt": "2026-01-01T00:00:00Z"}, {"blacklistedAt": "2026-01-01"}, {"status": "Unsubscribed"}],
+)
+@pytest.mark.parametrize("mode", ["upsert", "update"])
+@pytest.mark.parametrize("update_first", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_nothing_is_written_of_a_row_whose_contact_is_unsubscribed(
+    sign: dict[str, str], mode: str, update_first: bool, known: bool
+) -> None:
+    crm = crm_with(OLD, **sign)
+    outcome, calls = send(
+        crm, mode=mode, update_first=update_first, lists=(LIST,), seen=seen(OLD, **sign) if known else None
+    )
+    assert outcome == Outcome.SUPPRESSED.value
+    assert not {"update", "add"} & set(calls)
+    assert crm.contacts[ADA]["attributes"] == OLD
+
+
+def test_the_guard_can_be_lifted_and_does_not_touch_plain_updates() -> None:
+    crm = crm_with(OLD, status="unsubscribed")
+    assert send(crm, lists=(LIST,), guard=False) == ("updated", ["create", "update", "add"])
+    assert send(crm_with(OLD, status="unsubscribed")) == ("updated", ["create", "update"])
+
+
+def test_a_contact_that_a_listing_has_missed_is_looked_at_before_it_is_added_to_a_list() -> None:
+    crm = crm_with(OLD, status="unsubscribed")
+    assert send(crm, mode="update", seen=ABSENT, lists=(LIST,)) == ("suppressed", ["get"])
+
+
+def test_what_is_learned() -> None:
+    crm, order = FakeCrm(), LearnedOrder()
+    sender = Sender(crm, mode="upsert", order=order)  # type: ignore[arg-type]
+    for _ in range(3):
+        sender.send(NEW, None)
+    assert [name for name, _ in crm.calls] == ["create", "create", "update", "create", "update"]
+    assert order.share == pytest.approx(2 / 3)
+
+
+def test_an_error_that_is_no_matter_of_order_comes_out() -> None:
+    crm = crm_with(OLD)
+    crm.trouble = lambda call, email: e.CrmForbiddenError("no", status=403)
+    assert send(crm) == ("FORBIDDEN", ["create"])
+    crm.calls.clear()
+    assert send(crm, update_first=True) == ("FORBIDDEN", ["update"])

@@ -1,0 +1,308 @@
+"""What may be a source, which files it means, and what its options may say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.source_options import FORMATS
+from crm_provider.load.sources import FilesSource, RowsSource, Source, open_source
+
+
+def emails(source: Source) -> list[Any]:
+    return [row.values["email"] for row in source.rows()]
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+# -- rows in memory
+
+
+def test_a_list_of_rows_is_a_source() -> None:
+    source = open_source([{"email": "a@x.io", "age": 3}, {"email": "b@x.io", "city": None}])
+    assert list(source.rows()) == [
+        Row(1, {"email": "a@x.io", "age": 3}),
+        Row(2, {"email": "b@x.io", "city": None}),
+    ]
+    assert source.columns == ("email", "age", "city")
+    assert list(source.rows()) == list(source.rows())
+
+
+def test_an_empty_list_has_no_rows_and_no_columns() -> None:
+    for empty in ([], ()):
+        source = open_source(empty)
+        assert (list(source.rows()), source.columns) == ([], None)
+
+
+def test_items_that_are_no_rows_are_problems_of_their_own() -> None:
+    rows = list(open_source([{"email": "a@x.io"}, ["secret"], {7: "secret"}, "secret"]).rows())
+    assert [row.number for row in rows] == [1, 2, 3, 4]
+    assert [row.problem for row in rows] == [
+        None,
+        "row 2 is of type list; give a mapping of column to value",
+        "row 3 has a column whose name is no text; name the column",
+        "row 4 is of type str; give a mapping of column to value",
+    ]
+    assert [row.values for row in rows[1:]] == [{"__line__": ["secret"]}, {"7": "secret"}, {"__line__": "secret"}]
+
+
+class Query:
+    """A source of a kind of its own, which is costly to ask."""
+
+    name = "a query"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        raise AssertionError("asked for its columns too early")
+
+    def rows(self) -> Iterator[Row]:
+        yield Row(1, {"email": "a@x.io"})
+
+
+def test_what_has_rows_already_is_returned_as_it_is() -> None:
+    query = Query()
+    assert open_source(query) is query
+
+
+class Frame:
+    """Looks a bit like a source, as data frames do."""
+
+    columns = ("email",)
+
+    def rows(self) -> list[tuple[str]]:
+        return [("a@x.io",)]
+
+
+@pytest.mark.parametrize("given", [None, 7, b"leads.csv", {"email": "a@x.io"}, iter([{"a": 1}]), Frame()])
+def test_what_is_no_source_is_refused_with_what_would_be(given: Any) -> None:
+    with pytest.raises(SourceError, match=rf"source is of type {type(given).__name__}; give a list of mappings"):
+        open_source(given)
+
+
+@pytest.mark.parametrize("arguments", [{"format": "csv"}, {"options": {"delimiter": ";"}}])
+@pytest.mark.parametrize("given", [[{"email": "a@x.io"}], Query()])
+def test_options_of_files_are_refused_for_rows(given: Any, arguments: Any) -> None:
+    with pytest.raises(SourceError, match="the source is no file"):
+        open_source(given, **arguments)
+
+
+# -- files
+
+
+def test_a_file_by_text_or_path(tmp_path: Path) -> None:
+    write(tmp_path, leads_csv="email\na@x.io\n")
+    for given in (str(tmp_path / "leads.csv"), tmp_path / "leads.csv", f"file://{tmp_path}/leads.csv"):
+        source = open_source(given)
+        assert isinstance(source, FilesSource)
+        assert emails(source) == ["a@x.io"]
+        assert source.columns == ("email",)
+        assert source.name == str(tmp_path / "leads.csv")
+
+
+def test_a_missing_file_is_not_found_when_it_is_read(tmp_path: Path) -> None:
+    for name in ("leads.csv", "leads.jsonl", "leads.parquet"):
+        with pytest.raises(FileNotFoundError):
+            list(open_source(tmp_path / name).rows())
+
+
+PATTERNS = {
+    "leads-*.csv": ["1", "2", "10"],
+    "leads-?.csv": ["1", "2"],
+    "leads-[13].csv": ["1"],
+    "*/leads-*.csv": ["20"],
+    "**/leads-*.csv": ["1", "2", "10", "20", "30"],
+    "sub/**/leads-30.csv": ["30"],
+    "s*/deep/*.csv": ["30"],
+}
+
+
+def make_tree(root: Any) -> None:
+    for folder, numbers in (("", (1, 2, 10)), ("sub", (20,)), ("sub/deep", (30,))):
+        for number in numbers:
+            path = root / folder / f"leads-{number}.csv" if folder else root / f"leads-{number}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"email\n{number}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("store", ["disk", "relative", "memory"])
+def test_a_pattern_means_the_files_that_match(
+    store: str, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root: Any = UPath(f"memory://bucket-{os.getpid()}/{tmp_path.name}") if store == "memory" else tmp_path
+    make_tree(root)
+    monkeypatch.chdir(tmp_path)
+    source = open_source(pattern if store == "relative" else root / pattern)
+    assert sorted(emails(source), key=int) == PATTERNS[pattern]
+    assert [row.number for row in source.rows()] == list(range(1, len(PATTERNS[pattern]) + 1))
+
+
+def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    source = open_source(tmp_path / "leads-*.csv")
+    assert emails(source) == ["1", "10", "2"]
+    assert source.name == f"{tmp_path}/leads-1.csv and 2 more files"
+
+
+def test_a_list_of_paths_keeps_its_order_and_may_hold_patterns(tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    source = open_source([tmp_path / "leads-2.csv", str(tmp_path / "sub" / "*.csv")])
+    assert emails(source) == ["2", "20"]
+    assert source.name == f"{tmp_path}/leads-2.csv and 1 more file"
+
+
+def test_a_pattern_that_matches_no_file_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "leads-folder.csv").mkdir()
+    with pytest.raises(SourceError, match=r"no file matches .*leads-\*\.csv; correct the pattern"):
+        open_source(tmp_path / "leads-*.csv")
+
+
+def test_a_name_with_wildcards_that_exists_means_itself(tmp_path: Path) -> None:
+    for name, email in (("leads[1].csv", "right"), ("leads1.csv", "wrong")):
+        (tmp_path / name).write_text(f"email\n{email}\n", encoding="utf-8")
+    assert emails(open_source(tmp_path / "leads[1].csv")) == ["right"]
+
+
+def test_a_url_in_a_text_needs_a_path_object() -> None:
+    with pytest.raises(SourceError, match="ObjectStoragePath"):
+        open_source("s3://bucket/leads.csv")
+
+
+def test_a_list_of_paths_with_a_row_in_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="its item 2 is none"):
+        open_source([tmp_path / "leads.csv", {"email": "a@x.io"}])
+
+
+@pytest.mark.parametrize("name", ["leads.csv", "leads.jsonl", "leads.parquet", "leads.csv.gz"])
+def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(SourceError, match=rf"{name} is a folder; give a pattern"):
+        list(open_source(tmp_path / name).rows())
+
+
+def test_a_file_is_closed_when_reading_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, leads_csv="email\na@x.io\nb@x.io\n")
+    opened = []
+    plain = Path.open
+
+    def noted(path: Path, mode: str) -> Any:
+        opened.append(plain(path, mode))
+        return opened[-1]
+
+    source = open_source(tmp_path / "leads.csv")
+    assert source.columns == ("email",)
+    monkeypatch.setattr(Path, "open", noted)
+    rows = source.rows()
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert [file.closed for file in opened] == [True]
+
+
+# -- formats
+
+SAME = {
+    "csv": "email\na@x.io\n",
+    "tsv": "email\tage\na@x.io\t3\n",
+    "jsonl": '{"email": "a@x.io"}\n',
+    "ndjson": '{"email": "a@x.io"}\n',
+    "json": '{"email": "a@x.io"}\n',
+}
+
+
+@pytest.mark.parametrize("suffix", SAME)
+def test_the_suffix_tells_the_format_and_format_overrules_it(tmp_path: Path, suffix: str) -> None:
+    for name, arguments in ((f"x.{suffix}", {}), (f"X.{suffix.upper()}", {}), ("part-0000", {"format": suffix})):
+        (tmp_path / name).write_text(SAME[suffix], encoding="utf-8")
+        assert emails(open_source(tmp_path / name, **arguments)) == ["a@x.io"]
+
+
+def test_every_known_format_is_tried() -> None:
+    assert {*SAME, "parquet"} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", ["leads.xlsx", "leads", "_SUCCESS", "csv"])
+def test_a_suffix_that_tells_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=rf"{name} does not tell its format; set format"):
+        open_source(tmp_path / name)
+
+
+def test_files_of_several_formats_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, a_csv="email\n", b_jsonl="")
+    with pytest.raises(SourceError, match=r"several formats: .*a\.csv is csv, .*b\.jsonl is jsonl"):
+        open_source(tmp_path / "*.*")
+
+
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"format": "cvs"}, "format: 'cvs' is unknown; did you mean 'csv'?"),
+    ({"format": "excel"}, "format: 'excel' is unknown; Known: csv, tsv, jsonl, ndjson, json, parquet"),
+    ({"options": {"delimeter": ";"}}, "options: 'delimeter' is unknown; did you mean 'delimiter'?"),
+    ({"options": {"delimiter": ";;"}}, "options: delimiter must be one character"),
+    ({"options": {"delimiter": "\n"}}, "options: delimiter must be one character"),
+    ({"options": {"delimiter": "\\t"}}, "for a tab write"),
+    ({"options": {"delimiter": '"'}}, "must differ"),
+    ({"options": {"quotechar": "''"}}, "options: quotechar must be one character"),
+    ({"options": {"encoding": "cp1225"}}, "options: encoding 'cp1225' is unknown; did you mean 'cp125"),
+    ({"options": {"encoding": "rot13"}}, "options: encoding 'rot13' is unknown"),
+    ({"options": {"encoding": 8}}, "options: encoding must be the name"),
+    ({"options": {"header": "email"}}, "options: header must be a list"),
+    ({"options": {"header": []}}, "options: header must be a list"),
+    ({"options": {"header": ["a", " a "]}}, "options: header: columns 1 and 2 have the same name"),
+    ({"options": {"header": ["a", " "]}}, "options: header: column 2 has no name"),
+    ({"options": ["delimiter"]}, "options must be a mapping"),
+    ({"options": {"delimiter": ";"}, "format": "jsonl"}, "'delimiter' has no meaning for jsonl files"),
+    ({"options": {"encoding": "cp1252"}, "format": "parquet"}, "'encoding' has no meaning for parquet files"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD_ARGUMENTS)
+def test_an_argument_without_sense_is_refused_before_any_file_is_read(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source("not-there.csv", **arguments)
+    assert text in str(caught.value)
+
+
+def test_an_option_that_is_none_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, leads_tsv="email\tage\na@x.io\t3\n")
+    assert open_source(tmp_path / "leads.tsv", options={"delimiter": None}).columns == ("email", "age")
+
+
+# -- columns of several files
+
+
+def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
+    write(tmp_path, a_csv="email,age\na@x.io,1\n", b_csv="age,email\n2,b@x.io\n")
+    source = open_source(tmp_path / "*.csv")
+    assert [row.values for row in source.rows()] == [{"email": "a@x.io", "age": "1"}, {"email": "b@x.io", "age": "2"}]
+    assert source.columns == ("email", "age")
+
+
+def test_other_columns_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, a_csv="email,age\na@x.io,1\n", b_csv="email,city\nb@x.io,Rio\n")
+    source = open_source(tmp_path / "*.csv")
+    with pytest.raises(SourceError, match=r"b\.csv has other columns than .*a\.csv: it has no 'age', has 'city'"):
+        list(source.rows())
+
+
+def test_a_file_without_its_header_is_not_quoted(tmp_path: Path) -> None:
+    write(tmp_path, a_csv="email,age\na@x.io,1\n", b_csv="secret@x.io,2\nb@x.io,3\n")
+    with pytest.raises(SourceError, match=r"b\.csv has no column of .*a\.csv; give it the header line") as caught:
+        list(open_source(tmp_path / "*.csv").rows())
+    assert "secret" not in str(caught.value)
+
+
+def test_rows_source_and_files_source_are_sources(tmp_path: Path) -> None:
+    write(tmp_path, leads_csv="email\n")
+    sources: list[Source] = [RowsSource([]), FilesSource([tmp_path / "leads.csv"])]
+    assert [source.name for source in sources] == ["the list of rows", str(tmp_path / "leads.csv")]

@@ -1,0 +1,180 @@
+"""CSV: delimiters, quotes, ragged lines, line numbers, headers."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.load import csv_source
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.sources import open_source
+
+
+def rows(folder: Path, text: str, **options: Any) -> list[Row]:
+    path = folder / "leads.csv"
+    path.write_bytes(text.encode())
+    return list(open_source(path, options=options).rows())
+
+
+def values(folder: Path, text: str, **options: Any) -> list[Any]:
+    found = rows(folder, text, **options)
+    assert [row.problem for row in found] == [None] * len(found)
+    assert [row.number for row in found] == list(range(1, len(found) + 1))
+    return [dict(row.values) for row in found]
+
+
+ADA = {"email": "a@x.io", "name": "Ada, L."}
+
+SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "comma": ('email,name\na@x.io,"Ada, L."\n', {}),
+    "semicolon": ("email;name\na@x.io;Ada, L.\n", {}),
+    "tab": ("email\tname\na@x.io\tAda, L.\n", {}),
+    "bar": ("email|name\na@x.io|Ada, L.\n", {}),
+    "a delimiter in a quoted name": ('email;"name"\na@x.io;Ada, L.\n', {}),
+    "any delimiter, when told": ("email:name\na@x.io:Ada, L.\n", {"delimiter": ":"}),
+    "windows line ends": ('email,name\r\na@x.io,"Ada, L."\r\n', {}),
+    "old line ends": ('email,name\ra@x.io,"Ada, L."\r', {}),
+    "no line end at the end": ('email,name\na@x.io,"Ada, L."', {}),
+    "another quote": ("email,name\na@x.io,'Ada, L.'\n", {"quotechar": "'"}),
+    "no header": ('a@x.io,"Ada, L."\n', {"header": ["email", "name"]}),
+    "spaces around names": (' email , name \na@x.io,"Ada, L."\n', {}),
+    "blank lines": ('\n  \nemail,name\n\n   \na@x.io,"Ada, L."\n\n', {}),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_same_row_in_many_spellings(tmp_path: Path, spelling: str) -> None:
+    text, options = SPELLINGS[spelling]
+    assert values(tmp_path, text, **options) == [ADA]
+
+
+def test_quotes_may_have_no_meaning(tmp_path: Path) -> None:
+    assert values(tmp_path, 'email,size\na@x.io,5"\n', quotechar="") == [{"email": "a@x.io", "size": '5"'}]
+
+
+def test_without_a_header_line_the_delimiter_is_the_one_that_gives_its_columns(tmp_path: Path) -> None:
+    row = {"email": "a@x.io", "notes": "a, b, c"}
+    assert values(tmp_path, "a@x.io;a, b, c\n", header=["email", "notes"]) == [row]
+
+
+def test_values_stay_as_they_are(tmp_path: Path) -> None:
+    text = 'email,note\n a@x.io ,"two\r\nlines, ""quoted"""\n,\n'
+    assert values(tmp_path, text) == [
+        {"email": " a@x.io ", "note": 'two\r\nlines, "quoted"'},
+        {"email": "", "note": ""},
+    ]
+
+
+def test_one_column_has_no_delimiter(tmp_path: Path) -> None:
+    assert values(tmp_path, 'email\na@x.io\n\n""\n') == [{"email": "a@x.io"}, {"email": ""}]
+
+
+def test_a_tsv_row_of_empty_fields_is_a_row(tmp_path: Path) -> None:
+    assert values(tmp_path, "\t\n", header=["a", "b"]) == [{"a": "", "b": ""}]
+
+
+def test_a_found_delimiter_is_logged_once_unless_it_is_a_comma(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("email;name\na@x.io;Ada\n", encoding="utf-8")
+    source = open_source(tmp_path / "*.csv")
+    assert source.columns == ("email", "name")
+    assert len(list(source.rows())) == 2
+    assert caplog.messages == [f"{tmp_path}/a.csv: the fields are separated by a semicolon"]
+    values(tmp_path, "email,name\na@x.io,Ada\n")
+    values(tmp_path, "email;name\na@x.io;Ada\n", delimiter=";")
+    assert len(caplog.messages) == 1
+
+
+# -- a line that does not fit is a row by itself
+
+GOOD = {"a": "1", "b": "2"}
+
+RAGGED: dict[str, tuple[str, str, Any]] = {
+    "too many fields": ("1,2,3,4\n", "line 3 has 4 fields, the header has 2", {**GOOD, "__extra__": ["3", "4"]}),
+    "too few fields": ("1\n", "line 3 has 1 field, the header has 2", {"a": "1"}),
+    "over several lines": (
+        '"1\n\n1",2,3\n',
+        "lines 3 to 5 have 3 fields, the header has 2",
+        {"a": "1\n\n1", "b": "2", "__extra__": ["3"]},
+    ),
+    "a quote in the middle": (
+        '"1"x,2\n',
+        "line 3: a quote within a quoted field is not doubled",
+        {"__line__": '"1"x,2'},
+    ),
+    "a quote in the middle, later": (
+        '"1\n1"x,2\n',
+        "lines 3 to 4: a quote within a quoted field is not doubled",
+        {"__line__": '"1\n1"x,2'},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RAGGED)
+def test_a_line_that_does_not_fit_is_a_row_with_a_problem(tmp_path: Path, case: str) -> None:
+    line, problem, shown = RAGGED[case]
+    before, bad, after = rows(tmp_path, f"a,b\n1,2\n{line}1,2\n")
+    assert (before, after) == (Row(1, GOOD), Row(3, GOOD))
+    assert (bad.number, bad.problem, bad.values) == (2, f"{tmp_path}/leads.csv, {problem}", shown)
+
+
+def test_lines_are_counted_over_quoted_line_ends_and_blank_lines(tmp_path: Path) -> None:
+    text = '"a\n",b\n\n"1\r\n2\r3",2\n\n   \nx\n1,2\ny\n'
+    problems = [row.problem for row in rows(tmp_path, text) if row.problem]
+    assert problems == [f"{tmp_path}/leads.csv, line {number} has 1 field, the header has 2" for number in (9, 11)]
+
+
+# -- what makes the whole file unusable
+
+HEADERS: dict[str, tuple[str, str]] = {
+    "empty": ("", "leads.csv is empty, without a header line"),
+    "blank": ("\n\n", "leads.csv is empty, without a header line"),
+    "twice": ("email,name,email\n", "leads.csv, line 1: columns 1 and 3 have the same name"),
+    "no name": ("\nemail,,name\n", "leads.csv, line 2: column 2 has no name"),
+    "trailing delimiter": ("email,name,\n", "leads.csv, line 1: column 3 has no name"),
+    "bad quotes": ('"email"x,name\n', "leads.csv, line 1: a quote within a quoted field is not doubled"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_does_not_tell_the_columns_is_an_error(tmp_path: Path, case: str) -> None:
+    text, message = HEADERS[case]
+    (tmp_path / "leads.csv").write_text(text, encoding="utf-8")
+    for read in (lambda source: source.columns, lambda source: list(source.rows())):
+        with pytest.raises(SourceError) as caught:
+            read(open_source(tmp_path / "leads.csv"))
+        assert message in str(caught.value)
+
+
+def test_names_that_differ_in_case_are_two_columns(tmp_path: Path) -> None:
+    assert values(tmp_path, "Email,email\n1,2\n") == [{"Email": "1", "email": "2"}]
+
+
+def test_a_header_without_rows_is_no_error(tmp_path: Path) -> None:
+    assert values(tmp_path, "email,name\n") == []
+    assert values(tmp_path, "", header=["email"]) == []
+
+
+def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"lines 3 to 5: a quote is not closed before the end of the file"):
+        rows(tmp_path, 'a,b\n1,2\n"secret,2\n1,2\n1,2\n')
+
+
+def test_a_field_that_is_too_long(tmp_path: Path) -> None:
+    line = f"{1:50},2\n"
+    text = 'a,b\n1,2\n"1,2\n' + line * (csv.field_size_limit() // len(line) + 9)
+    with pytest.raises(SourceError, match=r"lines 3 to \d+: a field is longer than 131072 characters; close the quote"):
+        rows(tmp_path, text)
+
+
+def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_source, "LONGEST_RECORD", 20)
+    with pytest.raises(SourceError, match=r"lines 2 to 22: one record has over 20 lines"):
+        rows(tmp_path, 'a,b\n"' + '1\n","' * 30)

@@ -1,0 +1,176 @@
+"""Parquet: Python values of each type, batches, and files that are none."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from crm_provider.load import parquet_source
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.sources import open_source
+
+
+def write(path: Any, table: Any, **arguments: Any) -> Any:
+    with path.open("wb") as file:
+        pq.write_table(table, file, **arguments)
+    return path
+
+
+def test_values_keep_their_types(tmp_path: Path) -> None:
+    at = datetime(2024, 2, 29, 12, 30, 0, 123456, tzinfo=timezone.utc)
+    row = {
+        "email": "a@x.io",
+        "score": Decimal("1.10"),
+        "born": date(1815, 12, 10),
+        "at": at,
+        "n": 2**62,
+        "tags": ["a", None],
+        "geo": {"city": "Rio"},
+        "none": None,
+        "raw": b"\x00\xff",
+    }
+    path = write(tmp_path / "leads.parquet", pa.Table.from_pylist([row, row]))
+    source = open_source(path)
+    assert source.columns == tuple(row)
+    assert list(source.rows()) == [Row(1, row), Row(2, row)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "nanoseconds", "value"),
+    [
+        (pa.timestamp("ns"), 1_500, datetime(1970, 1, 1, 0, 0, 0, 1)),  # noqa: DTZ001 - of no zone
+        (pa.timestamp("ns", "UTC"), 1_500, datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=timezone.utc)),
+        (pa.duration("ns"), 1_500, timedelta(microseconds=1)),
+        (pa.time64("ns"), 1_500, time(microsecond=1)),
+    ],
+    ids=str,
+)
+def test_nanoseconds_are_cut_to_microseconds(tmp_path: Path, kind: Any, nanoseconds: int, value: Any) -> None:
+    table = pa.table({"at": pa.array([nanoseconds, None], kind)})
+    first, second = open_source(write(tmp_path / "leads.parquet", table)).rows()
+    assert (first.values, second.values) == ({"at": value}, {"at": None})
+    assert type(first.values["at"]) is type(value)
+
+
+def test_a_value_without_a_python_form_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    far = pa.array([0, 253_402_300_800, 1], pa.timestamp("s"))  # the year 10000
+    path = write(tmp_path / "leads.parquet", pa.table({"email": ["a", "b", "c"], "at": far}))
+    rows = list(open_source(path).rows())
+    assert [row.problem for row in rows] == [
+        None,
+        f"{path}, row 2: 'at' cannot become a Python value (a date after the year 9999?)",
+        None,
+    ]
+    assert rows[1].values == {"email": "b"}
+    assert rows[2].values == {"email": "c", "at": datetime(1970, 1, 1, 0, 0, 1)}  # noqa: DTZ001 - of no zone
+
+
+@pytest.mark.parametrize("rows", [0, 1, 999, 1000, 2501])
+def test_batches_and_row_groups_leave_no_trace(tmp_path: Path, rows: int) -> None:
+    table = pa.table({"n": pa.array(range(rows), pa.int64())})
+    for store in (tmp_path, UPath(f"memory://parquet/{tmp_path.name}")):
+        source = open_source(write(store / f"leads-{rows}.parquet", table, row_group_size=700))
+        assert list(source.rows()) == [Row(n + 1, {"n": n}) for n in range(rows)]
+
+
+def test_files_are_numbered_on(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.parquet", pa.table({"n": [name, name]}))
+    source = open_source(tmp_path / "*.parquet")
+    assert [(row.number, row.values["n"]) for row in source.rows()] == [(1, "a"), (2, "a"), (3, "b"), (4, "b")]
+
+
+def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = pa.array([f"{n * 7919 % 100_003}@{'example' * 6}.com" for n in range(100_000)])
+    path = write(tmp_path / "leads.parquet", pa.table({"email": texts}), compression="none", use_dictionary=False)
+    assert path.stat().st_size > 8 * parquet_source.READ_AHEAD
+    sizes = []
+
+    class Noted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size) or b""
+            sizes.append(len(data))
+            return data
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Noted(path))
+    assert sum(1 for _ in open_source(path).rows()) == 100_000
+    assert sum(sizes) >= path.stat().st_size // 2  # they were noted
+    assert max(sizes) <= 5 * parquet_source.READ_AHEAD  # pages, of 1 MB, are read whole
+
+
+# -- what is no Parquet
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    table = pa.table({"email": [f"secret{n}@x.io" for n in range(5000)]})
+    path: Path = write(tmp_path / "leads.parquet", table, compression="snappy")
+    return path
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "middle", "pages"])
+def test_a_damaged_file_is_refused(good: Path, damage: str) -> None:
+    whole = good.read_bytes()
+    good.write_bytes(
+        {
+            "text": b"email\nsecret@x.io\n",
+            "empty": b"",
+            "cut": whole[:-100],
+            "middle": whole[:60] + bytes(2000) + whole[2060:],
+            "pages": whole[:4] + b"\xff" * 40 + whole[44:],
+        }[damage]
+    )
+    with pytest.raises(SourceError, match=r"leads\.parquet is no valid Parquet file, or damaged") as caught:
+        list(open_source(good).rows())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        closed = False
+
+        def __enter__(self) -> Broken:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.closed = True
+
+        def seek(self, *_: object) -> int:
+            raise ConnectionResetError(104, "reset")
+
+        tell = read = seek
+
+    monkeypatch.setattr(Path, "open", lambda *_: Broken())
+    with pytest.raises(ConnectionResetError):
+        list(open_source(good).rows())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["a", "b", "a"], "columns 1 and 3 have the same name"), (["a", ""], "column 2 has no name")]
+)
+def test_columns_that_cannot_be_told_apart(tmp_path: Path, names: list[str], message: str) -> None:
+    path = write(tmp_path / "leads.parquet", pa.Table.from_arrays([pa.array([1])] * len(names), names=names))
+    with pytest.raises(SourceError, match=f"leads.parquet: {message}"):
+        list(open_source(path).rows())
+
+
+def test_without_pyarrow_the_extra_is_named(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def missing(name: str) -> Any:
+        if name.startswith("pyarrow"):
+            raise ModuleNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(parquet_source.importlib, "import_module", missing)
+    with pytest.raises(SourceError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
+        list(open_source(good).rows())

@@ -1,0 +1,171 @@
+"""Text files: encodings, byte order marks, gzip, and what is no text."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from crm_provider.load import text_lines
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources import open_source
+
+CSV = "email,name\na@x.io,José Ñ €\n"
+JSONL = '{"email": "a@x.io", "name": "José Ñ €"}\n'
+ROW = {"email": "a@x.io", "name": "José Ñ €"}
+
+ENCODINGS: dict[str, tuple[bytes, str, dict[str, str]]] = {
+    "utf-8": (b"", "utf-8", {}),
+    "utf-8 with a mark": (codecs.BOM_UTF8, "utf-8", {}),
+    "utf-8 with a mark, told otherwise": (codecs.BOM_UTF8, "utf-8", {"encoding": "cp1252"}),
+    "utf-16 with a mark": (codecs.BOM_UTF16_LE, "utf-16-le", {}),
+    "utf-16 big endian with a mark": (codecs.BOM_UTF16_BE, "utf-16-be", {}),
+    "utf-32 with a mark": (codecs.BOM_UTF32_LE, "utf-32-le", {}),
+    "utf-16 without a mark": (b"", "utf-16-be", {"encoding": "utf-16-be"}),
+    "cp1252": (b"", "cp1252", {"encoding": "cp1252"}),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("case", ENCODINGS)
+def test_encodings(tmp_path: Path, case: str, suffix: str, packed: bool) -> None:
+    mark, encoding, options = ENCODINGS[case]
+    content = mark + (CSV if suffix == "csv" else JSONL).encode(encoding)
+    path = tmp_path / (f"leads.{suffix}.gz" if packed else f"leads.{suffix}")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert [row.values for row in open_source(path, options=options).rows()] == [ROW]
+
+
+def test_a_file_of_another_file_system(tmp_path: Path) -> None:
+    for name, content in (("a.csv", CSV.encode()), ("a.csv.gz", gzip.compress(CSV.encode()))):
+        path = UPath(f"memory://texts/{tmp_path.name}/{name}")
+        path.write_bytes(content)
+        assert [row.values for row in open_source(path).rows()] == [ROW]
+
+
+class Meagre:
+    """A file with no more than ``read``, which hands out less than it is asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self.rest, self.closed = content, False
+
+    def read(self, size: int) -> bytes:
+        part, self.rest = self.rest[: min(size, 3)], self.rest[min(size, 3) :]
+        return part
+
+    def __enter__(self) -> Meagre:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("content", [CSV.encode(), gzip.compress(CSV.encode())], ids=["plain", "gzip"])
+def test_a_file_object_needs_no_more_than_read(content: bytes) -> None:
+    file = Meagre(content)
+
+    class MeagrePath:
+        name = "leads.csv"
+
+        def open(self, mode: str) -> Meagre:
+            return file
+
+    with text_lines.open_lines(MeagrePath(), encoding="utf-8", newline="") as lines:  # type: ignore[arg-type]
+        assert list(lines) == CSV.splitlines(keepends=True)
+    assert file.closed
+
+
+def refused(path: Path, **options: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        list(open_source(path, options=options).rows())
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("rows_before", [1, 5000], ids=["near", "far"])
+@pytest.mark.parametrize(
+    ("encoding", "bad", "message"),
+    [
+        (
+            "utf-8",
+            "secret Jos\xe9\n".encode("latin-1"),
+            "is not utf-8; give the file's own encoding in options, such as",
+        ),
+        ("utf-8", b"secret\0\n", "holds a NUL character"),
+        ("ascii", "secret é\n".encode(), "is not ascii; give the file's own encoding in options, such as 'utf-8'"),
+        ("shift_jis", b"secret \x81\n", "is not shift_jis"),
+        ("utf-8", b"secret \xe2\x82", "is not utf-8"),
+    ],
+    ids=["latin-1", "NUL", "ascii", "shift_jis", "cut off"],
+)
+def test_what_is_no_text_is_refused_with_its_line(
+    tmp_path: Path, encoding: str, bad: bytes, message: str, rows_before: int
+) -> None:
+    for suffix, head, good in (("csv", b"email\n", b"a@x.io\n"), ("jsonl", b"", b'{"email": "a@x.io"}\n')):
+        path = tmp_path / f"leads.{suffix}"
+        path.write_bytes(head + good * rows_before + bad)
+        line = rows_before + 1 + (suffix == "csv")
+        assert refused(path, encoding=encoding).startswith(f"{path}, line {line} {message}")
+
+
+def test_utf_16_that_ends_within_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    path.write_bytes(codecs.BOM_UTF16_LE + "email\na@x.io\n".encode("utf-16-le") + b"s")
+    assert refused(path).startswith(f"{path}, line 3 is not utf-16;")
+
+
+def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    path.write_bytes("email\n".encode("utf-16-le"))
+    assert "line 1 holds a NUL character; if the file is UTF-16 give options={'encoding': 'utf-16-le'}" in refused(path)
+
+
+def test_an_encoding_that_gives_up_on_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    path.write_bytes(b"email\na@x.io\n")
+    assert "line 1 cannot be decoded" in refused(path, encoding="undefined")
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl"):
+        path = tmp_path / f"leads.{suffix}"
+        path.write_bytes(b"email\n" * (suffix == "csv") + b"secret" * (text_lines.LONGEST_LINE // 6 + 2))
+        assert f"is longer than {text_lines.LONGEST_LINE} characters; write one record per line" in refused(path)
+
+
+# -- gzip
+
+MANY = "email\n" + "".join(f"user{n}@x.io\n" for n in range(5000))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"email\nsecret@x.io\n", "is no valid gzip file; fetch or write it again"),
+        (b"", "is no valid gzip file"),
+        (gzip.compress(MANY.encode())[:5], "ends before its gzip data do"),
+        (gzip.compress(MANY.encode())[:-4], "ends before its gzip data do"),
+        (gzip.compress(MANY.encode())[:4000], "ends before its gzip data do after line "),
+        (gzip.compress(MANY.encode()) + b"garbage", "is no valid gzip file after line "),
+        (
+            gzip.compress(MANY.encode())[:3000] + bytes(500) + gzip.compress(MANY.encode())[3500:],
+            "is no valid gzip file",
+        ),
+    ],
+    ids=["plain text", "empty", "head cut", "tail cut", "cut", "more behind", "damaged"],
+)
+def test_gzip_that_is_damaged(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "leads.csv.gz"
+    path.write_bytes(content)
+    assert refused(path).startswith(f"{path} {message}")
+
+
+def test_gzip_in_several_members_and_without_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    path.write_bytes(gzip.compress(b"email\na@x.io\n") + gzip.compress(b"b@x.io\n"))
+    assert [row.values["email"] for row in open_source(path).rows()] == ["a@x.io", "b@x.io"]

@@ -1,0 +1,155 @@
+"""The suppression list: everybody on it is found, and nothing on it is passed over."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from crm_provider.load.rows import SourceError
+from crm_provider.load.suppression import Suppression
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+ANN, BOB = "Ann@Example.com", sha256("bob@example.com")
+
+
+def check(found: Suppression) -> None:
+    assert len(found) == 2
+    assert all(email in found for email in ("ann@example.com", "ANN@EXAMPLE.COM", " Ann@example.com "))
+    assert all(email in found for email in ("bob@example.com", "Bob@Example.com"))
+    assert "eve@example.com" not in found and BOB not in found and None not in found
+    found.close()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [ANN, BOB],
+        [ANN, BOB.upper(), "ann@example.com", f" {BOB} "],
+        [{"email": ANN}, {"email": BOB}],
+        [{"adresse": ANN}, {"adresse": BOB}],
+    ],
+    ids=["entries", "repeated", "rows", "rows with one column"],
+)
+def test_lists(source: Any) -> None:
+    check(Suppression.read(source))
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("s.txt", f"{ANN}\n\n  {BOB}\r\n"),
+        ("s.txt", f"\ufeff{ANN}\n{BOB}"),
+        ("s.csv", f"email\n{ANN}\n{BOB}\n"),
+        ("s.csv", f"Adresse\n{ANN}\n{BOB}\n"),
+        ("s.csv", f"name;EMAIL;since\nx;{ANN};1\ny;{BOB};2\n"),
+        ("s.jsonl", f'{{"email": "{ANN}", "x": 1}}\n{{"email": "{BOB}"}}\n'),
+    ],
+)
+@pytest.mark.parametrize("place", ["disk", "disk as text", "store", "pattern", "packed", "list of paths"])
+def test_files(name: str, body: str, place: str, tmp_path: Path) -> None:
+    folder = UPath(f"memory://s/{uuid.uuid4().hex}") if place == "store" else tmp_path
+    path = folder / (f"{name}.gz" if place == "packed" else name)
+    path.write_bytes(gzip.compress(body.encode()) if place == "packed" else body.encode())
+    source: Any = {"disk as text": str(path), "pattern": f"{tmp_path}/s*", "list of paths": [path]}.get(place, path)
+    check(Suppression.read(source))
+
+
+def test_several_files(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_text(ANN)
+    (tmp_path / "2.csv").write_text(f"email\n{BOB}\n")
+    check(Suppression.read(str(tmp_path / "*")))
+    check(Suppression.read([tmp_path / "1.txt", tmp_path / "2.csv"]))
+
+
+def test_format_and_options(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text(f"{ANN}\n{BOB}\n", encoding="utf-16-le")
+    check(Suppression.read(path, format="txt", options={"encoding": "utf-16-le"}))
+    path.write_text(f"email|name\n{ANN}|x\n{BOB}|y\n")
+    check(Suppression.read(path, format="csv", options={"delimiter": "|"}))
+
+
+BAD = "ann at secret.example"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("s.txt", f"{ANN}\n\n{BAD}\n", r"s\.txt, line 3 of the suppression list is no email"),
+        ("s.txt", f"{ANN}\n{BOB[:40]}\n", r"line 2 .* no SHA-256 hash \(64 hex digits\)"),
+        ("s.txt", f"# comment\n{ANN}\n", "line 1 "),
+        ("s.csv", f"email\n{ANN}\n{BAD}\n", r"row 2 of .*s\.csv of the suppression list is no email"),
+        ("s.csv", f"email,name\n{ANN},x\n,y\n", "row 2 "),
+        ("s.csv", f"email,name\n{ANN},x\n{BAD}\n", "line 3"),
+        ("s.csv", f"{ANN}\n{BOB}\n", "begins with an entry"),
+        ("s.csv", f"{BOB}\n{ANN}\n", "begins with an entry"),
+        ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "row 2 .*no columns 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"email": 7}}\n', "row 2 .*no email"),
+        ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
+    ],
+)
+def test_half_a_list_is_no_list(name: str, body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(body)
+    with pytest.raises(SourceError, match=said) as caught:
+        Suppression.read(tmp_path / name)
+    for value in (BAD, ANN, BOB[:40]):
+        assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", [BAD, "", None, 7, "a@b.com, c@d.com", "Ann <a@b.com>"])
+def test_entries_of_a_list(entry: Any) -> None:
+    with pytest.raises(SourceError):
+        Suppression.read([ANN, entry])
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "missing.csv", "missing*.txt", "s3://bucket/x.txt"])
+def test_no_such_list(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        Suppression.read(name if "//" in name else str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["s.txt", "s.csv"])
+def test_an_object_that_is_not_there(name: str) -> None:
+    with pytest.raises(SourceError, match="not there"):
+        Suppression.read(UPath(f"memory://s/{uuid.uuid4().hex}/{name}"))
+
+
+def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(Suppression.read([])) == 0
+    assert "nobody is left out" in caplog.text
+
+
+EMAILS = st.builds(
+    "{}@{}".format,
+    *[
+        st.text(
+            st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="@"), min_size=1, max_size=9
+        )
+    ]
+    * 2,
+)
+
+
+@given(EMAILS)
+def test_everybody_on_the_list_is_found(email: str) -> None:
+    for entry in (email, email.lower(), sha256(email.lower())):
+        found = Suppression.read([entry])
+        assert email in found
+        assert f"x{email}" not in found
+        found.close()

@@ -1,0 +1,511 @@
+"""Conversions of single values: what comes out, what is refused, and that no refusal shows the value."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider import validate
+from crm_provider.load import moments, numerals, phones, values
+from crm_provider.load.unfit import Unfit, is_empty
+
+ID = UUID("123e4567-e89b-12d3-a456-426614174000")
+NOON = datetime(2024, 1, 31, 12, 0, tzinfo=timezone.utc)
+NAIVE = NOON.replace(tzinfo=None)
+SAO_PAULO = timezone(timedelta(hours=-3))
+
+
+def kind_of(convert: Callable[[Any], Any], value: Any) -> str:
+    """The kind of a refusal."""
+    with pytest.raises(Unfit) as raised:
+        convert(value)
+    assert raised.value.fix, "it says what to do"
+    return raised.value.kind
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equal and of one type: ``True == 1`` is not good enough here."""
+    return type(found) is type(expected) and found == expected
+
+
+class NaTType:
+    """Stands for pandas' missing moment, which is known by its name."""
+
+
+# -- empty ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "\t\r\n\u00a0", math.nan, Decimal("NaN"), Decimal("sNaN"), NaTType()])
+def test_is_empty(value: Any) -> None:
+    assert is_empty(value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "0", "None", "nan", "-", [], {}, b"", Decimal(0), math.inf, NOON])
+def test_is_not_empty(value: Any) -> None:
+    assert not is_empty(value)
+
+
+# -- auto and text -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "as_auto", "as_text"),
+    [
+        (" Ada\u00a0", "Ada", "Ada"),
+        ("007", "007", "007"),
+        (7, 7, "7"),
+        (2**80, 2**80, str(2**80)),
+        (1.5, 1.5, "1.5"),
+        (5.0, 5.0, "5"),
+        (1e-7, 1e-7, "0.0000001"),
+        (True, True, "true"),
+        (False, False, "false"),
+        (Decimal("10.10"), "10.10", "10.10"),
+        (Decimal("1E+3"), "1000", "1000"),
+        (ID, str(ID), str(ID)),
+        (date(2024, 1, 31), "2024-01-31", "2024-01-31"),
+        (time(9, 30), "09:30:00", "09:30:00"),
+        (NOON, "2024-01-31T12:00:00Z", "2024-01-31T12:00:00Z"),
+        (NAIVE, "2024-01-31T12:00:00", "2024-01-31T12:00:00"),
+        (NOON.replace(microsecond=120_000), "2024-01-31T12:00:00.120Z", "2024-01-31T12:00:00.120Z"),
+        (NOON.replace(microsecond=7), "2024-01-31T12:00:00.000007Z", "2024-01-31T12:00:00.000007Z"),
+        (datetime(2024, 1, 31, 9, tzinfo=SAO_PAULO), "2024-01-31T12:00:00Z", "2024-01-31T12:00:00Z"),
+    ],
+)
+def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
+    assert same(values.auto(value), as_auto)
+    assert same(values.text(value), as_text)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b"Ada", "a binary value"),
+        (bytearray(b"Ada"), "a binary value"),
+        (memoryview(b"Ada"), "a binary value"),
+        (math.inf, "not a finite number"),
+        (Decimal("-Infinity"), "not a finite number"),
+        (Decimal("1E+99999999"), "a number of too many digits"),
+        (2**1024, "too large a number"),
+        (timedelta(1), "a value of type timedelta"),
+        ({1}, "a value of type set"),
+        (datetime.max.replace(tzinfo=SAO_PAULO), "a time outside the years 1 to 9999"),
+    ],
+)
+@pytest.mark.parametrize("convert", [values.auto, values.text])
+def test_auto_and_text_refuse(convert: Callable[[Any], Any], value: Any, kind: str) -> None:
+    assert kind_of(convert, value) == kind
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], (1, 2)])
+def test_text_takes_no_nested_value(value: Any) -> None:
+    assert kind_of(values.text, value) == "a nested value"
+
+
+# -- numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "expected"),
+    [
+        ("1234.50", {}, "1234.50"),
+        (" 0010.00 ", {}, "0010.00"),
+        ("-5", {}, "-5"),
+        ("+5", {}, "5"),
+        (".5", {}, ".5"),
+        ("0.1000000000000000055511151231257827", {}, "0.1000000000000000055511151231257827"),
+        ("1.234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
+        ("1234,50", {"decimal": ",", "thousands": "."}, "1234.50"),
+        ("-1,234,567", {"thousands": ","}, "-1234567"),
+        ("1\u202f234\u00a0567,8", {"decimal": ",", "thousands": " "}, "1234567.8"),
+        ("1'234.5", {"thousands": "'"}, "1234.5"),
+        (7, {}, "7"),
+        (7.0, {}, "7"),
+        (0.1, {}, "0.1"),
+        (1e-7, {}, "0.0000001"),
+        (Decimal("10.10"), {}, "10.10"),
+        (Decimal("10.10"), {"decimal": ","}, "10.10"),
+        (2.0**53, {}, str(2**53)),
+    ],
+)
+def test_number(value: Any, options: dict[str, str], expected: str) -> None:
+    assert same(numerals.number(**options)(value), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "kind"),
+    [
+        ("abc", {}, "no number"),
+        ("1,234", {}, "no number"),
+        ("1.234,5", {}, "no number"),
+        ("1.23", {"decimal": ",", "thousands": "."}, "no number"),
+        ("1.2345,0", {"decimal": ",", "thousands": "."}, "no number"),
+        ("5.", {}, "no number"),
+        (".", {}, "no number"),
+        ("-", {}, "no number"),
+        ("1 000", {}, "no number"),
+        ("1e5", {}, "no number"),
+        ("R$ 5", {}, "no number"),
+        ("NaN", {}, "no number"),
+        ("\u0661\u0662", {}, "no number"),
+        ("9" * 401, {}, "no number"),
+        (True, {}, "no number"),
+        ([1], {}, "no number"),
+        (b"1", {}, "no number"),
+        (2.0**53 + 2, {}, "a float too large to be exact"),
+        (1e300, {}, "a float too large to be exact"),
+        (math.inf, {}, "not a finite number"),
+        (Decimal("Infinity"), {}, "not a finite number"),
+        (2**1024, {}, "too large a number"),
+    ],
+)
+def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
+    assert kind_of(numerals.number(**options), value) == kind
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"decimal": ""}, {"decimal": ",,"}, {"decimal": "1"}, {"thousands": "-"}, {"thousands": "."},
+     {"decimal": ",", "thousands": ","}],
+)  # fmt: skip
+def test_marks_that_cannot_be_told_apart(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="two different marks"):
+        numerals.number(**options)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=4))
+def test_a_number_keeps_its_digits(value: Decimal) -> None:
+    written = f"{value:f}"
+    assert numerals.number()(written) == numerals.number()(value) == written
+    english = numerals.number(thousands=",")(f"{value:,f}")
+    german = numerals.number(decimal=",", thousands=".")(f"{value:,f}".translate(str.maketrans(",.", ".,")))
+    assert english == german == written
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_the_digits_of_a_float_are_that_float(value: float) -> None:
+    try:
+        written = numerals.digits(value)
+    except Unfit:
+        assert abs(value) > 2**53
+    else:
+        assert float(written) == value
+        assert "e" not in written.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("42", 42), ("-7", -7), ("007", 7), ("7.00", 7), (".0", 0), ("-.0", 0), (42, 42), (7.0, 7), (Decimal("7.0"), 7),
+     (str(2**64), 2**64)],
+)  # fmt: skip
+def test_integer(value: Any, expected: int) -> None:
+    assert same(numerals.integer()(value), expected)
+
+
+def test_integer_with_marks() -> None:
+    assert numerals.integer(decimal=",", thousands=".")("1.234,00") == 1234
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("7.5", "no whole number"), (7.5, "no whole number"), (Decimal("0.1"), "no whole number"), ("x", "no number"),
+     (False, "no number"), ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
+)  # fmt: skip
+def test_integer_refuses(value: Any, kind: str) -> None:
+    assert kind_of(numerals.integer(), value) == kind
+
+
+# -- booleans ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, Decimal(1), "1", "true", "TRUE", "t", "Yes", "y", "on", " on "])
+def test_true(value: Any) -> None:
+    assert values.boolean()(value) is True
+
+
+@pytest.mark.parametrize("value", [False, 0, 0.0, Decimal(0), "0", "false", "False", "F", "no", "N", "OFF"])
+def test_false(value: Any) -> None:
+    assert values.boolean()(value) is False
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, "2", "maybe", "sim", NOON])
+def test_neither_true_nor_false(value: Any) -> None:
+    assert kind_of(values.boolean(), value) == "neither true nor false"
+
+
+def test_own_words_come_on_top() -> None:
+    convert = values.boolean(true=["Sim", "S"], false=["NÃO"])
+    assert [convert(word) for word in ("sim", "s", "yes", "não", "no")] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("words", [{"true": ["no"]}, {"false": ["YES "]}, {"true": ["x"], "false": ["X"]}])
+def test_a_word_has_one_meaning(words: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match="would be true and false"):
+        values.boolean(**words)
+
+
+# -- emails --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "lowercase", "expected"),
+    [
+        (" Ada@Example.com\u00a0", False, "Ada@Example.com"),
+        ("Ada@Example.com", True, "ada@example.com"),
+        ("jo\u0308rg@example.de", False, "j\u00f6rg@example.de"),
+        ("STRASSE@\u00df.DE", True, "strasse@\u00df.de"),
+    ],
+)
+def test_email(value: str, lowercase: bool, expected: str) -> None:
+    assert values.email(lowercase=lowercase)(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("ada", "is no email address (name@domain, at most 254 characters)"),
+        ("mailto:", "is no email address (name@domain, at most 254 characters)"),
+        ("ada@exam ple.com", "has a space or control character"),
+        ("\ufeffada@example.com", "has a space or control character"),
+        (7, "must be text but is of type int"),
+    ],
+)
+def test_email_refuses(value: Any, kind: str) -> None:
+    assert kind_of(values.email(), value) == kind
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('{"a": [1, "x ", null, true]}', {"a": [1, "x ", None, True]}),
+        ('"x"', "x"),
+        ("1.5", 1.5),
+        ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
+        ("1e999", "1e999"),
+        ({"a": (1, Decimal("2.50")), "b": {"on": date(2024, 1, 31)}}, {"a": [1, "2.50"], "b": {"on": "2024-01-31"}}),
+        ([], []),
+    ],
+)
+def test_json(value: Any, expected: Any) -> None:
+    assert same(values.as_json(value), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("{", "no JSON"),
+        ("vip", "no JSON"),
+        ("NaN", "no JSON"),
+        ("9" * 5000, "no JSON" if hasattr(sys, "get_int_max_str_digits") else "too large a number"),
+        ("[" * 60 + "]" * 60, "nested more than 50 levels deep"),
+        ("[" * 100_000, "no JSON"),
+        ({1: 2}, "a nested value with a name that is no text"),
+        ({"a": [math.nan]}, "not a finite number"),
+        ({"a": Decimal("sNaN")}, "not a finite number"),
+        ({"a": b"x"}, "a binary value"),
+    ],
+)
+def test_json_refuses(value: Any, kind: str) -> None:
+    assert kind_of(values.as_json, value) == kind
+
+
+# -- dates and times -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "expected"),
+    [
+        ("2024-01-31", None, "2024-01-31"),
+        ("2024-01-31 23:59:59", None, "2024-01-31"),
+        ("2024-01-31T23:30:00-03:00", None, "2024-01-31"),
+        (date(2024, 1, 31), None, "2024-01-31"),
+        (datetime(2024, 1, 31, 23, 30, tzinfo=SAO_PAULO), None, "2024-01-31"),
+        ("31/01/2024", "%d/%m/%Y", "2024-01-31"),
+        ("01-31-24", "%m-%d-%y", "2024-01-31"),
+        (date(2024, 1, 31), "%d/%m/%Y", "2024-01-31"),
+    ],
+)
+def test_date(value: Any, form: str | None, expected: str) -> None:
+    assert moments.day(format=form)(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [("31/01/2024", None), ("2024-02-30", None), ("2024-1-5", None), ("20240131", None), ("2024-01-31T", None),
+     ("0000-01-01", None), ("\u0662024-01-31", None), ("2024-01-31", "%d/%m/%Y"), ("31/01/2024 ", "%d/%m/%y"),
+     (20240131, None), (time(9), None), (1706659200.0, None)],
+)  # fmt: skip
+def test_date_refuses(value: Any, form: str | None) -> None:
+    assert kind_of(moments.day(format=form), value) == "no date"
+
+
+@pytest.mark.parametrize(
+    ("value", "zone", "expected"),
+    [
+        ("2024-01-31T12:00:00Z", None, "2024-01-31T12:00:00Z"),
+        ("2024-01-31 12:00z", None, "2024-01-31T12:00:00Z"),
+        ("2024-01-31T09:00:00-03:00", None, "2024-01-31T12:00:00Z"),
+        ("2024-01-31 09:00:00-03", None, "2024-01-31T12:00:00Z"),
+        ("2024-01-31 17:45:00 +0545", None, "2024-01-31T12:00:00Z"),
+        ("2024-01-31T12:00:00.5Z", None, "2024-01-31T12:00:00.500Z"),
+        ("2024-01-31T12:00:00,123456789Z", None, "2024-01-31T12:00:00.123456Z"),
+        ("2024-01-31T12:00:00", "UTC", "2024-01-31T12:00:00Z"),
+        ("2024-01-31T12:00:00", "America/Sao_Paulo", "2024-01-31T15:00:00Z"),
+        ("2024-01-31T12:00:00Z", "America/Sao_Paulo", "2024-01-31T12:00:00Z"),
+        ("2024-07-01", "Europe/Lisbon", "2024-06-30T23:00:00Z"),
+        (date(2024, 1, 31), "UTC", "2024-01-31T00:00:00Z"),
+        (NOON, None, "2024-01-31T12:00:00Z"),
+        (NAIVE, "America/Sao_Paulo", "2024-01-31T15:00:00Z"),
+    ],
+)
+def test_datetime(value: Any, zone: str | None, expected: str) -> None:
+    assert moments.moment(zone=zone)(value) == expected
+
+
+def test_datetime_with_a_format() -> None:
+    assert moments.moment(format="%d/%m/%Y %H:%M", zone="UTC")("31/01/2024 12:00") == "2024-01-31T12:00:00Z"
+    assert moments.moment(format="%d/%m/%Y %H:%M %z")("31/01/2024 09:00 -0300") == "2024-01-31T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("2024-01-31T12:00:00", "a time without a time zone"),
+        (NAIVE, "a time without a time zone"),
+        (date(2024, 1, 31), "a time without a time zone"),
+        ("2024-01-31T25:00:00Z", "no date and time"),
+        ("2024-01-31T12:00:00+99:00", "no date and time"),
+        ("2024-01-31T12:00:00+03:60", "no date and time"),
+        ("yesterday", "no date and time"),
+        (1706659200, "no date and time"),
+        ("9999-12-31T23:59:59-03:00", "a time outside the years 1 to 9999"),
+    ],
+)
+def test_datetime_refuses(value: Any, kind: str) -> None:
+    assert kind_of(moments.moment(), value) == kind
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [("%d/%m", "does not hold the year"), ("%Y-%d", "does not hold the month"), ("%m/%Y", "does not hold the day"),
+     ("dd/mm/yyyy", "does not hold the year"), ("%d/%m/%Y %", "cannot be read back"),
+     ("%d/%m/%Y %Q", "cannot be read back")],
+)  # fmt: skip
+def test_a_format_is_checked_at_once(form: str, problem: str) -> None:
+    for make in (moments.day, moments.moment):
+        with pytest.raises(ValueError, match=problem):
+            make(format=form)
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
+def test_a_time_zone_is_checked_at_once(zone: str) -> None:
+    with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
+        moments.moment(zone=zone)
+
+
+@given(st.datetimes(timezones=st.timezones(), min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)))  # noqa: DTZ001
+def test_every_moment_means_the_same_after_it(value: datetime) -> None:
+    written = moments.moment()(value)
+    # as a difference, for an hour that the clocks of a zone show twice is never equal to one of another zone
+    assert datetime.fromisoformat(written.replace("Z", "+00:00")) - value == timedelta(0)
+    assert moments.moment()(written) == written
+
+
+# -- phone numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "region", "expected"),
+    [
+        ("(31) 99999-9999", "BR", "+5531999999999"),
+        ("031 99999-9999", "br", "+5531999999999"),
+        ("5531999999999", "BR", "+5531999999999"),
+        (5531999999999, "BR", "+5531999999999"),
+        (5531999999999.0, "BR", "+5531999999999"),
+        (Decimal(31999999999), "BR", "+5531999999999"),
+        ("+55 31 99999-9999", None, "+5531999999999"),
+        ("tel:+1-650-253-0000", None, "+16502530000"),
+        ("+44 20 7946 0958", "BR", "+442079460958"),
+    ],
+)
+def test_phone(value: Any, region: str | None, expected: str) -> None:
+    assert phones.phone(region=region)(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "region", "kind"),
+    [
+        ("31999999999", None, "a phone number without country code"),
+        ("none", "BR", "no phone number"),
+        ("+999 1234567", None, "no phone number"),
+        ("+5531999999999 / +5531999999998", "BR", "no phone number"),
+        ("99999-9999", "BR", "no valid phone number"),
+        ("555-1234", "US", "no valid phone number"),
+        ("123", "BR", "no valid phone number"),
+        ("+1 650 253 0000 ext. 5", "US", "a phone number with an extension"),
+        (True, "BR", "no number"),
+        (5.5e30, "BR", "a float too large to be exact"),
+    ],
+)
+def test_phone_refuses(value: Any, region: str | None, kind: str) -> None:
+    assert kind_of(phones.phone(region=region), value) == kind
+
+
+@pytest.mark.parametrize(
+    ("region", "near"), [("UK", "GB"), ("BRA", "BR"), ("Brazil", "two letters"), ("", "two letters")]
+)
+def test_a_region_is_checked_at_once(region: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"is not known; .*{near}"):
+        phones.phone(region=region)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "phonenumbers", None)
+    with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[phone\]'"):
+        phones.phone(region="BR")
+
+
+# -- all of them ---------------------------------------------------------------------------------------------
+
+CONVERSIONS: list[Callable[[Any], Any]] = [
+    values.auto, values.text, values.boolean(), values.email(), values.as_json, numerals.number(), numerals.integer(),
+    numerals.number(decimal=",", thousands="."), moments.day(), moments.day(format="%d/%m/%Y"), moments.moment(),
+    moments.moment(zone="Europe/Lisbon"), phones.phone(region="BR"),
+]  # fmt: skip
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.decimals(), st.text(), st.binary(max_size=9), st.dates(),
+    st.datetimes(), st.datetimes(timezones=st.timezones()), st.times(), st.timedeltas(), st.uuids(),
+    st.from_regex(r"\A[+-]?[0-9.,: /eTZ-]{1,20}\Z"),
+)  # fmt: skip
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS, ids=lambda convert: convert.__qualname__.split(".")[0])
+@given(value=ANYTHING)
+def test_what_comes_out_is_json_or_a_refusal_without_the_value(convert: Callable[[Any], Any], value: Any) -> None:
+    if is_empty(value):
+        return
+    try:
+        found = convert(value)
+    except Unfit as wrong:
+        shown = str(value)
+        assert len(shown) < 8 or shown not in str(wrong)
+    else:
+        json.dumps(found, allow_nan=False)
+        assert validate.json_value(found, "value") == found

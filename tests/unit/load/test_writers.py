@@ -1,0 +1,172 @@
+"""What the files hold, read back with other libraries than ours."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider.load import writers
+from crm_provider.load.writers import format_of, guarded, gzipped, record_writer
+
+RECORDS: list[dict[str, Any]] = [
+    {"id": "1", "n": Decimal("1.10"), "attributes": {"name": 'A "quoted", name\nof two lines'}, "lists": ["x"]},
+    {"id": "2", "attributes": {"name": None}, "flag": True},
+]
+COLUMNS = ["id", "attributes.name", "flag", "lists", "n"]
+TABLE = [
+    {"id": "1", "attributes.name": 'A "quoted", name\nof two lines', "flag": None, "lists": '["x"]', "n": "1.10"},
+    {"id": "2", "attributes.name": None, "flag": "true", "lists": None, "n": None},
+]
+
+
+def written(kind: Any, records: list[dict[str, Any]] = RECORDS, columns: list[str] = COLUMNS, **options: Any) -> bytes:
+    file = io.BytesIO()
+    with record_writer(file, kind, columns=columns, **options) as add:
+        for record in records:
+            add(record)
+    return file.getvalue()
+
+
+def test_json_lines() -> None:
+    lines = written("jsonl").decode().splitlines()
+    assert [json.loads(line, parse_float=Decimal) for line in lines] == RECORDS
+
+
+def test_json_lines_with_fields() -> None:
+    lines = written("jsonl", columns=["attributes.name", "flag"], projected=True).decode().splitlines()
+    assert json.loads(lines[1]) == {"attributes.name": None, "flag": True}
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(written("csv").decode(), newline="")))
+    assert rows == [{name: value or "" for name, value in row.items()} for row in TABLE]
+
+
+def test_parquet() -> None:
+    from pyarrow import parquet
+
+    table = parquet.read_table(io.BytesIO(written("parquet")))
+    assert table.to_pylist() == TABLE
+    assert {str(field.type) for field in table.schema} == {"string"}
+
+
+def test_parquet_writes_row_groups_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import parquet
+
+    monkeypatch.setattr(writers, "ROWS_AT_ONCE", 3)
+    file = parquet.ParquetFile(io.BytesIO(written("parquet", [{"id": str(n)} for n in range(7)], ["id"])))
+    assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [3, 3, 1]
+    assert file.read().column("id").to_pylist() == [str(n) for n in range(7)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_no_record_at_all_is_a_file_that_can_be_read(kind: str) -> None:
+    from pyarrow import parquet
+
+    content = written(kind, [], ["id"])
+    if kind == "parquet":
+        assert parquet.read_table(io.BytesIO(content)).num_rows == 0
+    else:
+        assert content == {"jsonl": b"", "csv": b"id\r\n"}[kind]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_half_a_character_does_not_end_an_extract(kind: str) -> None:
+    assert written(kind, [{"id": "a\ud83db"}], ["id"])
+
+
+def test_gzip_is_the_same_each_time_and_tells_nothing() -> None:
+    def packed() -> bytes:
+        file = io.BytesIO()
+        with gzipped(file) as inner, record_writer(inner, "csv", columns=COLUMNS) as add:
+            add(RECORDS[0])
+        return file.getvalue()
+
+    assert packed() == packed()
+    assert packed()[3:8] == b"\0\0\0\0\0"  # no name, no time
+    assert gzip.decompress(packed()) == written("csv", RECORDS[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "expected"),
+    [
+        ("a.jsonl", None, ("jsonl", False)),
+        ("a.ndjson.gz", None, ("jsonl", True)),
+        ("A.CSV", None, ("csv", False)),
+        ("a.csv.gz", None, ("csv", True)),
+        ("a.parquet", None, ("parquet", False)),
+        ("a", "csv", ("csv", False)),
+        ("a.txt.gz", "jsonl", ("jsonl", True)),
+        ("a.csv", "parquet", ("parquet", False)),
+    ],
+)
+def test_format_of(name: str, wanted: Any, expected: tuple[str, bool]) -> None:
+    assert format_of(name, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("a.txt", None, "tells no format.*jsonl.*give format="),
+        ("a.gz", None, "tells no format"),
+        ("a.parquet.gz", None, "compressed within"),
+        ("a.csv", "xlsx", "one of jsonl, csv, parquet"),
+    ],
+)
+def test_no_format(name: str, wanted: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        format_of(name, wanted)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-cmd|' /C calc'!A0", "'-cmd|' /C calc'!A0"),
+        ("+1+1", "'+1+1"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("+5531999999999", "+5531999999999"),
+        ("-1200.50", "-1200.50"),
+        ("a=b", "a=b"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_guarded(value: str | None, shown: str) -> None:
+    assert guarded(value) == shown
+
+
+def test_the_guard_is_an_option_and_covers_the_names_of_columns() -> None:
+    record = {"id": "1", "attributes": {"=x": "=1+1"}}
+    assert written("csv", [record], ["id", "attributes.=x"]) == b"id,attributes.=x\r\n1,=1+1\r\n"
+    assert written("csv", [{"=x": "=1"}], ["=x"], formula_guard=True) == b"'=x\r\n'=1\r\n"
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")), min_size=1))
+def test_csv_holds_any_text(texts: list[str]) -> None:
+    content = written("csv", [{"a": text, "b": "x"} for text in texts], ["a", "b"]).decode("utf-8")
+    assert [row[0] for row in csv.reader(io.StringIO(content, newline=""))][1:] == texts
+
+
+def test_without_pyarrow_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from crm_provider.load.writers import arrow_modules\n"
+        "try: arrow_modules()\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Parquet needs pyarrow: pip install 'airflow-provider-crm[parquet]'\n"
