@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import random
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -43,7 +45,8 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     :param max_errors_in_a_row: server errors in a row that are waited through. In mode ``reschedule`` they are counted
         on Airflow 3.3+ only; before, the sensor's ``timeout`` is the bound
     :param deferrable: wait in the triggerer, where all who wait on a connection share one poll and none holds a slot;
-        by default as Airflow's ``[operators] default_deferrable`` says
+        by default as Airflow's ``[operators] default_deferrable`` says. ``exponential_backoff`` and ``max_wait`` do
+        nothing then, and a warning says so when the DAG is parsed
     :param share_poll: False for a poll of its own while deferred
     :param retry_policy: on Airflow 3.3+: by default only errors worth it are retried, after the server's delay
     :raises ValueError: if a line of ``on_error`` makes no sense; at DAG parse
@@ -70,6 +73,13 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         self.deferrable = deferrable
         self.share_poll = share_poll
         self.set_error_policy(on_error)
+        if deferrable and self.exponential_backoff:
+            warnings.warn(
+                f"{self.task_id}: exponential_backoff and max_wait do nothing with deferrable=True, where all who wait "
+                "share the rounds of their poke_interval; remove them, and set a longer poke_interval if you need one",
+                UserWarning,
+                stacklevel=2,
+            )
         self._ends: Decision | None = None
 
     @cached_property
@@ -167,7 +177,13 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _met(self, error: e.CrmError, context: Context) -> bool:
-        decision = self._waiting.met(error, self.error_policy, time.time())
+        decision = self._waiting.met(
+            error,
+            self.error_policy,
+            time.time(),
+            interval=self.poke_interval,
+            jitter=random.random(),  # noqa: S311
+        )
         if decision.action is not Action.WAIT:
             self._ends = decision
             # the base class would hide the error behind these: what ends a wait is the policy's to say
@@ -180,7 +196,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         return False
 
     def _come_back_later(self, context: Context) -> None:
-        """Free the slot until the server's time, at most until the timeout, which the base class then sees."""
+        """Free the slot until the time of the next look, at most until the timeout, which the base class then sees."""
         first = context["ti"].get_first_reschedule_date(context)
         started = first.timestamp() if first is not None else time.time()
         date = min(self._waiting.not_before, started + self.timeout + 1)
@@ -201,9 +217,10 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         kept = store.get(STATE_KEY) if store is not None else None
         if isinstance(kept, dict) and kept.get("try_number") == context["ti"].try_number:
             self._waiting.errors_in_a_row = kept["errors_in_a_row"]
+            self._waiting.failed_in_a_row = kept.get("failed_in_a_row", 0)
 
     def _remember(self, context: Context) -> None:
         store = self._store(context)
         if store is not None:
-            kept = {"try_number": context["ti"].try_number, "errors_in_a_row": self._waiting.errors_in_a_row}
-            store.set(STATE_KEY, kept)
+            counts = {name: getattr(self._waiting, name) for name in ("errors_in_a_row", "failed_in_a_row")}
+            store.set(STATE_KEY, {"try_number": context["ti"].try_number, **counts})

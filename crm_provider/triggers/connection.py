@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from crm_provider.client import CrmClient
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.pacing import SharePacer, pacer_for
+from crm_provider.metrics import CallMetrics
+from crm_provider.pacing import Lane, SharePacer, pacer_for
+from crm_provider.settings import Settings
 from crm_provider.transport import RetryBudget, Transport
 
 log = logging.getLogger(__name__)
-
-POLL_SHARE = 0.5
-"""Share of the key's rate that all waiting of a triggerer may take; the rest is left to writes and loads."""
 
 POLL_BUDGET = RetryBudget(tries=2, seconds=600.0)
 """For one look: the next round is the real repetition. The time is for the turn at the share, with many waiters."""
@@ -29,7 +28,10 @@ _connections: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, PacedConnec
 
 
 class PacedConnection:
-    """The client for a round: the connection is read again each time, for the key may be changed while all wait."""
+    """The client for a round: the connection is read again each time, for the key may be changed while all wait.
+
+    An old client is closed when the last round or sweep that uses it lets it go, not before.
+    """
 
     def __init__(self, crm_conn_id: str) -> None:
         self._hook = CrmHook(crm_conn_id)
@@ -57,9 +59,13 @@ class PacedConnection:
             return self._client
         self._unread = 0
         if self._client is None or self._client.settings != settings:
-            if self._client is not None:
-                self._client.close()
-            pacer = SharePacer(pacer_for(settings), settings.requests_per_second * POLL_SHARE)
-            transport = Transport(settings, budget=POLL_BUDGET, pacer=pacer)
-            self._client = self._hook.client_for(settings, transport=transport)
+            self._client = self._new_client(settings)
         return self._client
+
+    def _new_client(self, settings: Settings) -> CrmClient:
+        pacer = SharePacer(pacer_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share)
+        transport = Transport(settings, budget=POLL_BUDGET, pacer=pacer, observer=CallMetrics())
+        client = self._hook.client_for(settings, transport=transport)
+        # threads of cancelled rounds use it too, so that nobody but the garbage collector knows who is the last one
+        finalize(client, transport.close).atexit = False
+        return client

@@ -65,6 +65,14 @@ class Cursor:
             break
         return self._known
 
+    async def overtaken(self) -> bool:
+        """Whether another triggerer has written since :meth:`load`: what was seen since then may be told already."""
+        for store in self._stores:
+            head = await store.aget(self._key)
+            if head is not None:
+                return bool(head["revision"] != self._revision)
+        return False
+
     async def _read(self, store: Store, head: dict[str, Any]) -> None:
         chunks = [await store.aget(f"{self._key}_{n}", "") for n in range(head["chunks"])]
         unsaved = (self._known or {}) if self._dirty else {}

@@ -14,13 +14,16 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from crm_provider.policy import ErrorPolicy, Work
-from crm_provider.polling import Poller
+from crm_provider.polling import LAST_LOOK, Ending, Poller
 from crm_provider.questions import Question
 from crm_provider.triggers.connection import PacedConnection
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
 """The pollers of this process: one for each event loop and connection."""
+
+PATIENCE = LAST_LOOK + 60.0
+"""Seconds after the deadline at which waiting ends, whether or not a last look has come to its end."""
 
 
 class CrmPollTrigger(BaseTrigger):
@@ -31,7 +34,8 @@ class CrmPollTrigger(BaseTrigger):
     :param question: :meth:`~crm_provider.questions.Question.as_data` of what is waited for
     :param crm_conn_id: the Airflow connection
     :param poke_interval: seconds between two looks
-    :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts
+    :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts.
+        There is one last look after it, together with others
     :param on_error: overrides of the error policy, as data
     :param policy_name: the sensor whose presets apply
     :param max_errors_in_a_row: server errors in a row that are waited through
@@ -78,13 +82,15 @@ class CrmPollTrigger(BaseTrigger):
             interval=self.poke_interval,
             policy=ErrorPolicy(self.on_error, work=Work.SENSOR, operator=self.policy_name),
             waiting=waiting,
+            deadline=self.deadline,
         )
         try:
-            ending = await asyncio.wait_for(wait, max(self.deadline - time.time(), 0.0))
+            ending = await asyncio.wait_for(wait, max(self.deadline - time.time(), 0.0) + PATIENCE)
         except (TimeoutError, asyncio.TimeoutError):
+            ending = Ending()
+        if ending.answer is None and ending.error is None:
             yield TriggerEvent({"last_answer": waiting.last_answer})
-            return
-        if ending.error is not None and ending.decision is not None:
+        elif ending.error is not None and ending.decision is not None:
             decision = {"action": ending.decision.action.value, "origin": ending.decision.origin}
             yield TriggerEvent({"error": ending.error.as_dict(), "decision": decision})
         else:

@@ -18,6 +18,7 @@ from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider._compat import AirflowRuntimeError, asset_stores
 from crm_provider.hooks.crm import CrmHook
+from crm_provider.polling import OFFSET
 from crm_provider.triggers.cursor import Cursor
 from crm_provider.triggers.sweeps import SharedSweeps
 from crm_provider.watching import Change, Kind, Known, Sweep, Trouble, compare, fingerprint
@@ -73,8 +74,11 @@ class _WatchTrigger(BaseEventTrigger):
                 known = await cursor.load()
                 sweep = await SharedSweeps.of(self.crm_conn_id).since(self.kind, moment)
                 trouble.over()
-                async for event in self._newcomers(cursor, known, sweep):
-                    yield event
+                if await cursor.overtaken():  # this triggerer was frozen or cut off in mid-sweep
+                    log.info("%s: another triggerer has looked meanwhile: this sweep does not count.", self._watch)
+                else:
+                    async for event in self._newcomers(cursor, known, sweep):
+                        yield event
                 delay = 0.0
             except e.CrmError as error:
                 delay = trouble.met(error)
@@ -105,8 +109,8 @@ class _WatchTrigger(BaseEventTrigger):
         log.info("%s begins: %d there before, %d more to be told.", self._watch, there, len(change.arrived))
 
     def _grid(self, now: float) -> float:
-        """The last point of the interval's grid: the same for all watchers, so that they share a sweep."""
-        return math.floor(now / self.poke_interval) * self.poke_interval
+        """The last point of the interval's grid: the same for all watchers of a process, so that they share a sweep."""
+        return math.floor((now - OFFSET) / self.poke_interval) * self.poke_interval + OFFSET
 
 
 class CrmListJoinedTrigger(_WatchTrigger):

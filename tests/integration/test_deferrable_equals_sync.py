@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -136,7 +137,7 @@ KINDS = {
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 30},
     "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
-    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 3000},
+    "deferrable": {"deferrable": True, "poke_interval": 10, "timeout": 3_000_000},  # by the fast clock, see below
 }
 
 each_mode = pytest.mark.parametrize("mode", MODES)
@@ -401,6 +402,18 @@ def test_retry_of_a_used_up_quota_frees_the_slot_and_looks_anew(
     )
     assert task.states[-2:] == ["up_for_reschedule", "success"]
     assert waits["task"] == pytest.approx([3600], abs=5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_back_off_of_airflow_that_would_do_nothing_is_told_at_parse(mode: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        CrmListSensor(
+            task_id="x", list_name="Late", exponential_backoff=True, max_wait=timedelta(minutes=5), **MODES[mode]
+        )
+    found = [str(warning.message) for warning in told if "exponential_backoff" in str(warning.message)]
+    assert len(found) == (mode == "deferrable")
+    assert all("x: exponential_backoff and max_wait do nothing" in text for text in found)
 
 
 @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])

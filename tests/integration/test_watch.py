@@ -16,7 +16,9 @@ import pytest
 from crm_provider import _compat
 from crm_provider.sandbox.ids import contact_id, deal_id, list_id, pipeline_id, stage_id
 from crm_provider.triggers import cursor, watch
+from crm_provider.triggers.sweeps import SharedSweeps
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
+from crm_provider.watching import Kind, Sweep, fingerprint
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseEventTrigger
@@ -68,7 +70,7 @@ class Triggerer:
         async for event in trigger.run():
             self.payloads.append(event.payload)
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], Any], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             for task in self._tasks:
@@ -262,6 +264,40 @@ def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.Monk
     assert len(first) <= 6
     assert set(first + second) == set(people(*everyone))
     assert len(first + second) == len(everyone) + 2
+
+
+def test_a_sweep_that_another_triggerer_has_overtaken_does_not_count(
+    crm: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a freeze: another triggerer has told of the newcomer, while this one's sweep was under way."""
+    caplog.set_level(logging.INFO)
+    store, since = FakeStore(), SharedSweeps.since
+    frozen: list[str] = []
+
+    async def freezes(self: SharedSweeps, kind: Kind, moment: float) -> Sweep:
+        sweep = await since(self, kind, moment)
+        if not frozen and any(TRIAL in groups for groups in sweep.values()):
+            other = cursor.Cursor([store], f"crm_list_id_{TRIAL}")
+            other.note({**(await other.load() or {}), **dict.fromkeys(map(fingerprint, people("alan")))})
+            await other.save()
+            frozen.append("alan")
+        return sweep
+
+    monkeypatch.setattr(SharedSweeps, "since", freezes)
+
+    async def play() -> None:
+        async with Triggerer() as triggerer:
+            triggerer.start(joined(), store)
+            await triggerer.until(lambda: store.kept)
+            join(crm, "alan")
+            await triggerer.until(lambda: frozen)
+            await triggerer.until(swept(crm))
+            join(crm, "grace")
+            await triggerer.until(lambda: triggerer.payloads)
+            assert contacts(triggerer) == people("grace")
+
+    asyncio.run(play())
+    assert sum("another triggerer has looked" in line for line in caplog.messages) == 1
 
 
 # -- one sweep for all

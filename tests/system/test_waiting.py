@@ -31,6 +31,9 @@ CALLS_OF_A_ROUND = {"GET /segments": 2, "GET /contacts/{email}": 8, "GET /deals/
 
 SWEEP = sum(CALLS_OF_A_ROUND.values()) / SHARE
 
+PAUSE = 2.0
+"""Seconds without a call after which a round is over; two rounds are more than that apart."""
+
 DAG_FILE = f"""
 from airflow.sdk import DAG
 
@@ -273,10 +276,17 @@ def instances(stack: AirflowStack, dag_id: str, run_id: str, task_id: str, *, st
 
 
 def wait_for_round(crm: Sandbox) -> int:
-    """Wait until a round is over and return the number of its last call."""
-    time.sleep(INTERVAL - time.time() % INTERVAL)
-    time.sleep(SWEEP + 2)
-    return crm.counters().total
+    """Wait until a round has begun and is over, and return the number of its last call."""
+    before = crm.counters().total
+    deadline = time.monotonic() + 6 * INTERVAL
+    while (total := crm.counters().total) == before:
+        assert time.monotonic() < deadline, "nobody looks"
+        time.sleep(0.2)
+    while True:
+        time.sleep(PAUSE)
+        before, total = total, crm.counters().total
+        if before == total:
+            return total
 
 
 def seconds_between(start: str | None, end: str | None) -> float:

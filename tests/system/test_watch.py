@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +183,27 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1
     assert after.count(ids(10)[0]) <= 2  # at least once: the one that may come again
+
+
+def test_two_triggerers_tell_of_each_contact_once(stack: AirflowStack, sandbox: Sandbox) -> None:
+    """The first is frozen until the second has its watches, and wakes up with them; then the second is killed."""
+    before = seen(stack)
+    time.sleep(SETTLE + 2 * INTERVAL)
+    first, second = stack.components["triggerer"], stack.add_triggerer()
+    first.signal_group(signal.SIGSTOP)
+    try:
+        join(sandbox, 12)
+        wait_until(lambda: ids(12)[0] in seen(stack))  # only the second can have told
+    finally:
+        first.signal_group(signal.SIGCONT)
+    join(sandbox, 13)
+    wait_until(lambda: ids(13)[0] in seen(stack))
+    time.sleep(SETTLE + 2 * INTERVAL)
+    stack.kill(second)
+    join(sandbox, 14)
+    wait_until(lambda: ids(14)[0] in seen(stack))
+    settle(sandbox)
+    assert runs(stack)[len(before) :] == [ids(12), ids(13), ids(14)]
 
 
 def test_a_join_while_the_dag_is_paused_counts_later(stack: AirflowStack, sandbox: Sandbox) -> None:

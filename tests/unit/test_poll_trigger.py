@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import inspect
 import json
@@ -17,7 +18,9 @@ from crm_provider.client import CrmClient
 from crm_provider.policy import Action, Decision, ErrorPolicy
 from crm_provider.polling import Ending
 from crm_provider.questions import ContactIs, InList, ListExists, Question
+from crm_provider.rounds import Round
 from crm_provider.settings import Settings
+from crm_provider.transport import Transport
 from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
@@ -53,11 +56,13 @@ class FakePoller:
 
     def __init__(self, ending: Ending | None = None) -> None:
         self.ending = ending
+        self.joined = asyncio.Event()
         self.asked: list[dict[str, Any]] = []
         self.left = 0
 
     async def wait(self, question: Question, **arguments: Any) -> Ending:
         self.asked.append({"question": question, **arguments})
+        self.joined.set()
         try:
             if self.ending is None:
                 await asyncio.Event().wait()
@@ -74,7 +79,7 @@ def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPa
     async def collect() -> list[Any]:
         return [event.payload async for event in one.run()]
 
-    found = asyncio.run(asyncio.wait_for(collect(), 10))
+    found = asyncio.run(asyncio.wait_for(collect(), 300))
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -138,21 +143,25 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_deadline_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    poller = FakePoller()
-    started = time.time()
-    found = events(trigger(deadline=started + 0.2, memory={"last_answer": "not yet."}), poller, monkeypatch)
+def test_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = events(trigger(memory={"last_answer": "not yet."}), FakePoller(Ending()), monkeypatch)
     assert found == [{"last_answer": "not yet."}]
-    assert 0.15 <= time.time() - started < 5
-    assert poller.left == 1, "it has left the poll"
 
 
 def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hand-over after the deadline, as after a restart that took long: it is over at once."""
-    one = recreated(recreated(trigger(deadline=time.time() - 1)))
+    poller = FakePoller(Ending())
+    events(recreated(recreated(trigger(deadline=1234.5))), poller, monkeypatch)
+    assert poller.asked[0]["deadline"] == 1234.5
+
+
+def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll, "PATIENCE", 0.1)
+    poller = FakePoller()
     started = time.time()
-    assert events(one, FakePoller(), monkeypatch) == [{"last_answer": "none yet."}]
-    assert time.time() - started < 1
+    found = events(trigger(deadline=started + 0.1, memory={"last_answer": "not yet."}), poller, monkeypatch)
+    assert found == [{"last_answer": "not yet."}]
+    assert time.time() - started >= 0.2
+    assert poller.left == 1, "it has left the poll"
 
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +173,7 @@ def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) ->
             return [event async for event in trigger().run()]
 
         task = asyncio.create_task(run())
-        await asyncio.sleep(0.01)
+        await poller.joined.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -202,8 +211,6 @@ def test_no_event_loop_is_kept_alive() -> None:
     before = len(poll._pollers)
     for _ in range(3):
         asyncio.run(use())
-    import gc
-
     gc.collect()
     assert len(poll._pollers) <= before
 
@@ -261,11 +268,31 @@ def test_a_changed_key_gives_a_new_client() -> None:
     assert second is third
 
 
-def test_waiting_takes_half_of_the_rate() -> None:
-    [client] = clients(OLD)
+@pytest.mark.parametrize(("changes", "share"), [({}, 0.5), ({"poll_share": 0.05}, 0.05), ({"poll_share": 1}, 1.0)])
+def test_waiting_takes_its_share_of_the_rate(changes: dict[str, Any], share: float) -> None:
+    [client] = clients(OLD.with_(**changes))
     assert isinstance(client, CrmClient)
     pacer: Any = client._transport._pacer
-    assert 1 / pacer._own.spacing == pytest.approx(OLD.requests_per_second / 2, rel=0.02)
+    assert 1 / pacer._own.spacing == pytest.approx(OLD.requests_per_second * share, rel=0.02)
+
+
+def test_a_changed_share_is_taken_up() -> None:
+    first, second = clients(OLD, OLD.with_(poll_share=0.1))
+    assert first is not second
+
+
+def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key changes while a round, in its thread, reads with the old one."""
+    closed: list[str] = []
+    monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._wire._settings.api_key))
+    used = clients(OLD, NEW)
+    round_ = Round(used[0])  # type: ignore[arg-type]
+    used.pop(0)
+    gc.collect()
+    assert closed == []
+    del round_
+    gc.collect()
+    assert closed == ["old"]
 
 
 def test_a_connection_that_cannot_be_read_for_a_moment_ends_nothing() -> None:

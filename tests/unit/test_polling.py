@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -13,14 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.pacing import MARGIN, BudgetBusy, ProcessPacer, SharePacer
 from crm_provider.policy import Action, ErrorPolicy, Work
-from crm_provider.polling import HOPELESS, Ending, Poller, Round
+from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller
 from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
-from crm_provider.waiting import QUOTA_DELAY, Waiting
+from crm_provider.rounds import HOPELESS, Round
+from crm_provider.waiting import LONGEST_BACK_OFF, QUOTA_DELAY, Waiting
 
 from .fakes import FakeClock
 from .reference import OUTCOMES
@@ -40,12 +44,17 @@ REFUSED = e.CrmForbiddenError("no", status=403, request_id="req-7")
 
 @dataclass
 class Time:
-    """Time that only the poller's sleep, or a call that takes some, moves; it stops at ``until``."""
+    """Time that only the poller's sleep, or a call that takes some, moves; it stops at ``until``.
+
+    All who wait for something here wait for an event. A loop that goes round until it has happened would take the GIL
+    from the thread that makes it happen, 5 ms each time: on a small machine such a test takes minutes.
+    """
 
     now: float = START
     until: float = START
     naps: list[float] = field(default_factory=list)
-    stopped: bool = False
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __call__(self) -> float:
         return self.now
@@ -54,10 +63,17 @@ class Time:
         self.naps.append(seconds)
         wake = self.now + seconds
         while wake > self.until:
-            self.now, self.stopped = max(self.now, self.until), True
-            await asyncio.sleep(0)
+            self.now = max(self.now, self.until)
+            self.goes_on.clear()
+            self.stopped.set()
+            await self.goes_on.wait()
         self.now = wake
         await asyncio.sleep(0)
+
+    def go_on(self, until: float) -> None:
+        self.until = until
+        self.stopped.clear()
+        self.goes_on.set()
 
 
 @dataclass
@@ -110,7 +126,10 @@ class Scene:
     def __init__(self) -> None:
         self.time = Time()
         self.crm = FakeCrm(self.time)
-        self.poller = Poller(self.connect, clock=self.time, sleep=self.time.sleep)
+        self.poller = Poller(
+            self.connect, clock=self.time, sleep=self.time.sleep, jitter=lambda: self.jitter, offset=0.0
+        )
+        self.jitter = 0.5
         self.connects: Exception | None = None
 
     async def connect(self) -> Any:
@@ -122,18 +141,24 @@ class Scene:
         """One more waiter."""
         waiting = Waiting(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
-        wait = self.poller.wait(question, interval=interval, policy=policy, waiting=waiting)
+        wait = self.poller.wait(question, interval=interval, policy=policy, waiting=waiting, **arguments)
         task = asyncio.create_task(wait)
         await asyncio.sleep(0)
         return task
 
     async def run(self, seconds: float) -> None:
         """Let time go on, to ``START + seconds``; less if nobody waits any more."""
-        self.time.until, self.time.stopped = START + seconds, False
-        while not self.time.stopped and self.poller._task and not self.poller._task.done():  # noqa: ASYNC110
+        self.time.go_on(START + seconds)
+        if self.poller._task is not None:
+            stopped = asyncio.create_task(self.time.stopped.wait())
+            await asyncio.wait({stopped, self.poller._task}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+        for _ in range(5):  # whoever has heard of something acts on it
             await asyncio.sleep(0)
-        for _ in range(5):
-            await asyncio.sleep(0)
+
+
+GUARD = 300.0
+"""Seconds for a test that hangs; none takes one."""
 
 
 def played(play: Callable[[Scene], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -141,7 +166,7 @@ def played(play: Callable[[Scene], Coroutine[Any, Any, None]]) -> Callable[[], N
 
     def test() -> None:
         async def whole() -> None:
-            await asyncio.wait_for(play(Scene()), 30)
+            await asyncio.wait_for(play(Scene()), GUARD)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
@@ -159,6 +184,9 @@ def named(name: str) -> ListExists:
 
 def person(name: str, **arguments: Any) -> ContactIs:
     return ContactIs(email=f"{name}@x.io", **arguments)
+
+
+LIST_IDS = [f"ffffffff-aaaa-4aaa-8aaa-0000000000{n:02}" for n in range(25)]
 
 
 def deal(number: int) -> DealInStage:
@@ -183,11 +211,11 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
     for _ in range(50):
         await scene.join(person("ann", status="gone"))
         await scene.join(person("new"))  # not found: an answer too
-        await scene.join(person("ill"))  # fails: an answer too
+        await scene.join(person("ill"))  # fails, and is asked for ever more slowly
         await scene.join(deal(1))
         await scene.join(deal(2))
     await scene.run(3 * 60)
-    assert scene.crm.called() == {"ann@x.io": 3, "new@x.io": 3, "ill@x.io": 3, f"{DEAL}1": 3, f"{DEAL}2": 3}
+    assert scene.crm.called() == {"ann@x.io": 3, "new@x.io": 3, "ill@x.io": 2, f"{DEAL}1": 3, f"{DEAL}2": 3}
 
 
 @played
@@ -200,6 +228,25 @@ async def test_who_has_an_answer_is_not_asked_for_again(scene: Scene) -> None:
     scene.crm.contacts["new@x.io"] = "active"
     await scene.run(4 * 60)
     assert (await second).answer is not None
+
+
+@played
+async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_them(scene: Scene) -> None:
+    scene.crm.lists = LIST_IDS
+    tasks = [await scene.join(ListExists(list_id=LIST_IDS[n])) for n in (3, 12, 14)]
+    await scene.run(60)
+    assert [(await task).answer for task in tasks] == [{"id": LIST_IDS[n], "name": LIST_IDS[n]} for n in (3, 12, 14)]
+    assert scene.crm.called() == {"page 0": 1, "page 1": 1}
+
+
+@played
+async def test_by_name_all_pages_are_read(scene: Scene) -> None:
+    """Two lists of one name are an error, and the second may be on the last page."""
+    scene.crm.lists = ["VIP", *LIST_IDS]
+    task = await scene.join(named("VIP"))
+    await scene.run(60)
+    assert (await task).answer == {"id": "VIP", "name": "VIP"}
+    assert scene.crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
 
 
 # -- when it comes ------------------------------------------------------------------------------------------
@@ -263,6 +310,112 @@ async def test_nothing_sleeps_long_and_nothing_spins(scene: Scene) -> None:
     assert len(scene.time.naps) < 320
 
 
+@pytest.mark.parametrize("offset", [0.0, 7.5, 59.9])
+def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> None:
+    """Each keeps the interval; all intervals of one triggerer still fall together."""
+
+    async def play(scene: Scene) -> None:
+        scene.poller._offset = offset
+        await scene.join(person("each-20"), interval=20)
+        await scene.join(person("each-60"), interval=60)
+        await scene.run(200)
+        often, rarely = ([at for at, who in scene.crm.calls if who == f"each-{n}@x.io"] for n in (20, 60))
+        assert [(at - offset) % 20 for at in often] == pytest.approx([0.0] * len(often), abs=1e-3)
+        assert often[0] - START <= 20
+        assert set(rarely) < set(often)
+        assert len(rarely) == 3
+
+    played(play)()
+
+
+def test_the_offset_is_one_of_the_process() -> None:
+    async def connect() -> Any: ...
+
+    assert 0 <= OFFSET <= 60
+    assert [Poller(connect)._offset, Poller(connect)._offset] == [OFFSET, OFFSET]
+
+
+@given(st.floats(1e9, 1e10), st.floats(1.0, 1e5), st.floats(0.0, 60.0))
+def test_the_next_look_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
+    async def connect() -> Any: ...
+
+    due = Poller(connect, offset=offset)._grid(now, interval)
+    assert now < due <= now + interval * (1 + 1e-5)
+
+
+# -- the deadline -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "deadline", "looks"),
+    [
+        (60, 100, [50, 110]),  # a round that comes anyway
+        (60, 130, [50, 110, 140]),  # half a minute later: not a whole interval
+        (3600, 100, [110]),
+        (10, 34, [10, 20, 30, 40]),
+        (60, 50, [50]),  # one that begins at the deadline is the last
+        (60, -5, [20]),  # a hand-over that took long
+    ],
+)
+def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int, looks: list[int]) -> None:
+    async def play(scene: Scene) -> None:
+        task = await scene.join(person("one"), interval=interval, deadline=START + deadline)
+        await scene.run(looks[-1] - 1)
+        assert not task.done()
+        await scene.run(looks[-1] + 100)
+        assert await task == Ending()
+        assert scene.crm.rounds() == looks
+        assert looks[-1] - deadline <= min(interval, LAST_LOOK) + 50 * (deadline < 0)
+
+    played(play)()
+
+
+@played
+async def test_what_came_to_be_before_the_deadline_is_found_after_it(scene: Scene) -> None:
+    task = await scene.join(person("one"), deadline=START + 130)
+    await scene.run(125)
+    scene.crm.contacts = {"one@x.io": "active"}
+    await scene.run(200)
+    assert (await task).answer == {"id": "one@x.io", "status": "active"}
+
+
+@played
+async def test_last_looks_that_are_near_each_other_are_one(scene: Scene) -> None:
+    tasks = [await scene.join(named(f"l{n}"), deadline=START + 111 + n / 10) for n in range(280)]
+    await scene.run(200)
+    assert {await task for task in tasks} == {Ending()}
+    assert scene.crm.called() == {"page 0": 3}
+
+
+@pytest.mark.parametrize(
+    "trouble", [e.CrmLimitExceededError("x"), e.CrmTooManyRequestsError("x", retry_after=500)], ids=["quota", "told"]
+)
+def test_there_is_no_last_look_before_the_time_that_the_server_asked_for(trouble: e.CrmError) -> None:
+    async def play(scene: Scene) -> None:
+        scene.crm.trouble = trouble
+        task = await scene.join(person("one"), deadline=START + 130)
+        await scene.run(139)
+        assert not task.done()
+        await scene.run(140)
+        assert await task == Ending()
+        assert scene.crm.rounds() == [50]
+
+    played(play)()
+
+
+@played
+async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> None:
+    refused, broken = (
+        await scene.join(person("one"), deadline=START + 130),
+        await scene.join(person("two"), deadline=START + 130),
+    )
+    await scene.run(120)
+    scene.crm.contacts = {"one@x.io": e.CrmInvalidInputError("no", status=422), "two@x.io": BROKEN}
+    await scene.run(140)
+    assert type((await refused).error) is e.CrmInvalidInputError
+    assert await broken == Ending(), "one server error is waited through, and then the time is over"
+
+
 # -- who leaves ---------------------------------------------------------------------------------------------
 
 
@@ -292,24 +445,23 @@ async def test_after_the_last_one_has_left_a_new_one_starts_anew(scene: Scene) -
 @played
 async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> None:
     """A mark-failed of many ends a long round early."""
-    entered, go_on = threading.Event(), threading.Event()
+    loop, entered, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     ask = scene.crm.get_contact
 
     def slow(email: str) -> dict[str, Any]:
-        entered.set()
-        go_on.wait(5)
+        loop.call_soon_threadsafe(entered.set)
+        go_on.wait(GUARD)
         return ask(email)
 
     scene.crm.get_contact = slow  # type: ignore[method-assign]
     tasks = [await scene.join(person(f"p{n}")) for n in range(100)]
-    scene.time.until = START + 60
-    while not entered.is_set():  # noqa: ASYNC110 - a thread sets it
-        await asyncio.sleep(0)
+    scene.time.go_on(START + 60)
+    await entered.wait()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     go_on.set()
-    await asyncio.sleep(0.05)
+    await loop.shutdown_default_executor()  # waits until the thread has ended
     assert len(scene.crm.calls) == 1
 
 
@@ -344,9 +496,9 @@ async def test_a_missing_connection_ends_all_without_a_call(scene: Scene) -> Non
 async def test_a_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
     scene.crm.trouble = THROTTLED
     tasks = [await scene.join(person(f"p{n}"), limit=1) for n in range(20)]
-    await scene.run(5 * 60)
-    assert scene.crm.rounds() == [50, 110, 170, 230, 290]
-    assert len(scene.crm.calls) == 5, "one call a round"
+    await scene.run(20 * 60)
+    assert scene.crm.rounds() == [50, 110, 230, 470, 770, 1070], "ever more slowly, up to 5 minutes"
+    assert len(scene.crm.calls) == 6, "one call a round"
     assert not any(task.done() for task in tasks), "throttling alone never ends a wait"
 
 
@@ -384,9 +536,9 @@ def test_a_used_up_quota_is_looked_at_again_after_its_delay() -> None:
 async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     task = await scene.join(person("one"), limit=3)
-    await scene.run(3 * 60)
+    await scene.run(469)
     assert not task.done()
-    await scene.run(4 * 60)
+    await scene.run(470)
     ending = await task
     assert (type(ending.error), ending.decision and ending.decision.action) == (e.CrmInternalServerError, Action.RETRY)
     assert len(scene.crm.calls) == 4
@@ -410,9 +562,50 @@ def test_a_proper_answer_starts_the_count_anew(contacts: dict[str, Any]) -> None
 async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     tasks = [await scene.join(question, limit=2) for n in range(20) for question in (person(f"p{n}"), named(f"l{n}"))]
-    await scene.run(3 * 60)
+    await scene.run(4 * 60)
     assert len(scene.crm.calls) <= 3 * HOPELESS
     assert {(end.decision and end.decision.action) for end in await asyncio.gather(*tasks)} == {Action.RETRY}
+
+
+@played
+async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: Scene) -> None:
+    """Each who comes has seen no error yet, and is asked for with those who have."""
+    scene.crm.trouble = THROTTLED
+    for number in range(40):
+        await scene.join(person(f"p{number}"))
+        await scene.run((number + 1) * 30)
+    assert scene.crm.rounds() == [50, 110, 230, 470, 770, 1070]
+    scene.crm.trouble = None
+    await scene.run(1370 + 120)
+    assert scene.crm.rounds()[6:] == [1370, 1430, 1490], "an answer, and all is as before"
+    assert len(scene.crm.calls) == 6 + 3 * 40
+
+
+@played
+async def test_an_outage_of_another_time_is_forgotten(scene: Scene) -> None:
+    scene.crm.trouble = THROTTLED
+    first = await scene.join(person("one"))
+    await scene.run(800)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    scene.crm.calls.clear()
+    await scene.join(person("two"))
+    await scene.run(800 + 150)
+    assert scene.crm.rounds() == [830, 890]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.99])
+def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
+    async def play(scene: Scene) -> None:
+        scene.jitter, scene.crm.trouble = jitter, BROKEN
+        await scene.join(person("one"), interval=10, limit=100)
+        await scene.run(1600)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(scene.crm.rounds())]
+        assert min(gaps) >= 10
+        assert max(gaps) <= LONGEST_BACK_OFF + 10
+        assert gaps[-1] == (230 if jitter == 0.0 else 300)
+
+    played(play)()
 
 
 @played
@@ -570,6 +763,31 @@ def test_pages_are_read_as_far_as_anyone_wants() -> None:
     assert crm.called() == {"page 0": 1}
     assert len(list(lookup.lists())) == 25
     assert crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
+
+
+def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:
+    crm = FakeCrm(Time(), lists=LIST_IDS)
+    lookup = Round(crm)  # type: ignore[arg-type]
+    ListExists(list_id=LIST_IDS[9]).answer(lookup)
+    crm.trouble = BROKEN
+    for _ in range(2):
+        with pytest.raises(e.CrmInternalServerError):
+            ListExists(list_id=LIST_IDS[10]).answer(lookup)
+        with pytest.raises(e.CrmInternalServerError):
+            named(LIST_IDS[0]).answer(lookup)  # another one may have this name
+        assert ListExists(list_id=LIST_IDS[0]).answer(lookup)["id"] == LIST_IDS[0]
+    assert crm.called() == {"page 0": 1, "page 1": 1}
+    assert lookup.failure is None, "something was answered"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "failed"), [(BROKEN, True), (THROTTLED, True), (ABSENT, False), (REFUSED, False), (None, False)]
+)
+def test_a_round_was_in_vain_if_nothing_was_answered(trouble: e.CrmError | None, failed: bool) -> None:
+    lookup = Round(FakeCrm(Time(), trouble=trouble))  # type: ignore[arg-type]
+    with contextlib.suppress(e.CrmError):
+        lookup.contact("a@x.io")
+    assert (lookup.failure is not None) == failed
 
 
 def test_a_round_is_garbage_when_it_is_over() -> None:

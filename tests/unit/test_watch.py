@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,6 +243,21 @@ def test_what_another_triggerer_has_stored_is_read() -> None:
     assert asyncio.run(mine.load()) == marks("ada", "alan")
 
 
+def test_a_cursor_knows_when_another_triggerer_was_faster() -> None:
+    store = FakeStore()
+    mine, theirs = Cursor([store], "key"), Cursor([store], "key")
+    assert asyncio.run(mine.load()) is None
+    assert not asyncio.run(mine.overtaken())
+    theirs.note(marks("ada"))
+    asyncio.run(theirs.save())
+    assert asyncio.run(mine.overtaken()), "it was no first look"
+    asyncio.run(mine.load())
+    assert not asyncio.run(mine.overtaken())
+    asyncio.run(mine.save())
+    assert not asyncio.run(theirs.overtaken()), "nothing was new"
+    assert not asyncio.run(Cursor([], "key").overtaken())
+
+
 def test_a_store_that_was_emptied_is_filled_again() -> None:
     store = FakeStore()
     cursor = stored(marks("ada"), store)
@@ -265,7 +281,7 @@ def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pyte
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(cursor_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(cursor_module, "asyncio", SimpleNamespace(sleep=sleep))  # that module's, and no other
     asyncio.run(Cursor([], "key").settle())
     asyncio.run(Cursor([FakeStore()], "key").settle())
     assert slept == [cursor_module.SETTLE] * 2

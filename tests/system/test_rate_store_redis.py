@@ -1,0 +1,167 @@
+"""The budget in a real Redis: the same rule as everywhere, and no harm when it goes away, is flushed or comes back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis_server import RedisServer
+
+from crm_provider.pacing import Budget, Lane, hostfile, stores
+from crm_provider.pacing import budget as budgets
+from crm_provider.pacing.redis_store import RedisStore
+from crm_provider.pacing.schedule import Pace, Schedule, Verdict
+from crm_provider.pacing.stores import StoreUnusable, Ticket
+from crm_provider.settings import Settings
+
+NEVER_MIND = 1e9
+REAL = Pace.of(5.0, 2)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A server with a password; fails where none is installed."""
+    with RedisServer(password="s3cret") as server:
+        yield server
+
+
+def client(server: RedisServer) -> Any:
+    import redis
+
+    return redis.Redis.from_url(server.url)
+
+
+# -- the same rule -------------------------------------------------------------------------------------------
+
+PACES = st.sampled_from([Pace.of(5.0, 2), Pace.of(50.0, 20), Pace.of(0.5, 1), Pace.of(333.0, 3)])
+ASKS = st.tuples(
+    st.just("ask"),
+    st.sampled_from(Lane),
+    st.sampled_from(["new", "back", "old"]),
+    st.sampled_from([NEVER_MIND, 0.0, 1.0]),
+)
+PAUSES = st.tuples(st.just("pause"), st.floats(0, 10), st.floats(0, 0.2), st.none())
+STEPS = st.lists(
+    st.tuples(st.floats(-2, 2) | st.sampled_from([0.0, 0.002, 0.1, 0.2, 0.5, 30.0]), ASKS | PAUSES),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(pace=PACES, steps=STEPS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, steps: Any) -> None:
+    client(redis).flushall()
+    store, schedule, now = RedisStore(redis.url, "same"), Schedule(), 1.7e9
+    open_tickets: dict[Lane, list[int]] = {lane: [] for lane in Lane}
+    for gap, (what, first, second, third) in steps:
+        now += gap
+        if what == "pause":
+            schedule.pause(now, first, second, pace)
+            store.pause(first, second, pace, now=now)
+            continue
+        tickets = open_tickets[first]
+        number = None if second == "new" or not tickets else tickets.pop(0 if second == "old" else -1)
+        ticket = None if number is None else Ticket(id(store), number)
+        expected = schedule.ask(now, first, number, pace, third)
+        answer, _ = store.ask(first, ticket, pace, third, now=now)
+        assert answer == expected
+        if answer.verdict is Verdict.NAP:
+            tickets.append(answer.ticket)
+
+
+def test_redis_keeps_no_key_and_forgets_what_nobody_uses(redis: RedisServer) -> None:
+    client(redis).flushall()
+    store = budgets.store_for(Settings(api_key="the-api-key", rate_store=redis.url))
+    store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)
+    [name] = client(redis).keys()
+    assert name.startswith(b"crm-provider:")
+    assert b"the-api-key" not in name
+    assert 0 < client(redis).ttl(name) <= 3600
+
+
+# -- many hosts ----------------------------------------------------------------------------------------------
+
+HOST = """
+import sys, time
+from crm_provider.pacing import pacer_for
+from crm_provider.settings import Settings
+
+pacer = pacer_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(30):
+    pacer.acquire(60)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def test_hosts_share_one_budget_by_the_clock_of_the_server(redis: RedisServer) -> None:
+    client(redis).flushall()
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, redis.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for host in hosts:
+        assert host.stdout
+        assert host.stdout.readline() == "ready\n"
+    for host in hosts:
+        assert host.stdin
+        host.stdin.write("\n")
+        host.stdin.flush()
+    calls = sorted(float(line) for host in hosts for line in host.communicate(timeout=60)[0].splitlines())
+    assert len(calls) == 120
+    assert calls[-1] - calls[0] >= 119 / 49.5 - 0.1
+    assert calls[-1] - calls[0] <= 119 / 49.5 * 2
+
+
+# -- when it goes away ---------------------------------------------------------------------------------------
+
+
+def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(hostfile, "private_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(stores, "RECHECK", 0.2)
+    pacer = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
+
+    def takes(count: int) -> float:
+        began = time.monotonic()
+        for _ in range(count):
+            pacer.acquire(60.0)
+        return time.monotonic() - began
+
+    assert takes(20) >= 18 / 49.5
+    client(redis).flushall()
+    client(redis).script_flush()
+    assert takes(20) >= 18 / 49.5
+    assert caplog.records == []
+    redis.stop()
+    try:
+        assert 18 / 49.5 <= takes(20) <= 5.0
+        assert list((tmp_path / "state").iterdir())
+    finally:
+        redis.start()
+    time.sleep(0.3)
+    assert 18 / 49.5 <= takes(20) <= 5.0
+    assert client(redis).keys()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("password", ["", "wr0ng"])
+def test_a_wrong_password_is_told_without_it(redis: RedisServer, password: str) -> None:
+    url = f"redis://:{password}@127.0.0.1:{redis.port}/0"
+    with pytest.raises(StoreUnusable, match=r"Redis at 127\.0\.0\.1:\d+ \(\w+\)$") as raised:
+        RedisStore(url, "x").ask(Lane.SINGLE, None, REAL, NEVER_MIND)
+    assert "wr0ng" not in str(raised.value)
