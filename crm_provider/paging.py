@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,21 @@ class Page:
         return cls(items, total if known else None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedPage:
+    """A page at its place in a listing.
+
+    :param number: from 0
+    :param fresh: the records of it that were not on a page before
+    :param earlier: it was known before and not read now
+    """
+
+    number: int
+    page: Page
+    fresh: list[dict[str, Any]]
+    earlier: bool = False
+
+
 def walk(fetch: Callable[[int], Page], route: str) -> Iterator[dict[str, Any]]:
     """All records of a listing, each once.
 
@@ -47,19 +62,35 @@ def walk(fetch: Callable[[int], Page], route: str) -> Iterator[dict[str, Any]]:
     :param route: for messages
     :raises CrmProtocolError: if the listing goes in circles or ends before its own total
     """
-    progress = _Progress(route)
+    for listed in walk_pages(fetch, route):
+        yield from listed.fresh
+
+
+def walk_pages(fetch: Callable[[int], Page], route: str, earlier: Iterable[Page] = ()) -> Iterator[ListedPage]:
+    """All pages of a listing up to its end, an empty last page included.
+
+    :param fetch: reads one page by its number, from 0
+    :param route: for messages
+    :param earlier: pages from 0 on that were read before, as they were: they are not read again
+    :raises CrmProtocolError: if the listing goes in circles or ends before its own total
+    """
+    progress, known = _Progress(route), iter(earlier)
     while True:
+        number, page = progress.pages, next(known, None)
+        is_earlier = page is not None
         try:
-            page = fetch(progress.pages)
+            if page is None:
+                page = fetch(number)
         except e.CrmNotFoundError:
-            if progress.pages == 0 or progress.is_short:
+            if number == 0 or progress.is_short:
                 raise
             return
         progress.note_total(page)
+        fresh = progress.take(page) if page.items else []
+        yield ListedPage(number=number, page=page, fresh=fresh, earlier=is_earlier)
         if not page.items:
             progress.check_complete()
             return
-        yield from progress.take(page)
         if progress.is_done:
             return
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +45,7 @@ class Answer:
     :param path: the route for messages, emails left as placeholders
     :param sent: values that the call sent, the key among them; they are cut out of every text that is shown
     :param loose: the form of a successful answer is not documented and not needed: a plain text will do
+    :param exact: numbers with a fraction become ``Decimal``, with the digits that were sent
     """
 
     method: str
@@ -53,6 +55,7 @@ class Answer:
     body: bytes
     sent: tuple[str, ...] = ()
     loose: bool = False
+    exact: bool = False
 
 
 def value_of(answer: Answer) -> Any:
@@ -60,7 +63,7 @@ def value_of(answer: Answer) -> Any:
 
     :raises CrmError: the class that the answer stands for, if it is not a success
     """
-    parsed = _parsed(answer.body)
+    parsed = _parsed(answer.body, exact=answer.exact)
     if not 200 <= answer.status < 300:
         raise error_of(answer)
     if parsed is _UNREADABLE and answer.loose and answer.body.lstrip()[:1] not in _STRUCTURED:
@@ -136,12 +139,12 @@ _STRUCTURED = (b"{", b"[", b'"', b"<")
 """How JSON and HTML begin: what begins so and is no JSON is cut off, or from somebody else."""
 
 
-def _parsed(body: bytes) -> Any:
+def _parsed(body: bytes, *, exact: bool = False) -> Any:
     """The body as JSON; None if it is empty, ``_UNREADABLE`` if it is no JSON."""
     if not body.strip():
         return None
     try:
-        return json.loads(body)
+        return json.loads(body, parse_float=Decimal if exact else None)
     except (ValueError, RecursionError):
         return _UNREADABLE
 

@@ -10,6 +10,7 @@ from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.calls.base import Calls, Record, id_of, mapping_of
 from crm_provider.ordering import UpsertOrder
+from crm_provider.paging import Page
 from crm_provider.transport import ONE_TRY, Call, Transport
 
 
@@ -118,6 +119,10 @@ class ContactCalls(Calls):
     def list_contacts(self) -> Iterator[Record]:
         """All contacts, each once, ten with a call; the API has no filter."""
         return self._walk("/contacts")
+
+    def count_contacts(self) -> int | None:
+        """How many contacts the account has, None if the CRM does not tell; one call."""
+        return Page.of(self._transport.send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
 
     def _create_or_update(
         self, email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from crm_provider import errors as e
@@ -20,7 +21,7 @@ class ListCalls(ContactCalls):
         return self._walk("/segments")
 
     def find_segmentation_list(self, name: str | None = None, *, list_id: str | None = None) -> Record:
-        """One segmentation list, by its exact name or by its id.
+        """One segmentation list, by its exact name (reads all pages) or by its id (reads up to the list).
 
         :raises CrmSegmentationListNotFoundError: if there is none
         :raises CrmInvalidValueError: if several have this name
@@ -55,6 +56,8 @@ def pick_list(
 ) -> Record:
     """One segmentation list out of all, by its exact name or by its id.
 
+    By id it reads no further than to the list; by name it reads all, for another one may have the same.
+
     :param lists: reads them, once the arguments are known to be right
     :param field: what the caller calls the name
     :raises CrmSegmentationListNotFoundError: if there is none
@@ -66,7 +69,7 @@ def pick_list(
         raise e.CrmInvalidValueError(f"{field} is empty; give the name of the segmentation list")
     if list_id is not None:
         wanted = validate.uuid(list_id, "list_id").lower()
-        found = [item for item in lists() if str(item.get("id")).lower() == wanted]
+        found = list(islice((item for item in lists() if str(item.get("id")).lower() == wanted), 1))
     else:
         found = [item for item in lists() if list_name(item) == name]
     if not found:

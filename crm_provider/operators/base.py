@@ -11,7 +11,7 @@ from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.outcome import conclude
-from crm_provider.policy import ErrorPolicy, OnError
+from crm_provider.policy import Decision, ErrorPolicy, OnError
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.task_policy import HasErrorPolicy, for_base_operator
 
@@ -53,9 +53,13 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
         try:
             result = self.call(context)
         except e.CrmError as error:
-            conclude(error, self.error_policy.decide(error), context)
+            conclude(error, self.decide(error), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
+
+    def decide(self, error: e.CrmError) -> Decision:
+        """What to do about an error of the call."""
+        return self.error_policy.decide(error)
 
     @abc.abstractmethod
     def call(self, context: Context) -> dict[str, Any]:

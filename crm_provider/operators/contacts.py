@@ -8,10 +8,15 @@ from typing import Any, ClassVar, Literal, get_args
 from crm_provider import validate
 from crm_provider._compat import Context
 from crm_provider.calls.contacts import has_attributes
-from crm_provider.errors import CrmContactAlreadyExistsError
+from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.operators.base import CrmOperator, contact_email_of
+from crm_provider.policy import Action
+from crm_provider.redaction import without_values
 
 Mode = Literal["upsert", "create", "update"]
+
+LARGEST_ANSWER = 4096
+"""Characters of a verification's answer that go into the XCom as they are; of a larger one only its plain fields."""
 
 
 class CrmUpsertContactOperator(CrmOperator):
@@ -73,3 +78,75 @@ class CrmUpsertContactOperator(CrmOperator):
                 raise
             return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
         return {"id": ref["id"], "outcome": "created"}
+
+
+class CrmDeleteContactOperator(CrmOperator):
+    """Delete a contact. By default the task is skipped if there is none: what it is for is so already.
+
+    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a second try found no contact, for an earlier one may have
+    deleted it.
+
+    :param contact_email: the contact's address, in the case given. ``email`` alone is taken for it; with both,
+        ``email`` is Airflow's own: where alerts about the task go
+    """
+
+    template_fields: Sequence[str] = ("contact_email", *CrmOperator.template_fields)
+    policy_name = "CrmDeleteContactOperator"
+
+    def __init__(self, *, contact_email: str | None = None, **kwargs: Any) -> None:
+        contact_email = contact_email_of(self, contact_email, kwargs)
+        super().__init__(**kwargs)
+        self.contact_email = contact_email
+
+    def call(self, context: Context) -> dict[str, Any]:
+        validate.email(self.contact_email, "contact_email")
+        outcome = "deleted"
+        try:
+            self.hook.delete_contact(self.contact_email)
+        except CrmContactNotFoundError as missing:
+            if context["ti"].try_number == 1 or self.error_policy.decide(missing).action is not Action.SKIP:
+                raise
+            outcome = "gone"
+        self.log.info("Contact %s.", outcome)
+        return {"outcome": outcome}
+
+
+class CrmVerifyEmailOperator(CrmOperator):
+    """Have the CRM verify an address; may take up to 29 seconds. It need not be a contact's.
+
+    XCom: ``{"outcome": "verified", "answer": {...}}``: what the CRM answered, without the address. The form of the
+    answer is not documented: ``verified`` says that it was looked at, what was found is in ``answer``.
+
+    :param contact_email: the address. ``email`` alone is taken for it; with both, ``email`` is Airflow's own: where
+        alerts about the task go
+    """
+
+    template_fields: Sequence[str] = ("contact_email", *CrmOperator.template_fields)
+    policy_name = "CrmVerifyEmailOperator"
+
+    def __init__(self, *, contact_email: str | None = None, **kwargs: Any) -> None:
+        contact_email = contact_email_of(self, contact_email, kwargs)
+        super().__init__(**kwargs)
+        self.contact_email = contact_email
+
+    def call(self, context: Context) -> dict[str, Any]:
+        validate.email(self.contact_email, "contact_email")
+        said = self.hook.verify_email(self.contact_email)
+        answer = _without(said, self.contact_email, self.hook.get_conn().settings.api_key)
+        if len(str(answer)) > LARGEST_ANSWER:
+            self.log.warning("The answer is too large for an XCom: only its plain fields are kept.")
+            answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}
+        self.log.info("Address verified.")
+        return {"outcome": "verified", "answer": answer}
+
+
+def _without(value: Any, email: str, key: str) -> Any:
+    """An answer without the address that it is about, wherever and however it says it, and without the key."""
+    if isinstance(value, str):
+        parts = email.casefold().rpartition("@")  # alone they show only as a whole value: "valid" may be a local part
+        return "[value]" if value.casefold() in parts else without_values(value, (email, key))
+    if isinstance(value, list):
+        return [_without(item, email, key) for item in value]
+    if isinstance(value, Mapping):
+        return {without_values(name, (email, key)): _without(item, email, key) for name, item in value.items()}
+    return value

@@ -14,6 +14,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.calls.lists import list_ids_of, list_name
 from crm_provider.client import CrmClient
+from crm_provider.paging import ListedPage, Page
 from crm_provider.responses import Answer
 from crm_provider.transport import Call
 
@@ -88,6 +89,14 @@ SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
     ),
     "delete_contact": (lambda c: c.delete_contact(EMAIL), f"DELETE {AT}", None, Reply(204), None),
     "list_contacts": (lambda c: list(c.list_contacts()), "GET /contacts?page=0", None, page([RECORD]), [RECORD]),
+    "count_contacts": (lambda c: c.count_contacts(), "GET /contacts?page=0", None, page([RECORD]), 1),
+    "list_pages": (
+        lambda c: list(c.list_pages("contacts")),
+        "GET /contacts?page=0",
+        None,
+        page([RECORD]),
+        [ListedPage(number=0, page=Page([RECORD], 1), fresh=[RECORD])],
+    ),
     "create_deal": (
         lambda c: c.create_deal(**CREATE_DEAL),
         "POST /deals",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.paging import Page, walk
+from crm_provider.paging import ListedPage, Page, walk, walk_pages
 
 ROUTE = "/contacts"
 MANY = 500
@@ -253,3 +253,59 @@ def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> Non
 def test_what_is_no_page_is_an_error(value: Any) -> None:
     with pytest.raises(e.CrmProtocolError, match="holds no list of records"):
         Page.of(value, ROUTE)
+
+
+# -- pages, and going on after some that are known -----------------------------------------------------------
+
+
+def listed(server: Callable[[int], Page], earlier: list[Page] | None = None) -> list[ListedPage]:
+    return list(walk_pages(server, ROUTE, earlier or []))
+
+
+def test_pages_come_with_their_numbers_totals_and_what_is_new() -> None:
+    pages = [Page(records(0, 10), 12), Page(records(9, 12), 13)]
+    assert listed(lambda n: pages[n]) == [
+        ListedPage(number=0, page=pages[0], fresh=records(0, 10)),
+        ListedPage(number=1, page=pages[1], fresh=records(10, 12)),
+    ]
+
+
+@pytest.mark.parametrize("known", range(6))
+@pytest.mark.parametrize("total", [True, False], ids=["total", "no total"])
+def test_known_pages_are_not_read_again_and_change_nothing(known: int, total: bool) -> None:
+    whole = listed(honest(45, total=total))
+    reads: list[int] = []
+
+    def fetch(number: int) -> Page:
+        reads.append(number)
+        return honest(45, total=total).answer(number)
+
+    resumed = listed(fetch, [page.page for page in whole[:known]])
+    assert [(page.number, page.page, page.fresh) for page in resumed] == [(p.number, p.page, p.fresh) for p in whole]
+    assert [page.earlier for page in resumed] == [n < known for n in range(len(whole))]
+    assert reads == list(range(known, len(whole)))
+
+
+def test_an_empty_last_page_is_a_page_so_that_it_need_not_be_asked_for_again() -> None:
+    whole = listed(honest(20, total=False))
+    assert [len(page.page.items) for page in whole] == [10, 10, 0]
+    assert listed(not_found, [page.page for page in whole])[-1].earlier
+
+
+@given(pages=PAGES, cut=st.integers(0, 8))
+def test_a_lying_server_is_told_the_same_with_known_pages(
+    pages: list[tuple[list[dict[str, Any]], int | None]], cut: int
+) -> None:
+    def fetch(number: int) -> Page:
+        return Page(*pages[number]) if number < len(pages) else not_found(number)
+
+    def result(earlier: list[Page]) -> tuple[list[Page], str]:
+        got: list[Page] = []
+        try:
+            got.extend(page.page for page in walk_pages(fetch, ROUTE, earlier))
+        except e.CrmError as error:
+            return got, str(error)
+        return got, ""
+
+    plain = result([])
+    assert result(plain[0][:cut]) == plain

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -549,3 +550,14 @@ def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
     error = error_of(Answer(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",)))
     assert "sk-live-42" not in str(error)
     assert error.request_id is None
+
+
+# -- digits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("exact", "value"), [(False, 1200.5), (True, Decimal("1200.50"))])
+def test_digits_are_kept_where_they_are_asked_for(exact: bool, value: object) -> None:
+    body = b'{"data": {"amount": 1200.50, "count": 7}}'
+    found = value_of(Answer(method="GET", path="/deals", status=200, headers={}, body=body, exact=exact))
+    assert found == {"amount": value, "count": 7}
+    assert (type(found["amount"]), str(found["amount"])) == (type(value), str(value))

@@ -1,0 +1,122 @@
+"""Operators on automations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from crm_provider import errors as e
+from crm_provider import validate
+from crm_provider._compat import Context, mask_secret
+from crm_provider.operators.base import CrmOperator, contact_email_of
+from crm_provider.policy import Action, Decision, ErrorPolicy
+
+SENT_KEY = "crm_automation_sent"
+"""Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""
+
+
+class CrmTriggerAutomationOperator(CrmOperator):
+    """Start one automation for a contact.
+
+    It is never started twice unless you say so: if no answer tells whether it was started, the task fails without a
+    retry, and a retry after the worker died in mid-call fails too (Airflow 3.3+). A call that was not sent or was
+    refused is retried as usual. ``on_error={"CrmTransientError": "retry"}`` retries whatever may have happened.
+
+    The three ids are the secret of the automation's URL. They may be templates, such as
+    ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs, but are no template fields: Airflow stores
+    and shows those.
+
+    XCom: ``{"outcome": "started"}``.
+
+    :param webhook_id: first part of the automation's URL, after ``/webhook/``
+    :param channel_uid: second part, after ``/c/``
+    :param workflow_id: third part, after ``/w/``
+    :param contact_email: the contact's address. ``email`` alone is taken for it; with both, ``email`` is
+        Airflow's own: where alerts about the task go
+    :param fields: values of custom fields by their names
+    """
+
+    template_fields: Sequence[str] = ("contact_email", "fields", *CrmOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"fields": "json"}
+    policy_name = "CrmTriggerAutomationOperator"
+
+    def __init__(
+        self,
+        *,
+        webhook_id: str,
+        channel_uid: str,
+        workflow_id: str,
+        contact_email: str | None = None,
+        fields: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        contact_email = contact_email_of(self, contact_email, kwargs)
+        super().__init__(**kwargs)
+        self.webhook_id = webhook_id
+        self.channel_uid = channel_uid
+        self.workflow_id = workflow_id
+        self.contact_email = contact_email
+        self.fields = fields
+
+    def call(self, context: Context) -> dict[str, Any]:
+        validate.email(self.contact_email, "contact_email")
+        ids = [self._secret(name, context) for name in ("webhook_id", "channel_uid", "workflow_id")]
+        note = _Note(context)
+        try:
+            if note.is_there:
+                self._refuse_to_repeat()
+            note.write()
+            self.hook.trigger_automation(*ids, email=self.contact_email, fields=self.fields)
+        except e.CrmError as error:
+            if error.outcome_known:
+                note.remove()
+            elif self.decide(error).action is not Action.RETRY:
+                error.remark = "Look in the CRM whether the automation was started, before you clear the task"
+            raise
+        note.remove()
+        self.log.info("Automation started.")
+        return {"outcome": "started"}
+
+    def decide(self, error: e.CrmError) -> Decision:
+        """As the policy says; what certainly did not start the automation is retried like anything else."""
+        decision = super().decide(error)
+        if error.outcome_known and decision.origin.startswith(f"{self.policy_name}["):
+            return ErrorPolicy().decide(error)
+        return decision
+
+    def _refuse_to_repeat(self) -> None:
+        """Raise if an earlier try was cut off and its call must not be repeated."""
+        error = e.CrmConnectionError(
+            "an earlier try was cut off in mid-call: nothing was sent now",
+            method="POST",
+            path="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
+            outcome_known=False,
+        )
+        if self.decide(error).action is not Action.RETRY:
+            raise error
+
+    def _secret(self, name: str, context: Context) -> str:
+        value = validate.path_part(self.render_template(getattr(self, name), context), name)
+        mask_secret(value)
+        return value
+
+
+class _Note:
+    """That a call is on its way, kept where a try that follows a killed one finds it."""
+
+    def __init__(self, context: Context) -> None:
+        self._store: Any = context.get("task_state_store")
+        self._epoch = int(context["ti"].max_tries or 0)  # a user's clear raises it
+
+    @property
+    def is_there(self) -> bool:
+        kept = self._store.get(SENT_KEY) if self._store is not None else None
+        return isinstance(kept, dict) and kept.get("epoch") == self._epoch
+
+    def write(self) -> None:
+        if self._store is not None:
+            self._store.set(SENT_KEY, {"epoch": self._epoch})
+
+    def remove(self) -> None:
+        if self._store is not None:
+            self._store.delete(SENT_KEY)

@@ -1,0 +1,123 @@
+"""Operators that read a whole listing of the CRM into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from crm_provider import errors as e
+from crm_provider._compat import Context
+from crm_provider.calls.base import Listing
+from crm_provider.load.extract import Extract, IfChanged, check_if_changed
+from crm_provider.load.flatten import checked_fields
+from crm_provider.load.parts import Owner
+from crm_provider.load.writers import Format, format_of
+from crm_provider.operators.base import CrmOperator
+from crm_provider.policy import Action
+
+
+class _ExtractOperator(CrmOperator):
+    """Read a listing, ten records with a call, into a file: JSON lines, CSV or Parquet.
+
+    The file is there whole or not at all. A further try goes on after the last page that is safe; a task that a user
+    cleared starts anew. The listing may change meanwhile: the XCom tells.
+
+    XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "path",
+    "seconds"}``: counts, no values.
+
+    :param target: path or URL of the file (``s3://conn_id@bucket/contacts.csv.gz``), or an ``ObjectStoragePath``; its
+        name tells the format
+    :param fields: only these fields, by dotted names such as ``attributes.name``; in tables the columns, in this order
+    :param format: ``jsonl``, ``csv`` or ``parquet``, where the name does not tell
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
+    :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    :raises ValueError: if an option makes no sense; at DAG parse
+    """
+
+    template_fields: Sequence[str] = ("target", "fields", *CrmOperator.template_fields)
+    listing: ClassVar[Listing]
+
+    def __init__(
+        self,
+        *,
+        target: Any,
+        fields: Sequence[str] | None = None,
+        format: Format | None = None,  # noqa: A002 - as in every library for tables
+        if_changed: IfChanged = "warn",
+        formula_guard: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_if_changed(if_changed)
+        if format is not None:
+            format_of("", format)
+        if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
+            checked_fields(fields)
+        self.target = target
+        self.fields = fields
+        self.format = format
+        self.if_changed = if_changed
+        self.formula_guard = formula_guard
+
+    def call(self, context: Context) -> dict[str, Any]:
+        extract = Extract(
+            self.hook.get_conn(),
+            self.listing,
+            _path_of(self.target),
+            fields=self.fields,
+            format=self.format,
+            if_changed=self.if_changed,
+            formula_guard=self.formula_guard,
+            owner=_owner(context["ti"]),
+        )
+        try:
+            return dict(extract.run())
+        except e.CrmError as error:
+            if not self._goes_on(error, context["ti"]):
+                extract.discard()
+            raise
+
+    def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
+        """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
+        waits = isinstance(error, e.CrmThrottledError)
+        left = int(ti.max_tries or 0) >= int(ti.try_number)
+        return self.error_policy.decide(error).action is Action.RETRY and (waits or left)
+
+
+class CrmExtractContactsOperator(_ExtractOperator):
+    """Read all contacts into a file; parameters and XCom as of :class:`_ExtractOperator`."""
+
+    policy_name = "CrmExtractContactsOperator"
+    listing = "contacts"
+
+
+class CrmExtractDealsOperator(_ExtractOperator):
+    """Read all deals into a file; parameters and XCom as of :class:`_ExtractOperator`."""
+
+    policy_name = "CrmExtractDealsOperator"
+    listing = "deals"
+
+
+class CrmExtractListsOperator(_ExtractOperator):
+    """Read all segmentation lists into a file; parameters and XCom as of :class:`_ExtractOperator`.
+
+    Not their members: which lists a contact is in is a field of the contact (``segmentedListsIds``).
+    """
+
+    policy_name = "CrmExtractListsOperator"
+    listing = "lists"
+
+
+def _path_of(target: Any) -> Any:
+    """A URL as an ``ObjectStoragePath``, which knows its connection."""
+    if isinstance(target, str) and "://" in target:
+        from airflow.sdk import ObjectStoragePath
+
+        return ObjectStoragePath(target)
+    return target
+
+
+def _owner(ti: Any) -> Owner:
+    """The task instance. A user's clear raises ``max_tries``, a retry or a reschedule does not."""
+    work = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
+    return Owner(work=work, epoch=int(ti.max_tries or 0))

@@ -1,0 +1,191 @@
+"""Extract operators in real tasks: tries, waits and clears, targets, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath
+
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractListsOperator
+from crm_provider.readahead import AT_ONCE
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+
+@pytest.fixture
+def many(crm: Sandbox) -> Sandbox:
+    """35 contacts: four pages."""
+    crm.reset(SandboxSettings(seed="contacts:35", rate=None))
+    return crm
+
+
+def pages_read(crm: Sandbox) -> int:
+    return len(crm.journal(status=200))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def emails_in(path: Path) -> list[str]:
+    return [json.loads(line)["email"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "contacts.jsonl"
+    task = run_task(CrmExtractContactsOperator, target=str(target))
+    assert task.states == ["success"]
+    assert task.result.pop("seconds") > 0
+    assert task.result == {
+        "records": 35,
+        "pages": 4,
+        "calls": 4,
+        "total": 35,
+        "total_at_start": 35,
+        "duplicates": 0,
+        "changed_during_read": False,
+        "path": str(target),
+    }
+    assert emails_in(target) == list(many.store.contacts)
+    assert "@example.com" not in task.log.replace("Updating RenderedTaskInstanceFields", "")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(str, id="text"),
+        pytest.param(lambda path: f"file://{path}", id="URL"),
+        pytest.param(lambda path: ObjectStoragePath(f"file://{path}"), id="ObjectStoragePath"),
+        pytest.param(lambda path: path, id="Path"),
+        pytest.param(lambda path: f"{path.parent}/{{{{ 'contacts' }}}}.csv", id="template"),
+    ],
+)
+def test_targets(make: Callable[[Path], Any], many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    target = tmp_path / "contacts.csv"
+    task = run_task(CrmExtractContactsOperator, target=make(target), fields=["{{ 'email' }}"])
+    assert task.states == ["success"]
+    assert target.read_text().splitlines() == ["email", *many.store.contacts]
+
+
+def test_the_next_try_goes_on(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    many.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", after=2, count=1)
+    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"))
+    assert task.states == ["up_for_retry", "success"]
+    assert (task.result["records"], task.result["pages"]) == (35, 4)
+    assert task.result["calls"] < 4
+    assert 4 <= pages_read(many) < 4 + AT_ONCE, "what was on its way with the one that failed is read again"
+    assert names(tmp_path) == ["contacts.jsonl"]
+
+
+def test_a_used_up_quota_frees_the_slot_and_goes_on_with_the_same_try(
+    many: Sandbox, run_task: RunTask, waits: Waits, tmp_path: Path
+) -> None:
+    many.add_fault(effect="error", error="quota used up", after=3, count=1)
+    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), retries=0)
+    assert task.states == ["up_for_reschedule", "success"]
+    assert task.try_number == 1
+    assert task.result["calls"] < 4
+    assert 4 <= pages_read(many) < 4 + AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "states"),
+    [
+        pytest.param("FORBIDDEN", {}, ["failed"], id="fail"),
+        pytest.param("FORBIDDEN", {"on_error": {"FORBIDDEN": "skip"}}, ["skipped"], id="skip"),
+        pytest.param("unavailable", {}, ["up_for_retry", "failed"], id="no tries left"),
+    ],
+)
+def test_nothing_is_left_behind_when_nobody_goes_on(
+    fault: str, arguments: dict[str, Any], states: list[str], many: Sandbox, run_task: RunTask, tmp_path: Path
+) -> None:
+    many.add_fault(effect="error", error=fault, after=2)
+    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), **arguments)
+    assert task.states == states
+    assert names(tmp_path) == []
+
+
+def test_another_run_does_not_go_on_with_the_pages_of_this_one(
+    many: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crm_provider.load.extract.Extract.discard", lambda self: None)  # as after a kill
+    many.add_fault(effect="error", error="FORBIDDEN", after=2, count=1)
+    with DAG("two_runs", schedule=None) as dag:
+        CrmExtractContactsOperator(task_id="task", target=str(tmp_path / "contacts.jsonl"))
+    assert run_dag(dag)["task"].state == "failed"
+    assert run_dag(dag)["task"].result["calls"] == 4
+
+
+def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
+    many: Sandbox, run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_conn = CrmHook.get_conn
+    left = ["contact-0000001@example.com"]
+
+    def deleting(self: CrmHook) -> Any:
+        client = get_conn(self)
+        page = client._page
+
+        def read(route: str, number: int, **arguments: Any) -> Any:
+            if number == 1 and left:
+                many.store.delete_contact(left.pop())
+            return page(route, number, **arguments)
+
+        monkeypatch.setattr(client, "_page", read)
+        return client
+
+    monkeypatch.setattr(CrmHook, "get_conn", deleting)
+    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), if_changed="fail")
+    assert task.states == ["up_for_retry", "success"]
+    assert "35 -> 34" in task.log
+    assert task.result["records"] == 34
+
+
+def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("mapped_extract", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        CrmExtractContactsOperator.partial(task_id="task", fields=["email"]).expand(
+            target=[str(tmp_path / name) for name in ("a.jsonl", "b.csv.gz", "c.parquet")]
+        )
+    run = run_dag(dag)
+    assert [run[f"task[{n}]"].result["records"] for n in range(3)] == [35, 35, 35]
+    assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": "contacts.xlsx"}, "tells no format"),
+        ({"target": "{{ '' }}"}, "empty"),
+        ({"target": "contacts.csv", "fields": "{{ 'email' }}"}, "fields must be a list"),
+    ],
+)
+def test_wrong_values(arguments: dict[str, Any], message: str, many: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmExtractContactsOperator, **arguments)
+    assert task.states == ["failed"]
+    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
+    assert message in task.xcoms["crm_error"]["message"]
+    assert many.journal() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "xlsx"}, "jsonl, csv, parquet"),
+        ({"if_changed": "ignore"}, "warn, fail, restart"),
+        ({"fields": []}, "fields must be a list"),
+        ({"fields": ["id", "id"]}, "twice"),
+    ],
+)
+def test_wrong_options_are_errors_at_parse(arguments: dict[str, Any], message: str) -> None:
+    with DAG("bad_extract", schedule=None), pytest.raises(ValueError, match=message):
+        CrmExtractListsOperator(task_id="task", target="lists.csv", **arguments)

@@ -1,0 +1,201 @@
+"""What deleting, verifying and starting an automation do beyond one call: second tries, lost answers, secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider.errors import CrmConnectionError
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmVerifyEmailOperator
+from crm_provider.sandbox import Sandbox
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+
+ADA = "ada@example.com"
+
+try:
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+
+    HAS_STATE_STORE = TaskStateStoreAccessor is not None
+except ImportError:  # below 3.3
+    HAS_STATE_STORE = False
+
+
+# -- delete --------------------------------------------------------------------------------------------------
+
+
+def test_delete(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmDeleteContactOperator, contact_email=ADA)
+    assert (task.states, task.result) == (["success"], {"outcome": "deleted"})
+    assert ADA not in crm.store.contacts
+    assert ADA not in task.log.replace("Updating RenderedTaskInstanceFields", "")
+
+
+def test_a_contact_that_is_gone_skips(crm: Sandbox, run_task: RunTask) -> None:
+    assert run_task(CrmDeleteContactOperator, contact_email="nobody@example.com").states == ["skipped"]
+    failing = {"on_error": {"CONTACT_NOT_FOUND": "fail"}}
+    assert run_task(CrmDeleteContactOperator, contact_email="nobody@example.com", **failing).states == ["failed"]
+
+
+def test_the_second_try_of_a_delete_that_happened_is_a_success(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="lost", method="DELETE", count=1)
+    task = run_task(CrmDeleteContactOperator, contact_email=ADA)
+    assert (task.states, task.result) == (["up_for_retry", "success"], {"outcome": "gone"})
+
+
+def test_the_second_try_says_what_on_error_says(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="lost", method="DELETE", count=1)
+    task = run_task(CrmDeleteContactOperator, contact_email=ADA, on_error={"CONTACT_NOT_FOUND": "fail"})
+    assert task.states == ["up_for_retry", "failed"]
+
+
+# -- verify --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ('{"data": {"email": "Ada@Example.com", "valid": true, "score": 7}}', {"email": "[value]", "valid": True}),
+        (
+            '{"data": {"ada@example.com": {"status": "ok for ada@example.com"}}}',
+            {"[value]": {"status": "ok for [value]"}},
+        ),
+        ('{"data": {"user": "ADA", "domain": "example.com"}}', {"user": "[value]", "domain": "[value]"}),
+        ('"deliverable"', {"result": "deliverable"}),
+        ('{"data": {"mx": ["mail.example.com"]}}', {"mx": ["mail.example.com"]}),
+    ],
+)
+def test_verify_hands_on_the_answer_without_the_address(
+    body: str, answer: dict[str, Any], crm: Sandbox, run_task: RunTask
+) -> None:
+    crm.add_fault(effect="garbage", status=200, body=body)
+    task = run_task(CrmVerifyEmailOperator, contact_email=ADA)
+    assert task.result["outcome"] == "verified"
+    assert answer.items() <= task.result["answer"].items()
+    assert "ada@" not in str(task.xcoms).lower()
+
+
+def test_verify_bounds_the_xcom(crm: Sandbox, run_task: RunTask) -> None:
+    body = '{"data": {"valid": true, "trace": "%s"}}' % ("x" * 10_000)
+    crm.add_fault(effect="garbage", status=200, body=body)
+    assert run_task(CrmVerifyEmailOperator, contact_email=ADA).result["answer"] == {"valid": True}
+
+
+# -- automations ---------------------------------------------------------------------------------------------
+
+IDS = {"webhook_id": "hook-Zq8x-1", "channel_uid": "channel-Zq8x-2", "workflow_id": "flow-Zq8x-3"}
+START = {**IDS, "contact_email": ADA, "fields": {"plan": "trial"}}
+
+
+def test_start(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmTriggerAutomationOperator, **START)
+    assert (task.states, task.result) == (["success"], {"outcome": "started"})
+    (started,) = crm.store.automations
+    assert {name: getattr(started, name) for name in IDS} == IDS
+    assert started.email == ADA
+
+
+def test_the_ids_may_be_templates_and_are_not_shown(
+    crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, airflow_db: Path
+) -> None:
+    monkeypatch.setattr("crm_provider.operators.automations.mask_secret", lambda value: None)
+    for name, value in IDS.items():
+        monkeypatch.setenv(f"AIRFLOW_VAR_{name.upper()}", value)
+    templates: dict[str, Any] = {name: f"{{{{ var.value.{name} }}}}" for name in IDS}
+    with DAG("automation_secret", schedule=None) as dag:
+        CrmTriggerAutomationOperator(task_id="plain", contact_email=ADA, **templates)
+        CrmTriggerAutomationOperator.partial(task_id="mapped", **templates).expand(contact_email=[ADA])
+    run = run_dag(dag)
+    assert set(run.states().values()) == {"success"}
+    assert {started.webhook_id for started in crm.store.automations} == {IDS["webhook_id"]}
+    assert "Zq8x" not in run.log
+    stored = everything_stored()
+    assert ADA in stored, "what is searched has the rendered fields"
+    assert "Zq8x" not in stored
+
+
+def everything_stored() -> str:
+    from airflow import settings
+    from sqlalchemy import MetaData, select
+
+    found = MetaData()
+    assert settings.engine is not None
+    found.reflect(settings.engine)
+    kept = ("rendered_task_instance_fields", "serialized_dag", "xcom", "task_instance", "log")
+    with settings.engine.connect() as connection:
+        return "".join(repr(tuple(row)) for name in kept for row in connection.execute(select(found.tables[name])))
+
+
+@pytest.mark.parametrize("effect", ["lost", "drop"])
+def test_a_call_that_may_have_started_it_is_not_repeated(effect: str, crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect=effect, method="POST", count=1)
+    task = run_task(CrmTriggerAutomationOperator, retries=3, **START)
+    assert task.states == ["failed"]
+    assert len(crm.journal()) == 1
+    message = str(task.error)
+    assert "may or may not have happened" in message
+    assert "Look in the CRM whether the automation was started" in message
+    assert "Zq8x" not in message
+
+
+def test_unless_on_error_says_so(crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="lost", method="POST", count=1)
+    task = run_task(CrmTriggerAutomationOperator, on_error={"CrmTransientError": "retry"}, **START)
+    assert task.states == ["up_for_retry", "success"]
+    assert len(crm.store.automations) == 2
+
+
+def test_a_call_that_was_not_sent_is_retried(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    trigger, left = CrmHook.trigger_automation, [1]
+
+    def refused_once(self: CrmHook, *arguments: Any, **keywords: Any) -> Any:
+        if left:
+            left.pop()
+            raise CrmConnectionError("the connection was refused")
+        return trigger(self, *arguments, **keywords)
+
+    monkeypatch.setattr(CrmHook, "trigger_automation", refused_once)
+    task = run_task(CrmTriggerAutomationOperator, **START)
+    assert task.states == ["up_for_retry", "success"]
+    assert len(crm.store.automations) == 1
+
+
+@pytest.mark.skipif(not HAS_STATE_STORE, reason="the task state store came with Airflow 3.3")
+@pytest.mark.parametrize(
+    ("on_error", "states", "started"),
+    [(None, ["up_for_retry", "failed"], 1), ({"CONNECTION": "retry"}, ["up_for_retry", "success"], 2)],
+    ids=["default", "on_error"],
+)
+def test_a_worker_that_died_in_mid_call(
+    on_error: Any, states: list[str], started: int, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger, left = CrmHook.trigger_automation, [1]
+
+    def dies_once(self: CrmHook, *arguments: Any, **keywords: Any) -> Any:
+        answer = trigger(self, *arguments, **keywords)
+        if left:
+            left.pop()
+            raise RuntimeError("as if killed")
+        return answer
+
+    monkeypatch.setattr(CrmHook, "trigger_automation", dies_once)
+    task = run_task(CrmTriggerAutomationOperator, on_error=on_error, **START)
+    assert task.states == states
+    assert len(crm.store.automations) == started
+    if started == 1:
+        assert "an earlier try was cut off in mid-call: nothing was sent now" in str(task.error)
+
+
+def test_a_second_task_run_is_not_held_up_by_the_first(crm: Sandbox, run_dag: RunDag) -> None:
+    with DAG("automation_twice", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        CrmTriggerAutomationOperator(task_id="task", **START)
+    crm.add_fault(effect="lost", method="POST", count=1)
+    assert [run_dag(dag)["task"].state for _ in range(2)] == ["failed", "success"]
