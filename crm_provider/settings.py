@@ -29,7 +29,9 @@ class Settings:
     :param requests_per_second: calls per second that the CRM allows this key
     :param burst: calls that the CRM allows at once
     :param timeout: seconds to wait for an answer (connecting: at most 5)
-    :param rate_store: where the rate budget is kept; ``off`` for no limit at all
+    :param poll_share: share of ``requests_per_second`` that all waiting of a triggerer takes at most
+    :param rate_store: where the rate budget is kept: None for a file on this host, ``process``, ``off`` for no limit at
+        all, or the URL of a Redis; kept out of ``repr``
     :raises CrmConfigurationError: naming the field, the problem and the fix
     """
 
@@ -39,7 +41,8 @@ class Settings:
     requests_per_second: float = 5.0
     burst: int = 2
     timeout: float = 30.0
-    rate_store: str | None = None
+    poll_share: float = 0.5
+    rate_store: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
@@ -183,7 +186,21 @@ def _flag(value: Any) -> bool:
 def _store(value: Any) -> str:
     if value in ("off", "process"):
         return str(value)
-    raise ValueError("'off' (no limit), 'process' (one budget for this process), or left out")
+    if isinstance(value, str) and _is_redis(value.strip()):
+        return value.strip()
+    raise ValueError(
+        "'process' (one budget for each process), 'off' (no limit), a URL like redis://host:6379/0 or rediss://host, "
+        "or left out (one budget for this host)"
+    )
+
+
+def _is_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port != 0
+    except ValueError:
+        return False
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and port_is_valid and url.isprintable()
 
 
 EXTRAS: Mapping[str, Callable[[Any], Any]] = {
@@ -191,6 +208,7 @@ EXTRAS: Mapping[str, Callable[[Any], Any]] = {
     "requests_per_second": _number(0.01, 1000),
     "burst": _whole(1, 1000),
     "timeout": _number(0.1, 600),
+    "poll_share": _number(0.05, 1),
     "rate_store": _store,
 }
 """The extras that a connection may have; texts are converted, for a connection URI knows nothing else."""

@@ -23,6 +23,7 @@ from crm_provider.pacing import BudgetBusy, Pacer, pacer_for
 from crm_provider.redaction import private_path, without_values
 from crm_provider.responses import WRITES, Answer, value_of
 from crm_provider.settings import Settings
+from crm_provider.traffic import CallSeen, Observer, Told
 from crm_provider.wire import Wire
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 
 SHOWN_PARTS = frozenset({"deal_id"})
 """Parts of a path that messages show. All others stay placeholders: personal data, or the secret of a webhook."""
+
+INTERRUPTED = "INTERRUPTED"
+"""What observers are told of an attempt that was neither answered nor failed, such as one of a task that was killed."""
+
+_TEMPLATE_PART = re.compile(r"\{\w+\}|[a-z-]{0,20}")
+"""A part of a path that is a placeholder or a plain word; no id and no address is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,7 @@ class Call:
     :param with_key: False for the one call whose URL is the secret
     :param done_if: errors that, after an own attempt which got no answer, mean that this attempt had succeeded
     :param loose: the form of a successful answer is not documented and not needed
+    :param exact: numbers with a fraction come as ``Decimal``, with the digits that were sent
     """
 
     method: str
@@ -54,6 +62,7 @@ class Call:
     with_key: bool = True
     done_if: tuple[type[e.CrmError], ...] = ()
     loose: bool = False
+    exact: bool = False
 
     @property
     def path(self) -> str:
@@ -66,6 +75,13 @@ class Call:
         """The path as messages show it."""
         filled = re.sub(r"\{(\w+)\}", lambda m: self.parts[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
         return without_values(private_path(filled), ())
+
+    @property
+    def template(self) -> str:
+        """The route without a value in it: what was written out instead of as a placeholder is ``...``."""
+        return "/".join(
+            part if _TEMPLATE_PART.fullmatch(part) else "..." for part in private_path(self.route).split("/")
+        )
 
     @property
     def sent(self) -> tuple[str, ...]:
@@ -115,6 +131,7 @@ class Transport:
     :param budget: how long one call may go on trying
     :param pacer: the rate budget; by default the one of the settings' key
     :param user_agent: further products for the User-Agent, such as ``airflow/3.3.2``
+    :param observer: is told every attempt after it, also a failed one
     """
 
     def __init__(
@@ -124,15 +141,23 @@ class Transport:
         budget: RetryBudget | None = None,
         pacer: Pacer | None = None,
         user_agent: str = "",
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.budget = budget or RetryBudget()
         self._pacer = pacer or pacer_for(settings)
+        self._told = Told()
+        if observer is not None:
+            self.observe(observer)
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
         self._wire = Wire(settings, user_agent=" ".join(products.split()))
+
+    def observe(self, observer: Observer) -> None:
+        """Tell this observer too, from now on."""
+        self._told.add(observer)
 
     def close(self) -> None:
         """Close the connections that are kept open."""
@@ -149,16 +174,42 @@ class Transport:
         _ = call.path  # refuses a wrong part before a slot is taken
         return _Sending(self, call, settle, budget or self.budget).run()
 
-    def once(self, call: Call, max_wait: float) -> Any:
-        """One attempt: wait for a slot, send, read, classify."""
+    def once(self, call: Call, max_wait: float, *, attempt: int = 1) -> Any:
+        """One attempt: wait for a slot, send, read, classify.
+
+        :raises BudgetBusy: no slot came in time, nothing was sent
+        """
         waited = self._pacer.acquire(max_wait)
         started = self.clock()
-        answer = self._wire.round_trip(call)
-        log.debug(
-            "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
-            call.method, call.shown, answer.status, self.clock() - started, waited,
-        )  # fmt: skip
-        return self._value(answer)
+        status: int | None = None
+        error_type: str | None = INTERRUPTED
+        try:
+            answer = self._wire.round_trip(call)
+            status = answer.status
+            value = self._value(answer)
+        except e.CrmError as error:
+            status, error_type = status or error.status, error.type
+            raise
+        else:
+            error_type = None
+            return value
+        finally:
+            seconds = self.clock() - started
+            log.debug(
+                "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
+                call.method, call.shown, status or error_type, seconds, waited,
+            )  # fmt: skip
+            self._told(
+                CallSeen(
+                    method=call.method,
+                    route=call.template,
+                    status=status,
+                    seconds=seconds,
+                    waited=waited,
+                    error_type=error_type,
+                    attempt=attempt,
+                )
+            )
 
     def _value(self, answer: Answer) -> Any:
         try:
@@ -211,7 +262,7 @@ class _Sending:
             if self.last_error is not None:
                 self.last_error.outcome_known = True
         try:
-            return self.transport.once(self.call, max(self._left(), SHORTEST_WAIT))
+            return self.transport.once(self.call, max(self._left(), SHORTEST_WAIT), attempt=self.rounds)
         except BudgetBusy as busy:
             raise self._not_sent(busy) from None
         except self.call.done_if:

@@ -25,6 +25,9 @@ MAX_BODY = 10 * 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
 
+MAX_CONNECTIONS = 64
+"""Connections that are kept open: as many as a load has threads at most."""
+
 
 class Wire:
     """A ``requests`` session that sends calls and reads answers."""
@@ -35,6 +38,8 @@ class Wire:
         _hide_paths_in_logs()
         self._settings = settings
         self._session = requests.Session()
+        for scheme in ("https://", "http://"):  # a connection for each thread of a load: a discarded one costs a handshake
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
         self._session.trust_env = not settings.is_local  # a proxy cannot reach this machine's loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update({"User-Agent": user_agent, "Accept": "application/json"})
@@ -71,6 +76,7 @@ class Wire:
                     body=_whole_body(response, call),
                     sent=(self._settings.api_key, *call.sent),
                     loose=call.loose,
+                    exact=call.exact,
                 )
         except requests.RequestException as broken:
             error = transport_error(broken, call)

@@ -23,6 +23,8 @@ from docs_text import DOCS, ROOT
 from crm_provider import errors, paging, redaction, responses, transport, waiting, wire
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.client import CrmClient
+from crm_provider.load import plan
+from crm_provider.load.summary import duration
 from crm_provider.pacing import LONGEST_PAUSE, MARGIN
 from crm_provider.policy import ACTIONS_OF, OPERATORS, PRESETS, Action, ErrorPolicy, Work, explain
 from crm_provider.provider_info import CONN_FIELDS
@@ -126,7 +128,8 @@ def presets() -> str:
     for operator, differences in PRESETS.items():
         for error, action in differences.items():
             default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
-            rows.append((code(operator), code(error.type), action.value, default.action.value))
+            name = error.type if error.type in CATALOGUE else error.__name__
+            rows.append((code(operator), code(name), action.value, default.action.value))
     return table(("Operator", "Error", "Does", "In place of"), rows)
 
 
@@ -135,12 +138,12 @@ def senseless_pairs() -> str:
     rows = []
     families: list[type[errors.CrmError]] = [errors.CrmError, *errors.CrmError.__subclasses__()]
     for family in families:
-        refused = {work: _refused(family, work) for work in (Work.TASK, Work.SENSOR)}
+        refused = {work: _refused(family, work) for work in Work}
         reasons = dict.fromkeys(reason for actions in refused.values() for reason in actions.values())
         if reasons:
             shown = [", ".join(code(action) for action in actions) or "-" for actions in refused.values()]
             rows.append((code(family.__name__), *shown, "; ".join(reasons)))
-    return table(("Error", "Not in a task", "Not in a sensor", "Because"), rows)
+    return table(("Error", "Not in a task", "Not in a sensor", "Not in a load", "Because"), rows)
 
 
 def _refused(family: type[errors.CrmError], work: Work) -> dict[str, str]:
@@ -161,12 +164,22 @@ def actions() -> str:
         Action.SKIP: "the task ends as skipped",
         Action.FAIL: "the task ends as failed, with no further try",
         Action.WAIT: "not yet: the sensor asks again",
+        Action.REJECT: "the row is put into the rejects file, and the load goes on",
+    }
+    in_loads = {
+        Action.RETRY: "; in a load the row is sent again",
+        Action.SKIP: "; in a load the row is counted as skipped",
+        Action.FAIL: "; in a load all stops",
     }
     rows = (
-        (code(action.value), *("yes" if action in ACTIONS_OF[work] else "-" for work in (Work.TASK, Work.SENSOR)), text)
+        (
+            code(action.value),
+            *("yes" if action in ACTIONS_OF[work] else "-" for work in Work),
+            text + in_loads.get(action, ""),
+        )
         for action, text in meaning.items()
     )
-    return table(("Action", "Operators, own tasks", "Sensors", "What happens"), rows)
+    return table(("Action", "Operators, own tasks", "Sensors", "Loads", "What happens"), rows)
 
 
 # -- connection ---------------------------------------------------------------------------------------------
@@ -195,7 +208,7 @@ MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "the key as an extra": {"extra": {"api_key": "key"}},
     "a number as words": {"extra": {"timeout": "soon"}},
     "a number out of range": {"extra": {"burst": 0}},
-    "a store that is not there": {"extra": {"rate_store": "redis://cache"}},
+    "a store that is not there": {"extra": {"rate_store": "memcached://cache"}},
 }
 
 
@@ -219,6 +232,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "upsert_contact": {"email": EMAIL, "attributes": {"name": "Ada"}},
     "delete_contact": {"email": EMAIL},
     "list_contacts": {},
+    "count_contacts": {},
     "create_deal": {"contact_id": ID, "pipeline_id": ID, "stage_id": ID},
     "get_deal": {"deal_id": ID},
     "find_deal": {"contact_id": ID, "pipeline_id": ID},
@@ -229,6 +243,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "list_segmentation_lists": {},
     "find_segmentation_list": {"name": "Trial users"},
     "add_contact_to_lists": {"email": EMAIL, "list_ids": [ID]},
+    "list_pages": {"listing": "contacts"},
     "verify_email": {"email": EMAIL},
     "trigger_automation": {"webhook_id": "w", "channel_uid": "c", "workflow_id": "f", "email": EMAIL},
     "ping": {},
@@ -296,7 +311,7 @@ def limits() -> str:
         ),
         (f"{budget.longest_delay:g} s", "between two attempts at most, unless the server asks for more"),
         (f"{MARGIN:.0%}", "share of `requests_per_second` that is used"),
-        (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back the other threads of the process, too"),
+        (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back all other callers of the key, too"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
         (f"{wire.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
         (f"{wire.MAX_BODY // 2**20} MB", "an answer that is larger is an error"),
@@ -305,6 +320,39 @@ def limits() -> str:
         (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
     )
     return table(("Value", "What it limits"), rows)
+
+
+# -- loads --------------------------------------------------------------------------------------------------
+
+UNCHANGED = 0.99
+"""Share of the rows that a daily load finds as they were the day before."""
+
+
+def load_costs() -> str:
+    """How long a load takes, by what the CRM has already."""
+
+    def hours(calls: float) -> str:
+        return duration(calls / (Settings(api_key="key").requests_per_second * MARGIN))
+
+    rows = []
+    for count in (10_000, 100_000, 1_000_000):
+        without = [plan.calls_without_reading("upsert", count, share) for share in (0.0, 0.5, 1.0)]
+        compared = plan.calls_with_compare("upsert", count, count, 1.0, UNCHANGED)
+        one_call = plan.calls_without_reading("create", count, 0.0)
+        costs = [*without, one_call, compared, count * (1 - UNCHANGED)]
+        rows.append((f"{count:,}", *map(hours, costs)))
+    return table(
+        (
+            "Rows",
+            "`upsert`, all new",
+            "`upsert`, half there",
+            "`upsert`, all there",
+            "`create` or `update`",
+            f"`compare`, as many contacts, {1 - UNCHANGED:.0%} differ",
+            f"`state_path`, {1 - UNCHANGED:.0%} changed",
+        ),
+        rows,
+    )
 
 
 # -- development --------------------------------------------------------------------------------------------
@@ -335,6 +383,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "connection-mistakes": connection_mistakes,
     "calls": client_calls,
     "limits": limits,
+    "load-costs": load_costs,
     "modules": modules,
 }
 """The parts by the name in their marker."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client import CrmClient
+from crm_provider.pacing import Lane, pacer_for
 from crm_provider.settings import Settings
+from crm_provider.traffic import Observer
 from crm_provider.transport import Transport
 
 P = ParamSpec("P")
@@ -67,6 +70,7 @@ class CrmHook(BaseHook):
     upsert_contact = _call(CrmClient.upsert_contact)
     delete_contact = _call(CrmClient.delete_contact)
     list_contacts = _call(CrmClient.list_contacts)
+    count_contacts = _call(CrmClient.count_contacts)
     create_deal = _call(CrmClient.create_deal)
     find_deal = _call(CrmClient.find_deal)
     get_deal = _call(CrmClient.get_deal)
@@ -74,6 +78,7 @@ class CrmHook(BaseHook):
     move_deal = _call(CrmClient.move_deal)
     delete_deal = _call(CrmClient.delete_deal)
     list_deals = _call(CrmClient.list_deals)
+    list_pages = _call(CrmClient.list_pages)
     list_segmentation_lists = _call(CrmClient.list_segmentation_lists)
     find_segmentation_list = _call(CrmClient.find_segmentation_list)
     add_contact_to_lists = _call(CrmClient.add_contact_to_lists)
@@ -109,8 +114,36 @@ class CrmHook(BaseHook):
         return self._checked(connection)
 
     def client_for(self, settings: Settings, *, transport: Transport | None = None) -> CrmClient:
-        """A client with settings of this hook's connection."""
-        return CrmClient(settings, transport=transport, user_agent=_airflow_product())
+        """A client with settings of this hook's connection, whose calls Airflow's metrics count.
+
+        :param transport: another one than that of the settings; it brings its own observer
+        """
+        from crm_provider.metrics import CallMetrics
+
+        transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
+        return CrmClient(settings, transport=transport)
+
+    def bulk_client(
+        self, *, sleep: Callable[[float], None] = time.sleep, observer: Observer | None = None
+    ) -> CrmClient:
+        """A client of its own for many calls: it draws on the key's budget as loads and extracts do.
+
+        :param sleep: waits before a call is sent again
+        :param observer: is told every call
+        """
+        from crm_provider.metrics import CallMetrics
+
+        settings = self._settings()
+        transport = Transport(
+            settings,
+            pacer=pacer_for(settings, lane=Lane.BULK),
+            user_agent=_airflow_product(),
+            sleep=sleep,
+            observer=CallMetrics(),
+        )
+        if observer is not None:
+            transport.observe(observer)
+        return self.client_for(settings, transport=transport)
 
     def _settings(self) -> Settings:
         try:

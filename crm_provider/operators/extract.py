@@ -60,22 +60,23 @@ class _ExtractOperator(CrmOperator):
         self.formula_guard = formula_guard
 
     def call(self, context: Context) -> dict[str, Any]:
-        extract = Extract(
-            self.hook.get_conn(),
-            self.listing,
-            _path_of(self.target),
-            fields=self.fields,
-            format=self.format,
-            if_changed=self.if_changed,
-            formula_guard=self.formula_guard,
-            owner=_owner(context["ti"]),
-        )
-        try:
-            return dict(extract.run())
-        except e.CrmError as error:
-            if not self._goes_on(error, context["ti"]):
-                extract.discard()
-            raise
+        with self.hook.bulk_client() as client:
+            extract = Extract(
+                client,
+                self.listing,
+                _path_of(self.target),
+                fields=self.fields,
+                format=self.format,
+                if_changed=self.if_changed,
+                formula_guard=self.formula_guard,
+                owner=_owner(context["ti"]),
+            )
+            try:
+                return dict(extract.run())
+            except e.CrmError as error:
+                if not self._goes_on(error, context["ti"]):
+                    extract.discard()
+                raise
 
     def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
         """Whether there will be another try, or this one after a wait, that can use the pages read so far."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from devtools import matrix, pins, pythons
+from devtools import matrix, pins, pythons, servers
 from devtools.steps import ROOT, StepFailed, run
 from devtools.venv import Venv
 
@@ -79,8 +79,9 @@ def test(arguments: Arguments) -> int:
 
 
 def test_system(arguments: Arguments) -> int:
-    """Tests that need a real scheduler and triggerer; arguments go to pytest."""
+    """Tests that need a real scheduler and triggerer, or Redis; arguments go to pytest."""
     venv = project()
+    servers.get_redis()
     return run([venv.python, "-m", "pytest", "-m", "system", "tests/system", *arguments], env=venv.env())
 
 
@@ -88,6 +89,13 @@ def bench(arguments: Arguments) -> int:
     """What waiting costs: one poll for all next to one for each (--write docs/sensors.md)."""
     venv = project()
     return run([venv.python, "tests/benchmarks/bench_waiting.py", *arguments], env=venv.env())
+
+
+def bench_pacing(arguments: Arguments) -> int:
+    """How much of the rate limit is used, next to what one would write by hand (--write docs/rate-budget.md)."""
+    venv = project()
+    servers.get_redis()
+    return run([venv.python, "tests/benchmarks/bench_pacing.py", *arguments], env=venv.env())
 
 
 def lint(arguments: Arguments) -> int:
@@ -112,6 +120,7 @@ JOBS: dict[str, Callable[[Arguments], int]] = {
     "test": test,
     "test-system": test_system,
     "bench": bench,
+    "bench-pacing": bench_pacing,
     "matrix": matrix.main,
     "lint": lint,
     "pins": pins.main,

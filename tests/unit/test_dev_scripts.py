@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line
-from devtools import jobs, matrix, pins, pythons
+from devtools import jobs, matrix, pins, pythons, servers
 from devtools.venv import stamp
 from outcomes import Expected, Row, table, verdict, why
 
@@ -173,6 +173,22 @@ def test_every_pins_file_is_in_the_matrix_and_names_no_index() -> None:
 )
 def test_arguments_of_the_matrix(arguments: list[str], names: list[str], rest: list[str]) -> None:
     assert matrix.split(arguments) == (names, rest)
+
+
+@pytest.mark.parametrize(
+    ("installed", "user", "commands"),
+    [(True, 0, []), (False, 1000, []), (False, 0, ["apt-get update", "apt-get install -y redis-server"])],
+)
+def test_redis_is_installed_where_we_may(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool, user: int, commands: list[str]
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(servers.shutil, "which", lambda name: name if installed or name == "apt-get" else None)
+    monkeypatch.setattr(servers.os, "geteuid", lambda: user)
+    monkeypatch.setattr(servers, "step", lambda title, command, *, advice: ran.append(" ".join(command)))
+    servers.get_redis()
+    assert ran == commands
+    assert ("apt-get install redis-server" in capsys.readouterr().out) == (not installed and user != 0)
 
 
 @pytest.mark.parametrize("file", ["dev.py", "devtools/pythons.py", "devtools/__init__.py"])

@@ -1,49 +1,25 @@
-"""The rate budget: never faster than the CRM allows, fair, bounded, and one for each key."""
+"""Even spacing within a process, and the one budget of each key."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.pacing import LONGEST_PAUSE, MARGIN, BudgetBusy, ProcessPacer, Unlimited, pacer_for
+from crm_provider.pacing import LONGEST_PAUSE, MARGIN, BudgetBusy, Lane, LanePacer, ProcessPacer, Unlimited, pacer_for
 from crm_provider.settings import Settings
 
 from .fakes import FakeClock
-
-NEVER_MIND = 1e9
-"""Seconds that a patient caller can wait."""
+from .pacing_scene import NEVER_MIND, TokenBucket
 
 RATES = st.floats(0.01, 1000)
 BURSTS = st.integers(1, 20)
 ARRIVALS = st.lists(st.floats(0, 3) | st.just(0.0), min_size=1, max_size=60)
 """Times between arrivals, in slots."""
-
-
-@dataclass
-class TokenBucket:
-    """What the gateway does: refuses a call that finds no token."""
-
-    rate: float
-    burst: int
-    tokens: float = 0.0
-    last: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.tokens = self.burst
-
-    def takes(self, now: float) -> bool:
-        self.tokens = min(self.burst, self.tokens + (now - self.last) * self.rate)
-        self.last = now
-        if self.tokens < 1 - 1e-6:  # a rounding error is no refusal
-            return False
-        self.tokens -= 1
-        return True
 
 
 def slots_of(rate: float, burst: int, gaps: list[float]) -> list[float]:
@@ -202,10 +178,23 @@ def test_another_key_or_host_has_its_own_budget(change: dict[str, str]) -> None:
     assert pacer_for(BASE) is not pacer_for(BASE.with_(**change))
 
 
-def test_limits_come_from_the_connection() -> None:
-    pacer = pacer_for(Settings(api_key="limits-of-test-pacing", requests_per_second=2.0))
-    assert isinstance(pacer, ProcessPacer)
-    assert pacer.spacing == pytest.approx(1 / (2.0 * MARGIN))
+def test_the_lanes_of_a_key_draw_on_one_budget() -> None:
+    single, bulk = pacer_for(BASE), pacer_for(BASE, lane=Lane.BULK)
+    assert isinstance(single, LanePacer)
+    assert isinstance(bulk, LanePacer)
+    assert single is not bulk
+    assert single.budget is bulk.budget
+    assert (single.lane, bulk.lane) == (Lane.SINGLE, Lane.BULK)
+
+
+@pytest.mark.parametrize(("rate", "burst", "at_once"), [(5.0, 2, 1), (2.0, 1, 1), (50.0, 20, 19)])
+def test_limits_come_from_the_connection(rate: float, burst: int, at_once: int) -> None:
+    settings = Settings(api_key="limits-of-test-pacing")
+    before = pacer_for(settings)
+    assert pacer_for(settings.with_(requests_per_second=rate, burst=burst)) is before
+    assert isinstance(before, LanePacer)
+    assert before.budget.pace.spacing == pytest.approx(1 / (rate * MARGIN))
+    assert before.budget.pace.at_once == at_once
 
 
 def test_off_means_no_budget_at_all() -> None:
@@ -217,15 +206,15 @@ def test_off_means_no_budget_at_all() -> None:
 
 FORK = """
 import os, signal, sys, threading
-from crm_provider import pacing
+from crm_provider.pacing import budget, pacer_for
 from crm_provider.settings import Settings
 
-settings = Settings(api_key="k")
-before = pacing.pacer_for(settings)
+settings = Settings(api_key="k", rate_store="process")
+before = pacer_for(settings)
 held = threading.Event()
 
 def hold():
-    with pacing._pacers_lock, before._lock:
+    with budget._budgets_lock, before.budget.store._lock:
         held.set()
         threading.Event().wait()
 
@@ -234,8 +223,8 @@ held.wait()
 child = os.fork()
 if child == 0:
     signal.alarm(5)
-    pacer = pacing.pacer_for(settings)
-    os._exit(0 if pacer is not before and pacer.acquire(0.0) == 0.0 else 1)
+    after = pacer_for(settings)
+    os._exit(0 if after is not before and after.acquire(0.0) == before.acquire(0.0) == 0.0 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

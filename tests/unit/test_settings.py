@@ -179,7 +179,16 @@ def test_fingerprints_tell_keys_apart() -> None:
         ("burst", 3.0, 3),
         ("timeout", "0.1", 0.1),
         ("timeout", 600, 600.0),
+        ("poll_share", "0.05", 0.05),
+        ("poll_share", 1, 1.0),
         ("rate_store", "off", "off"),
+        ("rate_store", "process", "process"),
+        ("rate_store", " redis://host ", "redis://host"),
+        (
+            "rate_store",
+            "rediss://user:pass@host:6380/1?ssl_ca_certs=/ca.pem",
+            "rediss://user:pass@host:6380/1?ssl_ca_certs=/ca.pem",
+        ),
     ],
 )
 def test_extra(name: str, value: Any, expected: Any) -> None:
@@ -199,7 +208,20 @@ WRONG = {
     "requests_per_second": [0, -1, "fast", True, float("nan"), float("inf"), [], 10**400, "1e999", 1001],
     "burst": [0, -1, 1.5, "2.5", True, "x", 10**400],
     "timeout": [0, -1, 601, "long", False, {}, float("nan")],
-    "rate_store": ["on", 5, True, "OFF", "ftp://x"],
+    "poll_share": [0, 0.04, 1.01, "half", True, [], float("nan")],
+    "rate_store": [
+        "on",
+        5,
+        True,
+        "OFF",
+        "ftp://x",
+        "redis",
+        "redis://",
+        "redis:///0",
+        "redis://host:99999",
+        "redis://host:0",
+        "redis://[x",
+    ],
 }
 
 
@@ -220,7 +242,7 @@ def test_every_extra_has_wrong_values_in_the_table() -> None:
     [
         ("requests_per_seconds", "did you mean 'requests_per_second'?"),
         ("developermode", "did you mean 'developer_mode'?"),
-        ("verify", "remove it. Known: developer_mode, requests_per_second, burst, timeout, rate_store"),
+        ("verify", "remove it. Known: developer_mode, requests_per_second, burst, timeout, poll_share, rate_store"),
         ("base_url", "is unknown"),
     ],
 )
@@ -236,7 +258,9 @@ def test_a_key_among_the_extras_is_sent_to_its_field_and_not_shown(name: str) ->
 
 
 def test_a_stores_password_is_not_shown() -> None:
-    assert "s3cret" not in refusal(extra={"rate_store": "postgres://:s3cret@host/0"})
+    for url in ("postgres://:s3cret@host/0", "redis://:s3cret@host:99999"):
+        assert "s3cret" not in refusal(extra={"rate_store": url})
+    assert "s3cret" not in repr(Settings(api_key=KEY, rate_store="redis://:s3cret@host"))
 
 
 @given(

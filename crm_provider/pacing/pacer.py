@@ -1,22 +1,14 @@
-"""One rate budget per API key: callers reserve the next free slot and sleep until it comes.
-
-Slots are spaced at 99 % of the rate. One token of the CRM's burst stays unused: it absorbs the jitter of the way,
-so that evenly spaced calls are never refused. What is beyond it (a raised burst) may be used at once.
-"""
+"""What callers see of the rate budget: they ask for a slot, and tell of refusals."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from crm_provider.settings import Settings
-
 MARGIN = 0.99
 """Share of the allowed rate that is used: pacing 1 % too fast is refused, 1 % too slow costs 1 %."""
-
 
 LONGEST_PAUSE = 10.0
 """Seconds that a refusal may hold back the other callers of the key. A longer wait is no matter of pace: each caller
@@ -60,7 +52,7 @@ class Unlimited:
 
 
 class ProcessPacer:
-    """The budget of one process and its threads.
+    """Evenly spaced slots for the threads of one process, first come first served: what a share is cut with.
 
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
@@ -125,28 +117,3 @@ class SharePacer:
 
     def pause(self, seconds: float) -> None:
         self._whole.pause(seconds)
-
-
-_pacers: dict[tuple[str, str], ProcessPacer] = {}
-_pacers_lock = threading.Lock()
-
-
-def pacer_for(settings: Settings) -> Pacer:
-    """The budget of a connection's key; the same object for the same key, with the limits given last."""
-    if settings.rate_store == "off":
-        return Unlimited()
-    key = (settings.base_url, settings.key_fingerprint)
-    with _pacers_lock:
-        pacer = _pacers.setdefault(key, ProcessPacer(settings.requests_per_second, settings.burst))
-    pacer.limit(settings.requests_per_second, settings.burst)
-    return pacer
-
-
-def _forget_in_child() -> None:
-    """A fork may copy a lock while another thread holds it: the child starts with locks of its own."""
-    global _pacers_lock  # noqa: PLW0603 - there is one registry in a process
-    _pacers_lock = threading.Lock()
-    _pacers.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,122 @@
+"""The budget of a connection's key: found by the key, kept where the connection says, drawn on in lanes."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from crm_provider.pacing.hostfile import HostFileStore, file_name
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE, BudgetBusy, Pacer, Unlimited
+from crm_provider.pacing.redis_store import RedisStore
+from crm_provider.pacing.schedule import Pace, Verdict
+from crm_provider.pacing.stores import FallbackStore, MemoryStore, Store, Ticket
+from crm_provider.settings import Settings
+
+
+class Budget:
+    """The budget of a key.
+
+    :param store: where its schedule is kept
+    :param rate: calls per second that the CRM allows
+    :param burst: calls that the CRM allows at once
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rate: float,
+        burst: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.store, self.clock, self.sleep, self.jitter = store, clock, sleep, jitter
+        self.limit(rate, burst)
+        self._lanes = {lane: LanePacer(self, lane) for lane in Lane}
+
+    def limit(self, rate: float, burst: int) -> None:
+        """Set what the CRM allows."""
+        self.pace = Pace.of(rate, burst)
+
+    def lane(self, lane: Lane) -> LanePacer:
+        """What callers of a lane wait at."""
+        return self._lanes[lane]
+
+
+class LanePacer:
+    """The budget as the callers of one lane see it."""
+
+    def __init__(self, budget: Budget, lane: Lane) -> None:
+        self.budget, self.lane = budget, lane
+
+    def acquire(self, max_wait: float) -> float:
+        budget, waited = self.budget, 0.0
+        began, left = budget.clock(), max_wait
+        ticket: Ticket | None = None
+        while True:
+            answer, ticket = budget.store.ask(self.lane, ticket, budget.pace, left)
+            if answer.verdict is Verdict.LEAVE:
+                raise BudgetBusy(answer.seconds)
+            if answer.seconds > 0:
+                budget.sleep(answer.seconds)
+                waited += answer.seconds
+            if answer.verdict is Verdict.GO:
+                return waited
+            left = max_wait - (budget.clock() - began)
+
+    def pause(self, seconds: float) -> None:
+        """Hold back all callers of the key, in every lane; afterwards the slots have a new phase.
+
+        Whoever else uses the key, such as another host with a share of its own, would meet us again at the old phase.
+        """
+        if seconds <= LONGEST_PAUSE:
+            pace = self.budget.pace
+            self.budget.store.pause(seconds, self.budget.jitter() * pace.spacing, pace)
+
+
+_budgets: dict[tuple[str, str, str | None], Budget] = {}
+_budgets_lock = threading.Lock()
+
+
+def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE) -> Pacer:
+    """The budget of a connection's key; the same object for the same key, with the limits given last.
+
+    :param lane: who calls
+    :raises CrmConfigurationError: the store needs a package that is not installed
+    """
+    if settings.rate_store == "off":
+        return Unlimited()
+    key = (settings.base_url, settings.key_fingerprint, settings.rate_store)
+    limits = (settings.requests_per_second, settings.burst)
+    with _budgets_lock:
+        if key not in _budgets:
+            _budgets[key] = Budget(store_for(settings), *limits)
+        budget = _budgets[key]
+    budget.limit(*limits)
+    return budget.lane(lane)
+
+
+def store_for(settings: Settings) -> Store:
+    """The store that the settings name, with what it falls back on."""
+    if settings.rate_store == "process":
+        return MemoryStore()
+    name = file_name(settings.base_url, settings.key_fingerprint)
+    on_host = FallbackStore(HostFileStore(name), MemoryStore(), otherwise="each process paces itself")
+    if settings.rate_store is None:
+        return on_host
+    return FallbackStore(RedisStore(settings.rate_store, name), on_host, otherwise="each host paces itself")
+
+
+def _forget_in_child() -> None:
+    """A fork may copy a lock while another thread holds it: the child starts with locks of its own."""
+    global _budgets_lock  # noqa: PLW0603 - there is one registry in a process
+    _budgets_lock = threading.Lock()
+    _budgets.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,162 @@
+"""The schedule of a key in a small locked file: one budget for all processes of a user on this host.
+
+Nothing is kept open between two calls, so that forks, deleted files and killed processes leave nothing behind: the
+kernel gives a dead process's lock back, and a record that a kill has left half written is told by its check value.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule
+from crm_provider.pacing.stores import StoreUnusable, Ticket, number_for
+
+LOCK_PATIENCE = 0.5
+"""Seconds that a caller waits for the lock, which is held for microseconds: only a stopped process holds it longer."""
+
+LOCK_RETRY = 0.0005
+
+UNUSED = 3600.0
+"""Seconds after which the file of a budget is waste: what it says lies in the past."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def private_folder() -> Path:
+    """The folder for the state files of this user."""
+    return Path(tempfile.gettempdir()) / f"crm-provider-{os.geteuid()}"
+
+
+def file_name(base_url: str, key_fingerprint: str) -> str:
+    """The name of a key's state file; tells neither URL nor key."""
+    return hashlib.sha256(f"{base_url}\n{key_fingerprint}".encode()).hexdigest()[:32] + ".rate"
+
+
+class HostFileStore:
+    """One schedule for the processes of this host.
+
+    :param name: of the file in the private folder
+    :param clock: one that all processes of the host share, as the monotonic clock is
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._name, self._folder = name, folder or private_folder()
+        self._clock, self._sleep = clock, sleep
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+        with self._schedule() as schedule:
+            answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return answer, Ticket(id(self), answer.ticket)
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        with self._schedule() as schedule:
+            schedule.pause(self._clock(), seconds, phase, pace)
+
+    @contextmanager
+    def _schedule(self) -> Iterator[Schedule]:
+        """The schedule, alone; what is changed is written back."""
+        try:
+            with self._open_folder() as folder, self._open_locked(folder) as file:
+                record = os.pread(file, RECORD_SIZE + 1, 0)
+                if not record:
+                    self._sweep(folder)
+                schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())
+                yield schedule
+                os.pwrite(file, schedule.to_bytes(), 0)
+                if len(record) > RECORD_SIZE:
+                    os.ftruncate(file, RECORD_SIZE)
+        except OSError as error:
+            raise StoreUnusable(
+                f"the rate budget of this host cannot be kept in {self._folder} ({error.strerror or error})"
+            ) from None
+
+    @contextmanager
+    def _open_folder(self) -> Iterator[int]:
+        """The private folder, made if need be.
+
+        :raises OSError: it is not there, or others have a hand in it
+        """
+        try:
+            folder = os.open(self._folder, _FOLDER)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+            folder = os.open(self._folder, _FOLDER)
+        try:
+            about = os.fstat(folder)
+            if about.st_uid != os.geteuid():
+                raise PermissionError(None, "it belongs to another user")
+            if stat.S_IMODE(about.st_mode) & 0o077:
+                raise PermissionError(None, "others than its owner have rights in it; it must have mode 0700")
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _open_locked(self, folder: int) -> Iterator[int]:
+        """The state file, locked; again if it was swept away between opening and locking."""
+        while True:
+            file = os.open(self._name, _FILE | os.O_CREAT, 0o600, dir_fd=folder)
+            try:
+                self._lock(file)
+                if os.fstat(file).st_nlink:
+                    yield file
+                    return
+            finally:
+                os.close(file)
+
+    def _lock(self, file: int) -> None:
+        """Lock by descriptor, not by process: threads keep each other out, too.
+
+        :raises OSError: somebody holds the lock for too long
+        """
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                raise TimeoutError(None, "a process that does not go on holds the lock")
+            self._sleep(LOCK_RETRY)
+
+    def _sweep(self, folder: int) -> None:
+        """Delete the files of budgets that nobody uses any more, such as those of sandboxes."""
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                self._delete_unused(name, folder)
+
+    def _delete_unused(self, name: str, folder: int) -> None:
+        if name == self._name or not _is_unused(os.stat(name, dir_fd=folder, follow_symlinks=False)):
+            return
+        file = os.open(name, _FILE, dir_fd=folder)
+        try:
+            if _try_lock(file) and _is_unused(os.fstat(file)):
+                os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(file)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_unused(about: os.stat_result) -> bool:
+    return stat.S_ISREG(about.st_mode) and time.time() - about.st_mtime > UNUSED

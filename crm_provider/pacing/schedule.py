@@ -1,0 +1,214 @@
+"""Who gets the next slot: the whole state of a budget and the one rule that changes it, without clock, lock or I/O.
+
+Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`HORIZON` away, to the first
+ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
+virtual time). Until then nothing is reserved: a caller that comes late is not behind all the slots of a load's queue.
+Whoever is told to nap comes back and asks again, and is taken for gone if it does not: after :data:`GRACE` the slot is
+anyone's. So what a killed process held is lost to nobody.
+
+``schedule.lua`` is the same rule for Redis; a test compares the two step by step.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from crm_provider.pacing.lanes import WEIGHTS, Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
+
+HORIZON = 0.3
+"""Seconds before its time that a slot is given out: who wakes late loses nobody's slot. Longer would make urgent calls
+wait longer, too."""
+
+GRACE = 0.1
+"""Seconds that the one whose turn it is has for coming; well below the horizon, so that a dead one wastes no slot."""
+
+LONGEST_NAP = 0.5
+"""Seconds until a waiting caller asks again at the latest."""
+
+SHORTEST_NAP = 0.002
+
+MOST_WAITING = 100_000
+"""Callers of a lane; if there seem to be more, the state is wrong."""
+
+LANES = tuple(Lane)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the CRM allows, as the schedule needs it.
+
+    :param spacing: seconds between two slots
+    :param at_once: slots that may be used at once after a rest
+    """
+
+    spacing: float
+    at_once: int
+
+    @classmethod
+    def of(cls, rate: float, burst: int) -> Pace:
+        """One call of the burst is kept in reserve: it absorbs the jitter of the way."""
+        return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
+
+
+class Verdict(IntEnum):
+    """What a caller is to do."""
+
+    GO = 0
+    """Send after so many seconds: the slot is yours."""
+    NAP = 1
+    """Ask again after so many seconds, with the ticket."""
+    LEAVE = 2
+    """No slot in time: it is so many seconds away."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the schedule says to one who asks."""
+
+    verdict: Verdict
+    seconds: float
+    ticket: int
+
+
+@dataclass
+class Queue:
+    """The callers of a lane.
+
+    :param head: first ticket that has not been served
+    :param tail: next ticket to be given out
+    :param start: virtual time at which its next call starts
+    :param alive: time until which somebody of it has promised to come back
+    """
+
+    head: int = 0
+    tail: int = 0
+    start: float = 0.0
+    alive: float = 0.0
+
+
+@dataclass
+class Schedule:
+    """A budget at one moment; times are those of the clock of its place.
+
+    :param asked: when somebody asked last
+    :param next: the next free slot
+    :param moved: when a slot was given out last
+    :param virtual: virtual time of the call that was given the last slot
+    """
+
+    asked: float = 0.0
+    next: float = 0.0
+    moved: float = 0.0
+    virtual: float = 0.0
+    queues: tuple[Queue, ...] = field(default_factory=lambda: tuple(Queue() for _ in LANES))
+
+    def ask(self, now: float, lane: Lane, ticket: int | None, pace: Pace, patience: float) -> Answer:
+        """Ask for a slot.
+
+        :param ticket: of the last answer; None or an unknown one queues up anew
+        :param patience: seconds that the caller can wait from now on
+        """
+        self._heal(now, pace)
+        queue = self.queues[LANES.index(lane)]
+        joins = ticket is None or ticket >= queue.tail
+        if joins and queue.alive <= now:  # nobody is there any more
+            queue.head, queue.start = queue.tail, max(queue.start, self.virtual)
+        mine = queue.tail if ticket is None or joins else ticket
+        rivals = self._before(lane, mine, now)
+        before = max(mine - queue.head, 0) + sum(rivals.values())
+        slot = max(self.next, now - (pace.at_once - 1) * pace.spacing)
+        wait = max(slot - now, 0.0)
+        likely = wait + before * pace.spacing
+        if (likely if joins else wait) > patience:
+            return Answer(Verdict.LEAVE, likely, mine)
+        if joins:
+            queue.tail += 1
+        opens = slot - HORIZON
+        given_up = max(opens, self.moved) + GRACE
+        # as many slots are open as there are callers before this one: it takes nobody's
+        if now >= opens + before * pace.spacing or now >= given_up:
+            self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
+            if before and now >= given_up:
+                self._pass_over(rivals)
+            return Answer(Verdict.GO, wait, mine)
+        nap = max(opens - now, 0.0) + before * pace.spacing
+        if before == 1:
+            nap = min(nap, given_up - now)
+        nap = min(max(nap, SHORTEST_NAP), LONGEST_NAP)
+        queue.alive = max(queue.alive, now + nap + GRACE)
+        return Answer(Verdict.NAP, nap, mine)
+
+    def pause(self, now: float, seconds: float, phase: float, pace: Pace) -> None:
+        """No slot before this, and all later slots at another phase than before.
+
+        :param phase: seconds; random, so that others who use the same key do not meet us in lockstep for ever
+        """
+        self._heal(now, pace)
+        self.next = max(self.next, now + seconds) + phase
+
+    def _give(self, queue: Queue, weight: float, ticket: int, now: float, following: float) -> None:
+        self.next, self.moved = following, now
+        self.virtual = max(self.virtual, queue.start)
+        queue.start += 1.0 / weight
+        queue.head = max(queue.head, ticket + 1)
+        if queue.head == queue.tail:
+            queue.alive = 0.0
+
+    def _before(self, lane: Lane, ticket: int, now: float) -> dict[int, int]:
+        """How many calls of each other lane start at an earlier virtual time than that of this ticket."""
+        own = LANES.index(lane)
+        queue = self.queues[own]
+        starts = queue.start + max(ticket - queue.head, 0) / WEIGHTS[lane]
+        found = {}
+        for i, other in enumerate(self.queues):
+            if i != own and other.alive > now:
+                lead = (starts - other.start) * WEIGHTS[LANES[i]]
+                calls = math.floor(lead) + 1 if i < own else math.ceil(lead)  # the first lane goes first at a tie
+                found[i] = min(max(calls, 0), max(other.tail - other.head, 1))
+        return found
+
+    def _pass_over(self, rivals: dict[int, int]) -> None:
+        """Whoever did not come for its turn is gone, until it comes after all."""
+        for i, calls in rivals.items():
+            if calls:
+                self.queues[i].alive = 0.0
+
+    def _heal(self, now: float, pace: Pace) -> None:
+        """Whatever a clock that was set back, another boot or a defect has left: no wait is longer than it can be."""
+        back = max(self.asked - now, 0.0)
+        self.asked = now
+        self.next = min(self.next - back, now + LONGEST_PAUSE + HORIZON + 2 * pace.spacing)
+        self.moved = min(self.moved - back, now)
+        for queue in self.queues:
+            queue.alive = min(queue.alive - back, now + LONGEST_NAP + GRACE)
+            queue.head = queue.tail if queue.tail - queue.head > MOST_WAITING else min(queue.head, queue.tail)
+
+    # -- as bytes --------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The record of a state file, with a check value at its end."""
+        lanes = [value for queue in self.queues for value in (queue.head, queue.tail, queue.start, queue.alive)]
+        body = _RECORD.pack(_MAGIC, self.asked, self.next, self.moved, self.virtual, *lanes)
+        return body + zlib.crc32(body).to_bytes(4, "big")
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> Schedule | None:
+        """The state in a record; None if it is damaged, or of another version."""
+        body, check = record[:-4], record[-4:]
+        if len(record) != RECORD_SIZE or zlib.crc32(body).to_bytes(4, "big") != check:
+            return None
+        magic, asked, following, moved, virtual, *lanes = _RECORD.unpack(body)
+        if magic != _MAGIC or not all(map(math.isfinite, (asked, following, moved, virtual, *lanes))):
+            return None
+        queues = tuple(Queue(*lanes[i : i + 4]) for i in range(0, len(lanes), 4))
+        return cls(asked, following, moved, virtual, queues)
+
+
+_MAGIC = b"crm-pac1"
+_RECORD = struct.Struct(">8s4d" + "QQdd" * len(LANES))
+RECORD_SIZE = _RECORD.size + 4

@@ -1,0 +1,125 @@
+"""What a connection's calls look like from outside: one record for each attempt, and a tally of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallSeen:
+    """One attempt of a call, without ids and values.
+
+    :param route: the path with its parts as placeholders, ``/contacts/{email}``; never a value
+    :param status: of the answer; None if no whole answer came
+    :param seconds: from sending to the last byte of the answer
+    :param waited: seconds before that for a slot of the rate budget
+    :param error_type: such as ``DEAL_NOT_FOUND``; None for a success
+    :param attempt: 1 for the first of a call
+    """
+
+    method: str
+    route: str
+    status: int | None
+    seconds: float
+    waited: float
+    error_type: str | None
+    attempt: int
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the CRM refused it for its rate."""
+        return self.status == 429
+
+
+Observer = Callable[[CallSeen], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficTotals:
+    """A tally at one moment.
+
+    :param waited: seconds for slots of the rate budget, all attempts together
+    :param errors: attempts that failed, by the type of their error
+    """
+
+    calls: int = 0
+    throttled: int = 0
+    waited: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+class Traffic:
+    """Counts what it is told as the observer of transports; threads may share one.
+
+    >>> traffic = Traffic()
+    >>> client = CrmClient(settings, transport=Transport(settings, observer=traffic))
+    >>> client.ping(); traffic.calls
+    1
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals = TrafficTotals()
+
+    def __call__(self, seen: CallSeen) -> None:
+        with self._lock:
+            before = self._totals
+            failed = [] if seen.error_type is None else [seen.error_type]
+            self._totals = TrafficTotals(
+                calls=before.calls + 1,
+                throttled=before.throttled + seen.throttled,
+                waited=before.waited + seen.waited,
+                errors=before.errors + Counter(failed),
+            )
+
+    def snapshot(self) -> TrafficTotals:
+        """All figures of one moment."""
+        with self._lock:
+            return self._totals
+
+    @property
+    def calls(self) -> int:
+        """Attempts, also failed ones."""
+        return self.snapshot().calls
+
+    @property
+    def throttled(self) -> int:
+        """Attempts that were answered with 429."""
+        return self.snapshot().throttled
+
+    @property
+    def waited(self) -> float:
+        """Seconds that attempts have waited for the rate budget."""
+        return self.snapshot().waited
+
+    @property
+    def errors(self) -> Counter[str]:
+        """Failed attempts by the type of their error."""
+        return Counter(self.snapshot().errors)
+
+
+class Told:
+    """Tells observers, and does not let their failure become the call's; the first one of each is logged."""
+
+    def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
+        self._failed: set[int] = set()
+
+    def add(self, observer: Observer) -> None:
+        """Tell this one, too."""
+        self._observers = (*self._observers, observer)
+
+    def __call__(self, seen: CallSeen) -> None:
+        for place, observer in enumerate(self._observers):
+            try:
+                observer(seen)
+            except Exception:
+                if place not in self._failed:
+                    self._failed.add(place)
+                    log.warning("an observer of calls failed; further failures of it are not logged", exc_info=True)

@@ -1,0 +1,70 @@
+"""A Redis of our own on a free port, for tests and benchmarks: it keeps nothing on disk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+HOW_TO_GET_IT = "redis-server is not installed; get it with `apt-get install redis-server` or `brew install redis`"
+
+
+class RedisServer:
+    """A running server; ``stop`` and ``start`` keep the port.
+
+    :param password: that clients must give
+    :raises FileNotFoundError: the program is not installed
+    """
+
+    def __init__(self, *, password: str = "") -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            raise FileNotFoundError(HOW_TO_GET_IT)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.password = password
+        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        if password:
+            self._command += ["--requirepass", password]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For ``rate_store``."""
+        user = f":{self.password}@" if self.password else ""
+        return f"redis://{user}127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, empty; it answers when this returns."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError(f"redis-server does not answer on port {self.port}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it; nothing of it remains."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

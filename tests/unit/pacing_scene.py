@@ -1,0 +1,112 @@
+"""Callers of a rate budget in simulated time: who asked, who was given which slot, and whether the CRM minded."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.schedule import Answer, Pace, Schedule, Verdict
+
+NEVER_MIND = 1e9
+"""Seconds that a patient caller can wait."""
+
+Ask = Callable[[float, Lane, "int | None", Pace, float], Answer]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One worker: calls, waits for the answer, calls again.
+
+    :param begins: when it makes its first call
+    :param rest: seconds from a call to its next
+    :param calls: how many it makes
+    :param late: seconds by which it wakes late
+    :param dies: when it is killed, wherever it is
+    """
+
+    lane: Lane = Lane.SINGLE
+    begins: float = 0.0
+    rest: float = 0.0
+    calls: int = 1_000_000
+    late: float = 0.0
+    dies: float = NEVER_MIND
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A call: who made it, when it first asked, and its slot."""
+
+    caller: int
+    lane: Lane
+    asked: float
+    at: float
+
+
+@dataclass
+class TokenBucket:
+    """What the gateway does: refuses a call that finds no token."""
+
+    rate: float
+    burst: int
+    tokens: float = 0.0
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = self.burst
+
+    def takes(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.last) * self.rate)
+        self.last = now
+        if self.tokens < 1 - 1e-6:  # a rounding error is no refusal
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass
+class Scene:
+    """Runs callers against a schedule until a time.
+
+    :param ask: another way to ask than a schedule of its own
+    """
+
+    pace: Pace
+    callers: Sequence[Caller]
+    until: float
+    ask: Ask = field(default_factory=lambda: Schedule().ask)
+    began: float = 1000.0
+    asked: int = 0
+
+    def run(self) -> list[Sent]:
+        """All calls, by their slots, in seconds from the beginning."""
+        sent: list[Sent] = []
+        order = itertools.count()
+        events: list[tuple[float, int, int, int, int | None, float]] = []
+
+        def wake(at: float, who: int, left: int, ticket: int | None, since: float) -> None:
+            caller = self.callers[who]
+            if left and at + caller.late < min(self.until, caller.dies):
+                heapq.heappush(events, (at + caller.late, next(order), who, left, ticket, since))
+
+        for who, caller in enumerate(self.callers):
+            wake(caller.begins, who, caller.calls, None, caller.begins)
+        while events:
+            now, _, who, left, ticket, since = heapq.heappop(events)
+            caller = self.callers[who]
+            answer = self.ask(self.began + now, caller.lane, ticket, self.pace, NEVER_MIND)
+            self.asked += 1
+            then = now + answer.seconds
+            if answer.verdict is Verdict.NAP:
+                wake(then, who, left, answer.ticket, since)
+            elif then < caller.dies:
+                sent.append(Sent(who, caller.lane, since, then))
+                wake(then + caller.rest, who, left - 1, None, then + caller.rest)
+        return sorted(sent, key=lambda call: call.at)
+
+
+def jain(counts: Sequence[int]) -> float:
+    """1 if all got the same, 1/n if one got everything."""
+    return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))

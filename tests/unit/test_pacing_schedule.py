@@ -1,0 +1,281 @@
+"""The rule of the budget in simulated time: never too fast, nothing wasted, fair, and no harm by the dead."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider.pacing.lanes import WEIGHTS, Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
+from crm_provider.pacing.schedule import GRACE, HORIZON, LONGEST_NAP, Pace, Queue, Schedule, Verdict
+
+from .pacing_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket, jain
+
+REAL = Pace.of(5.0, 2)
+
+LIMITS = st.sampled_from([(0.5, 1), (5.0, 1), (5.0, 2), (5.0, 10), (50.0, 20), (200.0, 2)])
+CALLERS = st.lists(
+    st.builds(
+        Caller,
+        lane=st.sampled_from(Lane),
+        begins=st.floats(0, 5),
+        rest=st.sampled_from([0.0, 0.05, 1.0]),
+        calls=st.integers(1, 30),
+        late=st.sampled_from([0.0, 0.001, 0.05, 0.25]),
+        dies=st.sampled_from([NEVER_MIND, 3.0, 6.0]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def served(sent: list[Sent], lane: Lane, begin: float = 0.0, end: float = NEVER_MIND) -> int:
+    return sum(call.lane is lane and begin <= call.at < end for call in sent)
+
+
+def crowd(count: int, lane: Lane = Lane.SINGLE, **fields: float) -> list[Caller]:
+    return [Caller(lane=lane, **fields) for _ in range(count)]  # type: ignore[arg-type]
+
+
+# -- never too fast ------------------------------------------------------------------------------------------
+
+
+@given(limits=LIMITS, callers=CALLERS)
+def test_no_call_is_refused_whoever_calls_wakes_late_or_dies(limits: tuple[float, int], callers: list[Caller]) -> None:
+    rate, burst = limits
+    bucket = TokenBucket(rate, burst)
+    sent = Scene(Pace.of(rate, burst), callers, until=20.0).run()
+    assert all(bucket.takes(call.at) for call in sent)
+
+
+@given(limits=LIMITS, callers=CALLERS)
+def test_one_token_is_left_for_the_jitter_of_the_way(limits: tuple[float, int], callers: list[Caller]) -> None:
+    rate, burst = limits
+    pace = Pace.of(rate, burst)
+    sent = Scene(pace, callers, until=20.0).run()
+    for earlier, later in zip(sent, sent[pace.at_once :], strict=False):
+        assert later.at - earlier.at >= pace.spacing * (1 - 1e-6)
+
+
+# -- nothing wasted ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lanes", [[lane] for lane in Lane] + [list(Lane)], ids=lambda lanes: "+".join(x.value for x in lanes)
+)
+@pytest.mark.parametrize("late", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize(("rate", "burst"), [(5.0, 2), (50.0, 20), (1.0, 2)])
+def test_all_of_the_budget_is_used_while_there_is_work(rate: float, burst: int, late: float, lanes: list[Lane]) -> None:
+    callers = [Caller(lane=lane, late=late, rest=0.05) for lane in lanes for _ in range(int(rate) + 4)]
+    sent = Scene(Pace.of(rate, burst), callers, until=60.0).run()
+    assert len(sent) / 60.0 >= 0.98 * rate
+
+
+def test_nobody_waits_for_a_budget_that_is_free() -> None:
+    sent = Scene(REAL, [Caller(rest=0.25, calls=20)], until=60.0).run()
+    assert [call.at - call.asked for call in sent] == [0.0] * 20
+
+
+def test_a_raised_burst_may_be_used_at_once() -> None:
+    sent = Scene(Pace.of(50.0, 20), crowd(30, calls=1), until=60.0).run()
+    assert sum(call.at == 0.0 for call in sent) == 19
+
+
+@given(callers=CALLERS)
+def test_waiting_asks_little(callers: list[Caller]) -> None:
+    scene = Scene(REAL, callers, until=20.0)
+    sent = scene.run()
+    assert scene.asked <= 4 * len(sent) + len(callers) * 20.0 / LONGEST_NAP + 40
+
+
+# -- fair ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [0.0, 0.001])
+def test_callers_of_a_lane_take_turns(late: float) -> None:
+    sent = Scene(REAL, crowd(16, rest=0.05, late=late), until=60.0).run()
+    counts = [sum(call.caller == who for call in sent) for who in range(16)]
+    assert jain(counts) >= 0.99
+
+
+def test_a_lane_is_served_first_come_first_served() -> None:
+    callers = [Caller(begins=0.001 * n, calls=1) for n in range(20)]
+    assert [call.caller for call in Scene(REAL, callers, until=60.0).run()] == list(range(20))
+
+
+@given(st.sets(st.sampled_from(Lane), min_size=2), st.integers(2, 12), st.randoms())
+def test_lanes_that_all_have_work_get_their_weighted_share(lanes: set[Lane], many: int, dice: random.Random) -> None:
+    callers = [Caller(lane=lane, rest=0.05, late=dice.random() / 100) for lane in lanes for _ in range(many)]
+    sent = Scene(REAL, callers, until=60.0).run()
+    whole = sum(WEIGHTS[lane] for lane in lanes)
+    able = dict.fromkeys(lanes, many / (REAL.spacing + 0.05 + HORIZON))  # calls a second if it were alone
+    for lane in lanes:
+        entitled = WEIGHTS[lane] / whole * MARGIN * 5.0
+        if able[lane] > 1.5 * entitled:
+            assert served(sent, lane, 5.0, 60.0) / 55.0 >= 0.9 * entitled
+
+
+@pytest.mark.parametrize("threads", [1, 8, 64])
+def test_a_single_call_does_not_wait_behind_the_queue_of_a_load(threads: int) -> None:
+    now_and_then = [Caller(Lane.SINGLE, begins=3.0 + 1.618 * n, calls=1) for n in range(30)]
+    sent = Scene(REAL, [*crowd(threads, Lane.BULK), *now_and_then], until=60.0).run()
+    waits = [call.at - call.asked for call in sent if call.lane is Lane.SINGLE]
+    assert len(waits) == 30
+    assert max(waits) <= HORIZON + REAL.spacing + 0.01
+
+
+def test_a_load_goes_on_next_to_never_ending_single_calls() -> None:
+    sent = Scene(REAL, [*crowd(40, Lane.SINGLE), *crowd(4, Lane.BULK)], until=60.0).run()
+    assert served(sent, Lane.BULK) / len(sent) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_a_load_that_is_alone_gets_everything_before_and_after() -> None:
+    callers = [*crowd(8, Lane.BULK), *crowd(8, Lane.SINGLE, begins=20.0, dies=40.0)]
+    sent = Scene(REAL, callers, until=60.0).run()
+    rates = [served(sent, Lane.BULK, begin, begin + 18.0) / 18.0 for begin in (1.0, 21.0, 41.0)]
+    assert rates == pytest.approx([4.95, 4.95 / 3, 4.95], rel=0.05)
+
+
+def test_who_was_away_has_no_claim_to_what_it_did_not_use() -> None:
+    late_load = [*crowd(8, Lane.SINGLE), *crowd(8, Lane.BULK, begins=30.0)]
+    sent = Scene(REAL, late_load, until=60.0).run()
+    assert served(sent, Lane.SINGLE, 30.0, 40.0) / 10.0 == pytest.approx(4.95 * 2 / 3, rel=0.1)
+
+
+# -- the dead ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1.0, 5.0, 50.0])
+@pytest.mark.parametrize("lane", [Lane.BULK, Lane.SINGLE])
+def test_what_the_killed_held_is_free_within_seconds(lane: Lane, rate: float) -> None:
+    callers = [*crowd(32, lane, dies=10.0), *crowd(int(rate), Lane.BULK, begins=9.0)]
+    sent = Scene(Pace.of(rate, 2), callers, until=40.0).run()
+    assert sum(10.0 <= call.at < 14.0 for call in sent) >= 4.0 * rate * MARGIN - HORIZON * rate - 2
+    assert sum(14.0 <= call.at < 40.0 for call in sent) >= 0.97 * 26.0 * rate
+
+
+def test_the_dead_of_a_preferred_lane_hold_back_nobody() -> None:
+    schedule = Schedule()
+    schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
+    schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
+    gone = schedule.ask(100.0, Lane.SINGLE, None, REAL, NEVER_MIND)
+    waiting = schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
+    assert (gone.verdict, waiting.verdict) == (Verdict.NAP, Verdict.NAP)
+    then = 100.0
+    while waiting.verdict is Verdict.NAP:
+        then += waiting.seconds
+        waiting = schedule.ask(then, Lane.BULK, waiting.ticket, REAL, NEVER_MIND)
+    assert then + waiting.seconds == pytest.approx(100.0 + 2 * REAL.spacing), "the slot itself is not lost"
+
+
+# -- a bounded wait ------------------------------------------------------------------------------------------
+
+
+def test_who_cannot_wait_is_told_at_once_and_takes_no_place() -> None:
+    schedule = Schedule()
+    for _ in range(10):
+        schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
+    before = [(queue.head, queue.tail) for queue in schedule.queues]
+    answer = schedule.ask(100.0, Lane.BULK, None, REAL, 1.0)
+    assert answer.verdict is Verdict.LEAVE
+    assert answer.seconds == pytest.approx(10 * REAL.spacing)
+    assert [(queue.head, queue.tail) for queue in schedule.queues] == before
+
+
+def test_who_has_waited_for_too_long_leaves() -> None:
+    schedule = Schedule()
+    schedule.pause(100.0, 5.0, 0.0, REAL)
+    answer = schedule.ask(100.0, Lane.SINGLE, None, REAL, 6.0)
+    assert answer.verdict is Verdict.NAP
+    schedule.pause(100.5, 9.0, 0.0, REAL)
+    assert schedule.ask(100.5, Lane.SINGLE, answer.ticket, REAL, 5.5).verdict is Verdict.LEAVE
+
+
+# -- a pause -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, LONGEST_PAUSE])
+def test_after_a_pause_all_go_on_one_by_one(seconds: float) -> None:
+    schedule = Schedule()
+    schedule.pause(1000.0, seconds, 0.07, REAL)
+    sent = Scene(REAL, crowd(8, calls=1), until=60.0, ask=schedule.ask).run()
+    assert [call.at for call in sent] == pytest.approx([seconds + 0.07 + n * REAL.spacing for n in range(8)], abs=1e-6)
+
+
+def test_each_refusal_moves_the_phase_of_all_that_follows() -> None:
+    schedule = Schedule()
+    for _ in range(3):
+        schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
+    due = schedule.next
+    schedule.pause(100.0, 0.0, 0.05, REAL)
+    assert schedule.next == pytest.approx(due + 0.05)
+
+
+# -- healing -------------------------------------------------------------------------------------------------
+
+TIMES = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-1e6, 1e6)
+NUMBERS = st.integers(0, 2**63)
+SCHEDULES = st.builds(
+    Schedule,
+    asked=TIMES,
+    next=TIMES,
+    moved=TIMES,
+    virtual=st.floats(0, 1e12),
+    queues=st.tuples(
+        *[st.builds(Queue, head=NUMBERS, tail=NUMBERS, start=st.floats(0, 1e12), alive=TIMES) for _ in Lane]
+    ),
+)
+
+
+@given(schedule=SCHEDULES, now=st.floats(0, 1e7), lane=st.sampled_from(Lane))
+def test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds(
+    schedule: Schedule, now: float, lane: Lane
+) -> None:
+    scene = Scene(REAL, [Caller(lane, calls=3)], until=60.0, ask=schedule.ask, began=now)
+    longest = LONGEST_PAUSE + HORIZON + 2 * REAL.spacing + LONGEST_NAP + GRACE
+    sent = scene.run()
+    assert len(sent) == 3
+    assert sent[0].at <= longest + 1e-3
+    assert sent[2].at <= longest + 2 * (LONGEST_NAP + REAL.spacing) + 1e-3
+
+
+@given(st.lists(st.tuples(st.floats(-1e5, 1e5), st.integers(1, 5)), min_size=1, max_size=5))
+def test_a_clock_that_jumps_does_not_hold_anybody_up(jumps: list[tuple[float, int]]) -> None:
+    schedule, now = Schedule(), 2e5
+    for jump, calls in jumps:
+        now = max(now + jump, 0.0)
+        sent = Scene(REAL, [Caller(calls=calls)], until=60.0, ask=schedule.ask, began=now).run()
+        assert len(sent) == calls
+        assert sent[-1].at <= (calls + 1) * REAL.spacing + HORIZON + GRACE + 1e-3
+        now += 60.0
+
+
+# -- as a record ---------------------------------------------------------------------------------------------
+
+
+@given(SCHEDULES)
+def test_a_record_keeps_everything(schedule: Schedule) -> None:
+    assert Schedule.from_bytes(schedule.to_bytes()) == schedule
+
+
+@given(schedule=SCHEDULES, at=st.integers(0, 10_000), flip=st.integers(1, 255))
+def test_a_record_with_a_wrong_byte_is_told(schedule: Schedule, at: int, flip: int) -> None:
+    record = bytearray(schedule.to_bytes())
+    record[at % len(record)] ^= flip
+    assert Schedule.from_bytes(bytes(record)) is None
+
+
+@given(before=SCHEDULES, after=SCHEDULES)
+def test_a_record_that_was_half_written_is_told_at_every_byte(before: Schedule, after: Schedule) -> None:
+    old, new = before.to_bytes(), after.to_bytes()
+    for written in range(len(new) + 1):
+        torn = new[:written] + old[written:]
+        assert Schedule.from_bytes(torn) in ([before, after] if torn in (old, new) else [None])
+
+
+@given(st.binary(max_size=300))
+def test_a_record_of_anything_else_is_told(record: bytes) -> None:
+    assert Schedule.from_bytes(record) is None

@@ -1,0 +1,462 @@
+"""Where budgets are kept: the host's file heals and outlives kills; whatever fails has something to fall back on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crm_provider.errors import CrmConfigurationError
+from crm_provider.pacing import LONGEST_PAUSE, Budget, BudgetBusy, Lane, hostfile, redis_store
+from crm_provider.pacing import budget as budgets
+from crm_provider.pacing.hostfile import UNUSED, HostFileStore, file_name
+from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule, Verdict
+from crm_provider.pacing.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
+from crm_provider.settings import Settings
+
+from .fakes import FakeClock
+from .pacing_scene import NEVER_MIND
+
+REAL = Pace.of(5.0, 2)
+SINGLE = Lane.SINGLE
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(folder: Path, clock: FakeClock) -> HostFileStore:
+    return HostFileStore("key.rate", folder=folder, clock=clock)
+
+
+def slot(store: Store, ticket: Ticket | None = None) -> float:
+    """Seconds to the slot that a caller is given now."""
+    answer, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
+    assert answer.verdict is Verdict.GO
+    return answer.seconds
+
+
+# -- a caller ------------------------------------------------------------------------------------------------
+
+
+def test_a_caller_sleeps_until_its_slot_and_says_how_long(clock: FakeClock) -> None:
+    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep).lane(SINGLE)
+    waited = [pacer.acquire(NEVER_MIND) for _ in range(3)]
+    assert waited == pytest.approx([0.0, REAL.spacing, REAL.spacing])
+    assert sum(clock.slept) == pytest.approx(2 * REAL.spacing)
+
+
+def test_a_caller_comes_back_until_it_has_a_slot(clock: FakeClock) -> None:
+    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0).lane(SINGLE)
+    pacer.pause(3.0)
+    assert pacer.acquire(NEVER_MIND) == pytest.approx(3.0)
+    assert len(clock.slept) > 1
+
+
+@pytest.mark.parametrize(
+    ("pause", "wait"), [(0.0, 0.0), (3.0, 3.0), (LONGEST_PAUSE, LONGEST_PAUSE), (LONGEST_PAUSE + 0.1, 0.0)]
+)
+def test_a_refusal_holds_back_every_lane(clock: FakeClock, pause: float, wait: float) -> None:
+    budget = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0)
+    budget.lane(SINGLE).pause(pause)
+    assert budget.lane(Lane.BULK).acquire(NEVER_MIND) == pytest.approx(wait)
+
+
+def test_a_refusal_changes_the_phase_by_a_part_of_the_spacing(clock: FakeClock) -> None:
+    budget = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.5)
+    budget.lane(SINGLE).pause(1.0)
+    assert budget.lane(SINGLE).acquire(NEVER_MIND) == pytest.approx(1.0 + 0.5 * REAL.spacing)
+
+
+def test_a_caller_that_cannot_wait_hears_it_at_once(clock: FakeClock) -> None:
+    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0).lane(SINGLE)
+    pacer.pause(8.0)
+    with pytest.raises(BudgetBusy) as busy:
+        pacer.acquire(5.0)
+    assert busy.value.seconds == pytest.approx(8.0)
+    assert clock.slept == []
+
+
+def test_threads_share_one_budget() -> None:
+    store = MemoryStore(clock=lambda: 1000.0)
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        answers.extend(store.ask(SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(50))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tickets = sorted(answer.ticket for answer in answers)
+    assert tickets == list(range(400))
+
+
+# -- the file of the host ------------------------------------------------------------------------------------
+
+
+def test_the_file_is_private_and_tells_nothing(folder: Path, store: HostFileStore) -> None:
+    slot(store)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "key.rate").stat().st_mode) == 0o600
+    assert (folder / "key.rate").stat().st_size == RECORD_SIZE
+    name = file_name("https://crm.example/v2", Settings(api_key="s3cret-key").key_fingerprint)
+    assert "s3cret" not in name
+    assert "crm.example" not in name
+    assert name != file_name("https://crm.example/v3", Settings(api_key="s3cret-key").key_fingerprint)
+
+
+def test_stores_with_one_file_share_one_budget(folder: Path, clock: FakeClock) -> None:
+    first, second = (HostFileStore("key.rate", folder=folder, clock=clock) for _ in range(2))
+    assert [slot(first), slot(second)] == pytest.approx([0.0, REAL.spacing])
+
+
+def test_a_ticket_of_another_store_is_worth_nothing(folder: Path, clock: FakeClock) -> None:
+    first = HostFileStore("a.rate", folder=folder, clock=clock)
+    for _ in range(2):
+        slot(first)
+    answer, ticket = first.ask(SINGLE, None, REAL, NEVER_MIND)
+    assert (answer.verdict, ticket.number) == (Verdict.NAP, 2)
+    _, other = HostFileStore("b.rate", folder=folder, clock=clock).ask(SINGLE, ticket, REAL, NEVER_MIND)
+    assert other.number == 0
+
+
+DAMAGE = st.one_of(
+    st.binary(max_size=300),
+    st.integers(0, RECORD_SIZE - 1).map(lambda size: Schedule(next=1e18).to_bytes()[:size]),
+    st.builds(
+        lambda next_, asked: Schedule(next=next_, asked=asked).to_bytes(), st.floats(-1e300, 1e300), st.floats(0, 1e300)
+    ),
+    st.binary(min_size=1, max_size=50).map(lambda more: Schedule().to_bytes() + more),
+)
+
+
+@given(damage=DAMAGE)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_heals(folder: Path, damage: bytes) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "key.rate").write_bytes(damage)
+    clock = FakeClock()
+    budget = Budget(HostFileStore("key.rate", folder=folder, clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep)
+    assert budget.lane(SINGLE).acquire(NEVER_MIND) <= LONGEST_PAUSE + 1.0
+    assert budget.lane(SINGLE).acquire(NEVER_MIND) <= REAL.spacing + 1e-6
+    assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
+
+
+def test_a_boot_or_a_clock_set_back_makes_no_one_wait(folder: Path, clock: FakeClock, store: HostFileStore) -> None:
+    clock.now = 5e6
+    slot(store)
+    clock.now = 3.0
+    assert slot(store) <= REAL.spacing
+
+
+def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileStore, clock: FakeClock) -> None:
+    slot(store)
+    (folder / "key.rate").unlink()
+    assert slot(store) == 0.0
+    assert slot(store) == pytest.approx(REAL.spacing)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    clock.now += 10
+    assert slot(store) == 0.0
+
+
+def test_files_that_nobody_uses_are_swept_away(folder: Path, clock: FakeClock) -> None:
+    old, young, new = ("old.rate", "young.rate", "new.rate")
+    for name in (old, young):
+        slot(HostFileStore(name, folder=folder, clock=clock))
+    long_ago = time.time() - UNUSED - 1
+    os.utime(folder / old, (long_ago, long_ago))
+    slot(HostFileStore(new, folder=folder, clock=clock))
+    assert sorted(path.name for path in folder.iterdir()) == [new, young]
+
+
+def test_a_file_in_use_is_not_swept_away(folder: Path, clock: FakeClock) -> None:
+    import fcntl
+
+    slot(HostFileStore("old.rate", folder=folder, clock=clock))
+    os.utime(folder / "old.rate", (0, 0))
+    with (folder / "old.rate").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        slot(HostFileStore("new.rate", folder=folder, clock=clock))
+    assert (folder / "old.rate").exists()
+
+
+def other_owner(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+
+def open_to_others(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o770)
+
+
+def a_link(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def a_file(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.touch()
+
+
+def no_parent(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.parent.rmdir()
+
+
+def a_link_in_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder.parent / "victim").write_bytes(b"precious")
+    (folder / "key.rate").symlink_to(folder.parent / "victim")
+
+
+@pytest.mark.parametrize("trap", [other_owner, open_to_others, a_link, a_file, no_parent, a_link_in_it])
+def test_a_folder_that_others_have_a_hand_in_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, trap: Callable[[pytest.MonkeyPatch, Path], None]
+) -> None:
+    trap(monkeypatch, folder)
+    with pytest.raises(StoreUnusable, match=r"cannot be kept in .*state"):
+        HostFileStore("key.rate", folder=folder, clock=clock).ask(SINGLE, None, REAL, NEVER_MIND)
+    assert not (folder.parent / "elsewhere" / "key.rate").exists()
+    if trap is a_link_in_it:
+        assert (folder.parent / "victim").read_bytes() == b"precious"
+
+
+def test_nobody_waits_for_ever_for_a_stopped_process(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
+) -> None:
+    import fcntl
+
+    slot(store)
+    monkeypatch.setattr(hostfile, "LOCK_PATIENCE", 0.02)
+    with (folder / "key.rate").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnusable, match="holds the lock"):
+            store.ask(SINGLE, None, REAL, NEVER_MIND)
+    assert slot(store) == pytest.approx(REAL.spacing)
+
+
+# -- many real processes -------------------------------------------------------------------------------------
+
+CALLER = """
+import sys, time
+from pathlib import Path
+from crm_provider.pacing.budget import Budget
+from crm_provider.pacing.hostfile import HostFileStore
+from crm_provider.pacing.lanes import Lane
+
+pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
+print("ready", flush=True)
+while True:
+    pacer.acquire(1e9)
+    sys.stdout.write(f"{time.monotonic()}\\n")
+    sys.stdout.flush()
+"""
+
+
+def start_caller(folder: Path, rate: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(folder), str(rate)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others(folder: Path) -> None:
+    rate, seconds = 100.0, 2.5
+    steady = [start_caller(folder, rate) for _ in range(2)]
+    began = time.monotonic()
+    killed = 0
+    calls = []
+    while time.monotonic() - began < seconds:
+        victim = start_caller(folder, rate)
+        victim.send_signal(signal.SIGKILL)
+        calls += [float(line) for line in victim.communicate()[0].split("\n") if line.strip()]
+        killed += 1
+    ended = time.monotonic()
+    for process in steady:
+        process.kill()
+        calls += [float(line) for line in process.communicate()[0].splitlines()]
+    assert killed >= 3
+    within = [at for at in calls if began <= at < ended]
+    expected = rate * (ended - began)
+    assert 0.3 * expected <= len(within) <= 1.0 * expected + 35, "those in the horizon may still go"
+    assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
+
+
+FAMILY = """
+import multiprocessing, sys, time
+from pathlib import Path
+from crm_provider.pacing.budget import Budget
+from crm_provider.pacing.hostfile import HostFileStore
+from crm_provider.pacing.lanes import Lane
+
+pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), 100.0, 2).lane(Lane.SINGLE)
+
+def take(into):
+    for _ in range(20):
+        pacer.acquire(60.0)
+        into.put(time.monotonic())
+
+if __name__ == "__main__":
+    pacer.acquire(60.0)
+    context = multiprocessing.get_context(sys.argv[2])
+    into = context.Queue()
+    processes = [context.Process(target=take, args=(into,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    at = sorted(into.get(timeout=30) for _ in range(60))
+    print(at[-1] - at[0])
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_forked_and_spawned_processes_share_one_budget(tmp_path: Path, folder: Path, method: str) -> None:
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY)
+    command = [sys.executable, str(script), str(folder), method]
+    took = float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert took >= 59 / 99.0 - 0.05
+
+
+# -- what to fall back on ------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A store that fails while it is told to."""
+
+    def __init__(self, whole: Store) -> None:
+        self.whole, self.fails, self.asked = whole, True, 0
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+        self.asked += 1
+        if self.fails:
+            raise StoreUnusable("the store at somewhere is out of order")
+        return self.whole.ask(lane, ticket, pace, patience)
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        if self.fails:
+            raise StoreUnusable("the store at somewhere is out of order")
+        self.whole.pause(seconds, phase, pace)
+
+
+def test_one_warning_while_a_store_is_out_of_order_and_a_line_when_it_is_back(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = Broken(MemoryStore(clock=clock))
+    store = FallbackStore(first, MemoryStore(clock=clock), otherwise="each host paces itself", clock=clock)
+    assert slot(store) == 0.0
+    assert slot(store) == pytest.approx(REAL.spacing), "the second store counts"
+    store.pause(0.0, 0.0, REAL)
+    assert first.asked == 1, "the broken one is left alone for a while"
+    for _ in range(3):
+        clock.now += RECHECK + 0.1
+        slot(store)
+    assert first.asked == 4
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "somewhere is out of order; each host paces itself until" in caplog.text
+    first.fails = False
+    clock.now += RECHECK + 0.1
+    assert slot(store) == 0.0
+    assert slot(store) == pytest.approx(REAL.spacing)
+    assert first.asked == 6
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_of_many_threads_one_warns(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    together = threading.Barrier(8)
+
+    class Failing(Broken):
+        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+            together.wait(10)  # all have begun before one has failed
+            return super().ask(lane, ticket, pace, patience)
+
+    store = FallbackStore(Failing(MemoryStore()), MemoryStore(), otherwise="-", clock=clock)
+    threads = [threading.Thread(target=store.ask, args=(SINGLE, None, REAL, NEVER_MIND)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caplog.records) == 1
+
+
+def test_who_waited_at_the_broken_store_queues_up_at_the_other(clock: FakeClock) -> None:
+    first = Broken(MemoryStore(clock=clock))
+    first.fails = False
+    store = FallbackStore(first, MemoryStore(clock=clock), otherwise="-", clock=clock)
+    slot(store)
+    slot(store)
+    _, ticket = store.ask(SINGLE, None, REAL, NEVER_MIND)
+    first.fails = True
+    assert slot(store, ticket) == 0.0
+
+
+def test_without_a_private_folder_each_process_paces_itself(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_to_others(monkeypatch, folder)
+    monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
+    store = budgets.store_for(Settings(api_key="k"))
+    assert [slot(store), slot(store)] == pytest.approx([0.0, REAL.spacing], abs=0.01)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "mode 0700" in caplog.text
+    assert "each process paces itself" in caplog.text
+
+
+def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
+    url = "redis://:s3cret@127.0.0.1:1/0"
+    store = budgets.store_for(Settings(api_key="k", rate_store=url))
+    assert [slot(store), slot(store)] == pytest.approx([0.0, REAL.spacing], abs=0.01)
+    assert len(list(folder.iterdir())) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Redis at 127.0.0.1:1 (ConnectionError); each host paces itself" in caplog.text
+    assert "s3cret" not in caplog.text + repr(Settings(api_key="k", rate_store=url))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(CrmConfigurationError, match=r"pip install 'airflow-provider-crm\[redis\]'"):
+        budgets.store_for(Settings(api_key="k", rate_store="redis://host"))
+
+
+@pytest.mark.parametrize("option", ["socket_timeout=soon", "no_such_option=1"])
+def test_an_option_that_redis_does_not_know_is_told(option: str) -> None:
+    with pytest.raises(CrmConfigurationError, match="option after its '\\?'") as raised:
+        budgets.store_for(Settings(api_key="k", rate_store=f"redis://:s3cret@host/0?{option}"))
+    assert "s3cret" not in str(raised.value)
+
+
+def test_the_store_is_the_one_that_the_connection_names() -> None:
+    assert isinstance(budgets.store_for(Settings(api_key="k", rate_store="process")), MemoryStore)
+    on_host = budgets.store_for(Settings(api_key="k"))
+    assert isinstance(on_host, FallbackStore)
+    assert isinstance(on_host._first, HostFileStore)
+    in_redis = budgets.store_for(Settings(api_key="k", rate_store="rediss://host:6380/2"))
+    assert isinstance(in_redis, FallbackStore)
+    assert isinstance(in_redis._first, redis_store.RedisStore)

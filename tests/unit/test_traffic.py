@@ -1,0 +1,217 @@
+"""What observers of calls are told: every attempt, without ids and values, and never at the call's cost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.metrics import CallMetrics
+from crm_provider.responses import Answer
+from crm_provider.traffic import CallSeen, Traffic
+from crm_provider.transport import Call
+
+from . import fakes
+from .fakes import Bench, FakePacer, Reply, Step, data, error, lost, refused
+
+GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
+OK = data({"id": "c-1"})
+
+
+def observed(*script: Step, pacer: FakePacer | None = None) -> tuple[Bench, list[CallSeen]]:
+    """A bench, and what its transport's observer is told."""
+    made, seen = fakes.bench(*script, pacer=pacer), list[CallSeen]()
+    made.transport.observe(seen.append)
+    return made, seen
+
+
+def seen_of(call: Call, *script: Step) -> list[CallSeen]:
+    made, seen = observed(*script)
+    made.transport.send(call)
+    return seen
+
+
+def test_every_attempt_is_told_also_a_failed_one() -> None:
+    made, seen = observed(lost, error("TOO_MANY_REQUESTS"), refused, OK, pacer=FakePacer({1: 0.7}))
+    made.transport.send(GET)
+    assert [(s.attempt, s.status, s.error_type, s.waited, s.throttled) for s in seen] == [
+        (1, None, "TIMEOUT", 0.0, False),
+        (2, 429, "TOO_MANY_REQUESTS", 0.7, True),
+        (3, None, "CONNECTION", 0.0, False),
+        (4, 200, None, 0.0, False),
+    ]
+
+
+def test_an_answer_that_makes_no_sense_is_told_with_its_status() -> None:
+    made, seen = observed(Reply(200, b"<html>"))
+    with pytest.raises(e.CrmProtocolError) as raised:
+        made.transport.send(GET)
+    assert [(s.status, s.error_type) for s in seen] == [(200, raised.value.type)]
+
+
+def test_a_call_that_was_interrupted_is_no_success() -> None:
+    def interrupted(call: Call) -> Answer:
+        raise KeyboardInterrupt
+
+    made, seen = observed(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.transport.send(GET)
+    assert [(s.status, s.error_type) for s in seen] == [(None, "INTERRUPTED")]
+
+
+def test_how_long_the_answer_took() -> None:
+    def slow(call: Call) -> Answer:
+        made.clock.sleep(1.25)
+        return OK(call)
+
+    made, seen = observed(slow)
+    made.transport.send(GET)
+    assert seen[0].seconds == pytest.approx(1.25)
+
+
+def test_without_a_slot_there_was_no_attempt() -> None:
+    made, seen = observed(pacer=FakePacer({0: 100.0}))
+    with pytest.raises(e.CrmTooManyRequestsError):
+        made.transport.send(GET)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("route", "parts", "told"),
+    [
+        ("/contacts/{email}", {"email": "ada@example.com"}, "/contacts/{email}"),
+        ("/segments/add-contact/{email}", {"email": "ada@example.com"}, "/segments/add-contact/{email}"),
+        ("/webhook/{w}/c/{c}", {"w": "s3cret", "c": "s3cret"}, "/webhook/{w}/c/{c}"),
+        ("/segments", {}, "/segments"),
+        ("/contacts/ada%40example.com/notes", {}, "/contacts/..."),
+        ("/contacts/ada", {}, "/contacts/..."),
+        ("/webhook/abc/c/def", {}, "/webhook/..."),
+        ("/deals/123e4567-e89b-12d3-a456-426614174000/notes", {}, "/deals/.../notes"),
+        ("/deals/42", {}, "/deals/..."),
+    ],
+)
+def test_a_route_is_told_without_ids(route: str, parts: dict[str, str], told: str) -> None:
+    assert [seen.route for seen in seen_of(Call(method="GET", route=route, parts=parts), OK)] == [told]
+
+
+def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    made = fakes.bench(OK, OK, OK)
+    told = []
+
+    def broken(seen: CallSeen) -> None:
+        told.append(seen)
+        raise RuntimeError("the metrics server is away")
+
+    made.transport.observe(broken)
+    for _ in range(3):
+        assert made.transport.send(GET) == {"id": "c-1"}
+    assert len(told) == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "crm_provider.transport")
+    seen_of(GET, refused, OK)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    assert lines == [
+        "GET /contacts/{email} -> CONNECTION in 0.000 s, waited 0.000 s for the rate budget",
+        "GET /contacts/{email} -> 200 in 0.000 s, waited 0.000 s for the rate budget",
+    ]
+
+
+# -- the tally -----------------------------------------------------------------------------------------------
+
+
+def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> CallSeen:
+    return CallSeen(
+        method="GET", route="/deals", status=status, seconds=0.1, waited=waited, error_type=error_type, attempt=1
+    )
+
+
+def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
+    traffic = Traffic()
+    for seen in (
+        call_seen(waited=0.5),
+        call_seen("TOO_MANY_REQUESTS", status=429, waited=1.0),
+        call_seen("LIMIT_EXCEEDED", status=429),
+        call_seen("TIMEOUT", status=None),
+        call_seen("TIMEOUT", status=None),
+    ):
+        traffic(seen)
+    assert (traffic.calls, traffic.throttled, traffic.waited) == (5, 2, 1.5)
+    assert traffic.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    traffic = Traffic()
+    traffic(call_seen("TIMEOUT"))
+    before = traffic.snapshot()
+    traffic(call_seen("TIMEOUT"))
+    traffic.errors.clear()
+    assert (before.calls, before.errors) == (1, {"TIMEOUT": 1})
+    assert (traffic.calls, traffic.errors) == (2, {"TIMEOUT": 2})
+
+
+def test_threads_may_share_a_tally() -> None:
+    traffic = Traffic()
+
+    def count() -> None:
+        for _ in range(500):
+            traffic(call_seen("X"))
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (traffic.calls, traffic.errors["X"]) == (4000, 4000)
+
+
+# -- Airflow's metrics ---------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for Airflow's Stats."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[object, ...]] = []
+
+    def incr(self, name: str, *, tags: dict[str, str]) -> None:
+        self.sent.append((name, tags))
+
+    def timing(self, name: str, took: object, *, tags: dict[str, str]) -> None:
+        self.sent.append((name, str(took), tags))
+
+
+def test_metrics_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = Recorder()
+    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    metrics = CallMetrics()
+    metrics(call_seen(waited=0.5))
+    metrics(call_seen("TOO_MANY_REQUESTS", status=429))
+    tags = {"method": "GET", "route": "/deals"}
+    assert stats.sent == [
+        ("crm.calls", {**tags, "outcome": "ok"}),
+        ("crm.waited", "0:00:00.500000", tags),
+        ("crm.calls", {**tags, "outcome": "TOO_MANY_REQUESTS"}),
+        ("crm.waited", "0:00:00", tags),
+        ("crm.throttled", tags),
+    ]
+
+
+def test_airflow_takes_the_metrics() -> None:
+    CallMetrics()(call_seen("TOO_MANY_REQUESTS", status=429))
+
+
+def test_a_hook_s_client_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crm_provider.hooks.crm import CrmHook
+    from crm_provider.settings import Settings
+
+    stats = Recorder()
+    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    settings = Settings(api_key="k", base_url="http://127.0.0.1:9/v2", rate_store="off")
+    with CrmHook().client_for(settings) as client, pytest.raises(e.CrmConnectionError):
+        client.ping()
+    assert [name for name, *_ in stats.sent] == ["crm.calls", "crm.waited"]
