@@ -104,10 +104,13 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
         told.append(seen)
         raise RuntimeError("the metrics server is away")
 
+    others: list[CallSeen] = []
     made.transport.observe(broken)
+    made.transport.observe(others.append)
     for _ in range(3):
         assert made.transport.send(GET) == {"id": "c-1"}
     assert len(told) == 3
+    assert others == told
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
