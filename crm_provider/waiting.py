@@ -10,6 +10,9 @@ from crm_provider.policy import Action, Decision, ErrorPolicy
 MAX_ERRORS_IN_A_ROW = 10
 """Server errors in a row after which waiting ends; each stands for a whole check with its own retries."""
 
+LONG_WAIT = 60.0
+"""Seconds: a server that asks for more is not waited for with a worker's slot in hand."""
+
 QUOTA_DELAY = 15 * 60.0
 """Seconds until a used-up quota is tried again if the server does not say when."""
 

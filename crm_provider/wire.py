@@ -38,7 +38,10 @@ class Wire:
         _hide_paths_in_logs()
         self._settings = settings
         self._session = requests.Session()
-        for scheme in ("https://", "http://"):  # a connection for each thread of a load: a discarded one costs a handshake
+        for scheme in (
+            "https://",
+            "http://",
+        ):  # a connection for each thread of a load: a discarded one costs a handshake
             self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
         self._session.trust_env = not settings.is_local  # a proxy cannot reach this machine's loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

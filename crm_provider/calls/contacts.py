@@ -122,7 +122,9 @@ class ContactCalls(Calls):
 
     def count_contacts(self) -> int | None:
         """How many contacts the account has, None if the CRM does not tell; one call."""
-        return Page.of(self._transport.send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
+        return Page.of(
+            self._transport.send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts"
+        ).total
 
     def _create_or_update(
         self, email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from crm_provider.load.paths import AnyPath, atomic_writer, remove
+from crm_provider.load.paths import AnyPath, atomic_writer, is_local, remove
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,10 @@ class DoneRows:
 class Checkpoints(Protocol):
     """Keeps the newest checkpoint of one task between its tries."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether saving one takes moments only."""
+
     def load(self) -> Checkpoint | None: ...
 
     def save(self, checkpoint: Checkpoint) -> None: ...
@@ -128,6 +132,8 @@ class Checkpoints(Protocol):
 
 class NoCheckpoints:
     """Every try starts with the first row."""
+
+    is_local = True
 
     def load(self) -> Checkpoint | None:
         return None
@@ -147,6 +153,10 @@ class FileCheckpoints:
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.path)
 
     def load(self) -> Checkpoint | None:
         """The newest checkpoint. One that cannot be read counts as none: rows that are sent twice do no harm."""

@@ -54,7 +54,7 @@ class Endings:
         elif landed.sent is not None:
             self._throttled_in_a_row = 0
             self.reject_held(before=landed.flight)
-            self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=True)
+            self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=landed.sent.called)
             if landed.sent.outcome is not Outcome.SUPPRESSED:
                 self._remember(landed.flight.contact)
 
@@ -68,8 +68,17 @@ class Endings:
         else:
             self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is Fate.SUPPRESSED else Outcome.UNCHANGED)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether rows that failed for the server's sake wait for a sign that it works."""
+        return bool(self._held)
+
+    def server_is_down(self, error: e.CrmError) -> None:
+        """A call that is no row's has failed as the rows that are held have: the next try sends them again."""
+        self._end_run(error, Decision(Action.RETRY, "the CRM does not work, so that no row is to blame"))
+
     def reject_held(self, *, before: Flight | None = None) -> None:
-        """The CRM works, or nothing is left that could show it: rows that failed for its sake are rejected.
+        """The CRM works: rows that failed for its sake are rejected.
 
         :param before: a row that got an answer; what was on its way when another failed says nothing about after that
         """
@@ -101,7 +110,7 @@ class Endings:
         number = flight.row.number
         if verdict.step is Step.UNCHANGED:
             self._remember(flight.contact)
-            self._ledger.enter(number, Outcome.UNCHANGED, sent=True)
+            self._ledger.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(flight.contact)
             if verdict.step is Step.REJECT:

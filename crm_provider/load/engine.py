@@ -21,7 +21,7 @@ from crm_provider.load.run import Run
 from crm_provider.load.sources import Source
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.window import Interrupt, Interrupted, Pulse
 from crm_provider.policy import ErrorPolicy
 
 __all__ = ["Load", "LoadInterrupted", "LoadStopped", "too_many_rejects"]
@@ -73,7 +73,17 @@ class Load:
     def _checked_and_sent(self) -> Summary:
         remembers = self.fingerprints is not None and not self.full_refresh
         unchanged = self.fingerprints.unchanged if self.fingerprints is not None and remembers else _never
-        found = check(self.source, self.mapper, self.options, suppressed=self.suppressed, unchanged=unchanged)
+        try:
+            found = check(
+                self.source,
+                self.mapper,
+                self.options,
+                suppressed=self.suppressed,
+                unchanged=unchanged,
+                interrupt=self.interrupt,
+            )
+        except Interrupted:
+            raise LoadInterrupted(Summary(rows=0)) from None
         try:
             return Run(self, found).run()
         finally:

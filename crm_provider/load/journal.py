@@ -134,9 +134,9 @@ class _GrowingFile:
     def sync(self) -> None:
         """Closes the file too: whoever syncs last leaves nothing open."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None  # first: an exception of a signal may strike anywhere
+            with file:
+                os.fsync(file.fileno())
 
     def pieces(self) -> Iterator[bytes]:
         yield from _pieces(self._path)

@@ -30,6 +30,11 @@ class Ledger:
         self.unsaved = self.unsaved_sent = 0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it adds up; not so if an exception struck in the middle of an entry (a signal's may anywhere)."""
+        return self.rows == len(self.done)
+
+    @property
     def rows(self) -> int:
         """Rows that are done."""
         return sum(self.counts.values())

@@ -11,6 +11,10 @@ from crm_provider.load.paths import private_folder
 from crm_provider.load.rows import SourceError
 
 
+class InUse(SourceError):
+    """Another run has the file; later it may be free."""
+
+
 class FileLock:
     """Held by an open file, so a kill releases it. The empty file stays.
 
@@ -25,7 +29,7 @@ class FileLock:
     def acquire(self) -> None:
         """Take the lock, or fail at once.
 
-        :raises SourceError: if another run has it
+        :raises InUse: if another run has it
         """
         if self._let_go is not None:
             return
@@ -35,7 +39,7 @@ class FileLock:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(number)
-            raise SourceError(
+            raise InUse(
                 f"another run is using {self._what}; let the runs follow each other (max_active_runs=1), or give "
                 "each its own file"
             ) from None

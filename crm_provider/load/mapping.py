@@ -92,6 +92,11 @@ class Mapper:
             if field.column is not None and not field.optional and field.column not in columns
         ]
         if missing:
+            if any("@" in column for column in columns):
+                raise SourceError(
+                    f"{'; '.join(missing)}. Its first line looks like data, not like the names of columns; name them: "
+                    "source_options={'header': [...]}"
+                )
             more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
             shown = ", ".join(map(repr, list(columns)[:SHOWN_COLUMNS])) or "none"
             raise SourceError(f"{'; '.join(missing)}. Its columns: {shown}{more}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from crm_provider import validate
@@ -94,7 +95,7 @@ def rejects_allowed(max_rejects: int | str, rows: int) -> int:
         return max_rejects
     share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", max_rejects) if isinstance(max_rejects, str) else None
     if share and float(share[1]) <= 100:
-        return int(rows * float(share[1]) / 100)
+        return int(rows * Decimal(share[1]) / 100)
     if isinstance(max_rejects, str) and max_rejects.strip().isdecimal():
         return int(max_rejects)
     raise SourceError(f'max_rejects={max_rejects!r} must be a number of rows, or a share such as "1%"')

@@ -12,7 +12,8 @@ mode         without reading                       ``compare``: read all contact
 ===========  ====================================  =====================================
 
 Lists that each contact is added to cost one call a row more, and without ``compare`` another one for each contact that
-exists, to see whether it is unsubscribed. ``h`` and ``u`` are estimated by reading a few rows' contacts, and only where the answer can change the choice.
+exists, to see whether it is unsubscribed. ``h`` and ``u`` are estimated by reading a few rows' contacts, and only where
+the answer can change the choice.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: bool = Fals
     :param lists: whether each contact is added to lists
     """
     plain = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
-    return plain + rows * (1 + h) * lists
+    return plain + rows * (1 if mode == "create" else 1 + h) * lists
 
 
 def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: bool = False) -> float:
@@ -102,6 +103,7 @@ def choose(
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
     lists: bool = False,
+    may_compare: bool = True,
 ) -> tuple[Plan, Sample]:
     """The plan for a load.
 
@@ -110,9 +112,14 @@ def choose(
     :param total: reads how many contacts the CRM has (one call), None if it does not say
     :param sample: reads the contacts of so many rows (one call each)
     :param lists: whether each contact is added to lists
+    :param may_compare: False if an earlier try was stopped while it read all contacts
     """
+    plain = "learned" if mode == "upsert" else mode
     if rows == 0:
         return Plan("nothing", 0, "no row is left to be sent"), Sample()
+    if wanted in ("auto", "compare") and not may_compare:
+        cost = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists))
+        return Plan(plain, cost, "an earlier try was stopped while it read all contacts; calls at most"), Sample()
     if wanted == "compare":
         count = total()
         cost = rows * (1 + lists) + pages_of(count or 0) + 1

@@ -6,14 +6,15 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import Contact, InvalidRow, Row, SourceError
 from crm_provider.load.sources import Source
-from crm_provider.load.work import Fate, WorkTable
+from crm_provider.load.window import Interrupt, Interrupted
+from crm_provider.load.work import Fate, WorkTable, without_views
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +73,20 @@ def check(
     *,
     suppressed: Callable[[str], bool] = lambda email: False,
     unchanged: Callable[[Contact], bool] = lambda contact: False,
+    interrupt: Interrupt | None = None,
 ) -> Preflight:
     """Read and map all rows.
 
     :param suppressed: whether an email must not be written to
     :param unchanged: whether a contact was loaded before with the same values
     :raises SourceError: if the source or the mapping cannot be used; the text names the place
+    :raises Interrupted: if the load was told to stop
     """
     if source.columns is not None:
         mapper.check_columns(source.columns)
     work, problems, digest = WorkTable(), _Problems(), hashlib.sha256(_options_text(mapper, options))
     try:
-        for row in source.rows():
+        for row in _rows_of(source, interrupt):
             digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
             try:
                 contact = mapper(row)
@@ -100,6 +103,15 @@ def check(
         work.close()
         raise
     return Preflight(work, problems.as_data(), digest.hexdigest()[:32])
+
+
+def _rows_of(source: Source, interrupt: Interrupt | None) -> Iterator[Row]:
+    for number, row in enumerate(source.rows(), start=1):
+        if row.number != number:
+            raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} comes in place of {number}")
+        if interrupt is not None and interrupt.is_set:
+            raise Interrupted
+        yield without_views(row)
 
 
 class _Problems:
@@ -130,8 +142,11 @@ def stop_if_invalid(found: Preflight, options: LoadOptions) -> None:
 
     :raises SourceError: with all problems at once
     """
-    if options.on_invalid == "stop" and found.invalid:
-        problems = "".join(f"\n- {line}" for line in found.problem_lines())
+    ambiguous = found.work.count(Fate.AMBIGUOUS)
+    if options.on_invalid == "stop" and found.invalid + ambiguous:
+        lines = found.problem_lines() + [f"{ambiguous:,} row(s): another row has the same email"] * bool(ambiguous)
+        problems = "".join(f"\n- {line}" for line in lines)
         raise SourceError(
-            f"{found.invalid:,} of {found.rows:,} rows cannot be sent, and nothing was (on_invalid='stop'):{problems}"
+            f"{found.invalid + ambiguous:,} of {found.rows:,} rows cannot be sent, and nothing was "
+            f"(on_invalid='stop'):{problems}"
         )

@@ -59,7 +59,7 @@ class Contact:
 
 def key_of(email: str) -> str:
     """The address without regard to case: whether the CRM folds it is not known, so two cases are one person."""
-    return email.strip().casefold()
+    return email.strip().lower()  # not casefold, which makes "ss" of "ß": another mailbox
 
 
 @dataclass(frozen=True)

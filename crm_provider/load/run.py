@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crm_provider import errors as e
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
-from crm_provider.load.known import Known
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
 from crm_provider.load.order import FixedOrder, LearnedOrder
 from crm_provider.load.preflight import Preflight, stop_if_invalid
-from crm_provider.load.progress import Position, Progress
+from crm_provider.load.progress import Position, Progress, noted
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sender import Order, Sender
 from crm_provider.load.sending import Sending
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
+from crm_provider.load.verdict import judge_run
 from crm_provider.load.window import Flight, Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.pacing import MARGIN
@@ -29,14 +30,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+READING_STOPPED = "reading_stopped"
+"""Note in a checkpoint."""
+
+
 class Run:
     """One try."""
 
     def __init__(self, load: Load, found: Preflight) -> None:
         self.load, self.found = load, found
         self.started = self.synced = load.clock()
-        self.ledger = Ledger(self._earlier_try())
-        self.known = Known()
+        before = self._earlier_try()
+        self.ledger = Ledger(before)
+        self.survey = Survey(load.client, load.mapper, found.work, self.ledger.done, load.interrupt)
+        self.reading_stopped = before is not None and bool(before.notes.get(READING_STOPPED))
+        """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
         self.plan = plans.Plan("nothing", 0, "")
         self.order: Order = LearnedOrder()
         self.endings = Endings(
@@ -57,34 +65,41 @@ class Run:
         if not self.load.options.dry_run:
             stop_if_invalid(self.found, self.load.options)
         try:
-            survey = self._make_plan()
+            self._make_plan()
             if not self.load.options.dry_run:
                 self._refuse_if_too_long()
-                self._write(survey)
+                self._write()
         except e.CrmError as error:  # of a call that is no row's: looking at the CRM before the first write
-            self.endings.stop = (error, self.load.policy.decide(error))
+            self.endings.stop = (error, judge_run(error, self.load.policy))
         except Interrupted:
             log.info("Interrupted while the contacts of the CRM were read.")
+        finally:
+            self.survey.known.close()
         return self._ended()
 
-    def _write(self, survey: Survey) -> None:
+    def _write(self) -> None:
         if self.load.rejects is not None:
             self.load.rejects.resume(self.ledger.done.__contains__) if self.ledger.rows else self.load.rejects.start()
+        self._save()  # a file that cannot be written is found out before the first call
         try:
             if self.plan.compares:
-                survey.read_all(self.load.interrupt)
+                self.reading_stopped = True
+                self.survey.read_all(self._tick_reading)
+                self.reading_stopped = False
             self._send_all()
-        finally:
-            self._save()
+        except BaseException:
+            self._save_if_possible()
+            raise
+        self._save()
 
     def _ended(self) -> Summary:
         summary = self.summary()
         if self.endings.stop is not None:
             raise LoadStopped(*self.endings.stop, summary)
+        if self.load.interrupt.is_set and (summary.left or self.load.options.dry_run):
+            raise LoadInterrupted(summary)
         if self.load.options.dry_run:
             return summary
-        if self.load.interrupt.is_set and summary.left:
-            raise LoadInterrupted(summary)
         if summary.left:
             raise RuntimeError(f"the books do not add up: {summary.line()}")
         if self.load.rejects is not None:
@@ -118,15 +133,14 @@ class Run:
         for text in self.found.problem_lines():
             log.warning("%s", text)
 
-    def _make_plan(self) -> Survey:
-        load = self.load
-        survey = Survey(load.client, load.mapper, self.found.work, self.ledger.done)
-        self.known = survey.known
+    def _make_plan(self) -> None:
+        load, survey = self.load, self.survey
         self.plan, sample = plans.choose(
             mode=load.options.mode,
             wanted=load.options.plan,
             rows=survey.rows,
             lists=bool(load.options.list_ids),
+            may_compare=not self.reading_stopped,
             total=survey.total,
             sample=survey.sample,
         )
@@ -138,7 +152,6 @@ class Run:
             self.order = FixedOrder(update_first=self.plan.name == "update_first")
         else:
             self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
-        return survey
 
     def _plan_seconds(self) -> float:
         return self.plan.seconds(self.load.rate * MARGIN)
@@ -168,6 +181,7 @@ class Run:
             endings=self.endings,
             done=self.ledger.done,
             interrupt=load.interrupt,
+            ping=load.client.ping,
             tick=self._tick,
             clock=load.clock,
         ).run()
@@ -176,7 +190,10 @@ class Run:
         contact = self.load.mapper(item.row)
         if self.load.fingerprints is not None:
             self.load.fingerprints.forget(contact)  # until the call has succeeded
-        return Flight(item.row, contact, self.known.get(contact))
+        return Flight(item.row, contact, self.survey.known.get(contact))
+
+    def _tick_reading(self, contacts: int) -> None:
+        self.progress.tick_reading(contacts, self.load.pulse.calls)
 
     def _tick(self) -> None:
         self.saver.tick(self.ledger)
@@ -186,7 +203,15 @@ class Run:
 
     def _save_interval(self) -> float:
         rejects = self.load.rejects
-        return REMOTE_EVERY if rejects is not None and not rejects.is_local and rejects.has_unsynced else EVERY
+        slow = rejects is not None and not rejects.is_local and rejects.has_unsynced
+        return REMOTE_EVERY if slow or not self.load.checkpoints.is_local else EVERY
+
+    def _save_if_possible(self) -> None:
+        """For the next try, after something has gone wrong: that is what is to be told, not that this fails too."""
+        try:
+            self._save()
+        except OSError as unsaved:
+            log.warning("The last rows were not saved and will be sent again: %s", unsaved)
 
     def _save(self) -> None:
         load = self.load
@@ -195,11 +220,14 @@ class Run:
         if load.fingerprints is not None and load.clock() - self.synced >= REMOTE_EVERY:
             load.fingerprints.sync()
             self.synced = load.clock()
-        load.checkpoints.save(
-            self.ledger.checkpoint(
-                epoch=load.epoch, fingerprint=self.found.fingerprint, calls=load.pulse.calls, seconds=self._seconds()
-            )
+        if not self.ledger.is_whole:
+            log.warning("Interrupted in the middle of an entry: the checkpoint before this one stays.")
+            return
+        saved = self.ledger.checkpoint(
+            epoch=load.epoch, fingerprint=self.found.fingerprint, calls=load.pulse.calls, seconds=self._seconds()
         )
+        stopped = {READING_STOPPED: True} if self.reading_stopped else {}
+        load.checkpoints.save(replace(saved, notes={**noted(self._position()), **stopped}))
 
     def _seconds(self) -> float:
         return self.load.clock() - self.started

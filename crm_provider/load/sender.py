@@ -25,11 +25,11 @@ class Order(Protocol):
 class Sent:
     """How a row was sent.
 
-    :param contact_id: of the CRM, None if no call was needed
+    :param called: whether a write was needed for it
     """
 
     outcome: Outcome
-    contact_id: str | None = None
+    called: bool = True
 
 
 class Sender:
@@ -66,7 +66,25 @@ class Sender:
     def _create_only(self, contact: Contact, seen: Seen | None) -> Sent:
         if seen is not None and seen.exists:
             raise e.CrmContactAlreadyExistsError("Contact already exists.", method="POST", path="/contacts")
-        return self._listed(contact, self._create(contact), ABSENT)
+        try:
+            sent = self._create(contact)
+        except e.CrmContactAlreadyExistsError:
+            if not self._lists or not contact.attributes:
+                raise
+            return self._perhaps_own(contact)
+        return self._listed(contact, sent, ABSENT)
+
+    def _perhaps_own(self, contact: Contact) -> Sent:
+        """A contact that exists. With all values of the row it counts as made by an earlier try.
+
+        That one may not have got as far as the lists.
+
+        :raises CrmContactAlreadyExistsError: if it has others
+        """
+        seen = self._look(contact)
+        if not seen.has(contact):
+            raise e.CrmContactAlreadyExistsError("Contact already exists.", method="POST", path="/contacts", status=409)
+        return self._change(contact, seen)
 
     def _update_only(self, contact: Contact, seen: Seen | None) -> Sent:
         if self._guard and (seen is None or not seen.exists):
@@ -116,7 +134,7 @@ class Sender:
             raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
         if seen.unwanted and self._guard:
             return Sent(Outcome.SUPPRESSED)
-        sent = Sent(Outcome.UNCHANGED) if seen.has(contact) else self._update(contact, seen.email)
+        sent = Sent(Outcome.UNCHANGED, called=False) if seen.has(contact) else self._update(contact, seen.email)
         return self._listed(contact, sent, seen)
 
     def _overwrite(self, contact: Contact) -> Sent:
@@ -124,13 +142,14 @@ class Sender:
         return self._listed(contact, self._update(contact, contact.email), None)
 
     def _create(self, contact: Contact) -> Sent:
-        ref = self._client.create_contact(contact.email, attributes=contact.attributes or None, origin=contact.origin)
-        return Sent(Outcome.CREATED, ref["id"])
+        self._client.create_contact(contact.email, attributes=contact.attributes or None, origin=contact.origin)
+        return Sent(Outcome.CREATED)
 
     def _update(self, contact: Contact, email: str) -> Sent:
         if not contact.attributes:
-            return Sent(Outcome.UNCHANGED)
-        return Sent(Outcome.UPDATED, self._client.update_contact(email, attributes=contact.attributes)["id"])
+            return Sent(Outcome.UNCHANGED, called=False)
+        self._client.update_contact(email, attributes=contact.attributes)
+        return Sent(Outcome.UPDATED)
 
     def _look(self, contact: Contact) -> Seen:
         try:
@@ -145,4 +164,4 @@ class Sender:
         if not missing:
             return sent
         self._client.add_contact_to_lists((seen.email if seen else None) or contact.email, missing)
-        return Sent(Outcome.UPDATED, sent.contact_id) if sent.outcome is Outcome.UNCHANGED else sent
+        return Sent(Outcome.UPDATED) if sent.outcome is Outcome.UNCHANGED else sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from crm_provider import errors as e
 from crm_provider.load.checkpoint import DoneRows
 from crm_provider.load.endings import Endings
 from crm_provider.load.window import Flight, Interrupt, Window
@@ -24,6 +25,7 @@ class Sending:
 
     :param items: the rows that are still to be done
     :param flight_of: what is sent for a row
+    :param ping: one harmless call, which fails if the CRM does not work
     :param tick: called often: saves, and says how far the load is
     """
 
@@ -36,12 +38,13 @@ class Sending:
         endings: Endings,
         done: DoneRows,
         interrupt: Interrupt,
+        ping: Callable[[], object],
         tick: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._items, self._window, self._flight_of = items, window, flight_of
         self._endings, self._done, self._interrupt = endings, done, interrupt
-        self._tick, self._clock = tick, clock
+        self._ping, self._tick, self._clock = ping, tick, clock
 
     def run(self) -> None:
         """Send until all rows are done, an error ends the run, or the load is interrupted."""
@@ -64,10 +67,19 @@ class Sending:
         while not self._is_ending:
             exhausted = self._fill()
             if not self._window and not self._endings.again:
-                self._endings.reject_held()  # nothing is on its way that could show that the CRM works again
+                self._settle_held()
                 if exhausted:
                     return
             self._land(WAKE)
+
+    def _settle_held(self) -> None:
+        """Nothing is on its way any more that could show whether the CRM works."""
+        if self._endings.is_holding:
+            try:
+                self._ping()
+            except (e.CrmTransientError, e.CrmThrottledError) as error:
+                self._endings.server_is_down(error)
+            self._endings.reject_held()
 
     def _fill(self) -> bool:
         """Send rows while there is room.

@@ -126,6 +126,11 @@ class FilesSource:
         more = len(self._files) - 1
         self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
 
+    @property
+    def files(self) -> Sequence[AnyPath]:
+        """All of them, in the order in which they are read."""
+        return tuple(self._files)
+
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
         """Those of the first file; the others must have them too, in any order."""

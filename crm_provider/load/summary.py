@@ -19,9 +19,10 @@ class Summary:
     :param problems: what the check found -> rows; no text holds a value
     :param calls: calls made, refused ones included
     :param calls_saved: what creating each row, and updating it on a conflict, would have cost more
+    :param throttled: calls of this try that were refused for their rate
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
-    :param budget_used: share of the key's rate that the load took while it was sending
+    :param budget_used: share of the key's rate that this try took
     """
 
     rows: int
@@ -73,9 +74,10 @@ class Summary:
         """One line for the log."""
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
+        saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved > 0 else ""
         return (
             f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
-            f"({self.budget_used:.0%} of the budget), {self.calls_saved:,} saved by the plan"
+            f"({self.budget_used:.0%} of the budget){saved}"
         )
 
 

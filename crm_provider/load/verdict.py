@@ -8,10 +8,7 @@ from enum import Enum
 from crm_provider import errors as e
 from crm_provider.load.options import Mode
 from crm_provider.policy import Action, Decision, ErrorPolicy
-from crm_provider.waiting import server_delay
-
-LONG_WAIT = 60.0
-"""Seconds: a server that asks for more is not waited for with a slot in hand; the load pauses."""
+from crm_provider.waiting import LONG_WAIT, server_delay
 
 SENDS_OF_A_ROW = 3
 """How often a row is sent whose error says ``retry`` and that is neither throttled nor the server's fault."""
@@ -42,13 +39,21 @@ def judge(error: e.CrmError, policy: ErrorPolicy, *, mode: Mode, sends: int) -> 
     :param sends: how often this row was sent, this time included
     """
     decision = policy.decide(error)
-    if isinstance(error, e.CrmContactAlreadyExistsError) and mode == "create" and not _is_own(decision):
+    if isinstance(error, e.CrmContactAlreadyExistsError) and mode == "create" and not decision.is_asked_for:
         return Verdict(Step.UNCHANGED, decision)
     if decision.action in (Action.RETRY, Action.REJECT) and isinstance(error, e.CrmTransientError):
         return Verdict(Step.HOLD, decision)
     if decision.action is Action.RETRY:
         return Verdict(_repeated(error, sends), decision)
     return Verdict({Action.SKIP: Step.SKIP, Action.REJECT: Step.REJECT}.get(decision.action, Step.STOP), decision)
+
+
+def judge_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
+    """What to do about the error of a call that is no row's: ``skip`` and ``reject`` are for rows."""
+    decision = policy.decide(error)
+    if decision.action in (Action.RETRY, Action.FAIL):
+        return decision
+    return Decision(Action.RETRY if is_retryable(error) else Action.FAIL, "a call for the whole load")
 
 
 def is_retryable(error: e.CrmError) -> bool:
@@ -61,8 +66,3 @@ def _repeated(error: e.CrmError, sends: int) -> Step:
         delay = server_delay(error)
         return Step.STOP if delay is not None and delay >= LONG_WAIT else Step.AGAIN
     return Step.AGAIN if sends < SENDS_OF_A_ROW else Step.REJECT
-
-
-def _is_own(decision: Decision) -> bool:
-    """Whether the user has asked for it."""
-    return decision.origin.startswith("on_error")

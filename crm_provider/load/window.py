@@ -30,21 +30,24 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._asked = False
 
     def set(self) -> None:
         """Ask the load to stop: calls in flight are finished, no new one is begun."""
-        self._event.set()
+        self._asked = True
+        # not here: a signal handler would wait for ever if the thread that it interrupts holds the event's lock
+        threading.Thread(target=self._event.set, name="crm-load-interrupt", daemon=True).start()
 
     @property
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._asked
 
     def sleep(self, seconds: float) -> None:
         """Sleep, for the transport of a load.
 
         :raises Interrupted: as soon as the load is told to stop
         """
-        if self._event.wait(seconds):
+        if self._asked or self._event.wait(seconds):
             raise Interrupted
 
 

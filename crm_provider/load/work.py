@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from crm_provider.load.known import digest
 from crm_provider.load.options import Duplicates
-from crm_provider.load.rows import Row
+from crm_provider.load.rows import Row, SourceError
 
 
 class Fate(IntEnum):
@@ -67,7 +67,14 @@ class WorkTable:
 
         :param key: of its contact, for rows that may be sent
         """
-        given = pickle.dumps((dict(row.values), row.problem), protocol=5)
+        try:
+            given = pickle.dumps((dict(row.values), row.problem), protocol=5)
+        except (TypeError, AttributeError, pickle.PicklingError):
+            kinds = sorted({type(value).__name__ for value in row.values.values()})
+            raise SourceError(
+                f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
+                "source give text, a number, a date, or leave the column out"
+            ) from None
         hashed = None if key is None else digest(key)
         self._base.execute("INSERT INTO work VALUES (?, ?, ?, ?)", (row.number, int(fate), hashed, given))
         self._rows += 1
@@ -96,14 +103,23 @@ class WorkTable:
         for number, found, given in self._base.execute(query, (wanted, wanted)):
             yield _item(number, found, given)
 
-    def some(self, n: int, seed: int) -> list[WorkItem]:
-        """Rows to be sent, picked at random, the same for the same seed."""
+    def mixed(self, seed: int) -> Iterator[WorkItem]:
+        """The rows to be sent in an order like chance's, the same for the same seed."""
         mixed = "(number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
-        query = f"SELECT number, fate, given FROM work WHERE fate = 0 ORDER BY {mixed} LIMIT ?"  # noqa: S608 - constant
-        return [_item(*found) for found in self._base.execute(query, (seed, n))]
+        query = f"SELECT number, fate, given FROM work WHERE fate = 0 ORDER BY {mixed}"  # noqa: S608 - constant
+        for number, fate, given in self._base.execute(query, (seed,)):
+            yield _item(number, fate, given)
 
     def close(self) -> None:
         self._base.close()
+
+
+def without_views(row: Row) -> Row:
+    """Bytes in place of views of a driver's memory (psycopg gives them), which cannot be kept."""
+    if not any(isinstance(value, (memoryview, bytearray)) for value in row.values.values()):
+        return row
+    plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
+    return Row(row.number, plain, row.problem)
 
 
 def _item(number: int, fate: int, given: bytes) -> WorkItem:

@@ -43,16 +43,20 @@ class Budget:
         """Set what the CRM allows."""
         self.pace = Pace.of(rate, burst)
 
-    def lane(self, lane: Lane) -> LanePacer:
-        """What callers of a lane wait at."""
-        return self._lanes[lane]
+    def lane(self, lane: Lane, *, sleep: Callable[[float], None] | None = None) -> LanePacer:
+        """What callers of a lane wait at.
+
+        :param sleep: another way of sleeping for these callers, for example one that can be interrupted
+        """
+        return self._lanes[lane] if sleep is None else LanePacer(self, lane, sleep)
 
 
 class LanePacer:
     """The budget as the callers of one lane see it."""
 
-    def __init__(self, budget: Budget, lane: Lane) -> None:
+    def __init__(self, budget: Budget, lane: Lane, sleep: Callable[[float], None] | None = None) -> None:
         self.budget, self.lane = budget, lane
+        self._sleep = sleep or budget.sleep
 
     def acquire(self, max_wait: float) -> float:
         budget, waited = self.budget, 0.0
@@ -63,7 +67,7 @@ class LanePacer:
             if answer.verdict is Verdict.LEAVE:
                 raise BudgetBusy(answer.seconds)
             if answer.seconds > 0:
-                budget.sleep(answer.seconds)
+                self._sleep(answer.seconds)
                 waited += answer.seconds
             if answer.verdict is Verdict.GO:
                 return waited
@@ -83,10 +87,13 @@ _budgets: dict[tuple[str, str, str | None], Budget] = {}
 _budgets_lock = threading.Lock()
 
 
-def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE) -> Pacer:
+def pacer_for(
+    settings: Settings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
+) -> Pacer:
     """The budget of a connection's key; the same object for the same key, with the limits given last.
 
     :param lane: who calls
+    :param sleep: how these callers sleep until their slot comes; what it raises ends the wait
     :raises CrmConfigurationError: the store needs a package that is not installed
     """
     if settings.rate_store == "off":
@@ -98,7 +105,7 @@ def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE) -> Pacer:
             _budgets[key] = Budget(store_for(settings), *limits)
         budget = _budgets[key]
     budget.limit(*limits)
-    return budget.lane(lane)
+    return budget.lane(lane, sleep=sleep)
 
 
 def store_for(settings: Settings) -> Store:

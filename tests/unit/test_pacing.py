@@ -231,3 +231,17 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_fork_while_a_lock_is_held_does_not_hang_the_child() -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=False).returncode == 0
+
+
+def test_a_wait_for_a_slot_can_be_interrupted() -> None:
+    class Stopped(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        raise Stopped
+
+    settings = Settings(api_key="k", base_url="http://127.0.0.1:9", rate_store="process", requests_per_second=0.1)
+    others, mine = pacer_for(settings), pacer_for(settings, lane=Lane.BULK, sleep=sleep)
+    others.acquire(0)
+    with pytest.raises(Stopped):
+        mine.acquire(60)

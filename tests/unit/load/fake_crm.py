@@ -11,6 +11,7 @@ from typing import Any
 from crm_provider import errors as e
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
 from crm_provider.load.window import Pulse
+from crm_provider.paging import ListedPage, Page
 from crm_provider.traffic import CallSeen
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
@@ -64,12 +65,18 @@ class FakeCrm:
         with self._call("page", ""):
             return len(self.contacts) if self.total == -1 else self.total
 
-    def list_contacts(self) -> Iterator[dict[str, Any]]:
+    def list_pages(self, listing: str, *, at_once: int = 1) -> Iterator[ListedPage]:
+        assert listing == "contacts"
         found = list(self.contacts.values())
-        for start in range(0, max(len(found), 1), 10):
+        for number, start in enumerate(range(0, max(len(found), 1), 10)):
             with self._call("page", ""):
                 pass
-            yield from found[start : start + 10]
+            items = found[start : start + 10]
+            yield ListedPage(number=number, page=Page(items, len(found)), fresh=items)
+
+    def ping(self) -> None:
+        with self._call("ping", ""):
+            pass
 
     def _there(self, email: str) -> dict[str, Any]:
         if email not in self.contacts:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
+from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.options import LoadOptions
@@ -473,3 +473,145 @@ def test_the_summary_is_small_and_json(setting: Any) -> None:
     assert json.loads(json.dumps(summary)) == summary
     assert summary["rows"] == sum(summary[outcome.value] for outcome in Outcome)
     assert not any("@" in str(value) for value in summary.values())
+
+
+# -- what reviews and scenarios have found ------------------------------------------------------------------
+
+LIST = "11111111-1111-4111-8111-111111111111"
+
+
+def test_create_only_reaches_the_lists_although_the_first_try_did_not(setting: Any) -> None:
+    it, throttled = setting(people(3), mode="create", list_ids=(LIST,)), ["p1@x.org"]
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        if call == "add" and email in throttled:
+            throttled.remove(email)
+            return THROTTLED
+        return None
+
+    it.crm.trouble = trouble
+    it.crm.add("p3@x.org", {"name": "somebody else"})
+    assert outcomes(it.run()) == {"created": 1, "updated": 1, "unchanged": 1}
+    lists = {email: contact.get("segmentedListsIds") for email, contact in it.crm.contacts.items()}
+    assert lists == {"p1@x.org": [LIST], "p2@x.org": [LIST], "p3@x.org": None}
+
+
+@pytest.mark.parametrize("action", ["skip", "reject"])
+def test_on_error_for_rows_does_not_decide_about_the_whole_load(setting: Any, action: str) -> None:
+    it = setting(people(10), plan="compare")
+    it.on_error = {"CrmTransientError": action}
+    it.crm.trouble = lambda call, email: DOWN if call == "page" else None
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    assert stopped.value.decision.action is Action.RETRY
+
+
+def test_a_try_that_was_stopped_while_reading_does_not_begin_with_it_again(setting: Any) -> None:
+    it = setting(people(40), plan="compare")
+    for row in it.source.given:
+        it.crm.add(row["email"], {"name": "old"})
+    pages = 0
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        nonlocal pages
+        pages += call == "page"
+        return QUOTA if call == "page" and pages >= 3 else None
+
+    it.crm.trouble = trouble
+    with pytest.raises(LoadStopped):
+        it.run()
+    assert outcomes(it.run()) == {"updated": 40}
+    assert pages == 3
+
+
+def test_a_small_load_during_an_outage_rejects_nothing(setting: Any) -> None:
+    it = setting(people(5))
+    it.crm.trouble = lambda call, email: DOWN
+    with pytest.raises(LoadStopped) as stopped:
+        it.run()
+    assert stopped.value.decision.action is Action.RETRY
+    assert not it.rejected()
+    it.crm.trouble = lambda call, email: None
+    assert outcomes(it.run()) == {"created": 5}
+
+
+def test_an_exception_in_the_middle_of_an_entry_leaves_the_checkpoint_before(
+    setting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's time-out is an exception that may strike between any two instructions."""
+    it, add = setting(people(30)), DoneRows.add
+
+    def cut(self: DoneRows, number: int) -> None:
+        add(self, number)
+        if number == 20:
+            raise Cut
+
+    monkeypatch.setattr(DoneRows, "add", cut)
+    with pytest.raises(Cut):
+        it.run()
+    monkeypatch.undo()
+    saved = FileCheckpoints(it.folder / "checkpoint").load()
+    assert saved is not None
+    assert saved.rows == sum(count for name, count in saved.counts.items() if name != "refused") > 0
+    summary = it.run()
+    assert summary.left == 0
+    assert summary[Outcome.CREATED] + summary[Outcome.UPDATED] == 30
+
+
+@pytest.mark.parametrize("numbers", [(2, 3), (1, 1), (1, 3)])
+def test_a_source_that_numbers_its_rows_wrongly_is_refused(setting: Any, numbers: tuple[int, ...]) -> None:
+    class Odd(Rows):
+        def rows(self) -> Any:
+            for number, row in zip(numbers, super().rows(), strict=True):
+                yield type(row)(number, row.values)
+
+    it = setting(people(2))
+    it.source = Odd(people(2))
+    with pytest.raises(SourceError, match="a list numbers its rows wrongly"):
+        it.run()
+
+
+def test_bytes_of_a_database_are_kept_and_other_things_are_named(setting: Any) -> None:
+    it = setting([{"email": "p1@x.org", "picture": memoryview(b"x")}])
+    it.crm.trouble = lambda call, email: INVALID
+    assert outcomes(it.run()) == {"rejected": 1}
+    it = setting([{"email": "p1@x.org", "lock": __import__("threading").Lock()}])
+    with pytest.raises(SourceError, match=r"row 1 has a value of a kind that cannot be kept \(its kinds: lock, str\)"):
+        it.run()
+
+
+def test_all_or_nothing_counts_ambiguous_rows_too(setting: Any) -> None:
+    it = setting([*people(2), *people(1)], on_invalid="stop", duplicates="reject")
+    with pytest.raises(SourceError, match=r"2 of 3 rows cannot be sent.*\n- 2 row\(s\): another row has the same"):
+        it.run()
+
+
+def test_a_file_that_cannot_be_written_is_found_out_before_the_first_call(setting: Any) -> None:
+    it = setting(people(5))
+    (it.folder / "in_the_way").write_text("")
+    with pytest.raises(OSError, match="in_the_way"):
+        it.run(checkpoints=FileCheckpoints(it.folder / "in_the_way" / "checkpoint"))
+    assert it.crm.calls == []
+
+
+def test_rows_that_made_no_call_are_not_saved_one_by_one(setting: Any) -> None:
+    it = setting(people(300), plan="compare")
+    for row in it.source.given:
+        it.crm.add(row["email"], {"name": row["name"]})
+    saves = []
+
+    class Counted(FileCheckpoints):
+        def save(self, checkpoint: Checkpoint) -> None:
+            saves.append(checkpoint.rows)
+            super().save(checkpoint)
+
+    it.run(checkpoints=Counted(it.folder / "checkpoint"))
+    assert len(saves) <= 8
+
+
+def test_an_interrupted_dry_run_is_no_success(setting: Any) -> None:
+    it = setting(people(5), dry_run=True)
+    load = it.load()
+    it.interrupt.set()
+    with pytest.raises(LoadInterrupted):
+        load.run()

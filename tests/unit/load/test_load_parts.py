@@ -137,8 +137,8 @@ def test_a_sample_is_the_same_for_the_same_rows() -> None:
     table = WorkTable()
     for n in range(1, 1001):
         table.add(Row(n, {}), Fate.SEND if n % 2 else Fate.SAME, str(n))
-    picked = [item.row.number for item in table.some(20, seed=1000)]
-    assert picked == [item.row.number for item in table.some(20, seed=1000)]
+    picked = [item.row.number for item in table.mixed(seed=1000)][:20]
+    assert picked == [item.row.number for item in table.mixed(seed=1000)][:20]
     assert len(set(picked)) == 20
     assert all(n % 2 for n in picked)
     assert max(picked) - min(picked) > 300  # from all over the source
@@ -147,9 +147,11 @@ def test_a_sample_is_the_same_for_the_same_rows() -> None:
 # -- looking at the CRM -------------------------------------------------------------------------------------
 
 
-def survey(crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None) -> Survey:
+def survey(
+    crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None, interrupt: Interrupt | None = None
+) -> Survey:
     work = check(Rows(rows), PlainMapper(), LoadOptions()).work
-    return Survey(crm, PlainMapper(), work, done or set())  # type: ignore[arg-type]
+    return Survey(crm, PlainMapper(), work, done or set(), interrupt or Interrupt())  # type: ignore[arg-type]
 
 
 def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
@@ -172,12 +174,17 @@ def test_rows_that_are_done_are_not_looked_at() -> None:
     assert found.sample(10).rows == 1
 
 
-def test_reading_all_can_be_interrupted() -> None:
+def test_looking_can_be_interrupted() -> None:
     crm, interrupt = FakeCrm(), Interrupt()
     crm.add("a@x")
     interrupt.set()
+    found = survey(crm, [{"email": "a@x"}], interrupt=interrupt)
     with pytest.raises(Interrupted):
-        survey(crm, [{"email": "a@x"}]).read_all(interrupt)
+        found.read_all(lambda contacts: None)
+    with pytest.raises(Interrupted):
+        found.sample(1)
+    with pytest.raises(Interrupted):
+        check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions(), interrupt=interrupt)
 
 
 # -- the books ----------------------------------------------------------------------------------------------

@@ -1,0 +1,135 @@
+"""Loads of contacts from files, lists, and the rejects of an earlier load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from crm_provider._compat import AirflowSkipException, Context
+from crm_provider.hidden import comes_later, hide_rows, shown
+from crm_provider.lineage import Lineage, lineage_of_files
+from crm_provider.load.paths import AnyPath
+from crm_provider.load.rejects import NoRejects, RejectedRows, RejectsFile, read_rejects
+from crm_provider.load.rows import SourceError
+from crm_provider.load.source_options import checked_format
+from crm_provider.load.sources import Source, open_source
+from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.task_paths import path_of, with_connection
+
+Only = Literal["retryable", "all"]
+
+
+class CrmLoadContactsOperator(CrmLoadOperator):
+    """Load contacts from files or from a list of rows.
+
+    >>> CrmLoadContactsOperator(
+    ...     task_id="load",
+    ...     source="s3://aws_default@bucket/leads-{{ ds }}.csv",
+    ...     mapping={"email": "E-mail", "name": "Nome"},
+    ...     rejects_path="/var/crm/rejects-{{ run_id }}.jsonl",
+    ... )
+
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
+        rows, also another task's result. Of rows Airflow stores and shows only how many there are
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
+    """
+
+    template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
+    policy_name = "CrmLoadContactsOperator"
+
+    def __init__(
+        self,
+        *,
+        source: Any,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        checked_format(source_format)
+        self.source = source
+        self.source_format, self.source_options = source_format, source_options
+        if self.mode != "upsert":
+            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={self.mode!r})")
+
+    @property
+    def source(self) -> Any:
+        """As Airflow shows it: of rows only how many there are."""
+        return self._source
+
+    @source.setter
+    def source(self, value: Any) -> None:
+        self._source = hide_rows(value)
+
+    def open_source(self) -> Source:
+        source = shown(self.source)
+        if isinstance(source, str) and source.lstrip().startswith("[{"):
+            raise SourceError(
+                "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
+                "or set render_template_as_native_obj=True for the DAG"
+            )
+        return open_source(with_connection(source), format=self.source_format, options=self.source_options)
+
+    def lineage_inputs(self) -> Lineage:
+        return lineage_of_files(self.source, self.source_files)  # not what is hidden in it: rows have no name
+
+
+class CrmRetryRejectsOperator(CrmLoadOperator):
+    """Send the rows of a rejects file again, as they are or after they were corrected there.
+
+    Skipped if there is no such file: no row was rejected. Give it the mapping and the mode of the load that rejected
+    the rows. Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+
+    :param rejects: the rejects file; for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``
+    :param only: ``retryable``: rows that may succeed as they are; ``all``: also those that someone has to correct first
+    """
+
+    template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
+    policy_name = "CrmRetryRejectsOperator"
+
+    def __init__(self, *, rejects: Any, only: Only = "retryable", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if only not in get_args(Only):
+            raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
+        self.rejects = rejects
+        self.only = only
+        if not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path)):
+            self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
+
+    def execute(self, context: Context) -> Any:
+        if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row
+            raise AirflowSkipException("Nothing to send: the load before has no rejects file.")
+        return super().execute(context)
+
+    def open_source(self) -> Source:
+        path = path_of(self.rejects, "rejects")
+        self._check_paths(path)
+        try:
+            return read_rejects(path, retryable_only=self.only == "retryable")
+        except NoRejects as nothing:
+            raise AirflowSkipException(f"Nothing to send: {nothing}.") from nothing
+
+    def lineage_inputs(self) -> Lineage:
+        return lineage_of_files(self.rejects)
+
+    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
+        original = source.original if isinstance(source, RejectedRows) else None
+        return RejectsFile(path, columns=source.columns, original=original)
+
+    def _check_paths(self, rejects: AnyPath | None) -> None:
+        own = self._path("rejects_path")
+        if own is not None and rejects is not None and _same_file(own, rejects):
+            raise SourceError(
+                "rejects_path is the file that rejects reads; give the rows that fail again a file of their own"
+            )
+
+
+def _same_file(one: AnyPath, other: AnyPath) -> bool:
+    """Whether two paths are one file, however they are written."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return str(one) == str(other)

@@ -1,0 +1,273 @@
+"""What all load operators share: arguments checked when the DAG is read, and how the load's end becomes the task's."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar, Literal, NoReturn
+
+from crm_provider import errors as e
+from crm_provider._compat import AirflowFailException, Context
+from crm_provider.assets import note_load
+from crm_provider.hidden import comes_later, hide_list
+from crm_provider.lineage import Lineage, LoadLineage
+from crm_provider.links import CrmRejectsLink, CrmReportLink
+from crm_provider.load.arguments import check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.conclusion import concluded, done, what_to_do
+from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
+from crm_provider.load.fields import Empty
+from crm_provider.load.fingerprints import Fingerprints, secret_for
+from crm_provider.load.locking import InUse
+from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
+from crm_provider.load.paths import AnyPath
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources import Source
+from crm_provider.load.summary import Summary
+from crm_provider.load.suppression import Suppression
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.metrics import count_load
+from crm_provider.operators.base import CrmOperator
+from crm_provider.outcome import conclude
+from crm_provider.policy import Work
+from crm_provider.task_checkpoints import checkpoints_for
+from crm_provider.task_paths import path_of, site_report, with_connection
+
+ARGUMENTS = (
+    "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
+    "lowercase_email", "list_ids", "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
+    "errors_in_a_row", "dry_run",
+)  # fmt: skip
+"""Arguments that are checked together."""
+
+
+class CrmLoadOperator(LoadLineage, CrmOperator):
+    """Base of the loads.
+
+    XCom, also if too many rows were rejected or an error stopped the load: counts of rows by outcome (they add up to
+    ``rows``) and of errors by type, calls, duration, and paths; never a row.
+
+    :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
+        all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
+    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
+    :param plan: ``auto`` takes the cheapest; see :class:`~crm_provider.load.options.LoadOptions`
+    :param compare: ``"crm"``: read all contacts first, and send only what differs
+    :param changed_only: leave out rows that were loaded before with the same values; by default if there is a
+        ``state_path``
+    :param full_refresh: send them too, and keep the state file right
+    :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
+    :param empty: what an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``
+    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
+    :param lowercase_email: write addresses in lower case
+    :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
+    :param list_ids: segmentation lists that each contact is added to
+    :param resubscribe: also add contacts to them that the CRM shows as unsubscribed or blacklisted
+    :param on_invalid: ``reject`` the rows that cannot be sent, or ``stop`` before the first call
+    :param max_rejects: rejected rows with which the task still succeeds: a number or a share such as ``"1%"``
+    :param rejects_path: file of the rejected rows, as they were given, each with the reason
+    :param state_path: file that tells the next run what was loaded
+    :param report_path: Markdown page about the load; by default in the site's ``report_directory``, if it has one,
+        else beside the rejects
+    :param checkpoint_path: file from which a retry goes on, in place of Airflow's own store
+    :param check_timeout: refuse to start if the plan takes longer than ``execution_timeout``
+    :param errors_in_a_row: rows in a row that fail for the server's sake before the load stops
+    :param dry_run: check all rows and plan, write nothing
+    :raises ValueError: if an argument makes no sense; at DAG parse as far as it is known there
+    """
+
+    work = Work.LOAD
+    template_fields: Sequence[str] = (
+        "mapping", "suppression", "list_ids", "rejects_path", "state_path", "report_path", "checkpoint_path",
+        *CrmOperator.template_fields,
+    )  # fmt: skip
+    template_fields_renderers: ClassVar[dict[str, str]] = {"mapping": "json"}
+    operator_extra_links = (CrmRejectsLink(), CrmReportLink())
+
+    source_files: Sequence[AnyPath] = ()
+    """The files that are read, once they are known."""
+
+    _interrupt: Interrupt | None = None
+    _report_path: AnyPath | None = None
+
+    def __init__(
+        self,
+        *,
+        mapping: Mapping[str, Any] | None = None,
+        mode: Mode = "upsert",
+        plan: PlanName = "auto",
+        compare: Literal["crm"] | None = None,
+        changed_only: bool | None = None,
+        full_refresh: bool = False,
+        duplicates: Duplicates = "last",
+        empty: Empty = "skip",
+        region: str | None = None,
+        lowercase_email: bool = False,
+        suppression: Any = None,
+        list_ids: str | Sequence[str] = (),
+        resubscribe: bool = False,
+        on_invalid: OnInvalid = "reject",
+        max_rejects: int | str = 0,
+        rejects_path: Any = None,
+        state_path: Any = None,
+        report_path: Any = None,
+        checkpoint_path: Any = None,
+        check_timeout: bool = True,
+        errors_in_a_row: int = ERRORS_IN_A_ROW,
+        dry_run: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.mapping = mapping
+        self.mode, self.plan, self.compare = mode, plan, compare
+        self.changed_only, self.full_refresh = changed_only, full_refresh
+        self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
+        self.suppression = suppression
+        self.list_ids, self.resubscribe = list_ids, resubscribe
+        self.on_invalid, self.max_rejects = on_invalid, max_rejects
+        self.rejects_path = rejects_path
+        self.state_path = state_path
+        self.report_path = report_path
+        self.checkpoint_path = checkpoint_path
+        self.check_timeout, self.errors_in_a_row = check_timeout, errors_in_a_row
+        self.checks_only = dry_run  # Airflow's operators have a method dry_run
+        check_arguments(self._arguments(), later=comes_later)
+
+    @property
+    def suppression(self) -> Any:
+        """As Airflow shows it: of a list only how long it is."""
+        return self._suppression
+
+    @suppression.setter
+    def suppression(self, value: Any) -> None:
+        self._suppression = hide_list(value, "addresses")
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Airflow's ``partial``, which makes no operator before the task runs: what is given is checked already."""
+        made = super().partial(**kwargs)
+        given = {**(kwargs.get("default_args") or {}), **kwargs}
+        known = {name: given[name] for name in ARGUMENTS if name in given}
+        check_arguments(known, later=comes_later, complete=False)
+        return made
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def open_source(self) -> Source:
+        """The rows."""
+
+    def lineage_inputs(self) -> Lineage:
+        """What the rows are read from, for OpenLineage; None if it has no name."""
+        return None
+
+    def execute(self, context: Context) -> Any:
+        """Load; end as the counts and the error policy say."""
+        try:
+            check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
+            result = self.call(context)
+        except InUse:  # such as a try that Airflow has given up and that has not noticed yet
+            raise
+        except SourceError as wrong:  # the same input would fail again
+            raise AirflowFailException(str(wrong)) from wrong
+        except e.CrmError as error:
+            conclude(error, self.decide(error), context)
+        context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
+        return result
+
+    def call(self, context: Context) -> dict[str, Any]:
+        with ExitStack() as opened:
+            load = self._prepared(context, opened)
+            try:
+                summary = load.run()
+            except LoadStopped as stopped:
+                self._stopped(stopped, load, context)
+            except LoadInterrupted as interrupted:
+                self._concluded(load, interrupted.summary, str(interrupted))
+                count_load(context["ti"], "interrupted")
+                raise
+        problem = None if self.checks_only else too_many_rejects(summary, load.options)
+        summary = self._concluded(load, summary, f"{problem}." if problem else done(load, summary))
+        if not self.checks_only:
+            load.checkpoints.clear()
+        count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
+        if problem is not None:
+            context["ti"].xcom_push(key="return_value", value=summary.as_dict())
+            raise AirflowFailException(f"{problem}. {what_to_do(load)}")
+        note_load(self, context, summary.as_dict())
+        return summary.as_dict()
+
+    def on_kill(self) -> None:
+        """Airflow ends the task: the load stops, and the next try goes on from there."""
+        if self._interrupt is not None:
+            self._interrupt.set()
+
+    # -- before ----------------------------------------------------------------------------------------------
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**{name: getattr(self, name) for name in ARGUMENTS}, "dry_run": self.checks_only}
+
+    def _prepared(self, context: Context, opened: ExitStack) -> Load:
+        """The load; what it holds open is closed with ``opened``."""
+        given, pulse = self._arguments(), Pulse()
+        interrupt = self._interrupt = Interrupt()
+        source = self.open_source()
+        self.source_files = getattr(source, "files", ())
+        self._report_path = self._path("report_path") or site_report(context["ti"])
+        if hasattr(source, "close"):
+            opened.callback(source.close)
+        client = opened.enter_context(self.hook.bulk_client(sleep=interrupt.sleep, observer=pulse))
+        options, rejects = options_of(given), self._path("rejects_path")
+        state = self._path("state_path") if remembers(given) else None
+        fingerprints = None
+        if state is not None:
+            effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
+            if self.mode == "create":  # which leaves existing contacts alone: their rows are not what the CRM has
+                effect["mode"] = self.mode
+            fingerprints = Fingerprints(state, secret_for(client.settings), effect=effect)
+            opened.callback(fingerprints.close)
+        suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
+        opened.callback(suppression.close)
+        limit = self.execution_timeout if self.check_timeout else None
+        return Load(
+            source=source,
+            mapper=mapper_of(given),
+            client=client,
+            pulse=pulse,
+            options=options,
+            policy=self.error_policy,
+            rate=client.settings.requests_per_second,
+            rejects=None if rejects is None else self._rejects_file(rejects, source),
+            fingerprints=fingerprints,
+            full_refresh=self.full_refresh,
+            checkpoints=checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects),
+            epoch=int(context["ti"].max_tries or 0),
+            suppressed=suppression.__contains__,
+            interrupt=interrupt,
+            time_limit=None if limit is None else limit.total_seconds(),
+        )
+
+    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
+        return RejectsFile(path, columns=source.columns)
+
+    def _path(self, name: str) -> AnyPath | None:
+        value = getattr(self, name)
+        return None if value is None else path_of(value, name)
+
+    # -- after -----------------------------------------------------------------------------------------------
+
+    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> NoReturn:
+        error = stopped.error
+        summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
+        count_load(context["ti"], "stopped")
+        context["ti"].xcom_push(key="return_value", value=summary.as_dict())
+        done = (
+            f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows and can go on from there"
+        )
+        error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
+        conclude(error, stopped.decision, context)
+
+    def _concluded(self, load: Load, summary: Summary, ending: str) -> Summary:
+        summary = concluded(load, summary, ending=ending, report_path=self._report_path)
+        self.last_result = summary.as_dict()
+        return summary

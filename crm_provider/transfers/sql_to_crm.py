@@ -1,0 +1,71 @@
+"""From a database to the CRM: the rows of a query as contacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from crm_provider._compat import BaseHook
+from crm_provider.lineage import Lineage, lineage_of_query
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources import Source
+from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
+
+
+class SqlToCrmContactsOperator(CrmLoadOperator):
+    """Load the rows of a query as contacts. They are streamed: with PostgreSQL and MySQL by a cursor of the server.
+
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry goes on where
+    the last try stopped only if the query gives the same rows in the same order: give it an ``ORDER BY``.
+
+    :param sql: one query, or the name of a ``.sql`` file
+    :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
+    :param parameters: of the query, in the style of the database's driver
+    :param hook_params: arguments for the hook
+    :param fetch_size: rows that are fetched at once
+    """
+
+    template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmLoadOperator.template_fields)
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **CrmLoadOperator.template_fields_renderers, "sql": "sql", "parameters": "json",
+    }  # fmt: skip
+    policy_name = "SqlToCrmContactsOperator"
+
+    _database: tuple[Any, Any] = (None, None)
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        sql_conn_id: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        hook_params: Mapping[str, Any] | None = None,
+        fetch_size: int = FETCH_SIZE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(fetch_size, bool) or fetch_size < 1:
+            raise SourceError(f"fetch_size must be a number of rows, at least 1, but is {fetch_size!r}")
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.parameters = parameters
+        self.hook_params = hook_params
+        self.fetch_size = fetch_size
+
+    def open_source(self) -> Source:
+        if not self.sql.strip():
+            raise SourceError("sql is empty; give it the text of one query")
+        connection = BaseHook.get_connection(self.sql_conn_id)
+        hook = connection.get_hook(hook_params=dict(self.hook_params or {}))
+        self._database = hook, connection
+        if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
+            raise SourceError(
+                f"the connection {self.sql_conn_id!r} is of type {type(hook).__name__}, which is no database hook "
+                "(DbApiHook)"
+            )
+        return SqlRows(hook.get_conn, self.sql, parameters=self.parameters, fetch_size=self.fetch_size)
+
+    def lineage_inputs(self) -> Lineage:
+        return lineage_of_query(self.sql, *self._database)

@@ -1,0 +1,48 @@
+"""A file of contacts into the CRM: checked, mapped, sent with few calls, and what could not be sent kept and told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+
+DATA = Path(__file__).parent / "data"
+
+MAPPING = {
+    "email": "E-mail",
+    "name": "Nome",
+    "phone": {"column": "Telefone", "type": "phone"},
+    "company": "Empresa",
+    "origin.utmSource": {"constant": "newsletter"},
+}
+
+with DAG(
+    "crm_load",
+    schedule=None,
+    tags=["crm"],
+    # a folder that all workers share: rejects and state are files
+    params={"folder": Param("/tmp/crm_load", type="string")},  # noqa: S108 - an example that runs everywhere
+    default_args={"retries": 3},
+    max_active_runs=1,
+):
+    load = CrmLoadContactsOperator(
+        task_id="load",
+        source=str(DATA / "newsletter.csv"),
+        mapping=MAPPING,
+        region="BR",
+        suppression=["unsubscribed@example.com"],
+        max_rejects="20%",
+        rejects_path="{{ params.folder }}/rejects-{{ run_id }}.csv",
+        state_path="{{ params.folder }}/newsletter.state",
+    )
+    retry = CrmRetryRejectsOperator(
+        task_id="retry_later",
+        rejects="{{ ti.xcom_pull('load')['rejects_path'] }}",
+        only="retryable",
+        mapping=MAPPING,
+        region="BR",
+        trigger_rule="all_done",
+    )
+    load >> retry

@@ -1,0 +1,744 @@
+"""Loads as tasks: every kind of source, every way a load can end, and what a later try makes of it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath, task
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sandbox import Settings as SandboxSettings
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+Waits = dict[str, list[float]]
+Row = dict[str, Any]
+
+MAPPING = {"email": "mail", "name": "first"}
+NEWSLETTER = ids.list_id("Newsletter")
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """A CRM without contacts."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    return crm
+
+
+@pytest.fixture
+def resuming(tmp_path: Path) -> dict[str, str]:
+    """What a load needs to be resumed: nothing where Airflow has a task state store."""
+    return {} if HAS_RETRY_POLICY else {"checkpoint_path": str(tmp_path / "checkpoint")}
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are sent one after the other: errors in a row are those of rows in a row."""
+    monkeypatch.setattr("crm_provider.load.run.width_for", lambda rate, latency: 1)
+
+
+def rows(count: int, *, name: str = "N", first: int = 1) -> list[Row]:
+    return [{"mail": f"p{number}@example.com", "first": f"{name}{number}"} for number in range(first, first + count)]
+
+
+def as_csv(path: Path, given: Iterable[Row]) -> str:
+    given = list(given)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(given[0]))
+        writer.writeheader()
+        writer.writerows(given)
+    return str(path)
+
+
+def as_jsonl(path: Path, given: Iterable[Row]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    return str(path)
+
+
+def counts(result: dict[str, Any]) -> dict[str, int]:
+    """The outcomes that there were."""
+    names = ("created", "updated", "unchanged", "skipped", "rejected", "suppressed", "left")
+    assert sum(result[name] for name in names) == result["rows"], "the books do not add up"
+    return {name: result[name] for name in names if result[name]}
+
+
+def names_in(crm: Sandbox) -> dict[str, Any]:
+    return {email: contact.attributes.get("name") for email, contact in crm.store.contacts.items()}
+
+
+def loaded(given: Iterable[Row]) -> dict[str, Any]:
+    """What the CRM has once these rows are loaded."""
+    return {row["mail"]: row["first"] for row in given}
+
+
+def calls(crm: Sandbox) -> Counter[str]:
+    return Counter(f"{entry.method} {entry.route}" for entry in crm.journal())
+
+
+def rejected(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# -- sources --------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, given: list[Row]) -> str:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(given), path)
+    return str(path)
+
+
+def _packed_parts(folder: Path, given: list[Row]) -> str:
+    for number, part in enumerate((given[:4], given[4:])):
+        as_csv(folder / "plain", part)
+        (folder / f"part-{number}.csv.gz").write_bytes(gzip.compress((folder / "plain").read_bytes()))
+    return str(folder / "part-*.csv.gz")
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "csv": lambda folder: as_csv(folder / "in.csv", rows(9)),
+    "pattern of gzipped csv": lambda folder: _packed_parts(folder, rows(9)),
+    "jsonl": lambda folder: as_jsonl(folder / "in.jsonl", rows(9)),
+    "parquet": lambda folder: _parquet(folder / "in.parquet", rows(9)),
+    "list of paths": lambda folder: [as_csv(folder / "a.csv", rows(4)), as_csv(folder / "b.csv", rows(5, first=5))],
+    "url": lambda folder: "file://" + as_csv(folder / "in.csv", rows(9)),
+    "path object": lambda folder: ObjectStoragePath("file://" + as_csv(folder / "in.csv", rows(9))),
+    "rows": lambda _: rows(9),
+    "template": lambda folder: as_csv(folder / "in.csv", rows(9)).replace("in.csv", "{{ 'in' }}.csv"),
+}
+
+
+def test_every_kind_of_source(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("sources", schedule=None) as dag:
+        for number, make in enumerate(SOURCES.values()):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            CrmLoadContactsOperator(task_id=f"load_{number}", source=make(folder), mapping=MAPPING)
+    run = run_dag(dag)
+    ends = {name: run[f"load_{number}"] for number, name in enumerate(SOURCES)}
+    assert {name: (end.state, end.result and end.result["rows"]) for name, end in ends.items()} == dict.fromkeys(
+        SOURCES, ("success", 9)
+    )
+    assert names_in(crm) == loaded(rows(9))
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_all_files_may_be_on_an_object_store(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    from airflow.sdk.io import attach
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    attach(protocol="memory", fs=MemoryFileSystem())  # what the provider of a cloud does for s3:// and others
+    folder = ObjectStoragePath(f"memory://{tmp_path.name}/load")
+    for number, part in enumerate((rows(4), rows(5, first=5))):
+        with (folder / f"in-{number}.csv").open("wb") as file:
+            file.write(Path(as_csv(tmp_path / "part.csv", part)).read_bytes())
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p2@example.com", count=1)
+    crm.add_fault(effect="error", error="unavailable", after=6, count=2)
+    with DAG("remote", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        load = CrmLoadContactsOperator(
+            task_id="load",
+            source=f"{folder}/in-*.csv",
+            mapping=MAPPING,
+            errors_in_a_row=2,
+            max_rejects=1,
+            rejects_path=f"{folder}/rejects.jsonl",
+            state_path=f"{folder}/state.gz",
+            checkpoint_path=f"{folder}/checkpoint",
+        )
+        resend = CrmRetryRejectsOperator(
+            task_id="resend", rejects=f"{folder}/rejects.jsonl", only="all", mapping=MAPPING
+        )
+        load >> resend
+    run = run_dag(dag)
+    assert run["load"].states == ["up_for_retry", "success"]
+    assert counts(run["load"].result) == {"created": 8, "rejected": 1}
+    assert run["load"].result["resumed_at"] >= 1
+    assert run["load"].result["rejects_path"] == f"{folder}/rejects.jsonl"
+    assert counts(run["resend"].result) == {"created": 1}
+    assert names_in(crm) == loaded(rows(9))
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"in-0.csv", "in-1.csv", "rejects.jsonl", "rejects.jsonl.report.md", "state.gz"}
+
+
+# -- what Airflow stores and shows ----------------------------------------------------------------------------
+
+
+def stored_fields() -> dict[str, str]:
+    """The rendered fields that Airflow has stored, by task instance."""
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.scalars(select(RenderedTaskInstanceFields).filter_by(dag_id="secrecy")).all()
+        return {f"{row.task_id}[{row.map_index}]": json.dumps(row.rendered_fields) for row in found}
+
+
+def test_rows_are_neither_stored_nor_shown_nor_logged(crm: Sandbox, run_dag: RunDag) -> None:
+    secret = [{"mail": "hidden.person@example.com", "first": "Hidden"}]
+
+    with DAG("secrecy", schedule=None, render_template_as_native_obj=True) as dag:
+
+        @task
+        def extract() -> list[Row]:
+            return secret
+
+        @task
+        def parts() -> list[list[Row]]:
+            return [secret, secret]
+
+        found = extract()
+        also = {"mapping": MAPPING, "suppression": ["hidden.other@example.com"]}
+        CrmLoadContactsOperator(task_id="from_xcom", source=found, **also)
+        found >> CrmLoadContactsOperator(task_id="from_template", source="{{ ti.xcom_pull('extract') }}", **also)
+        CrmLoadContactsOperator(task_id="literal", source=secret, **also)
+        CrmLoadContactsOperator.partial(task_id="mapped", **also).expand(source=parts())
+        CrmLoadContactsOperator.partial(task_id="mapped_beside", source=found, **also).expand(mode=["upsert", "update"])
+    run = run_dag(dag)
+    dag_tasks = [name for name in run.tasks if name not in ("extract", "parts")]
+    assert {run[name].state for name in dag_tasks} == {"success"}
+    assert len(dag_tasks) == 7
+    stored = {name: fields for name, fields in stored_fields().items() if "extract" not in name and "parts" not in name}
+    assert len(stored) == 7
+    for name, fields in stored.items():
+        assert '"1 rows"' in fields, name
+        assert '"1 addresses"' in fields, name
+        assert "hidden" not in fields.lower(), name
+    own = "".join(run[name].log for name in dag_tasks)
+    assert "hidden.person" not in own
+    assert "hidden.other" not in own
+
+
+def test_values_of_rows_are_never_taken_for_templates(crm: Sandbox, run_dag: RunDag) -> None:
+    given = {"mail": "p1@example.com", "first": "{{ 1 + 1 }} {{ nothing.at.all }}"}
+    with DAG("values", schedule=None) as dag:
+
+        @task
+        def extract() -> list[Row]:
+            return [given]
+
+        @task
+        def one(number: int) -> Row:
+            return {**given, "mail": f"p{number}@example.com"}
+
+        @task
+        def parts() -> list[list[Row]]:
+            return [[{**given, "mail": "p4@example.com"}]]
+
+        CrmLoadContactsOperator(task_id="from_xcom", source=extract(), mapping=MAPPING)
+        CrmLoadContactsOperator(task_id="from_mapped", source=one.expand(number=[2, 3]), mapping=MAPPING)
+        CrmLoadContactsOperator.partial(task_id="mapped", mapping=MAPPING).expand(source=parts())
+    assert run_dag(dag).state == "success"
+    assert names_in(crm) == {f"p{number}@example.com": given["first"] for number in (1, 2, 3, 4)}
+
+
+def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbox, run_dag: RunDag) -> None:
+    with DAG("secrecy", schedule=None) as dag:
+
+        @task
+        def extract() -> list[Row]:
+            return [{"mail": "hidden.person@example.com"}]
+
+        load = CrmLoadContactsOperator(task_id="as_text", source="{{ ti.xcom_pull('extract') }}")
+        extract() >> load
+    run = run_dag(dag)
+    assert "render_template_as_native_obj" in str(run["as_text"].error)
+    assert "hidden" not in stored_fields()["as_text[-1]"]
+
+
+# -- arguments, when the DAG is read --------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "mode": ({"mode": "upser"}, "mode='upser' is unknown; did you mean 'upsert'"),
+    "plan": ({"plan": "create_first", "mode": "create"}, "plan='create_first' is for mode='upsert'"),
+    "duplicates": ({"duplicates": "newest"}, "duplicates='newest' is unknown"),
+    "on_invalid": ({"on_invalid": "fail"}, "on_invalid='fail' is unknown"),
+    "max_rejects": ({"max_rejects": "many"}, "max_rejects='many' must be a number of rows"),
+    "compare": ({"compare": "state"}, "compare='state' is unknown; use 'crm'"),
+    "compare and plan": ({"compare": "crm", "plan": "learned"}, "does not go with plan='learned'"),
+    "changed_only": ({"changed_only": True}, "changed_only=True needs state_path"),
+    "full_refresh": ({"full_refresh": True}, "full_refresh=True needs state_path"),
+    "not changed_only": ({"changed_only": False, "state_path": "s"}, "use full_refresh=True"),
+    "mapping without email": ({"mapping": {"name": "first"}}, "mapping has no 'email'"),
+    "mapping to nowhere": ({"mapping": {"email": "mail", "orgin.url": "u"}}, "did you mean 'origin.url'"),
+    "region": ({"mapping": {"email": "mail", "phone": {"column": "p", "type": "phon"}}}, "phon"),
+    "empty": ({"empty": "nothing"}, "empty 'nothing' is not known"),
+    "rejects format": ({"rejects_path": "r.parquet"}, "rejects"),
+    "list id": ({"list_ids": "newsletter"}, "list_ids"),
+    "format": ({"source_format": "xls"}, "'xls' is unknown"),
+    "on_error action": ({"on_error": {"INVALID_INPUT": "wait"}}, "'wait' is no action of a load"),
+    "on_error pair": ({"on_error": {"FORBIDDEN": "reject"}}, "Did you mean 'fail'"),
+    "errors_in_a_row": ({"errors_in_a_row": 0}, "errors_in_a_row must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_is_an_error_when_the_dag_is_read(case: str) -> None:
+    arguments, message = WRONG[case]
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        CrmLoadContactsOperator(task_id="load", source="in.csv", **arguments)
+
+
+@pytest.mark.parametrize(
+    "case", [name for name in WRONG if name not in ("format", "changed_only", "full_refresh", "not changed_only")]
+)
+def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read(case: str) -> None:
+    arguments, message = WRONG[case]
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        CrmLoadContactsOperator.partial(task_id="load", **arguments)
+
+
+def test_what_the_other_half_of_a_mapped_task_brings_is_no_error_yet() -> None:
+    with DAG("halves", schedule=None):
+        CrmLoadContactsOperator.partial(task_id="load", changed_only=True).expand_kwargs(
+            [{"source": "a.csv", "state_path": "a"}, {"source": "b.csv", "state_path": "b"}]
+        )
+
+
+def test_templates_are_checked_when_they_are_known(crm: Sandbox, run_dag: RunDag) -> None:
+    later = {
+        "mapping": {"email": "{{ 'mail' }}", "phone": {"constant": "{{ 'no phone' }}", "type": "phone"}},
+        "list_ids": "{{ 'newsletter' }}",
+        "rejects_path": "{{ 'r.parquet' }}",
+        "suppression": "{{ 'nowhere' }}.txt",
+    }
+    with DAG("templates", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for name, value in later.items():
+            CrmLoadContactsOperator(task_id=name, source=rows(1), **{name: value})
+    run = run_dag(dag)
+    assert {name: run[name].states for name in later} == {name: ["failed"] for name in later}
+    for name in later:
+        assert name.partition("_")[0] in str(run[name].error), name
+    assert not crm.journal()
+
+
+def test_an_unknown_column_is_an_error_before_the_first_row(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    end = run_task(CrmLoadContactsOperator, source=as_csv(tmp_path / "i.csv", rows(3)), mapping={"email": "male"})
+    assert end.states == ["failed"], "another try would find the same"
+    assert "did you mean 'mail'" in str(end.error)
+    assert not crm.journal()
+
+
+def test_a_file_that_is_not_there_yet_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    end = run_task(CrmLoadContactsOperator, source=str(tmp_path / "later.csv"))
+    assert end.states == ["up_for_retry", "failed"]
+    assert isinstance(end.error, FileNotFoundError)
+
+
+# -- rejects --------------------------------------------------------------------------------------------------
+
+
+def test_rejected_rows_fail_the_task_after_all_others_are_done(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    given = [*rows(8), {"mail": "no address", "first": "Zoe"}]
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
+    path = tmp_path / "rejects.jsonl"
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, rejects_path=str(path))
+    assert end.states == ["failed"], "the same rows would be refused again"
+    assert counts(end.result) == {"created": 7, "rejected": 2}
+    assert end.result["errors"] == {"INVALID_INPUT": 1, "INVALID_VALUE": 1}
+    assert end.result["rejects_path"] == str(path)
+    assert {row["row"]: (row["values"], row["type"], row["retryable"]) for row in rejected(path)} == {
+        3: (given[2], "INVALID_INPUT", False),
+        9: (given[8], "INVALID_VALUE", False),
+    }
+    message = str(end.error)
+    assert "2 of 9 rows were rejected" in message
+    assert "1 INVALID_INPUT" in message
+    assert str(path) in message
+    assert "CrmRetryRejectsOperator" in message
+    report = (tmp_path / "rejects.jsonl.report.md").read_text(encoding="utf-8")
+    assert end.result["report_path"] == str(tmp_path / "rejects.jsonl.report.md")
+    for part in ("2 of 9 rows were rejected", "| rejected | 2 | 22.2% |", "`INVALID_INPUT` | 1 |", f'rejects="{path}"'):
+        assert part in report
+    for text in (message, report, end.log):
+        assert "p3@" not in text
+        assert "Zoe" not in text
+        assert "no address" not in text
+
+
+@pytest.mark.parametrize(("allowed", "state"), [(1, "failed"), (2, "success"), ("21%", "failed"), ("22.3%", "success")])
+def test_max_rejects(allowed: Any, state: str, crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p[12]@example.com")
+    end = run_task(CrmLoadContactsOperator, source=rows(9), mapping=MAPPING, max_rejects=allowed)
+    assert end.state == state
+    assert counts(end.result) == {"created": 7, "rejected": 2}
+    assert end.result["rejects_path"] is None
+    if state == "failed":
+        assert "Set rejects_path" in str(end.error)
+
+
+def test_on_invalid_stop_sends_nothing(crm: Sandbox, run_task: RunTask) -> None:
+    given = [*rows(3), {"mail": "", "first": "x"}, {"mail": "not one", "first": "x"}]
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, on_invalid="stop")
+    assert end.states == ["failed"]
+    assert "2 of 5 rows cannot be sent" in str(end.error)
+    assert not crm.journal()
+
+
+def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path, state = tmp_path / "r.jsonl", tmp_path / "state"
+    given = [*rows(150), {"mail": "no address", "first": "x"}]
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=given, mapping=MAPPING, dry_run=True, rejects_path=str(path), state_path=str(state),
+    )  # fmt: skip
+    assert end.state == "success"
+    assert end.result["dry_run"]
+    assert end.result["rows"] == 151
+    assert list(end.result["problems"].values()) == [1]
+    assert end.result["plan"]["calls"] >= 150
+    assert {entry.method for entry in crm.journal()} <= {"GET"}
+    assert not path.exists()
+    assert not state.exists()
+    assert "dry run: nothing was written" in (tmp_path / "r.jsonl.report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("action", "states", "outcome"),
+    [
+        ("skip", ["success"], {"created": 4, "skipped": 1}),
+        ("reject", ["failed"], {"created": 4, "rejected": 1}),
+        ("fail", ["failed"], {"created": 2, "left": 3}),
+    ],
+)
+def test_on_error(action: str, states: list[str], outcome: Row, crm: Sandbox, run_task: RunTask) -> None:
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p2@example.com")
+    crm.add_fault(effect="latency", latency=0.3, method="POST", email="p[145]@example.com")
+    end = run_task(CrmLoadContactsOperator, source=rows(5), mapping=MAPPING, on_error={"INVALID_INPUT": action})
+    assert end.states == states
+    found = counts(end.result)
+    if action == "fail":  # what was on its way is finished, then no more is sent
+        assert found["left"] >= 1
+        assert found["created"] + found["left"] == 5
+        assert "The load stopped after" in str(end.error)
+        assert end.xcoms["crm_error"]["origin"] == "on_error[INVALID_INPUT]"
+    else:
+        assert found == outcome
+    assert end.result["errors"] == ({} if action == "fail" else {"INVALID_INPUT": 1})
+
+
+# -- modes and plans ------------------------------------------------------------------------------------------
+
+
+def test_mode_create_leaves_what_is_there_alone(crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.create_contact(email="p1@example.com", attributes={"name": "Old"})
+    end = run_task(CrmLoadContactsOperator, source=rows(3), mapping=MAPPING, mode="create")
+    assert end.state == "success"
+    assert counts(end.result) == {"created": 2, "unchanged": 1}
+    assert names_in(crm)["p1@example.com"] == "Old"
+
+
+def test_mode_update_rejects_what_is_not_there(crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.create_contact(email="p1@example.com", attributes={"name": "Old"})
+    end = run_task(CrmLoadContactsOperator, source=rows(3), mapping=MAPPING, mode="update", max_rejects=2)
+    assert counts(end.result) == {"updated": 1, "rejected": 2}
+    assert names_in(crm) == {"p1@example.com": "N1"}
+
+
+def test_compare_writes_only_what_differs(crm: Sandbox, run_task: RunTask) -> None:
+    for row in rows(20):
+        crm.store.create_contact(email=row["mail"], attributes={"name": row["first"]})
+    given = [*rows(18), *rows(2, name="New", first=19), *rows(1, first=21)]
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, compare="crm")
+    assert counts(end.result) == {"created": 1, "updated": 2, "unchanged": 18}
+    made = calls(crm)
+    assert {name: count for name, count in made.items() if not name.startswith("GET")} == {
+        "POST /contacts": 1,
+        "PUT /contacts/{email}": 2,
+    }
+    assert made["GET /contacts"] <= 4, "two pages, the total, and the end of the listing"
+    assert end.result["calls"] == made.total()
+    assert end.result["plan"]["name"] == "compare"
+
+
+def test_changed_only_costs_a_call_for_each_change(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    state = tmp_path / "state"
+    arguments = {"source": str(path), "mapping": MAPPING, "state_path": str(state)}
+
+    as_csv(path, rows(20))
+    first = run_task(CrmLoadContactsOperator, **arguments)
+    assert counts(first.result) == {"created": 20}
+    assert first.result["state_path"] == str(state)
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert b"@" not in state.read_bytes()
+
+    before = len(crm.journal())
+    as_csv(path, [*rows(18), *rows(2, name="New", first=19)])
+    second = run_task(CrmLoadContactsOperator, plan="update_first", **arguments)
+    assert counts(second.result) == {"updated": 2, "unchanged": 18}
+    assert len(crm.journal()) - before == second.result["calls"] == 2
+
+    third = run_task(CrmLoadContactsOperator, plan="update_first", full_refresh=True, **arguments)
+    assert counts(third.result) == {"updated": 20}
+
+
+def test_a_load_that_cannot_end_in_time_does_not_start(crm: Sandbox, run_task: RunTask) -> None:
+    timeout = {"execution_timeout": timedelta(seconds=20)}
+    end = run_task(CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", **timeout)
+    assert end.states == ["failed"]
+    assert "check_timeout=False" in str(end.error)
+    assert not crm.journal()
+    end = run_task(
+        CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", check_timeout=False, **timeout
+    )
+    assert end.state == "success", "the sandbox has no rate limit here"
+
+
+# -- people who have said no ----------------------------------------------------------------------------------
+
+
+def test_the_suppression_list_is_never_written_to(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    listed = tmp_path / "no.txt"
+    listed.write_text(f"P1@example.com\n{hashlib.sha256(b'p2@example.com').hexdigest()}\n", encoding="utf-8")
+    end = run_task(CrmLoadContactsOperator, source=rows(5), mapping=MAPPING, suppression=str(listed))
+    assert counts(end.result) == {"created": 3, "suppressed": 2}
+    assert names_in(crm).keys() == {"p3@example.com", "p4@example.com", "p5@example.com"}
+
+
+@pytest.mark.parametrize("resubscribe", [False, True])
+def test_who_has_unsubscribed_is_not_added_to_lists(resubscribe: bool, crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.create_contact(email="p1@example.com", attributes={})
+    crm.store.block_contact("p1@example.com")
+    crm.store.add_list("Newsletter")
+    end = run_task(
+        CrmLoadContactsOperator, source=rows(2), mapping=MAPPING, list_ids=NEWSLETTER, resubscribe=resubscribe
+    )
+    members = {email for email, contact in crm.store.contacts.items() if NEWSLETTER in contact.memberships}
+    assert ("p1@example.com" in members) is resubscribe
+    assert "p2@example.com" in members
+    assert counts(end.result) == ({"created": 1, "updated": 1} if resubscribe else {"created": 1, "suppressed": 1})
+
+
+# -- later tries ----------------------------------------------------------------------------------------------
+
+
+def test_a_used_up_quota_frees_the_slot_and_goes_on_in_the_same_try(
+    crm: Sandbox, run_task: RunTask, waits: Waits, resuming: dict[str, str]
+) -> None:
+    crm.add_fault(effect="error", error="quota used up", after=10, count=4)
+    end = run_task(CrmLoadContactsOperator, source=rows(30), mapping=MAPPING, **resuming)
+    assert end.states[-1] == "success"
+    assert set(end.states[:-1]) == {"up_for_reschedule"}
+    assert end.try_number == 1
+    assert min(waits["task"]) > 800
+    assert counts(end.result) == {"created": 30}
+    assert end.result["resumed_at"] >= 10
+    assert end.result["calls"] == len(crm.journal())
+    assert names_in(crm) == loaded(rows(30))
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_retry_goes_on_where_the_last_try_stopped(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p2@example.com")
+    crm.add_fault(effect="error", error="unavailable", after=20, count=3, method="POST")
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=rows(40), mapping=MAPPING, errors_in_a_row=3, rejects_path=str(path), max_rejects=1,
+    )  # fmt: skip
+    assert end.states == ["up_for_retry", "success"]
+    assert counts(end.result) == {"created": 39, "rejected": 1}
+    assert end.result["resumed_at"] >= 15
+    assert calls(crm)["POST /contacts"] == 40 + 3, "what was done is not sent again"
+    assert [row["row"] for row in rejected(path)] == [2]
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_the_summary_is_there_between_the_tries(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    crm.add_fault(effect="error", error="unavailable", after=5)
+    end = run_task(CrmLoadContactsOperator, source=rows(20), mapping=MAPPING, errors_in_a_row=2, retries=0,
+                   report_path=str(tmp_path / "report.md"))  # fmt: skip
+    assert end.states == ["failed"]
+    assert counts(end.result)["created"] == 5
+    assert end.result["left"] == 15
+    assert "Stopped: " in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_checkpoint_file_serves_where_airflow_has_no_store(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    seen: list[bool] = []
+    crm.add_fault(effect="error", error="unavailable", after=20, count=3)
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=rows(30), mapping=MAPPING, errors_in_a_row=3, checkpoint_path=str(path),
+        on_retry_callback=lambda _: seen.append(b"@" not in path.read_bytes()),
+    )  # fmt: skip
+    assert end.states == ["up_for_retry", "success"]
+    assert end.result["resumed_at"] >= 15
+    assert seen == [True], "kept between the tries, without an address"
+    assert not path.exists(), "removed once all is done"
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_changed_input_starts_anew(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    crm.add_fault(effect="error", error="unavailable", after=20, count=3)
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=as_csv(path, rows(30)), mapping=MAPPING, errors_in_a_row=3,
+        on_retry_callback=lambda _: as_csv(path, rows(30, name="New")),
+    )  # fmt: skip
+    assert end.states == ["up_for_retry", "success"]
+    assert end.result["resumed_at"] == 0
+    assert names_in(crm) == loaded(rows(30, name="New"))
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
+def test_a_key_revoked_in_mid_load_stops_it_at_once(crm: Sandbox, run_task: RunTask) -> None:
+    from crm_provider._compat import RetryDecision, RetryPolicy
+
+    class Stubborn(RetryPolicy):
+        """Someone's own policy, which retries whatever it is."""
+
+        def evaluate(self, exception: Any, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
+            return RetryDecision.retry(timedelta(0), "never give up")
+
+    fault = {"effect": "error", "error": "FORBIDDEN", "after": 20}
+    crm.add_fault(**fault)
+    end = run_task(CrmLoadContactsOperator, source=rows(60), mapping=MAPPING)
+    assert end.states == ["failed"], "no retry heals a refused key"
+    assert "FORBIDDEN" in str(end.error)
+    assert counts(end.result)["created"] >= 19
+    assert calls(crm).total() < 20 + 10, "only what was on its way met the refusal"
+
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    crm.add_fault(**fault, count=4, method="POST")
+    end = run_task(CrmLoadContactsOperator, source=rows(60), mapping=MAPPING, retry_policy=Stubborn(), retries=4)
+    assert end.states[-1] == "success"
+    assert counts(end.result) == {"created": 60}
+    assert end.result["resumed_at"] >= 20
+    assert calls(crm)["POST /contacts"] == 60 + 4, "no row was sent twice"
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Airflow's task runner takes SIGTERM, here in pytest's own process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_terminated_task_saves_and_the_retry_goes_on(
+    crm: Sandbox, run_task: RunTask, own_signals: None, resuming: dict[str, str]
+) -> None:
+    def terminate() -> None:
+        while len(crm.store.contacts) < 10:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    crm.add_fault(effect="latency", latency=0.02, method="POST", count=40)
+    threading.Thread(target=terminate, daemon=True).start()
+    end = run_task(CrmLoadContactsOperator, source=rows(100), mapping=MAPPING, **resuming)
+    assert end.states == ["up_for_retry", "success"]
+    assert "LoadInterrupted" in end.log
+    assert end.result["resumed_at"] >= 10
+    assert counts(end.result) == {"created": 100}
+    assert calls(crm)["POST /contacts"] == 100, "no row was sent twice"
+
+
+def test_a_task_that_times_out_saves_and_the_retry_goes_on(
+    crm: Sandbox, run_task: RunTask, resuming: dict[str, str]
+) -> None:
+    crm.add_fault(effect="latency", latency=0.1, method="POST", count=60)
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=rows(100),
+        mapping=MAPPING,
+        check_timeout=False,
+        execution_timeout=timedelta(seconds=1),
+        retries=3,
+        **resuming,
+    )
+    assert end.states[0] == "up_for_retry"
+    assert end.states[-1] == "success"
+    assert end.result["resumed_at"] >= 10
+    assert counts(end.result) == {"created": 100}
+    assert calls(crm)["POST /contacts"] == 100, "no row was sent twice"
+
+
+def test_a_state_file_in_use_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    from crm_provider.load.locking import FileLock
+
+    held = FileLock(tmp_path / "state.lock", "the state file")
+    held.acquire()
+    end = run_task(
+        CrmLoadContactsOperator,
+        source=rows(3),
+        mapping=MAPPING,
+        state_path=str(tmp_path / "state"),
+        on_retry_callback=lambda _: held.release(),
+    )
+    assert end.states == ["up_for_retry", "success"]
+    assert "another run is using" in end.log
+
+
+# -- rejects, sent again --------------------------------------------------------------------------------------
+
+
+def test_rejects_are_sent_again(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.csv" for name in ("first", "second", "third"))
+    crm.add_fault(effect="error", error="unavailable", email="p2@example.com", count=1)
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p4@example.com", count=2)
+
+    def path_from(name: str) -> str:
+        return f"{{{{ ti.xcom_pull('{name}')['rejects_path'] }}}}"
+
+    with DAG("resend", schedule=None) as dag:
+        load = CrmLoadContactsOperator(task_id="load", source=rows(6), mapping=MAPPING, rejects_path=str(first))
+        soon = CrmRetryRejectsOperator(
+            task_id="retryable", rejects=path_from("load"), mapping=MAPPING, rejects_path=str(second),
+            trigger_rule="all_done",
+        )  # fmt: skip
+        rest = CrmRetryRejectsOperator(
+            task_id="all", rejects=str(first), only="all", mapping=MAPPING, rejects_path=str(third), max_rejects="100%",
+        )  # fmt: skip
+        none = CrmRetryRejectsOperator(task_id="none", rejects=path_from("retryable"), mapping=MAPPING)
+        gone = CrmRetryRejectsOperator(task_id="gone", rejects=str(tmp_path / "no.csv"), mapping=MAPPING)
+        load >> soon >> rest >> [none, gone]
+    run = run_dag(dag)
+    assert {name: run[name].state for name in run.tasks} == {
+        "load": "failed", "retryable": "success", "all": "success", "none": "skipped", "gone": "skipped",
+    }  # fmt: skip
+    assert counts(run["load"].result) == {"created": 4, "rejected": 2}
+    assert counts(run["retryable"].result) == {"created": 1}
+    assert counts(run["all"].result) == {"updated": 1, "rejected": 1}
+    with third.open(newline="", encoding="utf-8") as file:
+        kept = list(csv.DictReader(file))
+    assert [(row["mail"], row["first"], row["_original_row"]) for row in kept] == [("p4@example.com", "N4", "4")]
+
+
+def test_rejects_that_fail_again_need_a_file_of_their_own(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = str(tmp_path / "r.jsonl")
+    with pytest.raises(ValueError, match="a file of their own"):
+        CrmRetryRejectsOperator(task_id="resend", rejects=path, rejects_path=path)
+    with pytest.raises(ValueError, match="only='some' is unknown"):
+        CrmRetryRejectsOperator(task_id="resend", rejects=path, only="some")
+    end = run_task(CrmRetryRejectsOperator, rejects=path, rejects_path="{{ '" + path + "' }}")
+    assert "a file of their own" in str(end.error)
+
+
+# -- beside the load ------------------------------------------------------------------------------------------
+
+
+def test_airflows_own_dry_run_still_works() -> None:
+    """``airflow tasks test --dry-run`` calls the method of the operator's base."""
+    CrmLoadContactsOperator(task_id="load", source="in.csv", dry_run=True).dry_run()

@@ -1,0 +1,152 @@
+"""Every error that a row can meet: what becomes of the row and of the load.
+
+The expectations are written here from the design's table of default outcomes (column "row of a load"), not taken from
+the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.policy import OPERATORS, Work
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+
+RunDag = Callable[..., Any]
+Waits = dict[str, list[float]]
+
+
+class End(NamedTuple):
+    """How a load of three rows ends whose second one meets an error.
+
+    :param states: after each run, with ``retries=1``
+    :param counts: created, rejected and left rows in the XCom
+    :param retryable: what the rejects file says of the row
+    :param decided: the action in the XCom ``crm_error``, None if no error has ended the load
+    """
+
+    states: list[str]
+    counts: tuple[int, int, int]
+    retryable: bool | None = None
+    decided: str | None = None
+
+
+REJECT = End(["failed"], (2, 1, 0), retryable=False)
+REJECT_RETRYABLE = End(["failed"], (2, 1, 0), retryable=True)
+STOP = End(["failed"], (1, 0, 2), decided="fail")
+RETRY = End(["up_for_retry", "failed"], (1, 0, 2), decided="retry")
+RESCHEDULE = End(["up_for_reschedule", "success"], (3, 0, 0))
+
+
+def answer(name: str) -> dict[str, Any]:
+    return {"effect": "error", "error": name}
+
+
+def odd(status: int, body: str = '{"message": "never heard of"}') -> dict[str, Any]:
+    return {"effect": "garbage", "status": status, "body": body}
+
+
+CASES: Mapping[str, tuple[Mapping[str, Any], End]] = {
+    "MISSING_BODY": (answer("MISSING_BODY"), REJECT),
+    "FORBIDDEN": (answer("FORBIDDEN"), STOP),
+    "CONTACT_NOT_FOUND": (answer("CONTACT_NOT_FOUND"), REJECT),
+    "SEGMENTATION_LIST_NOT_FOUND": (answer("SEGMENTATION_LIST_NOT_FOUND"), STOP),
+    "DEAL_NOT_FOUND": (answer("DEAL_NOT_FOUND"), REJECT),
+    "PIPELINE_NOT_FOUND": (answer("PIPELINE_NOT_FOUND"), STOP),
+    "STAGE_NOT_FOUND": (answer("STAGE_NOT_FOUND"), STOP),
+    "CONTACT_ALREADY_EXISTS": (answer("CONTACT_ALREADY_EXISTS"), REJECT),
+    "CONTACT_ASSOCIATED_WITH_A_DEAL": (answer("CONTACT_ASSOCIATED_WITH_A_DEAL"), REJECT),
+    "INVALID_INPUT": (answer("INVALID_INPUT"), REJECT),
+    "INVALID_PARAMS": (answer("EMAIL_IS_NECESSARY"), REJECT),
+    "TOO_MANY_REQUESTS": (answer("TOO_MANY_REQUESTS"), RETRY),
+    "INTERNAL_SERVER_ERROR": (answer("INTERNAL_SERVER_ERROR"), REJECT_RETRYABLE),
+    "UNAUTHORIZED": (answer("key missing"), STOP),
+    "UNKNOWN_ROUTE": (answer("unknown route"), REJECT),
+    "LIMIT_EXCEEDED": (answer("quota used up"), RESCHEDULE),
+    "BAD_GATEWAY": (answer("bad gateway"), REJECT_RETRYABLE),
+    "SERVICE_UNAVAILABLE": (answer("unavailable"), REJECT_RETRYABLE),
+    "GATEWAY_TIMEOUT": (answer("backend too slow"), REJECT_RETRYABLE),
+    "CONNECTION": ({"effect": "drop"}, REJECT_RETRYABLE),
+    "TIMEOUT": ({"effect": "latency", "latency": 1.0}, REJECT_RETRYABLE),
+    "HTML of a proxy": ({"effect": "html", "status": 200}, STOP),
+    "broken JSON": (odd(200, '{"data": {"id": "'), STOP),
+    "INVALID_REQUEST": (odd(422), REJECT),
+    "unknown 409": (odd(409), REJECT),
+    "unknown 418": (odd(418), STOP),
+    "unknown 507": (odd(507), REJECT_RETRYABLE),
+}
+
+ELSEWHERE = {"CONFIGURATION", "INVALID_VALUE", "TLS", "PROTOCOL"}
+"""Found before a call, or not an answer of a server."""
+
+
+def test_every_type_is_in_the_table() -> None:
+    assert {name for name in CASES if name.isupper()} == set(CATALOGUE) - ELSEWHERE
+
+
+def test_every_load_operator_is_tested_here_or_beside() -> None:
+    tested = {CrmLoadContactsOperator, CrmRetryRejectsOperator, SqlToCrmContactsOperator}
+    loads = {name.partition("(")[0] for name, work in OPERATORS.items() if work is Work.LOAD}
+    assert {operator.__name__ for operator in tested} == loads
+
+
+def sabotage(crm: Sandbox, name: str) -> Callable[[Any], None]:
+    """Set the fault of a case just before its first try; the first and third row meet none."""
+    fault, end = CASES[name]
+
+    def callback(context: Any) -> None:
+        crm.clear_faults()
+        if end is not RESCHEDULE or name not in met:
+            once = {"count": 1} if end is RESCHEDULE else {}
+            crm.add_fault(**fault, **once, name=name, email=f"b{numbers[name]}@example.com")
+        met.add(name)
+
+    met: set[str] = set()
+    return callback
+
+
+numbers = {name: number for number, name in enumerate(CASES)}
+
+
+def actual(task: Any) -> End:
+    result = task.result
+    counts = (result["created"], result["rejected"], result["left"])
+    error = task.xcoms.get("crm_error")
+    return End(task.states, counts, None, error and error["action"])
+
+
+def test_table(crm: Sandbox, run_dag: RunDag, waits: Waits, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=0.25))
+    # one after the other, so that nothing is on its way when the load stops
+    monkeypatch.setattr("crm_provider.load.run.width_for", lambda rate, latency: 1)
+    with DAG("load_outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        for name, number in numbers.items():
+            CrmLoadContactsOperator(
+                task_id=f"load_{number}",
+                crm_conn_id="crm_hasty" if name == "TIMEOUT" else "crm_default",
+                source=[{"email": f"{letter}{number}@example.com", "name": "N"} for letter in "abc"],
+                rejects_path=str(tmp_path / f"{number}.jsonl"),
+                on_execute_callback=sabotage(crm, name),
+            )
+    run = run_dag(dag)
+    found = {}
+    for name, number in numbers.items():
+        end, path = actual(run[f"load_{number}"]), tmp_path / f"{number}.jsonl"
+        if path.exists():
+            (reject,) = map(json.loads, path.read_text().splitlines())
+            end = end._replace(retryable=reject["retryable"])
+        found[name] = end
+    differences = {
+        name: {"is": end, "should be": CASES[name][1]} for name, end in found.items() if end != CASES[name][1]
+    }
+    assert differences == {}

@@ -1,0 +1,216 @@
+"""From a database to the CRM: any ``DbApiHook``, streamed."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.sdk import Connection
+
+from crm_provider.load.rows import SourceError
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.transfers.sql_rows import CURSOR_NAME, SqlRows, streaming_cursor
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+
+RunTask = Callable[..., Any]
+MAPPING = {"email": "mail", "name": "first"}
+
+
+class FileHook(DbApiHook):
+    """SQLite, whose provider need not be installed."""
+
+    conn_name_attr = "file_conn_id"
+    opened: list[Closing]
+
+    def __init__(self, path: str, hook_params: dict[str, Any]) -> None:
+        super().__init__(file_conn_id="db")
+        self.path, self.opened = path, []
+        self.hook_params = hook_params
+
+    def get_conn(self) -> Any:
+        self.opened.append(sqlite3.connect(self.path, factory=Closing))
+        return self.opened[-1]
+
+
+class Closing(sqlite3.Connection):
+    """Notes that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    path = str(tmp_path / "leads.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE leads (mail TEXT, first TEXT, score REAL)")
+        connection.executemany(
+            "INSERT INTO leads VALUES (?, ?, ?)", [(f"p{n}@example.com", f"N{n}", n / 2) for n in range(1, 31)]
+        )
+    return path
+
+
+@pytest.fixture
+def hook(database: str, monkeypatch: pytest.MonkeyPatch) -> FileHook:
+    """The hook behind the connection ``db``."""
+    made = FileHook(database, {})
+
+    def get_hook(self: Any, *, hook_params: dict[str, Any] | None = None) -> FileHook:
+        made.hook_params = hook_params or {}
+        return made
+
+    monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
+    monkeypatch.setattr(Connection, "get_hook", get_hook)
+    return made
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    return crm
+
+
+def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
+    end = run_task(
+        SqlToCrmContactsOperator,
+        sql="SELECT mail, first, score FROM leads WHERE score > ? ORDER BY mail", parameters=["{{ 10 }}"],
+        sql_conn_id="db", hook_params={"log_sql": False}, fetch_size=4, mapping={**MAPPING, "score": "score"},
+    )  # fmt: skip
+    assert end.states == ["success"]
+    assert end.result["created"] == 10
+    assert crm.store.contacts["p21@example.com"].attributes == {"name": "N21", "score": 10.5}
+    assert hook.hook_params == {"log_sql": False}
+    assert [connection.closed for connection in hook.opened] == [True], "the query is asked once"
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT mail, first AS mail FROM leads", "several columns of the query are called 'mail'"),
+        ("CREATE TABLE other (mail TEXT)", "gives no rows"),
+        ("SELECT first FROM leads", "no column 'mail'"),
+        (" ", "sql is empty"),
+    ],
+)
+def test_a_query_that_will_not_do_fails_without_a_retry(
+    sql: str, message: str, crm: Sandbox, run_task: RunTask, hook: FileHook
+) -> None:
+    end = run_task(SqlToCrmContactsOperator, sql=sql, sql_conn_id="db", mapping=MAPPING)
+    assert end.states == ["failed"]
+    assert message in str(end.error)
+    assert all(connection.closed for connection in hook.opened)
+    assert not crm.journal()
+
+
+def test_a_database_that_is_away_is_worth_a_retry(crm: Sandbox, run_task: RunTask, hook: FileHook) -> None:
+    end = run_task(SqlToCrmContactsOperator, sql="SELECT * FROM absent", sql_conn_id="db", mapping=MAPPING)
+    assert end.states == ["up_for_retry", "failed"]
+    assert isinstance(end.error, sqlite3.OperationalError)
+    assert all(connection.closed for connection in hook.opened)
+
+
+def test_a_connection_without_a_database_is_named(crm: Sandbox, run_task: RunTask, crm_connection: str) -> None:
+    end = run_task(SqlToCrmContactsOperator, sql="SELECT 1", sql_conn_id="crm_default", mapping=MAPPING)
+    assert end.states == ["failed"]
+    assert "'crm_default' is of type CrmHook" in str(end.error)
+
+
+def test_arguments_are_checked_when_the_dag_is_read() -> None:
+    with pytest.raises(ValueError, match="fetch_size must be"):
+        SqlToCrmContactsOperator(task_id="load", sql="SELECT 1", sql_conn_id="db", fetch_size=0)
+    with pytest.raises(ValueError, match="max_rejects='x'"):
+        SqlToCrmContactsOperator.partial(task_id="load", sql_conn_id="db", max_rejects="x")
+
+
+# -- the rows alone -------------------------------------------------------------------------------------------
+
+
+def test_rows_may_be_read_again(database: str) -> None:
+    source = SqlRows(lambda: sqlite3.connect(database), "SELECT mail FROM leads ORDER BY score", fetch_size=7)
+    assert source.columns == ("mail",)
+    assert [row.number for row in source.rows()] == list(range(1, 31))
+    assert next(iter(source.rows())).values == {"mail": "p1@example.com"}
+    source.close()
+
+
+def test_nothing_is_left_open_if_nobody_reads_the_rows(database: str) -> None:
+    made: list[Closing] = []
+
+    def connect() -> Closing:
+        made.append(sqlite3.connect(database, factory=Closing))
+        return made[-1]
+
+    source = SqlRows(connect, "SELECT mail FROM leads")
+    assert source.columns == ("mail",)
+    source.close()
+    with pytest.raises(SourceError):
+        _ = SqlRows(connect, "SELECT 1 AS a, 2 AS a").columns
+    assert made[0].closed
+
+
+def test_no_more_than_the_fetch_size_is_in_memory(database: str) -> None:
+    """A cursor that has given 10 of 1,000,000 rows has not made more than it must."""
+    made = 0
+
+    def note(value: int) -> int:
+        nonlocal made
+        made += 1
+        return value
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(database)
+        connection.create_function("note", 1, note)
+        return connection
+
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+    sql = f"{numbers} SELECT note(i) AS mail FROM n"
+    source = SqlRows(connect, sql, fetch_size=10)
+    given = source.rows()
+    assert [next(given).number for _ in range(10)] == list(range(1, 11))
+    assert made <= 11
+    given.close()  # type: ignore[attr-defined]
+
+
+class FakeConnection:
+    """Notes how it was asked for a cursor."""
+
+    def cursor(self, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
+        return (*arguments, *keywords.items())
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A connection as the driver of that name makes it."""
+    name = request.param
+    cursors = ModuleType(f"{name}.cursors")
+    cursors.SSCursor = "SSCursor"  # type: ignore[attr-defined]
+    known = {key: sys.modules.get(key) for key in (name, cursors.__name__)}
+    sys.modules.update({name: ModuleType(name), cursors.__name__: cursors})
+    yield type("Connection", (FakeConnection,), {"__module__": f"{name}.connections"})()
+    for key, module in known.items():
+        sys.modules.pop(key) if module is None else sys.modules.update({key: module})
+
+
+@pytest.mark.parametrize(
+    ("driver", "asked"),
+    [
+        ("psycopg2", (("name", CURSOR_NAME),)),
+        ("psycopg", (("name", CURSOR_NAME),)),
+        ("MySQLdb", ("SSCursor",)),
+        ("pymysql", ("SSCursor",)),
+        ("oracledb", ()),
+    ],
+    indirect=["driver"],
+)
+def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(driver: Any, asked: Any) -> None:
+    assert streaming_cursor(driver) == asked

@@ -1,0 +1,81 @@
+"""Values that Airflow must not store and show."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath, task
+
+from crm_provider.hidden import Hidden, comes_later, hide_list, hide_rows, shown
+
+ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (ROWS, "2 rows"),
+        (tuple(ROWS), "2 rows"),
+        ([["ada@example.com"]], "1 rows"),
+        (["a.csv", {"email": "ada@example.com"}], "2 rows"),
+        (str(ROWS), "text of rows"),
+    ],
+)
+def test_rows_are_hidden(given: Any, text: str) -> None:
+    hidden = hide_rows(given)
+    assert isinstance(hidden, Hidden)
+    assert str(hidden) == repr(hidden) == text
+    assert shown(hidden) is given
+    assert hide_rows(hidden) is hidden
+
+
+@pytest.mark.parametrize(
+    "given", ["in/*.csv", ["a.csv", "b.csv"], pathlib.Path("a.csv"), [ObjectStoragePath("file:///a")], [], None]
+)
+def test_paths_are_shown(given: Any) -> None:
+    assert hide_rows(given) is given
+    assert shown(given) is given
+
+
+def test_every_list_of_addresses_is_hidden() -> None:
+    assert str(hide_list(["ada@example.com"], "addresses")) == "1 addresses"
+    assert str(hide_list({"ada@example.com"}, "addresses")) == "1 addresses"
+    assert hide_list("no.txt", "addresses") == "no.txt"
+
+
+@pytest.mark.parametrize(
+    ("given", "later"),
+    [
+        ("in.csv", False),
+        ("{{ ds }}.csv", True),
+        ("{% if x %}a{% endif %}", True),
+        ({"email": {"column": "{{ params.column }}"}}, True),
+        ({"email": {"column": "mail"}}, False),
+        (["a", "{{ b }}"], True),
+        (pathlib.Path("{{ ds }}.csv"), True),
+        (ObjectStoragePath("file:///{{ ds }}.csv"), True),
+        (ObjectStoragePath("file:///a.csv"), False),
+        (hide_rows(ROWS), False),
+        (hide_rows([{"email": "{{ params.email }}"}]), True),
+        (7, False),
+        (None, False),
+    ],
+)
+def test_what_is_known_only_when_the_task_runs(given: Any, later: bool) -> None:
+    assert comes_later(given) is later
+
+
+def test_another_tasks_result_comes_later_and_is_not_wrapped() -> None:
+    with DAG("hidden", schedule=None):
+
+        @task
+        def extract() -> list[dict[str, str]]:
+            return ROWS
+
+        found = extract()
+    assert comes_later(found)
+    assert hide_rows(found) is found
+    parts = [{"email": found}]
+    assert hide_rows(parts) is parts, "Airflow looks for the results of other tasks in plain lists only"

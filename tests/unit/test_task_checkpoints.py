@@ -1,0 +1,88 @@
+"""Where a task keeps its checkpoint, and that it never takes another's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider._compat import AirflowRuntimeError
+from crm_provider.load.checkpoint import Checkpoint, NoCheckpoints
+from crm_provider.task_checkpoints import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
+
+CHECKPOINT = Checkpoint(epoch=1, fingerprint="f", done_upto=7, done_above=(9,), counts={"created": 8})
+
+
+def context(store: Any = None, **changes: Any) -> Any:
+    ti = SimpleNamespace(**{"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, **changes})
+    return {"ti": ti, **({"task_state_store": store} if store is not None else {})}
+
+
+class Store(dict[str, Any]):
+    """Airflow's, as far as it is used."""
+
+    broken = False
+
+    def set(self, key: str, value: Any) -> None:
+        if self.broken:
+            raise AirflowRuntimeError.__new__(AirflowRuntimeError)
+        self[key] = value
+
+
+def test_airflows_store_is_used_where_there_is_one(tmp_path: Path) -> None:
+    store = Store()
+    kept = checkpoints_for(context(store), path=None, beside=tmp_path / "r.jsonl")
+    assert kept.load() is None
+    kept.save(CHECKPOINT)
+    assert kept.load() == CHECKPOINT
+    assert list(store) == [STATE_KEY]
+    kept.clear()
+    assert kept.load() == CHECKPOINT, "a try that ended before it was noted finds all rows done"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_checkpoint_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    kept = TaskStateCheckpoints(Store({STATE_KEY: {"rows": 1}}))
+    assert kept.load() is None
+    assert "is not used" in caplog.text
+
+
+def test_a_load_goes_on_while_airflow_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+    store.broken = True
+    TaskStateCheckpoints(store).save(CHECKPOINT)
+    assert "the load goes on" in caplog.text
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_a_file_serves_in_its_place(asked_for: bool, tmp_path: Path) -> None:
+    where = {"path": tmp_path / "c", "beside": None} if asked_for else {"path": None, "beside": tmp_path / "r.jsonl"}
+    kept = checkpoints_for(context(Store() if asked_for else None), **where)
+    kept.save(CHECKPOINT)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    again = checkpoints_for(context(), **where).load()
+    assert again is not None
+    assert again.done_above == (9,)
+    kept.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"dag_id": "x"}, {"run_id": "x"}, {"task_id": "x"}, {"map_index": 3}])
+def test_anothers_checkpoint_is_never_taken(change: dict[str, Any], tmp_path: Path) -> None:
+    checkpoints_for(context(), path=tmp_path / "c", beside=None).save(CHECKPOINT)
+    assert checkpoints_for(context(**change), path=tmp_path / "c", beside=None).load() is None
+    checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl").save(CHECKPOINT)
+    assert checkpoints_for(context(**change), path=None, beside=tmp_path / "r.jsonl").load() is None
+    assert owner_of(context()["ti"]) != owner_of(context(**change)["ti"])
+
+
+def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        kept = checkpoints_for(context(), path=None, beside=None)
+    assert isinstance(kept, NoCheckpoints)
+    assert len(caplog.records) == 1
+    assert "will start with its first row" in caplog.text
