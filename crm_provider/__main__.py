@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from crm_provider.policy import OPERATORS, ErrorPolicy, Line, Work, explain
+from crm_provider.errors import CrmConfigurationError
+from crm_provider.policy import OPERATORS, ErrorPolicy, Line, OnError, Work, explain
 
 COLUMNS = ("type", "error", "status", "in_call", "action", "origin", "advice")
 HEADINGS = ("Type", "Class", "Status", "In one call", "Outcome", "Says", "What to do")
@@ -20,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 on success, 2 on bad input."""
     arguments = _parser().parse_args(argv)
     try:
-        policy = _policy(arguments.work, arguments.on_error)
-    except ValueError as wrong:
+        policy = _policy(arguments.work, arguments.on_error, site=arguments.site)
+    except (ValueError, CrmConfigurationError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     try:
@@ -50,22 +51,33 @@ def _parser() -> argparse.ArgumentParser:
     policy.add_argument(
         "--on-error", metavar="JSON", default="{}", help='overrides as in a DAG, like \'{"DEAL_NOT_FOUND": "skip"}\''
     )
+    policy.add_argument(
+        "--site",
+        action="store_true",
+        help="also what this site's Airflow configuration says ([crm] on_error); takes a moment, for it loads Airflow",
+    )
     policy.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     return parser
 
 
-def _policy(work: str, on_error: str) -> ErrorPolicy:
+def _policy(work: str, on_error: str, *, site: bool) -> ErrorPolicy:
     try:
         overrides = json.loads(on_error)
     except ValueError as broken:
         raise ValueError(f'--on-error is no JSON ({broken}); write it like \'{{"DEAL_NOT_FOUND": "skip"}}\'') from None
-    if work in [kind.value for kind in Work]:
-        return ErrorPolicy(overrides, work=Work(work))
-    if work not in OPERATORS:
+    if work not in OPERATORS and work not in [kind.value for kind in Work]:
         close = difflib.get_close_matches(work, OPERATORS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(OPERATORS)}."
         raise ValueError(f"--for: unknown operator {work!r}.{hint}")
-    return ErrorPolicy(overrides, work=OPERATORS[work], operator=work)
+    operator = work if work in OPERATORS else None
+    kind = OPERATORS[operator] if operator else Work(work)
+    return ErrorPolicy(overrides, work=kind, operator=operator, site=_site_lines(kind) if site else {})
+
+
+def _site_lines(work: Work) -> OnError:
+    from crm_provider import site_config
+
+    return site_config.on_error(work)
 
 
 def render(lines: Sequence[Line], style: str) -> str:

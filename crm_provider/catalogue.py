@@ -233,7 +233,7 @@ _SPECS = (
         source=Source.PROVIDER,
         status=None,
         messages=("the connection is wrong",),
-        advice="correct the Airflow connection",
+        advice="correct the Airflow connection or configuration",
     ),
     ErrorSpec(
         error=e.CrmInvalidRequestError,

@@ -217,7 +217,7 @@ class CrmTlsError(CrmAccessError):
 
 
 class CrmConfigurationError(CrmAccessError):
-    """The Airflow connection is missing or a field of it is wrong. No call was made."""
+    """The Airflow connection is missing, or a field of it or of Airflow's configuration is wrong. No call was made."""
 
     type = "CONFIGURATION"
 

@@ -1,13 +1,18 @@
-"""Airflow metrics of the calls to the CRM: how many, refused for their rate, and how long they waited for a slot."""
+"""Airflow metrics: calls to the CRM, calls refused for their rate, waiting for a slot; loads, and rows by outcome."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
+from crm_provider.load.rows import Outcome
+from crm_provider.load.summary import Summary
 from crm_provider.traffic import CallSeen
 
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
+LOADS, ROWS = "crm.loads", "crm.load.rows"
+
+LoadEnding = Literal["done", "too_many_rejects", "stopped", "interrupted"]
 
 
 class CallMetrics:
@@ -25,6 +30,24 @@ class CallMetrics:
         stats.timing(WAITED, timedelta(seconds=seen.waited), tags=tags)
         if seen.throttled:
             stats.incr(THROTTLED, tags=tags)
+
+
+def count_load(ti: Any, ending: LoadEnding, summary: Summary | None = None) -> None:
+    """Count a try of a load, and the rows of a load that has reached its end; of a dry run nothing.
+
+    ``crm.loads`` (counter) has the tag ``ending``, ``crm.load.rows`` (counter) the tag ``outcome``; both ``dag_id`` and
+    ``task_id``, as Airflow's own metrics of tasks.
+
+    :param summary: of a load that has reached its end: its rows are those of all its tries, and counted once
+    """
+    if summary is not None and summary.dry_run:
+        return
+    stats = _stats()
+    tags = {"dag_id": ti.dag_id, "task_id": ti.task_id}
+    stats.incr(LOADS, tags={**tags, "ending": ending})
+    for outcome in Outcome if summary is not None else ():
+        if summary is not None and summary[outcome]:
+            stats.incr(ROWS, summary[outcome], tags={**tags, "outcome": outcome.value})
 
 
 def _stats() -> Any:

@@ -20,20 +20,18 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
 
 from crm_provider import errors as e
+from crm_provider import site_config
 from crm_provider._compat import (
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSkipException,
     Context,
 )
-from crm_provider.policy import Action, Decision, ErrorPolicy, OnError
+from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.retry import CrmRetryPolicy
-from crm_provider.waiting import server_delay
+from crm_provider.waiting import LONG_WAIT, server_delay
 
 log = logging.getLogger(__name__)
-
-LONG_WAIT = 60.0
-"""Seconds: a wait that is longer frees the slot instead of holding it."""
 
 MAX_TOTAL_WAIT = 24 * 3600.0
 """Seconds from a task's first reschedule after which it is not rescheduled again: then ``retries`` apply."""
@@ -54,7 +52,7 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     :param on_error: overrides, as of the operators
     :raises ValueError: if a line of ``on_error`` makes no sense
     """
-    policy = ErrorPolicy(on_error or {})
+    policy = ErrorPolicy(on_error or {}, site=site_config.on_error(Work.TASK))
     try:
         yield
     except e.CrmError as error:

@@ -4,8 +4,9 @@ Who decides
     :class:`ErrorPolicy` answers one question: *this error, this kind of work, what now?* The answer is the first of
 
     1. ``on_error`` of the task (its most specific line),
-    2. what this operator does differently (:data:`PRESETS`),
-    3. the default (:data:`DEFAULTS`).
+    2. ``on_error`` of the site, in Airflow's configuration,
+    3. what this operator does differently (:data:`PRESETS`),
+    4. the default (:data:`DEFAULTS`).
 
 ``on_error`` is plain data: ``{"DEAL_NOT_FOUND": "skip", "CrmTransientError": "fail"}``. A key is an error type of the
 catalogue, or an error class (itself or its name) for a whole family.
@@ -76,7 +77,9 @@ DEFAULTS: Mapping[type[e.CrmError], tuple[Action, Action, Action]] = {
 
 PRESETS: Mapping[str, Mapping[type[e.CrmError], Action]] = {
     "CrmUpsertContactOperator(mode='create')": {e.CrmContactAlreadyExistsError: _S},
+    "CrmDeleteContactOperator": {e.CrmContactNotFoundError: _S},
     "CrmCreateDealOperator": {e.CrmContactAssociatedWithADealError: _S},
+    "CrmTriggerAutomationOperator": {e.CrmTransientError: _F},
     "CrmListSensor": {e.CrmSegmentationListNotFoundError: _W},
     "CrmListMembershipSensor": {e.CrmSegmentationListNotFoundError: _W},
 }
@@ -89,12 +92,28 @@ OPERATORS: Mapping[str, Work] = {
     "CrmCreateDealOperator": Work.TASK,
     "CrmMoveDealStageOperator": Work.TASK,
     "CrmAddContactToListsOperator": Work.TASK,
+    "CrmDeleteContactOperator": Work.TASK,
+    "CrmVerifyEmailOperator": Work.TASK,
+    "CrmTriggerAutomationOperator": Work.TASK,
+    "CrmExtractContactsOperator": Work.TASK,
+    "CrmExtractDealsOperator": Work.TASK,
+    "CrmExtractListsOperator": Work.TASK,
+    "CrmLoadContactsOperator": Work.LOAD,
+    "CrmLoadContactsOperator(mode='create')": Work.LOAD,
+    "CrmLoadContactsOperator(mode='update')": Work.LOAD,
+    "CrmRetryRejectsOperator": Work.LOAD,
+    "SqlToCrmContactsOperator": Work.LOAD,
     "CrmListSensor": Work.SENSOR,
     "CrmListMembershipSensor": Work.SENSOR,
     "CrmContactSensor": Work.SENSOR,
     "CrmDealStageSensor": Work.SENSOR,
 }
 """Every operator and sensor that has a policy, and the kind of its work."""
+
+NO_ERRORS: Mapping[str, Mapping[type[e.CrmError], str]] = {
+    "CrmLoadContactsOperator(mode='create')": {e.CrmContactAlreadyExistsError: "unchanged"},
+}
+"""What an operator takes for no error at all, and how it counts the row; ``on_error`` goes before."""
 
 SENSELESS: Mapping[type[e.CrmError], tuple[tuple[Action, ...], str]] = {
     e.CrmAccessError: ((_W, _J), "a refused key or connection stays refused, for every row and every check"),
@@ -109,6 +128,9 @@ OnErrorKey: TypeAlias = "str | type[e.CrmError]"
 OnError: TypeAlias = Mapping[Any, "str | Action"]
 """From :data:`OnErrorKey` to action; ``Any``, for a mapping's keys are invariant to a type checker."""
 
+SITE = "airflow.cfg [crm] on_error"
+"""The origin of a line that holds for the whole site."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -116,6 +138,11 @@ class Decision:
 
     action: Action
     origin: str
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether someone has set it, for the task or for the site."""
+        return self.origin.startswith(("on_error[", f"{SITE}["))
 
 
 @dataclass(frozen=True)
@@ -129,34 +156,39 @@ class ErrorPolicy:
     :param on_error: overrides: error type, error class or its name -> action or its name
     :param work: the kind of work; by default what ``operator`` does, else a task
     :param operator: the operator whose presets apply, a key of :data:`PRESETS` or any other name
+    :param site: overrides for the whole site; those of the task go before
     :raises ValueError: if a key, an action or a pair of both makes no sense; the text names the nearest valid choice
     """
 
     on_error: OnError = field(default_factory=dict)
     work: Work = Work.TASK
     operator: str | None = None
+    site: OnError = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_error", checked(self.on_error, self.work))
+        object.__setattr__(self, "site", checked(self.site, self.work))
 
     def decide(self, error: e.CrmError | type[e.CrmError]) -> Decision:
         """The action for an error, the most specific line of the strongest source."""
         lineage = [c for c in (error if isinstance(error, type) else type(error)).__mro__ if issubclass(c, e.CrmError)]
-        for cls in lineage:
-            if cls in self.on_error:
-                return Decision(Action(self.on_error[cls]), f"on_error[{_label(cls)}]")
-        preset = PRESETS.get(self.operator or "", {})
-        for cls in lineage:
-            if cls in preset:
-                return Decision(preset[cls], f"{self.operator}[{_label(cls)}]")
+        sources: tuple[tuple[str | None, OnError], ...] = (
+            ("on_error", self.on_error),
+            (SITE, self.site),
+            (self.operator, PRESETS.get(self.operator or "", {})),
+        )
+        for origin, lines in sources:
+            for cls in lineage:
+                if cls in lines:
+                    return Decision(Action(lines[cls]), f"{origin}[{_label(cls)}]")
         line = next(cls for cls in lineage if cls in DEFAULTS)
         return Decision(DEFAULTS[line][list(Work).index(self.work)], f"default[{_label(line)}]")
 
     def __hash__(self) -> int:
-        return hash((frozenset(self.on_error.items()), self.work, self.operator))
+        return hash((frozenset(self.on_error.items()), self.work, self.operator, frozenset(self.site.items())))
 
     def as_data(self) -> dict[str, str]:
-        """The overrides as JSON-able data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
+        """The task's overrides as JSON-able data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
         return {_label(_class_of(key)): Action(action).value for key, action in self.on_error.items()}
 
 
@@ -280,16 +312,24 @@ def explain(policy: ErrorPolicy | None = None) -> list[Line]:
     policy = policy or ErrorPolicy()
     lines = []
     for spec in CATALOGUE.values():
-        decision = policy.decide(spec.error)
+        action, origin = _outcome(policy, spec.error)
         lines.append(
             Line(
                 type=spec.type,
                 error=spec.error.__name__,
                 status=spec.status,
                 in_call=IN_CALL_NOTES.get(spec.type, _IN_CALL[spec.repeat.value]),
-                action=decision.action.value,
-                origin=decision.origin,
+                action=action,
+                origin=origin,
                 advice=spec.advice,
             )
         )
     return lines
+
+
+def _outcome(policy: ErrorPolicy, error: type[e.CrmError]) -> tuple[str, str]:
+    decision = policy.decide(error)
+    counted = NO_ERRORS.get(policy.operator or "", {}).get(error)
+    if counted is not None and not decision.is_asked_for:
+        return counted, f"{policy.operator}[{_label(error)}]"
+    return decision.action.value, decision.origin

@@ -23,10 +23,20 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "CRM",
                 "python-modules": [
+                    "crm_provider.operators.automations",
                     "crm_provider.operators.contacts",
                     "crm_provider.operators.deals",
+                    "crm_provider.operators.extract",
                     "crm_provider.operators.lists",
+                    "crm_provider.operators.load",
                 ],
+            }
+        ],
+        "transfers": [
+            {
+                "source-integration-name": "Common SQL",
+                "target-integration-name": "CRM",
+                "python-module": "crm_provider.transfers.sql_to_crm",
             }
         ],
         "sensors": [
@@ -45,6 +55,22 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["crm_provider.triggers.poll", "crm_provider.triggers.watch"],
             }
         ],
+        "extra-links": [
+            "crm_provider.links.CrmContactLink",
+            "crm_provider.links.CrmDealLink",
+            "crm_provider.links.CrmExtractedFileLink",
+            "crm_provider.links.CrmRejectsLink",
+            "crm_provider.links.CrmReportLink",
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["crm"],
+                "handler": "crm_provider.assets.sanitize_uri",
+                "factory": "crm_provider.assets.create_asset",
+                "to_openlineage_converter": "crm_provider.assets.convert_asset_to_openlineage",
+            }
+        ],
+        "config": CONFIG,
         "connection-types": [
             {
                 "connection-type": "crm",
@@ -65,7 +91,7 @@ CONN_FIELDS: dict[str, Any] = {
     },
     "requests_per_second": {
         "label": "Requests per second",
-        "description": "What the CRM allows this key. Each process paces itself: with many at once, give a share.",
+        "description": "What the CRM allows this key, for all callers that share the rate store.",
         "schema": {"type": ["number", "null"], "default": 5, "minimum": 0.01, "maximum": 1000},
     },
     "burst": {
@@ -78,9 +104,14 @@ CONN_FIELDS: dict[str, Any] = {
         "description": "Seconds to wait for an answer.",
         "schema": {"type": ["number", "null"], "default": 30, "minimum": 0.1, "maximum": 600},
     },
+    "poll_share": {
+        "label": "Share for waiting",
+        "description": "Share of the rate that deferred sensors and watchers take at most; writes have the rest.",
+        "schema": {"type": ["number", "null"], "default": 0.5, "minimum": 0.05, "maximum": 1},
+    },
     "rate_store": {
         "label": "Rate store",
-        "description": "Where the rate budget is kept: leave empty; 'off' for no limit (tests only).",
+        "description": "Where the rate budget is kept: empty is this host, redis://... is all hosts.",
         "schema": {"type": ["string", "null"]},
     },
 }
@@ -94,4 +125,59 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         "password": "the account's API key",
         "port": "0",
     },
+}
+
+
+def _option(description: str, *, example: str | None, sensitive: bool = False) -> dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": example,
+        "default": "",
+        "sensitive": sensitive,
+    }
+
+
+CONFIG: dict[str, Any] = {
+    "crm": {
+        "description": "Defaults of the CRM provider for the whole site. An option that is empty is not set.",
+        "options": {
+            "timeout": _option(
+                "Seconds to wait for an answer, for connections whose Extra does not say.",
+                example="60",
+            ),
+            "poll_share": _option(
+                "Share of the rate that waiting takes at most, for connections whose Extra does not say.",
+                example="0.3",
+            ),
+            "rate_store": _option(
+                "Where rate budgets are kept, for connections whose Extra does not say.",
+                example="redis://redis.example.com:6379/0",
+                sensitive=True,
+            ),
+            "on_error": _option(
+                "JSON: what to do on which error, below what a task says itself and above what its operator does\n"
+                "differently. Lines for one kind of work go under its name: task, sensor or load.",
+                example='{"DEAL_NOT_FOUND": "skip"}',
+            ),
+            "report_directory": _option(
+                "Folder, or its URL (s3://aws_default@bucket/reports), for reports of loads without a report_path.",
+                example="/var/crm/reports",
+            ),
+            "contact_url": _option(
+                "A contact's page in the CRM's web application: {id} becomes its id, {conn_id} the connection.",
+                example="https://app.example.com/contacts/{id}",
+            ),
+            "deal_url": _option(
+                "A deal's page in the CRM's web application: {id} becomes its id, {conn_id} the connection.",
+                example="https://app.example.com/deals/{id}",
+            ),
+            "file_links": _option(
+                "JSON: how the path of a rejects file or a report becomes a link: beginning of the path to beginning\n"
+                "of the URL. The longest that fits counts; an empty URL means no link.",
+                example='{"/var/crm/": "https://files.example.com/crm/"}',
+            ),
+        },
+    }
 }

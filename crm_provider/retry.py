@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
+from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.policy import Action, ErrorPolicy, OnError
+from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.waiting import server_delay
 
 if TYPE_CHECKING or HAS_RETRY_POLICY:
@@ -45,12 +47,17 @@ class CrmRetryPolicy(RetryPolicy):
         if not isinstance(exception, e.CrmError):
             return RetryDecision.default()
         task = (context or {}).get("task")
-        policy = getattr(task, "error_policy", self.error_policy)
-        decision = exception.decided or policy.decide(exception)
+        decision = exception.decided or self._decision(exception, task)
         reason = f"{exception.type}: {decision.action.value}, by {decision.origin}"
         if decision.action not in (Action.RETRY, Action.WAIT):
             return RetryDecision.fail(reason)
         return RetryDecision.retry(_delay(exception, task), reason)
+
+    def _decision(self, error: e.CrmError, task: Any) -> Decision:
+        policy = getattr(task, "error_policy", None)
+        if policy is None:
+            policy = replace(self.error_policy, site=site_config.on_error(Work.TASK))
+        return policy.decide(error)
 
     def serialize(self) -> dict[str, Any]:
         return {"on_error": self.error_policy.as_data()}

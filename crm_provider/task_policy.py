@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar
 
+from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.policy import ErrorPolicy, OnError, Work
 from crm_provider.retry import DEFAULT_RETRY_POLICY
@@ -32,7 +33,8 @@ class HasErrorPolicy:
     @classmethod
     def _checked_policy(cls, on_error: Any, name: str | None = None) -> ErrorPolicy:
         overrides = on_error.on_error if isinstance(on_error, ErrorPolicy) else on_error or {}
-        return ErrorPolicy(overrides, work=cls.work, operator=name or cls.policy_name)
+        site = site_config.on_error(cls.work)
+        return ErrorPolicy(overrides, work=cls.work, operator=name or cls.policy_name, site=site)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:

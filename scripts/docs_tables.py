@@ -26,8 +26,8 @@ from crm_provider.client import CrmClient
 from crm_provider.load import plan
 from crm_provider.load.summary import duration
 from crm_provider.pacing import LONGEST_PAUSE, MARGIN
-from crm_provider.policy import ACTIONS_OF, OPERATORS, PRESETS, Action, ErrorPolicy, Work, explain
-from crm_provider.provider_info import CONN_FIELDS
+from crm_provider.policy import ACTIONS_OF, NO_ERRORS, OPERATORS, PRESETS, Action, ErrorPolicy, Work, explain
+from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.settings import Settings
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
@@ -130,6 +130,10 @@ def presets() -> str:
             default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
             name = error.type if error.type in CATALOGUE else error.__name__
             rows.append((code(operator), code(name), action.value, default.action.value))
+    for operator, counted in NO_ERRORS.items():
+        for error, outcome in counted.items():
+            default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
+            rows.append((code(operator), code(error.type), f"count the row as {outcome}", default.action.value))
     return table(("Operator", "Error", "Does", "In place of"), rows)
 
 
@@ -194,6 +198,14 @@ def extras() -> str:
         range_ = f"{schema['minimum']} to {schema['maximum']}" if "minimum" in schema else "-"
         rows.append((code(name), schema["type"][0], default, range_, known["description"]))
     return table(("Extra", "Kind", "Default", "Range", "Meaning"), rows)
+
+
+def site_options() -> str:
+    """The options of the section ``[crm]``."""
+    rows = []
+    for name, known in CONFIG["crm"]["options"].items():
+        rows.append((code(name), known["description"].replace("\n", " "), code(known["example"])))
+    return table(("Option", "Meaning", "Example"), rows)
 
 
 MISTAKES: Mapping[str, Mapping[str, Any]] = {
@@ -380,6 +392,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "actions": actions,
     "senseless-pairs": senseless_pairs,
     "extras": extras,
+    "site-options": site_options,
     "connection-mistakes": connection_mistakes,
     "calls": client_calls,
     "limits": limits,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crm_provider import errors as e
+from crm_provider import site_config
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client import CrmClient
 from crm_provider.pacing import Lane, pacer_for
@@ -54,6 +55,8 @@ class CrmHook(BaseHook):
         super().__init__(**kwargs)
         self.crm_conn_id = crm_conn_id
         self._client: CrmClient | None = None
+        self.base_url: str | None = None
+        """Of the connection, once it was read: for lineage, which must not read it again."""
 
     def get_conn(self) -> CrmClient:
         """The client of the connection, made once.
@@ -114,13 +117,17 @@ class CrmHook(BaseHook):
         return self._checked(connection)
 
     def client_for(self, settings: Settings, *, transport: Transport | None = None) -> CrmClient:
-        """A client with settings of this hook's connection, whose calls Airflow's metrics count.
+        """A client with settings of this hook's connection, whose calls Airflow's metrics count and its traces show.
 
-        :param transport: another one than that of the settings; it brings its own observer
+        :param transport: another one than that of the settings; it brings its own metrics
         """
         from crm_provider.metrics import CallMetrics
+        from crm_provider.tracing import call_spans
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
+        spans = call_spans()
+        if spans is not None:
+            transport.observe(spans)
         return CrmClient(settings, transport=transport)
 
     def bulk_client(
@@ -128,7 +135,7 @@ class CrmHook(BaseHook):
     ) -> CrmClient:
         """A client of its own for many calls: it draws on the key's budget as loads and extracts do.
 
-        :param sleep: waits before a call is sent again
+        :param sleep: waits for a slot, and before a call is sent again; what it raises ends the wait
         :param observer: is told every call
         """
         from crm_provider.metrics import CallMetrics
@@ -136,7 +143,7 @@ class CrmHook(BaseHook):
         settings = self._settings()
         transport = Transport(
             settings,
-            pacer=pacer_for(settings, lane=Lane.BULK),
+            pacer=pacer_for(settings, lane=Lane.BULK, sleep=sleep),
             user_agent=_airflow_product(),
             sleep=sleep,
             observer=CallMetrics(),
@@ -158,13 +165,17 @@ class CrmHook(BaseHook):
                 f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password, "
                 f"or set the environment variable AIRFLOW_CONN_{self.crm_conn_id.upper()}"
             )
+        site = site_config.connection_defaults()
         try:
-            return Settings.from_fields(
-                host=connection.host, port=connection.port, password=connection.password, extra=_extra(connection)
+            own = {name: value for name, value in _extra(connection).items() if value not in ("", None)}
+            settings = Settings.from_fields(
+                host=connection.host, port=connection.port, password=connection.password, extra={**site, **own}
             )
         except e.CrmConfigurationError as wrong:
             wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
             raise
+        self.base_url = settings.base_url
+        return settings
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
         """As the policy says; what certainly did not start the automation is retried like anything else."""
         decision = super().decide(error)
         if error.outcome_known and decision.origin.startswith(f"{self.policy_name}["):
-            return ErrorPolicy().decide(error)
+            return ErrorPolicy(site=self.error_policy.site).decide(error)
         return decision
 
     def _refuse_to_repeat(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,9 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
     template_fields: Sequence[str] = ("crm_conn_id",)
     ui_color = "#dff0e8"
 
+    last_result: Mapping[str, Any] | None = None
+    """What this try has come to so far, for extra links and lineage; also if it failed after that."""
+
     def __init__(
         self,
         *,
@@ -54,7 +57,7 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
             result = self.call(context)
         except e.CrmError as error:
             conclude(error, self.decide(error), context)
-        context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
+        self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
     def decide(self, error: e.CrmError) -> Decision:

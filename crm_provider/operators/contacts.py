@@ -9,6 +9,7 @@ from crm_provider import validate
 from crm_provider._compat import Context
 from crm_provider.calls.contacts import has_attributes
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
+from crm_provider.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, contact_email_of
 from crm_provider.policy import Action
 from crm_provider.redaction import without_values
@@ -34,6 +35,7 @@ class CrmUpsertContactOperator(CrmOperator):
 
     template_fields: Sequence[str] = ("contact_email", "attributes", "origin", *CrmOperator.template_fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {"attributes": "json", "origin": "json"}
+    operator_extra_links = (CrmContactLink(),)
     policy_name = "CrmUpsertContactOperator"
 
     def __init__(

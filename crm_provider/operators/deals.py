@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from crm_provider._compat import Context
+from crm_provider.links import CrmContactLink, CrmDealLink
 from crm_provider.operators.base import CrmOperator
 
 
@@ -31,6 +32,7 @@ class CrmCreateDealOperator(CrmOperator):
         *CrmOperator.template_fields,
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"attributes": "json"}
+    operator_extra_links = (CrmContactLink(), CrmDealLink())
     policy_name = "CrmCreateDealOperator"
 
     def __init__(
@@ -78,6 +80,7 @@ class CrmMoveDealStageOperator(CrmOperator):
     """
 
     template_fields: Sequence[str] = ("deal_id", "stage_id", *CrmOperator.template_fields)
+    operator_extra_links = (CrmDealLink(),)
     policy_name = "CrmMoveDealStageOperator"
 
     def __init__(self, *, deal_id: str, stage_id: str, **kwargs: Any) -> None:

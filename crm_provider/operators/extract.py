@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.calls.base import Listing
+from crm_provider.lineage import ExtractLineage
+from crm_provider.links import CrmExtractedFileLink
 from crm_provider.load.extract import Extract, IfChanged, check_if_changed
 from crm_provider.load.flatten import checked_fields
 from crm_provider.load.parts import Owner
@@ -16,7 +18,7 @@ from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
 
 
-class _ExtractOperator(CrmOperator):
+class _ExtractOperator(ExtractLineage, CrmOperator):
     """Read a listing, ten records with a call, into a file: JSON lines, CSV or Parquet.
 
     The file is there whole or not at all. A further try goes on after the last page that is safe; a task that a user
@@ -35,6 +37,7 @@ class _ExtractOperator(CrmOperator):
     """
 
     template_fields: Sequence[str] = ("target", "fields", *CrmOperator.template_fields)
+    operator_extra_links = (CrmExtractedFileLink(),)
     listing: ClassVar[Listing]
 
     def __init__(

@@ -6,7 +6,7 @@ import abc
 import random
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cached_property
@@ -55,6 +55,9 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     template_fields: Sequence[str] = ("crm_conn_id",)
     ui_color = "#e6f1f2"
     work = Work.SENSOR
+
+    last_result: Mapping[str, Any] | None = None
+    """What was found, for extra links."""
 
     def __init__(
         self,
@@ -111,11 +114,12 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         """Wait; an error that ends the wait becomes a task state here, outside of the base class's handlers."""
         self._recall(context)
         try:
-            return self._look_and_defer(context) if self.deferrable else super().execute(context)
+            self.last_result = self._look_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
             raise AirflowSensorTimeout(f"{timeout} The last answer was: {self._waiting.last_answer}") from timeout
         except e.CrmError as error:
             conclude(error, self._ends or self.error_policy.decide(error), context)
+        return self.last_result
 
     def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
         """Look once on the worker; wait in the triggerer if it is not so yet."""
@@ -146,6 +150,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
                 f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
             )
         self.log.info("Found: %s", event["answer"])
+        self.last_result = event["answer"]
         return event["answer"]
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from crm_provider.links import CrmContactLink
 from crm_provider.operators.base import contact_email_of
 from crm_provider.questions import ContactIs
 from crm_provider.sensors.base import CrmSensor
@@ -23,6 +24,7 @@ class CrmContactSensor(CrmSensor):
 
     template_fields: Sequence[str] = ("contact_email", "status", "attributes", *CrmSensor.template_fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {"attributes": "json"}
+    operator_extra_links = (CrmContactLink(),)
     policy_name = "CrmContactSensor"
 
     def __init__(

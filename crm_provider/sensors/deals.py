@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from crm_provider.links import CrmDealLink
 from crm_provider.questions import DealInStage, Until
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.validate import several
@@ -21,6 +22,7 @@ class CrmDealStageSensor(CrmSensor):
     """
 
     template_fields: Sequence[str] = ("deal_id", "stage_ids", *CrmSensor.template_fields)
+    operator_extra_links = (CrmDealLink(),)
     policy_name = "CrmDealStageSensor"
 
     def __init__(self, *, deal_id: str, stage_ids: str | Sequence[str], until: Until = "in", **kwargs: Any) -> None:

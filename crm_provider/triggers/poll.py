@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from crm_provider import site_config
 from crm_provider.policy import ErrorPolicy, Work
 from crm_provider.polling import LAST_LOOK, Ending, Poller
 from crm_provider.questions import Question
@@ -80,7 +81,12 @@ class CrmPollTrigger(BaseTrigger):
         wait = self._poller().wait(
             Question.from_data(self.question),
             interval=self.poke_interval,
-            policy=ErrorPolicy(self.on_error, work=Work.SENSOR, operator=self.policy_name),
+            policy=ErrorPolicy(
+                self.on_error,
+                work=Work.SENSOR,
+                operator=self.policy_name,
+                site=site_config.on_error(Work.SENSOR),
+            ),
             waiting=waiting,
             deadline=self.deadline,
         )

@@ -22,6 +22,7 @@ from typing import Any
 PLANTED: dict[str, str] = json.loads(os.environ["PLANTED"])
 KEY, EMAIL, NAME, PHONE = (PLANTED[name] for name in ("key", "email", "name", "phone"))
 ATTRIBUTES = {"name": NAME, "phone": PHONE}
+WEBHOOK = {name: f"{PLANTED['webhook']}-{name}" for name in ("webhook_id", "channel_uid", "workflow_id")}
 
 Fault = dict[str, Any]
 
@@ -48,6 +49,12 @@ def echoes(method: str, *values: str) -> dict[str, Fault]:
     }
 
 
+def said_back(email: str) -> dict[str, Fault]:
+    """The same, and an answer that is fine and says back the address and the key."""
+    body = json.dumps({"data": {"email": email, email: "ok", "domain": email.rpartition("@")[2], "key": KEY}})
+    return {**echoes("POST", email), "echo_fine": {"effect": "garbage", "method": "POST", "status": 200, "body": body}}
+
+
 FAULTS: dict[str, Fault] = {
     "nothing": {},
     "key_refused": {"effect": "error", "error": "key refused"},
@@ -63,9 +70,13 @@ FAULTS: dict[str, Fault] = {
 
 def kinds() -> dict[str, tuple[Callable[..., Any], dict[str, Fault]]]:
     """Each operator and sensor, mapped or templated, and the answers that say back what it sends."""
+    from crm_provider.operators.automations import CrmTriggerAutomationOperator
+    from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmVerifyEmailOperator
     from crm_provider.operators.contacts import CrmUpsertContactOperator as Upsert
     from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+    from crm_provider.operators.extract import CrmExtractContactsOperator
     from crm_provider.operators.lists import CrmAddContactToListsOperator
+    from crm_provider.operators.load import CrmLoadContactsOperator
     from crm_provider.sandbox import ids
     from crm_provider.sensors.contacts import CrmContactSensor
     from crm_provider.sensors.deals import CrmDealStageSensor
@@ -101,6 +112,34 @@ def kinds() -> dict[str, tuple[Callable[..., Any], dict[str, Fault]]]:
         "move": (
             lambda _, **given: CrmMoveDealStageOperator(deal_id=ids.deal_id(contact), stage_id=won, **given),
             echoes("PUT", EMAIL),
+        ),
+        "delete": (
+            lambda _, **given: CrmDeleteContactOperator(contact_email=f"x{EMAIL}", **given),
+            echoes("DELETE", EMAIL),
+        ),
+        "verify": (lambda _, **given: CrmVerifyEmailOperator(contact_email=email, **given), said_back(EMAIL)),
+        "start": (
+            lambda _, **given: CrmTriggerAutomationOperator(
+                contact_email=email,
+                fields={"who": NAME},
+                **{name: f"{{{{ var.value.{name} }}}}" for name in WEBHOOK},
+                **given,
+            ),
+            echoes("POST", EMAIL, NAME, *WEBHOOK.values()),
+        ),
+        "extract": (
+            lambda _, **given: CrmExtractContactsOperator(target="{{ task.task_id }}.csv", **given),
+            echoes("GET", EMAIL),
+        ),
+        "load": (
+            lambda rows, **given: CrmLoadContactsOperator(
+                source=rows,
+                mapping={"email": "contact_email", "name": {"constant": NAME}, "phone": {"constant": PHONE}},
+                suppression=[f"x{EMAIL}"],
+                rejects_path="{{ task.task_id }}.rejects.jsonl",
+                **given,
+            ),
+            echoes("POST", *all_of_it),
         ),
         "list": (lambda _, **given: CrmListSensor(list_name="Newsletter", **waiting, **given), echoes("GET")),
         "members": (
@@ -244,9 +283,11 @@ def main(result: Path) -> None:
     from airflow.utils.db import initdb
 
     from crm_provider import transport
+    from crm_provider.operators import automations
     from crm_provider.sandbox import Sandbox, ids
 
-    sdk_context.mask_secret = lambda *args: None
+    sdk_context.mask_secret = automations.mask_secret = lambda *args: None
+    os.environ.update({f"AIRFLOW_VAR_{name.upper()}": value for name, value in WEBHOOK.items()})
     transport.RetryBudget = partial(transport.RetryBudget, tries=2, first_delay=0.001)  # type: ignore[misc, assignment]
     initdb()
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
@@ -256,6 +297,7 @@ def main(result: Path) -> None:
             {"conn_type": "crm", "host": closed_port(), "password": KEY}
         )
         contact = sandbox.store.create_contact(EMAIL, attributes=ATTRIBUTES)
+        sandbox.store.create_contact(f"x{EMAIL}")
         sandbox.store.create_deal(
             contact_id=contact.id, pipeline_id=ids.pipeline_id("Sales"), stage_id=ids.stage_id("Sales", "New")
         )

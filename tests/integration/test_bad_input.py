@@ -10,8 +10,14 @@ import pytest
 from airflow.sdk import DAG
 
 from crm_provider.errors import CrmConfigurationError, CrmError, CrmInvalidValueError
-from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import (
+    CrmDeleteContactOperator,
+    CrmUpsertContactOperator,
+    CrmVerifyEmailOperator,
+)
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
@@ -253,6 +259,25 @@ VALUES = {
         {**ADD, "list_ids": [ID, "x"]},
         ["list_ids[1] is", *NO_UUID],
     ),
+    "email to delete": (CrmDeleteContactOperator, {"contact_email": "ada"}, ["contact_email is no email address"]),
+    "email to verify": (CrmVerifyEmailOperator, {"contact_email": ""}, ["contact_email is empty"]),
+    "no webhook": (
+        CrmTriggerAutomationOperator,
+        {"contact_email": "ada@example.com", "webhook_id": "", "channel_uid": "c", "workflow_id": "w"},
+        ["webhook_id must be text, not empty"],
+    ),
+    "custom field without a JSON form": (
+        CrmTriggerAutomationOperator,
+        {
+            "contact_email": "ada@example.com",
+            "webhook_id": "h",
+            "channel_uid": "c",
+            "workflow_id": "w",
+            "fields": {"plan": {1, 2}},
+        },
+        ["fields['plan']", "set"],
+    ),
+    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["tells no format"]),
     "list id of a sensor": (CrmListSensor, {"list_id": "Newsletter"}, ["list_id is", *NO_UUID]),
     "empty list id of a sensor": (CrmListSensor, {"list_id": ""}, ["list_id", "uuid"]),
     "empty list name of a sensor": (CrmListSensor, {"list_name": ""}, ["name", "empty"]),
@@ -305,6 +330,12 @@ def test_a_message_about_an_email_does_not_show_it(value: str, crm: Sandbox, run
         ),
         pytest.param(CrmAddContactToListsOperator, {"contact_email": "a@b.c"}, TypeError, "list_ids", id="no lists"),
         pytest.param(CrmMoveDealStageOperator, {"deal_id": ID}, TypeError, "stage_id", id="no stage"),
+        pytest.param(CrmDeleteContactOperator, {}, TypeError, "contact_email", id="no contact to delete"),
+        pytest.param(CrmVerifyEmailOperator, {}, TypeError, "contact_email", id="no address to verify"),
+        pytest.param(
+            CrmTriggerAutomationOperator, {"contact_email": "a@b.c"}, TypeError, "webhook_id", id="no automation"
+        ),
+        pytest.param(CrmExtractContactsOperator, {}, TypeError, "target", id="no target"),
         pytest.param(CrmCreateDealOperator, {"contact_id": ID}, TypeError, "pipeline_id.*stage_id", id="no pipeline"),
         pytest.param(
             CrmUpsertContactOperator,

@@ -66,7 +66,7 @@ def test_a_file_parses_alone_and_without_a_warning_of_our_own(file: Path, airflo
 
 
 def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]) -> None:
-    assert {file.stem for file in FILES} == {"crm_lead_pipeline", "crm_list_watcher", "crm_quickstart"}
+    assert {file.stem for file in FILES} == {"crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_quickstart"}
     for file in FILES:
         assert dag_named(file.stem).dag_id == file.stem
 
@@ -156,3 +156,24 @@ def test_the_quickstart_a_second_time_skips_what_is_there(
     run_dag(dag_named("crm_quickstart"))
     run = run_dag(dag_named("crm_quickstart"))
     assert run.states() == {"upsert_contact": "success", "create_deal": "skipped", "move_deal": "skipped"}
+
+
+def test_the_load_ends_as_its_data_says_and_costs_nothing_the_second_time(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    crm.reset(crm.settings)
+    run = run_dag(dag_named("crm_load"), run_conf={"folder": str(tmp_path / "crm")})
+    assert run.states() == {"load": "success", "retry_later": "success"}
+    result = run["load"].result
+    outcomes = {name: result[name] for name in ("created", "updated", "skipped", "suppressed", "rejected")}
+    assert (result["rows"], sum(outcomes.values())) == (7, 7)
+    assert (outcomes["skipped"], outcomes["suppressed"], outcomes["rejected"]) == (1, 1, 1)
+    assert crm.store.contacts["joao.silva@example.com"].attributes["phone"] == "+5531999990001"
+    assert crm.store.contacts["MARIA@example.com"].attributes["name"] == "Maria Souza Lima"
+    assert "unsubscribed@example.com" not in crm.store.contacts
+    assert Path(result["rejects_path"]).read_text(encoding="utf-8").count("no-address") == 1
+
+    before = len(crm.journal())
+    again = run_dag(dag_named("crm_load"), run_conf={"folder": str(tmp_path / "crm")})
+    assert again["load"].result["unchanged"] == 4
+    assert len(crm.journal()) == before

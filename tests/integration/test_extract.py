@@ -129,11 +129,11 @@ def test_another_run_does_not_go_on_with_the_pages_of_this_one(
 def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
     many: Sandbox, run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get_conn = CrmHook.get_conn
+    bulk_client = CrmHook.bulk_client
     left = ["contact-0000001@example.com"]
 
-    def deleting(self: CrmHook) -> Any:
-        client = get_conn(self)
+    def deleting(self: CrmHook, **arguments: Any) -> Any:
+        client = bulk_client(self, **arguments)
         page = client._page
 
         def read(route: str, number: int, **arguments: Any) -> Any:
@@ -144,7 +144,7 @@ def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
         monkeypatch.setattr(client, "_page", read)
         return client
 
-    monkeypatch.setattr(CrmHook, "get_conn", deleting)
+    monkeypatch.setattr(CrmHook, "bulk_client", deleting)
     task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), if_changed="fail")
     assert task.states == ["up_for_retry", "success"]
     assert "35 -> 34" in task.log

@@ -6,6 +6,7 @@ The expectations are written here from the design's table of default outcomes, n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,10 +18,20 @@ from airflow.sdk import DAG
 from crm_provider import task_policy, waiting
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import (
+    CrmDeleteContactOperator,
+    CrmUpsertContactOperator,
+    CrmVerifyEmailOperator,
+)
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.extract import (
+    CrmExtractContactsOperator,
+    CrmExtractDealsOperator,
+    CrmExtractListsOperator,
+)
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.policy import OPERATORS
+from crm_provider.policy import OPERATORS, Work
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.sandbox import Settings as SandboxSettings
 from crm_provider.sensors.base import CrmSensor
@@ -137,6 +148,13 @@ CASES = {
 
 DIFFERENT = {
     ("upsert, mode create", "CONTACT_ALREADY_EXISTS"): SKIP,
+    ("delete", "CONTACT_NOT_FOUND"): SKIP,
+    # after a lost answer nobody knows whether the automation was started: not repeated
+    **{
+        ("automation", name): FAIL
+        for name, case in CASES.items()
+        if case.task == RETRY and "TOO_MANY" not in case.error[1]
+    },
     ("create deal", "CONTACT_ASSOCIATED_WITH_A_DEAL"): SKIP,
     **{(f"{sensor} sensor", "SEGMENTATION_LIST_NOT_FOUND"): WAIT for sensor in ("list", "membership")},
 }
@@ -163,6 +181,7 @@ def contact_id(number: int) -> str:
 
 
 ANN = {"attributes": {"name": "Ann"}}
+EXTRACTS = f"{os.environ['AIRFLOW_HOME']}/extracts"
 KINDS = {
     "upsert": Kind(CrmUpsertContactOperator, lambda n: {"contact_email": f"new-{n}@example.com", **ANN}),
     "upsert, mode create": Kind(
@@ -177,6 +196,15 @@ KINDS = {
     "add to lists": Kind(
         CrmAddContactToListsOperator, lambda _: {"contact_email": MEMBER, "list_ids": [NEWSLETTER_ID]}
     ),
+    "delete": Kind(CrmDeleteContactOperator, lambda n: {"contact_email": f"contact-{n + 2:07}@example.com"}),
+    "verify": Kind(CrmVerifyEmailOperator, lambda _: {"contact_email": MEMBER}),
+    "automation": Kind(
+        CrmTriggerAutomationOperator,
+        lambda _: {"webhook_id": "w", "channel_uid": "c", "workflow_id": "f", "contact_email": MEMBER},
+    ),
+    "extract contacts": Kind(CrmExtractContactsOperator, lambda n: {"target": f"{EXTRACTS}/contacts-{n}.jsonl"}),
+    "extract deals": Kind(CrmExtractDealsOperator, lambda n: {"target": f"{EXTRACTS}/deals-{n}.csv"}),
+    "extract lists": Kind(CrmExtractListsOperator, lambda n: {"target": f"{EXTRACTS}/lists-{n}.parquet"}),
     "list sensor": Kind(CrmListSensor, lambda _: {"list_name": "Newsletter", **POKE}),
     "list sensor, rescheduled": Kind(CrmListSensor, lambda _: {"list_id": NEWSLETTER_ID, **RESCHEDULED}),
     "membership sensor": Kind(CrmListMembershipSensor, lambda _: {"emails": MEMBER, "list_id": NEWSLETTER_ID, **POKE}),
@@ -327,7 +355,8 @@ def test_every_type_that_a_server_or_the_way_to_it_can_answer_is_in_the_table() 
 
 def test_every_operator_is_in_the_table() -> None:
     in_table = {kind.operator.__name__ for kind in KINDS.values()}
-    assert in_table == {name.partition("(")[0] for name in OPERATORS}
+    loads = {name for name, work in OPERATORS.items() if work is Work.LOAD}  # test_load_outcomes.py
+    assert in_table == {name.partition("(")[0] for name in OPERATORS.keys() - loads}
 
 
 # -- what a call does by itself -----------------------------------------------------------------------------

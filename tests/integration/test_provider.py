@@ -24,6 +24,7 @@ from airflow.triggers.base import BaseTrigger
 import crm_provider
 from crm_provider._compat import BaseHook, BaseOperator
 from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.policy import OPERATORS, PRESETS, Work
 from crm_provider.provider_info import get_provider_info
 from crm_provider.sandbox import Sandbox
@@ -36,7 +37,7 @@ LISTED = {
     module
     for part in ("hooks", "operators", "sensors", "triggers", "transfers")
     for entry in INFO.get(part, [])
-    for module in entry["python-modules"]
+    for module in entry.get("python-modules", [entry.get("python-module")])
 }
 
 
@@ -188,14 +189,16 @@ def test_every_module_with_something_for_users_is_listed() -> None:
             own = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
             if any(issubclass(c, (BaseHook, BaseOperator, BaseTrigger)) for c in own):
                 found.add(module.__name__)
-    assert found - {"crm_provider.operators.base", "crm_provider.sensors.base"} == LISTED
+    bases = {"crm_provider.operators.base", "crm_provider.operators.load_base", "crm_provider.sensors.base"}
+    assert found - bases == LISTED
 
 
 def operators() -> Iterator[type]:
     """All operators and sensors that users may name."""
     for module in sorted(LISTED):
         for _, found in inspect.getmembers(importlib.import_module(module), inspect.isclass):
-            if issubclass(found, BaseOperator) and found.__module__ == module:
+            public = not found.__name__.startswith("_")
+            if issubclass(found, BaseOperator) and found.__module__ == module and public:
                 yield found
 
 
@@ -203,7 +206,8 @@ def operators() -> Iterator[type]:
 def test_every_operator_has_a_policy(operator: Any) -> None:
     assert issubclass(operator, (CrmOperator, CrmSensor))
     assert operator.policy_name == operator.__name__
-    assert operator.work is (Work.SENSOR if issubclass(operator, CrmSensor) else Work.TASK)
+    kinds = {CrmSensor: Work.SENSOR, CrmLoadOperator: Work.LOAD}
+    assert operator.work is next((work for base, work in kinds.items() if issubclass(operator, base)), Work.TASK)
     assert OPERATORS[operator.__name__] is operator.work
     assert "crm_conn_id" in operator.template_fields
 

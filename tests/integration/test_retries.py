@@ -109,7 +109,8 @@ def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTa
     crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", count=2)
     task = run_task(CrmUpsertContactOperator, retries=2, **ADA)
     assert task.states == ["up_for_retry", "up_for_retry", "success"]
-    assert task.xcoms == {"return_value": {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}}
+    assert task.result == {"id": ids.contact_id("ada@example.com"), "outcome": "updated"}
+    assert "crm_error" not in task.xcoms
     assert "Worth a retry: the task has 2 left" in task.log
     assert "Worth a retry: the task has 1 left" in task.log
 

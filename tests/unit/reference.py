@@ -176,6 +176,19 @@ EXCEPTIONS = {
     # design, section 4: where an operator differs, (operator, type) -> outcome
     ("CrmUpsertContactOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "skip",
     ("CrmCreateDealOperator", "CONTACT_ASSOCIATED_WITH_A_DEAL"): "skip",
+    ("CrmDeleteContactOperator", "CONTACT_NOT_FOUND"): "skip",
+    **{
+        # an automation is never started twice: what may have happened is not retried
+        ("CrmTriggerAutomationOperator", type_): "fail"
+        for type_ in (
+            "INTERNAL_SERVER_ERROR",
+            "BAD_GATEWAY",
+            "SERVICE_UNAVAILABLE",
+            "GATEWAY_TIMEOUT",
+            "CONNECTION",
+            "TIMEOUT",
+        )
+    },
     ("CrmListSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
     ("CrmListMembershipSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
 }

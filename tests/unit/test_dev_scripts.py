@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line
-from devtools import jobs, matrix, pins, pythons, servers
+from devtools import jobs, matrix, pins, pythons, servers, venv
 from devtools.venv import stamp
 from outcomes import Expected, Row, table, verdict, why
 
@@ -143,6 +143,23 @@ def test_the_makefile_has_every_job() -> None:
     targets = re.search(r"^(demo .*):$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert targets
     assert set(targets[1].split()) == set(jobs.JOBS)
+
+
+def test_an_extra_is_installed_once_and_leaves_the_rest_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "pins.txt").touch()
+    installed: list[str] = []
+    monkeypatch.setattr(venv, "ROOT", tmp_path)
+    monkeypatch.setattr(venv, "find_uv", lambda: "uv")
+    monkeypatch.setattr(venv.pythons, "full_version", lambda _: "3.11.7")
+    monkeypatch.setattr(venv, "step", lambda title, command, *, advice: installed.append(command[-1]))
+    (tmp_path / "venv").mkdir()
+    for extra in ("test", "system", "test", "system"):
+        venv.Venv(tmp_path / "venv", tmp_path / "pins.txt", "python", extra).ensure()
+    assert installed == [".[test]", ".[system]"]
+    (tmp_path / "pins.txt").write_text("new")
+    venv.Venv(tmp_path / "venv", tmp_path / "pins.txt", "python").ensure()
+    assert installed[2:] == [".[test]"]
 
 
 def test_supported_pythons_are_those_of_the_project() -> None:

@@ -17,6 +17,7 @@ from crm_provider.errors import ERROR_CLASSES
 from crm_provider.policy import (
     ACTIONS_OF,
     DEFAULTS,
+    NO_ERRORS,
     OPERATORS,
     PRESETS,
     Action,
@@ -308,8 +309,21 @@ def test_table_says_what_the_policy_decides(operator: str | None) -> None:
     assert [line.type for line in lines] == list(CATALOGUE)
     for line in lines:
         decision = policy.decide(ERROR_CLASSES[line.error])
-        assert (line.action, line.origin) == (decision.action.value, decision.origin)
+        counted = NO_ERRORS.get(operator or "", {}).get(ERROR_CLASSES[line.error])
+        told = (counted, f"{operator}[{line.type}]") if counted else (decision.action.value, decision.origin)
+        assert (line.action, line.origin) == told
         assert (line.error, line.status) == (TYPES[line.type], CATALOGUE[line.type].status)
+
+
+def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_told_otherwise() -> None:
+    name = "CrmLoadContactsOperator(mode='create')"
+
+    def line(on_error: dict[str, str]) -> tuple[str, str]:
+        lines = explain(ErrorPolicy(on_error, work=Work.LOAD, operator=name))
+        return next((found.action, found.origin) for found in lines if found.type == "CONTACT_ALREADY_EXISTS")
+
+    assert line({}) == ("unchanged", f"{name}[CONTACT_ALREADY_EXISTS]")
+    assert line({"CrmConflictError": "reject"}) == ("reject", "on_error[CrmConflictError]")
 
 
 @TYPE

@@ -1,0 +1,176 @@
+"""Lineage of loads and extracts for OpenLineage: what was read, what was written, and how many rows.
+
+Airflow's OpenLineage provider (``pip install 'airflow-provider-crm[openlineage]'``) asks the operators; without it
+nobody asks and nothing is imported. It asks in a process of its own beside the task, where connections must not be
+read: what the task has not learned before is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from crm_provider.assets import SCHEME, crm_assets, dataset_of
+from crm_provider.links import ALIASES
+
+Lineage: TypeAlias = Any
+"""``OperatorLineage`` of Airflow's OpenLineage provider; None without it."""
+
+MAX_FILES = 100
+"""Files of a load that are named one by one; of more, only what the task's argument says."""
+
+
+class LoadLineage:
+    """For operators that write rows to the CRM's contacts."""
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """What is to be read; what is written where, if the task's outlets say so."""
+        return lineage_of_load(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """What was read and written, with counts."""
+        return lineage_of_load(self)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """The same: a load that failed has written the rows that it counted."""
+        return lineage_of_load(self)
+
+
+class ExtractLineage:
+    """For operators that read a listing of the CRM into a file."""
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """What is to be read and written."""
+        return lineage_of_extract(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """What was read and written, with counts."""
+        return lineage_of_extract(self)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """What was to be read; a failed extract leaves no file."""
+        return lineage_of_extract(self, failed=True)
+
+
+def lineage_of_load(operator: Any) -> Lineage:
+    """Inputs and outputs of a load as far as they are known; None without the OpenLineage provider."""
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+    except ImportError:
+        return None
+    found = operator.lineage_inputs()
+    result = operator.last_result or {}
+    inputs = found.inputs if found is not None else []
+    if len(inputs) == 1 and "rows" in result:
+        inputs = [_counted_input(inputs[0], int(result["rows"]))]
+    outputs = []
+    written = _crm_dataset(operator, "contacts", operator.outlets)
+    if written is not None and not operator.checks_only:
+        count = int(result["created"]) + int(result["updated"]) if "created" in result else None
+        outputs = [_counted_output(*written, count)]
+    return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=found.job_facets if found is not None else {})
+
+
+def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
+    """Input and output of an extract as far as they are known; None without the OpenLineage provider."""
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+    except ImportError:
+        return None
+    from airflow.providers.common.compat.openlineage.facet import InputDataset
+
+    result = operator.last_result or {}
+    count = int(result["records"]) if "records" in result else None
+    read = _crm_dataset(operator, operator.listing, operator.inlets)
+    inputs = [] if read is None else [_counted_input(InputDataset(namespace=read[0], name=read[1]), count)]
+    outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), count)]
+    return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+def lineage_of_files(given: Any, opened: Sequence[Any] = ()) -> Lineage:
+    """The files that a load reads.
+
+    :param given: the task's argument: a path, a pattern, a list of them; rows have no dataset
+    :param opened: the files that were found for it
+    """
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+    except ImportError:
+        return None
+    from airflow.providers.common.compat.openlineage.facet import InputDataset
+
+    paths = list(opened) if 0 < len(opened) <= MAX_FILES else given
+    if not isinstance(paths, (list, tuple)):
+        paths = [paths]
+    texts = [str(path) for path in paths if isinstance(path, str) or hasattr(path, "parts")]
+    datasets = [file_dataset(text) for text in texts]
+    return OperatorLineage(inputs=[InputDataset(namespace=namespace, name=name) for namespace, name in datasets])
+
+
+def lineage_of_query(sql: str, hook: Any, connection: Any) -> Lineage:
+    """The tables that a query reads, as far as the database's hook takes part in OpenLineage, and the query itself.
+
+    :param hook: of the database; None if it was not opened yet
+    """
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+        from airflow.providers.openlineage.sqlparser import SQLParser
+    except ImportError:
+        return None
+    from airflow.providers.common.compat.openlineage.facet import SQLJobFacet
+
+    describe = getattr(hook, "get_openlineage_database_info", None)
+    database = describe(connection) if describe is not None else None
+    if database is None:
+        return OperatorLineage(job_facets={"sql": SQLJobFacet(query=SQLParser.normalize_sql(sql))})
+    parser = SQLParser(
+        dialect=hook.get_openlineage_database_dialect(connection), default_schema=hook.get_openlineage_default_schema()
+    )
+    return parser.generate_openlineage_metadata_from_sql(
+        sql=sql, hook=hook, database_info=database, database=None, sqlalchemy_engine=None, use_connection=False
+    )
+
+
+def file_dataset(path: str) -> tuple[str, str]:
+    """Namespace and name of a file's dataset, without the connection that a URL may name.
+
+    >>> file_dataset("s3://aws_default@bucket/in/leads.csv")
+    ('s3://bucket', 'in/leads.csv')
+    """
+    scheme, found, rest = path.partition("://")
+    if not found or scheme in ("file", "local"):
+        return "file", str(PurePosixPath(rest if found else path))
+    authority, _, key = rest.partition("/")
+    return f"{ALIASES.get(scheme, scheme)}://{authority.rpartition('@')[2]}", key or "/"
+
+
+def _crm_dataset(operator: Any, listing: str, assets: Any) -> tuple[str, str] | None:
+    """By the asset that the task names, else by the host of a connection that was read."""
+    for asset in crm_assets(assets, listing):
+        return dataset_of(asset.uri)
+    hook: Any = vars(operator).get("hook")  # not made here: it would read the connection
+    base_url = getattr(hook, "base_url", None)
+    return None if base_url is None else (f"{SCHEME}://{urlsplit(base_url).netloc}", listing)
+
+
+def _counted_input(dataset: Any, count: int | None) -> Any:
+    from airflow.providers.common.compat.openlineage.facet import InputDataset
+
+    facets: Mapping[str, Any] = getattr(dataset, "inputFacets", None) or {}
+    if count is not None:
+        from openlineage.client.facet_v2 import data_quality_metrics_input_dataset as metrics
+
+        facet = metrics.DataQualityMetricsInputDatasetFacet(columnMetrics={}, rowCount=count)
+        facets = {**facets, "dataQualityMetrics": facet}
+    return InputDataset(
+        namespace=dataset.namespace, name=dataset.name, facets=dataset.facets or {}, inputFacets=dict(facets)
+    )
+
+
+def _counted_output(namespace: str, name: str, count: int | None) -> Any:
+    from airflow.providers.common.compat.openlineage.facet import OutputDataset, OutputStatisticsOutputDatasetFacet
+
+    facets: Any = {} if count is None else {"outputStatistics": OutputStatisticsOutputDatasetFacet(rowCount=count)}
+    return OutputDataset(namespace=namespace, name=name, outputFacets=facets)

@@ -1,0 +1,133 @@
+"""Buttons on a task instance's page: to the contact or deal in the CRM, and to what a load or an extract has left.
+
+Airflow computes them in the worker after the task, also after one that failed: they take what the task knows already.
+A task that has nothing to show, or a site that has not said where it is to be found, has no button.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import BaseOperatorLink
+
+from crm_provider import site_config
+from crm_provider.errors import CrmConfigurationError
+
+log = logging.getLogger(__name__)
+
+NO_LINK = ""
+
+CONSOLES: Mapping[str, str] = {
+    "s3": "https://console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
+    "gs": "https://console.cloud.google.com/storage/browser/_details/{bucket}/{key}",
+}
+"""Where an object is looked at, by the scheme of its URL."""
+
+ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+
+
+class CrmContactLink(BaseOperatorLink):
+    """The contact that the task was about; the site's ``contact_url`` says where it is shown."""
+
+    name = "CRM contact"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        result = _result_of(operator)
+        found = result.get("contact_id") or getattr(operator, "contact_id", None) or result.get("id")
+        return _record_link("contact_url", found, operator)
+
+
+class CrmDealLink(BaseOperatorLink):
+    """The deal that the task was about; the site's ``deal_url`` says where it is shown."""
+
+    name = "CRM deal"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return _record_link("deal_url", getattr(operator, "deal_id", None) or _result_of(operator).get("id"), operator)
+
+
+class CrmRejectsLink(BaseOperatorLink):
+    """The file of the rows that the load rejected."""
+
+    name = "Rejected rows"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return _file_link(_result_of(operator).get("rejects_path"))
+
+
+class CrmReportLink(BaseOperatorLink):
+    """The report of the load."""
+
+    name = "Load report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return _file_link(_result_of(operator).get("report_path"))
+
+
+class CrmExtractedFileLink(BaseOperatorLink):
+    """The file that the extract wrote."""
+
+    name = "Extracted file"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        return _file_link(_result_of(operator).get("path"))
+
+
+def web_link(path: str, rules: Mapping[str, str]) -> str:
+    """Where a file can be looked at in a browser; empty if nobody has said so.
+
+    >>> web_link("/var/crm/rejects.jsonl", {"/var/crm/": "https://files.example.com/"})
+    'https://files.example.com/rejects.jsonl'
+
+    :param path: a path or URL, which may name a connection (``s3://aws_default@bucket/key``)
+    :param rules: beginning of a path -> beginning of a URL
+    """
+    scheme, found, rest = path.partition("://")
+    if not found or scheme == "file":
+        plain = rest if found else path
+    else:
+        authority, slash, key = rest.partition("/")
+        plain = f"{ALIASES.get(scheme, scheme)}://{authority.rpartition('@')[2]}{slash}{key}"
+    matching = [prefix for prefix in rules if plain.startswith(prefix)]
+    if matching:
+        prefix = max(matching, key=len)
+        return f"{rules[prefix]}{quote(plain[len(prefix) :])}" if rules[prefix] else NO_LINK
+    if plain.startswith(("http://", "https://")):
+        return plain
+    store, _, name = plain.partition("://")
+    if store not in CONSOLES:
+        return NO_LINK  # a browser does not open files of another machine
+    bucket, _, key = name.partition("/")
+    return CONSOLES[store].format(bucket=quote(bucket), key=quote(key))
+
+
+def _file_link(path: Any) -> str:
+    if not path:
+        return NO_LINK
+    try:
+        return web_link(str(path), site_config.file_links())
+    except CrmConfigurationError as wrong:
+        log.warning("No link: %s", wrong)
+        return NO_LINK
+
+
+def _record_link(option: str, record_id: Any, operator: Any) -> str:
+    if not isinstance(record_id, str) or not record_id:
+        return NO_LINK
+    try:
+        template = site_config.record_url(option)
+    except CrmConfigurationError as wrong:
+        log.warning("No link: %s", wrong)
+        return NO_LINK
+    if template is None:
+        return NO_LINK
+    return template.format(id=quote(record_id, safe=""), conn_id=quote(str(operator.crm_conn_id), safe=""))
+
+
+def _result_of(operator: Any) -> Mapping[str, Any]:
+    """What the task has come to, also if it failed after that."""
+    result = getattr(operator, "last_result", None)
+    return result if isinstance(result, Mapping) else {}

@@ -1,0 +1,137 @@
+"""What a whole site says: the section ``[crm]`` of Airflow's configuration, read and checked when it is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from string import Formatter
+from typing import Any
+from urllib.parse import urlsplit
+
+from crm_provider._compat import conf
+from crm_provider.errors import CrmConfigurationError
+from crm_provider.policy import Action, Work, checked
+from crm_provider.settings import EXTRAS
+
+SECTION = "crm"
+CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
+"""Options that stand in for an extra that a connection does not have."""
+
+RECORD_PLACEHOLDERS = {"id", "conn_id"}
+
+
+def option(name: str) -> str | None:
+    """The text of an option; None if it is not set or empty."""
+    text = conf.get(SECTION, name, fallback=None)
+    return text.strip() or None if isinstance(text, str) else None
+
+
+def connection_defaults() -> dict[str, Any]:
+    """Extras for connections that do not have them.
+
+    :raises CrmConfigurationError: naming the option, the problem and the fix
+    """
+    return {name: _extra(name, text) for name in CONNECTION_DEFAULTS if (text := option(name)) is not None}
+
+
+def on_error(work: Work) -> Mapping[Any, Action]:
+    """The site's lines of the error policy for one kind of work: they stand below the task's own.
+
+    :raises CrmConfigurationError: naming the option, the problem and the fix
+    """
+    text = option("on_error")
+    return {} if text is None else _lines(text)[work]
+
+
+def record_url(name: str) -> str | None:
+    """The template of a contact's or deal's page, with ``{id}`` and perhaps ``{conn_id}`` in it.
+
+    :param name: ``contact_url`` or ``deal_url``
+    :raises CrmConfigurationError: naming the option, the problem and the fix
+    """
+    text = option(name)
+    if text is None:
+        return None
+    try:
+        found = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+    except ValueError:
+        found = set()
+    if not _is_web(text) or "id" not in found or found - RECORD_PLACEHOLDERS:
+        raise _wrong(name, "an http(s) URL with {id} in it, and perhaps {conn_id}")
+    return text
+
+
+def file_links() -> Mapping[str, str]:
+    """How a path becomes a link: beginning of the path -> beginning of the URL, or nothing for no link.
+
+    :raises CrmConfigurationError: naming the option, the problem and the fix
+    """
+    text = option("file_links")
+    if text is None:
+        return {}
+    found = _json("file_links", text)
+    if not all(isinstance(url, str) and (not url or _is_web(url)) for url in found.values()):
+        raise _wrong("file_links", 'JSON like {"/var/crm/": "https://files.example.com/crm/"}, with http(s) URLs')
+    return found
+
+
+def report_directory() -> str | None:
+    """Folder, or URL of one, for the reports of loads that say nothing else."""
+    return option("report_directory")
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _lines(text: str) -> Mapping[Work, Mapping[Any, Action]]:
+    """``on_error`` for each kind of work: its own lines, and below them those for every kind."""
+    given = _json("on_error", text)
+    kinds = {work.value for work in Work}
+    common = {key: action for key, action in given.items() if key not in kinds}
+    found = {}
+    for work in Work:
+        try:
+            own = given.get(work.value)
+            found[work] = {**checked(common, work), **checked(own, work)}
+        except ValueError as wrong:
+            hint = f" What is for one kind of work only goes under {', '.join(sorted(kinds))}:" if common else ""
+            example = ' {"sensor": {"CONTACT_NOT_FOUND": "wait"}}' if common else ""
+            raise CrmConfigurationError(f"{_place('on_error')}: {wrong}{hint}{example}") from None
+    return found
+
+
+def _json(name: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        example = '{"DEAL_NOT_FOUND": "skip"}' if name == "on_error" else '{"/var/crm/": "https://..."}'
+        raise _wrong(name, f"a JSON object such as {example}")
+    return found
+
+
+def _extra(name: str, text: str) -> Any:
+    try:
+        return EXTRAS[name](text)
+    except ValueError as wanted:
+        raise _wrong(name, str(wanted)) from None
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def _wrong(name: str, wanted: str) -> CrmConfigurationError:
+    """Without the value, which may hold a password."""
+    return CrmConfigurationError(f"{_place(name)} must be {wanted}; correct it, or remove it")
+
+
+def _place(name: str) -> str:
+    return f"Airflow's configuration, section [{SECTION}], option {name} (AIRFLOW__{SECTION.upper()}__{name.upper()})"

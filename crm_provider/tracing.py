@@ -1,0 +1,78 @@
+"""OpenTelemetry spans of the calls to the CRM, where tracing is set up; where it is not, nothing is done or loaded."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from crm_provider.traffic import CallSeen, Observer
+
+NANOSECONDS = 1_000_000_000
+
+
+def call_spans() -> Observer | None:
+    """An observer that makes a span of each attempt, or None if this process traces nothing.
+
+    Airflow sets tracing up as ``[traces] otel_on`` and the ``OTEL_*`` variables say.
+    """
+    if "opentelemetry.trace" not in sys.modules:  # then nobody can have set a provider
+        return None
+    from opentelemetry import trace
+
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    return CallSpans(provider)
+
+
+class CallSpans:
+    """One span for each attempt of a call, below the span that is current when it is made.
+
+    Where none is (the threads of a load have none), below the one that was current when this was made: the task's.
+
+    Attributes are those of OpenTelemetry's conventions for HTTP clients, and ``crm.attempt`` and ``crm.waited``
+    (seconds for the rate budget, before the span begins). Never an id or a value.
+
+    :param provider: makes the tracer
+    :param clock: nanoseconds since the epoch
+    """
+
+    def __init__(self, provider: Any, *, clock: Callable[[], int] = time.time_ns) -> None:
+        from opentelemetry import context, trace
+
+        self._trace = trace
+        self._tracer = provider.get_tracer("crm_provider")
+        self._clock = clock
+        self._outer = context.get_current()
+
+    def __call__(self, seen: CallSeen) -> None:
+        end = self._clock()
+        inside = self._trace.get_current_span().get_span_context().is_valid
+        span = self._tracer.start_span(
+            f"{seen.method} {seen.route}",
+            context=None if inside else self._outer,
+            kind=self._trace.SpanKind.CLIENT,
+            start_time=end - round(seen.seconds * NANOSECONDS),
+            attributes=_attributes(seen),
+        )
+        if seen.error_type is not None:
+            span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, seen.error_type))
+        span.end(end)
+
+
+def _attributes(seen: CallSeen) -> dict[str, str | int | float]:
+    found: dict[str, str | int | float] = {
+        "http.request.method": seen.method,
+        "url.template": seen.route,
+        "crm.attempt": seen.attempt,
+        "crm.waited": round(seen.waited, 3),
+    }
+    if seen.status is not None:
+        found["http.response.status_code"] = seen.status
+    if seen.error_type is not None:
+        found["error.type"] = seen.error_type
+    if seen.attempt > 1:
+        found["http.request.resend_count"] = seen.attempt - 1
+    return found

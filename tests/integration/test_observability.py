@@ -1,0 +1,242 @@
+"""What tasks leave for those who watch them: extra links, asset events, metrics, reports, and the site's defaults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset
+
+from crm_provider.assets import create_asset
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sensors.contacts import CrmContactSensor
+
+RunTask = Callable[..., Any]
+RunDag = Callable[..., Any]
+
+MISSING = "00000000-0000-4000-8000-000000000000"
+ROWS = [{"email": "ada@example.com"}, {"email": "bob@example.com"}, {"email": "no address"}]
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """A CRM without contacts."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    return crm
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_options(**options: Any) -> None:
+        for name, value in options.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            monkeypatch.setenv(f"AIRFLOW__CRM__{name.upper()}", text)
+
+    return set_options
+
+
+@pytest.fixture
+def urls(site: Callable[..., None]) -> None:
+    site(contact_url="https://app.example.com/contacts/{id}", deal_url="https://app.example.com/deals/{id}")
+
+
+# -- extra links --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("urls")
+def test_a_contact_has_a_button(crm: Sandbox, run_task: RunTask) -> None:
+    end = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
+    assert end.xcoms["_link_CrmContactLink"] == f"https://app.example.com/contacts/{end.result['id']}"
+    found = run_task(CrmContactSensor, contact_email="ada@example.com", timeout=1)
+    assert found.xcoms["_link_CrmContactLink"] == end.xcoms["_link_CrmContactLink"]
+
+
+@pytest.mark.usefixtures("urls")
+def test_mapped_tasks_have_a_button_each(crm: Sandbox, run_dag: RunDag) -> None:
+    with DAG("mapped", schedule=None) as dag:
+        CrmUpsertContactOperator.partial(task_id="upsert").expand(contact_email=["ada@example.com", "bob@example.com"])
+    run = run_dag(dag)
+    for number in (0, 1):
+        end = run[f"upsert[{number}]"]
+        assert end.xcoms["_link_CrmContactLink"] == f"https://app.example.com/contacts/{end.result['id']}"
+
+
+@pytest.mark.usefixtures("urls")
+def test_a_deal_has_a_button_also_if_the_task_failed(crm: Sandbox, run_task: RunTask) -> None:
+    end = run_task(CrmMoveDealStageOperator, deal_id=MISSING, stage_id=MISSING, retries=0)
+    assert end.state == "failed"
+    assert end.xcoms["_link_CrmDealLink"] == f"https://app.example.com/deals/{MISSING}"
+    end = run_task(CrmCreateDealOperator, contact_id="c-1", pipeline_id="p", stage_id="s", retries=0)
+    assert end.state == "failed"
+    assert end.xcoms["_link_CrmContactLink"] == "https://app.example.com/contacts/c-1"
+    assert end.xcoms["_link_CrmDealLink"] == ""
+
+
+def test_without_a_template_there_is_none_and_nothing_is_logged_about_it(crm: Sandbox, run_task: RunTask) -> None:
+    end = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
+    assert end.xcoms["_link_CrmContactLink"] == ""
+    assert "link" not in end.log.lower()
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["too many rejects", "stopped"])
+def test_a_load_has_buttons_to_what_it_left_also_if_it_failed(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None], stopped: bool
+) -> None:
+    site(file_links={f"{tmp_path}/": "https://files.example.com/"})
+    if stopped:
+        crm.add_fault(effect="error", error="FORBIDDEN", count=1)
+    end = run_task(CrmLoadContactsOperator, source=ROWS, rejects_path=str(tmp_path / "rejects.jsonl"), retries=0)
+    assert end.state == "failed"
+    assert end.xcoms["_link_CrmReportLink"] == "https://files.example.com/rejects.jsonl.report.md"
+    rejects = "" if end.result["rejects_path"] is None else "https://files.example.com/rejects.jsonl"
+    assert end.xcoms["_link_CrmRejectsLink"] == rejects
+    assert stopped or rejects
+
+
+def test_an_extract_has_a_button_to_its_file(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None]
+) -> None:
+    site(file_links={f"{tmp_path}/": "https://files.example.com/"})
+    end = run_task(CrmExtractContactsOperator, target=str(tmp_path / "c.csv"), fields=["email"])
+    assert end.xcoms["_link_CrmExtractedFileLink"] == "https://files.example.com/c.csv"
+
+
+# -- asset events -------------------------------------------------------------------------------------------
+
+
+def events_of(run: Any) -> dict[str, dict[str, Any]]:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    wanted = {"source_dag_id": run.dag_run.dag_id, "source_run_id": run.dag_run.run_id}
+    with create_session() as session:
+        return {event.asset.uri: event.extra for event in session.scalars(select(AssetEvent).filter_by(**wanted))}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_load_tells_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, run_dag: RunDag, dry_run: bool) -> None:
+    outlets = [create_asset(), Asset(uri="file:///tmp/other")]
+    with DAG("loads", schedule=None) as dag:
+        CrmLoadContactsOperator(task_id="load", source=ROWS[:2], outlets=outlets, dry_run=dry_run)
+    with DAG("waits", schedule=[create_asset()]):
+        pass
+    run = run_dag(dag)
+    assert run.state == "success"
+    events = events_of(run)
+    assert events.pop("file:///tmp/other") == {}
+    if dry_run:
+        assert events == {}
+    else:
+        (extra,) = events.values()
+        assert {name: extra[name] for name in ("rows", "created", "updated", "rejected")} == {
+            "rows": 2, "created": 2, "updated": 0, "rejected": 0,
+        }  # fmt: skip
+
+
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.counts: list[tuple[str, int, dict[str, str]]] = []
+
+    def incr(self, name: str, count: int = 1, *, tags: dict[str, str]) -> None:
+        if name.startswith("crm.load"):
+            self.counts.append((name, count, tags))
+
+    def timing(self, name: str, dt: Any, *, tags: dict[str, str]) -> None:
+        pass
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    stats = Counted()
+    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    return stats
+
+
+def test_rows_are_counted_by_outcome(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = counted(monkeypatch)
+    run_task(CrmLoadContactsOperator, source=ROWS, retries=0)
+    tags = {"dag_id": "one_task", "task_id": "task"}
+    assert stats.counts == [
+        ("crm.loads", 1, {**tags, "ending": "too_many_rejects"}),
+        ("crm.load.rows", 2, {**tags, "outcome": "created"}),
+        ("crm.load.rows", 1, {**tags, "outcome": "rejected"}),
+    ]
+
+
+def test_rows_of_a_load_that_stopped_are_counted_when_it_has_come_to_its_end(
+    crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, waits: Any, tmp_path: Path
+) -> None:
+    stats = counted(monkeypatch)
+    crm.add_fault(effect="error", error="quota used up", count=1)
+    with DAG("stops_once", schedule=None) as dag:
+        CrmLoadContactsOperator(task_id="load", source=ROWS[:2], checkpoint_path=str(tmp_path / "checkpoint"))
+    assert run_dag(dag)["load"].states == ["up_for_reschedule", "success"]
+    assert [(name, count, tags.get("ending", tags.get("outcome"))) for name, count, tags in stats.counts] == [
+        ("crm.loads", 1, "stopped"),
+        ("crm.loads", 1, "done"),
+        ("crm.load.rows", 2, "created"),
+    ]
+
+
+def test_a_dry_run_is_not_counted(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = counted(monkeypatch)
+    run_task(CrmLoadContactsOperator, source=ROWS, dry_run=True)
+    assert stats.counts == []
+
+
+# -- the site's defaults ------------------------------------------------------------------------------------
+
+
+def test_a_report_goes_where_the_site_says(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None]
+) -> None:
+    site(report_directory=str(tmp_path / "reports"))
+    end = run_task(CrmLoadContactsOperator, source=ROWS[:1])
+    path = Path(end.result["report_path"])
+    assert path.parent == tmp_path / "reports"
+    assert path.name.startswith("one_task__manual__")
+    assert path.name.endswith("__task.report.md")
+    assert "| created | 1 |" in path.read_text()
+    own = run_task(CrmLoadContactsOperator, source=ROWS[:1], report_path=str(tmp_path / "own.md"))
+    assert own.result["report_path"] == str(tmp_path / "own.md")
+
+
+def test_a_task_follows_the_sites_policy_unless_it_has_its_own(
+    crm: Sandbox, run_task: RunTask, site: Callable[..., None]
+) -> None:
+    site(on_error={"task": {"CONTACT_NOT_FOUND": "fail"}})
+    end = run_task(CrmDeleteContactOperator, contact_email="nobody@example.com")
+    assert end.states == ["failed"]
+    assert end.xcoms["crm_error"]["origin"] == "airflow.cfg [crm] on_error[CONTACT_NOT_FOUND]"
+    own = run_task(CrmDeleteContactOperator, contact_email="nobody@example.com", on_error={"CONTACT_NOT_FOUND": "skip"})
+    assert own.states == ["skipped"]
+
+
+def airflow(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", *arguments], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) -> None:
+    site(timeout="45")
+    assert airflow("config", "get-value", "crm", "timeout").splitlines()[-1] == "45"
+    listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
+    assert "Seconds to wait for an answer" in listed
+    assert "report_directory" in listed
+    assert "airflow-provider-crm" in airflow("providers", "configs")

@@ -1,0 +1,134 @@
+"""What people and other systems see of a real Airflow's tasks: buttons, asset events, lineage."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_api import run_path
+from airflow_stack import AirflowStack
+
+from crm_provider.sandbox import Sandbox
+
+pytest.importorskip("airflow.providers.openlineage", reason="an optional extra")
+
+DAG_FILE = """
+from airflow.sdk import DAG, task
+
+from crm_provider.assets import create_asset
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmMoveDealStageOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+
+CONTACTS = create_asset(account="acme")
+MISSING = "00000000-0000-4000-8000-000000000000"
+
+with DAG("watched", schedule=None):
+    CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com")
+    CrmMoveDealStageOperator(task_id="move", deal_id=MISSING, stage_id=MISSING)
+    CrmLoadContactsOperator(
+        task_id="load", source="{folder}/rows.csv", rejects_path="{folder}/rejects.jsonl", max_rejects=1,
+        outlets=[CONTACTS],
+    )
+
+with DAG("after_load", schedule=[CONTACTS]):
+
+    @task(inlets=[CONTACTS])
+    def look(inlet_events):
+        return inlet_events[CONTACTS][-1].extra
+
+    look()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("files")
+    (made / "rows.csv").write_text("email\nbob@example.com\nno address\neve@example.com\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def stack(
+    airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory, folder: Path
+) -> Iterator[AirflowStack]:
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "watched.py").write_text(DAG_FILE.replace("{folder}", str(folder)))
+    with Sandbox() as sandbox:
+        started = airflow_stack(
+            dags,
+            env={
+                "AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json(),
+                "AIRFLOW__CRM__CONTACT_URL": "https://app.example.com/contacts/{id}",
+                "AIRFLOW__CRM__DEAL_URL": "https://app.example.com/deals/{id}",
+                "AIRFLOW__CRM__FILE_LINKS": json.dumps({f"{folder}/": "https://files.example.com/"}),
+                "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                    {"type": "file", "log_file_path": str(folder / "lineage.jsonl"), "append": True}
+                ),
+            },
+        )
+        yield started
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def run(stack: AirflowStack) -> Any:
+    stack.api.wait_for_dag("after_load")
+    stack.api.request("PATCH", "/api/v2/dags/after_load", {"is_paused": False})
+    return stack.api.run_dag("watched")
+
+
+def links(stack: AirflowStack, run: Any, task: str) -> dict[str, str | None]:
+    answer = stack.api.request("GET", f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task}/links")
+    return dict(answer["extra_links"])
+
+
+def test_the_api_server_has_the_buttons(stack: AirflowStack, run: Any) -> None:
+    assert run.states() == {"upsert": "success", "move": "failed", "load": "success"}
+    contact = next(task for task in run.tasks if task.task_id == "upsert")
+    contact_id = stack.api.xcoms(run, contact)["return_value"]["id"]
+    assert links(stack, run, "upsert") == {"CRM contact": f"https://app.example.com/contacts/{contact_id}"}
+    missing = "00000000-0000-4000-8000-000000000000"
+    assert links(stack, run, "move") == {"CRM deal": f"https://app.example.com/deals/{missing}"}
+    assert links(stack, run, "load") == {
+        "Load report": "https://files.example.com/rejects.jsonl.report.md",
+        "Rejected rows": "https://files.example.com/rejects.jsonl",
+    }
+
+
+def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: Any) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        found = stack.api.request("GET", "/api/v2/dags/after_load/dagRuns")["dag_runs"]
+        if found or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    (started,) = found
+    after = stack.api.wait("after_load", started["dag_run_id"])
+    assert after.state == "success"
+    extra = stack.api.xcoms(after, after.tasks[0])["return_value"]
+    assert (extra["rows"], extra["created"], extra["rejected"]) == (3, 2, 1)
+
+
+def test_openlineage_is_told_what_was_read_and_written(run: Any, folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:  # events are sent by a process of their own beside the task
+        events = [json.loads(line) for line in (folder / "lineage.jsonl").read_text().splitlines()]
+        done = [e for e in events if e["job"]["name"] == "watched.load" and e["eventType"] == "COMPLETE"]
+        if done or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    (event,) = done
+    (read,), (written,) = event["inputs"], event["outputs"]
+    assert (read["namespace"], read["name"]) == ("file", str(folder / "rows.csv"))
+    assert read["inputFacets"]["dataQualityMetrics"]["rowCount"] == 3
+    assert (written["namespace"], written["name"]) == ("crm://connect.pingback.com", "acme/contacts")
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == 2
+    told = (folder / "lineage.jsonl").read_text()
+    for value in ("ada@example.com", "bob@example.com"):
+        assert value not in told
+    assert "no address" not in told

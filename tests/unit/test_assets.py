@@ -1,0 +1,92 @@
+"""``crm://`` assets: one way to write each, and what a load leaves on their events."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset, AssetAlias
+
+from crm_provider.assets import convert_asset_to_openlineage, create_asset, crm_assets, dataset_of, note_load
+
+CONTACTS = "crm://connect.pingback.com/contacts"
+
+
+@pytest.mark.parametrize(
+    ("written", "uri"),
+    [
+        (CONTACTS, CONTACTS),
+        ("CRM://Connect.Pingback.com/contacts/", CONTACTS),
+        (f"{CONTACTS}#top", CONTACTS),
+        ("crm://localhost:8080/deals", "crm://localhost:8080/deals"),
+        ("crm://connect.pingback.com/Acme/lists", "crm://connect.pingback.com/Acme/lists"),
+    ],
+)
+def test_one_way_to_write_it(written: str, uri: str) -> None:
+    assert Asset(uri=written).uri == uri
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["crm:///contacts", "crm://host", "crm://host/people", "crm://host/a/b/contacts", "crm://host//contacts"],
+)
+def test_another_one_is_refused_when_the_dag_is_parsed(written: str) -> None:
+    with pytest.raises(ValueError, match=r"a CRM asset is written crm://host/contacts .* contacts, deals, lists"):
+        Asset(uri=written)
+
+
+def test_a_key_or_a_query_has_no_place_in_it() -> None:
+    for written in ("crm://key@host/contacts", "crm://host/contacts?page=1"):
+        with pytest.raises(ValueError, match="no user, key or query"):
+            Asset(uri=written)
+
+
+def test_the_factory() -> None:
+    assert create_asset().uri == CONTACTS
+    assert create_asset(listing="deals", account="acme", host="h").uri == "crm://h/acme/deals"
+    assert create_asset(extra={"team": "sales"}).extra == {"team": "sales"}
+    with pytest.raises(ValueError, match="a CRM asset is written"):
+        create_asset(listing="people")
+
+
+def test_as_a_dataset_of_openlineage() -> None:
+    pytest.importorskip("openlineage.client", reason="an optional extra")
+    dataset = convert_asset_to_openlineage(create_asset(account="acme"), None)
+    assert (dataset.namespace, dataset.name) == dataset_of(create_asset(account="acme").uri)
+    assert (dataset.namespace, dataset.name) == ("crm://connect.pingback.com", "acme/contacts")
+
+
+def test_which_of_a_tasks_outlets_are_meant() -> None:
+    outlets = [
+        create_asset(),
+        create_asset(listing="deals"),
+        AssetAlias("crm"),
+        Asset("file:///x/contacts"),
+        Asset("plain"),
+    ]
+    assert list(crm_assets(outlets, "contacts")) == [outlets[0]]
+    assert list(crm_assets(None, "contacts")) == []
+
+
+RESULT = {"rows": 5, "created": 2, "updated": 1, "rejected": 2, "errors": {"INVALID_INPUT": 2}, "dry_run": False}
+
+
+def load(outlets: list[Any], **result: Any) -> tuple[list[Any], dict[Any, dict[str, Any]]]:
+    events: Any = defaultdict(lambda: SimpleNamespace(extra={}))
+    task = SimpleNamespace(outlets=outlets)
+    note_load(task, {"outlet_events": events}, {**RESULT, **result})
+    return task.outlets, {asset: accessor.extra for asset, accessor in events.items()}
+
+
+def test_the_event_has_the_counts() -> None:
+    other = create_asset(listing="deals")
+    outlets, events = load([create_asset(), other])
+    assert outlets == [create_asset(), other]
+    assert events == {create_asset(): {"rows": 5, "created": 2, "updated": 1, "rejected": 2}}
+
+
+def test_a_dry_run_makes_no_event() -> None:
+    other = Asset("file:///out")
+    assert load([create_asset(), other], dry_run=True) == ([other], {})

@@ -1,0 +1,234 @@
+"""The section [crm] of Airflow's configuration: what it changes, and what is said about a value that makes no sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider import site_config
+from crm_provider.__main__ import main
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.contacts import CrmDeleteContactOperator
+from crm_provider.operators.deals import CrmMoveDealStageOperator
+from crm_provider.policy import Action, Decision, ErrorPolicy, Work, explain
+from crm_provider.provider_info import get_provider_info
+from crm_provider.retry import CrmRetryPolicy
+
+Site = Callable[..., None]
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Sets options: ``site(timeout="60")``."""
+
+    def set_options(**options: Any) -> None:
+        for name, value in options.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            monkeypatch.setenv(f"AIRFLOW__CRM__{name.upper()}", text)
+
+    return set_options
+
+
+# -- defaults of connections --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def make(**extra: Any) -> Any:
+        given = {"conn_type": "crm", "password": "Sesame-1", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(given))
+        return CrmHook().get_conn().settings
+
+    return make
+
+
+def test_without_the_section_nothing_changes(connection: Callable[..., Any]) -> None:
+    assert site_config.connection_defaults() == {}
+    assert site_config.on_error(Work.TASK) == {}
+    assert site_config.record_url("contact_url") is None
+    assert site_config.file_links() == {}
+    assert site_config.report_directory() is None
+    settings = connection()
+    assert (settings.timeout, settings.poll_share, settings.rate_store) == (30.0, 0.5, None)
+
+
+def test_it_stands_in_for_an_extra_that_is_not_there(site: Site, connection: Callable[..., Any]) -> None:
+    site(timeout="60", poll_share=" 0.3 ", rate_store="process")
+    settings = connection()
+    assert (settings.timeout, settings.poll_share, settings.rate_store) == (60.0, 0.3, "process")
+    assert connection(timeout="").timeout == 60.0
+    assert connection(timeout=7).timeout == 7.0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("timeout", "soon", "a number from 0.1 to 600"),
+        ("timeout", "0", "a number from 0.1 to 600"),
+        ("poll_share", "2", "a number from 0.05 to 1"),
+        ("rate_store", "redys://u:hunter2@h", "'process' (one budget for each process)"),
+    ],
+)
+def test_a_wrong_default_of_connections(
+    site: Site, connection: Callable[..., Any], option: str, value: str, wanted: str
+) -> None:
+    site(**{option: value})
+    with pytest.raises(e.CrmConfigurationError) as raised:
+        connection()
+    text = str(raised.value)
+    assert f"section [crm], option {option} (AIRFLOW__CRM__{option.upper()}) must be {wanted}" in text
+    assert "hunter2" not in text
+    assert "connection 'crm_default'" not in text, "it is not the connection that is wrong"
+
+
+# -- on_error -----------------------------------------------------------------------------------------------
+
+
+def decide(error: type[e.CrmError], **policy: Any) -> Decision:
+    return ErrorPolicy(**policy).decide(error)
+
+
+ORDER = {
+    "task, then site": (
+        {"on_error": {"DEAL_NOT_FOUND": "retry"}, "site": {"DEAL_NOT_FOUND": "skip"}},
+        ("retry", "on_error[DEAL_NOT_FOUND]"),
+    ),
+    "a family of the task goes before a line of the site": (
+        {"on_error": {"CrmNotFoundError": "retry"}, "site": {"DEAL_NOT_FOUND": "skip"}},
+        ("retry", "on_error[CrmNotFoundError]"),
+    ),
+    "site, then operator": (
+        {"site": {"CrmNotFoundError": "skip"}, "operator": "CrmMoveDealStageOperator"},
+        ("skip", "airflow.cfg [crm] on_error[CrmNotFoundError]"),
+    ),
+    "site says nothing about it": ({"site": {"CrmAccessError": "skip"}}, ("fail", "default[DEAL_NOT_FOUND]")),
+}
+
+
+@pytest.mark.parametrize("case", ORDER)
+def test_who_goes_before_whom(case: str) -> None:
+    given, (action, origin) = ORDER[case]
+    assert decide(e.CrmDealNotFoundError, **given) == Decision(Action(action), origin)
+
+
+def test_the_site_goes_before_an_operators_preset(site: Site) -> None:
+    assert CrmDeleteContactOperator(task_id="t", contact_email="a@b.co").decide(
+        e.CrmContactNotFoundError("Contact not found.")
+    ) == Decision(Action.SKIP, "CrmDeleteContactOperator[CONTACT_NOT_FOUND]")
+    site(on_error={"CONTACT_NOT_FOUND": "fail"})
+    assert CrmDeleteContactOperator(task_id="t", contact_email="a@b.co").decide(
+        e.CrmContactNotFoundError("Contact not found.")
+    ) == Decision(Action.FAIL, "airflow.cfg [crm] on_error[CONTACT_NOT_FOUND]")
+
+
+def test_lines_of_one_kind_of_work_go_before_those_for_all(site: Site) -> None:
+    site(on_error={"DEAL_NOT_FOUND": "skip", "sensor": {"DEAL_NOT_FOUND": "fail", "STAGE_NOT_FOUND": "wait"}})
+    assert site_config.on_error(Work.TASK) == {e.CrmDealNotFoundError: Action.SKIP}
+    assert site_config.on_error(Work.LOAD) == {e.CrmDealNotFoundError: Action.SKIP}
+    assert site_config.on_error(Work.SENSOR) == {
+        e.CrmDealNotFoundError: Action.FAIL,
+        e.CrmStageNotFoundError: Action.WAIT,
+    }
+
+
+def test_what_the_site_asks_for_is_no_quiet_success() -> None:
+    """A load in mode ``create`` counts a contact that is there as unchanged, unless someone asks for something else."""
+    operator = "CrmLoadContactsOperator(mode='create')"
+    policy = ErrorPolicy(work=Work.LOAD, operator=operator, site={"CONTACT_ALREADY_EXISTS": "reject"})
+    (line,) = [line for line in explain(policy) if line.type == "CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.origin) == ("reject", "airflow.cfg [crm] on_error[CONTACT_ALREADY_EXISTS]")
+    assert policy.decide(e.CrmContactAlreadyExistsError).is_asked_for
+
+
+def test_a_retry_policy_of_a_task_of_ones_own_follows_the_site(site: Site) -> None:
+    pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3+")
+    policy, error = CrmRetryPolicy(), e.CrmDealNotFoundError("Deal not found.")
+    assert policy.evaluate(error, 1, 3).action.name == "FAIL"
+    site(on_error={"DEAL_NOT_FOUND": "retry"})
+    assert policy.evaluate(error, 1, 3).action.name == "RETRY"
+
+
+WRONG = {
+    "no JSON": ("{DEAL_NOT_FOUND: skip}", "option on_error (AIRFLOW__CRM__ON_ERROR) must be a JSON object such as"),
+    "no mapping": ('["DEAL_NOT_FOUND"]', "must be a JSON object such as"),
+    "unknown error": ('{"DEAL_NOT_FUOND": "skip"}', "Did you mean 'DEAL_NOT_FOUND'?"),
+    "not for every kind of work": ('{"DEAL_NOT_FOUND": "wait"}', "What is for one kind of work only goes under"),
+    "senseless": ('{"load": {"FORBIDDEN": "reject"}}', "a refused key or connection stays refused"),
+    "no mapping below": ('{"load": "skip"}', "on_error must be a mapping"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_on_error_is_told_when_the_dag_is_parsed(site: Site, case: str) -> None:
+    value, wanted = WRONG[case]
+    site(on_error=value)
+    with pytest.raises(e.CrmConfigurationError) as raised:
+        CrmMoveDealStageOperator(task_id="t", deal_id="d", stage_id="s")
+    assert "Airflow's configuration, section [crm], option on_error (AIRFLOW__CRM__ON_ERROR)" in str(raised.value)
+    assert wanted in str(raised.value)
+
+
+# -- the command line ---------------------------------------------------------------------------------------
+
+
+def test_the_table_shows_it(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site(on_error={"DEAL_NOT_FOUND": "skip"})
+    assert main(["policy", "--for", "CrmMoveDealStageOperator", "--site", "--format", "json"]) == 0
+    lines = {line["type"]: line for line in json.loads(capsys.readouterr().out)}
+    assert lines["DEAL_NOT_FOUND"]["action"] == "skip"
+    assert lines["DEAL_NOT_FOUND"]["origin"] == "airflow.cfg [crm] on_error[DEAL_NOT_FOUND]"
+    assert main(["policy", "--for", "CrmMoveDealStageOperator", "--format", "json"]) == 0
+    assert "airflow.cfg" not in capsys.readouterr().out
+
+
+def test_the_command_line_tells_a_wrong_option(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site(on_error="{")
+    assert main(["policy", "--site"]) == 2
+    assert "Airflow's configuration, section [crm], option on_error" in capsys.readouterr().err
+
+
+# -- where things are shown ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["/contacts/{id}", "https://a.example/contacts", "https://a.example/{id}/{email}", "https://a/{id", "{id}"],
+)
+def test_a_template_that_is_none(site: Site, template: str) -> None:
+    site(contact_url=template)
+    with pytest.raises(
+        e.CrmConfigurationError, match=r"option contact_url .* must be an http\(s\) URL with {id} in it"
+    ):
+        site_config.record_url("contact_url")
+
+
+@pytest.mark.parametrize("value", ["{", '{"/a": 1}', '{"/a": "files.example.com"}', '["/a"]'])
+def test_file_links_that_are_none(site: Site, value: str) -> None:
+    site(file_links=value)
+    with pytest.raises(e.CrmConfigurationError, match="option file_links"):
+        site_config.file_links()
+
+
+def test_the_section_has_an_option_for_each_that_is_read() -> None:
+    options = get_provider_info()["config"]["crm"]["options"]
+    read = {"on_error", "report_directory", "contact_url", "deal_url", "file_links", *site_config.CONNECTION_DEFAULTS}
+    assert set(options) == read
+    assert {name for name, option in options.items() if option["sensitive"]} == {"rate_store"}
+
+
+@pytest.mark.parametrize("name", get_provider_info()["config"]["crm"]["options"])
+def test_the_example_of_an_option_is_right(site: Site, name: str) -> None:
+    site(**{name: get_provider_info()["config"]["crm"]["options"][name]["example"]})
+    found = {
+        **site_config.connection_defaults(),
+        **{work.value: site_config.on_error(work) for work in Work},
+        "report_directory": site_config.report_directory(),
+        "contact_url": site_config.record_url("contact_url"),
+        "deal_url": site_config.record_url("deal_url"),
+        "file_links": site_config.file_links(),
+    }
+    assert any(found.values())
