@@ -87,9 +87,7 @@ _budgets: dict[tuple[str, str, str | None], Budget] = {}
 _budgets_lock = threading.Lock()
 
 
-def pacer_for(
-    settings: Settings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
-) -> Pacer:
+def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None) -> Pacer:
     """The budget of a connection's key; the same object for the same key, with the limits given last.
 
     :param lane: who calls

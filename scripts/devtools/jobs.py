@@ -51,9 +51,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Argumen
     return options, rest[1:] if rest[:1] == ["--"] else rest
 
 
-def project() -> Venv:
+def project(extra: str = "test") -> Venv:
     """The environment that all jobs but the matrix run in."""
-    venv = Venv(ROOT / ".venv", ROOT / "constraints.txt", pythons.current())
+    venv = Venv(ROOT / ".venv", ROOT / "constraints.txt", pythons.current(), extra)
     venv.ensure()
     return venv
 
@@ -79,9 +79,10 @@ def test(arguments: Arguments) -> int:
 
 
 def test_system(arguments: Arguments) -> int:
-    """Tests that need a real scheduler and triggerer, or Redis; arguments go to pytest."""
-    venv = project()
+    """Tests that need a real scheduler and triggerer, Celery workers or Redis; arguments go to pytest."""
+    venv = project("system")
     servers.get_redis()
+    servers.get_browser()
     return run([venv.python, "-m", "pytest", "-m", "system", "tests/system", *arguments], env=venv.env())
 
 
@@ -98,10 +99,31 @@ def bench_pacing(arguments: Arguments) -> int:
     return run([venv.python, "tests/benchmarks/bench_pacing.py", *arguments], env=venv.env())
 
 
+def bench_load(arguments: Arguments) -> int:
+    """What a load costs: the share of the limit, calls, memory (--write docs/load.md)."""
+    venv = project()
+    return run([venv.python, "tests/benchmarks/bench_load.py", *arguments], env=venv.env())
+
+
 def lint(arguments: Arguments) -> int:
     """Style and types; arguments go to `ruff check` (--fix)."""
     venv = project()
     return _run_all(venv, _checks(venv, arguments))
+
+
+def docs(arguments: Arguments) -> int:
+    """The documentation as a site, with every link and example checked; with arguments only pytest, with these."""
+    venv = project("docs")
+    examples: Command = [venv.python, "-m", "pytest", "-m", "docs", *(arguments or ["tests/docs"])]
+    if arguments:
+        return run(examples, env=venv.env())
+    return _run_all(venv, {"site": [venv.python, "scripts/docs_site.py"], "examples": examples})
+
+
+def dist(arguments: Arguments) -> int:
+    """Builds what is published into dist/, checks it, and installs it where nothing else is."""
+    venv = project("docs")
+    return run([venv.python, "scripts/dist.py", *arguments], env=venv.env())
 
 
 def clean(_arguments: Arguments) -> int:
@@ -121,8 +143,11 @@ JOBS: dict[str, Callable[[Arguments], int]] = {
     "test-system": test_system,
     "bench": bench,
     "bench-pacing": bench_pacing,
+    "bench-load": bench_load,
     "matrix": matrix.main,
     "lint": lint,
+    "docs": docs,
+    "dist": dist,
     "pins": pins.main,
     "clean": clean,
 }

@@ -26,7 +26,7 @@ class Pins:
 
 
 FILES = (
-    Pins("constraints.txt", "The newest Airflow"),
+    Pins("constraints.txt", "The newest Airflow", options=("--extra", "system", "--extra", "docs")),
     Pins("constraints/airflow-3.2.txt", "Airflow 3.2.2 and the packages of its time", newest="2026-05-30"),
     Pins("constraints/airflow-3.1.txt", "Airflow 3.1.8 and the packages of its time", newest="2026-03-15"),
     Pins(

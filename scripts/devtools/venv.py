@@ -46,11 +46,13 @@ class Venv:
     :param folder: where it is
     :param constraints: file with the exact versions to install
     :param interpreter: the Python to make it with
+    :param extra: of the project, with what is wanted in it; ``system`` holds ``test``
     """
 
     folder: Path
     constraints: Path
     interpreter: str
+    extra: str = "test"
 
     @property
     def python(self) -> Path:
@@ -67,7 +69,7 @@ class Venv:
 
         :raises StepFailed: a step did not work; the next run does not take the environment for finished
         """
-        ready = self.folder / ".ready"
+        ready = self.folder / (".ready" if self.extra == "test" else f".ready-{self.extra}")
         version = pythons.full_version(self.interpreter)
         files = [ROOT / "pyproject.toml", self.constraints]
         wanted = stamp([*(file.read_bytes() for file in files), version.encode(), str(self.folder).encode()])
@@ -90,8 +92,8 @@ class Venv:
         step(title, command, advice=VENV_ADVICE)
 
     def _install(self, uv: str | None) -> None:
-        what = ["-c", str(self.constraints), "-e", ".[test]"]
-        title = f"installing {self.constraints.relative_to(ROOT)} into {self.folder.relative_to(ROOT)}"
+        what = ["-c", str(self.constraints), "-e", f".[{self.extra}]"]
+        title = f"installing {self.constraints.relative_to(ROOT)} into {self.folder.relative_to(ROOT)} for {self.extra}"
         if uv:
             command = [uv, "pip", "install", "--python", str(self.python), "--compile-bytecode", *what]
             step(f"{title} with uv", command, advice=INSTALL_ADVICE)

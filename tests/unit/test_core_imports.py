@@ -33,7 +33,7 @@ ABOVE = (
     "airflow",
     *(f"crm_provider.{name}" for name in (
         "_compat", "assets", "hooks", "lineage", "links", "metrics", "operators", "outcome", "retry", "sensors",
-        "site_config", "tracing", "transfers", "triggers",
+        "site_config", "tracing", "transfers", "triggers", "ui",
     )),
 )  # fmt: skip
 """What stands above the line."""

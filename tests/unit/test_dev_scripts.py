@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +193,30 @@ def test_arguments_of_the_matrix(arguments: list[str], names: list[str], rest: l
     assert matrix.split(arguments) == (names, rest)
 
 
+INSTALL = "apt-get install -y --no-install-recommends"
+
+
 @pytest.mark.parametrize(
-    ("installed", "user", "commands"),
-    [(True, 0, []), (False, 1000, []), (False, 0, ["apt-get update", "apt-get install -y redis-server"])],
+    ("get", "packages"),
+    [(servers.get_redis, "redis-server"), (servers.get_browser, "chromium chromium-driver fonts-dejavu-core")],
 )
-def test_redis_is_installed_where_we_may(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool, user: int, commands: list[str]
+@pytest.mark.parametrize(("installed", "user", "runs"), [(True, 0, False), (False, 1000, False), (False, 0, True)])
+def test_programs_are_installed_where_we_may(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    get: Callable[[], None],
+    packages: str,
+    installed: bool,
+    user: int,
+    runs: bool,
 ) -> None:
     ran: list[str] = []
     monkeypatch.setattr(servers.shutil, "which", lambda name: name if installed or name == "apt-get" else None)
     monkeypatch.setattr(servers.os, "geteuid", lambda: user)
     monkeypatch.setattr(servers, "step", lambda title, command, *, advice: ran.append(" ".join(command)))
-    servers.get_redis()
-    assert ran == commands
-    assert ("apt-get install redis-server" in capsys.readouterr().out) == (not installed and user != 0)
+    get()
+    assert ran == (["apt-get update", f"{INSTALL} {packages}"] if runs else [])
+    assert (f"apt-get install {packages}" in capsys.readouterr().out) == (not installed and user != 0)
 
 
 @pytest.mark.parametrize("file", ["dev.py", "devtools/pythons.py", "devtools/__init__.py"])

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,62 @@ def test_every_command_works_and_prints_what_is_shown(
     assert cli.main(shlex.split(line)[3:]) == 0, place
     printed = capsys.readouterr().out.splitlines()
     assert [shown for shown in output.splitlines() if shown not in ("...", "") and shown not in printed] == []
+
+
+LANGUAGES = {"python", "json", "bash", "console", "text"}
+"""Of blocks of code: each has tests. Another one needs tests, too."""
+
+KNOWN_LINES = (
+    r"python -m crm_provider .*",  # test_every_command_works_and_prints_what_is_shown
+    r"python -m crm_provider\.sandbox( --[a-z-]+ \w+)*",  # tests/integration/test_sandbox_docs.py
+    r"(AIRFLOW__\w+=\S+ )*airflow .*",  # tests/integration/test_docs_dags.py
+    r"export AIRFLOW_CONN_\w+='.*'",  # test_every_connection_is_accepted, test_the_connection_as_a_uri_is_understood
+    r"export AIRFLOW__[A-Z]+__[A-Z_]+=\S+",
+    r"curl .*|  -d .*|(sandbox|json)='?[^']*'?",  # tests/integration/test_sandbox_docs.py
+    r"make [a-z-]+.*|python3? scripts/dev\.py .*",  # test_every_job_exists
+    r"pip install '?airflow-provider-crm(\[\w+\])?'?",  # tests/unit/test_packages.py
+    r"\.venv/bin/python scripts/\w+\.py.*",  # test_every_script_exists
+    r"#.*|",
+)
+"""Commands in the documents that some test runs or reads, and where."""
+
+
+@each_document()
+def test_every_block_has_a_language(document: Path) -> None:
+    fences = [fence for fence in docs_text.fences(document) if fence.language not in LANGUAGES]
+    assert [fence.name for fence in fences] == []
+
+
+@each([f for d in DOCUMENTS for f in docs_text.fences(d) if f.language in ("bash", "console")])
+def test_every_command_is_one_that_is_tested(fence: Fence) -> None:
+    lines = fence.code.splitlines()
+    if fence.language == "console":  # the others are what is printed
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        assert lines
+    assert [line for line in lines if not re.fullmatch("|".join(KNOWN_LINES), line)] == []
+
+
+@each([f for d in DOCUMENTS for f in docs_text.fences(d, "bash")])
+def test_the_shell_can_read_it(fence: Fence) -> None:
+    done = subprocess.run(["bash", "-n"], input=fence.code, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@each_document()
+def test_every_script_exists(document: Path) -> None:
+    named = re.findall(
+        r"(?:python3?|\.venv/bin/python) (scripts/\w+\.py|tests/[\w/]+\.py)", document.read_text("utf-8")
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_answer_points_to_the_page_that_proves_it() -> None:
+    text = (DOCS / "faq.md").read_text("utf-8")
+    answers = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert len(answers) >= 10
+    assert [answer.splitlines()[0] for answer in answers if not re.search(r"\]\([\w-]+\.md", answer)] == []
+    (hours,) = re.findall(r"About (\d+ h \d+ min)", text)
+    assert f"| 100,000 | {hours} |" in (DOCS / "load.md").read_text("utf-8")
 
 
 @each_document()

@@ -1,0 +1,299 @@
+"""A load whose process is killed again and again, on a real Airflow: each row ends once, and little is sent twice.
+
+Each test prints what it measured (``pytest -s``).
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_api import Run, run_path
+from airflow_runs import Task
+from airflow_stack import AirflowStack
+
+from crm_provider import testing
+from crm_provider.load.ledger import SENT_ROWS
+from crm_provider.sandbox import Sandbox
+
+pytest.importorskip("airflow.models.task_state_store", reason="task state stores came with Airflow 3.3")
+
+RATE = 20
+ROWS = 400
+REFUSED_EVERY = 25
+"""Each such row is one that the CRM refuses; and those after it cannot be sent, for they have no address."""
+
+LATENCY = 0.15
+WIDTH = 6
+"""Calls on their way: 20 calls per second that take 150 ms each, and a few to spare."""
+
+WAIT = 61
+"""Seconds of a ``Retry-After`` that frees the slot: one over a minute."""
+
+DAG_FILE = """
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from crm_provider.operators.load import CrmLoadContactsOperator
+
+for name in ("killed", "stopped", "paused"):
+    with DAG(name, schedule=None):
+        CrmLoadContactsOperator(
+            task_id="load",
+            crm_conn_id=name,
+            source="FOLDER/in.csv",
+            mapping={"email": "mail", "name": "name"},
+            rejects_path=f"FOLDER/{name}.jsonl",
+            max_rejects=50,
+            retries=5 if name == "killed" else 0,
+            retry_delay=timedelta(seconds=3),  # so that it shows when a try has ended
+        )
+"""
+
+Crms = dict[str, Sandbox]
+
+
+@pytest.fixture(scope="module")
+def crms() -> Iterator[Crms]:
+    """A CRM for each DAG, with a rate of its own."""
+    with (
+        Sandbox(seed="empty", rate=RATE) as killed,
+        Sandbox(seed="empty", rate=RATE) as stopped,
+        Sandbox(seed="empty", rate=RATE) as paused,
+    ):
+        found = {"killed": killed, "stopped": stopped, "paused": paused}
+        for crm in found.values():
+            crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*", latency=LATENCY)
+            crm.add_fault(effect="latency", latency=LATENCY)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the source is, and the rejects will be."""
+    folder = tmp_path_factory.mktemp("load")
+    with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["mail", "name"], *([email, name] for email, name in source())])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(
+    crms: Crms, folder: Path, airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "loads.py").write_text(DAG_FILE.replace("FOLDER", str(folder)))
+    environment = {
+        **{f"AIRFLOW_CONN_{name.upper()}": crm.connection_json(requests_per_second=RATE) for name, crm in crms.items()},
+        # how soon a task is given up whose worker has died
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    }
+    stack = airflow_stack(dags, env=environment)
+    yield stack
+    stack.stop()
+
+
+def source() -> list[tuple[str, str]]:
+    """Address and name of each row."""
+    return [(address(number), f"name {number}") for number in range(1, ROWS + 1)]
+
+
+def address(number: int) -> str:
+    if number % REFUSED_EVERY == 1:
+        return ""
+    return f"{'refused' if number % REFUSED_EVERY == 0 else 'row'}-{number}@example.com"
+
+
+GOOD = {email: name for email, name in source() if email.startswith("row-")}
+REJECTED = [number for number in range(1, ROWS + 1) if address(number) not in GOOD]
+
+
+# -- killed -------------------------------------------------------------------------------------------------
+
+KILLS = ("task", "worker", "both")
+"""What is killed, one after the other: the process of the task, the one that looks after it, both."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process looks after a task")
+def test_no_row_is_lost_or_doubled_by_kills(stack: AirflowStack, crms: Crms, folder: Path) -> None:
+    crm = crms["killed"]
+    seed = random.randrange(1000)
+    moments = sorted(random.Random(seed).sample(range(20, ROWS - 60), len(KILLS)))
+    print(f"\nkilled after {moments} calls (seed {seed})")
+    run_id = start(stack, "killed")
+    kept = []
+    for number, (what, moment) in enumerate(zip(KILLS, moments, strict=True)):
+        until(lambda moment=moment: crm.counters().total >= moment, stack, timeout=90)
+        until(lambda number=number: running(stack, "killed", run_id, number + 1) is not None, stack, timeout=10)
+        kill(what, running(stack, "killed", run_id, number + 1))
+        calls_go_on_for = quiet_after(crm)
+        assert calls_go_on_for < 5, "a load that nobody looks after any more ends by itself"
+        kept.append(checkpoint(stack, "killed", run_id)["done_upto"])
+        print(
+            f"{what}: {calls_go_on_for:.1f} s until the last call, {kept[-1]} rows done; {crm.counters().total} calls"
+        )
+        until(lambda number=number: running(stack, "killed", run_id, number + 2) is not None, stack, timeout=60)
+    run = stack.api.wait("killed", run_id, timeout=90)
+    assert run["load"].state == "success", stack.api.log(run, run["load"])
+    assert run["load"].try_number == len(KILLS) + 1
+
+    result = stack.api.xcoms(run, run["load"])["return_value"]
+    assert_loaded(crm, result)
+    assert_rejects(folder / "killed.jsonl")
+    assert result["resumed_at"] >= kept[-1] > 0
+    unsaved = result["updated"] + result["unchanged"]
+    sent = Counter(call.email for call in crm.journal() if call.applied or call.error == "INVALID_INPUT")
+    again = sum(sent[email] - 1 for email in sent if email is not None)
+    print(f"{unsaved} rows were done but not saved, {again} were sent again; {crm.counters().total} calls")
+    assert max(unsaved, again) <= len(KILLS) * (SENT_ROWS + WIDTH)
+    assert_rate_kept(crm)
+
+
+def kill(what: str, task: Task | None) -> None:
+    assert task is not None and task.pid is not None
+    worker = parent(task.pid)
+    if what != "task":
+        os.kill(worker, signal.SIGKILL)
+    if what != "worker":
+        os.kill(task.pid, signal.SIGKILL)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# -- stopped by a user --------------------------------------------------------------------------------------
+
+
+def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStack, crms: Crms, folder: Path) -> None:
+    crm = crms["stopped"]
+    run_id = start(stack, "stopped")
+    until(lambda: crm.counters().total >= 80, stack, timeout=60)
+    stack.api.request("PATCH", f"{run_path('stopped', run_id)}/taskInstances/load", {"new_state": "failed"})
+    went_on_for = quiet_after(crm)
+    assert went_on_for < 10
+    first = crm.counters().total
+    done = checkpoint(stack, "stopped", run_id)
+    outcomes = sum(count for name, count in done["counts"].items() if name != "refused")
+    print(f"\nthe last call {went_on_for:.1f} s later; {outcomes} rows done, {first} calls")
+    assert outcomes >= len(crm.store.contacts) > 0, "all that was sent is in the books"
+
+    run = stack.api.wait("stopped", run_id, timeout=30)
+    assert run["load"].state == "failed"
+    stack.api.clear(run, ["load"])
+    run = stack.api.wait("stopped", run_id, timeout=90, until=lambda run: run.finished and run["load"].try_number > 1)
+    assert run["load"].state == "success", stack.api.log(run, run["load"])
+    assert "the task was cleared since the checkpoint was written" in stack.api.log(run, run["load"])
+    result = stack.api.xcoms(run, run["load"])["return_value"]
+    assert result["resumed_at"] == 0
+    assert result["updated"] + result["unchanged"] == done["counts"]["created"], "all rows are loaded once more"
+    assert_loaded(crm, result)
+    assert_rejects(folder / "stopped.jsonl")
+    assert_rate_kept(crm)
+
+
+# -- a quota that is used up --------------------------------------------------------------------------------
+
+
+def test_a_used_up_quota_frees_the_slot_and_keeps_the_try(stack: AirflowStack, crms: Crms, folder: Path) -> None:
+    crm = crms["paused"]
+    crm.add_fault(effect="error", error="quota used up", retry_after=WAIT, after=100, count=1)
+    run_id = start(stack, "paused")
+    run = stack.api.wait(
+        "paused", run_id, timeout=60, until=lambda run: run.finished or run["load"].state == "up_for_reschedule"
+    )
+    assert run["load"].state == "up_for_reschedule", stack.api.log(run, run["load"])
+    assert stack.api.request("GET", "/api/v2/pools/default_pool")["occupied_slots"] == 0
+    before = crm.counters().total
+    assert 100 <= before <= 101 + 2 * WIDTH
+    run = stack.api.wait("paused", run_id, timeout=WAIT + 90)
+    assert (run["load"].state, run["load"].try_number) == ("success", 1), stack.api.log(run, run["load"])
+
+    calls = crm.journal()
+    gap = max(later.at - earlier.at for earlier, later in itertools.pairwise(calls))
+    print(f"\n{before} calls, {gap:.0f} s without any, {len(calls) - before} calls")
+    assert gap >= WAIT
+    result = stack.api.xcoms(run, run["load"])["return_value"]
+    assert_loaded(crm, result)
+    assert result["resumed_at"] >= 90
+    assert result["calls"] == len(calls)
+    assert_rejects(folder / "paused.jsonl")
+    sent = Counter(entry.email for entry in crm.journal(method="POST", route="/contacts") if entry.status != 429)
+    assert set(sent.values()) == {1}, "what was on its way is finished, and not sent again"
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def assert_loaded(crm: Sandbox, result: dict[str, Any]) -> None:
+    """Every row has one outcome, and the CRM has what the outcomes say."""
+    assert {email: contact.attributes.get("name") for email, contact in crm.store.contacts.items()} == GOOD
+    assert result["rows"] == ROWS
+    assert result["created"] + result["updated"] + result["unchanged"] == len(GOOD)
+    assert result["rejected"] == len(REJECTED) == ROWS - len(GOOD)
+    assert result["left"] == 0
+    assert result["errors"] == {"INVALID_INPUT": ROWS // REFUSED_EVERY, "INVALID_VALUE": ROWS // REFUSED_EVERY}
+
+
+def assert_rejects(path: Path) -> None:
+    """Each rejected row is there, and once."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sorted(line["row"] for line in lines) == REJECTED
+
+
+def assert_rate_kept(crm: Sandbox) -> None:
+    """A few refusals are no fault: slots are 50 ms apart, and a busy machine lets a process wait longer than that."""
+    testing.assert_rate_kept(crm, calls=RATE)
+    assert crm.counters().throttled <= 0.01 * crm.counters().total
+
+
+def start(stack: AirflowStack, dag_id: str) -> str:
+    stack.api.wait_for_dag(dag_id)
+    return stack.api.trigger(dag_id)
+
+
+def running(stack: AirflowStack, dag_id: str, run_id: str, try_number: int) -> Task | None:
+    """The task, if this try of it is running."""
+    run: Run = stack.api.run(dag_id, run_id)
+    task = run["load"] if run.tasks else None
+    return task if task and task.state == "running" and task.try_number == try_number and task.pid else None
+
+
+def checkpoint(stack: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:
+    """What Airflow keeps for the next try."""
+    path = f"{run_path(dag_id, run_id)}/taskInstances/load/state-store/crm_load"
+    found: Any = stack.api.request("GET", path)["value"]
+    kept: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
+    return kept
+
+
+def quiet_after(crm: Sandbox) -> float:
+    """Wait until no call comes any more; how long from now on until the last one."""
+    began = time.monotonic()
+    while True:
+        calls = crm.journal()
+        last = calls[-1].at
+        if time.monotonic() - last > 1.5:
+            return max(last - began, 0.0)
+        time.sleep(0.2)
+
+
+def until(condition: Callable[[], bool], stack: AirflowStack, *, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        stack.check()
+        assert time.monotonic() < deadline, f"not within {timeout:g} s"
+        time.sleep(0.05)
