@@ -192,10 +192,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             load.checkpoints.clear()
         count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            context["ti"].xcom_push(key="return_value", value=summary.as_dict())
+            context["ti"].xcom_push(key="return_value", value=self._result(summary))
             raise AirflowFailException(f"{problem}. {what_to_do(load)}")
-        note_load(self, context, summary.as_dict())
-        return summary.as_dict()
+        result = self._result(summary)
+        note_load(self, context, result)
+        return result
 
     def on_kill(self) -> None:
         """Airflow ends the task: the load stops, and the next try goes on from there."""
@@ -260,7 +261,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         error = stopped.error
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
-        context["ti"].xcom_push(key="return_value", value=summary.as_dict())
+        context["ti"].xcom_push(key="return_value", value=self._result(summary))
         done = (
             f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows and can go on from there"
         )
@@ -269,5 +270,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def _concluded(self, load: Load, summary: Summary, ending: str) -> Summary:
         summary = concluded(load, summary, ending=ending, report_path=self._report_path)
-        self.last_result = summary.as_dict()
+        self.last_result = self._result(summary)
         return summary
+
+    def _result(self, summary: Summary) -> dict[str, Any]:
+        """The XCom; with the connection, which Airflow forgets after some runs."""
+        return {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}

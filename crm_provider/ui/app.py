@@ -1,0 +1,108 @@
+"""The page "CRM" as a small web application inside Airflow's api-server: HTML, a style sheet and a script."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+from airflow.utils.session import create_session
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from crm_provider import __version__, site_config
+from crm_provider.errors import CrmConfigurationError
+from crm_provider.policy import OPERATORS, ErrorPolicy, Work, explain
+from crm_provider.ui.access import current_user, readable
+from crm_provider.ui.plugin import PREFIX
+from crm_provider.ui.query import LIMIT, LOADS, dags_with_loads, recent_loads
+from crm_provider.ui.reading import OUTCOMES, by_connection
+
+PAGES = Path(__file__).parent / "pages"
+
+ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+"""Files that anyone may have: they say nothing."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+DEFAULT_OPERATOR = "CrmLoadContactsOperator"
+
+User = Annotated[Any, Depends(current_user)]
+
+
+def make_app(*, base: str = "") -> FastAPI:
+    """The application.
+
+    :param base: path of Airflow's address, for links into Airflow
+    """
+    app = FastAPI(title="CRM", docs_url=None, redoc_url=None, openapi_url=None)
+    pages = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    common = {"root": f"{base}{PREFIX}", "version": __version__}
+
+    def page(name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+        text = pages.get_template(name).render(**common, **values)
+        return HTMLResponse(text, status_code=status, headers={"Cache-Control": "no-store"})
+
+    @app.middleware("http")
+    async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+    @app.exception_handler(HTTPException)
+    async def explain_refusal(request: Request, refused: HTTPException) -> Response:
+        if refused.status_code != 401:
+            return await http_exception_handler(request, refused)
+        return page("login.html", status=401, login=f"{base}/auth/login?next={base}{PREFIX}/")
+
+    @app.get("/")
+    def loads(user: User) -> HTMLResponse:
+        with create_session() as session:
+            seen = readable(user, dags_with_loads(session))
+            found = recent_loads(session, dag_ids=seen)
+        connections = by_connection(found, base=base, now=datetime.now(timezone.utc))
+        running = any(load.is_running for connection in connections for load in connection.loads)
+        return page(
+            "loads.html", connections=connections, running=running, limit=LIMIT, shown=len(found),
+            outcomes=OUTCOMES, operators=sorted(LOADS),
+        )  # fmt: skip
+
+    @app.get("/policy", dependencies=[Depends(current_user)])
+    def policy(operator: str = DEFAULT_OPERATOR) -> HTMLResponse:
+        chosen = operator if operator in OPERATORS else DEFAULT_OPERATOR
+        problem, lines = _policy_of(chosen)
+        return page("policy.html", operators=_by_work(), chosen=chosen, lines=lines, problem=problem)
+
+    @app.get("/{name}")
+    def asset(name: str) -> Response:
+        if name not in ASSETS:
+            raise HTTPException(404, "There is no such page.")
+        content = (PAGES / name).read_bytes()
+        return Response(content, media_type=ASSETS[name], headers={"Cache-Control": "max-age=3600"})
+
+    return app
+
+
+def _policy_of(operator: str) -> tuple[str, list[dict[str, Any]]]:
+    """What is wrong with the site's own lines, and the table; without those lines if they are wrong."""
+    work = OPERATORS[operator]
+    problem = ""
+    try:
+        site = site_config.on_error(work)
+    except CrmConfigurationError as wrong:
+        problem, site = str(wrong), {}
+    return problem, [asdict(line) for line in explain(ErrorPolicy(work=work, operator=operator, site=site))]
+
+
+def _by_work() -> list[tuple[str, list[str]]]:
+    headings = {Work.LOAD: "Loads", Work.TASK: "Operators", Work.SENSOR: "Sensors"}
+    return [(text, [name for name, kind in OPERATORS.items() if kind is work]) for work, text in headings.items()]

@@ -1,0 +1,87 @@
+"""What Airflow's database knows about the loads: their task instances, results, connections and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from sqlalchemy import and_, or_, select
+
+from crm_provider.policy import OPERATORS, Work
+from crm_provider.task_checkpoints import STATE_KEY
+from crm_provider.ui.reading import ENDED, Found
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+LIMIT = 50
+"""Loads that are shown."""
+
+LOADS = frozenset(name.partition("(")[0] for name, work in OPERATORS.items() if work is Work.LOAD)
+"""Operators that load."""
+
+NEVER_RAN = ("skipped", "removed", "upstream_failed")
+"""States of a task that has not run, unless it has left a result."""
+
+Key = tuple[str, str, str, int]
+
+
+def dags_with_loads(session: Session) -> set[str]:
+    """All DAGs that a load has run in."""
+    return set(session.scalars(select(TaskInstance.dag_id).where(TaskInstance.operator.in_(LOADS)).distinct()))
+
+
+def recent_loads(session: Session, *, dag_ids: Iterable[str], limit: int = LIMIT) -> list[Found]:
+    """The newest loads of these DAGs, the newest first."""
+    ti = TaskInstance
+    statement = (
+        select(
+            ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.operator, ti.state, ti.start_date, ti.end_date,
+            ti.max_tries, XComModel.value.label("value"), Rendered.rendered_fields,
+        )
+        .outerjoin(XComModel, and_(_same_task(XComModel), XComModel.key == "return_value"))
+        .outerjoin(Rendered, _same_task(Rendered))
+        .where(ti.dag_id.in_(sorted(dag_ids)), ti.operator.in_(LOADS), ti.start_date.is_not(None))
+        .where(or_(XComModel.key.is_not(None), ti.state.not_in(NEVER_RAN)))
+        .order_by(ti.start_date.desc(), ti.dag_id, ti.task_id, ti.map_index)
+        .limit(limit)
+    )  # fmt: skip
+    rows = session.execute(statement).all()
+    unfinished = [row for row in rows if row.state not in ENDED]
+    checkpoints = _checkpoints(session, [(row.dag_id, row.task_id, row.run_id, row.map_index) for row in unfinished])
+    return [
+        Found(
+            dag_id=row.dag_id, task_id=row.task_id, run_id=row.run_id, map_index=row.map_index,
+            operator=row.operator, state=row.state, start=row.start_date, end=row.end_date, max_tries=row.max_tries,
+            conn_id=(row.rendered_fields or {}).get("crm_conn_id"), result=XComModel.deserialize_value(row),
+            checkpoint=checkpoints.get((row.dag_id, row.task_id, row.run_id, row.map_index)),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _same_task(model: Any) -> Any:
+    ti = TaskInstance
+    return and_(
+        model.dag_id == ti.dag_id, model.task_id == ti.task_id,
+        model.run_id == ti.run_id, model.map_index == ti.map_index,
+    )  # fmt: skip
+
+
+def _checkpoints(session: Session, tasks: list[Key]) -> Mapping[Key, Any]:
+    """Where the loads stand that are not done; Airflow keeps that from 3.3 on."""
+    try:
+        from airflow.models.task_state_store import TaskStateStoreModel as Kept
+    except ImportError:
+        return {}
+    found = {}
+    for dag_id, task_id, run_id, map_index in tasks:
+        wanted = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index, "key": STATE_KEY}
+        text = session.scalar(select(Kept.value).filter_by(**wanted))
+        if text is not None:
+            found[dag_id, task_id, run_id, map_index] = json.loads(text)
+    return found

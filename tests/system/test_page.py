@@ -1,0 +1,195 @@
+"""The page "CRM" in a real browser on a real Airflow: what a person sees, in light and dark, large and small."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import browser as browsers
+import pytest
+from airflow_stack import AirflowStack
+from browser import picture, text_of, wait_for
+
+from crm_provider.sandbox import Sandbox
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra 'system'")
+pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_GET_IT)
+
+RATE = 50
+PROGRESS = "left at the pace so far" if find_spec("airflow.models.task_state_store") else "shows how far it is"
+"""What the page says of a load that runs: Airflow 3.3 and newer knows more."""
+
+USER, PASSWORD = "ann", "a password of hers"
+DAG_FILE = """
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from crm_provider.operators.load import CrmLoadContactsOperator
+
+
+def rows(name, number, **more):
+    return [{"mail": f"{name}-{i}@example.com", "name": f"Person {i}", **more} for i in range(number)]
+
+
+NO_RETRY = {"retries": 0, "mapping": {"email": "mail", "name": "name"}}
+
+with DAG("crm_partners", schedule=None, default_args=NO_RETRY):
+    CrmLoadContactsOperator(task_id="load", crm_conn_id="crm_partner", source=rows("partner", 60))
+
+with DAG("crm_leads", schedule=None, default_args=NO_RETRY):
+    leads = rows("lead", 150) + rows("partner", 40) + rows("lead", 12) + rows("refused", 3) + [{"mail": "none"}] * 5
+    CrmLoadContactsOperator(
+        task_id="load_leads",
+        source=leads,
+        suppression=[f"lead-{i}@example.com" for i in range(140, 148)],
+        rejects_path="FOLDER/rejects-{{ dag_run.dag_id }}.jsonl",
+        state_path="FOLDER/state.db",
+    )
+
+with DAG("crm_slow", schedule=None, default_args=NO_RETRY):
+    CrmLoadContactsOperator(task_id="load", crm_conn_id="crm_slow", source=rows("slow", 5000))
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(
+    airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    dags = tmp_path_factory.mktemp("dags")
+    with (
+        Sandbox(seed="empty", rate=RATE) as crm,
+        Sandbox(seed="empty", rate=RATE) as slow,
+        tempfile.TemporaryDirectory(prefix="crm-") as temporary,  # a short path: it is in the pictures
+    ):
+        folder = Path(temporary)
+        (dags / "loads.py").write_text(DAG_FILE.replace("FOLDER", temporary))
+        crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*")
+        connection = crm.connection_json(requests_per_second=RATE)
+        names = {"DEFAULT": connection, "PARTNER": connection, "SLOW": slow.connection_json(requests_per_second=20)}
+        (folder / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
+        env = {
+            **{f"AIRFLOW_CONN_CRM_{name}": text for name, text in names.items()},
+            "AIRFLOW__CRM__REPORT_DIRECTORY": str(folder),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        }
+        stack = airflow_stack(dags, env=env)
+        login = {"username": USER, "password": PASSWORD}
+        answer = stack.api.request("POST", "/auth/token", login, authenticated=False)
+        stack.api._token = answer["access_token"]
+        yield stack
+        stack.stop()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    with browsers.open_browser(tmp_path / "chromium") as running:
+        yield running
+
+
+def test_a_page_for_those_who_are_logged_in(stack: AirflowStack) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{stack.url}/crm/")
+    with refused.value as answer:
+        assert answer.code == 401
+        assert "You are not logged in" in answer.read().decode()
+
+
+def test_the_page(stack: AirflowStack, browser: Any) -> None:
+    log_in(browser, stack)
+    open_page(browser, stack)
+    browsers.complaints(browser)  # Airflow's own, about the first calls without a login
+    assert "No loads yet" in text_of(browser)
+    picture(browser, "page-empty.png")
+
+    assert stack.api.run_dag("crm_partners").state == "success"
+    assert stack.api.run_dag("crm_leads").state == "failed", "of 218 rows 8 were rejected"
+    slow = stack.api.trigger("crm_slow")
+    stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running", timeout=60)
+    wait_for(lambda: PROGRESS in read_again(browser, stack), 40)
+
+    words = text_of(browser)
+    for expected in (
+        "crm_default", "crm_leads / load_leads", "failed", "INVALID_INPUT", "rejected", "suppressed", "crm_partner",
+        "60 created", "crm_slow", "running", "rejects-crm_leads.jsonl",
+    ):  # fmt: skip
+        assert expected in words, f"{expected} in: {words}"
+    assert "@example.com" not in browser.page_source, "no value of a row"
+
+    for scheme in ("light", "dark"):
+        browsers.set_colours(browser, scheme)
+        picture(browser, f"page-{scheme}.png")
+        assert is_dark(browser) == (scheme == "dark")
+    browsers.resize(browser, 390, 900)
+    picture(browser, "page-small.png")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    browser.get(f"{stack.url}/crm/policy?operator=CrmDealStageSensor")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    picture(browser, "policy-small.png")
+    browsers.resize(browser, *browsers.SIZE)
+    browsers.set_colours(browser, "light")
+    picture(browser, "policy.png")
+    assert "DEAL_NOT_FOUND" in text_of(browser)
+    assert browsers.complaints(browser) == []
+
+
+def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
+    log_in(browser, stack)
+    wait_for(lambda: links(browser, "/plugin/crm"), 30)[0].click()
+    frame = wait_for(lambda: browser.find_elements("css selector", "iframe[title=CRM]"), 30)[0]
+    browser.switch_to.frame(frame)
+    wait_for(lambda: "crm_leads" in text_of(browser), 20)
+    browser.switch_to.default_content()
+    for scheme in ("dark", "light"):
+        browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
+        browser.refresh()
+        frame = wait_for(lambda: browser.find_elements("css selector", "iframe[title=CRM]"), 30)[0]
+        browser.switch_to.frame(frame)
+        wait_for(lambda: "crm_leads" in text_of(browser), 20)
+        assert wait_for(lambda scheme=scheme: is_dark(browser) == (scheme == "dark"), 10)
+        browser.switch_to.default_content()
+        browsers.resize(browser, 1280, 820)
+        picture(browser, f"page-in-airflow-{scheme}.png")
+    browser.switch_to.frame(frame)
+    browser.find_element("link text", "crm_leads / load_leads").click()
+    browser.switch_to.default_content()
+    wait_for(lambda: "/dags/crm_leads/runs/" in browser.current_url, 20)
+    wait_for(lambda: "load_leads" in text_of(browser), 20)
+    picture(browser, "task.png")
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def log_in(browser: Any, stack: AirflowStack) -> None:
+    browser.get(stack.url)
+    wait_for(lambda: browser.find_elements("name", "username"), 60)[0].send_keys(USER)
+    browser.find_element("name", "password").send_keys(PASSWORD, "\n")
+    wait_for(lambda: links(browser, "/dags"), 60)
+
+
+def open_page(browser: Any, stack: AirflowStack) -> None:
+    browser.get(f"{stack.url}/crm/")
+    assert "crm/page.css" in browser.page_source
+
+
+def read_again(browser: Any, stack: AirflowStack) -> str:
+    open_page(browser, stack)
+    return text_of(browser)
+
+
+def links(browser: Any, part: str) -> list[Any]:
+    return browser.find_elements("css selector", f"a[href*='{part}']")
+
+
+def is_dark(browser: Any) -> bool:
+    script = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] < 100"
+    return bool(browser.execute_script(script))
