@@ -12,6 +12,7 @@ from airflow.sdk.log import mask_secret
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.exceptions import (
+        AirflowException,
         AirflowFailException,
         AirflowNotFoundException,
         AirflowRescheduleException,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 else:
     try:  # 3.2+
         from airflow.sdk.exceptions import (
+            AirflowException,
             AirflowFailException,
             AirflowNotFoundException,
             AirflowRescheduleException,
@@ -29,6 +31,7 @@ else:
         )
     except ImportError:  # 3.1
         from airflow.exceptions import (
+            AirflowException,
             AirflowFailException,
             AirflowNotFoundException,
             AirflowRescheduleException,
@@ -63,6 +66,7 @@ def asset_stores(trigger: Any) -> list[Any]:
 
 __all__ = [
     "HAS_RETRY_POLICY",
+    "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowRescheduleException",

@@ -69,7 +69,7 @@ def resize(browser: Chrome, width: int, height: int) -> None:
 
 def complaints(browser: Chrome) -> list[str]:
     """What the browser has said about pages since the last call: broken scripts, refused content."""
-    return [str(entry["message"]) for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+    return [str(entry["message"]) for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def picture(browser: Chrome, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -29,8 +30,23 @@ def check_arguments(given: Mapping[str, Any], *, later: Callable[[Any], bool], c
     if "mapping" not in given or "mapping" in known:
         mapper_of(known)
     _check_rejects_path(known.get("rejects_path"))
+    _check_paths_differ(known)
     if complete:
         remembers(given)
+
+
+FILES = ("source", "rejects", "rejects_path", "state_path", "report_path", "checkpoint_path")
+"""Arguments that name files of a load, each for itself."""
+
+
+def _check_paths_differ(known: Mapping[str, Any]) -> None:
+    named: dict[str, str] = {}
+    for argument in FILES:
+        path = known.get(argument)
+        if isinstance(path, (str, os.PathLike)):
+            other = named.setdefault(str(path), argument)
+            if other != argument:
+                raise SourceError(f"{argument} is the file of {other}, which would be overwritten; give each its own")
 
 
 def options_of(given: Mapping[str, Any]) -> LoadOptions:

@@ -22,7 +22,7 @@ def concluded(load: Load, summary: Summary, *, ending: str, report_path: AnyPath
     :return: the summary with the paths of what is there
     """
     path = report_path
-    if path is None and load.rejects is not None:
+    if path is None and load.rejects is not None and not load.options.dry_run:  # there may be one of a real load
         path = sibling(load.rejects.path, ".report.md")
     paths = {
         "rejects": rejects_of(load),

@@ -16,6 +16,8 @@ from crm_provider.load.window import Flight, Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action, Decision, ErrorPolicy
 
+NOT_KNOWN = "Whether it was written is not known."
+
 
 class Endings:
     """Decides about each row that has landed, and enters it. Used by one thread."""
@@ -138,12 +140,12 @@ class Endings:
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 
     def _reject(self, row: Row, error: e.CrmError) -> None:
-        remark = "" if error.outcome_known else " Whether it was written is not known."
+        message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
             values=row.values,
             type=error.type,
-            message=error.message + remark,
+            message=message,
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),

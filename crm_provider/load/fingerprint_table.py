@@ -16,7 +16,8 @@ from typing import IO, cast
 
 from crm_provider.load.paths import AnyPath, atomic_writer
 
-TITLE = "crm_provider fingerprints 1"
+KIND = "crm_provider fingerprints "
+TITLE = f"{KIND}1"
 """Begins the header; the number is that of the format."""
 
 SIZE = 16

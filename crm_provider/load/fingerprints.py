@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crm_provider.load.fingerprint_table import (
+    KIND,
     SIZE,
     TITLE,
     OtherKeyError,
@@ -27,7 +28,7 @@ from crm_provider.load.fingerprint_table import (
 from crm_provider.load.journal import Journal
 from crm_provider.load.locking import FileLock
 from crm_provider.load.paths import AnyPath, is_local, sibling
-from crm_provider.load.rows import Contact
+from crm_provider.load.rows import Contact, SourceError
 from crm_provider.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,23 @@ class Fingerprints:
             self._table = table
         return self._table
 
+    def _check_own(self) -> None:
+        """Never replace a file that is something else, such as the source.
+
+        :raises SourceError: if it does not begin as a state file
+        """
+        if self.path.suffix.lower() == ".gz" or not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            begin = file.read(len(KIND))
+        if begin and begin != KIND.encode():
+            raise SourceError(
+                f"{self.path.name} would be overwritten, but it is no state file of a load; remove it, or give another "
+                "state_path"
+            )
+
     def _read_state(self, table: PrintTable) -> None:
+        self._check_own()
         try:
             table.put(entries(lines_of(self.path), self._header))
         except OtherKeyError:

@@ -97,10 +97,12 @@ class Parts:
 
     def close(self) -> None:
         """Make all pages safe, and let go of the file."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            self.flush()
+        finally:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
 
     def remove(self) -> None:
         """Forget all pages: the target is whole, or nobody will go on."""

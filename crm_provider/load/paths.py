@@ -89,6 +89,20 @@ def private_folder(folder: pathlib.Path) -> None:
             parent.mkdir(mode=0o700, exist_ok=True)
 
 
+def unwritable(path: AnyPath) -> str | None:
+    """Why a file cannot be written, as far as that can be told; its folder is created. None if it can, or elsewhere."""
+    if not is_local(path):
+        return None
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        private_folder(path.parent)
+        _draft(path).unlink()
+    except OSError as wrong:
+        return wrong.strerror or type(wrong).__name__
+    return None
+
+
 def private_file(path: pathlib.Path) -> IO[bytes]:
     """Open a local file to append to it, for this user only."""
     private_folder(path.parent)

@@ -7,11 +7,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import Contact, InvalidRow, Row, SourceError
+from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources import Source
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkTable, without_views
@@ -119,16 +119,22 @@ class _Problems:
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._examples: dict[tuple[str, str, str], str] = {}
+        self._examples: dict[tuple[str, str, str], Problem] = {}
+        self._vary: set[tuple[str, str, str]] = set()
 
     def count(self, invalid: InvalidRow) -> None:
         for problem in invalid.problems:
             key = (problem.field, problem.column, problem.kind)
             self._counts[key] += 1
-            self._examples.setdefault(key, str(problem))
+            if self._examples.setdefault(key, problem).fix != problem.fix:
+                self._vary.add(key)
 
     def as_data(self) -> dict[str, int]:
-        return {self._examples[key]: count for key, count in self._counts.items()}
+        return {self._text(key): count for key, count in self._counts.items()}
+
+    def _text(self, key: tuple[str, str, str]) -> str:
+        example = self._examples[key]
+        return str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
 
 
 def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:

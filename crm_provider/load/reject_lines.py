@@ -140,7 +140,7 @@ class CsvLines:
     def read_header(self, first: str) -> bool:
         cells = _cells(first.removeprefix("\ufeff"))
         if (cells[0], *cells[-len(_AFTER) :]) != ("_row", *_AFTER):
-            raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}")
+            raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}, with commas")
         self._columns = tuple(map(_unguarded, cells[1 : -len(_AFTER)]))
         return True
 

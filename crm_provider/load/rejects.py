@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from crm_provider.load.journal import Journal
 from crm_provider.load.paths import AnyPath, is_local
 from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject, RejectLines
 from crm_provider.load.rows import Row, SourceError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["NoRejects", "Reject", "RejectedRows", "RejectsFile", "read_rejects"]
 
@@ -61,6 +64,8 @@ class RejectsFile:
         :raises SourceError: if the file is no rejects file
         """
         self._check_own()
+        if next(self._journal.lines(), None) is not None:
+            log.info("The rejects file of an earlier run is replaced: %s.", self.path)
         self._journal.clear()
         self.count = 0
 
@@ -143,6 +148,8 @@ class RejectedRows:
     ) -> None:
         self.name = path.name
         self._path, self._format, self._retryable_only = path, format, retryable_only
+        self.left_out = 0
+        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
         self._originals = array("q")
         lines, journal = _opened(path, format)
         with _text_errors(self.name):
@@ -155,12 +162,15 @@ class RejectedRows:
     def rows(self) -> Iterator[Row]:
         """The rows as they were given to the load that rejected them."""
         self._originals = array("q")
+        self.left_out = 0
         lines, journal = _opened(self._path, self._format)
         reader = _Reader(lines, self.name)
         with _text_errors(self.name):
             for line in journal.lines(rest=True):
                 reject = reader.read(line)
-                if reject is not None and (reject.retryable or not self._retryable_only):
+                if reject is not None and self._retryable_only and not reject.retryable:
+                    self.left_out += 1
+                elif reject is not None:
                     self._originals.append(reject.number if reject.original is None else reject.original)
                     yield Row(len(self._originals), reject.values)
 

@@ -257,7 +257,7 @@ class Run:
             throttled=load.pulse.throttled,
             seconds=ledger.seconds_before + seconds,
             left=self.found.rows - ledger.rows,
-            budget_used=load.pulse.calls / (load.rate * seconds) if seconds > 0 else 0.0,
+            budget_used=min(load.pulse.calls / (load.rate * seconds), 1.0) if seconds > 0 else 0.0,
             resumed_at=ledger.resumed_at,
             plan=self.plan.name,
             plan_why=self.plan.why,

@@ -22,7 +22,7 @@ class Summary:
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
-    :param budget_used: share of the key's rate that this try took
+    :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     """
 
     rows: int

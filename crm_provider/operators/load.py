@@ -90,6 +90,7 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
 
     template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
     policy_name = "CrmRetryRejectsOperator"
+    _rows: RejectedRows | None = None
 
     def __init__(self, *, rejects: Any, only: Only = "retryable", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -109,9 +110,20 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         path = path_of(self.rejects, "rejects")
         self._check_paths(path)
         try:
-            return read_rejects(path, retryable_only=self.only == "retryable")
+            self._rows = read_rejects(path, retryable_only=self.only == "retryable")
         except NoRejects as nothing:
             raise AirflowSkipException(f"Nothing to send: {nothing}.") from nothing
+        return self._rows
+
+    def call(self, context: Context) -> dict[str, Any]:
+        result = super().call(context)
+        if self._rows is not None and self._rows.left_out:
+            self.log.warning(
+                "%d row(s) of the rejects file are not retryable and were left out: correct them, and send them with "
+                "only='all'.",
+                self._rows.left_out,
+            )
+        return {**result, "left_out": 0 if self._rows is None else self._rows.left_out}
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_files(self.rejects)

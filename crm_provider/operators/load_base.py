@@ -20,7 +20,7 @@ from crm_provider.load.fields import Empty
 from crm_provider.load.fingerprints import Fingerprints, secret_for
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
-from crm_provider.load.paths import AnyPath
+from crm_provider.load.paths import AnyPath, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources import Source
@@ -30,14 +30,14 @@ from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import conclude
-from crm_provider.policy import Work
+from crm_provider.policy import Action, Work
 from crm_provider.task_checkpoints import checkpoints_for
 from crm_provider.task_paths import path_of, site_report, with_connection
 
 ARGUMENTS = (
     "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
     "lowercase_email", "list_ids", "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
-    "errors_in_a_row", "dry_run",
+    "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
 
@@ -171,6 +171,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         except SourceError as wrong:  # the same input would fail again
             raise AirflowFailException(str(wrong)) from wrong
         except e.CrmError as error:
+            if error.decided is not None:
+                raise  # by the load itself
             conclude(error, self.decide(error), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
@@ -211,6 +213,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def _prepared(self, context: Context, opened: ExitStack) -> Load:
         """The load; what it holds open is closed with ``opened``."""
         given, pulse = self._arguments(), Pulse()
+        if not self.checks_only:
+            self._check_files()
         interrupt = self._interrupt = Interrupt()
         source = self.open_source()
         self.source_files = getattr(source, "files", ())
@@ -255,6 +259,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         value = getattr(self, name)
         return None if value is None else path_of(value, name)
 
+    def _check_files(self) -> None:
+        """What cannot be written is to be known before the first call."""
+        for name in ("rejects_path", "state_path", "checkpoint_path"):
+            if (path := self._path(name)) is not None and (problem := unwritable(path)) is not None:
+                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
+
     # -- after -----------------------------------------------------------------------------------------------
 
     def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> NoReturn:
@@ -262,9 +272,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
         context["ti"].xcom_push(key="return_value", value=self._result(summary))
-        done = (
-            f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows and can go on from there"
-        )
+        done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
         conclude(error, stopped.decision, context)
 
@@ -276,3 +284,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def _result(self, summary: Summary) -> dict[str, Any]:
         """The XCom; with the connection, which Airflow forgets after some runs."""
         return {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
+
+
+def _next(stopped: LoadStopped) -> str:
+    """What happens with the rows that are left."""
+    if stopped.decision.action is Action.RETRY:
+        return "A retry goes on from there"
+    return "A cleared task starts with the first row; with state_path what was loaded costs no call then"

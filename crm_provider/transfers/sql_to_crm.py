@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from crm_provider._compat import BaseHook
+from crm_provider._compat import AirflowException, BaseHook
 from crm_provider.lineage import Lineage, lineage_of_query
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources import Source
@@ -58,7 +58,7 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
         if not self.sql.strip():
             raise SourceError("sql is empty; give it the text of one query")
         connection = BaseHook.get_connection(self.sql_conn_id)
-        hook = connection.get_hook(hook_params=dict(self.hook_params or {}))
+        hook = _hook_of(connection, self.hook_params)
         self._database = hook, connection
         if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
             raise SourceError(
@@ -69,3 +69,19 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_query(self.sql, *self._database)
+
+
+def _hook_of(connection: Any, hook_params: Mapping[str, Any] | None) -> Any:
+    """The hook of a connection.
+
+    :raises SourceError: if the provider of its type is not installed
+    """
+    try:
+        return connection.get_hook(hook_params=dict(hook_params or {}))
+    except AirflowException as unknown:
+        if "Unknown hook type" not in str(unknown):
+            raise
+        raise SourceError(
+            f"the connection {connection.conn_id!r} is of type {connection.conn_type!r}, which no installed provider "
+            f"knows; install it, for example apache-airflow-providers-{str(connection.conn_type).replace('_', '-')}"
+        ) from unknown

@@ -167,7 +167,12 @@ def packed(path: Any, body: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "body",
-    [b"id,email\n", b"\xff\xff", b"crm_provider fingerprints 1", b"{CHECK}\nxyz\n", b"{CHECK}\n" + b"0" * 64 + b"\n"],
+    [
+        b"crm_provider fingerprints 1",
+        b"crm_provider fingerprints 9 x\n",
+        b"{CHECK}\nxyz\n",
+        b"{CHECK}\n" + b"0" * 64 + b"\n",
+    ],
 )
 def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pytest.LogCaptureFixture) -> None:
     loaded(path, contact(1))
@@ -178,6 +183,15 @@ def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pyte
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     loaded(path, contact(2))
     assert is_unchanged(path, contact(2)) and not is_unchanged(path, contact(1))
+
+
+@pytest.mark.parametrize("body", [b"id,email\n", b"\xff\xff", b"crm_provider"])
+def test_a_file_that_is_something_else_is_never_replaced(body: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "leads.csv"
+    path.write_bytes(body)
+    with pytest.raises(SourceError, match=r"leads.csv would be overwritten, but it is no state file of a load"):
+        Fingerprints(path, SECRET).load()
+    assert path.read_bytes() == body
 
 
 @pytest.mark.parametrize("body", [b"plain", gzip.compress(b"x" * 99)[:-9]])
@@ -228,6 +242,7 @@ def test_killed_at_any_byte_never_wrongly_unchanged(
     path = tmp_path_factory.mktemp("s") / "s"
     possible: dict[int, set[int]] = {n: {-1} for n in range(3)}  # values that the CRM may have
     for steps in runs:
+        finishes = data.draw(st.booleans(), label="finishes")  # first: hypothesis may end the example by an exception
         prints = Fingerprints(path, SECRET)
         for outcome, n, value in steps:
             prints.forget(contact(n, v=value))
@@ -236,7 +251,7 @@ def test_killed_at_any_byte_never_wrongly_unchanged(
             else:
                 possible[n] = {value}
                 prints.remember(contact(n, v=value))
-        if data.draw(st.booleans(), label="finishes"):
+        if finishes:
             prints.finish()
         else:
             prints.close()
