@@ -65,6 +65,9 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def source(self, value: Any) -> None:
         self._source = hide_rows(value)
 
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "source": getattr(self, "_source", None)}
+
     def open_source(self) -> Source:
         source = shown(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):

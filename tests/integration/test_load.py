@@ -285,6 +285,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "format": ({"source_format": "xls"}, "'xls' is unknown"),
     "on_error action": ({"on_error": {"INVALID_INPUT": "wait"}}, "'wait' is no action of a load"),
     "on_error pair": ({"on_error": {"FORBIDDEN": "reject"}}, "Did you mean 'fail'"),
+    "one file for two": ({"rejects_path": "a", "state_path": "a"}, "state_path is the file of rejects_path"),
     "errors_in_a_row": ({"errors_in_a_row": 0}, "errors_in_a_row must be at least 1"),
 }
 
@@ -398,6 +399,7 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
     end = run_task(
         CrmLoadContactsOperator,
         source=given, mapping=MAPPING, dry_run=True, rejects_path=str(path), state_path=str(state),
+        report_path=str(tmp_path / "report.md"),
     )  # fmt: skip
     assert end.state == "success"
     assert end.result["dry_run"]
@@ -407,7 +409,38 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
     assert {entry.method for entry in crm.journal()} <= {"GET"}
     assert not path.exists()
     assert not state.exists()
-    assert "dry run: nothing was written" in (tmp_path / "r.jsonl.report.md").read_text()
+    assert "dry run: nothing was written" in (tmp_path / "report.md").read_text()
+
+
+def test_a_dry_run_leaves_the_report_of_the_real_load_alone(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    arguments = {"source": rows(2), "mapping": MAPPING, "rejects_path": str(tmp_path / "r.jsonl")}
+    run_task(CrmLoadContactsOperator, **arguments)
+    before = (tmp_path / "r.jsonl.report.md").read_text()
+    assert run_task(CrmLoadContactsOperator, dry_run=True, **arguments).result["report_path"] is None
+    assert (tmp_path / "r.jsonl.report.md").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["rejects_path", "state_path", "checkpoint_path"])
+@pytest.mark.parametrize("place", ["folder", "file/below"])
+def test_a_path_that_cannot_be_written_is_named_before_the_first_call(
+    name: str, place: str, crm: Sandbox, run_task: RunTask, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    end = run_task(CrmLoadContactsOperator, source=rows(2), mapping=MAPPING, retries=1, **{name: str(tmp_path / place)})
+    assert end.states == ["failed"]
+    assert f"{name}: {tmp_path / place} cannot be written" in str(end.error)
+    assert not crm.journal()
+
+
+def test_the_source_is_never_overwritten(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "in.csv", rows(3))
+    before = Path(path).read_bytes()
+    for name in ("rejects_path", "state_path", "report_path", "checkpoint_path"):
+        end = run_task(CrmLoadContactsOperator, source=path, mapping=MAPPING, **{name: path})
+        assert end.state == "failed"
+        assert "would be overwritten" in str(end.error)
+    assert Path(path).read_bytes() == before
 
 
 @pytest.mark.parametrize(
