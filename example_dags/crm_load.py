@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from airflow.sdk import DAG, Param
@@ -23,7 +24,7 @@ with DAG(
     schedule=None,
     tags=["crm"],
     # a folder that all workers share: rejects and state are files
-    params={"folder": Param("/tmp/crm_load", type="string")},  # noqa: S108 - an example that runs everywhere
+    params={"folder": Param(str(Path(tempfile.gettempdir(), "crm_load")), type="string")},
     default_args={"retries": 3},
     max_active_runs=1,
 ):
