@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import Summary
-from crm_provider.traffic import CallSeen
+
+if TYPE_CHECKING:
+    from crm_provider.load.summary import Summary
+    from crm_provider.traffic import CallSeen
 
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
 LOADS, ROWS = "crm.loads", "crm.load.rows"

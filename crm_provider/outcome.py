@@ -99,7 +99,7 @@ def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
         return None
     now = datetime.now(timezone.utc)
     first = context["ti"].get_first_reschedule_date(context)
-    waited = (now - first).total_seconds() if first is not None else 0.0
+    waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may be set back
     if waited + delay > MAX_TOTAL_WAIT:
         return None
     return now + timedelta(seconds=delay)

@@ -16,6 +16,9 @@ STALE_PAGES = 3
 """Pages in a row without a new record after which a listing counts as going in circles. One or two are normal when
 records are added in front while the pages are read."""
 
+MOST_PAGES = 1_000_000
+"""Pages after which a listing counts as one without an end: ten million records, 55 hours at 5 calls per second."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -110,10 +113,17 @@ class _Progress:
         self.pages = 0
 
     def note_total(self, page: Page) -> None:
-        """Take in what a page says of the whole; a total smaller than what the page itself shows counts otherwise."""
+        """Take in what a page says of the whole.
+
+        A total that is smaller than what the page shows at its place counts something else, or is wrong: then only an
+        empty page is the end.
+        """
+        shown = self.pages * PAGE_SIZE + len(page.items) if page.items else 0
         if page.total is not None and page.total >= len(page.items):
             self._total = page.total
             self._least = page.total if self._least is None else min(self._least, page.total)
+        if self._total is not None and self._total < shown:
+            self._total = None
 
     def take(self, page: Page) -> list[dict[str, Any]]:
         """The new records of a page.
@@ -125,6 +135,8 @@ class _Progress:
         self._received += len(page.items)
         self._stale = 0 if fresh else self._stale + 1
         self._repeated_a_page = self._repeated_a_page or (not fresh and len(page.items) >= PAGE_SIZE)
+        if self.pages >= MOST_PAGES:
+            raise self._error(f"does not end: {self.pages} pages are read, of which each holds new records")
         if self._stale >= STALE_PAGES:
             raise self._error(f"goes in circles: the last {self._stale} pages hold no new record")
         return fresh

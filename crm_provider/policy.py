@@ -218,7 +218,7 @@ def checked(on_error: OnError | ErrorPolicy | None, work: Work) -> dict[type[e.C
 
 
 def _class_of(key: OnErrorKey) -> type[e.CrmError]:
-    if isinstance(key, type) and issubclass(key, e.CrmError):
+    if isinstance(key, type) and e.ERROR_CLASSES.get(key.__name__) is key:  # others have no name to be written down as
         return key
     if isinstance(key, str):
         name = ALIASES.get(key, key)
@@ -268,15 +268,13 @@ def _substitute(error: type[e.CrmError], action: Action, sensible: list[Action])
 
 def _nearest(value: object, choices: list[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
-    match = difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(value).lower(), by_lower, cutoff=0.5)
     return f" Did you mean {by_lower[match[0]]!r}?" if match else " See: python -m crm_provider policy"
 
 
-def _label(key: OnErrorKey) -> str:
+def _label(error: type[e.CrmError]) -> str:
     """The shortest name a user can type for an error: its type, else its class."""
-    if isinstance(key, type):
-        return key.type if key.type in CATALOGUE else key.__name__
-    return str(key)
+    return error.type if error.type in CATALOGUE else error.__name__
 
 
 @dataclass(frozen=True)

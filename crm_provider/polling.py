@@ -41,7 +41,7 @@ class Waiter:
 
     :param interval: seconds between two looks
     :param policy: what is "not yet"
-    :param deadline: when waiting ends, in seconds since the epoch
+    :param deadline: when waiting ends
     :param ended: resolved with the answer, or with what ends the wait without one
     :param due: when the next look begins
     """
@@ -68,7 +68,7 @@ class Poller:
     """Asks for all its waiters, round after round, until the last one leaves.
 
     :param connect: gives the client for a round (a new one if the connection has changed)
-    :param clock: seconds since the epoch
+    :param clock: one that nobody sets: set back, it would stop the rounds. All times here are those of this clock
     :param jitter: 0 to 1, for the back-off; drawn once for all in a round, so that they stay together
     :param offset: seconds by which the grid of rounds is off the clock's; by default that of the process
     """
@@ -77,7 +77,7 @@ class Poller:
         self,
         connect: Callable[[], Awaitable[CrmClient]],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         offset: float | None = None,
@@ -101,8 +101,8 @@ class Poller:
     ) -> Ending:
         """Wait for the answer to a question, together with all others.
 
-        :param deadline: when waiting ends, in seconds since the epoch. The last look begins after it, and at most
-            :data:`LAST_LOOK` (or the interval, if that is shorter) later
+        :param deadline: when waiting ends. The last look begins after it, and at most :data:`LAST_LOOK` (or the
+            interval, if that is shorter) later
         """
         waiter = Waiter(
             question=question,
@@ -148,8 +148,7 @@ class Poller:
             await self._rounds()
         except Exception as broken:  # a bug: nobody may wait for ever on a loop that has ended
             for waiter in self._waiters.values():
-                if not waiter.ended.done():
-                    waiter.ended.set_exception(broken)
+                self._fail(waiter, broken)
             raise
 
     async def _rounds(self) -> None:
@@ -222,14 +221,18 @@ class Poller:
         self._wait_on(waiter, look)
 
     def _broke(self, waiter: Waiter, bug: Exception, look: _Look) -> None:
-        if not waiter.ended.done():
-            waiter.ended.set_exception(bug)
+        self._fail(waiter, bug)
         self._wait_on(waiter, look)
 
     def _wait_on(self, waiter: Waiter, look: _Look) -> None:
         waiter.due = self._next_due(waiter, look.started)
         if look.started >= waiter.deadline:
             self._end(waiter, Ending())
+
+    @staticmethod
+    def _fail(waiter: Waiter, bug: Exception) -> None:
+        if not waiter.ended.done():
+            waiter.ended.set_exception(bug)
 
     @staticmethod
     def _end(waiter: Waiter, ending: Ending) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from crm_provider import errors as e
 from crm_provider import validate
-from crm_provider.calls.base import Record
-from crm_provider.calls.lists import list_ids_of, list_name, pick_list
-from crm_provider.client import CrmClient
+from crm_provider.segments import list_ids_of, list_name, pick_list
+
+if TYPE_CHECKING:
+    from crm_provider.calls.base import Record
+    from crm_provider.client import CrmClient
 
 Match = Literal["all", "any"]
 Until = Literal["in", "left"]

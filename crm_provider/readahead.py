@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -42,7 +41,7 @@ class ReadAhead:
     def __call__(self, number: int) -> Page:
         page = self._start(number).result()
         del self._on_their_way[number]
-        pages = math.ceil((page.total or 0) / PAGE_SIZE)
+        pages = -(-(page.total or 0) // PAGE_SIZE)  # rounded up; a total may be larger than any float
         for ahead in range(number + 1, min(number + 1 + self._at_once, pages)):
             self._start(ahead)
         return page

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
 
 SHORTENED = 200
 """Characters of an unknown body that a message may show."""
+
+SHORTEST_VALUE = 3
+"""Characters; shorter values are parts of ordinary words."""
+
+SHORTEST_WORD, SHORTEST_OF_ADDRESS = 4, 6
+"""Characters of a word of a name, and of an address, that is taken out where it stands alone: ``mail`` stays."""
+
+MOST_WORDS = 6
+"""Words of a value that are taken out one by one: a name has them, a longer text is told by no single word."""
+
+SHORTEST_CODE = 16
+"""Characters of base64, or digits of hexadecimal, that are looked into for text."""
+
+PHONE_DIGITS = 7
+"""Digits at the end of a phone number that tell it, however it is written."""
 
 
 def cut(text: str) -> str:
@@ -15,24 +34,97 @@ def cut(text: str) -> str:
     return text if len(text) <= SHORTENED else f"{text[:SHORTENED]}..."
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-_EMAIL = re.compile(r"(?<![^\s\"'<>@,;:()\[\]{}])[^\s\"'<>@,;:()\[\]{}]+(?:@|%40)[^\s\"'<>@,;:()\[\]{}]+")
-
-
-_PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
-
-
 def private_path(path: str) -> str:
     """A path without the parts that are personal data or secrets, wherever it came from."""
     return _PRIVATE_PATH.sub(r"\1...", path)
 
 
-def without_values(text: str, sent: Iterable[str]) -> str:
-    """A text without the values that were sent and without anything that looks like an email address."""
-    for value in sorted(sent, key=len, reverse=True):
-        if len(value) >= 3:  # shorter ones are parts of ordinary words
-            text = re.sub(re.escape(value), "[value]", text, flags=re.IGNORECASE)
-    return _EMAIL.sub("[email]", text)
+def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> str:
+    """A text without the values that were sent and without anything that looks like an email address.
+
+    A value is found as it was sent, as it looks in a URL, in JSON, in HTML and in ``repr``, in any case; of a phone
+    number the last digits are enough. Text in base64 or in hexadecimal is taken out, whatever it says.
+
+    :param in_parts: also take out the sides of an address and the words of a name, where they stand alone
+    """
+    values = [value for value in dict.fromkeys(sent) if len(value) >= SHORTEST_VALUE]
+    whole = {spelling for value in values for spelling in _spellings(value)}
+    found = {part for value in values for part in _parts(value)} if in_parts else set()
+    parts = {spelling for part in found for spelling in _spellings(part)}
+    text = _taken_out(text, map(re.escape, sorted(whole, key=len, reverse=True)))
+    text = _EMAIL.sub("[email]", text)  # before parts of it are gone
+    text = _CODE.sub(_without_hidden_text, text)
+    text = _taken_out(text, (_as_phone(value) for value in values if _PHONE.fullmatch(value)))
+    return _taken_out(text, (f"{_ALONE}{re.escape(part)}(?!\\w)" for part in sorted(parts, key=len, reverse=True)))
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+_EMAIL = re.compile(r"(?<![^\s\"'<>@,;:()\[\]{}])[^\s\"'<>@,;:()\[\]{}]+(?:@|%40)[^\s\"'<>@,;:()\[\]{}]+")
+
+_PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
+
+_ALONE = r"(?:(?<!\w)|(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=\\[nrt]))"
+"""Before a word: nothing that belongs to it, but perhaps an escaped space or quote."""
+
+_CODE = re.compile(rf"[A-Za-z0-9+/_-]{{{SHORTEST_CODE},}}")
+
+_HEX = re.compile(r"[0-9A-Fa-f]+")
+
+_PHONE = re.compile(rf"\+?(?:[\s().-]*\d){{{PHONE_DIGITS},15}}")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _taken_out(text: str, patterns: Iterable[str]) -> str:
+    pattern = "|".join(patterns)
+    return re.sub(pattern, "[value]", text, flags=re.IGNORECASE) if pattern else text
+
+
+def _spellings(value: str) -> Iterator[str]:
+    """How a server may say a value back."""
+    data = value.encode(errors="surrogatepass")
+    yield value
+    yield from (quote(data, safe=""), quote(data), quote_plus(data), quote(quote(data, safe=""), safe=""))
+    yield json.dumps(value)[1:-1]
+    yield from (repr(value)[1:-1], repr(data)[2:-1])
+    yield from (html.escape(value), html.escape(value, quote=False))
+
+
+def _parts(value: str) -> Iterator[str]:
+    """The sides of an address, the words of a name. Words of letters and digits look the same in every spelling."""
+    local, at, domain = value.rpartition("@")
+    words = re.findall(r"\w+", value)
+    if at:
+        yield from (side for side in (local, domain) if len(side) >= SHORTEST_WORD)
+        yield from (word for word in words if len(word) >= SHORTEST_OF_ADDRESS)
+    elif 1 < len(words) <= MOST_WORDS:
+        yield from (word for word in words if len(word) >= SHORTEST_WORD)
+
+
+def _without_hidden_text(code: re.Match[str]) -> str:
+    """Nothing in place of what is text once it is decoded; it may begin after a letter or two of something else."""
+    found = code[0]
+    for start in range(4):
+        rest = found[start:].rstrip("=").replace("-", "+").replace("_", "/")
+        decoded = base64.b64decode(rest[: len(rest) // 4 * 4])
+        if _is_text(decoded):
+            return "[value]"
+    digits = found[: len(found) // 2 * 2]
+    return "[value]" if _HEX.fullmatch(digits) and _is_text(bytes.fromhex(digits)) else found
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return len(data) >= SHORTEST_CODE // 2 and data.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _as_phone(value: str) -> str:
+    """The last digits of a number, and what may stand before and between them; bounded, as bodies may be hostile."""
+    gap = r"[\s().-]{0,3}"
+    digits = re.sub(r"\D", "", value)[-PHONE_DIGITS:]
+    return rf"[+(]?(?:\d{gap}){{0,8}}{gap.join(digits)}"

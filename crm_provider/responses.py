@@ -6,18 +6,17 @@ text within the same status, its status. What none of them knows is a :class:`Cr
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from crm_provider import errors as e
 from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
+from crm_provider.contents import UNREADABLE, content_of, parsed_body
 from crm_provider.redaction import SHORTENED, cut, without_values
 
 TYPE_KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
@@ -30,7 +29,10 @@ TEXT_KEYS = ("message", "Message", "error", "errorMessage")
 """Where a body may carry a text."""
 
 READ_FOR_MESSAGES = 64 * 1024
-"""Bytes of an unknown body that are looked at; far more than is shown, so that no value is cut before it is removed."""
+"""Bytes of a body, and characters of a text in it, that are looked at for a message; far more than is shown."""
+
+LONGEST_REQUEST_ID = 1000
+"""Characters of what may be a request id; of a longer one that is a value cut off, the start would not be known."""
 
 MAX_RETRY_AFTER = 7 * 24 * 3600.0
 """Seconds; a longer ``Retry-After`` is taken for nonsense and ignored."""
@@ -63,12 +65,12 @@ def value_of(answer: Answer) -> Any:
 
     :raises CrmError: the class that the answer stands for, if it is not a success
     """
-    parsed = _parsed(answer.body, exact=answer.exact)
     if not 200 <= answer.status < 300:
         raise error_of(answer)
-    if parsed is _UNREADABLE and answer.loose and answer.body.lstrip()[:1] not in _STRUCTURED:
+    parsed = content_of(answer.body, exact=answer.exact)
+    if parsed is UNREADABLE and answer.loose and answer.body.lstrip()[:1] not in _STRUCTURED:
         return {}
-    if parsed is _UNREADABLE:
+    if parsed is UNREADABLE:
         raise _error(answer, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
     if spec := _spec_in_success(parsed):
         raise _error(answer, spec.error, spec, _text_of(parsed) or spec.messages[0])
@@ -79,7 +81,7 @@ def value_of(answer: Answer) -> Any:
 
 def error_of(answer: Answer) -> e.CrmError:
     """The typed error that an answer without success stands for."""
-    parsed = _parsed(answer.body)
+    parsed = parsed_body(answer.body)
     spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
     text = _text_of(parsed)
     if spec is not None:
@@ -120,7 +122,7 @@ def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text
     unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return error(
-        cut(without_values(text, answer.sent)),
+        cut(text if _documented(text, answer.status) else _without_sent(text, answer.sent)),
         type=spec.type if spec else f"HTTP_{answer.status}",
         status=answer.status,
         request_id=request_id_of(answer),
@@ -133,20 +135,8 @@ def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text
 
 # -- what the body says -------------------------------------------------------------------------------------
 
-_UNREADABLE = object()
-
 _STRUCTURED = (b"{", b"[", b'"', b"<")
 """How JSON and HTML begin: what begins so and is no JSON is cut off, or from somebody else."""
-
-
-def _parsed(body: bytes, *, exact: bool = False) -> Any:
-    """The body as JSON; None if it is empty, ``_UNREADABLE`` if it is no JSON."""
-    if not body.strip():
-        return None
-    try:
-        return json.loads(body, parse_float=Decimal if exact else None)
-    except (ValueError, RecursionError):
-        return _UNREADABLE
 
 
 def _objects(parsed: Any) -> Iterator[dict[str, Any]]:
@@ -205,9 +195,13 @@ def _spec_by_text(parsed: Any, status: int) -> ErrorSpec | None:
     for body in _objects(parsed):
         for key in TEXT_KEYS:
             text = body.get(key)
-            if isinstance(text, str) and (spec := _TEXTS.get((status, text.strip().rstrip(".!").lower()))):
+            if isinstance(text, str) and (spec := _documented(text, status)):
                 return spec
     return None
+
+
+def _documented(text: str, status: int) -> ErrorSpec | None:
+    return _TEXTS.get((status, text.strip().rstrip(".!").lower()))
 
 
 def _spec_in_success(parsed: Any) -> ErrorSpec | None:
@@ -253,14 +247,14 @@ _REQUEST_ID = re.compile(r"[\w=.:+/-]{1,100}")
 
 
 def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
-    if isinstance(value, str) and without_values(value, sent) != value:
+    if not isinstance(value, str) or len(value) > LONGEST_REQUEST_ID or without_values(value, sent) != value:
         return None
-    return value[:100] if isinstance(value, str) and _REQUEST_ID.fullmatch(value[:100]) else None
+    return value[:100] if _REQUEST_ID.fullmatch(value[:100]) else None
 
 
 def request_id_of(answer: Answer) -> str | None:
     """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
-    for body in _objects(_parsed(answer.body)):
+    for body in _objects(parsed_body(answer.body)):
         if found := _as_request_id(body.get("requestId"), answer.sent):
             return found
     headers = {name.lower(): value for name, value in answer.headers.items()}
@@ -276,7 +270,7 @@ def retry_after_of(value: str | None, date: str | None = None) -> float | None:
     if value is None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value.strip()):
-        seconds = float(value)
+        seconds = float(value.strip())  # float takes off less than strip does
     else:
         until = _http_date(value)
         if until is None:
@@ -298,8 +292,21 @@ def _http_date(value: str | None) -> datetime | None:
 
 def shortened(answer: Answer) -> str:
     """The start of a body, fit for a message; of JSON only its shape, for its values may be a contact's."""
-    text = without_values(answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace"), answer.sent)[: 4 * SHORTENED]
+    start = answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
+    is_whole = len(answer.body) <= READ_FOR_MESSAGES
+    text = _without_sent(start, answer.sent, is_whole=is_whole)[: 4 * SHORTENED]
     return cut(re.sub(r"\d{4,}", "...", _JSON_STRING.sub(lambda m: m[0] if m["key"] else '"..."', text)))
 
+
+def _without_sent(text: str, sent: tuple[str, ...], *, is_whole: bool = True) -> str:
+    """As :func:`without_values`; of a long text only the start, without what may be the first part of a value."""
+    shown = without_values(text[:READ_FOR_MESSAGES], sent)
+    if is_whole and len(text) <= READ_FOR_MESSAGES:
+        return shown
+    return shown[: max(len(shown) - LONGEST_SPELLING * max(map(len, sent), default=0), 0)]
+
+
+LONGEST_SPELLING = 12
+"""Times: a character of four bytes in a URL."""
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\(?:.|$))*(?:"|$)(?P<key>\s*:)?', re.DOTALL)

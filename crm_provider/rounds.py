@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,10 +49,10 @@ class Round:
 
     def lists(self) -> Iterator[Record]:
         """All lists; pages are fetched as far as anyone reads."""
-        for n in itertools.count():
-            if n == len(self._lists) and not self._next_list():
-                return
+        n = 0
+        while n < len(self._lists) or self._next_list():
             yield self._lists[n]
+            n += 1
 
     def _next_list(self) -> bool:
         if self._lists_complete:

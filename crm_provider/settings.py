@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from crm_provider.errors import CrmConfigurationError
 
+DEFAULT_CONN_ID = "crm_default"
 DEFAULT_BASE_URL = "https://connect.pingback.com/v2"
 
 
@@ -93,11 +94,10 @@ def checked_base_url(url: str) -> str:
 
     :raises CrmConfigurationError: if it has no scheme, is plain HTTP to another machine, or carries more than a path
     """
-    try:
-        parts = urlsplit(url)
-        hostname, _ = parts.hostname, parts.port
-    except ValueError:
-        raise CrmConfigurationError(f"Base URL (field Host) is no URL; use one like {DEFAULT_BASE_URL}") from None
+    parts = _parsed(url)
+    if parts is None:
+        raise CrmConfigurationError(f"Base URL (field Host) is no URL; use one like {DEFAULT_BASE_URL}")
+    hostname = parts.hostname
     if parts.scheme not in ("https", "http") or not hostname:
         raise CrmConfigurationError(
             f"Base URL (field Host) must be a whole URL with its scheme; use {DEFAULT_BASE_URL}"
@@ -115,6 +115,11 @@ def checked_base_url(url: str) -> str:
         )
     if "?" in url or "#" in url:
         raise CrmConfigurationError(f"Base URL (field Host) has a '?' or '#' part; remove it, like {DEFAULT_BASE_URL}")
+    if not _HOST.fullmatch(hostname) or "\\" in url or _DOTS & set(unquote(parts.path).split("/")):
+        raise CrmConfigurationError(
+            "Base URL (field Host) has a character that no host name has, or a '..' in its path, which programs read "
+            f"differently; use one like {DEFAULT_BASE_URL}"
+        )
     return url.rstrip("/")
 
 
@@ -125,14 +130,28 @@ def with_port(url: str, port: int | None) -> str:
     """
     if not port:
         return url
-    try:
-        parts = urlsplit(url)
-        own = parts.port
-    except ValueError:
+    parts = _parsed(url)
+    if parts is None:
         return url  # told by checked_base_url
+    own = parts.port
     if own not in (None, port):
         raise CrmConfigurationError(f"Base URL (field Host) names port {own} but Port is {port}; keep one of them")
     return url if own else parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
+
+
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")
+
+_DOTS = frozenset({".", ".."})
+
+
+def _parsed(url: str) -> SplitResult | None:
+    """The parts of a URL; None if it has none, or a port that is no number."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def is_loopback(hostname: str) -> bool:
@@ -222,9 +241,22 @@ def _checked_extra(name: str, value: Any) -> Any:
     if name not in EXTRAS:
         close = difflib.get_close_matches(name, EXTRAS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "remove it."
-        raise CrmConfigurationError(f"Extra {name!r} is unknown; {hint} Known: {', '.join(EXTRAS)}")
+        told = repr(name) if close else _shown(name)
+        raise CrmConfigurationError(f"Extra {told} is unknown; {hint} Known: {', '.join(EXTRAS)}")
+    problem: str
     try:
         return EXTRAS[name](value)
     except ValueError as wanted:
-        shown = "" if name == "rate_store" else f", but is {value!r}"  # a store's URL may hold a password
-        raise CrmConfigurationError(f"Extra {name!r} must be {wanted}{shown}") from None
+        problem = str(wanted)
+    # outside of the handler: what Python says of a value that is no number holds the value
+    shown = "" if name == "rate_store" else f", but is {_shown(value)}"  # a store's URL may hold a password
+    raise CrmConfigurationError(f"Extra {name!r} must be {problem}{shown}")
+
+
+SHORTEST_KEY = 16
+"""Characters; what is as long may be an API key in the wrong field, and is not shown."""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < SHORTEST_KEY + 2 else f"a value of {len(text)} characters"

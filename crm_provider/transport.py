@@ -254,13 +254,11 @@ class _Sending:
 
     def _attempt(self) -> Any:
         self.rounds += 1
-        if self.maybe_done and self.call.method == "POST" and self.settle is not None:
-            found = self._settled()
+        if self.maybe_done and self.last_error and self.call.method == "POST" and self.settle is not None:
+            found = self._settled(self.settle, self.last_error)
             if found is not None:
                 return found
-            self.maybe_done = False
-            if self.last_error is not None:
-                self.last_error.outcome_known = True
+            self.maybe_done, self.last_error.outcome_known = False, True
         try:
             return self.transport.once(self.call, max(self._left(), SHORTEST_WAIT), attempt=self.rounds)
         except BudgetBusy as busy:
@@ -287,17 +285,15 @@ class _Sending:
             path=self.call.shown,
         )
 
-    def _settled(self) -> Any:
+    @staticmethod
+    def _settled(settle: Callable[[], Any], original: e.CrmError) -> Any:
         """What reading says about the attempt that got no answer; the original error if reading fails."""
-        if self.settle is None or self.last_error is None:
-            return None
         try:
-            return self.settle()
+            return settle()
         except e.CrmAccessError:
             raise
         except e.CrmError as unread:
-            self.last_error.remark = f"reading back whether it happened failed too: {unread.type}"
-            original = self.last_error
+            original.remark = f"reading back whether it happened failed too: {unread.type}"
         raise original
 
     def _may_repeat(self, error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from crm_provider import errors as e
@@ -43,12 +44,25 @@ def next_look(error: e.CrmError, failed: int, now: float, *, interval: float, ji
     """The earliest time of the next look after one that failed; 0 if the interval says all.
 
     :param failed: how many failed in a row, this one included
-    :param now: seconds since the epoch
+    :param now: by the clock of whoever waits
     :param jitter: see :func:`back_off`
     """
     if (delay := server_delay(error)) is not None:
         return now + delay
     return now + back_off(failed, interval=interval, jitter=jitter) if failed > 1 else 0.0
+
+
+def to_wall(steady: float) -> float:
+    """A time of this process's monotonic clock in seconds since the epoch, for others.
+
+    Within a process waiting goes by the monotonic clock: one that is set back would hold up all who wait.
+    """
+    return steady - time.monotonic() + time.time()
+
+
+def to_steady(wall: float) -> float:
+    """A time in seconds since the epoch by this process's monotonic clock."""
+    return wall - time.time() + time.monotonic()
 
 
 @dataclass
@@ -58,7 +72,7 @@ class Waiting:
     :param limit: server errors in a row that are waited through
     :param errors_in_a_row: how many there have been
     :param failed_in_a_row: the same and throttled checks: they space out the checks, but do not end the wait
-    :param not_before: time of the earliest next check, in seconds since the epoch: a server asked for it, or it is
+    :param not_before: time of the earliest next check by the clock of whoever waits: a server asked for it, or it is
         out of order
     :param last_answer: for the message of a timeout
     """
@@ -79,7 +93,7 @@ class Waiting:
     ) -> Decision:
         """Decide about an error that a check met.
 
-        :param now: seconds since the epoch
+        :param now: by the clock of whoever waits
         :param interval: seconds between two checks when all is well
         :param jitter: see :func:`back_off`
         :return: ``wait``, or what ends the wait

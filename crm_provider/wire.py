@@ -1,16 +1,16 @@
-"""One request and its answer with ``requests``: the key, the timeouts, and what can go wrong on the way."""
+"""One request and its answer with ``requests``: the key, the timeouts, what is never done with either."""
 
 from __future__ import annotations
 
 import logging
-import socket
-import ssl
-import traceback
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
 from crm_provider import errors as e
+from crm_provider.bodies import ACCEPTED, BodyRefused, whole_body
+from crm_provider.mishaps import transport_error
 from crm_provider.responses import Answer
 from crm_provider.settings import Settings
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import requests
 
     from crm_provider.transport import Call
-
-MAX_BODY = 10 * 1024 * 1024
-"""Bytes, unpacked. The largest answer of the API is a page of ten records."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
@@ -30,22 +27,33 @@ MAX_CONNECTIONS = 64
 
 
 class Wire:
-    """A ``requests`` session that sends calls and reads answers."""
+    """A ``requests`` session that sends calls and reads answers.
 
-    def __init__(self, settings: Settings, *, user_agent: str) -> None:
+    :param clock: monotonic seconds, for the time that an answer may take
+    """
+
+    def __init__(self, settings: Settings, *, user_agent: str, clock: Callable[[], float] = time.monotonic) -> None:
         import requests
 
+        from crm_provider.connections import Progress, WatchedAdapter
+
         _hide_paths_in_logs()
-        self._settings = settings
+        self._settings, self._progress = settings, Progress()
         self._session = requests.Session()
-        for scheme in (
-            "https://",
-            "http://",
-        ):  # a connection for each thread of a load: a discarded one costs a handshake
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
+        for scheme in ("https://", "http://"):
+            adapter = WatchedAdapter(
+                seconds=settings.timeout,
+                clock=clock,
+                progress=self._progress,
+                pool_maxsize=MAX_CONNECTIONS,  # for each thread of a load: a discarded one costs a handshake
+            )
+            self._session.mount(scheme, adapter)
         self._session.trust_env = not settings.is_local  # a proxy cannot reach this machine's loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update({"User-Agent": user_agent, "Accept": "application/json"})
+        # else requests reads the body of a redirect, of any size, and breaks on an address that makes no sense
+        self._session.get_redirect_target = _nowhere  # type: ignore[method-assign, assignment]
+        headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": ACCEPTED}
+        self._session.headers.update(headers)
         if settings.developer_mode:
             self._session.headers["x-developer-mode"] = "true"
 
@@ -59,7 +67,9 @@ class Wire:
         :raises CrmTlsError: if the server's certificate is not trusted
         """
         import requests
+        from urllib3.exceptions import HTTPError
 
+        self._progress.start()
         try:
             with self._session.request(
                 call.method,
@@ -76,15 +86,19 @@ class Wire:
                     path=call.shown,
                     status=response.status_code,
                     headers=dict(response.headers),
-                    body=_whole_body(response, call),
+                    body=_body(response, call),
                     sent=(self._settings.api_key, *call.sent),
                     loose=call.loose,
                     exact=call.exact,
                 )
-        except requests.RequestException as broken:
-            error = transport_error(broken, call)
+        except (requests.RequestException, HTTPError) as broken:
+            error = transport_error(broken, call, sent=self._progress.sent, proxied=self._progress.proxied)
         # outside of the handler: the exception of requests holds the URL, and must not hang on ours
         raise error
+
+
+def _nowhere(_answer: requests.Response) -> None:
+    """Where a redirect leads, for who would follow it."""
 
 
 class _ApiKey:
@@ -99,110 +113,44 @@ class _ApiKey:
         return request
 
 
-def _whole_body(response: requests.Response, call: Call) -> bytes:
-    body = bytearray()
-    for chunk in response.iter_content(64 * 1024):
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise e.CrmProtocolError(
-                f"the answer is larger than {MAX_BODY // 1024 // 1024} MB",
-                type=f"HTTP_{response.status_code}",
-                status=response.status_code,
-                method=call.method,
-                path=call.shown,
-                outcome_known=not call.is_write,
-            )
-    return bytes(body)
-
-
-# -- what can go wrong on the way ---------------------------------------------------------------------------
-
-
-def transport_error(broken: requests.RequestException, call: Call) -> e.CrmError:
-    """The typed error for what ``requests`` raised, told without the URL (it may hold an email)."""
-    from requests import exceptions as r
-    from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
-
-    causes = list(_causes(broken))
-    not_sent = isinstance(broken, (r.ConnectTimeout, r.ProxyError)) or any(
-        isinstance(cause, (NewConnectionError, NameResolutionError, ConnectionRefusedError)) for cause in causes
-    )
-    error: type[e.CrmError]
-    if isinstance(broken, r.SSLError) and _in_handshake(causes):
-        cut_off = any(isinstance(cause, ssl.SSLEOFError) for cause in causes)  # such as a load balancer that restarts
-        error = e.CrmConnectionError if cut_off else e.CrmTlsError
-        text, not_sent = "TLS broke off before it was agreed on" if cut_off else _tls_reason(causes), True
-    elif isinstance(broken, r.InvalidJSONError):
-        error, text, not_sent = e.CrmInvalidValueError, "the body has no JSON form", True
-    elif isinstance(broken, r.Timeout) or any(isinstance(cause, ReadTimeoutError) for cause in causes):
-        error, text = e.CrmTimeoutError, "no connection in time" if not_sent else "no answer in time"
-    elif isinstance(broken, r.ContentDecodingError):
-        error, text = e.CrmProtocolError, "the answer cannot be unpacked"
-    elif isinstance(broken, (r.InvalidURL, r.InvalidSchema, r.MissingSchema, r.InvalidHeader)):
-        error, text, not_sent = e.CrmConfigurationError, f"requests refused to send it ({type(broken).__name__})", True
-    else:
-        error, text = e.CrmConnectionError, _connection_reason(causes)
-    return error(text, method=call.method, path=call.shown, outcome_known=not_sent or not call.is_write)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps: requests and urllib3 keep the reason in ``args``, ``reason`` or the chain."""
-    seen: set[int] = set()
-    todo: list[object] = [error]
-    while todo:
-        found = todo.pop(0)
-        if not isinstance(found, BaseException) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        todo += [*found.args, getattr(found, "reason", None), found.__cause__]
-
-
-def _in_handshake(causes: list[BaseException]) -> bool:
-    """Whether TLS failed while the connection was made, before anything was sent. Only the traceback tells."""
-    frames = (frame for cause in causes for frame, _ in traceback.walk_tb(cause.__traceback__))
-    return any(frame.f_code.co_name == "do_handshake" for frame in frames)
-
-
-def _tls_reason(causes: list[BaseException]) -> str:
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is not trusted: {cause.verify_message}"
-    reason = next(
-        (cause.reason for cause in causes if isinstance(cause, ssl.SSLError) and cause.reason), "no reason given"
-    )
-    return f"no secure connection could be agreed on: {reason}"
-
-
-def _connection_reason(causes: list[BaseException]) -> str:
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "the host name is not known (DNS)"
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return "the connection was refused"
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return "TLS broke off before the whole answer was there"
-    reason = next((c.strerror for c in causes if isinstance(c, OSError) and c.errno and c.strerror), None)
-    return (
-        f"the connection failed: {reason.lower()}"
-        if reason
-        else "the connection broke off before the whole answer was there"
-    )
+def _body(response: requests.Response, call: Call) -> bytes:
+    if response.status_code < 200:
+        return b""  # more is to come on this connection, which is closed: it must not be taken for the next answer
+    try:
+        return whole_body(response)
+    except BodyRefused as refused:
+        raise e.CrmProtocolError(
+            str(refused),
+            type=f"HTTP_{response.status_code}",
+            status=response.status_code,
+            method=call.method,
+            path=call.shown,
+            outcome_known=not call.is_write,
+        ) from None
 
 
 # -- logs ---------------------------------------------------------------------------------------------------
 
 
 class _HidePaths(logging.Filter):
-    """urllib3 logs whole paths at level DEBUG: emails and webhook secrets must not get there."""
+    """urllib3 logs whole paths and URLs, and headers it cannot read: emails and webhook secrets must not get there."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple("/..." if isinstance(a, str) and a.startswith("/") else a for a in record.args)
+            record.args = tuple(map(_without_path, record.args))
+        record.exc_info = None
         return True
+
+
+def _without_path(argument: object) -> object:
+    if isinstance(argument, BaseException):
+        return type(argument).__name__
+    return "/..." if isinstance(argument, str) and (argument.startswith("/") or "://" in argument) else argument
 
 
 _HIDE_PATHS = _HidePaths()
 
 
 def _hide_paths_in_logs() -> None:
-    logging.getLogger("urllib3.connectionpool").addFilter(_HIDE_PATHS)  # a second time it does nothing
+    for name in ("urllib3.connectionpool", "urllib3.connection"):
+        logging.getLogger(name).addFilter(_HIDE_PATHS)  # a second time it does nothing

@@ -67,7 +67,7 @@ class ContactCalls(Calls):
             raise e.CrmContactAlreadyExistsError(
                 "Contact already exists, with other attributes.", method="POST", path="/contacts"
             )
-        return self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email)
+        return self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email, _CREATE)
 
     def update_contact(self, email: str, *, attributes: Mapping[str, Any]) -> ContactRef:
         """Write attributes of a contact; attributes that are not named are kept (*inferred*).
@@ -81,7 +81,7 @@ class ContactCalls(Calls):
             body=validate.attributes(attributes),
             loose=True,
         )
-        return self._contact_ref(self._record(call), email)
+        return self._contact_ref(self._record(call), email, _UPDATE)
 
     def upsert_contact(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
@@ -137,7 +137,7 @@ class ContactCalls(Calls):
         if isinstance(made, _ReadBack) and not has_attributes(made.record, attributes):
             return self._update_or_read(email, attributes)
         self._order.learn(existed=False)
-        ref = self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email)
+        ref = self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email, _CREATE)
         return {**ref, "outcome": "created"}
 
     def _update_or_read(self, email: str, attributes: Mapping[str, Any] | None) -> UpsertResult:
@@ -164,10 +164,16 @@ class ContactCalls(Calls):
         except e.CrmContactNotFoundError:
             return None
 
-    def _contact_ref(self, answer: Record, email: str) -> ContactRef:
-        """Id and email; read once more if the answer has no id, for its form is documented in two ways."""
+    def _contact_ref(self, answer: Record, email: str, written: tuple[str, str]) -> ContactRef:
+        """Id and email; read once more if the answer has no id, for its form is documented in two ways.
+
+        :param written: path and method of the call that was answered
+        """
         found = answer.get("id") or self.get_contact(email).get("id")
-        return {"id": id_of(found, "/contacts/{email}"), "email": email}
+        return {"id": id_of(found, *written), "email": email}
+
+
+_CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")
 
 
 def _new_contact(email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from crm_provider import errors as e
 from crm_provider import validate
@@ -88,13 +88,21 @@ def _as_record(value: Any) -> Record:
     return value if isinstance(value, dict) else {"result": value}
 
 
+def _decoded(path: str) -> str:
+    """The path as the last of several servers may read it, each of which decodes it once."""
+    while (once := unquote(path)) != path:
+        path = once
+    return path
+
+
 def _literal_route(path: str, path_params: Mapping[str, str]) -> str:
     if not path.startswith("/") or path.startswith("//") or "?" in path or "#" in path:
         raise e.CrmInvalidValueError("path must start with one '/' and have no '?' or '#'; put the query into params")
-    if {".", ".."} & set(path.split("/")):
+    decoded = _decoded(path)
+    if {".", ".."} & set(re.split(r"[/\\]", decoded)):
         raise e.CrmInvalidValueError("path must not have '.' or '..' as a part; name the resource directly")
-    if re.search(r"%2e", path, re.IGNORECASE):
-        raise e.CrmInvalidValueError("path must not have an encoded '.'; name the resource directly")
+    if not decoded.isprintable():
+        raise e.CrmInvalidValueError("path has a control character; remove it")
     named = re.findall(r"\{(\w+)\}", path)
     if re.search(r"[{}]", re.sub(r"\{\w+\}", "", path)):
         raise e.CrmInvalidValueError("path has a brace that encloses no name; write placeholders like {email}")

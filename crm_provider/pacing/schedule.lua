@@ -24,7 +24,10 @@ end
 local stored = {}
 local raw = redis.call("HGETALL", KEYS[1])
 for i = 1, #raw, 2 do
-  stored[raw[i]] = tonumber(raw[i + 1])
+  local number = tonumber(raw[i + 1])
+  if number and math.abs(number) < 1e15 then -- false for what is no number at all: others may write here, too
+    stored[raw[i]] = number
+  end
 end
 
 local asked, following = stored.asked or 0, stored.next or 0

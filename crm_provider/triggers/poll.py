@@ -18,7 +18,7 @@ from crm_provider.policy import ErrorPolicy, Work
 from crm_provider.polling import LAST_LOOK, Ending, Poller
 from crm_provider.questions import Question
 from crm_provider.triggers.connection import PacedConnection
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting
+from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
 """The pollers of this process: one for each event loop and connection."""
@@ -41,7 +41,8 @@ class CrmPollTrigger(BaseTrigger):
     :param policy_name: the sensor whose presets apply
     :param max_errors_in_a_row: server errors in a row that are waited through
     :param share_poll: False for a poll of its own
-    :param memory: fields of :class:`~crm_provider.waiting.Waiting` after the look on the worker: what it met counts on
+    :param memory: fields of :class:`~crm_provider.waiting.Waiting` after the look on the worker: what it met counts
+        on. ``not_before`` in seconds since the epoch
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class CrmPollTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event: the answer, the error that ends the wait, or that the time is over."""
-        waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row})
+        deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
+        waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
         wait = self._poller().wait(
             Question.from_data(self.question),
             interval=self.poke_interval,
@@ -88,10 +90,10 @@ class CrmPollTrigger(BaseTrigger):
                 site=site_config.on_error(Work.SENSOR),
             ),
             waiting=waiting,
-            deadline=self.deadline,
+            deadline=deadline,
         )
         try:
-            ending = await asyncio.wait_for(wait, max(self.deadline - time.time(), 0.0) + PATIENCE)
+            ending = await asyncio.wait_for(wait, max(deadline - time.monotonic(), 0.0) + PATIENCE)
         except (TimeoutError, asyncio.TimeoutError):
             ending = Ending()
         if ending.answer is None and ending.error is None:

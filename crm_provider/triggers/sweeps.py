@@ -35,10 +35,12 @@ class SharedSweeps:
     """Sweeps over the listings of one connection.
 
     :param connect: gives the client for a sweep
-    :param clock: seconds since the epoch
+    :param clock: one that nobody sets: set back, it would make the last sweep look newer than all to come
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[CrmClient]], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[CrmClient]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._connect, self._clock = connect, clock
         self._locks: defaultdict[Kind, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._last: dict[Kind, _Swept] = {}
@@ -50,7 +52,7 @@ class SharedSweeps:
         return sweeps.setdefault(crm_conn_id, cls(PacedConnection.shared(crm_conn_id).client))
 
     async def since(self, kind: Kind, moment: float) -> Sweep:
-        """A sweep that began at this time or later: the last one, or a new one.
+        """A sweep that began at this time (of the monotonic clock) or later: the last one, or a new one.
 
         :raises CrmError: what a page was answered with
         """

@@ -68,7 +68,7 @@ class _WatchTrigger(BaseEventTrigger):
         if not cursor.lasting:
             log.info("%s: no state store (Airflow 3.3+): after a restart it begins anew.", self._watch)
         trouble = Trouble(self._watch, self.poke_interval)
-        moment = self._grid(time.time())
+        moment = self._grid(time.monotonic())
         while True:
             try:
                 known = await cursor.load()
@@ -85,8 +85,8 @@ class _WatchTrigger(BaseEventTrigger):
             except AirflowRuntimeError as error:  # no connection, no state store: never a reason to begin anew
                 log.warning("%s: Airflow did not answer, and is asked again: %s", self._watch, error)
                 delay = self.poke_interval
-            moment = self._grid(time.time() + delay) + self.poke_interval
-            await asyncio.sleep(max(moment - time.time(), 0.0))
+            moment = self._grid(time.monotonic() + delay) + self.poke_interval
+            await asyncio.sleep(max(moment - time.monotonic(), 0.0))
 
     async def _newcomers(self, cursor: Cursor, known: Known | None, sweep: Sweep) -> AsyncIterator[TriggerEvent]:
         group, include = self.group.lower(), self.include_existing

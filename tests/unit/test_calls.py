@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.calls.lists import list_ids_of, list_name
 from crm_provider.client import CrmClient
 from crm_provider.paging import ListedPage, Page
 from crm_provider.responses import Answer
+from crm_provider.segments import list_ids_of, list_name
 from crm_provider.transport import Call
 
 from .fakes import Bench, Reply, Step, bench, data, error, lost, refused

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.pacing import LONGEST_PAUSE, Budget, BudgetBusy, Lane, hostfile, redis_store
+from crm_provider.pacing import LONGEST_PAUSE, Budget, BudgetBusy, Lane, hostfile, redis_store, stores
 from crm_provider.pacing import budget as budgets
 from crm_provider.pacing.hostfile import UNUSED, HostFileStore, file_name
 from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule, Verdict
@@ -284,25 +284,35 @@ def start_caller(folder: Path, rate: float) -> subprocess.Popen[str]:
     return process
 
 
+def next_call_after(moment: float, process: subprocess.Popen[str]) -> list[float]:
+    """The calls of a process up to its first after a moment."""
+    assert process.stdout
+    calls = [float(process.stdout.readline())]
+    while calls[-1] <= moment:
+        calls.append(float(process.stdout.readline()))
+    return calls
+
+
 def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others(folder: Path) -> None:
-    rate, seconds = 100.0, 2.5
+    rate = 100.0
     steady = [start_caller(folder, rate) for _ in range(2)]
     began = time.monotonic()
-    killed = 0
     calls = []
-    while time.monotonic() - began < seconds:
-        victim = start_caller(folder, rate)
-        victim.send_signal(signal.SIGKILL)
-        calls += [float(line) for line in victim.communicate()[0].split("\n") if line.strip()]
-        killed += 1
-    ended = time.monotonic()
-    for process in steady:
-        process.kill()
-        calls += [float(line) for line in process.communicate()[0].splitlines()]
-    assert killed >= 3
+    try:
+        for _ in range(8):
+            victim = start_caller(folder, rate)
+            victim.send_signal(signal.SIGKILL)
+            calls += [float(line) for line in victim.communicate()[0].split("\n") if line.strip()]
+            killed = time.monotonic()
+            for process in steady:
+                calls += next_call_after(killed, process)
+        ended = time.monotonic()
+    finally:
+        for process in steady:
+            process.kill()
+            calls += [float(line) for line in process.communicate()[0].splitlines()]
     within = [at for at in calls if began <= at < ended]
-    expected = rate * (ended - began)
-    assert 0.3 * expected <= len(within) <= 1.0 * expected + 35, "those in the horizon may still go"
+    assert len(within) <= rate * (ended - began) + 35, "those in the horizon may still go"
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
@@ -338,7 +348,7 @@ def test_forked_and_spawned_processes_share_one_budget(tmp_path: Path, folder: P
     script.write_text(FAMILY)
     command = [sys.executable, str(script), str(folder), method]
     took = float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
-    assert took >= 59 / 99.0 - 0.05
+    assert took >= 40 / 99.0, "59 spacings, though the first may wake late; each on its own would take 19"
 
 
 # -- what to fall back on ------------------------------------------------------------------------------------
@@ -460,3 +470,48 @@ def test_the_store_is_the_one_that_the_connection_names() -> None:
     in_redis = budgets.store_for(Settings(api_key="k", rate_store="rediss://host:6380/2"))
     assert isinstance(in_redis, FallbackStore)
     assert isinstance(in_redis._first, redis_store.RedisStore)
+
+
+# -- forks and refusals --------------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_in_the_file_for_all(folder: Path, clock: FakeClock) -> None:
+    first, second = (HostFileStore("key.rate", folder=folder, clock=clock) for _ in range(2))
+    first.pause(4.0, 0.0, REAL)
+    answer, _ = second.ask(SINGLE, None, REAL, NEVER_MIND)
+    assert answer.verdict is Verdict.NAP
+
+
+def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
+) -> None:
+    slot(store)
+    lock, locked = store._lock, []
+
+    def swept_meanwhile(file: int) -> None:
+        lock(file)
+        locked.append(file)
+        if len(locked) == 1:
+            (folder / "key.rate").unlink()
+
+    monkeypatch.setattr(store, "_lock", swept_meanwhile)
+    assert slot(store) == 0.0, "the budget begins anew"
+    assert len(locked) == 2
+    assert slot(HostFileStore("key.rate", folder=folder, clock=clock)) == pytest.approx(REAL.spacing)
+
+
+def test_a_child_starts_with_locks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in the child of a fork, run here."""
+    lock, registry = threading.Lock(), {"key": object()}
+    monkeypatch.setattr(budgets, "_budgets_lock", lock)
+    monkeypatch.setattr(budgets, "_budgets", registry)
+    lock.acquire()
+    budgets._forget_in_child()
+    assert registry == {}
+    assert not budgets._budgets_lock.locked()
+
+    store = MemoryStore(clock=lambda: 1000.0)
+    slot(store)
+    store._lock.acquire()
+    stores._start_anew_in_child()
+    assert slot(store) == 0.0

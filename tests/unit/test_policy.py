@@ -167,6 +167,51 @@ def test_an_alias_is_its_type(alias: str) -> None:
     assert action_of(ErrorPolicy({alias: "skip"}), "INVALID_PARAMS") == "skip"
 
 
+SITE = "airflow.cfg [crm] on_error"
+
+
+@pytest.mark.parametrize(
+    ("on_error", "site", "action", "origin"),
+    [
+        ({}, {"DEAL_NOT_FOUND": "retry"}, "retry", f"{SITE}[DEAL_NOT_FOUND]"),
+        ({}, {"CrmNotFoundError": "retry"}, "retry", f"{SITE}[CrmNotFoundError]"),
+        ({"CrmNotFoundError": "fail"}, {"DEAL_NOT_FOUND": "retry"}, "fail", "on_error[CrmNotFoundError]"),
+        ({}, {"CrmThrottledError": "skip"}, "fail", "default[DEAL_NOT_FOUND]"),
+    ],
+)
+def test_a_line_of_the_site_stands_below_the_tasks_own(
+    on_error: OnError, site: OnError, action: str, origin: str
+) -> None:
+    decision = ErrorPolicy(on_error, site=site).decide(e.CrmDealNotFoundError)
+    assert (decision.action.value, decision.origin) == (action, origin)
+    assert decision.is_asked_for is not origin.startswith("default")
+
+
+def test_a_line_of_the_site_stands_above_the_operators_own() -> None:
+    policy = ErrorPolicy(operator="CrmDeleteContactOperator", site={"CrmNotFoundError": "fail"})
+    assert policy.decide(e.CrmContactNotFoundError).origin == f"{SITE}[CrmNotFoundError]"
+
+
+@pytest.mark.parametrize("place", ["on_error", "site"])
+@pytest.mark.parametrize(("work", "lines"), [(Work.TASK, {"DEAL_NOT_FOUND": "wait"}), (Work.LOAD, {"NOBODY": "skip"})])
+def test_the_lines_of_task_and_site_are_checked_alike(place: str, work: Work, lines: OnError) -> None:
+    with pytest.raises(ValueError, match="on_error"):
+        ErrorPolicy(work=work, **{place: lines})  # type: ignore[arg-type]
+
+
+def test_equal_policies_are_one_in_a_set() -> None:
+    lines = {"DEAL_NOT_FOUND": "skip", "CrmTransientError": "fail"}
+    same = [ErrorPolicy(lines, site=lines), ErrorPolicy(dict(reversed(lines.items())), site=dict(lines))]
+    others = [
+        ErrorPolicy(lines),
+        ErrorPolicy(site=lines),
+        ErrorPolicy(lines, site=lines, operator="CrmListSensor"),
+        ErrorPolicy(lines, site=lines, work=Work.LOAD),
+    ]
+    assert len({*same, *others}) == 5
+    assert len({hash(policy) for policy in (*same, *others)}) == 5
+
+
 def test_the_same_line_twice() -> None:
     assert ErrorPolicy({"DEAL_NOT_FOUND": "skip", "CrmDealNotFoundError": "skip"}).as_data() == {
         "DEAL_NOT_FOUND": "skip"
@@ -270,6 +315,16 @@ def test_every_pair_is_taken_or_refused_with_a_valid_choice(
 )
 def test_refusal_names_the_nearest_valid_choice(on_error: Any, work: Work, expected: str) -> None:
     assert expected in refusal(on_error, work)
+
+
+def test_a_text_like_nothing_that_is_known_is_sent_to_the_whole_table() -> None:
+    with pytest.raises(ValueError, match=r"unknown error 'zzz'\. See: python -m crm_provider policy$"):
+        checked({"zzz": "skip"}, Work.TASK)
+
+
+def test_a_name_that_is_half_right_is_enough_for_a_hint() -> None:
+    with pytest.raises(ValueError, match=r"'retrying later' is no action\. Did you mean 'retry'\?"):
+        checked({"DEAL_NOT_FOUND": "retrying later"}, Work.TASK)
 
 
 @pytest.mark.parametrize("nothing", [[], "", 0, False], ids=repr)

@@ -24,7 +24,7 @@ from crm_provider.transport import Transport
 from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
-from crm_provider.waiting import Waiting
+from crm_provider.waiting import Waiting, to_wall
 
 QUESTIONS = [
     ListExists(list_name="VIP"),
@@ -127,7 +127,7 @@ def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatc
 
 def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller(Ending(answer={}))
-    memory = {"errors_in_a_row": 2, "not_before": 5.0, "last_answer": "broken", "limit": 99}
+    memory = {"errors_in_a_row": 2, "not_before": time.time() + 5.0, "last_answer": "broken", "limit": 99}
     one = trigger(
         on_error={"LIMIT_EXCEEDED": "retry"}, policy_name="CrmListSensor", max_errors_in_a_row=4, memory=memory
     )
@@ -135,7 +135,8 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     [asked] = poller.asked
     assert asked["question"] == ListExists(list_name="VIP")
     assert asked["interval"] == 60.0
-    assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=5.0, last_answer="broken")
+    soon = pytest.approx(time.monotonic() + 5.0, abs=3.0)
+    assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=soon, last_answer="broken")
     policy: ErrorPolicy = asked["policy"]
     assert policy.decide(e.CrmLimitExceededError("x")).action is Action.RETRY
     assert policy.decide(e.CrmSegmentationListNotFoundError("x")) == Decision(
@@ -151,7 +152,7 @@ def test_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller(Ending())
     events(recreated(recreated(trigger(deadline=1234.5))), poller, monkeypatch)
-    assert poller.asked[0]["deadline"] == 1234.5
+    assert to_wall(poller.asked[0]["deadline"]) == pytest.approx(1234.5, abs=3.0)
 
 
 def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.pacing import MARGIN, BudgetBusy, ProcessPacer, SharePacer
 from crm_provider.policy import Action, ErrorPolicy, Work
-from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller
+from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller, Waiter
 from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
 from crm_provider.rounds import HOPELESS, Round
 from crm_provider.waiting import LONGEST_BACK_OFF, QUOTA_DELAY, Waiting
@@ -682,6 +682,18 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
         await bug
     assert not other.done()
     assert scene.crm.called() == {"one@x.io": 2}
+
+
+@played
+async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
+    ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+    waiter = Waiter(
+        question=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
+    )
+    Poller._end(waiter, Ending(answer={"id": "one"}))
+    Poller._fail(waiter, TypeError("a bug"))
+    Poller._end(waiter, Ending())
+    assert (await ended).answer == {"id": "one"}
 
 
 @played

@@ -447,6 +447,7 @@ def test_retry_after(value: str | None, date: str | None, expected: float | None
 
 
 @given(value=st.text(max_size=40), date=st.none() | st.text(max_size=40))
+@example(value="0\x1f", date=None)
 def test_any_retry_after_is_a_sane_wait_or_none(value: str, date: str | None) -> None:
     seconds = retry_after_of(value, date)
     assert seconds is None or 0 <= seconds <= 7 * 24 * 3600

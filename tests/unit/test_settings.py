@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.settings import EXTRAS, Settings, checked_base_url, is_loopback
+from crm_provider.settings import EXTRAS, Settings, checked_base_url, is_loopback, with_port
 
 from .fakes import KEY
 
@@ -100,6 +100,11 @@ def test_base_url_is_refused(host: str, port: int | None, problem: str) -> None:
     assert problem in message
     assert "secret" not in message
     assert len(message) > len(problem), "it says the fix too"
+
+
+@pytest.mark.parametrize("url", ["https://crm.example:s3cret/v2", "https://[crm.example"])
+def test_a_port_next_to_a_url_that_is_broken_is_left_to_the_check_of_the_url(url: str) -> None:
+    assert with_port(url, 8443) == url
 
 
 @pytest.mark.parametrize("host", ["https://crm.example:s3cret", "https://ada:s3cret@exa\u2100mple.com/"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from crm_provider.waiting import (
     Waiting,
     back_off,
     server_delay,
+    to_steady,
+    to_wall,
 )
 
 from .reference import OUTCOMES, TYPES
@@ -162,3 +166,20 @@ def test_what_the_server_says_goes_before_the_back_off() -> None:
     waiting = Waiting(failed_in_a_row=5)
     waiting.met(e.CrmTooManyRequestsError("x", retry_after=7.0), SENSOR, NOW, interval=60.0)
     assert waiting.not_before == NOW + 7
+
+
+def test_what_a_timeout_tells_of_the_last_check() -> None:
+    waiting = Waiting()
+    assert waiting.last_answer == "none yet."
+    waiting.met(BROKEN, SENSOR, NOW, interval=60.0)
+    assert waiting.last_answer == str(BROKEN)
+    waiting.answered()
+    assert waiting.last_answer == "not yet."
+    waiting.met(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)
+    assert waiting.last_answer == "not yet.", "what ends the wait is told by itself"
+
+
+def test_a_time_of_this_process_is_told_to_others_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crm_provider.waiting.time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 50.0))
+    assert to_wall(60.0) == NOW + 10.0
+    assert to_steady(NOW + 10.0) == 60.0

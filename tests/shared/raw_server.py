@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -26,6 +27,39 @@ def sends(answer: bytes) -> Behaviour:
 def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
     """A whole and proper answer, the last one on its connection."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
+
+
+def drips(start: bytes, drop: bytes = b"x", *, pause: float = 0.005) -> Behaviour:
+    """Send this, and then drop after drop until the client goes away, or has waited for so long that it is broken."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(start)
+        for _ in range(1000):
+            connection.sendall(drop)
+            time.sleep(pause)
+
+    return behave
+
+
+def pours(start: bytes, water: bytes, seen: list[int] | None = None) -> Behaviour:
+    """Send this, and then more until the client goes away, or has taken 200 MB; how much is added to ``seen``."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(start)
+        poured = [0] if seen is None else seen
+        while poured[0] < 200 * 1024 * 1024:
+            connection.sendall(water)
+            poured[0] += len(water)
+
+    return behave
+
+
+def connects_to_a_page(connection: socket.socket) -> None:
+    """As a proxy that agrees to connect, and then talks HTML itself."""
+    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    connection.recv(65536)
+    connection.sendall(http(b"<!DOCTYPE html><html>Please log in</html>"))
 
 
 def hangs(connection: socket.socket) -> None:

@@ -1,0 +1,276 @@
+"""Every way to the CRM that is broken, by a name: networks, certificates, proxies, and servers that answer nonsense."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import make_certificate, server_context
+from raw_server import (
+    Behaviour,
+    RawServer,
+    closes,
+    connects_to_a_page,
+    drips,
+    free_port,
+    hangs,
+    http,
+    pours,
+    resets,
+    sends,
+)
+
+HOST = "crm.test"
+"""A name that only the tests know: this machine, without looking like it to the client."""
+
+JSON = b'{"data": {"id": "c-1", "email": "ada@example.com"}}'
+PAGE = b"<!DOCTYPE html><html><title>Blocked by your company</title></html>"
+MEGABYTE = 1024 * 1024
+
+_ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to the CRM.
+
+    :param requests: what has reached the CRM, or who answers in its place; what only a proxy got is not among them
+    """
+
+    base_url: str
+    requests: list[bytes] = field(default_factory=list)
+
+
+Broken = Callable[[pytest.MonkeyPatch, Path], AbstractContextManager[Way]]
+"""Breaks the way until the end of the ``with``; the folder is for certificates."""
+
+
+def plain_environment(patch: pytest.MonkeyPatch) -> None:
+    """No proxy and no certificates of the developer's own."""
+    for name in _ENVIRONMENT:
+        patch.delenv(name, raising=False)
+        patch.delenv(name.lower(), raising=False)
+
+
+def know_host(patch: pytest.MonkeyPatch, host: str = HOST) -> None:
+    """The name leads to this machine."""
+    known = socket.getaddrinfo
+
+    def resolve(name: Any, *arguments: Any, **keywords: Any) -> Any:
+        return known("127.0.0.1" if name == host else name, *arguments, **keywords)
+
+    patch.setattr(socket, "getaddrinfo", resolve)
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+
+
+def chunked(start: str = "") -> bytes:
+    return f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{start}\r\n".encode()
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Behaviour:
+    return sends(http(body, headers=f"Content-Encoding: {encoding}\r\n"))
+
+
+@functools.cache
+def bomb(layers: int = 1) -> bytes:
+    """Few bytes that unpack to four times as much as is ever read."""
+    found = b" " * (40 * MEGABYTE)
+    for _ in range(layers):
+        found = gzip.compress(found, 1)
+    return found
+
+
+def goes_off(connection: socket.socket) -> None:
+    packed(bomb())(connection)
+
+
+def redirects(location: str, status: str = "302 Found") -> Behaviour:
+    return sends(http(b"", status=status, headers=f"Location: {location}\r\n"))
+
+
+SLOW: Mapping[str, Behaviour] = {
+    "the server accepts and says nothing": hangs,
+    "the status line comes byte by byte": drips(b"HTTP/1.1 200 "),
+    "a header comes byte by byte": drips(b"HTTP/1.1 200 OK\r\nX-Slow: "),
+    "interim answers (100) without end": drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "the body comes byte by byte": drips(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
+    "the body comes byte by byte, of unknown length": drips(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" "),
+    "chunks come byte by byte": drips(chunked(), b"1\r\n \r\n"),
+    "the size of a chunk never ends": drips(chunked(), b"0"),
+    "gzip comes byte by byte": drips(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10], b"\0\0\0\xff\xff"
+    ),
+}
+"""What comes always in time for the next read, and never comes to an end."""
+
+CUT: Mapping[str, Behaviour] = {
+    "the connection is closed before the answer": closes,
+    "the connection is reset before the answer": resets,
+    "the connection is closed in the body": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + JSON),
+    "the connection is closed in a chunk": sends(chunked() + b"99\r\n" + JSON),
+}
+
+LARGE: Mapping[str, Behaviour] = {
+    "a body of 100 MB": pours(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n" + JSON, b" " * 65536),
+    "a body without end": pours(b"HTTP/1.1 200 OK\r\n\r\n" + JSON, b" " * 65536),
+    "chunks without end": pours(chunked(), b"10000\r\n" + b" " * 65536 + b"\r\n"),
+    "a gzip bomb": goes_off,
+}
+
+FLOODS: Mapping[str, Behaviour] = {
+    "5,000 headers": sends(http(JSON, headers="X-H: 1\r\n" * 5000)),
+    "headers without end": drips(b"HTTP/1.1 200 OK\r\n", b"X-H: 1\r\n" * 20),
+    "a header of 1 MB": sends(http(JSON, headers=f"X-H: {'x' * MEGABYTE}\r\n")),
+    "a status line of 1 MB": sends(b"HTTP/1.1 200 " + b"x" * MEGABYTE + b"\r\n\r\n"),
+    "another protocol than HTTP": sends(b"220 mail.example ESMTP\r\n"),
+}
+
+NONSENSE: Mapping[str, Behaviour] = {
+    "Content-Length too small": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n" + JSON),
+    "gzip that is none": packed(JSON),
+    "gzip that is cut off": packed(gzip.compress(JSON)[:-9]),
+    "packed in a way nobody asked for": packed(JSON, "br"),
+    "invalid UTF-8": sends(http(b'{"data": {"id": "\xff\xfe\xfd"}}')),
+    "JSON nested 100,000 deep": sends(http(b"[" * 100_000 + b"]" * 100_000)),
+    "a number of 100,000 digits": sends(http(b'{"data": {"id": ' + b"9" * 100_000 + b"}}")),
+    "NaN": sends(http(b'{"data": {"id": NaN}}')),
+    "two JSON texts in one body": sends(http(JSON + JSON)),
+    "an interim answer (103) and nothing more": sends(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "a redirect to another host (302)": redirects("https://login.corp.test/"),
+    "a redirect to another host (307, keeps the method)": redirects("https://login.corp.test/", "307 Temporary"),
+    "a redirect to the same host (301)": redirects("/v2/elsewhere", "301 Moved"),
+    "an HTML page with status 200": sends(http(PAGE)),
+    "an HTML page with status 403": sends(http(PAGE, status="403 Forbidden")),
+    "an HTML page with status 407": sends(http(PAGE, status="407 Proxy Authentication Required")),
+    "an HTML page with status 502": sends(http(PAGE, status="502 Bad Gateway")),
+}
+
+
+def answered(behaviour: Behaviour) -> Broken:
+    """A server in place of the CRM that behaves so."""
+
+    @contextmanager
+    def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+        with RawServer(behaviour) as server:
+            yield Way(server.base_url, server.requests)
+
+    return broken
+
+
+# -- networks ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unknown_name(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+    known = socket.getaddrinfo
+
+    def resolve(name: Any, *arguments: Any, **keywords: Any) -> Any:
+        if name == "crm.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(name, *arguments, **keywords)
+
+    patch.setattr(socket, "getaddrinfo", resolve)
+    yield Way("https://crm.invalid/v2")
+
+
+@contextmanager
+def nobody_listens(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+    yield Way(f"http://127.0.0.1:{free_port()}/v2")
+
+
+@contextmanager
+def dropped(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+    """A firewall that drops, a queue that is full: the connection is neither made nor refused."""
+    port, connect = free_port(), socket.socket.connect
+
+    def never(sock: socket.socket, address: Any) -> None:
+        if address[1] == port:
+            raise TimeoutError("timed out")
+        connect(sock, address)
+
+    patch.setattr(socket.socket, "connect", never)
+    yield Way(f"http://127.0.0.1:{port}/v2")
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+def certified(*hosts: str, trusted: bool = True, expired: bool = False) -> Broken:
+    """A server with such a certificate, whose issuer is trusted or not."""
+
+    @contextmanager
+    def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+        certificate = make_certificate(folder, *hosts, expired=expired)
+        know_host(patch)
+        if trusted:
+            patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        with RawServer(sends(http(JSON)), tls=server_context(certificate)) as server:
+            yield Way(f"https://{HOST}:{server.port}/v2", server.requests)
+
+    return broken
+
+
+@contextmanager
+def no_tls(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+    know_host(patch)
+    with RawServer(sends(http(JSON))) as server:
+        yield Way(f"https://{HOST}:{server.port}/v2")
+
+
+@contextmanager
+def no_handshake(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+    know_host(patch)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # which nobody asks for its connections
+        yield Way(f"https://{HOST}:{listener.getsockname()[1]}/v2")
+
+
+# -- proxies -------------------------------------------------------------------------------------------------
+
+
+def proxied(behaviour: Behaviour | None) -> Broken:
+    """``HTTPS_PROXY`` names a proxy that behaves so, or one that is not there."""
+
+    @contextmanager
+    def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
+        if behaviour is None:
+            patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+            yield Way(f"https://{HOST}/v2")
+            return
+        with RawServer(behaviour) as proxy:
+            patch.setenv("HTTPS_PROXY", f"http://user:s3cret@127.0.0.1:{proxy.port}")
+            yield Way(f"https://{HOST}/v2")
+
+    return broken
+
+
+UNREACHABLE: Mapping[str, Broken] = {
+    "the host name does not resolve": unknown_name,
+    "nobody listens": nobody_listens,
+    "the connection is not made in time": dropped,
+    "TLS is never agreed on": no_handshake,
+    "the certificate is self-signed": certified(HOST, trusted=False),
+    "the certificate has expired": certified(HOST, expired=True),
+    "the certificate is for another host": certified("other.test"),
+    "plain HTTP behind https://": no_tls,
+    "the proxy is not there": proxied(None),
+    "the proxy says nothing": proxied(hangs),
+    "the proxy wants a password (407)": proxied(sends(http(PAGE, status="407 Proxy Authentication Required"))),
+    "the proxy forbids it (403)": proxied(sends(http(PAGE, status="403 Forbidden"))),
+    "the proxy gets no connection (502)": proxied(sends(http(PAGE, status="502 Bad Gateway"))),
+    "the proxy answers HTML itself": proxied(connects_to_a_page),
+}
+"""Nothing of a request gets to the CRM."""
+
+ANSWERED: Mapping[str, Behaviour] = {**SLOW, **CUT, **LARGE, **FLOODS, **NONSENSE}
+
+WAYS: Mapping[str, Broken] = {**UNREACHABLE, **{name: answered(behaviour) for name, behaviour in ANSWERED.items()}}
+"""All of them."""

@@ -1,0 +1,314 @@
+"""How answers are read by who trusts none of them: against the clock, in pieces, and never one for another.
+
+What each broken way does to a call as a whole is in ``test_broken_ways.py``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import logging
+import socket
+import ssl
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from broken_ways import HOST, SLOW, bomb, know_host, plain_environment
+from certificates import make_certificate, server_context
+from raw_server import Behaviour, RawServer, closes, drips, http, pours, sends
+
+from crm_provider import errors as e
+from crm_provider.bodies import MAX_BODY, BodyRefused, whole_body
+from crm_provider.connections import TimedReader
+from crm_provider.responses import value_of
+from crm_provider.settings import Settings
+from crm_provider.transport import Call
+from crm_provider.wire import Wire
+
+from .fakes import KEY, FakeClock
+
+EMAIL = "zq.ada@example.com"
+GET = Call(method="GET", route="/contacts/{email}", parts={"email": EMAIL})
+POST = Call(method="POST", route="/contacts", body={"email": EMAIL})
+CALLS = pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
+JSON = b'{"data": {"id": "c-1"}}'
+OK = sends(http(JSON))
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_environment(monkeypatch)
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A host that is this machine, without looking like it."""
+    know_host(monkeypatch)
+    return HOST
+
+
+@pytest.fixture
+def wire_to() -> Iterator[Callable[..., Wire]]:
+    """Makes wires: ``wire_to(base_url, timeout=0.2)``."""
+    made: list[Wire] = []
+
+    def make(base_url: str, **options: Any) -> Wire:
+        made.append(Wire(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1"))
+        return made[-1]
+
+    yield make
+    for wire in made:
+        wire.close()
+
+
+@pytest.fixture
+def failed(wire_to: Callable[..., Wire]) -> Callable[..., e.CrmError]:
+    """The error of one call to a server that behaves so."""
+
+    def fail(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
+        with RawServer(behaviour) as server:
+            wire = wire_to(server.base_url, **options)
+            with pytest.raises(e.CrmError) as raised:
+                value_of(wire.round_trip(call))
+            wire.close()
+        assert len(server.requests) == 1, "one call is one request"
+        return raised.value
+
+    return fail
+
+
+Failed = Callable[..., e.CrmError]
+WireTo = Callable[..., Wire]
+
+
+# -- the clock -----------------------------------------------------------------------------------------------
+
+
+def test_each_read_gets_only_the_time_that_is_left() -> None:
+    near, far = socket.socketpair()
+    clock = FakeClock(now=100.0)
+    with near, far, TimedReader(near, 110.0, clock) as reader:
+        far.sendall(b"abc")
+        assert reader.read(1) == b"a"
+        assert near.gettimeout() == 10.0
+        clock.sleep(9.5)
+        assert reader.read(1) == b"b"
+        assert near.gettimeout() == 0.5
+        clock.sleep(0.5)
+        with pytest.raises(TimeoutError, match="whole answer"):
+            reader.read(1)
+    assert far.fileno() == -1
+
+
+def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(wire_to: WireTo) -> None:
+    with RawServer(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", b"7")) as server:
+        assert value_of(wire_to(server.base_url).round_trip(GET)) == int("7" * 20)
+
+
+@pytest.fixture
+def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
+    ticks = itertools.count()
+    monkeypatch.setitem(Wire.__init__.__kwdefaults__, "clock", lambda: float(next(ticks)))
+
+
+@pytest.mark.usefixtures("a_second_for_each_read")
+def test_all_reads_of_an_answer_share_the_time(wire_to: WireTo) -> None:
+    whole = http(JSON).replace(b"Connection: close\r\n", b"")
+    with RawServer(sends(whole), SLOW["the body comes byte by byte"]) as server:
+        wire = wire_to(server.base_url, timeout=30)
+        assert value_of(wire.round_trip(GET)) == {"id": "c-1"}
+        with pytest.raises(e.CrmTimeoutError):
+            wire.round_trip(GET)
+        wire.close()
+
+
+# -- large ---------------------------------------------------------------------------------------------------
+
+
+@CALLS
+def test_a_large_body_is_not_read_on(call: Call, failed: Failed) -> None:
+    poured = [0]
+    error = failed(pours(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n", b" " * 65536, poured), call)
+    assert error.message == "the answer is larger than 10 MB"
+    assert poured[0] < 5 * MAX_BODY, "it hung up; what lay in buffers was on its way already"
+
+
+@pytest.mark.parametrize(
+    ("layers", "encoding", "text"),
+    [(1, "x-gzip", "larger than 10 MB"), (2, "gzip, gzip", "nobody asked for")],
+)
+def test_a_gzip_bomb_of_another_name_does_not_go_off(layers: int, encoding: str, text: str, failed: Failed) -> None:
+    error = failed(sends(http(bomb(layers), headers=f"Content-Encoding: {encoding}\r\n")))
+    assert type(error) is e.CrmProtocolError
+    assert text in error.message
+
+
+def test_a_body_is_unpacked_in_small_pieces() -> None:
+    sizes: list[int] = []
+    packed = bomb()
+    raw = SimpleNamespace(stream=lambda size, decode_content: _noted([packed], size, sizes))
+    with pytest.raises(BodyRefused, match="larger"):
+        whole_body(SimpleNamespace(raw=raw, headers={"Content-Encoding": "gzip"}))  # type: ignore[arg-type]
+    assert sizes == [64 * 1024]
+
+
+def _noted(pieces: list[bytes], size: int, sizes: list[int]) -> Iterator[bytes]:
+    sizes.append(size)
+    yield from pieces
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+@pytest.mark.parametrize("text", [b"", b"x", bytes(range(256)) * 700, b" " * 200_000], ids=len)
+def test_gzip_is_unpacked_however_it_is_cut(text: bytes, piece: int) -> None:
+    packed = gzip.compress(text)
+    pieces = [packed[start : start + piece] for start in range(0, len(packed), piece)]
+    raw = SimpleNamespace(stream=lambda *_, **__: iter(pieces))
+    response: Any = SimpleNamespace(raw=raw, headers={"Content-Encoding": "GZIP"})
+    assert whole_body(response) == text
+    if len(pieces) > 1:
+        raw.stream = lambda *_, **__: iter(pieces[:-1])
+        with pytest.raises(BodyRefused, match="cut off"):
+            whole_body(response)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "no such thing", "gzip, identity"])
+def test_only_what_was_asked_for_is_unpacked(encoding: str, failed: Failed) -> None:
+    error = failed(sends(http(zlib.compress(JSON), headers=f"Content-Encoding: {encoding}\r\n")), POST)
+    assert type(error) is e.CrmProtocolError
+    assert error.message == "the answer is packed in a way that nobody asked for"
+    assert error.outcome_known is False
+
+
+@pytest.mark.parametrize("body", [b"", gzip.compress(JSON) + b"more behind it"], ids=["empty", "more behind it"])
+def test_odd_but_harmless_gzip(body: bytes, wire_to: WireTo) -> None:
+    with RawServer(sends(http(body, headers="Content-Encoding: gzip\r\n"))) as server:
+        assert value_of(wire_to(server.base_url).round_trip(GET)) == ({"id": "c-1"} if body else {})
+    assert b"Accept-Encoding: gzip\r\n" in server.requests[0]
+
+
+# -- confused ------------------------------------------------------------------------------------------------
+
+
+@CALLS
+@pytest.mark.parametrize("status", ["101 Switching Protocols", "102 Processing", "103 Early Hints", "199 What"])
+def test_an_interim_answer_is_not_taken_for_the_answer(status: str, call: Call, wire_to: WireTo) -> None:
+    """Nor is the answer that comes after it taken for that of the next call."""
+    late = http(b'{"data": {"id": "late"}}').replace(b"Connection: close\r\n", b"")
+    with RawServer(sends(f"HTTP/1.1 {status}\r\n\r\n".encode() + late), OK) as server:
+        wire = wire_to(server.base_url)
+        with pytest.raises(e.CrmProtocolError, match=f"status {status[:3]}") as raised:
+            value_of(wire.round_trip(call))
+        assert raised.value.outcome_known is (call is GET)
+        assert value_of(wire.round_trip(call)) == {"id": "c-1"}
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
+def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, wire_to: WireTo) -> None:
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    smuggled = http(b'{"data": {"id": "of somebody else"}}').replace(b"Connection: close\r\n", b"")
+    with RawServer(sends(answer + smuggled), OK) as server:
+        wire = wire_to(server.base_url)
+        wire.round_trip(GET)
+        assert server.closed.acquire(timeout=5)
+        assert value_of(wire.round_trip(POST)) == {"id": "c-1"}
+
+
+def test_a_header_that_cannot_be_read_is_not_logged(wire_to: WireTo, caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 warns about it, with the whole URL and the header."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(sends(http(JSON, headers=f"no colon but {EMAIL}\r\n"))) as server:
+        wire_to(server.base_url).round_trip(GET)
+    logging.getLogger("urllib3.connection").info("%(other)s", {"other": "kept as it is"})
+    assert "kept as it is" in caplog.text
+    assert "Failed to parse headers" in caplog.text, "it does warn"
+    assert "zq.ada" not in caplog.text
+
+
+# -- elsewhere -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "location", ["/v2/other", "http://127.0.0.1:{port}/v2/contacts", "//localhost:{port}/", "", "http://["]
+)
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, wire_to: WireTo) -> None:
+    with RawServer(OK) as elsewhere:
+        header = f"Location: {location.format(port=elsewhere.port)}\r\n"
+        with RawServer(sends(http(b"", status=status, headers=header))) as server:
+            wire = wire_to(server.base_url)
+            with pytest.raises(e.CrmProtocolError, match="not followed, the key stays here") as raised:
+                value_of(wire.round_trip(POST))
+    assert (len(server.requests), elsewhere.requests) == (1, [])
+    assert raised.value.outcome_known is False
+
+
+# -- proxies -------------------------------------------------------------------------------------------------
+
+PROXIES: dict[str, tuple[Behaviour, type[e.CrmError], str]] = {
+    "401": (sends(http(b"", status="401 Unauthorized")), e.CrmConfigurationError, "(status 401)"),
+    "closes": (closes, e.CrmConnectionError, "no connection through the proxy (HTTPS_PROXY): "),
+    "no HTTP": (sends(b"SSH-2.0-x\r\n"), e.CrmConnectionError, "no connection through the proxy (HTTPS_PROXY)"),
+    "drips": (drips(b"HTTP/1.1 200 "), e.CrmTimeoutError, "no connection through the proxy (HTTPS_PROXY) in time"),
+}
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_proxy_that_does_not_connect(name: str, wire_to: WireTo, monkeypatch: pytest.MonkeyPatch) -> None:
+    behaviour, expected, text = PROXIES[name]
+    with RawServer(behaviour) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:s3cret@127.0.0.1:{proxy.port}")
+        wire = wire_to(f"https://{HOST}/v2", timeout=0.15 if expected is e.CrmTimeoutError else 30)
+        with pytest.raises(e.CrmError) as raised:
+            wire.round_trip(POST)
+        wire.close()
+    assert type(raised.value) is expected
+    assert text in raised.value.message
+    assert raised.value.outcome_known is True, "nothing reached the CRM"
+    assert "s3cret" not in str(raised.value)
+    assert KEY.encode() not in b"".join(proxy.requests)
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_of_ones_own_is_trusted_when_the_bundle_says_so(
+    tmp_path: Path, remote: str, wire_to: WireTo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path, remote)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with RawServer(OK, tls=server_context(certificate)) as server:
+        assert value_of(wire_to(f"https://{remote}:{server.port}/v2").round_trip(POST)) == {"id": "c-1"}
+
+
+@pytest.mark.usefixtures("a_second_for_each_read")
+def test_an_answer_over_tls_that_drips(
+    tmp_path: Path, remote: str, wire_to: WireTo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path, remote)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with RawServer(SLOW["the body comes byte by byte"], tls=server_context(certificate)) as server:
+        wire = wire_to(f"https://{remote}:{server.port}/v2", timeout=30)
+        with pytest.raises(e.CrmTimeoutError, match="no whole answer in time") as raised:
+            wire.round_trip(POST)
+        wire.close()
+    assert raised.value.outcome_known is False
+
+
+def test_what_nobody_has_a_name_for_is_told_in_openssls_words(
+    remote: str, wire_to: WireTo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path, remote)
+    context = server_context(certificate)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # not for a key like this one
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with RawServer(OK, tls=context) as server, pytest.raises(e.CrmTlsError) as raised:
+        wire_to(f"https://{remote}:{server.port}/v2").round_trip(POST)
+    assert "no secure connection could be agreed on: " in raised.value.message
+    assert "HANDSHAKE_FAILURE" in raised.value.message

@@ -1,0 +1,68 @@
+"""Errors that ``requests`` or ``urllib3`` raise by themselves, and what is logged of them: no server is needed."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests.exceptions as r
+import urllib3.exceptions as u
+
+from crm_provider import bodies, mishaps, wire
+from crm_provider.transport import Call
+
+POST = Call(method="POST", route="/contacts", body={"email": "ada@x.io"})
+GET = Call(method="GET", route="/contacts")
+
+
+@pytest.mark.parametrize(
+    ("broken", "sent", "type_", "text"),
+    [
+        (r.InvalidJSONError("nan"), False, "INVALID_VALUE", "the body has no JSON form"),
+        (r.InvalidURL("x"), False, "CONFIGURATION", "requests refused to send it (InvalidURL)"),
+        (r.InvalidHeader("x"), False, "CONFIGURATION", "requests refused to send it (InvalidHeader)"),
+        (r.ConnectionError(u.InvalidHeader("two lengths")), True, "PROTOCOL", None),
+        (r.ConnectionError(http.client.LineTooLong("header line")), True, "PROTOCOL", None),
+        (r.ConnectionError(http.client.IncompleteRead(b"")), True, "CONNECTION", None),
+        (r.ReadTimeout("x"), True, "TIMEOUT", None),
+    ],
+)
+@pytest.mark.parametrize("call", [GET, POST], ids=lambda call: call.method)
+def test_what_is_told_of_it(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
+    error = mishaps.transport_error(broken, call, sent=sent, proxied=False)
+    assert error.type == type_
+    assert text is None or error.message == text
+    assert error.outcome_known is not (sent and call.method == "POST")
+    assert (error.method, error.path) == (call.method, "/contacts")
+
+
+def test_pieces_of_less_than_no_bytes_are_refused() -> None:
+    def pieces(size: int, *, decode_content: bool) -> Iterator[bytes]:
+        yield b"{"
+        raise ValueError("invalid literal for int() with base 16: b'-5'")
+
+    answer: Any = SimpleNamespace(raw=SimpleNamespace(stream=pieces), headers={})
+    with pytest.raises(bodies.BodyRefused, match=r"^the answer comes in pieces that make no sense$"):
+        bodies.whole_body(answer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "logged"),
+    [
+        (
+            ("https://x.io/ada@x.io", "/contacts/ada@x.io", 200, ValueError("ada@x.io")),
+            ("/...", "/...", 200, "ValueError"),
+        ),
+        ({"name": "x"}, {"name": "x"}),
+        (None, None),
+    ],
+)
+def test_paths_and_errors_stay_out_of_the_log_of_urllib3(arguments: Any, logged: Any) -> None:
+    record = logging.LogRecord("urllib3", logging.DEBUG, __file__, 1, "said", None, None)
+    record.args = arguments
+    assert wire._HidePaths().filter(record)
+    assert record.args == logged

@@ -1,0 +1,266 @@
+"""From a typed error and a decision to what Airflow sees, with stand-ins for the task instance and its task."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider import outcome, site_config
+from crm_provider._compat import AirflowFailException, AirflowRescheduleException, AirflowSkipException
+from crm_provider.policy import Action, Decision, Work
+from crm_provider.retry import CrmRetryPolicy
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
+SITE = "airflow.cfg [crm] on_error"
+
+
+class Frozen(datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        assert tz is timezone.utc
+        return NOW
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome, "datetime", Frozen)
+
+
+@dataclass
+class TaskInstance:
+    """As much of one as the outcome asks for."""
+
+    try_number: int = 1
+    max_tries: int | None = 0
+    rescheduled_first: datetime | None = None
+    pushed: dict[str, Any] = field(default_factory=dict)
+
+    def get_first_reschedule_date(self, context: Any) -> datetime | None:
+        assert context["ti"] is self
+        return self.rescheduled_first
+
+    def xcom_push(self, *, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def ended(
+    error: e.CrmError, action: Action, ti: TaskInstance | None = None, *, retry_policy: Any = None
+) -> tuple[BaseException, TaskInstance]:
+    """What the task is ended with, and its task instance."""
+    ti = ti or TaskInstance()
+    task = SimpleNamespace(retry_policy=retry_policy) if retry_policy else SimpleNamespace()
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 -- Airflow's own have no common base
+        outcome.conclude(error, Decision(action, "default[X]"), {"ti": ti, "task": task})
+    return caught.value, ti
+
+
+def not_found() -> e.CrmDealNotFoundError:
+    return e.CrmDealNotFoundError(
+        "Deal not found.", status=404, request_id="req-1", method="GET", path="/deals/{id}", outcome_known=True
+    )
+
+
+def throttled(seconds: float | None) -> e.CrmTooManyRequestsError:
+    return e.CrmTooManyRequestsError("Too many requests.", status=429, retry_after=seconds)
+
+
+def test_skip() -> None:
+    error = not_found()
+    raised, _ = ended(error, Action.SKIP)
+    assert type(raised) is AirflowSkipException
+    assert str(raised) == f"Skipped by default[X]. {error}"
+    assert raised.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("tries", "says"),
+    [
+        ((1, 3), "Worth a retry: the task has 3 left"),
+        ((3, 3), "Worth a retry: the task has 1 left"),
+        ((4, 3), "Worth a retry, but the task has none left (set retries=)"),
+        ((5, 3), "Worth a retry, but the task has none left (set retries=)"),
+        ((1, 0), "Worth a retry, but the task has none left (set retries=)"),
+        ((1, None), "Worth a retry, but the task has none left (set retries=)"),
+    ],
+)
+def test_retry_raises_the_typed_error_and_says_what_is_left(tries: tuple[int, int | None], says: str) -> None:
+    error = e.CrmInternalServerError("An unexpected error occurred.", status=500)
+    raised, _ = ended(error, Action.RETRY, TaskInstance(*tries))
+    assert raised is error
+    assert error.remark == says
+    assert error.decided == Decision(Action.RETRY, "default[X]")
+
+
+def test_a_remark_is_added_to_what_was_said_before() -> None:
+    error = e.CrmInternalServerError("An unexpected error occurred.", status=500)
+    error.remark = "Tried 3 times in 10 s."
+    ended(error, Action.RETRY)
+    assert error.remark == "Tried 3 times in 10 s. Worth a retry, but the task has none left (set retries=)"
+
+
+@pytest.mark.parametrize(
+    ("tries", "policy", "raises", "remark"),
+    [
+        # Airflow 3.1 and 3.2, or a task of one's own: nothing else keeps Airflow from a retry
+        ((1, 2), None, AirflowFailException, "Not retried, by default[X]"),
+        ((2, 2), None, AirflowFailException, "Not retried, by default[X]"),
+        ((3, 2), None, e.CrmDealNotFoundError, "Not retried, by default[X]"),
+        ((1, 0), None, e.CrmDealNotFoundError, "Not retried, by default[X]"),
+        ((1, 2), CrmRetryPolicy(), e.CrmDealNotFoundError, "Not retried, by default[X]"),
+        ((1, 2), object(), e.CrmDealNotFoundError, "To fail by default[X]; the task's own retry policy decides"),
+        ((1, 0), object(), e.CrmDealNotFoundError, "To fail by default[X]; the task's own retry policy decides"),
+    ],
+)
+def test_fail(tries: tuple[int, int], policy: Any, raises: type[Exception], remark: str) -> None:
+    error = not_found()
+    raised, _ = ended(error, Action.FAIL, TaskInstance(*tries), retry_policy=policy)
+    assert type(raised) is raises
+    assert error.remark == remark
+    assert str(raised) == str(error)
+    assert raised is error or raised.__cause__ is error
+    assert error.decided == Decision(Action.FAIL, "default[X]")
+
+
+# -- a long wait --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [60.0, 61.5, 24 * 3600.0])
+def test_a_long_wait_that_the_server_asks_for_frees_the_slot(seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    error = throttled(seconds)
+    with caplog.at_level(logging.WARNING):
+        raised, _ = ended(error, Action.RETRY)
+    assert isinstance(raised, AirflowRescheduleException)
+    assert raised.reschedule_date == NOW + timedelta(seconds=seconds)
+    assert not error.remark
+    [line] = caplog.messages
+    until = raised.reschedule_date.isoformat(timespec="seconds")
+    assert line == f"{error} The slot is freed until {until}; the try is kept."
+
+
+def test_a_quota_that_is_used_up_is_a_long_wait_even_if_the_server_does_not_say_how_long() -> None:
+    raised, _ = ended(e.CrmLimitExceededError("Limit Exceeded", status=429), Action.RETRY)
+    assert isinstance(raised, AirflowRescheduleException)
+    assert raised.reschedule_date == NOW + timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        throttled(59.9),
+        throttled(None),
+        e.CrmServiceUnavailableError("Service Unavailable", status=503, retry_after=600.0),  # the CRM is out of order
+    ],
+)
+def test_other_waits_are_ordinary_retries(error: e.CrmError) -> None:
+    raised, _ = ended(error, Action.RETRY)
+    assert raised is error
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds", "rescheduled"),
+    [
+        (timedelta(hours=23), 3600.0, True),
+        (timedelta(hours=23), 3600.5, False),
+        (timedelta(hours=23, seconds=1), 3600.0, False),
+        (timedelta(0), 24 * 3600.0, True),
+        (timedelta(hours=-1), 24 * 3600.0, True),  # the clock was set back
+        (timedelta(hours=-1), 24 * 3600.0 + 1, False),
+        (None, 24 * 3600.0 + 1, False),
+    ],
+)
+def test_a_day_after_its_first_reschedule_a_task_uses_up_its_tries(
+    since: timedelta | None, seconds: float, rescheduled: bool
+) -> None:
+    ti = TaskInstance(rescheduled_first=NOW - since if since is not None else None)
+    raised, _ = ended(throttled(seconds), Action.RETRY, ti)
+    assert isinstance(raised, AirflowRescheduleException) is rescheduled
+
+
+@pytest.mark.parametrize("action", [Action.SKIP, Action.FAIL])
+def test_who_does_not_retry_does_not_wait_either(action: Action) -> None:
+    raised, _ = ended(throttled(600.0), action)
+    assert not isinstance(raised, AirflowRescheduleException)
+
+
+# -- what is left behind ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", [Action.SKIP, Action.RETRY, Action.FAIL])
+def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        _, ti = ended(not_found(), action)
+    assert ti.pushed == {
+        "crm_error": {
+            "error": "CrmDealNotFoundError",
+            "type": "DEAL_NOT_FOUND",
+            "status": 404,
+            "message": "Deal not found.",
+            "suggested_action": not_found().suggested_action,
+            "request_id": "req-1",
+            "action": action.value,
+            "origin": "default[X]",
+        }
+    }
+    assert caplog.messages == [f"DEAL_NOT_FOUND -> {action.value}, by default[X]"]
+
+
+# -- tasks of one's own -------------------------------------------------------------------------------------
+
+
+def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action]) -> TaskInstance:
+    ti = TaskInstance()
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
+
+    def lines(work: Work) -> dict[Any, Action]:
+        assert work is Work.TASK
+        return site
+
+    monkeypatch.setattr(site_config, "on_error", lines)
+    return ti
+
+
+@pytest.mark.parametrize(
+    ("on_error", "site", "raises", "origin"),
+    [
+        ({"DEAL_NOT_FOUND": "skip"}, {}, AirflowSkipException, "on_error[DEAL_NOT_FOUND]"),
+        (None, {e.CrmDealNotFoundError: Action.SKIP}, AirflowSkipException, f"{SITE}[DEAL_NOT_FOUND]"),
+        (
+            {"CrmNotFoundError": "fail"},
+            {e.CrmDealNotFoundError: Action.SKIP},
+            e.CrmDealNotFoundError,
+            "on_error[CrmNotFoundError]",
+        ),
+        (None, {}, e.CrmDealNotFoundError, "default[DEAL_NOT_FOUND]"),
+    ],
+)
+def test_a_task_of_ones_own_ends_as_the_operators_do(
+    monkeypatch: pytest.MonkeyPatch, on_error: Any, site: dict[Any, Action], raises: type[Exception], origin: str
+) -> None:
+    ti = own_task(monkeypatch, site)
+    with pytest.raises(raises), outcome.crm_errors(on_error):
+        raise not_found()
+    assert ti.pushed["crm_error"]["origin"] == origin
+
+
+def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    ti = own_task(monkeypatch, {})
+    with outcome.crm_errors({"DEAL_NOT_FOUND": "skip"}):
+        done = True
+    with pytest.raises(KeyError), outcome.crm_errors({"DEAL_NOT_FOUND": "skip"}):
+        raise KeyError("a mistake in the task")
+    assert done
+    assert ti.pushed == {}
+
+
+def test_a_line_that_makes_no_sense_is_told_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_task(monkeypatch, {})
+    with pytest.raises(ValueError, match="makes no sense"), outcome.crm_errors({"CrmProtocolError": "skip"}):
+        pytest.fail("never reached")

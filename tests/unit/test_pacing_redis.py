@@ -1,0 +1,102 @@
+"""What is sent to Redis and what comes back, over a stand-in for the server: the real one is for the system tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from crm_provider.pacing import LONGEST_PAUSE, Lane, redis_store
+from crm_provider.pacing.redis_store import EXPIRY, TIMEOUT, RedisStore
+from crm_provider.pacing.schedule import Answer, Pace, Verdict
+from crm_provider.pacing.stores import StoreUnusable, Ticket
+
+URL = "redis://:s3cret@redis.example:6380/1"
+PACE = Pace.of(5.0, 3)
+
+
+class Script:
+    """Notes what it is run with, and answers like Redis: numbers with a fraction as bytes."""
+
+    def __init__(self, answer: list[Any] | Exception) -> None:
+        self.answer = answer
+        self.runs: list[tuple[list[str], list[Any]]] = []
+
+    def __call__(self, *, keys: list[str], args: list[Any]) -> list[Any]:
+        self.runs.append((keys, args))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def store_with(answer: list[Any] | Exception) -> tuple[RedisStore, Script]:
+    store, script = RedisStore(URL, "account.rate"), Script(answer)
+    store._script = script  # type: ignore[assignment]
+    return store, script
+
+
+@pytest.mark.parametrize(("lane", "index"), [(Lane.SINGLE, 1), (Lane.WAITING, 2), (Lane.BULK, 3)])
+@pytest.mark.parametrize(("now", "time"), [(None, ""), (1.5, "1.5")])
+def test_what_a_caller_asks(lane: Lane, index: int, now: float | None, time: str) -> None:
+    store, script = store_with([2, b"0.25", b"17"])
+    answer, ticket = store.ask(lane, None, PACE, 60, now=now)
+    assert answer == Answer(Verdict(2), 0.25, 17)
+    assert ticket == Ticket(id(store), 17)
+    [(keys, arguments)] = script.runs
+    assert keys == ["crm-provider:account.rate"]
+    assert arguments[:2] == ["ask", EXPIRY]
+    assert arguments[3:] == [repr(PACE.spacing), PACE.at_once, time, index, -1, "60.0"]
+
+
+def test_a_caller_that_comes_back_shows_its_ticket_but_not_that_of_another_store() -> None:
+    store, script = store_with([0, b"0", b"4"])
+    _, ticket = store.ask(Lane.BULK, None, PACE, 1.0)
+    store.ask(Lane.BULK, ticket, PACE, 1.0)
+    store.ask(Lane.BULK, Ticket(id(store) + 1, 4), PACE, 1.0)
+    assert [arguments[7] for _, arguments in script.runs] == [-1, 4, -1]
+
+
+def test_a_pause() -> None:
+    store, script = store_with([])
+    store.pause(3, 0.125, PACE, now=2.0)
+    store.pause(3.0, 0.0, PACE)
+    assert [arguments[0] for _, arguments in script.runs] == ["pause", "pause"]
+    assert [arguments[3:] for _, arguments in script.runs] == [
+        [repr(PACE.spacing), PACE.at_once, "2.0", "3", "0.125"],
+        [repr(PACE.spacing), PACE.at_once, "", "3.0", "0.0"],
+    ]
+
+
+def test_the_script_goes_by_the_constants_of_the_schedule() -> None:
+    store, script = store_with([0, 0, 0])
+    store.ask(Lane.SINGLE, None, PACE, 1.0)
+    constants = json.loads(script.runs[0][1][2])
+    assert constants["longest_pause"] == LONGEST_PAUSE
+    assert len(constants["weights"]) == len(Lane)
+
+
+@pytest.mark.parametrize(
+    "broken", [redis.ConnectionError("s3cret"), redis.ResponseError("no script"), OSError("s3cret")]
+)
+def test_whatever_fails_is_told_without_the_password(broken: Exception) -> None:
+    store, _ = store_with(broken)
+    kind = type(broken).__name__
+    text = f"the rate budget cannot be kept in Redis at redis.example:6380 ({kind})"
+    for attempt in (lambda: store.ask(Lane.SINGLE, None, PACE, 1.0), lambda: store.pause(1.0, 0.0, PACE)):
+        with pytest.raises(StoreUnusable) as unusable:
+            attempt()
+        assert str(unusable.value) == text
+        assert unusable.value.__cause__ is None and unusable.value.__suppress_context__
+
+
+def test_a_server_that_hangs_is_not_waited_for() -> None:
+    options = redis_store._client(URL).connection_pool.connection_kwargs
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (TIMEOUT, TIMEOUT)
+    assert options["retry"].get_retries() == 1
+
+
+@pytest.mark.parametrize(("url", "text"), [(URL, "redis.example:6380"), ("rediss://h", "h:6379")])
+def test_what_is_shown_of_a_url(url: str, text: str) -> None:
+    assert redis_store.shown(url) == text

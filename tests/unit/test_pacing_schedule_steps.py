@@ -1,0 +1,379 @@
+"""The schedule step by step, worked out by hand: one slot a second, so that every figure can be read off."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from crm_provider.pacing import LONGEST_PAUSE, Lane, schedule
+from crm_provider.pacing.schedule import (
+    GRACE,
+    HORIZON,
+    LANES,
+    LONGEST_NAP,
+    MOST_WAITING,
+    SHORTEST_NAP,
+    Pace,
+    Queue,
+    Schedule,
+    Verdict,
+)
+
+PACE = Pace(spacing=1.0, at_once=1)
+FOR_EVER = 1e9
+GO, NAP, LEAVE = Verdict.GO, Verdict.NAP, Verdict.LEAVE
+SINGLE, WAITING, BULK = LANES
+
+assert (HORIZON, GRACE, LONGEST_NAP, SHORTEST_NAP) == (0.3, 0.1, 0.5, 0.002), "the figures below go by these"
+
+
+def ask(
+    it: Schedule,
+    now: float,
+    ticket: int | None = None,
+    *,
+    lane: Lane = BULK,
+    pace: Pace = PACE,
+    patience: float = FOR_EVER,
+) -> tuple[Verdict, float, int]:
+    answer = it.ask(now, lane, ticket, pace, patience)
+    return answer.verdict, pytest.approx(answer.seconds, abs=1e-9), answer.ticket
+
+
+def queue(it: Schedule, lane: Lane = BULK) -> tuple[int, int, float, float]:
+    found = it.queues[LANES.index(lane)]
+    return found.head, found.tail, pytest.approx(found.start, abs=1e-9), pytest.approx(found.alive, abs=1e-9)
+
+
+# -- one caller after the other -----------------------------------------------------------------------------
+
+
+def test_the_first_goes_at_once_and_the_next_naps_until_its_slot_is_near() -> None:
+    it = Schedule()
+    assert ask(it, 100.0) == (GO, 0.0, 0)
+    assert (it.next, it.moved, it.asked) == (101.0, 100.0, 100.0)
+    assert queue(it) == (1, 1, 1.0, 0.0), "nobody is there any more"
+    assert ask(it, 100.0) == (NAP, 0.5, 1), "the slot opens at 100.7, but nobody naps longer"
+    assert queue(it) == (1, 2, 1.0, 100.6)
+    assert ask(it, 100.5, 1) == (NAP, 0.2, 1)
+    assert queue(it) == (1, 2, 1.0, 100.8)
+    assert ask(it, 100.7, 1) == (GO, 0.3, 1), "in time to send at 101"
+    assert (it.next, it.moved) == (102.0, 100.7)
+    assert queue(it) == (2, 2, 2.0, 0.0)
+
+
+def test_who_comes_after_a_rest_does_not_get_the_slots_of_the_past() -> None:
+    it = Schedule()
+    ask(it, 100.0)
+    assert ask(it, 150.0) == (GO, 0.0, 1)
+    assert it.next == 151.0
+
+
+def test_a_burst_is_used_up_and_comes_back_with_time() -> None:
+    it, pace = Schedule(), Pace(1.0, 3)
+    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(4)] == [(GO, 0.0), (GO, 0.0), (GO, 0.0), (NAP, 0.5)]
+    assert it.next == 101.0
+    assert ask(it, 101.0, 3, pace=pace) == (GO, 0.0, 3)
+    assert [ask(it, 103.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.0), (NAP, 0.5)]
+
+
+def test_the_shortest_nap() -> None:
+    it = Schedule()
+    ask(it, 100.0)
+    ask(it, 100.0)
+    assert ask(it, 100.6995, 1) == (NAP, SHORTEST_NAP, 1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "spacing", "at_once"), [(5.0, 2, 1 / 4.95, 1), (50.0, 20, 1 / 49.5, 19), (1.0, 1, 1 / 0.99, 1)]
+)
+def test_one_of_a_burst_is_kept_and_one_percent_of_the_rate(
+    rate: float, burst: int, spacing: float, at_once: int
+) -> None:
+    assert Pace.of(rate, burst) == Pace(pytest.approx(spacing), at_once)
+
+
+# -- patience -----------------------------------------------------------------------------------------------
+
+
+def test_who_cannot_wait_for_a_new_place_is_told_how_long_it_would_be() -> None:
+    it = Schedule()
+    ask(it, 100.0)
+    ask(it, 100.0)
+    before = queue(it)
+    assert ask(it, 100.0, patience=1.9) == (LEAVE, 2.0, 2)
+    assert queue(it) == before, "takes no place"
+    assert ask(it, 100.0, patience=2.0) == (NAP, 0.5, 2)
+
+
+def test_who_has_a_place_leaves_only_if_its_lanes_next_slot_is_too_late() -> None:
+    it = Schedule()
+    for _ in range(3):
+        ask(it, 100.0)
+    assert ask(it, 100.2, 2, patience=0.8) == (NAP, 0.5, 2)
+    assert ask(it, 100.2, 2, patience=0.79) == (LEAVE, 1.8, 2)
+
+
+# -- a queue ------------------------------------------------------------------------------------------------
+
+
+def test_who_is_behind_another_takes_the_slot_only_after_it_had_its_time() -> None:
+    it = Schedule()
+    for _ in range(3):
+        ask(it, 100.0)
+    assert ask(it, 100.5, 2) == (NAP, 0.3, 2), "the slot opens at 100.7 and is given up at 100.8"
+    assert ask(it, 100.79, 2) == (NAP, pytest.approx(0.01), 2)
+    assert ask(it, 100.8, 2) == (GO, 0.2, 2)
+    assert queue(it)[:2] == (3, 3)
+    assert ask(it, 100.9, 1) == (NAP, 0.5, 1), "it came too late, but keeps on asking and is served"
+    assert ask(it, 101.7, 1) == (GO, 0.3, 1)
+    assert queue(it)[:2] == (3, 3)
+
+
+def test_the_third_waits_for_its_own_slot_if_the_others_come() -> None:
+    it = Schedule()
+    for _ in range(4):
+        ask(it, 100.0)
+    assert ask(it, 100.4, 3) == (NAP, 0.5, 3), "two before it: it would open at 102.7"
+    assert ask(it, 100.7, 1) == (GO, 0.3, 1)
+    assert ask(it, 101.7, 2) == (GO, 0.3, 2)
+    assert ask(it, 102.7, 3) == (GO, 0.3, 3)
+
+
+def test_a_slot_that_opened_long_ago_is_given_up_a_while_after_the_last_was_taken() -> None:
+    it = Schedule()
+    for _ in range(3):
+        ask(it, 100.0)
+    it.next, it.moved = 90.0, 100.05  # a slot of the past, and the last one was taken just now
+    assert ask(it, 100.1, 2) == (NAP, pytest.approx(0.05), 2)
+    assert ask(it, 100.15, 2) == (GO, 0.0, 2)
+
+
+def test_as_many_slots_as_are_open_are_given_to_as_many() -> None:
+    it, pace = Schedule(), Pace(1.0, 3)
+    it.queues[2].tail, it.queues[2].alive = 3, 1000.0
+    it.next, it.moved = 0.0, 99.99
+    assert ask(it, 100.0, 2, pace=pace) == (GO, 0.0, 2), "three at once, and two before it"
+    it = Schedule()
+    it.queues[2].tail, it.queues[2].alive = 4, 1000.0
+    it.moved = 99.99
+    assert ask(it, 100.0, 3, pace=pace)[0] is NAP
+
+
+@pytest.mark.parametrize("alive", [99.9, 100.0])
+def test_a_queue_whose_callers_are_all_gone_begins_anew(alive: float) -> None:
+    it = Schedule(asked=99.9, next=101.0, moved=99.0, virtual=7.0)
+    it.queues[2].head, it.queues[2].tail, it.queues[2].start, it.queues[2].alive = 3, 9, 5.0, alive
+    ask(it, 100.0)
+    assert queue(it) == (9, 10, 7.0, 100.6)
+
+
+def test_a_queue_with_somebody_in_it_does_not() -> None:
+    it = Schedule(asked=99.9, next=101.0, moved=99.0, virtual=7.0)
+    it.queues[2].head, it.queues[2].tail, it.queues[2].start, it.queues[2].alive = 3, 9, 5.0, 100.1
+    assert ask(it, 100.0)[2] == 9
+    assert queue(it) == (3, 10, 5.0, 100.6)
+
+
+@pytest.mark.parametrize(("ticket", "mine"), [(None, 4), (4, 4), (99, 4), (3, 3)])
+def test_a_ticket_that_was_never_given_out_queues_up(ticket: int | None, mine: int) -> None:
+    it = Schedule(asked=99.9, next=101.0, moved=99.0)
+    it.queues[2].tail, it.queues[2].alive = 4, 100.4
+    assert ask(it, 100.0, ticket)[2] == mine
+    assert it.queues[2].tail == max(mine + 1, 4)
+
+
+# -- slots that are closer than the horizon ------------------------------------------------------------------
+
+
+def test_a_nap_is_as_long_as_the_slots_of_those_before() -> None:
+    it, pace = Schedule(), Pace(spacing=0.1, at_once=1)
+    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.1), (GO, 0.2)]
+    it.next = 100.4
+    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(3)] == [(NAP, 0.1), (NAP, 0.2), (NAP, 0.3)]
+
+
+@pytest.mark.parametrize(("now", "verdict"), [(100.09, NAP), (100.11, GO)])
+def test_a_second_slot_that_is_open_too_takes_nothing_from_who_is_before(now: float, verdict: Verdict) -> None:
+    it, pace = Schedule(asked=100.0, next=100.35, moved=100.0), Pace(spacing=0.05, at_once=1)
+    it.queues[0].tail, it.queues[0].alive = 1, 100.5
+    it.queues[2].tail, it.queues[2].alive = 1, 100.5
+    assert ask(it, now, 0, pace=pace)[0] is verdict  # opens at 100.05 for the single call, at 100.1 for the next
+    assert queue(it, SINGLE)[3] == 100.5, "it is not passed over"
+
+
+# -- lanes --------------------------------------------------------------------------------------------------
+
+
+def lanes(single: Queue, waiting: Queue, bulk: Queue) -> Schedule:
+    return Schedule(queues=(single, waiting, bulk))
+
+
+@pytest.mark.parametrize(
+    ("lane", "ticket", "queues", "before"),
+    [
+        # all at the same virtual time: the first lane goes first
+        (SINGLE, 0, [(0, 1, 0.0), (0, 1, 0.0), (0, 1, 0.0)], {1: 0, 2: 0}),
+        (WAITING, 0, [(0, 1, 0.0), (0, 1, 0.0), (0, 1, 0.0)], {0: 1, 2: 0}),
+        (BULK, 0, [(0, 1, 0.0), (0, 1, 0.0), (0, 1, 0.0)], {0: 1, 1: 1}),
+        # no more than are there
+        (BULK, 0, [(0, 2, 0.0), (0, 1, 0.0), (0, 1, 9.0)], {0: 2, 1: 1}),
+        (BULK, 0, [(0, 99, 0.0), (0, 99, 0.0), (0, 1, 9.0)], {0: 19, 1: 10}),  # 9 * 2 + 1 and 9 * 1 + 1
+        # one who is there may have been passed over in its lane's queue: it counts as one
+        (BULK, 0, [(5, 5, 0.0), (5, 5, 0.0), (0, 1, 9.0)], {0: 1, 1: 1}),
+        # those behind in the own lane start later: each call of bulk costs 1, of single a half
+        (BULK, 7, [(0, 99, 0.0), (0, 99, 0.0), (5, 9, 1.0)], {0: 7, 1: 4}),  # starts at 3
+        (SINGLE, 7, [(5, 9, 1.0), (0, 99, 0.0), (0, 99, 0.0)], {1: 2, 2: 2}),  # starts at 2
+        (SINGLE, 8, [(5, 9, 1.0), (0, 99, 0.0), (0, 99, 0.0)], {1: 3, 2: 3}),  # at 2.5
+        (BULK, 3, [(0, 99, 0.0), (0, 99, 0.0), (5, 9, 1.0)], {0: 3, 1: 2}),  # was passed over: starts at 1
+        # those that have had more than this one come later
+        (BULK, 0, [(0, 9, 5.0), (0, 9, 2.5), (0, 1, 2.0)], {0: 0, 1: 0}),
+        (WAITING, 0, [(0, 9, 9.0), (0, 1, 2.0), (0, 9, 0.5)], {0: 0, 2: 2}),
+    ],
+)
+def test_how_many_of_other_lanes_come_before(
+    lane: Lane, ticket: int, queues: list[tuple[int, int, float]], before: dict[int, int]
+) -> None:
+    it = lanes(*(Queue(head, tail, start, alive=100.1) for head, tail, start in queues))
+    assert it._before(lane, ticket, 100.0) == before
+
+
+@pytest.mark.parametrize(("alive", "there"), [(100.0, False), (100.001, True)])
+def test_a_lane_whose_callers_are_gone_is_no_rival(alive: float, there: bool) -> None:
+    it = lanes(Queue(0, 5, 0.0, alive), Queue(0, 1, 0.0, 100.1), Queue())
+    assert it._before(WAITING, 0, 100.0) == ({0: 1} if there else {})
+
+
+def test_a_single_call_goes_before_the_load_that_was_there_first() -> None:
+    it = Schedule()
+    ask(it, 100.0)
+    assert ask(it, 100.0) == (NAP, 0.5, 1)
+    assert ask(it, 100.1, lane=SINGLE) == (NAP, 0.5, 0)
+    assert ask(it, 100.5, 1) == (NAP, 0.3, 1), "until the single call has given it up"
+    assert ask(it, 100.6, 0, lane=SINGLE) == (NAP, 0.1, 0)
+    assert ask(it, 100.7, 0, lane=SINGLE) == (GO, 0.3, 0)
+    assert (queue(it, SINGLE), it.virtual) == ((1, 1, 0.5, 0.0), 0.0)
+    assert ask(it, 101.7, 1) == (GO, 0.3, 1)
+    assert (queue(it)[2], it.virtual) == (2.0, 1.0)
+
+
+def test_a_lane_that_does_not_come_for_its_turn_is_passed_over() -> None:
+    it = Schedule()
+    ask(it, 100.0)
+    ask(it, 100.0)
+    ask(it, 100.2, lane=SINGLE)
+    ask(it, 100.4, lane=SINGLE)
+    assert queue(it, SINGLE)[3] == 100.9, "both are killed while they nap"
+    assert ask(it, 100.79, 1)[0] is NAP
+    assert ask(it, 100.8, 1) == (GO, 0.2, 1)
+    assert queue(it, SINGLE)[3] == 0.0
+    assert queue(it)[2:] == (2.0, 0.0)
+
+
+def test_only_those_that_were_before_it_are_passed_over() -> None:
+    it = Schedule()
+    it._pass_over({})
+    for each in it.queues:
+        each.alive = 100.0
+    it._pass_over({0: 2, 1: 0})
+    assert [each.alive for each in it.queues] == [0.0, 100.0, 100.0]
+
+
+def test_virtual_time_does_not_go_back() -> None:
+    it = Schedule(virtual=5.0)
+    it._give(it.queues[0], 2.0, 0, 100.0, 101.0)
+    assert (it.virtual, it.queues[0].start, it.queues[0].head) == (5.0, 0.5, 1)
+    it.queues[1].head, it.queues[1].tail, it.queues[1].start, it.queues[1].alive = 4, 9, 6.0, 100.5
+    it._give(it.queues[1], 1.0, 2, 100.0, 102.0)
+    assert (it.virtual, it.queues[1].start, it.queues[1].head, it.queues[1].alive) == (6.0, 7.0, 4, 100.5)
+
+
+# -- a pause ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("due", "seconds", "following"),
+    [(0.0, 2.0, 102.25), (101.0, 0.0, 101.25), (101.0, 5.0, 105.25), (99.0, 0.0, 100.25)],
+)
+def test_a_pause(due: float, seconds: float, following: float) -> None:
+    it = Schedule(asked=99.0, next=due)
+    it.pause(100.0, seconds, 0.25, PACE)
+    assert (it.next, it.asked) == (following, 100.0)
+
+
+# -- healing ------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_set_back_takes_everything_with_it() -> None:
+    it = Schedule(asked=1000.0, next=1001.0, moved=999.5)
+    it.queues[0].alive = 1000.25
+    it._heal(400.0, PACE)
+    assert (it.asked, it.next, it.moved, it.queues[0].alive) == (400.0, 401.0, 399.5, 400.25)
+
+
+def test_a_clock_that_goes_on_leaves_all_as_it_is() -> None:
+    it = Schedule(asked=1000.0, next=1001.0, moved=999.5)
+    it.queues[0].alive = 1000.25
+    it._heal(1000.1, PACE)
+    assert (it.asked, it.next, it.moved, it.queues[0].alive) == (1000.1, 1001.0, 999.5, 1000.25)
+
+
+def test_nothing_is_later_than_it_can_be() -> None:
+    it = Schedule(asked=100.0, next=1e9, moved=1e9)
+    it.queues[1].alive = 1e9
+    it._heal(100.0, PACE)
+    assert it.next == pytest.approx(100.0 + LONGEST_PAUSE + 0.3 + 2.0)
+    assert (it.moved, it.queues[1].alive) == (100.0, pytest.approx(100.6))
+
+
+def test_the_longest_wait_goes_by_the_pace() -> None:
+    it = Schedule(asked=100.0, next=1e9)
+    it._heal(100.0, Pace(spacing=0.25, at_once=1))
+    assert it.next == pytest.approx(100.0 + LONGEST_PAUSE + 0.3 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "healed"),
+    [
+        (60_000, 70_000, 60_000),
+        (3, 9, 3),
+        (9, 9, 9),
+        (10, 9, 9),
+        (0, MOST_WAITING, 0),
+        (0, MOST_WAITING + 1, MOST_WAITING + 1),
+    ],
+)
+def test_a_queue_is_as_long_as_it_can_be(head: int, tail: int, healed: int) -> None:
+    it = Schedule(queues=(Queue(), Queue(), Queue(head, tail)))
+    it._heal(100.0, PACE)
+    assert (it.queues[2].head, it.queues[2].tail) == (healed, tail)
+
+
+# -- as a record --------------------------------------------------------------------------------------------
+
+
+def resealed(body: bytes) -> bytes:
+    return body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def test_a_record_of_another_version_is_told_even_if_it_is_whole() -> None:
+    body = Schedule().to_bytes()[:-4]
+    assert Schedule.from_bytes(resealed(body)) == Schedule()
+    assert Schedule.from_bytes(resealed(b"crm-pac0" + body[8:])) is None
+    assert Schedule.from_bytes(resealed(body + b"\0")) is None
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["asked", "next", "moved", "virtual"])
+def test_a_time_that_is_none_is_told(name: str, odd: float) -> None:
+    assert Schedule.from_bytes(replace(Schedule(), **{name: odd}).to_bytes()) is None
+    assert Schedule.from_bytes(Schedule(queues=(Queue(), Queue(), Queue(start=odd))).to_bytes()) is None
+    assert Schedule.from_bytes(Schedule(queues=(Queue(alive=odd), Queue(), Queue())).to_bytes()) is None
+
+
+def test_the_record_is_the_same_on_every_machine() -> None:
+    assert len(Schedule().to_bytes()) == schedule.RECORD_SIZE == 140
+    assert Schedule(asked=1.0).to_bytes()[:16] == b"crm-pac1\x3f\xf0\0\0\0\0\0\0"
