@@ -6,11 +6,15 @@ Airflow keeps every rendered template field in its database and shows it to whoe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from airflow.sdk import XComArg
 
 from crm_provider.load.paths import AnyPath
+
+PLAIN = (bool, int, float, type(None))
+"""What most arguments are: whether a value is a path takes long to tell before Python 3.12."""
 
 
 class Hidden:
@@ -38,8 +42,8 @@ def hide_rows(value: Any) -> Any:
     if isinstance(value, str):
         return Hidden(value, "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
-        return value
-    return hide_list(value, "rows")
+        return [path_text(item) for item in value]
+    return hide_list(path_text(value), "rows")
 
 
 def hide_list(value: Any, noun: str) -> Any:
@@ -47,6 +51,11 @@ def hide_list(value: Any, noun: str) -> Any:
     if isinstance(value, (str, bytes, Hidden)) or not isinstance(value, (Sequence, set, frozenset)):
         return value
     return value if refers_to_tasks(value) else Hidden(value, noun)
+
+
+def path_text(value: Any) -> Any:
+    """A value for a template field, a local path as text: Airflow 3.1 takes its ``resolve`` for that of a template."""
+    return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
 def shown(value: Any) -> Any:
@@ -69,6 +78,6 @@ def comes_later(value: Any) -> bool:
         return any(comes_later(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return any(comes_later(item) for item in value)
-    if isinstance(value, AnyPath):
+    if not isinstance(value, PLAIN) and isinstance(value, AnyPath):
         return comes_later(str(value))
     return hasattr(value, "resolve")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from crm_provider.load.paths import AnyPath, atomic_writer, is_local, remove
+from crm_provider.load.paths import AnyPath, atomic_writer, is_local, read_own, remove
+from crm_provider.load.rows import Outcome
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the data of a checkpoint; one of another version is not used."""
+
+REFUSED = "refused"
+"""Beside the outcomes in a checkpoint's counts: rows that a call has ended without success."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +65,36 @@ class Checkpoint:
             raise ValueError("it is no checkpoint of a load")
         if data["version"] != VERSION:
             return Checkpoint(epoch=-1, fingerprint="", version=data["version"])
-        try:
-            return Checkpoint(**{**data, "done_above": tuple(map(int, data["done_above"]))})
-        except (TypeError, KeyError, ValueError):
-            raise ValueError("it is a checkpoint with missing or unknown parts") from None
+        if data.keys() - _SHAPE.keys() or not all(name in data and fits(data[name]) for name, fits in _SHAPE.items()):
+            raise ValueError("it is a checkpoint with missing, unknown or impossible parts")
+        return Checkpoint(**{**data, "done_above": tuple(data["done_above"])})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _are_counts(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) for name in value)
+        and all(map(_is_count, value.values()))
+    )
+
+
+_SHAPE: Mapping[str, Callable[[Any], bool]] = {
+    "epoch": lambda value: isinstance(value, int),
+    "fingerprint": lambda value: isinstance(value, str),
+    "done_upto": _is_count,
+    "done_above": lambda value: isinstance(value, (list, tuple)) and all(map(_is_count, value)),
+    "counts": lambda value: _are_counts(value) and value.keys() <= {REFUSED, *(outcome.value for outcome in Outcome)},
+    "errors": _are_counts,
+    "calls": _is_count,
+    "seconds": lambda value: isinstance(value, (int, float)) and 0 <= value < math.inf,
+    "notes": lambda value: isinstance(value, Mapping),
+    "version": lambda value: isinstance(value, int),
+}
+"""What each part of a checkpoint must be: the file may have been edited, or be another program's."""
 
 
 def resumable(checkpoint: Checkpoint, epoch: int, fingerprint: str) -> str | None:
@@ -161,11 +192,11 @@ class FileCheckpoints:
     def load(self) -> Checkpoint | None:
         """The newest checkpoint. One that cannot be read counts as none: rows that are sent twice do no harm."""
         try:
-            with self.path.open("rb") as file:
+            with read_own(self.path) as file:
                 return Checkpoint.from_data(json.loads(file.read()))
         except FileNotFoundError:
             return None
-        except ValueError:  # no JSON or no UTF-8 either
+        except (ValueError, RecursionError):  # no JSON or no UTF-8 either
             log.warning(
                 "The checkpoint %s cannot be read and is not used; the load starts from the first row.", self.path
             )

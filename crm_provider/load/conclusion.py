@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from crm_provider.load.engine import Load
-from crm_provider.load.paths import AnyPath, sibling
+from crm_provider.load.paths import AnyPath, CannotWrite, sibling
 from crm_provider.load.report import report, write_report
 from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary
+
+if TYPE_CHECKING:
+    from crm_provider.load.engine import Load
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +65,8 @@ def _written(path: AnyPath, load: Load, summary: Summary, ending: str) -> bool:
     text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
     try:
         write_report(path, text)
-    except OSError as unwritten:
-        log.warning("The report could not be written to %s: %s", path, unwritten)
+    except CannotWrite as unwritten:
+        log.warning("%s. It was to be the report of this load.", unwritten)
         return False
     return True
 

@@ -34,7 +34,7 @@ class Endings:
     ) -> None:
         self._ledger, self._options, self._policy, self._mapper = ledger, options, policy, mapper
         self._rejects, self._fingerprints = rejects, fingerprints
-        self._held: deque[tuple[Landed, int]] = deque()
+        self._held: deque[tuple[Flight, e.CrmError, int]] = deque()
         """Rows that failed for the server's sake, and how many rows had been launched by then."""
         self._launched = 0
         self._throttled_in_a_row = 0
@@ -52,7 +52,7 @@ class Endings:
     def landed(self, landed: Landed) -> None:
         """A row has come back from its calls."""
         if landed.error is not None:
-            self._failed(landed, landed.error)
+            self._failed(landed.flight, landed.error)
         elif landed.sent is not None:
             self._throttled_in_a_row = 0
             self.reject_held(before=landed.flight)
@@ -86,19 +86,17 @@ class Endings:
         """
         if self.stop is not None:
             return  # the next try sends them again
-        while self._held and (before is None or self._held[0][1] < before.order):
-            landed, _ = self._held.popleft()
-            if landed.error is not None:
-                self._forget(landed.flight.contact)
-                self._reject(landed.flight.row, landed.error)
+        while self._held and (before is None or self._held[0][2] < before.order):
+            flight, error, _ = self._held.popleft()
+            self._forget(flight.contact)
+            self._reject(flight.row, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _failed(self, landed: Landed, error: e.CrmError) -> None:
-        flight = landed.flight
+    def _failed(self, flight: Flight, error: e.CrmError) -> None:
         verdict = judge(error, self._policy, mode=self._options.mode, sends=flight.sends)
         if verdict.step is Step.HOLD:
-            self._hold(landed, error)
+            self._hold(flight, error)
         elif verdict.step is Step.AGAIN:
             self._send_again(flight, error, verdict)
         elif verdict.step is Step.STOP:
@@ -120,9 +118,9 @@ class Endings:
             else:
                 self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
-    def _hold(self, landed: Landed, error: e.CrmError) -> None:
+    def _hold(self, flight: Flight, error: e.CrmError) -> None:
         """Keep a row that failed for the server's sake until it is known whether all do."""
-        self._held.append((landed, self._launched))
+        self._held.append((flight, error, self._launched))
         if len(self._held) >= self._options.errors_in_a_row:
             self._end_run(error, Decision(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
 

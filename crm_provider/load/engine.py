@@ -6,6 +6,7 @@ signal, a kill) the next try knows which rows are done.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,17 +15,20 @@ from crm_provider.client import CrmClient
 from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import RowMapper, check
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome
 from crm_provider.load.run import Run
 from crm_provider.load.sources import Source
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
+from crm_provider.load.stops import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Interrupted, Pulse
 from crm_provider.policy import ErrorPolicy
 
-__all__ = ["Load", "LoadInterrupted", "LoadStopped", "too_many_rejects"]
+__all__ = ["Load", "LoadInterrupted", "LoadStopped", "LoadUnsaved", "too_many_rejects"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,23 @@ class Load:
         :return: the summary; whether there are too many rejects is for the caller to say (:func:`too_many_rejects`)
         :raises SourceError: before the first write: the source, the mapping or the plan will not do
         :raises LoadStopped: on an error of the run
+        :raises LoadUnsaved: a file of the load cannot be written
         :raises LoadInterrupted: if ``interrupt`` was set
         """
         try:
             return self._checked_and_sent()
+        except CannotWrite as unwritten:  # before the first call
+            raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
         finally:
-            if self.fingerprints is not None:
+            self._close_state()
+
+    def _close_state(self) -> None:
+        """How the load has ended is to be told, not that this fails."""
+        if self.fingerprints is not None:
+            try:
                 self.fingerprints.close()
+            except CannotWrite as unwritten:
+                log.warning("%s. Rows of this try may be sent once more by the next load.", unwritten)
 
     def _checked_and_sent(self) -> Summary:
         remembers = self.fingerprints is not None and not self.full_refresh

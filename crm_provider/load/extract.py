@@ -13,22 +13,21 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Literal, NoReturn, TypedDict, get_args
+from typing import Any, NoReturn, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.calls.base import LISTINGS, Listing, Record
 from crm_provider.client import CrmClient
+from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.paths import AnyPath, as_path, atomic_writer, is_local
+from crm_provider.load.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local, private_folder, writing
 from crm_provider.load.tally import Progress, Tally
-from crm_provider.load.writers import Format, arrow_modules, format_of, gzipped, record_writer
+from crm_provider.load.writers import arrow_modules, gzipped, record_writer
 from crm_provider.paging import ListedPage, walk_pages
 from crm_provider.readahead import AT_ONCE
 
 log = logging.getLogger(__name__)
-
-IfChanged = Literal["warn", "fail", "restart"]
 
 RESTARTS = 2
 """Further readings with ``if_changed="restart"`` before the extract fails."""
@@ -36,6 +35,10 @@ RESTARTS = 2
 
 class ListingChanged(RuntimeError):
     """The listing changed while it was read, and ``if_changed`` does not allow that."""
+
+
+class ExtractUnsaved(RuntimeError):
+    """The target, or a page beside it, cannot be written; what was there under the target's name is still there."""
 
 
 class Extracted(TypedDict):
@@ -63,7 +66,8 @@ class Extract:
     1250
 
     The file is written when all pages are there, under its name at once and with the permissions that the umask gives
-    (a file that it replaces keeps its own). Run again with the same owner after a kill, it goes on where it stopped.
+    to user and group (a file that it replaces keeps its own). Run again with the same owner after a kill, it goes on
+    where it stopped.
 
     :param target: path of the file; its name tells the format (:mod:`~crm_provider.load.writers`)
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
@@ -105,10 +109,22 @@ class Extract:
 
         :raises CrmError: what a page was answered with; the pages read so far are kept
         :raises ListingChanged: if the listing changed and ``if_changed`` is not ``warn``; nothing was written
+        :raises ExtractUnsaved: if the disk is full, for example; the pages read so far are kept
         """
+        try:
+            return self._run()
+        except CannotWrite as unwritten:
+            kept = sum(1 for _ in self._parts.pages())
+            raise ExtractUnsaved(
+                f"{unwritten}. {kept} pages of {self._listing} are kept beside {self._target.name}, which was not "
+                "touched. Make room there, or mend what is said; a retry goes on with the next page"
+            ) from unwritten
+
+    def _run(self) -> Extracted:
         started = self._clock()
         if is_local(self._target):
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self._target):
+                private_folder(self._target.parent, mode=0o770)
         for left_behind in self._parts.sweep():
             log.info("Removed %s, which an earlier extract had left behind.", left_behind)
         tally = self._read_until_quiet()
@@ -226,24 +242,15 @@ MAY_MISS = (
 )
 
 
-def check_if_changed(value: object) -> None:
-    """Refuse what is no :data:`IfChanged`.
-
-    :raises ValueError: naming the choices
-    """
-    if value not in get_args(IfChanged):
-        raise ValueError(f"if_changed is {value!r}; use one of {', '.join(get_args(IfChanged))}")
-
-
 def _no_more(number: int) -> NoReturn:
     """The end of the pages that were read."""
     raise e.CrmNotFoundError(f"page {number} was not read")
 
 
 def _permissions(target: AnyPath) -> int:
-    """What a plainly opened file would have: its own if it is there, else what the umask leaves."""
+    """Of a file that is there: its own. Else what the umask leaves to user and group: others never, it has people."""
     if is_local(target) and target.exists():
         return target.stat().st_mode & 0o777
     umask = os.umask(0o077)  # it can only be read by setting it
     os.umask(umask)
-    return 0o666 & ~umask
+    return 0o660 & ~umask

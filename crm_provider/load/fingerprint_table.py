@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gzip
 import re
-import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import IO, cast
 
 from crm_provider.load.paths import AnyPath, atomic_writer
+from crm_provider.load.scratch import Scratch
 
 KIND = "crm_provider fingerprints "
 TITLE = f"{KIND}1"
@@ -44,9 +44,9 @@ class PrintTable:
     """On disk, in a temporary database without a name, so that memory stays flat."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)
-        self._base.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE}; BEGIN")
-        self._base.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, print BLOB) WITHOUT ROWID")
+        self._base = Scratch(
+            f"PRAGMA cache_size=-{CACHE}; CREATE TABLE seen (key BLOB PRIMARY KEY, print BLOB) WITHOUT ROWID"
+        )
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT count(*) FROM seen").fetchone()[0])

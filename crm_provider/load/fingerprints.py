@@ -107,13 +107,18 @@ class Fingerprints:
         self.close()
 
     def close(self) -> None:
-        """Sync, and let other runs use the state file. What is not in it yet is beside it and will be read."""
-        self._journal.sync()
-        if self._table is not None:
-            self._table.close()
-            self._table = None
-        if self._lock is not None:
-            self._lock.release()
+        """Sync, and let other runs use the state file. What is not in it yet is beside it and will be read.
+
+        :raises CannotWrite: it is closed all the same
+        """
+        table, self._table = self._table, None
+        try:
+            if table is not None:
+                table.close()
+                self._journal.sync()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     # -- helpers ---------------------------------------------------------------------------------------------
 

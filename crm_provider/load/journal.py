@@ -13,7 +13,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Protocol
 
-from crm_provider.load.paths import AnyPath, atomic_writer, is_local, private_file, remove, sibling
+from crm_provider.load.paths import (
+    AnyPath,
+    CannotWrite,
+    append,
+    atomic_writer,
+    is_local,
+    private_file,
+    remove,
+    sibling,
+    writing,
+)
 
 MOST_WAITING = 8 * 1024 * 1024
 """Bytes that wait in memory for the next part."""
@@ -35,11 +45,17 @@ class Journal:
         self._store: _Store = _GrowingFile(path, self._whole_lines) if is_local(path) else _Parts(path)
 
     def append(self, line: str) -> None:
-        """Write a line, without its line break. It survives a kill of this process from now on if the file is local."""
+        """Write a line, without its line break. It survives a kill of this process from now on if the file is local.
+
+        :raises CannotWrite: nothing of the line is there
+        """
         self._store.add(line.encode() + b"\n")
 
     def sync(self) -> None:
-        """After this the lines so far survive anything, on object stores too, and no file is open."""
+        """After this the lines so far survive anything, on object stores too, and no file is open.
+
+        :raises CannotWrite: also each time from then on: what the disk has lost, it tells of once only
+        """
         self._store.sync()
 
     def lines(self, *, rest: bool = False) -> Iterator[str]:
@@ -121,22 +137,29 @@ class _GrowingFile:
         self._whole_lines = whole_lines
         self._file: IO[bytes] | None = None
         self._checked = False
+        self._lost: CannotWrite | None = None
 
     def add(self, data: bytes) -> None:
         if self._file is None:
             self._file = private_file(self._path)
+        with writing(self._path):
             if not self._checked:
-                self._file.truncate(sum(map(len, self._whole_lines(self.pieces()))))
+                os.ftruncate(self._file.fileno(), sum(map(len, self._whole_lines(self.pieces()))))
                 self._checked = True
-        self._file.write(data)
-        self._file.flush()
+            append(self._file, data)
 
     def sync(self) -> None:
         """Closes the file too: whoever syncs last leaves nothing open."""
+        if self._lost is not None:
+            raise self._lost
         if self._file is not None:
             file, self._file = self._file, None  # first: an exception of a signal may strike anywhere
-            with file:
-                os.fsync(file.fileno())
+            try:
+                with writing(self._path), file:
+                    os.fsync(file.fileno())
+            except CannotWrite as lost:
+                self._lost = lost
+                raise
 
     def pieces(self) -> Iterator[bytes]:
         yield from _pieces(self._path)

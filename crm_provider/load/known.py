@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from crm_provider.calls.lists import list_ids_of
 from crm_provider.load.rows import Contact, key_of
+from crm_provider.load.scratch import Scratch
+from crm_provider.segments import list_ids_of
 
 UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist", "opted_out", "optout", "opted-out"})
 """Values of ``status`` that say that a person does not want to be contacted. The values are not documented; the older
@@ -86,10 +86,9 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)
-        self._base.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN")
-        self._base.execute("CREATE TABLE seen (email BLOB PRIMARY KEY, key BLOB, data TEXT)")
-        self._base.execute("CREATE INDEX by_key ON seen (key)")
+        self._base = Scratch(
+            "CREATE TABLE seen (email BLOB PRIMARY KEY, key BLOB, data TEXT); CREATE INDEX by_key ON seen (key)"
+        )
         self.complete = False
         """Whether every contact of the CRM was read: then one that is not here is probably new."""
 

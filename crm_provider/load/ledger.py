@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from crm_provider.load.checkpoint import Checkpoint, DoneRows
+from crm_provider.load.checkpoint import REFUSED, Checkpoint, DoneRows
 from crm_provider.load.rows import Outcome
-
-REFUSED = "refused"
-"""Beside the outcomes in a checkpoint's counts: rows that a call has ended without success."""
 
 
 class Ledger:

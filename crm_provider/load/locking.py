@@ -7,7 +7,8 @@ import os
 import pathlib
 import weakref
 
-from crm_provider.load.paths import private_folder
+from crm_provider.load.paths import private_folder, writing
+from crm_provider.load.planted import open_own
 from crm_provider.load.rows import SourceError
 
 
@@ -30,11 +31,13 @@ class FileLock:
         """Take the lock, or fail at once.
 
         :raises InUse: if another run has it
+        :raises CannotWrite: if it cannot be opened, or others may have put it there
         """
         if self._let_go is not None:
             return
-        private_folder(self._path.parent)
-        number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with writing(self._path):
+            private_folder(self._path.parent)
+            number = open_own(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

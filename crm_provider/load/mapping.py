@@ -24,6 +24,7 @@ from typing import Any
 from crm_provider import validate
 from crm_provider.load.fields import EMPTIES, LEFT_OUT, Defaults, Empty, Field, column_field, field_of
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
+from crm_provider.load.source_options import look_like_values
 from crm_provider.load.targets import Place, Target, nearest, target_of, unknown
 from crm_provider.load.unfit import Unfit
 
@@ -92,7 +93,7 @@ class Mapper:
             if field.column is not None and not field.optional and field.column not in columns
         ]
         if missing:
-            if any("@" in column for column in columns):
+            if look_like_values(columns):
                 raise SourceError(
                     f"{'; '.join(missing)}. Its first line looks like data, not like the names of columns; name them: "
                     "source_options={'header': [...]}"
@@ -206,5 +207,6 @@ def _email_column(columns: tuple[Any, ...]) -> str | Problem:
 
 
 def _hint(column: Any, columns: Collection[Any]) -> str:
-    close = nearest(column, [name for name in columns if isinstance(name, str)])
+    names = () if look_like_values(columns) else columns
+    close = nearest(column, [name for name in names if isinstance(name, str)])
     return f" (did you mean {close!r}?)" if close else ""

@@ -37,7 +37,7 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             table = parquet.ParquetFile(
                 file, buffer_size=READ_AHEAD, pre_buffer=False, coerce_int96_timestamp_unit="us"
             )
-        columns = tuple(table.schema_arrow.names)
+            columns = tuple(table.schema_arrow.names)
         check_names(columns, str(path))
         yield Table(columns, _records(path, table))
 
@@ -110,7 +110,7 @@ def _reading(path: AnyPath) -> Iterator[None]:
     pa, _ = _pyarrow()
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a name that is no text
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise SourceError(f"{path} is no valid Parquet file, or damaged; fetch or write it again") from None

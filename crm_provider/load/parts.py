@@ -13,10 +13,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import IO, Any
 
 from crm_provider.load.flatten import json_text, json_value
-from crm_provider.load.paths import AnyPath, is_local, private_file, remove, sibling
+from crm_provider.load.paths import AnyPath, append, is_local, private_file, read_own, remove, sibling, writing
 from crm_provider.paging import ListedPage, Page
 
 VERSION = 1
@@ -26,6 +27,10 @@ PAGES_AT_ONCE = 50
 
 LONGEST_REST = 2 * 24 * 3600.0
 """Seconds after which parts of others count as left behind; a task waits for at most a day for a used-up quota."""
+
+
+_NAME = re.compile(r"[0-9a-f]{12}-\d{1,10}-\d{1,10}")
+"""What follows the prefix in the name of a part: whose, epoch, number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +72,9 @@ class Parts:
         number = 0
         for part in self._found(self._own):
             for line in self._usable_lines(part):
-                if line["page"] == number:
-                    yield Page(line["items"], line["total"])
+                page = _page_of(line, number)
+                if page is not None:
+                    yield page
                     number += 1
 
     def add(self, listed: ListedPage) -> None:
@@ -80,20 +86,28 @@ class Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Make all pages safe that were added."""
+        """Make all pages safe that were added.
+
+        :raises CannotWrite: those before them are safe
+        """
         if not self._lines:
             return
         lines, self._lines = self._lines, []
         if self._file is not None:
-            _append(self._file, lines)
+            self._append(self._file, lines)
             return
         part, lines = self._next(), [self._head(), *lines]
         if is_local(part):
             self._file = private_file(part)
-            _append(self._file, lines)
+            self._append(self._file, lines)
         else:
-            with part.open("wb") as file:
+            with writing(part), part.open("wb") as file:
                 file.write(_joined(lines))
+
+    def _append(self, file: IO[bytes], lines: list[str]) -> None:
+        with writing(self._target):
+            append(file, _joined(lines))
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Make all pages safe, and let go of the file."""
@@ -128,7 +142,8 @@ class Parts:
             beside = [path for path in self._target.parent.iterdir() if path.name.startswith(prefix)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(beside, key=lambda path: path.name)
+        ours = [path for path in beside if _NAME.fullmatch(path.name.removeprefix(self._prefix))]
+        return sorted(ours, key=lambda path: path.name)
 
     def _next(self) -> AnyPath:
         number = max((int(part.name.rpartition("-")[2]) for part in self._found(self._own)), default=-1) + 1
@@ -138,13 +153,15 @@ class Parts:
         return json_text({"version": VERSION, "source": self._source, "started": self._clock()})
 
     def _is_stale(self, part: AnyPath) -> bool:
-        name = re.fullmatch(r"([0-9a-f]{12})-(\d+)-(\d+)", part.name[len(self._prefix) :])
-        if name is None:
-            return False  # not one of ours
-        head = next(iter(_lines(part)), {})
-        if name[1] != self._owner.mark:
-            return self._clock() - float(head.get("started", 0)) > LONGEST_REST
-        return int(name[2]) != self._owner.epoch or not self._is_usable(head)
+        mark, epoch, _ = part.name.removeprefix(self._prefix).split("-")
+        try:
+            head = next(iter(_lines(part)), {})
+        except PermissionError:
+            return False  # somebody else's, whatever its name says
+        if mark != self._owner.mark:
+            started = head.get("started")
+            return not isinstance(started, (int, Decimal)) or self._clock() - float(started) > LONGEST_REST
+        return int(epoch) != self._owner.epoch or not self._is_usable(head)
 
     def _is_usable(self, head: dict[str, Any]) -> bool:
         known: tuple[object, object] = head.get("version"), head.get("source")
@@ -158,21 +175,27 @@ class Parts:
 
 def _lines(part: AnyPath) -> Iterator[dict[str, Any]]:
     """The whole lines of a part; the last may have been cut off by a kill."""
-    with part.open("rb") as file:
+    with read_own(part) as file:
         for line in file:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json_value(line)
-            except ValueError:
+                value = json_value(line)
+            except (ValueError, RecursionError):
                 return  # a block that a power cut left empty
+            if not isinstance(value, dict):
+                return
+            yield value
+
+
+def _page_of(line: dict[str, Any], number: int) -> Page | None:
+    """The page of a line, None if it is another one or none."""
+    items, total = line.get("items"), line.get("total")
+    whole = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+    if line.get("page") != number or not whole or not isinstance(total, (int, type(None))):
+        return None
+    return Page(items or [], total)
 
 
 def _joined(lines: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("ascii")
-
-
-def _append(file: IO[bytes], lines: list[str]) -> None:
-    file.write(_joined(lines))
-    file.flush()
-    os.fsync(file.fileno())

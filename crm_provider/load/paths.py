@@ -1,6 +1,7 @@
 """Files on this machine's disks and on object stores, through one interface: that of ``pathlib``.
 
-What a load writes is private: files have mode 0600, folders that it creates 0700.
+What a load writes is private: files have mode 0600, folders that it creates 0700. What others may have put in its way
+(:mod:`crm_provider.load.planted`) is neither written to nor believed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,27 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
+from crm_provider.load.planted import open_own
+
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
+
+
+class CannotWrite(OSError):
+    """A file that cannot be written. The system's own error seldom says which.
+
+    :param what: the file
+    :param reason: such as "No space left on device"
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be written: {reason}")
+        self.what, self.reason = what, reason
+
+    def __reduce__(self) -> tuple[type[CannotWrite], tuple[str, str]]:
+        return type(self), (self.what, self.reason)
 
 
 @runtime_checkable
@@ -73,20 +91,32 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
 
 
+@contextmanager
+def writing(path: AnyPath) -> Iterator[None]:
+    """Name the file in an error of the system's.
+
+    :raises CannotWrite: for any error of the system's
+    """
+    try:
+        yield
+    except CannotWrite:  # of another file, which is named already
+        raise
+    except OSError as wrong:
+        raise CannotWrite(str(path), wrong.strerror or str(wrong) or type(wrong).__name__) from wrong
+
+
 def remove(path: AnyPath) -> None:
     """Remove a file if it is there."""
-    try:
+    with writing(path), suppress(FileNotFoundError):
         path.unlink()
-    except FileNotFoundError:
-        return
 
 
-def private_folder(folder: pathlib.Path) -> None:
+def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
     """Create a folder and those above it, for this user only; one that exists is left as it is."""
     missing = [folder, *folder.parents]
     for parent in reversed(missing):
         if not parent.exists():
-            parent.mkdir(mode=0o700, exist_ok=True)
+            parent.mkdir(mode=mode, exist_ok=True)
 
 
 def unwritable(path: AnyPath) -> str | None:
@@ -98,15 +128,44 @@ def unwritable(path: AnyPath) -> str | None:
     try:
         private_folder(path.parent)
         _draft(path).unlink()
+        if os.path.lexists(path):
+            os.close(open_own(path, os.O_RDONLY))
     except OSError as wrong:
         return wrong.strerror or type(wrong).__name__
     return None
 
 
 def private_file(path: pathlib.Path) -> IO[bytes]:
-    """Open a local file to append to it, for this user only."""
-    private_folder(path.parent)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+    """Open a local file to append to it, for this user only; nothing waits in a buffer.
+
+    :raises CannotWrite: if it cannot be opened, or others may have put it there
+    """
+    with writing(path):
+        private_folder(path.parent)
+        return os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
+
+
+def read_own(path: AnyPath) -> IO[bytes]:
+    """Open a file that an earlier try has left.
+
+    :raises PermissionError: if it is local, and others may have put it there
+    """
+    return os.fdopen(open_own(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+
+
+def append(file: IO[bytes], data: bytes) -> None:
+    """Append to a file of :func:`private_file` all of some data, or nothing: half a line would spoil the next.
+
+    :raises OSError: if it does not fit, or the disk fails
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(data)
+        while rest:  # a disk that is nearly full takes a part of it
+            rest = rest[file.write(rest) :]
+    except OSError:
+        os.ftruncate(file.fileno(), size)  # needs no space
+        raise
 
 
 @contextmanager
@@ -117,23 +176,25 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
     written here first and then sent as one object, because closing a half-written object would publish it.
 
     :param mode: ``w`` for UTF-8 text (line ends stay as they are written) or ``wb``
+    :raises CannotWrite: if the system will not have it; what was there before is still there then
     """
     local = path if is_local(path) else None
-    if local is not None:
-        private_folder(local.parent)
-    draft = _draft(local)
     text = mode == "w"
-    try:
-        with draft.open(mode, encoding="utf-8" if text else None, newline="" if text else None) as file:
-            yield file
+    with writing(path):
         if local is not None:
-            _force(draft)
-            draft.replace(local)
-            _force(local.parent)
-        else:
-            _send(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+            private_folder(local.parent)
+        draft = _draft(local)
+        try:
+            with draft.open(mode, encoding="utf-8" if text else None, newline="" if text else None) as file:
+                yield file
+            if local is not None:
+                _force(draft)
+                draft.replace(local)
+                _force(local.parent)
+            else:
+                _send(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

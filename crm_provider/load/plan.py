@@ -21,15 +21,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from crm_provider.load.options import Mode, PlanName
 from crm_provider.paging import PAGE_SIZE
 
 SAMPLE_SHARE = 0.01
-"""Share of the rows whose contacts are read for the estimate: it costs at most 1 % of the calls."""
+"""Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
 
 SAMPLE_LEAST, SAMPLE_MOST = 5, 50
 """Rows of a sample. Fewer say nothing; 50 tell a share to within 7 points, and more hardly change the choice."""
+
+SAMPLE_STEP = 10
+"""Rows that are looked at before it is asked for more: where few rows need a call, 1 % of the rows is more than 1 % of
+the calls."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def choose(
     :param wanted: the plan that the user asked for
     :param rows: rows that will be sent, if nothing is known of the CRM
     :param total: reads how many contacts the CRM has (one call), None if it does not say
-    :param sample: reads the contacts of so many rows (one call each)
+    :param sample: reads the contacts of so many more rows (one call each), and tells of all that were read
     :param lists: whether each contact is added to lists
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """
@@ -134,29 +139,37 @@ def _cheapest(
     mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: bool
 ) -> tuple[Plan, Sample]:
     plain = "learned" if mode == "upsert" else mode
+    worst = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists))
     if rows < SAMPLE_LEAST / SAMPLE_SHARE / 10:
-        worst = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists))
         return Plan(plain, worst, f"{rows} row(s) are too few to make up for looking first"), Sample()
     count = total()
     if count is None:
-        worst = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)) + 1
-        return Plan(plain, worst, "the CRM does not tell how many contacts it has"), Sample()
+        return Plan(plain, worst + 1, "the CRM does not tell how many contacts it has"), Sample()
     if count == 0:
         return Plan(plain, rows * (1 + lists) + 1, "the CRM has no contact yet, so each row is one call"), Sample()
-    most_existing = min(count / rows, 1.0)
-    dearest = calls_without_reading(mode, rows, min(most_existing, 0.5), lists=lists)
-    if pages_of(count) >= dearest:
+    if pages_of(count) >= worst:
         why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save"
-        return Plan(plain, math.ceil(dearest) + 1, why), Sample()
+        return Plan(plain, worst + 1, why), Sample()
+    costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
-    seen = sample(size)
-    return _by_sample(mode, rows, count, seen, lists=lists), seen
+    seen = Sample()
+    for looked in range(0, size, SAMPLE_STEP):
+        if looked and looked >= SAMPLE_SHARE * min(costs(seen)):
+            break
+        seen = sample(min(SAMPLE_STEP, size - looked))
+    return _by_sample(mode, count, seen, costs), seen
 
 
-def _by_sample(mode: Mode, rows: int, total: int, seen: Sample, *, lists: bool) -> Plan:
-    h, u, spent = seen.share_existing, seen.share_same, seen.rows + 1
+def _costs(mode: Mode, rows: int, total: int, lists: bool, seen: Sample) -> tuple[float, float]:
+    """Calls without reading, and with ``compare``, if the sample is like all rows."""
+    h, u = seen.share_existing, seen.share_same
     plain = calls_without_reading(mode, rows, h, lists=lists)
-    compare = calls_with_compare(mode, rows, total, h, u, lists=lists)
+    return plain, calls_with_compare(mode, rows, total, h, u, lists=lists)
+
+
+def _by_sample(mode: Mode, total: int, seen: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
+    spent = seen.rows + 1
+    plain, compare = costs(seen)
     facts = f"of {seen.rows} rows looked up {seen.existing} exist and {seen.same} are equal"
     names = {"upsert": "learned"}.get(mode, mode)
     if compare < plain:

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Literal
 
 from crm_provider.load.journal import Journal
@@ -53,6 +54,8 @@ class RejectsFile:
         self._columns = columns
         self._original = original
         self._lines, self._journal = _opened(path, format)
+        self._own = array("Q")
+        """Marks of the lines that this try has kept or written."""
 
     @property
     def is_local(self) -> bool:
@@ -66,8 +69,7 @@ class RejectsFile:
         self._check_own()
         if next(self._journal.lines(), None) is not None:
             log.info("The rejects file of an earlier run is replaced: %s.", self.path)
-        self._journal.clear()
-        self.count = 0
+        self._clear()
 
     def resume(self, done: Callable[[int], bool]) -> None:
         """Go on with the file of an earlier try, without the rows that will be sent again.
@@ -78,29 +80,33 @@ class RejectsFile:
         """
         self._check_own()
         reader = _Reader(self._lines, self.path.name)
-        kept = 0
+        self.count, self._own = 0, array("Q")
 
         def wanted(line: str) -> bool:
-            nonlocal kept
             reject = reader.read(line)
-            keep = reject is not None and done(reject.number)
-            kept += keep
-            return keep or reject is None
+            if reject is not None and not done(reject.number):
+                return False
+            self.count += reject is not None
+            self._own.append(_mark(line))
+            return True
 
         self._journal.keep(wanted)
-        self.count = kept
-        if not kept:  # at most a header is left
-            self._journal.clear()
+        if not self.count:  # at most a header is left
+            self._clear()
 
     def write(self, reject: Reject) -> None:
-        """Add a row. On a local disk it survives a kill from now on."""
+        """Add a row. On a local disk it survives a kill from now on.
+
+        :raises CannotWrite: the row is not in the file
+        """
         if self._original is not None:
             reject = replace(reject, original=self._original(reject.number))
+        header = None
         if not self.count:
             header = self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
-            if header is not None:
-                self._journal.append(header)
-        self._journal.append(self._lines.line(reject))
+        line = self._lines.line(reject)
+        self._journal.append(line if header is None else f"{header}\n{line}")  # at once: both or neither
+        self._own.extend(_mark(text) for text in (header, line) if text is not None)
         self.count += 1
         self.has_unsynced = True
 
@@ -112,8 +118,28 @@ class RejectsFile:
 
     def finish(self) -> None:
         """Put all rows under the final name."""
+        self._drop_strays()
         self._journal.finish()
         self.has_unsynced = False
+
+    def _drop_strays(self) -> None:
+        """What a try has written that Airflow had given up, and that lived on beside this one for some seconds."""
+        if sum(1 for _ in self._journal.lines()) == len(self._own):
+            return
+        left = set(self._own)
+
+        def wanted(line: str) -> bool:
+            mark = _mark(line)
+            found = mark in left
+            left.discard(mark)
+            return found
+
+        log.info("Lines of an earlier try that lived on beside this one are removed from %s.", self.path)
+        self._journal.keep(wanted)
+
+    def _clear(self) -> None:
+        self._journal.clear()
+        self.count, self._own = 0, array("Q")
 
     def _check_own(self) -> None:
         if not self._journal.begins_like(self._lines.begin):
@@ -208,6 +234,11 @@ class _Reader:
             return self._lines.parse(line) if line.strip() else None
         except ValueError as wrong:
             raise SourceError(f"{self._name}, row {self._number} of the file (a header counts): {wrong}") from None
+
+
+def _mark(line: str) -> int:
+    """Tells lines apart, in 8 bytes."""
+    return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")
 
 
 @contextmanager

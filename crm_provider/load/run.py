@@ -12,12 +12,13 @@ from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
 from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import Preflight, stop_if_invalid
 from crm_provider.load.progress import Position, Progress, noted
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sender import Order, Sender
 from crm_provider.load.sending import Sending
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
+from crm_provider.load.stops import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
 from crm_provider.load.verdict import judge_run
@@ -61,6 +62,15 @@ class Run:
     # -- the whole -------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
+        try:
+            return self._run()
+        except CannotWrite as unwritten:
+            if self.endings.stop is None:
+                raise LoadUnsaved(unwritten, self.summary()) from unwritten
+            log.warning("%s. The last rows were not saved and will be sent again.", unwritten)
+            return self._ended()  # by the error that came first
+
+    def _run(self) -> Summary:
         self._say_what_was_found()
         if not self.load.options.dry_run:
             stop_if_invalid(self.found, self.load.options)
@@ -210,8 +220,8 @@ class Run:
         """For the next try, after something has gone wrong: that is what is to be told, not that this fails too."""
         try:
             self._save()
-        except OSError as unsaved:
-            log.warning("The last rows were not saved and will be sent again: %s", unsaved)
+        except CannotWrite as unwritten:
+            log.warning("%s. The last rows were not saved and will be sent again.", unwritten)
 
     def _save(self) -> None:
         load = self.load

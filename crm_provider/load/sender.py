@@ -72,7 +72,7 @@ class Sender:
             if not self._lists or not contact.attributes:
                 raise
             return self._perhaps_own(contact)
-        return self._listed(contact, sent, ABSENT)
+        return self._listed(contact, sent)
 
     def _perhaps_own(self, contact: Contact) -> Sent:
         """A contact that exists. With all values of the row it counts as made by an earlier try.
@@ -91,14 +91,14 @@ class Sender:
             return self._change(contact, self._look(contact))
         if seen is not None and seen.exists:
             return self._change(contact, seen)
-        return self._listed(contact, self._update(contact, contact.email), None)
+        return self._listed(contact, self._update(contact, contact.email))
 
     def _upsert(self, contact: Contact, seen: Seen | None) -> Sent:
         if seen is not None and seen.exists:
             try:
                 return self._change(contact, seen)
             except e.CrmContactNotFoundError:  # gone since it was read
-                return self._listed(contact, self._create(contact), ABSENT)
+                return self._listed(contact, self._create(contact))
         if seen is None and self._order.update_first and (contact.attributes or self._guard):
             return self._existing_first(contact)
         return self._new_first(contact)
@@ -121,7 +121,7 @@ class Sender:
         if learn:
             self._order.learn(existed=existed)
         if not existed:
-            return self._listed(contact, sent, ABSENT)
+            return self._listed(contact, sent)
         if self._guard or not contact.attributes:
             return self._change(contact, self._look(contact))
         return self._overwrite(contact)
@@ -139,7 +139,7 @@ class Sender:
 
     def _overwrite(self, contact: Contact) -> Sent:
         """An existing contact of which nothing is known."""
-        return self._listed(contact, self._update(contact, contact.email), None)
+        return self._listed(contact, self._update(contact, contact.email))
 
     def _create(self, contact: Contact) -> Sent:
         self._client.create_contact(contact.email, attributes=contact.attributes or None, origin=contact.origin)
@@ -157,11 +157,10 @@ class Sender:
         except e.CrmContactNotFoundError:
             return ABSENT
 
-    def _listed(self, contact: Contact, sent: Sent, seen: Seen | None) -> Sent:
+    def _listed(self, contact: Contact, sent: Sent, seen: Seen = ABSENT) -> Sent:
         """Add the contact to the lists that it is not in yet; a change of its lists is a change of the contact."""
-        there = seen.lists if seen is not None else frozenset()
-        missing = [id_ for id_ in self._lists if id_.lower() not in there]
+        missing = [id_ for id_ in self._lists if id_.lower() not in seen.lists]
         if not missing:
             return sent
-        self._client.add_contact_to_lists((seen.email if seen else None) or contact.email, missing)
+        self._client.add_contact_to_lists(seen.email or contact.email, missing)
         return Sent(Outcome.UPDATED) if sent.outcome is Outcome.UNCHANGED else sent

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from crm_provider import errors as e
 from crm_provider.load.checkpoint import DoneRows
 from crm_provider.load.endings import Endings
+from crm_provider.load.paths import CannotWrite
 from crm_provider.load.window import Flight, Interrupt, Window
 from crm_provider.load.work import Fate, WorkItem
 
@@ -114,4 +115,7 @@ class Sending:
         """Take in what is back soon; the rest is sent again by the next try."""
         deadline = self._clock() + LAST_WAIT
         while self._window and self._clock() < deadline:
-            self._land(WAKE / 5)
+            try:
+                self._land(WAKE / 5)
+            except CannotWrite:
+                continue  # the first one is being raised; a row that is not entered is sent again, the others are in

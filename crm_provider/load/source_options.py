@@ -103,6 +103,11 @@ def check_names(names: Iterable[str], place: str) -> None:
         seen[name] = position
 
 
+def look_like_values(names: Iterable[Any]) -> bool:
+    """Whether a header line is missing, so that the first row was taken for one: then no message shows its names."""
+    return any("@" in str(name) for name in names)
+
+
 # -- helpers ------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from crm_provider.load.parquet_source import open_parquet
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.source_files import LINE, Table, expanded, format_of
-from crm_provider.load.source_options import FileOptions, checked_format
+from crm_provider.load.source_options import FileOptions, checked_format, look_like_values
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
 """Opens one file; leaving the context closes it."""
@@ -149,7 +149,7 @@ class FilesSource:
         if columns is None or self.columns is None or set(columns) == set(self.columns):
             return
         first = self._files[0]
-        if not set(columns) & set(self.columns):  # the names are not told: they may be values
+        if look_like_values((*columns, *self.columns)) or not set(columns) & set(self.columns):
             raise SourceError(f"{file} has no column of {first}; give it the header line if it is missing")
         missing = [f"has no {name!r}" for name in self.columns if name not in columns]
         added = [f"has {name!r}" for name in columns if name not in self.columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crm_provider import errors as e
+from crm_provider.load.paths import CannotWrite
 from crm_provider.load.summary import Summary
 from crm_provider.policy import Decision
 
@@ -20,6 +21,23 @@ class LoadStopped(Exception):
 
     def __str__(self) -> str:
         return f"{self.error} The load stopped after: {self.summary.line()}"
+
+
+class LoadUnsaved(Exception):
+    """A file of the load cannot be written, such as its rejects on a disk that is full: nothing more was sent.
+
+    :param unwritten: which file, and why
+    """
+
+    def __init__(self, unwritten: CannotWrite, summary: Summary) -> None:
+        super().__init__(unwritten, summary)
+        self.unwritten, self.summary = unwritten, summary
+
+    def __str__(self) -> str:
+        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {MEND}"
+
+
+MEND = "Make room there, or mend what is said; a retry goes on from there, a cleared task starts with the first row"
 
 
 class LoadInterrupted(Exception):

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError, key_of
+from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place
 from crm_provider.load.sources import Source, open_source
 from crm_provider.load.text_lines import open_lines
@@ -40,9 +40,7 @@ class Suppression:
     """
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)
-        self._base.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN")
-        self._base.execute("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._base = Scratch("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     @classmethod
     def read(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.calls.base import Record
 from crm_provider.client import CrmClient
 from crm_provider.load.known import ABSENT, Known, Seen
-from crm_provider.load.plan import Sample
+from crm_provider.load.plan import SAMPLE_MOST, Sample
 from crm_provider.load.preflight import RowMapper
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkItem, WorkTable
@@ -41,6 +41,7 @@ class Survey:
         self._client, self._mapper, self._work, self._done = client, mapper, work, done
         self._interrupt = interrupt
         self.known = Known()
+        self._looks: list[tuple[bool, bool]] = []
 
     @cached_property
     def rows(self) -> int:
@@ -60,14 +61,20 @@ class Survey:
         return self._client.count_contacts()
 
     def sample(self, n: int) -> Sample:
-        """Look at the contacts of some rows.
+        """Look at the contacts of so many more rows.
 
+        :return: what all looks have shown so far
         :raises Interrupted: if the load was told to stop
         """
+        self._looks += [self._look(item) for item in itertools.islice(self._candidates, n)]
+        existing = [same for exists, same in self._looks if exists]
+        return Sample(len(self._looks), len(existing), sum(existing))
+
+    @cached_property
+    def _candidates(self) -> Iterator[WorkItem]:
+        """The rows of the largest sample; an open query would keep a copy of all."""
         left = (item for item in self._work.mixed(seed=len(self._work)) if item.row.number not in self._done)
-        seen = [self._look(item) for item in itertools.islice(left, n)]
-        existing = [same for exists, same in seen if exists]
-        return Sample(len(seen), len(existing), sum(existing))
+        return iter(list(itertools.islice(left, SAMPLE_MOST)))
 
     def read_all(self, tick: Callable[[int], None]) -> None:
         """Read all contacts, ten with a call, some calls at once.
@@ -108,5 +115,7 @@ class Survey:
             seen = Seen.of(self._client.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
             seen = ABSENT
+        except (e.CrmDataError, e.CrmRequestError):  # of this row: it is heard of again when the row is sent
+            return False, False
         self.known.put(contact.email, seen.only(self._attributes))
         return seen.exists, seen.exists and seen.has(contact)

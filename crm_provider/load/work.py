@@ -1,13 +1,11 @@
 """The rows of a load, on disk between the check and the sending, so that what was checked is what is sent.
 
-The source is read once for each try. The table lies in a temporary database without a name (SQLite deletes the file as
-soon as it is open): no other process can read it, and nothing is left behind by a kill.
+The source is read once for each try.
 """
 
 from __future__ import annotations
 
 import pickle
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +13,7 @@ from enum import IntEnum
 from crm_provider.load.known import digest
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.scratch import Scratch
 
 
 class Fate(IntEnum):
@@ -54,9 +53,7 @@ class WorkTable:
     """All rows of a load. Used by one thread."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)
-        self._base.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN")
-        self._base.execute("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
+        self._base = Scratch("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
         self._rows = 0
 
     def __len__(self) -> int:

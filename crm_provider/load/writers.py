@@ -1,6 +1,6 @@
 """Records into a file: JSON lines, CSV or Parquet.
 
-A file is told by its name (``contacts.csv.gz``) unless a format is given. The same records give the same bytes,
+The same records give the same bytes,
 ``.gz`` included. Tables hold text: a mapping of a record becomes columns with dotted names (``attributes.name``), a
 list or anything deeper becomes JSON text, a number keeps its digits. No value is null in Parquet and empty in CSV.
 """
@@ -12,23 +12,15 @@ import gzip
 import importlib
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Literal, cast, get_args
+from typing import IO, Any, cast
 
+from crm_provider.load.extract_options import Format
 from crm_provider.load.flatten import Record, cell, json_text, pick
 
-Format = Literal["jsonl", "csv", "parquet"]
 Add = Callable[[Record], None]
 """Writes one record."""
-
-SUFFIXES: Mapping[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-"""The formats that a name tells."""
 
 ROWS_AT_ONCE = 10_000
 """Records of a Parquet row group: what is held in memory while it is written."""
@@ -37,28 +29,6 @@ RISKY = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 """What a spreadsheet may take for the start of a formula."""
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
-
-
-def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
-    """The format of a file, and whether it is compressed with gzip.
-
-    :param wanted: the format, whatever the name says of it
-    :raises ValueError: if neither tells
-    """
-    if wanted is not None and wanted not in get_args(Format):
-        raise ValueError(f"format is {wanted!r}; use one of {', '.join(get_args(Format))}")
-    base = name.lower()
-    zipped = base.endswith(".gz")
-    stem = base.removesuffix(".gz")
-    found = wanted or next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
-    if found is None:
-        raise ValueError(
-            f"the name {name!r} tells no format; end it with one of {', '.join(SUFFIXES)} (the first three also with "
-            f".gz), or give format="
-        )
-    if found == "parquet" and zipped:
-        raise ValueError(f"{name!r}: a Parquet file is compressed within; leave out the .gz")
-    return found, zipped
 
 
 @contextmanager

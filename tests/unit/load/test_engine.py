@@ -615,3 +615,16 @@ def test_an_interrupted_dry_run_is_no_success(setting: Any) -> None:
     it.interrupt.set()
     with pytest.raises(LoadInterrupted):
         load.run()
+
+
+@pytest.mark.parametrize("error", [INVALID, e.CrmInvalidParamsError("Invalid email.", status=400)])
+def test_a_row_that_cannot_be_looked_up_is_rejected_and_the_others_go_on(setting: Any, error: e.CrmError) -> None:
+    """The sample before the first write is of all rows, those included that the CRM will not have."""
+    it = setting(people(100), plan="auto")
+    for row in it.source.given[:60]:
+        it.crm.add(row["email"], {"name": "old"})
+    bad = {row["email"] for row in it.source.given[::2]}
+    it.crm.trouble = lambda call, email: error if email in bad else None
+    summary = it.run()
+    assert it.crm.counts()["get"] > 0, "there was a sample"
+    assert outcomes(summary) == {"created": 20, "updated": 30, "rejected": 50}

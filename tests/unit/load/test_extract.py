@@ -121,8 +121,10 @@ def test_what_makes_no_sense_is_said_before_anything_is_read(options: dict[str, 
     assert client.reads == []
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_a_new_file_has_the_permissions_that_the_umask_gives(umask: int, mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o660), (0o022, 0o640), (0o077, 0o600)])
+def test_a_new_file_has_the_permissions_that_the_umask_gives_but_for_others(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
     before = os.umask(umask)
     try:
         extract(FakeClient(records(0, 5)), tmp_path / "contacts.csv").run()

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.load.checkpoint import Checkpoint
 from crm_provider.load.known import Seen
-from crm_provider.load.ledger import EVERY, SENT_ROWS, Ledger, Saver
+from crm_provider.load.ledger import EVERY, REMOTE_EVERY, SENT_ROWS, Ledger, Saver
 from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.preflight import check
+from crm_provider.load.preflight import SHOWN_PROBLEMS, check
 from crm_provider.load.progress import INTERVAL, Position, Progress, line
-from crm_provider.load.rows import Contact, Outcome, Row, SourceError
+from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
 from crm_provider.load.sender import Sent
 from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
@@ -113,6 +114,30 @@ def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     assert (found.rows, found.to_send, found.invalid) == (4, 1, 3)
 
 
+def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() -> None:
+    class Picky(PlainMapper):
+        def __call__(self, row: Row) -> Contact:
+            raise InvalidRow(Problem(f"field {row.values['n']}", "n", "odd", f"see line {row.number}"))
+
+    kinds = [n for n in range(SHOWN_PROBLEMS + 3) for _ in range(1 + (n == 7))]
+    found = check(Rows([{"n": n} for n in kinds]), Picky(), LoadOptions())
+    lines = found.problem_lines()
+    assert len(lines) == SHOWN_PROBLEMS + 1
+    assert lines[0] == "2 row(s): field 7 (column 'n'): odd; for example: see line 8"
+    assert lines[-1] == "... and 3 more kinds of problems"
+
+
+def test_the_mapping_sees_the_columns_before_the_first_row() -> None:
+    class Strict(PlainMapper):
+        def check_columns(self, columns: tuple[str, ...]) -> None:
+            raise SourceError(f"no column of {columns} will do")
+
+    source = Rows([{"email": "a@x"}], columns=("email",))
+    with pytest.raises(SourceError, match="will do"):
+        check(source, Strict(), LoadOptions())
+    assert source.read == 0
+
+
 def test_a_source_that_breaks_off_leaves_nothing_open() -> None:
     class Broken(Rows):
         def rows(self) -> Iterator[Row]:
@@ -159,8 +184,10 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     crm.add("a@x", {"name": "A", "other": 1})
     crm.add("b@x", {"name": "old"})
     found = survey(crm, [{"email": f"{c}@x", "name": c.upper()} for c in "abc"])
-    sample = found.sample(10)
+    assert found.sample(2).rows == 2
+    sample = found.sample(10)  # more of them
     assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
+    assert len(crm.calls) == 3
     assert found.known.get(Contact("a@x")) == Seen("a@x", {"name": "A"})
     missing = found.known.get(Contact("c@x"))
     assert missing is not None
@@ -230,6 +257,38 @@ def test_when_a_checkpoint_is_saved() -> None:
     assert len(saves) == 2
 
 
+def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
+    before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
+    ledger = Ledger(before)
+    assert (ledger.rows, ledger.refused, ledger.resumed_at, ledger.is_whole) == (3, 1, 3, True)
+    ledger.done.add(4)
+    assert not ledger.is_whole, "an exception struck in the middle of an entry"
+    assert Ledger().checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0).counts == {"refused": 0}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_call_that_ended_a_row_without_success_is_counted(outcome: Outcome, sent: bool) -> None:
+    ledger = Ledger()
+    ledger.enter(1, outcome, sent=sent)
+    assert ledger.refused == (sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED))
+    assert (ledger.unsaved, ledger.unsaved_sent, ledger.errors) == (1, int(sent), {})
+
+
+def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None:
+    clock, ledger, saves = FakeClock(), Ledger(), []
+    saver = Saver(lambda: saves.append(clock.now), every=lambda: REMOTE_EVERY, clock=clock)
+    for n in range(1, 3 * SENT_ROWS):
+        ledger.enter(n, Outcome.CREATED, sent=True)
+        saver.tick(ledger)
+    assert not saves
+    clock.now += REMOTE_EVERY
+    saver.tick(ledger)
+    saver.tick(ledger)
+    assert len(saves) == 1
+    assert (ledger.unsaved, ledger.unsaved_sent) == (0, 0)
+
+
 # -- the window ---------------------------------------------------------------------------------------------
 
 
@@ -280,6 +339,12 @@ def test_the_window_sends_at_most_its_width_at_once() -> None:
     window.close()
     assert numbers == {1, 2, 3}
     assert most[0] <= 3
+
+
+def test_of_an_empty_window_nothing_is_waited_for() -> None:
+    window = Window(lambda contact, seen: Sent(Outcome.CREATED), lambda: 1)
+    assert list(window.landed(1e9)) == []
+    window.close()
 
 
 @pytest.mark.parametrize("raised", [Interrupted(), e.CrmForbiddenError("no"), KeyError("a bug")])
@@ -336,6 +401,17 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
         calls[0] += 15
         progress.tick(lambda: Position(done=1, rows=2, counts={}, calls=calls[0], calls_left=10))
     assert [record.message.count("5.00 calls/s") for record in caplog.records] == [1, 1]
+
+
+def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = FakeClock()
+    progress = Progress(5.0, clock)
+    for n in range(1, 21):
+        clock.now += INTERVAL / 10
+        progress.tick_reading(contacts=150 * n, calls=15 * n)
+    rate = 15 / (INTERVAL / 10)
+    assert caplog.messages == [f"Read {n} contacts of the CRM; {rate:.2f} calls/s." for n in (1500, 3000)]
 
 
 def test_the_summary_reads_well() -> None:

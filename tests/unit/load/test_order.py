@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.order import MEMORY, FixedOrder, LearnedOrder
 
 ROWS = 3000
 
@@ -40,6 +40,24 @@ def test_what_is_known_before_counts_from_the_first_row() -> None:
     assert LearnedOrder(share=0.8, weight=20).update_first
     assert not LearnedOrder(share=0.2, weight=20).update_first
     assert not LearnedOrder().update_first
+
+
+def test_the_last_five_hundred_rows_count() -> None:
+    order = LearnedOrder()
+    assert order.share == 0.0
+    order.learn(existed=True)
+    assert order.share == 1.0
+    for _ in range(MEMORY - 1):
+        order.learn(existed=True)
+    order.learn(existed=False)
+    assert order.share == pytest.approx((MEMORY - 1) / MEMORY, abs=1e-9)
+    order.learn(existed=False)
+    assert order.share == pytest.approx(((MEMORY - 1) / MEMORY) ** 2, abs=1e-9)
+
+
+def test_half_is_not_more_than_half() -> None:
+    assert not LearnedOrder(share=0.5, weight=2).update_first
+    assert LearnedOrder(share=0.51, weight=2).update_first
 
 
 def test_a_fixed_order_learns_nothing() -> None:

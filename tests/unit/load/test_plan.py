@@ -21,10 +21,12 @@ def planned(
     wanted: str = "auto",
     asked: list[int] | None = None,
 ) -> Plan:
+    looked: list[int] = [] if asked is None else asked
+
     def look(n: int) -> Sample:
-        if asked is not None:
-            asked.append(n)
-        return Sample(n, round(n * h), round(n * h * u))
+        looked.append(n)
+        seen = sum(looked)
+        return Sample(seen, round(seen * h), round(seen * h * u))
 
     return choose(mode=mode, wanted=wanted, rows=rows, total=lambda: total, sample=look)[0]
 
@@ -54,10 +56,23 @@ def test_auto_takes_the_cheapest(rows: int, total: int | None, h: float, u: floa
 def test_looking_first_costs_at_most_one_percent_and_fifty_calls() -> None:
     for rows in (500, 2000, 10_000, 1_000_000):
         asked: list[int] = []
-        planned(rows, total=rows, h=0.5, asked=asked)
-        assert len(asked) == 1
-        assert asked[0] <= max(rows * 0.01, 5)
-        assert asked[0] <= 50
+        planned(rows, total=rows, h=0.02, u=1, asked=asked)  # reading hardly pays: all looks are needed
+        assert sum(asked) == min(max(rows * 0.01, 5), 50)
+
+
+@pytest.mark.parametrize(
+    ("rows", "h", "u", "looks"),
+    [
+        (2_000, 0.8, 0.95, 10),  # 640 calls: ten looks are more than 1 % of them
+        (2_000, 0.8, 0.0, 20),
+        (5_000, 0.9, 0.8, 20),  # 1,850 calls
+        (100_000, 1.0, 1.0, 50),
+    ],
+)
+def test_looks_are_few_next_to_the_calls_too(rows: int, h: float, u: float, looks: int) -> None:
+    asked: list[int] = []
+    planned(rows, total=int(rows * h), h=h, u=u, asked=asked)
+    assert sum(asked) == looks
 
 
 def test_looks_only_where_the_answer_can_change_the_choice() -> None:

@@ -341,3 +341,22 @@ def test_formats_that_cannot_be(name: str, format_: Any, tmp_path: Path) -> None
         RejectsFile(tmp_path / name, format=format_)
     with pytest.raises(SourceError, match="jsonl"):
         read_rejects(tmp_path / name, format=format_)
+
+
+# -- two tries at once ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_try_that_was_given_up_and_lives_on_leaves_nothing(tmp_path: Path, suffix: str, before: int) -> None:
+    """As after the death of a scheduler: the next try starts while the last one has some seconds left."""
+    path = tmp_path / f"r.{suffix}"
+    old = written(path, *[reject(1)] * before)
+    new = RejectsFile(path)
+    new.resume(lambda number: number == 1)
+    for one, writes in [(3, old), (2, new), (2, old), (4, new), (5, old)]:
+        writes.write(reject(one))
+    old.sync()
+    new.finish()
+    assert new.count == before + 2
+    assert [value["email"] for value in values_of(path)] == ["1@b.com"] * before + ["2@b.com", "4@b.com"]

@@ -10,7 +10,7 @@ from crm_provider import errors as e
 from crm_provider.load.known import ABSENT, Seen
 from crm_provider.load.order import FixedOrder, LearnedOrder
 from crm_provider.load.rows import Contact, Outcome
-from crm_provider.load.sender import Sender
+from crm_provider.load.sender import Sender, Sent
 
 from .fake_crm import FakeCrm
 
@@ -177,3 +177,60 @@ def test_an_error_that_is_no_matter_of_order_comes_out() -> None:
     assert send(crm) == ("FORBIDDEN", ["create"])
     crm.calls.clear()
     assert send(crm, update_first=True) == ("FORBIDDEN", ["update"])
+
+
+@pytest.mark.parametrize(
+    ("update_first", "there", "learned"),
+    [(False, None, [False]), (False, OLD, [True]), (True, None, [False]), (True, OLD, [True])],
+)
+@pytest.mark.parametrize("lists", [(), (LIST,)])
+def test_each_row_is_learned_from_once(update_first: bool, there: Any, learned: list[bool], lists: Any) -> None:
+    class Order(FixedOrder):
+        def learn(self, *, existed: bool) -> None:
+            seen_so_far.append(existed)
+
+    seen_so_far: list[bool] = []
+    sender = Sender(crm_with(there), mode="upsert", order=Order(update_first=update_first), lists=lists)  # type: ignore[arg-type]
+    sender.send(NEW, None)
+    assert seen_so_far == learned
+
+
+def raised(contact: Contact, mode: str, crm: FakeCrm, known: Seen | None, lists: tuple[str, ...] = ()) -> e.CrmError:
+    sender = Sender(crm, mode=mode, order=FixedOrder(update_first=False), lists=lists)  # type: ignore[arg-type]
+    with pytest.raises(e.CrmError) as caught:
+        sender.send(contact, known)
+    return caught.value
+
+
+def test_what_is_known_without_a_call_is_told_as_the_crm_would() -> None:
+    exists = raised(NEW, "create", crm_with(OLD), seen(OLD))
+    assert (exists.message, exists.method, exists.path) == ("Contact already exists.", "POST", "/contacts")
+    assert exists.status is None, "no call was answered"
+    other = raised(NEW, "create", crm_with(OLD), None, lists=(LIST,))
+    assert (other.message, other.method, other.path) == ("Contact already exists.", "POST", "/contacts")
+    assert other.status == 409
+    gone = raised(NEW, "update", FakeCrm(), None, lists=(LIST,))
+    assert (gone.message, gone.method, gone.path) == ("Contact not found.", "GET", "/contacts/{email}")
+    assert gone.status == 404
+
+
+def test_the_origin_goes_with_a_new_contact() -> None:
+    crm = FakeCrm()
+    assert send(crm, contact=Contact(ADA, HAS, origin="fair 2026"))[0] == "created"
+    assert crm.contacts[ADA]["origin"] == "fair 2026"
+
+
+@pytest.mark.parametrize("known", [None, seen(OLD)])
+def test_a_row_that_needed_no_write_says_so(known: Seen | None) -> None:
+    sender = Sender(crm_with(OLD), mode="update", order=FixedOrder(update_first=False))  # type: ignore[arg-type]
+    assert sender.send(Contact(ADA), known) == Sent(Outcome.UNCHANGED, called=False)
+    assert sender.send(NEW, None) == Sent(Outcome.UPDATED, called=True)
+
+
+def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_those_it_is_not_in() -> None:
+    upper = LIST.upper().replace("1", "A")
+    crm = FakeCrm()
+    crm.add("Ada@x.org", HAS, segmentedListsIds=[upper.lower()])
+    known = Seen.of(crm.contacts["Ada@x.org"], "Ada@x.org")
+    assert send(crm, seen=known, lists=(upper, LIST)) == ("updated", ["add"])
+    assert crm.contacts["Ada@x.org"]["segmentedListsIds"] == [upper.lower(), LIST]

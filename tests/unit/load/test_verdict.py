@@ -6,7 +6,7 @@ import pytest
 
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import CrmTooManyRequestsError
-from crm_provider.load.verdict import SENDS_OF_A_ROW, Step, is_retryable, judge
+from crm_provider.load.verdict import SENDS_OF_A_ROW, Step, is_retryable, judge, judge_run
 from crm_provider.policy import ErrorPolicy, Work
 
 STEPS = {
@@ -81,3 +81,25 @@ def test_a_user_may_end_the_run_on_a_server_error_or_skip_its_row() -> None:
 def test_what_may_succeed_later() -> None:
     later = {type_ for type_, spec in CATALOGUE.items() if is_retryable(spec.error("x"))}
     assert later == {t for t, s in STEPS.items() if s is Step.HOLD} | {"TOO_MANY_REQUESTS", "LIMIT_EXCEEDED"}
+
+
+# -- calls that are no row's --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type_", "on_error", "action", "origin"),
+    [
+        ("FORBIDDEN", {}, "fail", "default[CrmAccessError]"),
+        ("SERVICE_UNAVAILABLE", {}, "retry", "default[CrmTransientError]"),
+        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "fail"}, "fail", "on_error[CrmTransientError]"),
+        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "skip"}, "retry", "a call for the whole load"),
+        ("SERVICE_UNAVAILABLE", {"CrmTransientError": "reject"}, "retry", "a call for the whole load"),
+        ("TOO_MANY_REQUESTS", {"CrmThrottledError": "skip"}, "retry", "a call for the whole load"),
+        ("INVALID_INPUT", {}, "fail", "a call for the whole load"),
+        ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "skip"}, "fail", "a call for the whole load"),
+        ("CONTACT_NOT_FOUND", {"CONTACT_NOT_FOUND": "retry"}, "retry", "on_error[CONTACT_NOT_FOUND]"),
+    ],
+)
+def test_skip_and_reject_are_for_rows(type_: str, on_error: dict[str, str], action: str, origin: str) -> None:
+    decision = judge_run(CATALOGUE[type_].error("trouble"), ErrorPolicy(on_error, work=Work.LOAD))
+    assert (decision.action.value, decision.origin) == (action, origin)

@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-import subprocess
 import sys
 from decimal import Decimal
 from typing import Any
@@ -16,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.load import writers
-from crm_provider.load.writers import format_of, guarded, gzipped, record_writer
+from crm_provider.load.extract_options import format_of
+from crm_provider.load.writers import arrow_modules, guarded, gzipped, record_writer
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "1", "n": Decimal("1.10"), "attributes": {"name": 'A "quoted", name\nof two lines'}, "lists": ["x"]},
@@ -161,12 +161,7 @@ def test_csv_holds_any_text(texts: list[str]) -> None:
     assert [row[0] for row in csv.reader(io.StringIO(content, newline=""))][1:] == texts
 
 
-def test_without_pyarrow_the_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['pyarrow'] = None\n"
-        "from crm_provider.load.writers import arrow_modules\n"
-        "try: arrow_modules()\n"
-        "except ValueError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "Parquet needs pyarrow: pip install 'airflow-provider-crm[parquet]'\n"
+def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"):
+        arrow_modules()

@@ -1,0 +1,102 @@
+"""The arguments of a load: what is told when the DAG is read, and what is left for the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.load.arguments import FILES, check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.rows import Row, SourceError
+
+LIST = "11111111-1111-4111-8111-111111111111"
+
+
+def later(value: Any) -> bool:
+    """Templates and what another task gives."""
+    return isinstance(value, str) and "{{" in value
+
+
+def check(**given: Any) -> None:
+    check_arguments(given, later=later)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"mode": "upset"}, "mode='upset' is unknown"),
+        ({"list_ids": ["Newsletter"]}, r"list_ids\[0\]"),
+        ({"list_ids": "Newsletter"}, r"list_ids\[0\]"),
+        ({"mapping": {"email": 5}}, "mapping"),
+        ({"empty": "delete"}, "empty"),
+        ({"compare": "all"}, "compare='all' is unknown; use 'crm'"),
+        ({"compare": "crm", "plan": "learned"}, "compare='crm' is a plan of its own"),
+        ({"rejects_path": "rejects.xlsx"}, "rejects_path: "),
+        ({"rejects_path": Path("rejects.xlsx")}, "rejects_path: "),
+        ({"source": "a.csv", "rejects_path": "a.csv"}, "rejects_path is the file of source"),
+        ({"state_path": "s", "checkpoint_path": Path("s")}, "checkpoint_path is the file of state_path"),
+        ({"changed_only": True}, "changed_only=True needs state_path"),
+        ({"full_refresh": True}, "full_refresh=True needs state_path"),
+        ({"state_path": "s", "changed_only": False}, "changed_only=False does not go with state_path"),
+    ],
+)
+def test_what_makes_no_sense_is_told_when_the_dag_is_read(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SourceError, match=problem):
+        check(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"mode": "{{ mode }}", "list_ids": "{{ lists }}"},
+        {"mapping": "{{ mapping }}", "empty": "delete"},  # told together with the mapping
+        {"mapping": {"email": "mail"}, "region": "BR", "empty": "skip"},
+        {"list_ids": LIST},
+        {"list_ids": [LIST]},
+        {"compare": "crm"},
+        {"compare": "crm", "plan": "compare"},
+        {"rejects_path": "{{ path }}", "source": "{{ path }}"},
+        {"rejects_path": "s3://bucket/rejects.xlsx"},  # looked at when the task runs
+        {"rejects_path": "rejects.jsonl", "report_path": "report.md", "source": [{"email": "a@x.io"}]},
+        {"state_path": "s", "changed_only": True},
+        {"state_path": "s", "full_refresh": True},
+    ],
+)
+def test_what_makes_sense_or_is_not_known_yet_passes(given: dict[str, Any]) -> None:
+    check(**given)
+
+
+def test_every_two_files_of_a_load_must_differ() -> None:
+    for first in FILES:
+        for second in FILES:
+            if first < second:
+                with pytest.raises(SourceError, match="give each its own"):
+                    check_arguments({first: "same.jsonl", second: "same.jsonl"}, later=later, complete=False)
+
+
+def test_of_a_mapped_task_what_is_not_given_may_come_with_each_map() -> None:
+    check_arguments({"changed_only": True}, later=later, complete=False)
+    with pytest.raises(SourceError):
+        check_arguments({"changed_only": True}, later=later)
+
+
+def test_options() -> None:
+    options = options_of({"list_ids": LIST, "compare": "crm", "mode": "update", "source": "not an option"})
+    assert (options.list_ids, options.plan, options.mode) == ((LIST,), "compare", "update")
+    assert options_of({"list_ids": None}).list_ids == ()
+    assert options_of({"list_ids": [LIST]}).list_ids == (LIST,)
+    assert options_of({}).plan == "auto"
+
+
+def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
+    row = Row(1, {"mail": "ADA@x.io"})
+    assert mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
+    assert mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"
+
+
+def test_a_load_remembers_if_it_has_a_file_for_it() -> None:
+    assert remembers({"state_path": "s"})
+    assert not remembers({})
+    assert not remembers({"changed_only": False})

@@ -1,0 +1,119 @@
+"""What a load leaves behind: the report if it can be written, the paths of what is there, the advice about rejects."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider.load.conclusion import concluded, done, rejects_of, what_to_do
+from crm_provider.load.report import report
+from crm_provider.load.rows import Outcome
+from crm_provider.load.summary import Summary
+
+SUMMARY = Summary(rows=5, counts={Outcome.CREATED: 3, Outcome.REJECTED: 2}, calls=5)
+
+
+def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run: bool = False) -> Any:
+    """As much of a load as its conclusion asks for.
+
+    :param rejects: how many were rejected; None if nobody wants to know
+    """
+    return SimpleNamespace(
+        source=SimpleNamespace(name="in.csv"),
+        options=SimpleNamespace(dry_run=dry_run),
+        rejects=None if rejects is None else SimpleNamespace(path=folder / "out" / "rejects.jsonl", count=rejects),
+        fingerprints=SimpleNamespace(path=folder / "state") if state else None,
+    )
+
+
+def resend(folder: Path) -> str:
+    path = folder / "out" / "rejects.jsonl"
+    return (
+        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
+        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
+        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
+    )
+
+
+def test_the_report_is_beside_the_rejects_and_all_paths_are_told(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    it = load(tmp_path, state=True)
+    summary = concluded(it, SUMMARY, ending="Done.")
+    written = tmp_path / "out" / "rejects.jsonl.report.md"
+    assert summary == replace(
+        SUMMARY,
+        paths={"rejects": str(it.rejects.path), "report": str(written), "state": str(tmp_path / "state")},
+    )
+    expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
+    assert written.read_text() == expected
+
+
+def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    summary = concluded(load(tmp_path, rejects=0), SUMMARY, ending="Done.")
+    written = tmp_path / "out" / "rejects.jsonl.report.md"
+    assert summary.paths == {"rejects": None, "report": str(written), "state": None}
+    assert written.read_text() == report(SUMMARY, title="Load of in.csv", ending="Done.")
+
+
+@pytest.mark.parametrize("it", [{"rejects": None}, {"dry_run": True}])
+def test_without_a_place_or_in_a_dry_run_there_is_no_report(tmp_path: Path, it: dict[str, Any]) -> None:
+    summary = concluded(load(tmp_path, **it), SUMMARY, ending="Done.")
+    assert summary.paths == {"rejects": None, "report": None, "state": None}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("it", [{}, {"rejects": None}, {"dry_run": True}])
+def test_a_report_that_was_asked_for_is_written_where_it_was_asked_for(tmp_path: Path, it: dict[str, Any]) -> None:
+    path = tmp_path / "page.md"
+    assert concluded(load(tmp_path, **it), SUMMARY, ending="Stopped.", report_path=path).paths["report"] == str(path)
+    assert "Stopped." in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_that_cannot_be_written_does_not_change_how_the_load_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    with caplog.at_level(logging.WARNING):
+        summary = concluded(load(tmp_path), SUMMARY, ending="Done.", report_path=path)
+    assert summary.paths["report"] is None
+    [line] = caplog.messages
+    assert str(path) in line and "report of this load" in line
+
+
+@pytest.mark.parametrize(
+    ("it", "there"),
+    [
+        ({}, True),
+        ({"rejects": 1}, True),
+        ({"rejects": 0}, False),
+        ({"rejects": None}, False),
+        ({"dry_run": True}, False),
+    ],
+)
+def test_the_rejects_file_is_told_of_if_it_is_there(tmp_path: Path, it: dict[str, Any], there: bool) -> None:
+    found = load(tmp_path, **it)
+    assert rejects_of(found) == (found.rejects.path if there else None)
+
+
+def test_how_a_load_ended(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "rejects.jsonl"
+    advice = (
+        f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
+        "CrmRetryRejectsOperator."
+    )
+    without = "Set rejects_path to keep the rejected rows and the reasons in a file."
+    clean = replace(SUMMARY, counts={Outcome.CREATED: 5})
+    assert what_to_do(load(tmp_path)) == advice
+    assert what_to_do(load(tmp_path, rejects=None)) == without
+    assert done(load(tmp_path), SUMMARY) == f"Done. {advice}"
+    assert done(load(tmp_path, rejects=None), SUMMARY) == f"Done. {without}"
+    assert done(load(tmp_path), clean) == "Done."
+    assert done(load(tmp_path, dry_run=True), SUMMARY) == "A dry run: every row was checked, nothing was written."

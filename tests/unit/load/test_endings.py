@@ -1,0 +1,338 @@
+"""How rows end: what is entered, rejected, remembered and sent again, in which order, and what ends the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.load.endings import NOT_KNOWN, Endings
+from crm_provider.load.ledger import Ledger
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.rejects import Reject
+from crm_provider.load.rows import Contact, Outcome, Row
+from crm_provider.load.sender import Sent
+from crm_provider.load.verdict import SENDS_OF_A_ROW
+from crm_provider.load.window import Flight, Landed
+from crm_provider.load.work import Fate, WorkItem
+from crm_provider.policy import Action, Decision, ErrorPolicy, Work
+
+from .fake_crm import PlainMapper
+
+
+class Notes:
+    """In place of the rejects file and the fingerprints."""
+
+    def __init__(self) -> None:
+        self.rejects: list[Reject] = []
+        self.prints: list[tuple[str, str]] = []
+
+    def write(self, reject: Reject) -> None:
+        self.rejects.append(reject)
+
+    def remember(self, contact: Contact) -> None:
+        self.prints.append(("+", contact.email))
+
+    def forget(self, contact: Contact) -> None:
+        self.prints.append(("-", contact.email))
+
+
+class Scene:
+    """Endings over real books."""
+
+    def __init__(self, on_error: dict[str, str] | None = None, *, keeps: bool = True, **options: Any) -> None:
+        self.notes, self.ledger = Notes(), Ledger()
+        self.endings = Endings(
+            ledger=self.ledger,
+            options=LoadOptions(**options),
+            policy=ErrorPolicy(on_error or {}, work=Work.LOAD),
+            mapper=PlainMapper(),
+            rejects=self.notes if keeps else None,  # type: ignore[arg-type]
+            fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
+        )
+
+    def launch(self, number: int) -> Flight:
+        row = Row(number, {"email": f"p{number}@x.org"})
+        return self.endings.launching(Flight(row, Contact(row.values["email"]), None))
+
+    def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> Flight:
+        flight = self.launch(number)
+        self.land(flight, came, called=called)
+        return flight
+
+    def land(self, flight: Flight, came: Outcome | e.CrmError | None, *, called: bool = True) -> None:
+        error = came if isinstance(came, e.CrmError) else None
+        sent = Sent(came, called) if isinstance(came, Outcome) else None
+        self.endings.landed(Landed(flight, sent, error))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {outcome.value: count for outcome, count in self.ledger.counts.items() if count}
+
+    @property
+    def rejected(self) -> list[int]:
+        return [reject.number for reject in self.notes.rejects]
+
+
+def down() -> e.CrmError:
+    return e.CrmServiceUnavailableError("down", status=503, request_id="req-1")
+
+
+def throttled(seconds: float | None = None) -> e.CrmError:
+    return e.CrmTooManyRequestsError("slow down", status=429, retry_after=seconds)
+
+
+def invalid() -> e.CrmError:
+    return e.CrmInvalidInputError("Invalid JSON body.", status=422, request_id="req-2")
+
+
+# -- rows that were sent ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED])
+@pytest.mark.parametrize("called", [True, False])
+def test_what_is_in_the_crm_is_entered_and_remembered(outcome: Outcome, called: bool) -> None:
+    it = Scene()
+    it.send(7, outcome, called=called)
+    assert it.counts == {outcome.value: 1}
+    assert 7 in it.ledger.done
+    assert it.ledger.unsaved_sent == called
+    assert it.notes.prints == [("+", "p7@x.org")]
+
+
+def test_a_suppressed_row_is_not_remembered_for_its_values_are_not_in_the_crm() -> None:
+    it = Scene()
+    it.send(1, Outcome.SUPPRESSED)
+    assert it.counts == {"suppressed": 1}
+    assert it.notes.prints == []
+
+
+def test_a_row_whose_sending_was_interrupted_stays_to_be_sent() -> None:
+    it = Scene()
+    it.send(1, None)
+    assert it.counts == {} and it.notes.prints == [] and not it.endings.again and it.endings.stop is None
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_rejected_row(keeps: bool) -> None:
+    it = Scene(keeps=keeps)
+    it.send(3, invalid())
+    assert it.counts == {"rejected": 1}
+    assert it.ledger.errors == {"INVALID_INPUT": 1}
+    assert it.ledger.unsaved_sent == it.ledger.refused == 1
+    if keeps:
+        [reject] = it.notes.rejects
+        assert reject == Reject(
+            number=3,
+            values={"email": "p3@x.org"},
+            type="INVALID_INPUT",
+            message="Invalid JSON body.",
+            suggested_action=invalid().suggested_action,
+            request_id="req-2",
+            retryable=False,
+        )
+        assert it.notes.prints == [("-", "p3@x.org")]
+
+
+def test_a_skipped_row() -> None:
+    it = Scene({"INVALID_INPUT": "skip"})
+    it.send(3, invalid())
+    assert it.counts == {"skipped": 1}
+    assert it.ledger.errors == {"INVALID_INPUT": 1}
+    assert it.ledger.unsaved_sent == it.ledger.refused == 1
+    assert it.rejected == [] and it.notes.prints == [("-", "p3@x.org")]
+
+
+@pytest.mark.parametrize("status", [409, None])
+def test_a_contact_that_exists_is_no_error_of_a_create(status: int | None) -> None:
+    it = Scene(mode="create")
+    it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=status))
+    assert it.counts == {"unchanged": 1}
+    assert it.ledger.errors == {}
+    assert it.ledger.unsaved_sent == (status is not None), "known without a call if there is no status"
+    assert it.notes.prints == [("+", "p1@x.org")]
+
+
+@pytest.mark.parametrize(
+    "error", [e.CrmForbiddenError("no", status=403), e.CrmStageNotFoundError("Stage not found.", status=404)]
+)
+def test_an_error_of_the_run_ends_it_and_the_first_one_is_told(error: e.CrmError) -> None:
+    it = Scene()
+    it.send(1, error)
+    it.send(2, e.CrmForbiddenError("later", status=403))
+    assert it.endings.stop is not None
+    assert it.endings.stop[0] is error
+    assert it.endings.stop[1].action is Action.FAIL
+    assert it.counts == {} and it.rejected == []
+
+
+# -- sent again ---------------------------------------------------------------------------------------------
+
+
+def test_a_throttled_row_keeps_its_place_and_counts_its_sends() -> None:
+    it = Scene(errors_in_a_row=3)
+    flight = it.send(1, throttled())
+    assert list(it.endings.again) == [flight]
+    assert flight.sends == 2
+    it.land(it.endings.again.popleft(), throttled())
+    assert flight.sends == 3
+    assert it.endings.stop is None
+    it.land(it.endings.again.popleft(), throttled())
+    assert it.endings.stop is not None
+    assert it.endings.stop[1].action is Action.RETRY
+    assert it.counts == {}
+
+
+@pytest.mark.parametrize("answer", [Outcome.CREATED, invalid(), "skipped"])
+def test_an_answer_ends_the_count_of_throttled_rows(answer: Any) -> None:
+    it = Scene({"CONTACT_ALREADY_EXISTS": "skip"}, errors_in_a_row=2)
+    it.send(1, throttled())
+    it.send(2, e.CrmContactAlreadyExistsError("there", status=409) if answer == "skipped" else answer)
+    it.send(3, throttled())
+    assert it.endings.stop is None
+    it.send(4, throttled())
+    assert it.endings.stop is not None
+
+
+def test_a_row_whose_error_is_to_be_retried_is_sent_three_times_and_does_not_count_as_throttled() -> None:
+    it = Scene({"CONTACT_NOT_FOUND": "retry"}, mode="update", errors_in_a_row=1)
+    flight = it.launch(1)
+    for _ in range(SENDS_OF_A_ROW - 1):
+        it.land(flight, e.CrmContactNotFoundError("Contact not found.", status=404))
+        assert it.endings.again.popleft() is flight
+    it.land(flight, e.CrmContactNotFoundError("Contact not found.", status=404))
+    assert it.rejected == [1] and not it.endings.again and it.endings.stop is None
+
+
+# -- the server is out of order -----------------------------------------------------------------------------
+
+
+def test_a_row_that_failed_for_the_servers_sake_is_held_until_one_that_left_later_is_answered() -> None:
+    it = Scene()
+    first = it.launch(1)
+    assert not it.endings.is_holding
+    it.send(2, down())
+    assert it.endings.is_holding
+    it.land(first, Outcome.CREATED)  # was on its way before the other failed: says nothing about after
+    assert it.rejected == [] and it.endings.is_holding
+    it.send(3, Outcome.CREATED)
+    assert it.rejected == [2] and not it.endings.is_holding
+    assert it.notes.rejects[0].retryable
+    assert it.notes.prints == [("+", "p1@x.org"), ("-", "p2@x.org"), ("+", "p3@x.org")]
+
+
+@pytest.mark.parametrize("came", [Outcome.CREATED, invalid()])
+def test_an_answer_to_a_row_that_was_on_its_way_says_nothing_about_after(came: Any) -> None:
+    it = Scene()
+    first, second = it.launch(1), it.launch(2)
+    it.land(first, down())
+    it.land(second, came)
+    assert it.endings.is_holding and 1 not in it.rejected
+
+
+def test_a_refusal_is_an_answer_too() -> None:
+    it = Scene()
+    it.send(1, down())
+    it.send(2, invalid())
+    assert it.rejected == [1, 2]
+
+
+def test_only_what_failed_before_the_answered_row_left_is_rejected() -> None:
+    it = Scene()
+    it.send(1, down())
+    second = it.launch(2)
+    it.send(3, down())
+    it.land(second, Outcome.CREATED)
+    assert it.rejected == [1] and it.endings.is_holding
+
+
+def test_so_many_in_a_row_end_the_run_and_no_row_is_to_blame() -> None:
+    it = Scene(errors_in_a_row=3)
+    errors = [down() for _ in range(4)]
+    for number, error in enumerate(errors[:2], start=1):
+        it.send(number, error)
+    assert it.endings.stop is None
+    it.send(3, errors[2])
+    assert it.endings.stop is not None
+    error, decision = it.endings.stop
+    assert error is errors[2]
+    assert (decision.action, decision.origin) == (Action.RETRY, "errors_in_a_row=3")
+    it.send(4, Outcome.CREATED)
+    it.endings.reject_held()
+    assert it.rejected == [] and it.counts == {"created": 1}
+
+
+def test_at_the_end_of_the_source_those_that_are_held_are_rejected() -> None:
+    it = Scene()
+    it.send(1, down())
+    it.send(2, down())
+    it.endings.reject_held()
+    assert it.rejected == [1, 2] and not it.endings.is_holding
+
+
+def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
+    it = Scene()
+    it.send(1, down())
+    last = down()
+    it.endings.server_is_down(last)
+    assert it.endings.stop is not None
+    error, decision = it.endings.stop
+    assert error is last
+    assert decision == Decision(Action.RETRY, "the CRM does not work, so that no row is to blame")
+    it.endings.reject_held()
+    assert it.rejected == []
+
+
+@pytest.mark.parametrize(("known", "says"), [(True, "no answer in time."), (False, f"no answer in time. {NOT_KNOWN}")])
+def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
+    it = Scene()
+    it.send(1, e.CrmTimeoutError("no answer in time.", outcome_known=known))
+    it.endings.reject_held()
+    assert it.notes.rejects[0].message == says
+
+
+# -- rows that are not sent ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fate", "outcome"),
+    [(Fate.DUPLICATE, "skipped"), (Fate.SUPPRESSED, "suppressed"), (Fate.SAME, "unchanged")],
+)
+def test_rows_that_need_no_call(fate: Fate, outcome: str) -> None:
+    it = Scene()
+    it.endings.without_call(WorkItem(Row(4, {"email": "a@x.org"}), fate))
+    assert it.counts == {outcome: 1} and 4 in it.ledger.done
+    assert it.ledger.unsaved_sent == 0 and it.ledger.errors == {} and it.rejected == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "type_", "message"),
+    [
+        (Fate.INVALID, "INVALID_VALUE", "email: no email address; correct it"),
+        (Fate.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
+    ],
+)
+def test_rows_that_cannot_be_sent(fate: Fate, type_: str, message: str) -> None:
+    it = Scene()
+    it.endings.without_call(WorkItem(Row(4, {"email": "nobody"}), fate))
+    assert it.counts == {"rejected": 1} and it.ledger.errors == {type_: 1}
+    assert it.ledger.unsaved_sent == it.ledger.refused == 0
+    assert it.notes.rejects == [
+        Reject(
+            number=4,
+            values={"email": "nobody"},
+            type=type_,
+            message=message,
+            suggested_action="Correct the row in its source.",
+            request_id=None,
+            retryable=False,
+        )
+    ]
+    assert it.notes.prints == []
+
+
+def test_a_mapping_that_changes_its_mind_is_a_bug() -> None:
+    it = Scene()
+    with pytest.raises(AssertionError, match="does not depend on when"):
+        it.endings.without_call(WorkItem(Row(4, {"email": "a@x.org"}), Fate.INVALID))

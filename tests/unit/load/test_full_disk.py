@@ -1,0 +1,311 @@
+"""Files that cannot be written, at any moment of a load or an extract: a clear end, and a retry that loses nothing.
+
+The kernel itself refuses: no file of this process may grow over a limit, and a write at the limit is done in part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.load import journal, window, work
+from crm_provider.load.checkpoint import Checkpoint
+from crm_provider.load.engine import LoadStopped, LoadUnsaved
+from crm_provider.load.extract import Extract, ExtractUnsaved
+from crm_provider.load.journal import Journal
+from crm_provider.load.ledger import SENT_ROWS
+from crm_provider.load.paths import CannotWrite, atomic_writer
+from crm_provider.load.rejects import Reject, RejectsFile
+from crm_provider.load.rows import Outcome
+from crm_provider.load.scratch import Scratch
+from crm_provider.load.stops import MEND
+from crm_provider.load.window import LEAST
+
+from .test_engine import INVALID, REFUSED, Setting, outcomes, people
+from .test_extract import FakeClient, extract, records
+
+ROWS = 60
+REFUSED_ROWS = list(range(3, ROWS + 1, 3))
+TOO_LARGE = "cannot be written: File too large"
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file of this process grows over a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def it(tmp_path: Path) -> Setting:
+    """A load with all its files, of which the CRM refuses every third row."""
+    it = Setting(tmp_path, people(ROWS))
+    it.state = tmp_path / "loaded.state"
+    refused = {f"p{number}@x.org" for number in REFUSED_ROWS}
+    it.crm.trouble = lambda call, email: INVALID if email in refused else None
+    return it
+
+
+def reject(number: int, size: int = 10) -> Reject:
+    return Reject(
+        number=number, values={"name": "x" * size}, type="INVALID_INPUT", message="no", suggested_action="mend it",
+        request_id=None, retryable=False,
+    )  # fmt: skip
+
+
+# -- a whole load -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 50, 150, 400, 700, 1100, 1500, 2222, 3000])
+def test_a_retry_goes_on_where_the_disk_was_full(it: Setting, size: int) -> None:
+    with files_up_to(size), pytest.raises(LoadUnsaved, match=TOO_LARGE) as cut:
+        it.run()
+    text, summary = str(cut.value), cut.value.summary
+    assert str(it.folder) in text
+    assert text.endswith(MEND)
+    assert sum(summary[outcome] for outcome in Outcome) + summary.left == summary.rows == ROWS
+    assert "@" not in text, "no value of a row"
+    assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is torn"
+    calls_before = len(it.crm.calls)
+
+    again = it.run()
+    assert outcomes(again)["rejected"] == len(REFUSED_ROWS)
+    assert again.left == 0
+    assert sorted(it.rejected()) == REFUSED_ROWS
+    assert len(it.crm.contacts) == ROWS - len(REFUSED_ROWS)
+    twice = SENT_ROWS + LEAST  # rows that were not saved: a create that is refused, and an update
+    assert len(it.crm.calls) <= calls_before + ROWS + twice
+    later = it.run(epoch=1)
+    assert later[Outcome.UNCHANGED] + later[Outcome.UPDATED] == ROWS - len(REFUSED_ROWS)
+    assert later[Outcome.UPDATED] <= LEAST, "all are known to be loaded but those that came back to a full disk"
+
+
+def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(it: Setting) -> None:
+    with files_up_to(0), pytest.raises(LoadUnsaved, match=f"checkpoint {TOO_LARGE}"):
+        it.run()
+    assert not it.crm.contacts
+
+
+def test_what_was_done_until_then_is_not_sent_again(it: Setting) -> None:
+    """Only the rejects do not fit: the books are kept, and say where to go on."""
+    it.state = None
+    with files_up_to(1000), pytest.raises(LoadUnsaved, match=r"rejects\.jsonl cannot") as cut:
+        it.run()
+    created = cut.value.summary[Outcome.CREATED]
+    assert created > 0
+    again = it.run()
+    assert again.resumed_at >= created
+    assert again[Outcome.UPDATED] == again[Outcome.UNCHANGED] == 0
+    assert it.crm.counts()["create"] <= ROWS + 2 * it.load().options.errors_in_a_row
+
+
+def test_a_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise CannotWrite("loaded.state", "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("crm_provider.load.fingerprints.write_state", full)
+        with pytest.raises(LoadUnsaved, match=r"loaded\.state cannot be written: No space left") as cut:
+            it.run()
+    assert cut.value.summary.left == 0
+    calls = len(it.crm.calls)
+    assert it.run().left == 0
+    assert len(it.crm.calls) == calls, "all rows were done"
+
+
+@dataclass
+class OnFullDisk:
+    """Checkpoints that can be written until the disk is full."""
+
+    is_full: bool = False
+    is_local: bool = True
+
+    def load(self) -> Checkpoint | None:
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if self.is_full:
+            raise CannotWrite("checkpoint", "No space left on device")
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
+
+def test_an_error_of_the_crm_that_came_first_is_told(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = OnFullDisk()
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        checkpoints.is_full = checkpoints.is_full or email == "p40@x.org"
+        return REFUSED if email == "p40@x.org" else None
+
+    it.crm.trouble = trouble
+    with pytest.raises(LoadStopped) as end:
+        it.run(checkpoints=checkpoints, rejects=None)
+    assert end.value.error is REFUSED
+    assert "checkpoint cannot be written: No space left on device" in caplog.text
+
+
+def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first reject does not fit; the rows that are on their way meanwhile are in the books all the same."""
+    it.crm.trouble = lambda call, email: INVALID if email in ("p1@x.org", "p2@x.org") else None
+    monkeypatch.setattr(window, "LEAST", 8)
+    it.state = None
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal, "append", full)
+    with pytest.raises(LoadUnsaved) as cut:
+        it.run()
+    assert cut.value.summary[Outcome.CREATED] == len(it.crm.contacts) > 0
+    assert cut.value.summary[Outcome.REJECTED] == 0
+
+
+def test_a_state_file_that_cannot_be_closed_hides_nothing(
+    it: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    it.crm.trouble = lambda call, email: REFUSED
+    fingerprints = it.load().fingerprints
+    assert fingerprints is not None
+
+    def lost() -> None:
+        raise CannotWrite("loaded.state.journal", "Input/output error")
+
+    monkeypatch.setattr(fingerprints._journal, "sync", lost)
+    with pytest.raises(LoadStopped):
+        it.run(fingerprints=fingerprints)
+    assert "loaded.state.journal cannot be written: Input/output error" in caplog.text
+    it.load().fingerprints.load()  # it is not locked
+
+
+def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
+    it.source.given = people(ROWS, note="x" * 500)
+    with pytest.raises(LoadUnsaved, match=r"temporary tables .* cannot be written: database or disk is full") as cut:
+        it.run()
+    assert cut.value.summary.rows == 0
+    assert not it.crm.calls
+
+
+# -- its files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_reject_is_in_the_file_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
+    """Also one that is larger than any buffer, and the first one of a file, with its header."""
+    file = RejectsFile(tmp_path / f"rejects.{suffix}")
+    file.start()
+    with files_up_to(30), pytest.raises(CannotWrite):
+        file.write(reject(1))
+    with files_up_to(20_000), pytest.raises(CannotWrite):
+        file.write(reject(2, size=30_000))
+    for number in (3, 4):
+        file.write(reject(number))
+    file.sync()
+    assert file.count == 2
+    lines = (tmp_path / f"rejects.{suffix}").read_text().splitlines()
+    assert len(lines) == (2 if suffix == "jsonl" else 3)
+    again = RejectsFile(tmp_path / f"rejects.{suffix}")
+    again.resume(lambda number: number == 4)
+    assert again.count == 1
+
+
+def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells once that it could not write; a second fsync says that all is well."""
+    file = RejectsFile(tmp_path / "rejects.jsonl")
+    file.write(reject(1))
+
+    def lost(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", lost)
+    for _ in range(2):
+        with pytest.raises(CannotWrite, match=r"rejects\.jsonl cannot be written: Input/output error"):
+            file.sync()
+
+
+def test_half_a_line_of_an_earlier_try_goes_before_the_next(tmp_path: Path) -> None:
+    (tmp_path / "j").write_text("one\ntw")
+    made = Journal(tmp_path / "j")
+    with files_up_to(3), pytest.raises(CannotWrite):
+        made.append("three")
+    made.append("four")
+    assert list(made.lines()) == ["one", "four"]
+
+
+def test_a_file_that_is_replaced_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "whole.txt"
+    path.write_text("before")
+    with files_up_to(10), pytest.raises(CannotWrite, match=f"{path} {TOO_LARGE}"), atomic_writer(path) as file:
+        file.write("a" * 100)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_error_names_the_file_and_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(CannotWrite("/data/r.jsonl", "No space left on device")))
+    assert str(error) == "/data/r.jsonl cannot be written: No space left on device"
+    assert (error.what, error.reason) == ("/data/r.jsonl", "No space left on device")
+
+
+# -- an extract ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz", "contacts.parquet"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_an_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) -> None:
+    """Too full for the pages at first, then for the file only; what was there under its name stays until the end."""
+    target = tmp_path / name
+    target.write_text("of yesterday")
+    client = FakeClient(records(0, 75))
+    size = 4096  # more than the file has, packed or as a table, and less than the parts
+    with files_up_to(int(share * size)), pytest.raises(ExtractUnsaved, match=TOO_LARGE) as cut:
+        extract(client, target).run()
+    kept = len(client.reads) - 1
+    assert str(target) in str(cut.value)
+    assert f"{kept} pages of contacts are kept beside {name}, which was not touched" in str(cut.value)
+    assert target.read_text() == "of yesterday"
+
+    client.reads.clear()
+    with files_up_to(0), pytest.raises(ExtractUnsaved):
+        extract(client, target).run()
+    assert target.read_text() == "of yesterday"
+    client.reads.clear()
+    done = extract(client, target).run()
+    assert (done["records"], done["pages"]) == (75, 8)
+    assert client.reads[0] == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+@pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz", "contacts.parquet"])
+def test_room_for_the_pages_but_not_for_the_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, client = tmp_path / name, FakeClient(records(0, 75))
+    write = Extract._write
+
+    def write_on_full_disk(self: Extract, *arguments: Any) -> None:
+        with files_up_to(100):
+            write(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Extract, "_write", write_on_full_disk)
+        with pytest.raises(ExtractUnsaved, match=f"{target} {TOO_LARGE}"):
+            extract(client, target).run()
+    assert not target.exists()
+    client.reads.clear()
+    assert extract(client, target).run()["records"] == 75
+    assert client.reads == [], "no page is read again"

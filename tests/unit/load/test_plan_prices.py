@@ -1,0 +1,157 @@
+"""What each plan says it costs, and why: the figures are worked out by hand from the table in ``plan.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crm_provider.load.plan import Plan, Sample, calls_with_compare, calls_without_reading, choose
+
+TOO_DEAR = "more than it could save"
+HALF = Sample(10, 5, 4)  # h = 0.5, u = 0.8
+NONE_SAME = Sample(10, 5, 0)
+ONE_SAME = Sample(10, 1, 1)  # h = 0.1, u = 1
+
+
+def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, Sample]:
+    """The plan; what the CRM is not to be asked is None or missing."""
+
+    def look(n: int) -> Sample:
+        assert seen is not None and n == seen.rows
+        return seen
+
+    return choose(**{"mode": "upsert", "wanted": "auto", **given}, total=lambda: total, sample=look)
+
+
+def test_no_row_is_left() -> None:
+    assert chosen(None, None, rows=0) == (Plan("nothing", 0, "no row is left to be sent"), Sample())
+
+
+@pytest.mark.parametrize("wanted", ["auto", "compare"])
+@pytest.mark.parametrize(
+    ("mode", "lists", "name", "calls"),
+    [
+        ("upsert", False, "learned", 152),  # 101 * 1.5
+        ("upsert", True, "learned", 303),  # 101 * (1.5 + 1.5)
+        ("create", False, "create", 101),
+        ("create", True, "create", 202),
+        ("update", False, "update", 101),
+        ("update", True, "update", 253),  # 101 * (1 + 1.5)
+    ],
+)
+def test_all_contacts_are_not_read_again_after_a_try_that_was_stopped_meanwhile(
+    wanted: str, mode: str, lists: bool, name: str, calls: int
+) -> None:
+    why = "an earlier try was stopped while it read all contacts; calls at most"
+    found = chosen(None, None, rows=101, wanted=wanted, mode=mode, lists=lists, may_compare=False)
+    assert found == (Plan(name, calls, why), Sample())
+
+
+@pytest.mark.parametrize("may_compare", [True, False])
+@pytest.mark.parametrize(
+    ("wanted", "lists", "calls"),
+    [
+        ("learned", False, 152),
+        ("learned", True, 354),  # 101 * (1.5 + 2)
+        ("create_first", False, 202),
+        ("create_first", True, 404),
+        ("update_first", False, 202),
+        ("update_first", True, 404),
+    ],
+)
+def test_an_order_that_was_asked_for(wanted: str, lists: bool, calls: int, may_compare: bool) -> None:
+    found = chosen(None, None, rows=101, wanted=wanted, lists=lists, may_compare=may_compare)
+    assert found == (Plan(wanted, calls, "as asked for; calls at most"), Sample())
+
+
+@pytest.mark.parametrize(
+    ("total", "lists", "calls", "told"),
+    [
+        (5000, False, 100 + 500 + 1, "5,000 contacts"),
+        (5000, True, 200 + 500 + 1, "5,000 contacts"),
+        (0, False, 100 + 1 + 1, "0 contacts"),
+        (None, True, 200 + 1 + 1, "an unknown number of contacts"),
+    ],
+)
+def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, told: str) -> None:
+    why = f"as asked for; the CRM tells of {told}, read ten with a call"
+    assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
+
+
+@pytest.mark.parametrize(
+    ("rows", "total", "mode", "lists", "plan"),
+    [
+        # too few rows
+        (49, None, "upsert", False, Plan("learned", 74, "49 row(s) are too few to make up for looking first")),
+        (49, None, "upsert", True, Plan("learned", 147, "49 row(s) are too few to make up for looking first")),
+        (49, None, "create", False, Plan("create", 49, "49 row(s) are too few to make up for looking first")),
+        # a CRM that does not tell
+        (50, None, "upsert", False, Plan("learned", 76, "the CRM does not tell how many contacts it has")),
+        (50, None, "upsert", True, Plan("learned", 151, "the CRM does not tell how many contacts it has")),
+        (50, None, "update", False, Plan("update", 51, "the CRM does not tell how many contacts it has")),
+        # an empty CRM
+        (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contact yet, so each row is one call")),
+        (100, 0, "create", True, Plan("create", 201, "the CRM has no contact yet, so each row is one call")),
+        # reading takes as many calls as the dearest way without
+        (100, 1500, "upsert", False, Plan("learned", 151, f"reading 1,500 contacts takes 150 calls, {TOO_DEAR}")),
+        (100, 3000, "upsert", True, Plan("learned", 301, f"reading 3,000 contacts takes 300 calls, {TOO_DEAR}")),
+        (100, 1001, "update", False, Plan("update", 101, f"reading 1,001 contacts takes 101 calls, {TOO_DEAR}")),
+    ],
+)
+def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists: bool, plan: Plan) -> None:
+    assert chosen(total, None, rows=rows, mode=mode, lists=lists) == (plan, Sample())
+
+
+@pytest.mark.parametrize(
+    ("seen", "mode", "lists", "name", "calls", "why"),
+    [
+        # 100 to read, 1000 * (1 - 0.4) to send, 11 to choose
+        (HALF, "upsert", False, "compare", 711, "first costs 700 calls, not reading 1,500"),
+        (HALF, "upsert", True, "compare", 1711, "first costs 1,700 calls, not reading 3,000"),
+        (HALF, "create", False, "compare", 611, "first costs 600 calls, not reading 1,000"),
+        (HALF, "create", True, "compare", 1611, "first costs 1,600 calls, not reading 2,000"),
+        (HALF, "update", False, "compare", 711, "first costs 700 calls, not reading 1,000"),
+        (HALF, "update", True, "compare", 1711, "first costs 1,700 calls, not reading 2,500"),
+        (NONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,100 with"),
+        (ONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,000 with"),  # no dearer, but one thing more
+        (ONE_SAME, "upsert", False, "compare", 1011, "first costs 1,000 calls, not reading 1,100"),
+        (Sample(10, 0, 0), "upsert", False, "learned", 1011, "1,000 calls, and 1,100 with"),
+        (Sample(10, 10, 0), "upsert", False, "learned", 1011, "1,000 calls, and 1,100 with"),
+    ],
+)
+def test_what_a_sample_decides(seen: Sample, mode: str, lists: bool, name: str, calls: int, why: str) -> None:
+    facts = f"of 10 rows looked up {seen.existing} exist and {seen.same} are equal: "
+    told = f"reading 1,000 contacts {why}" if name == "compare" else f"{why} reading 1,000 contacts first"
+    assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, facts + told), seen)
+
+
+def test_a_part_of_a_call_is_a_call() -> None:
+    # size of the sample: 10. compare: 101 + 1001 * 0.6 = 701.6; learned with nothing equal: 101 + 1001 against 1501.5
+    assert chosen(1001, HALF, rows=1001)[0].calls == 702 + 11
+    assert chosen(14_990, Sample(10, 5, 0), rows=1001)[0].calls == 1502 + 11
+
+
+@pytest.mark.parametrize(
+    ("rows", "seen", "asked"),
+    [
+        (2000, [Sample(10, 6, 6)], [10]),  # 200 + 2000 * 0.4 = 1000 calls: ten looks are 1 % of them
+        (2010, [Sample(10, 6, 6), Sample(20, 12, 12)], [10, 10]),  # 1005 calls
+        (1500, [Sample(10, 5, 0), Sample(15, 7, 0)], [10, 5]),  # 1 % of the rows
+    ],
+)
+def test_it_is_looked_ten_by_ten_up_to_one_percent(rows: int, seen: list[Sample], asked: list[int]) -> None:
+    left, looked = list(seen), []
+
+    def look(n: int) -> Sample:
+        looked.append(n)
+        return left.pop(0)
+
+    _, sample = choose(mode="upsert", wanted="auto", rows=rows, total=lambda: rows, sample=look)
+    assert looked == asked
+    assert sample == seen[-1]
+
+
+def test_without_lists_no_call_is_reckoned_for_them() -> None:
+    assert calls_without_reading("upsert", 100, 0.25) == 125.0
+    assert calls_with_compare("upsert", 100, 100, 0.5, 0.5) == 10 + 75.0

@@ -1,0 +1,109 @@
+"""What hardly ever happens to a load, and what is said of it then."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from crm_provider import errors as e
+from crm_provider.load.engine import LoadInterrupted, LoadStopped
+from crm_provider.load.known import ABSENT
+from crm_provider.load.locking import FileLock
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.paths import CannotWrite, unwritable, writing
+from crm_provider.load.preflight import check
+from crm_provider.load.rows import Contact
+from crm_provider.load.sending import Sending
+from crm_provider.load.summary import Summary
+from crm_provider.load.survey import Survey
+from crm_provider.load.window import Interrupt
+from crm_provider.policy import Action, Decision
+
+from .fake_crm import FakeCrm, PlainMapper, Rows
+from .test_engine import Setting, people
+
+
+def test_a_load_that_was_ended_says_how_far_it_got() -> None:
+    summary = Summary(rows=3, left=1)
+    error = e.CrmForbiddenError("no", status=403)
+    stopped = LoadStopped(error, Decision(Action.FAIL, "default[CrmAccessError]"), summary)
+    assert str(stopped) == f"{error} The load stopped after: {summary.line()}"
+    assert str(LoadInterrupted(summary)) == f"The load was interrupted; {summary.line()}"
+
+
+def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
+    crm = FakeCrm()
+    crm.add("a@x")
+    crm.contacts["odd"] = {"id": "odd", "email": None}
+    work = check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions()).work
+    survey = Survey(crm, PlainMapper(), work, set(), Interrupt())  # type: ignore[arg-type]
+    survey.read_all(lambda contacts: None)
+    assert survey.known.complete
+    assert len(survey.known) == 1
+    assert survey.known.get(Contact("odd")) == ABSENT
+
+
+def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path: Path) -> None:
+    it = Setting(tmp_path, people(30), plan="compare")
+    it.crm.add("p1@x.org")
+
+    def trouble(call: str, email: str) -> None:
+        it.interrupt.set()
+
+    it.crm.trouble = trouble
+    with pytest.raises(LoadInterrupted):
+        it.run()
+    assert set(it.crm.counts()) == {"page"}
+
+
+@pytest.mark.parametrize("plan", ["create_first", "update_first"])
+def test_an_order_that_was_asked_for_is_kept_to(tmp_path: Path, plan: str) -> None:
+    it = Setting(tmp_path, people(3), plan=plan)
+    it.run()
+    first = plan.removesuffix("_first")
+    assert it.crm.counts() == {"create": 3} | ({first: 3} if first == "update" else {})
+
+
+def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Sending, "run", lambda self: None)
+    with pytest.raises(RuntimeError, match="the books do not add up"):
+        Setting(tmp_path, people(3)).run()
+
+
+def test_a_file_in_another_files_writing_is_named_itself() -> None:
+    with pytest.raises(CannotWrite, match="inner"), writing(Path("outer")), writing(Path("inner")):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_written_is_told_before_the_load(tmp_path: Path) -> None:
+    assert unwritable(tmp_path) == "it is a folder"
+    assert unwritable(UPath("memory://bucket/rejects.jsonl")) is None
+    assert unwritable(tmp_path / "new" / "rejects.jsonl") is None
+    (tmp_path / "there").write_text("x")
+    assert unwritable(tmp_path / "there") is None
+
+
+def test_a_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[int] = []
+
+    def no_locks(number: int, how: int) -> Any:
+        opened.append(number)
+        raise OSError(37, "No locks available")
+
+    lock = FileLock(tmp_path / "state.lock", "the state file")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(OSError, match="No locks available"):
+            lock.acquire()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+    lock.acquire()
+    lock.acquire()
+    lock.release()

@@ -1,0 +1,99 @@
+"""What is counted while a listing is read, and what is said of it meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from crm_provider.load.tally import TELL_EVERY, Progress, Tally
+from crm_provider.paging import ListedPage, Page
+from unit.fakes import FakeClock
+
+
+def page(items: int, total: int | None, *, fresh: int | None = None, earlier: bool = False) -> ListedPage:
+    records: list[dict[str, Any]] = [{"id": str(n), "name": "x"} for n in range(items)]
+    new = records if fresh is None else records[:fresh]
+    return ListedPage(number=0, page=Page(records, total), fresh=new, earlier=earlier)
+
+
+def counted(*pages: ListedPage) -> Tally:
+    tally = Tally()
+    for listed in pages:
+        tally.note(listed)
+    return tally
+
+
+def test_what_is_counted() -> None:
+    tally = counted(page(10, 25), page(10, 25, fresh=7), page(5, 25, earlier=True))
+    assert (tally.records, tally.duplicates, tally.pages, tally.calls) == (22, 3, 3, 2)
+    assert (tally.totals, tally.total) == ([25], 25)
+    assert str(tally) == "records that the CRM says there are: 25; read: 22; came twice: 3"
+
+
+@pytest.mark.parametrize(
+    ("pages", "totals"),
+    [
+        ([page(10, None)], []),
+        ([page(10, 9)], []),  # fewer than it shows: nonsense
+        ([page(10, 10)], [10]),
+        ([page(10, 20), page(10, 21), page(10, 20)], [20, 21, 20]),
+    ],
+)
+def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[int]) -> None:
+    tally = counted(*pages)
+    assert tally.totals == totals
+    assert tally.total == (totals[-1] if totals else None)
+    told = " -> ".join(map(str, totals)) if totals else "not told"
+    assert f"there are: {told};" in str(tally)
+
+
+@pytest.mark.parametrize(
+    ("pages", "changed"),
+    [
+        ([page(10, 10)], False),
+        ([page(10, None)], False),
+        ([page(10, 11)], True),
+        ([page(10, 10, fresh=9)], True),
+        ([page(10, 20), page(10, 21)], True),
+    ],
+)
+def test_whether_the_listing_has_changed(pages: list[ListedPage], changed: bool) -> None:
+    assert counted(*pages).changed is changed
+
+
+def told(tally: Tally, caplog: pytest.LogCaptureFixture) -> str:
+    clock = FakeClock()
+    progress = Progress("contacts", clock)
+    clock.now += 100.0
+    with caplog.at_level(logging.INFO):
+        progress.tell(tally)
+    [line] = caplog.messages
+    return line
+
+
+@pytest.mark.parametrize(
+    ("calls", "total", "line"),
+    [
+        (10, None, "? records, 10 pages, 0.1 pages/s, nobody knows how much is left"),
+        (0, 1000, "1000 records, 10 pages, 0.0 pages/s, nobody knows how much is left"),
+        (100, 991, "991 records, 10 pages, 1.0 pages/s, about 2 min left"),  # 90 s
+        (100, 990, "990 records, 10 pages, 1.0 pages/s, about 89 s left"),
+        (200, 1900, "1900 records, 10 pages, 2.0 pages/s, about 2 min left"),
+        (100, 5, "5 records, 10 pages, 1.0 pages/s, about 0 s left"),
+    ],
+)
+def test_how_far_it_is(calls: int, total: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
+    assert told(tally, caplog) == f"Extract of contacts: 90 of {line}"
+
+
+def test_it_is_said_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    progress, tally = Progress("deals", clock), Tally(calls=1, pages=1)
+    with caplog.at_level(logging.INFO):
+        for _ in range(7):
+            clock.now += TELL_EVERY / 3
+            progress.tell(tally)
+    assert len(caplog.messages) == 2
