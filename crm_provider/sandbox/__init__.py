@@ -32,7 +32,7 @@ from crm_provider.sandbox.faults import EFFECTS, Fault
 from crm_provider.sandbox.journal import Counters, JournalEntry
 from crm_provider.sandbox.magic import MAGIC_EMAILS, MagicEmail
 from crm_provider.sandbox.problems import RefusedError
-from crm_provider.sandbox.seeds import SeedError
+from crm_provider.sandbox.seed_fields import SeedError
 from crm_provider.sandbox.server import Sandbox
 from crm_provider.sandbox.settings import DEFAULT_API_KEY, Settings
 from crm_provider.sandbox.store import Store

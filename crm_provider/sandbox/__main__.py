@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     add("--seed", default="demo", help="empty, demo, contacts:N or a path ending in .json (default: %(default)s)")
+    add("--state", metavar="FILE", help="keep what it holds in this file, and go on with that (before --seed)")
     add("--rate", type=float, default=5.0, help="calls per second (default: %(default)s)")
     add("--burst", type=int, default=2, help="calls at once (default: %(default)s)")
     add("--no-limit", action="store_true", help="no rate limit")
@@ -69,6 +70,7 @@ def _sandbox(options: argparse.Namespace) -> Sandbox:
         host=options.host,
         port=options.port,
         seed=options.seed,
+        state=options.state,
         rate=None if options.no_limit else options.rate,
         burst=options.burst,
         envelope=options.envelope,

@@ -34,12 +34,20 @@ class ListBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
-    appears_after: float = Field(default=0.0, ge=0)
+    appears_after: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class Refusal(BaseModel):
+    """Why a request is refused."""
+
+    detail: str
 
 
 def create_admin_app(gateway: Gateway) -> FastAPI:
     """The admin routes for a gateway, as an app of its own with an OpenAPI document of its own."""
-    app = FastAPI(title="CRM sandbox: admin routes", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CRM sandbox: admin routes", version=__version__, docs_url=None, redoc_url=None, responses=_REFUSED
+    )
     app.state.gateway = gateway
     app.add_api_route("/ready", ready, methods=["GET"])
     app.add_api_route("/reset", reset, methods=["POST"])
@@ -51,13 +59,16 @@ def create_admin_app(gateway: Gateway) -> FastAPI:
     app.add_api_route("/faults", show_faults, methods=["GET"])
     app.add_api_route("/faults", add_fault, methods=["POST"], status_code=201)
     app.add_api_route("/faults", clear_faults, methods=["DELETE"])
-    app.add_api_route("/faults/{name}", remove_fault, methods=["DELETE"])
+    app.add_api_route("/faults/{name}", remove_fault, methods=["DELETE"], responses={404: {"model": Refusal}})
     app.add_api_route("/journal", show_journal, methods=["GET"])
     app.add_api_route("/counters", show_counters, methods=["GET"])
     app.add_exception_handler(RequestValidationError, _explain)
     app.add_exception_handler(ValidationError, _explain)
     app.add_exception_handler(ValueError, _explain)
     return app
+
+
+_REFUSED: dict[int | str, dict[str, Any]] = {422: {"model": Refusal}}
 
 
 def _gateway(request: Request) -> Gateway:

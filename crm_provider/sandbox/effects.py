@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,9 @@ from crm_provider.sandbox.faults import Fault
 
 ELSEWHERE = "https://login.example/"
 """Where a redirect leads by default: a host that does not exist and must never see the key."""
+
+LARGE = 100 * 1024 * 1024
+"""Bytes of a large answer: JSON with blanks behind it, which a client that reads on takes for a good one."""
 
 _HTML = (
     "<!DOCTYPE html>\n<html><head><title>{status}</title></head>"
@@ -24,6 +28,8 @@ class Outcome:
 
     :param answer: None if the connection is closed without one
     :param hold: seconds for which the answer, or the closing, is held back
+    :param drip: seconds between two bytes of the body; 0 to send it at once
+    :param padding: blanks behind the body
     :param cut: close the connection after this many bytes of the body; None to send all
     :param error: the error's type in the catalogue
     :param applied: whether the call was carried out with success
@@ -33,6 +39,8 @@ class Outcome:
 
     answer: Answer | None
     hold: float = 0.0
+    drip: float = 0.0
+    padding: int = 0
     cut: int | None = None
     error: str | None = None
     fault: str | None = None
@@ -52,7 +60,7 @@ def strike(fault: Fault | None, writer: Writer, backend: Callable[[], Outcome]) 
         outcome = instead(fault, writer)
     else:
         outcome = _SPOIL[fault.effect](fault, writer, backend())
-    return replace(outcome, fault=fault.name, hold=fault.latency)
+    return replace(outcome, fault=fault.name, hold=0.0 if outcome.drip else fault.latency)
 
 
 # -- instead of the backend -----------------------------------------------------------------------------------
@@ -83,6 +91,24 @@ def _redirect(fault: Fault, _writer: Writer) -> Outcome:
 
 def _latency(_fault: Fault, _writer: Writer, outcome: Outcome) -> Outcome:
     return outcome
+
+
+def _drip(fault: Fault, _writer: Writer, outcome: Outcome) -> Outcome:
+    return replace(outcome, drip=fault.latency or 1.0)
+
+
+def _large(fault: Fault, _writer: Writer, outcome: Outcome) -> Outcome:
+    if outcome.answer is None or fault.variant != "gzip":
+        return replace(outcome, padding=LARGE)
+    headers = {**outcome.answer.headers, "content-encoding": "gzip"}
+    return replace(outcome, answer=replace(outcome.answer, headers=headers, body=_bomb(outcome.answer.body)))
+
+
+def _bomb(body: bytes) -> bytes:
+    packer = zlib.compressobj(level=1, wbits=zlib.MAX_WBITS | 16)
+    blanks = b" " * 1024 * 1024
+    pieces = [packer.compress(body), *(packer.compress(blanks) for _ in range(LARGE // len(blanks))), packer.flush()]
+    return b"".join(pieces)
 
 
 def _lost(_fault: Fault, _writer: Writer, outcome: Outcome) -> Outcome:
@@ -119,6 +145,8 @@ _INSTEAD: Mapping[str, Callable[[Fault, Writer], Outcome]] = {
 }
 _SPOIL: Mapping[str, Callable[[Fault, Writer, Outcome], Outcome]] = {
     "latency": _latency,
+    "drip": _drip,
+    "large": _large,
     "lost": _lost,
     "lost_error": _lost_error,
     "truncate": _truncate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from crm_provider.sandbox.problems import Problem, problem_named
 from crm_provider.sandbox.routes import BASE_PATH
 
 Effect = Literal[
-    "error", "latency", "drop", "html", "redirect", "truncate", "garbage", "lost", "lost_error"
+    "error", "latency", "drip", "large", "drop", "html", "redirect", "truncate", "garbage", "lost", "lost_error"
 ]  # fmt: skip
 
 EFFECTS: Mapping[str, str] = MappingProxyType(
@@ -23,6 +24,10 @@ EFFECTS: Mapping[str, str] = MappingProxyType(
         "html": "a proxy's HTML page (`status`, default 502); nothing is carried out",
         "redirect": "a redirect to another host (`location`, `status`, default 302); nothing is carried out",
         "latency": "carries the call out and holds the answer back for `latency` seconds",
+        "drip": "carries the call out and sends the answer's body one byte at a time, one in every `latency` seconds "
+        "(default 1)",
+        "large": "carries the call out and answers with 100 MB: `variant` `plain` (the default), or `gzip`, where few "
+        "bytes unpack to as many",
         "lost": "carries the call out and closes the connection without an answer",
         "lost_error": "carries the call out and answers with an error (`error`, default INTERNAL_SERVER_ERROR)",
         "truncate": "carries the call out and cuts the answer's JSON off: complete for HTTP (`variant` `length`, "
@@ -39,14 +44,21 @@ _OPTIONS: Mapping[str, frozenset[str]] = {
     "html": frozenset({"status"}),
     "redirect": frozenset({"status", "location"}),
     "latency": frozenset(),
+    "drip": frozenset(),
+    "large": frozenset({"variant"}),
     "lost": frozenset(),
     "lost_error": frozenset({"error", "retry_after"}),
     "truncate": frozenset({"variant"}),
     "garbage": frozenset({"variant", "status", "body"}),
 }
-_VARIANTS: Mapping[str, tuple[str, ...]] = {"truncate": ("length", "closed"), "garbage": ("text", "list", "empty")}
+_VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "truncate": ("length", "closed"),
+    "garbage": ("text", "list", "empty"),
+    "large": ("plain", "gzip"),
+}
 _STATUSES = range(200, 600)
 _METHODS = ("GET", "POST", "PUT", "DELETE")
+_LAST_OF_LATIN_1 = "\xff"
 _IN_FRONT = frozenset({"drop", "html", "redirect"})
 
 
@@ -68,8 +80,8 @@ class Fault:
     :param after: strikes no call before this many have matched
     :param error: for ``error``, ``lost_error``: a type, an alias or a case of the gateway (see ``problem_named``)
     :param retry_after: header ``Retry-After`` of that error: seconds, or an HTTP date as text
-    :param latency: seconds for which the answer is held back; goes with every effect
-    :param variant: for ``truncate``, ``garbage``
+    :param latency: seconds for which the answer is held back; goes with every effect. For ``drip``, between two bytes
+    :param variant: for ``truncate``, ``garbage``, ``large``
     :param status: for ``html``, ``redirect``, ``garbage``
     :param body: for ``garbage``: exactly this text
     :param location: for ``redirect``: where to
@@ -148,13 +160,19 @@ class Fault:
                 raise ValueError(f"the effect {self.effect!r} has no option {option!r}")
         if self.variant is not None and self.variant not in _VARIANTS[self.effect]:
             raise ValueError(not_one_of("variant", self.variant, _VARIANTS[self.effect]))
+        for header in ("retry_after", "location"):
+            text = f"{getattr(self, header)}"
+            if not text.isprintable() or max(text, default="") > _LAST_OF_LATIN_1:
+                raise ValueError(f"{header} is sent in a header, which holds one line of Latin-1")
 
     def _check_numbers(self) -> None:
         for name, value in (("nth", self.nth), ("count", self.count)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} counts from 1; got {value}")
-        if self.after < 0 or self.latency < 0 or (self.seconds is not None and self.seconds <= 0):
-            raise ValueError("after and latency must not be negative, seconds must be above 0")
+        if self.after < 0 or not 0 <= self.latency < math.inf:
+            raise ValueError("after and latency must not be negative, and latency must end")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError("seconds must be above 0; leave it out for a rule that does not end")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability must be between 0 and 1; got {self.probability}")
         if self.status is not None and self.status not in _STATUSES:

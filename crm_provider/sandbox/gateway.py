@@ -6,6 +6,7 @@ Pure Python: a call comes in as a value and its outcome goes out as one. ``app``
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,9 @@ from crm_provider.sandbox.journal import Fingerprints, Journal, JournalEntry
 from crm_provider.sandbox.magic import MagicBook, magic_email
 from crm_provider.sandbox.operations import Success
 from crm_provider.sandbox.problems import RefusedError, gateway_problem
+from crm_provider.sandbox.records import JsonObject
 from crm_provider.sandbox.routes import Route
-from crm_provider.sandbox.seeds import fill, load_seed
+from crm_provider.sandbox.seeds import fill, load_seed, snapshot
 from crm_provider.sandbox.settings import Settings
 from crm_provider.sandbox.store import Store
 
@@ -45,10 +47,18 @@ _ONLY_BY_RESET = frozenset({"seed", "journal_size"})
 class Gateway:
     """The sandbox without HTTP: all its state, and what becomes of each call.
 
+    :param keep: is given the state as a document after each change by a call
     :raises SeedError: the settings' seed cannot be used
     """
 
-    def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Clock | None = None,
+        keep: Callable[[JsonObject], None] | None = None,
+    ) -> None:
+        self._keep = keep
         self.clock = clock or SystemClock()
         self.store = Store(self.clock)
         self.lock = self.store.lock
@@ -101,6 +111,8 @@ class Gateway:
             visit = look_at(call, self.store)
             outcome = self._decide(visit, writer)
             self._note(visit, writer.request_id, outcome)
+            if self._keep is not None and outcome.applied and visit.method != "GET":
+                self._keep(snapshot(self.store))
             return outcome
 
     # -- in front of the backend -----------------------------------------------------------------------------

@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from crm_provider.sandbox import ids
+from crm_provider.sandbox import seed_fields as check
 from crm_provider.sandbox.choices import not_one_of
 from crm_provider.sandbox.records import Contact, Deal, JsonObject, Pipeline, SegmentationList, Stage
+from crm_provider.sandbox.seed_fields import SeedError
 from crm_provider.sandbox.store import Store
 
 SEEDED_AT = "2025-01-01T00:00:00.000Z"
 """Creation date of seeded records: fixed, so that equal seeds are equal to the letter."""
 
+_LONGEST_DELAY = 1e9
+"""Seconds."""
+
 _PARTS = ("pipelines", "lists", "contacts", "deals")
 _STAGES = ("New", "Qualified", "Proposal", "Won", "Lost")
 _PEOPLE = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "John", "Katherine", "Ken", "Leslie", "Margaret")
-
-
-class SeedError(ValueError):
-    """A seed that cannot be used; the message names the place in it."""
 
 
 def load_seed(seed: str | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -127,11 +128,15 @@ def _checked(document: object, what: str) -> Mapping[str, Any]:
     for part in document:
         if part not in _PARTS:
             raise SeedError(f"in {what}: {not_one_of('part', part, _PARTS)}")
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False, default=dict).encode()
+    except (ValueError, TypeError, RecursionError):
+        raise SeedError(f"{what} holds something that JSON has no form for") from None
     return document
 
 
 def _records(document: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for index, record in enumerate(document.get(part, ())):
+    for index, record in enumerate(check.several(document, part, part)):
         place = f"{part}[{index}]"
         if not isinstance(record, Mapping):
             raise SeedError(f"{place} must be an object")
@@ -139,52 +144,63 @@ def _records(document: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapp
 
 
 def _pipeline(record: Mapping[str, Any], place: str) -> Pipeline:
-    name = _required(record, "name", place)
-    stages = tuple(
-        Stage(id=stage.get("id") or ids.stage_id(name, _required(stage, "name", at)), name=stage["name"])
-        for at, stage in _records(record, "stages")
-    )
-    return Pipeline(id=record.get("id") or ids.pipeline_id(name), name=name, stages=stages)
+    name = check.required_text(record, "name", place)
+    stages = tuple(_stage(stage, at, name) for at, stage in _records(record, "stages"))
+    return Pipeline(id=check.own_id(record, place) or ids.pipeline_id(name), name=name, stages=stages)
+
+
+def _stage(record: Mapping[str, Any], place: str, pipeline: str) -> Stage:
+    name = check.required_text(record, "name", place)
+    return Stage(id=check.own_id(record, place) or ids.stage_id(pipeline, name), name=name)
 
 
 def _list(record: Mapping[str, Any], place: str, now: float) -> SegmentationList:
-    name = _required(record, "name", place)
-    after = float(record.get("appears_after", 0))
-    return SegmentationList(id=record.get("id") or ids.list_id(name), name=name, visible_from=now + after)
+    name = check.required_text(record, "name", place)
+    after = record.get("appears_after", 0)
+    if not isinstance(after, (int, float)) or not 0 <= after < _LONGEST_DELAY:
+        raise SeedError(f"{place}.appears_after must be a number of seconds from 0")
+    return SegmentationList(id=check.own_id(record, place) or ids.list_id(name), name=name, visible_from=now + after)
 
 
 def _contact(record: Mapping[str, Any], place: str, store: Store) -> Contact:
-    email = _required(record, "email", place)
+    email = check.required_text(record, "email", place)
     if email in store.contacts:
         raise SeedError(f"{place}.email is there already")
+    contact_id = check.own_id(record, place) or ids.contact_id(email)
+    if store.email_of(contact_id):
+        raise SeedError(f"{place}.id is there already")
     lists = {segment.name: segment.id for segment in store.lists.values()}
-    memberships = (_resolve(lists, name, f"{place}.segmentedListsIds") for name in record.get("segmentedListsIds", ()))
-    optional = {name: record[name] for name in ("status", "source") if name in record}
+    named = check.several(record, "segmentedListsIds", f"{place}.segmentedListsIds")
+    memberships = (check.resolved(lists, name, f"{place}.segmentedListsIds") for name in named)
     return Contact(
-        id=record.get("id") or ids.contact_id(email),
+        id=contact_id,
         email=email,
-        created_at=record.get("createdAt", SEEDED_AT),
-        attributes=dict(record.get("attributes") or {}),
-        origin=record.get("origin"),
+        created_at=check.text(record, "createdAt", place) or SEEDED_AT,
+        attributes=check.mapping(record, "attributes", place) or {},
+        origin=check.mapping(record, "origin", place),
         memberships=dict.fromkeys(memberships, float("-inf")),
-        unsubscribed_at=record.get("unsubscribedAt"),
-        blacklisted_at=record.get("blacklistedAt"),
-        **optional,
+        unsubscribed_at=check.text(record, "unsubscribedAt", place),
+        blacklisted_at=check.text(record, "blacklistedAt", place),
+        status=check.text(record, "status", place) or "active",
+        source=check.text(record, "source", place) or "PublicApi",
     )
 
 
 def _deal(record: Mapping[str, Any], place: str, store: Store) -> Deal:
     contact = _deal_contact(record.get("contactId"), f"{place}.contactId", store)
     pipelines = {pipeline.name: pipeline.id for pipeline in store.pipelines.values()}
-    pipeline = _resolve(pipelines, record.get("pipelineId"), f"{place}.pipelineId")
+    pipeline = check.resolved(pipelines, record.get("pipelineId"), f"{place}.pipelineId")
     stages = {stage.name: stage.id for stage in store.pipelines[pipeline].stages}
+    deal_id = check.own_id(record, place) or ids.deal_id(contact)
+    if deal_id in store.deals:
+        raise SeedError(f"{place}.id is there already")
     return Deal(
-        id=record.get("id") or ids.deal_id(contact),
+        id=deal_id,
         contact_id=contact,
         pipeline_id=pipeline,
-        stage_id=_resolve(stages, record.get("stageId"), f"{place}.stageId"),
-        created_at=record.get("createdAt", SEEDED_AT),
-        attributes=dict(record.get("attributes") or {}),
+        stage_id=check.resolved(stages, record.get("stageId"), f"{place}.stageId"),
+        created_at=check.text(record, "createdAt", place) or SEEDED_AT,
+        attributes=check.mapping(record, "attributes", place) or {},
     )
 
 
@@ -197,20 +213,3 @@ def _deal_contact(named: object, place: str, store: Store) -> str:
     if store.deal_of(contact):
         raise SeedError(f"{place}: this contact has a deal already")
     return contact
-
-
-def _required(record: Mapping[str, Any], field: str, place: str) -> str:
-    value = record.get(field)
-    if not isinstance(value, str) or not value:
-        raise SeedError(f"{place}.{field} must be a text")
-    return value
-
-
-def _resolve(ids_by_name: Mapping[str, str], named: object, place: str) -> str:
-    """The id that a document means by a name or an id."""
-    word = str(named)
-    if word in ids_by_name.values():
-        return word
-    if word not in ids_by_name:
-        raise SeedError(not_one_of(place, named, ids_by_name))
-    return ids_by_name[word]

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import socket
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from crm_provider.sandbox.records import JsonObject
 from crm_provider.sandbox.routes import BASE_PATH
 from crm_provider.sandbox.seeds import snapshot
 from crm_provider.sandbox.settings import Settings
+from crm_provider.sandbox.state_file import StateFile
 from crm_provider.sandbox.store import Store
 
 if TYPE_CHECKING:
@@ -40,16 +42,27 @@ class Sandbox:
     :param host: a loopback address; anything else is refused
     :param port: 0 takes a free one
     :param clock: the time that pacing, delays and times to live go by; see :class:`~..clock.ManualClock`
+    :param state: file that keeps what the sandbox holds, for the next one: see :class:`~..state_file.StateFile`. It
+        goes before the seed. Settings, faults and the journal are not in it
     :param settings: the fields of :class:`~crm_provider.sandbox.settings.Settings`
-    :raises ValueError: a setting, the seed or the host is not possible
+    :raises ValueError: a setting, the seed, the state or the host is not possible
     """
 
     def __init__(
-        self, *, host: str = "127.0.0.1", port: int = 0, clock: Clock | None = None, **settings: Unpack[SettingsFields]
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock | None = None,
+        state: str | os.PathLike[str] | None = None,
+        **settings: Unpack[SettingsFields],
     ) -> None:
         self._host = loopback_address(host)
         self._port = port
-        self._gateway = Gateway(Settings(**settings), clock=clock)
+        chosen, file = Settings(**settings), None if state is None else StateFile(state)
+        if file is not None:
+            chosen = replace(chosen, seed=file.seed(chosen.seed))
+        self._gateway = Gateway(chosen, clock=clock, keep=None if file is None else file.write)
         self._server: ServerThread | None = None
 
     # -- life ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict, get_args
@@ -15,6 +16,9 @@ SuccessShape = Literal["wrapped", "flat"]
 """Whether the data of a success is under ``data`` or at the top level: the vendor's pages show both."""
 
 DEFAULT_API_KEY = "sandbox-key"
+
+LARGEST = 1_000_000_000
+"""Of a burst or a journal: more makes no difference, and still larger numbers fit nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +54,14 @@ class Settings:
             raise ValueError(not_one_of("envelope", self.envelope, get_args(Envelope)))
         if self.success not in get_args(SuccessShape):
             raise ValueError(not_one_of("success", self.success, get_args(SuccessShape)))
-        if self.rate is not None and self.rate <= 0:
+        if self.rate is not None and not 0 < self.rate < math.inf:
             raise ValueError(f"rate must be above 0, or None for no limit; got {self.rate}")
         if self.burst < 1 or self.journal_size < 1:
             raise ValueError(f"burst and journal_size must be at least 1; got {self.burst} and {self.journal_size}")
-        if self.membership_delay < 0:
-            raise ValueError(f"membership_delay must not be negative; got {self.membership_delay}")
+        if self.burst > LARGEST or self.journal_size > LARGEST:
+            raise ValueError(f"burst and journal_size must be at most {LARGEST}")
+        if not 0 <= self.membership_delay < math.inf:
+            raise ValueError(f"membership_delay must not be negative, and end; got {self.membership_delay}")
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("api_key must not be blank; None refuses every key")
 

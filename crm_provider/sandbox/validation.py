@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
+from crm_provider.contents import is_too_deep
 from crm_provider.errors import CrmInvalidInputError, CrmMissingBodyError
 from crm_provider.sandbox.problems import RefusedError
 from crm_provider.sandbox.records import JsonObject
@@ -28,12 +29,12 @@ def parse_body(body: bytes) -> JsonObject:
         raise RefusedError(CrmMissingBodyError)
     try:
         parsed = json.loads(body, parse_constant=_not_json)
-        if b"\\u" in body:  # half a surrogate pair can be escaped, but never be sent back
-            json.dumps(parsed, ensure_ascii=False).encode()
+        # what Python reads and no answer could say again: half a surrogate pair, a number beyond all floats
+        json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise RefusedError(CrmInvalidInputError, "the body is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise RefusedError(CrmInvalidInputError, "the body is not a JSON object")
+    if not isinstance(parsed, dict) or is_too_deep(parsed):
+        raise RefusedError(CrmInvalidInputError, "the body is not a JSON object, or nested too deeply")
     return parsed
 
 

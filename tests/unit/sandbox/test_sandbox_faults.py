@@ -171,12 +171,12 @@ def test_what_strikes_instead_of_the_backend_carries_nothing_out(send: Send, gat
     assert "new@example.com" not in gateway.store.contacts
 
 
-@pytest.mark.parametrize("effect", ["latency", "lost", "lost_error", "truncate", "garbage"])
+@pytest.mark.parametrize("effect", ["latency", "drip", "large", "lost", "lost_error", "truncate", "garbage"])
 def test_what_strikes_after_the_backend_carries_the_call_out(send: Send, gateway: Gateway, effect: Effect) -> None:
     gateway.faults.add(Fault(effect=effect, latency=1))
     outcome = send("POST", "/contacts", NEW)
     assert outcome.applied
-    assert outcome.hold == 1
+    assert (outcome.hold, outcome.drip) == ((0, 1) if effect == "drip" else (1, 0))
     assert "new@example.com" in gateway.store.contacts
 
 
