@@ -1,73 +1,12 @@
-"""Pytest fixtures and assertions for tests of DAGs that use this provider.
-
-Installed as a pytest plugin: the fixtures are there without an import. A DAG that runs against a CRM which loses an
-answer, and must not create the contact twice::
-
-    from crm_provider.testing import assert_no_duplicates, assert_rate_kept
-
-    def test_load_survives_a_lost_answer(crm_sandbox, crm_connection):
-        crm_sandbox.add_fault(effect="lost", method="POST", path="/contacts", count=1)
-        my_dag.test()
-        assert len(crm_sandbox.store.contacts) == 12
-        assert_no_duplicates(crm_sandbox)
-        assert_rate_kept(crm_sandbox)
-
-The sandbox starts as ``Settings()`` does (seed ``demo``, 5 calls per second, burst 2); a marker changes that::
-
-    @pytest.mark.crm_sandbox(seed="empty", rate=None, envelope="v2")
-    def test_on_an_empty_crm(crm_sandbox): ...
-"""
+"""Assertions about what the sandbox has seen: the rate, refusals, creations that were repeated."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import pytest
-
-# The sandbox is imported in the fixtures only: this module is loaded by every pytest run in the environment.
 if TYPE_CHECKING:
     from crm_provider.sandbox import JournalEntry, Sandbox
-
-CONNECTION_ID = "crm_default"
-CONNECTION_VARIABLE = "AIRFLOW_CONN_CRM_DEFAULT"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line(
-        "markers", "crm_sandbox(**settings): settings of the CRM sandbox, for example seed='empty' or rate=None"
-    )
-
-
-@pytest.fixture(scope="session")
-def _crm_sandbox_server() -> Iterator[Sandbox]:
-    """One server for the whole session, so that each test only pays for a reset."""
-    from crm_provider.sandbox import Sandbox
-
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def crm_sandbox(request: pytest.FixtureRequest, _crm_sandbox_server: Sandbox) -> Sandbox:
-    """A running :class:`crm_provider.sandbox.Sandbox` in fresh state; the marker ``crm_sandbox`` changes settings."""
-    from crm_provider.sandbox import Settings
-
-    marker = request.node.get_closest_marker("crm_sandbox")
-    _crm_sandbox_server.reset(Settings(**marker.kwargs) if marker else Settings())
-    return _crm_sandbox_server
-
-
-@pytest.fixture
-def crm_connection(crm_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of an Airflow connection to ``crm_sandbox``, set in the environment for this test."""
-    monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json())
-    for name in ("NO_PROXY", "no_proxy"):  # the developer's proxy cannot reach this machine's loopback
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
-    return CONNECTION_ID
 
 
 def assert_rate_kept(sandbox: Sandbox, *, calls: int = 5, seconds: float = 1.0, burst: int | None = None) -> None:

@@ -1,0 +1,65 @@
+"""The fixtures: a running sandbox, and an Airflow connection to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from crm_provider.sandbox import Sandbox
+
+CONNECTION_ID = "crm_default"
+CONNECTION_VARIABLE = "AIRFLOW_CONN_CRM_DEFAULT"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers", "crm_sandbox(**settings): settings of the CRM sandbox, for example seed='empty' or rate=None"
+    )
+
+
+@pytest.fixture(scope="session")
+def _crm_sandbox_server() -> Iterator[Sandbox]:
+    """One server for the whole session, so that each test only pays for a reset."""
+    from crm_provider.sandbox import Sandbox
+
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def crm_sandbox(request: pytest.FixtureRequest, _crm_sandbox_server: Sandbox) -> Sandbox:
+    """A running :class:`crm_provider.sandbox.Sandbox` in fresh state; the marker ``crm_sandbox`` changes settings."""
+    from crm_provider.sandbox import Settings
+
+    marker = request.node.get_closest_marker("crm_sandbox")
+    _crm_sandbox_server.reset(Settings(**marker.kwargs) if marker else Settings())
+    return _crm_sandbox_server
+
+
+@pytest.fixture
+def crm_connection(crm_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of an Airflow connection to ``crm_sandbox``, set in the environment for this test."""
+    monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json())
+    for name in ("NO_PROXY", "no_proxy"):  # the developer's proxy cannot reach this machine's loopback
+        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
+    return CONNECTION_ID
+
+
+@pytest.fixture
+def crm_quick(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """``crm_sandbox`` behind ``crm_connection`` with nothing to wait for, where the rate is not what is tested.
+
+    No rate limit, no pacing, and a call that is repeated is repeated at once, as often as ever.
+    """
+    from crm_provider import transport
+
+    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
+    monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json(rate_store="off"))
+    crm_sandbox.configure(rate=None)
+    return crm_sandbox

@@ -1,0 +1,76 @@
+"""Time flies: what ``dag.test`` would wait for between two attempts is due at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from crm_provider.testing.recording import name_of
+
+
+@contextmanager
+def skipped_waits() -> Iterator[dict[str, list[float]]]:
+    """Skip the waits for retries and reschedules in the block; as far as Airflow knows they have been waited for.
+
+    :return: the seconds of each wait, by task instance, filled as they are skipped
+    """
+    from airflow.sdk.definitions import dag as module
+
+    run_task = module._run_task
+    noted: dict[str, list[float]] = {}
+
+    def watched(*, ti: Any, task: Any, **arguments: Any) -> Any:
+        result = run_task(ti=ti, task=task, **arguments)
+        if ti.state in ("up_for_retry", "up_for_reschedule"):
+            noted.setdefault(name_of(ti), []).append(_skip_wait(ti))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_run_task", watched)
+        yield noted
+
+
+def _skip_wait(ti: Any) -> float:
+    """Move the past of a task instance back by what it is to wait for."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskreschedule import TaskReschedule
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    now = datetime.now(timezone.utc)
+    with create_session() as session:
+        wanted = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
+        row = session.scalars(select(TaskInstance).filter_by(**wanted)).one()
+        if row.state == "up_for_reschedule":
+            rows = select(TaskReschedule).where(TaskReschedule.ti_id == row.id).order_by(TaskReschedule.id)
+            reschedules = session.scalars(rows).all()
+            wait = reschedules[-1].reschedule_date - now
+            for reschedule in reschedules:
+                reschedule.start_date -= wait
+                reschedule.end_date -= wait
+                reschedule.reschedule_date -= wait
+        else:
+            row.task = ti.task
+            wait = row.next_retry_datetime() - now
+            # dag.test holds the row as well, and would write the old end date back
+            ti.end_date = row.end_date = row.end_date - wait - timedelta(milliseconds=1)
+        _move_back_what_a_sensor_remembers(session, wanted, wait.total_seconds())
+    return float(wait.total_seconds())
+
+
+def _move_back_what_a_sensor_remembers(session: Any, wanted: dict[str, Any], seconds: float) -> None:
+    try:
+        from airflow.models.task_state_store import TaskStateStoreModel
+    except ImportError:  # below 3.3
+        return
+    from sqlalchemy import select
+
+    for row in session.scalars(select(TaskStateStoreModel).filter_by(**wanted)):
+        remembered = json.loads(row.value)
+        if isinstance(remembered, dict) and remembered.get("not_before"):
+            row.value = json.dumps({**remembered, "not_before": remembered["not_before"] - seconds})

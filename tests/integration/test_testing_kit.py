@@ -1,0 +1,191 @@
+"""``assert_dag_ends`` and what it stands on must be able to fail, and say why."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import docs_text
+import pytest
+from airflow.sdk import DAG
+from docs_text import DOCS, ROOT
+
+from crm_provider._compat import AirflowSkipException, BaseOperator
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.sandbox import Fault, Sandbox
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.testing import assert_dag_ends, fresh_airflow_home, load_dag, run_dag
+
+
+class Ends(BaseOperator):
+    """Raises what it is told to at its first try."""
+
+    def __init__(self, *, error: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.error = error
+
+    def execute(self, context: Any) -> None:
+        if self.error is not None and context["ti"].try_number == 1:
+            raise self.error
+
+
+@pytest.fixture
+def dag() -> DAG:
+    """One task that is skipped, one that fails and two mapped ones, of which one fails."""
+    with DAG("testing_kit", schedule=None) as dag:
+        Ends(task_id="well")
+        Ends(task_id="nothing_to_do", error=AirflowSkipException("nothing to do"))
+        Ends(task_id="wrong", error=ValueError("a wrong value"))
+        Ends.partial(task_id="mapped").expand(error=[None, ValueError("the second")])
+    return dag
+
+
+ENDS = {"nothing_to_do": "skipped", "wrong": "failed", "mapped[1]": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("states", "others"),
+    [
+        (ENDS, "success"),
+        ({**ENDS, "mapped[0]": "success", "well": "success"}, "removed"),
+        ({"well": "success"}, None),
+        ({}, None),
+    ],
+)
+def test_a_run_that_ends_as_expected(states: dict[str, str], others: str | None, dag: DAG) -> None:
+    run = assert_dag_ends(dag, states, others=others)
+    assert run.states() == {
+        "well": "success", "nothing_to_do": "skipped", "wrong": "failed", "mapped[0]": "success", "mapped[1]": "failed",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "line"),
+    [
+        ({**ENDS, "well": "skipped"}, "  well: success, expected skipped. 1 attempt"),
+        ({**ENDS, "wrong": "success"}, "  wrong: failed, expected success. 1 attempt, ValueError: a wrong value"),
+        ({**ENDS, "nothing_to_do": "failed"}, "  nothing_to_do: skipped, expected failed. 1 attempt"),
+        ({"nothing_to_do": "skipped", "wrong": "failed", "mapped": "failed"}, "  mapped[0]: success, expected failed."),
+        ({"nothing_to_do": "skipped", "wrong": "failed"}, "  mapped[1]: failed, expected success. 1 attempt, ValueErr"),
+        ({**ENDS, "mapped[7]": "success"}, "  mapped[7]: there was none"),
+    ],
+)
+def test_what_ended_otherwise_is_told(states: dict[str, str], line: str, dag: DAG) -> None:
+    with pytest.raises(AssertionError) as raised:
+        assert_dag_ends(dag, states)
+    head, *lines = str(raised.value).splitlines()
+    assert head == "testing_kit did not end as expected:"
+    assert [one for one in lines if one.startswith(line)] == lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"states": {"wel": "success"}}, "testing_kit has no task wel; it has mapped, nothing_to_do, well, wrong"),
+        ({"states": {"well": "succeeded"}}, "a task does not end with 'succeeded'; use one of success, failed"),
+        ({"others": "up_for_retry"}, "a task does not end with 'up_for_retry'"),
+        ({"fault": {"effect": "drop"}}, "a fault needs the sandbox that it is for: sandbox=crm_sandbox"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], message: str, dag: DAG) -> None:
+    with pytest.raises(ValueError, match=message):
+        assert_dag_ends(dag, **arguments)
+
+
+# -- with a CRM ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def upsert() -> DAG:
+    with DAG("testing_kit_crm", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(hours=1)}) as dag:
+        CrmUpsertContactOperator(task_id="upsert", contact_email="new@example.com", attributes={"name": "New"})
+    return dag
+
+
+def test_faults_are_there_for_the_run_only(upsert: DAG, crm_quick: Sandbox) -> None:
+    crm_quick.add_fault(effect="drop", path="/nowhere", name="mine")
+    faults = [Fault(effect="error", error="INTERNAL_SERVER_ERROR", count=6), {"effect": "lost", "count": 1}]
+    run = assert_dag_ends(upsert, sandbox=crm_quick, fault=faults)
+    assert run["upsert"].states == ["up_for_retry", "success"]
+    assert run["upsert"].waits == (pytest.approx(3600, abs=60),)
+    assert [status.fault.name for status in crm_quick.faults()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "fault", [{"effect": "drop", "path": "/contact"}, Fault(effect="drop", path="/contact")], ids=["fields", "Fault"]
+)
+def test_a_fault_that_struck_nothing_is_told(fault: Any, upsert: DAG, crm_quick: Sandbox) -> None:
+    with pytest.raises(AssertionError) as raised:
+        assert_dag_ends(upsert, sandbox=crm_quick, fault=fault)
+    assert str(raised.value).splitlines() == [
+        "testing_kit_crm did not end as expected under {'effect': 'drop', 'path': '/contact'}:",
+        "  the fault {'effect': 'drop', 'path': '/contact'} struck no call",
+        "  the sandbox saw: 1 x POST /contacts -> 201",
+    ]
+    assert crm_quick.faults() == []
+
+
+def test_what_the_crm_said_is_told(upsert: DAG, crm_quick: Sandbox) -> None:
+    upsert.get_task("upsert").set_error_policy({"CrmDataError": "skip"})
+    refused = {"effect": "error", "error": "INVALID_INPUT", "method": "POST"}
+    with pytest.raises(AssertionError) as raised:
+        assert_dag_ends(upsert, {"upsert": "failed"}, sandbox=crm_quick, fault=refused)
+    assert str(raised.value).splitlines()[1:] == [
+        "  upsert: skipped, expected failed. 1 attempt, INVALID_INPUT -> skip, by on_error[CrmDataError]",
+        "  the sandbox saw: 1 x POST /contacts -> 422",
+    ]
+
+
+@pytest.mark.parametrize("waiting", [{"mode": "poke"}, {"deferrable": True}, {"mode": "reschedule"}])
+def test_a_sensor_is_not_waited_for(waiting: dict[str, Any], crm_quick: Sandbox) -> None:
+    with DAG("testing_kit_sensor", schedule=None) as dag:
+        CrmContactSensor(task_id="wait", contact_email="ada@example.com", poke_interval=3600, timeout=86400, **waiting)
+    missing = {"effect": "error", "error": "CONTACT_NOT_FOUND", "count": 1}
+    run = assert_dag_ends(dag, sandbox=crm_quick, fault=missing)
+    assert len(crm_quick.journal()) == 2
+    assert run["wait"].waits == ((pytest.approx(3600, abs=60),) if waiting.get("mode") == "reschedule" else ())
+    assert dag.get_task("wait").poke_interval == 3600
+
+
+def test_a_task_that_goes_in_circles_is_stopped(crm_quick: Sandbox) -> None:
+    with DAG("testing_kit_sensor", schedule=None) as dag:
+        CrmContactSensor(task_id="wait", contact_email="nobody@example.com", mode="reschedule", timeout=86400)
+    with pytest.raises(pytest.fail.Exception, match="wait was run 3 times without an end"):
+        run_dag(dag, most_attempts=3)
+
+
+def test_the_message_in_the_documentation_is_a_real_one(crm_quick: Sandbox) -> None:
+    dag = load_dag(ROOT / "example_dags" / "crm_quickstart.py")
+    gone = {"effect": "error", "error": "DEAL_NOT_FOUND", "method": "PUT", "path": "/deals/*"}
+    with pytest.raises(AssertionError) as raised:
+        assert_dag_ends(dag, sandbox=crm_quick, fault=gone)
+    (shown,) = docs_text.fences(DOCS / "testing.md", "text")
+    assert str(raised.value) == shown.code.rstrip("\n")
+
+
+# -- DAG files, homes ---------------------------------------------------------------------------------------
+
+
+def test_a_dag_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "some_dags.py"
+    file.write_text("from airflow.sdk import DAG\none = DAG('one', schedule=None)\ntwo = DAG('two', schedule=None)\n")
+    with pytest.raises(ValueError, match=r"some_dags\.py has the DAGs one, two; say which with dag_id"):
+        load_dag(file)
+    with pytest.raises(ValueError, match=r"has the DAGs one, two; say which"):
+        load_dag(file, "three")
+    assert load_dag(file, "two").dag_id == "two"
+
+
+def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
+    file = tmp_path / "broken_dag.py"
+    file.write_text("from airflow.sdk import DAG\nDAG(1 / 0)\n")
+    with pytest.raises(ValueError, match=r"(?s)broken_dag\.py cannot be imported: .*ZeroDivisionError"):
+        load_dag(file)
+
+
+def test_a_home_comes_too_late_after_airflow() -> None:
+    assert "airflow" in sys.modules
+    with pytest.raises(RuntimeError, match=r"airflow was imported before fresh_airflow_home\(\)"):
+        fresh_airflow_home()
