@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _policy(work: str, on_error: str, *, site: bool) -> ErrorPolicy:
     try:
         overrides = json.loads(on_error)
-    except ValueError as broken:
+    except (ValueError, RecursionError) as broken:
         raise ValueError(f'--on-error is no JSON ({broken}); write it like \'{{"DEAL_NOT_FOUND": "skip"}}\'') from None
     if work not in OPERATORS and work not in [kind.value for kind in Work]:
         close = difflib.get_close_matches(work, OPERATORS, n=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
@@ -94,7 +94,7 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
     matching = [prefix for prefix in rules if plain.startswith(prefix)]
     if matching:
         prefix = max(matching, key=len)
-        return f"{rules[prefix]}{quote(plain[len(prefix) :])}" if rules[prefix] else NO_LINK
+        return _joined(rules[prefix], quote(plain[len(prefix) :])) if rules[prefix] else NO_LINK
     if plain.startswith(("http://", "https://")):
         return plain
     store, _, name = plain.partition("://")
@@ -102,6 +102,11 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
         return NO_LINK  # a browser does not open files of another machine
     bucket, _, key = name.partition("/")
     return CONSOLES[store].format(bucket=quote(bucket), key=quote(key))
+
+
+def _joined(url: str, rest: str) -> str:
+    """A URL and what follows it; after a mere host there is a slash, so that what follows is no part of its name."""
+    return f"{url}{rest}" if urlsplit(url).path else f"{url}/{rest.lstrip('/')}"
 
 
 def _file_link(path: Any) -> str:

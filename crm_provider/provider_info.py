@@ -83,6 +83,8 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
+# A field with a default is saved with it. Where the site's own section [crm] may say something there is none: a
+# connection that was saved without a thought must not hide what the site says.
 CONN_FIELDS: dict[str, Any] = {
     "developer_mode": {
         "label": "Developer mode",
@@ -101,17 +103,19 @@ CONN_FIELDS: dict[str, Any] = {
     },
     "timeout": {
         "label": "Timeout",
-        "description": "Seconds to wait for an answer.",
-        "schema": {"type": ["number", "null"], "default": 30, "minimum": 0.1, "maximum": 600},
+        "description": "Seconds to wait for an answer; empty: what the site says, else 30.",
+        "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600},
     },
     "poll_share": {
         "label": "Share for waiting",
-        "description": "Share of the rate that deferred sensors and watchers take at most; writes have the rest.",
-        "schema": {"type": ["number", "null"], "default": 0.5, "minimum": 0.05, "maximum": 1},
+        "description": "Share of the rate that deferred sensors and watchers take at most; writes have the rest. "
+        "Empty: what the site says, else 0.5.",
+        "schema": {"type": ["number", "null"], "minimum": 0.05, "maximum": 1},
     },
     "rate_store": {
         "label": "Rate store",
-        "description": "Where the rate budget is kept: empty is this host, redis://... is all hosts.",
+        "description": "Where the rate budget is kept: redis://... is for all hosts; empty: what the site says, else "
+        "this host.",
         "schema": {"type": ["string", "null"]},
     },
 }

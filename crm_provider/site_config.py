@@ -105,7 +105,7 @@ def _lines(text: str) -> Mapping[Work, Mapping[Any, Action]]:
 def _json(name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         example = '{"DEAL_NOT_FOUND": "skip"}' if name == "on_error" else '{"/var/crm/": "https://..."}'

@@ -12,7 +12,7 @@ from crm_provider import site_config
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client import CrmClient
 from crm_provider.pacing import Lane, pacer_for
-from crm_provider.settings import Settings
+from crm_provider.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.traffic import Observer
 from crm_provider.transport import Transport
 
@@ -47,7 +47,7 @@ class CrmHook(BaseHook):
     """
 
     conn_name_attr = "crm_conn_id"
-    default_conn_name = "crm_default"
+    default_conn_name = DEFAULT_CONN_ID
     conn_type = "crm"
     hook_name = "CRM"
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
-from crm_provider.hooks.crm import CrmHook
 from crm_provider.outcome import conclude
 from crm_provider.policy import Decision, ErrorPolicy, OnError
 from crm_provider.retry import DEFAULT_RETRY_POLICY
+from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+
+if TYPE_CHECKING:
+    from crm_provider.hooks.crm import CrmHook
 
 
 class CrmOperator(HasErrorPolicy, BaseOperator):
@@ -37,7 +40,7 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
     def __init__(
         self,
         *,
-        crm_conn_id: str = CrmHook.default_conn_name,
+        crm_conn_id: str = DEFAULT_CONN_ID,
         on_error: OnError | ErrorPolicy | None = None,
         retry_policy: Any = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
@@ -49,6 +52,8 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
     @cached_property
     def hook(self) -> CrmHook:
         """The hook of the task's connection."""
+        from crm_provider.hooks.crm import CrmHook
+
         return CrmHook(self.crm_conn_id)
 
     def execute(self, context: Context) -> Any:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crm_provider import validate
 from crm_provider._compat import Context
-from crm_provider.calls.contacts import has_attributes
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, contact_email_of
@@ -75,6 +74,8 @@ class CrmUpsertContactOperator(CrmOperator):
         try:
             ref = self.hook.create_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
         except CrmContactAlreadyExistsError:
+            from crm_provider.calls.contacts import has_attributes
+
             contact = self.hook.get_contact(self.contact_email) if retried else {}
             if not contact or not has_attributes(contact, self.attributes):
                 raise
@@ -146,9 +147,10 @@ def _without(value: Any, email: str, key: str) -> Any:
     """An answer without the address that it is about, wherever and however it says it, and without the key."""
     if isinstance(value, str):
         parts = email.casefold().rpartition("@")  # alone they show only as a whole value: "valid" may be a local part
-        return "[value]" if value.casefold() in parts else without_values(value, (email, key))
+        return "[value]" if value.casefold() in parts else without_values(value, (email, key), in_parts=False)
     if isinstance(value, list):
         return [_without(item, email, key) for item in value]
     if isinstance(value, Mapping):
-        return {without_values(name, (email, key)): _without(item, email, key) for name, item in value.items()}
+        names = {name: without_values(name, (email, key), in_parts=False) for name in value}
+        return {names[name]: _without(item, email, key) for name, item in value.items()}
     return value

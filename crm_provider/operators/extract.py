@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
-from crm_provider.calls.base import Listing
+from crm_provider.hidden import path_text
 from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
-from crm_provider.load.extract import Extract, IfChanged, check_if_changed
+from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
-from crm_provider.load.parts import Owner
-from crm_provider.load.writers import Format, format_of
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
+
+if TYPE_CHECKING:
+    from crm_provider.calls.base import Listing
+    from crm_provider.load.parts import Owner
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):
@@ -56,13 +58,15 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             format_of("", format)
         if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
             checked_fields(fields)
-        self.target = target
+        self.target = path_text(target)
         self.fields = fields
         self.format = format
         self.if_changed = if_changed
         self.formula_guard = formula_guard
 
     def call(self, context: Context) -> dict[str, Any]:
+        from crm_provider.load.extract import Extract, ExtractUnsaved
+
         with self.hook.bulk_client() as client:
             extract = Extract(
                 client,
@@ -80,12 +84,16 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 if not self._goes_on(error, context["ti"]):
                     extract.discard()
                 raise
+            except ExtractUnsaved:
+                if not _tries_left(context["ti"]):
+                    self.log.info("No retry is left: the pages that were kept are removed.")
+                    extract.discard()
+                raise
 
     def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
         """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
         waits = isinstance(error, e.CrmThrottledError)
-        left = int(ti.max_tries or 0) >= int(ti.try_number)
-        return self.error_policy.decide(error).action is Action.RETRY and (waits or left)
+        return self.error_policy.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
 
 
 class CrmExtractContactsOperator(_ExtractOperator):
@@ -112,6 +120,10 @@ class CrmExtractListsOperator(_ExtractOperator):
     listing = "lists"
 
 
+def _tries_left(ti: Any) -> bool:
+    return int(ti.max_tries or 0) >= int(ti.try_number)
+
+
 def _path_of(target: Any) -> Any:
     """A URL as an ``ObjectStoragePath``, which knows its connection."""
     if isinstance(target, str) and "://" in target:
@@ -123,5 +135,7 @@ def _path_of(target: Any) -> Any:
 
 def _owner(ti: Any) -> Owner:
     """The task instance. A user's clear raises ``max_tries``, a retry or a reschedule does not."""
+    from crm_provider.load.parts import Owner
+
     work = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
     return Owner(work=work, epoch=int(ti.max_tries or 0))

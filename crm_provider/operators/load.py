@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider._compat import AirflowSkipException, Context
 from crm_provider.hidden import comes_later, hide_rows, shown
@@ -13,9 +13,11 @@ from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejects import NoRejects, RejectedRows, RejectsFile, read_rejects
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
-from crm_provider.load.sources import Source, open_source
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.task_paths import path_of, with_connection
+
+if TYPE_CHECKING:
+    from crm_provider.load.sources import Source
 
 Only = Literal["retryable", "all"]
 
@@ -69,6 +71,8 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         return {**super()._arguments(), "source": getattr(self, "_source", None)}
 
     def open_source(self) -> Source:
+        from crm_provider.load.sources import open_source
+
         source = shown(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):
             raise SourceError(

@@ -5,34 +5,32 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowFailException, Context
 from crm_provider.assets import note_load
-from crm_provider.hidden import comes_later, hide_list
+from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
 from crm_provider.load.arguments import check_arguments, mapper_of, options_of, remembers
-from crm_provider.load.conclusion import concluded, done, what_to_do
-from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
 from crm_provider.load.fields import Empty
-from crm_provider.load.fingerprints import Fingerprints, secret_for
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.paths import AnyPath, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources import Source
-from crm_provider.load.summary import Summary
-from crm_provider.load.suppression import Suppression
-from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import conclude
 from crm_provider.policy import Action, Work
-from crm_provider.task_checkpoints import checkpoints_for
 from crm_provider.task_paths import path_of, site_report, with_connection
+
+if TYPE_CHECKING:
+    from crm_provider.load.engine import Load, LoadStopped, LoadUnsaved
+    from crm_provider.load.sources import Source
+    from crm_provider.load.summary import Summary
+    from crm_provider.load.window import Interrupt
 
 ARGUMENTS = (
     "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
@@ -125,10 +123,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.suppression = suppression
         self.list_ids, self.resubscribe = list_ids, resubscribe
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
-        self.rejects_path = rejects_path
-        self.state_path = state_path
-        self.report_path = report_path
-        self.checkpoint_path = checkpoint_path
+        self.rejects_path = path_text(rejects_path)
+        self.state_path = path_text(state_path)
+        self.report_path = path_text(report_path)
+        self.checkpoint_path = path_text(checkpoint_path)
         self.check_timeout, self.errors_in_a_row = check_timeout, errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         check_arguments(self._arguments(), later=comes_later)
@@ -178,12 +176,18 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
+        from crm_provider.load.conclusion import done, what_to_do
+        from crm_provider.load.engine import LoadInterrupted, LoadStopped, LoadUnsaved, too_many_rejects
+
         with ExitStack() as opened:
             load = self._prepared(context, opened)
             try:
                 summary = load.run()
             except LoadStopped as stopped:
                 self._stopped(stopped, load, context)
+            except LoadUnsaved as unsaved:
+                self._unsaved(unsaved, load, context)
+                raise
             except LoadInterrupted as interrupted:
                 self._concluded(load, interrupted.summary, str(interrupted))
                 count_load(context["ti"], "interrupted")
@@ -212,6 +216,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def _prepared(self, context: Context, opened: ExitStack) -> Load:
         """The load; what it holds open is closed with ``opened``."""
+        from crm_provider.load.engine import Load
+        from crm_provider.load.fingerprints import Fingerprints, secret_for
+        from crm_provider.load.suppression import Suppression
+        from crm_provider.load.window import Interrupt, Pulse
+        from crm_provider.task_checkpoints import checkpoints_for
+
         given, pulse = self._arguments(), Pulse()
         if not self.checks_only:
             self._check_files()
@@ -276,7 +286,14 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
         conclude(error, stopped.decision, context)
 
+    def _unsaved(self, unsaved: LoadUnsaved, load: Load, context: Context) -> None:
+        summary = self._concluded(load, unsaved.summary, f"{unsaved}.")
+        count_load(context["ti"], "stopped")
+        context["ti"].xcom_push(key="return_value", value=self._result(summary))
+
     def _concluded(self, load: Load, summary: Summary, ending: str) -> Summary:
+        from crm_provider.load.conclusion import concluded
+
         summary = concluded(load, summary, ending=ending, report_path=self._report_path)
         self.last_result = self._result(summary)
         return summary

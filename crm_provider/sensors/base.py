@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import (
@@ -21,14 +21,16 @@ from crm_provider._compat import (
     PokeReturnValue,
     conf,
 )
-from crm_provider.hooks.crm import CrmHook
 from crm_provider.outcome import conclude, reschedule_at
 from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.questions import DirectLookup, Question
 from crm_provider.retry import DEFAULT_RETRY_POLICY
+from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_policy import HasErrorPolicy, for_base_operator
-from crm_provider.triggers.poll import CrmPollTrigger
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting
+from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
+
+if TYPE_CHECKING:
+    from crm_provider.hooks.crm import CrmHook
 
 STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
@@ -62,7 +64,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     def __init__(
         self,
         *,
-        crm_conn_id: str = CrmHook.default_conn_name,
+        crm_conn_id: str = DEFAULT_CONN_ID,
         on_error: OnError | ErrorPolicy | None = None,
         max_errors_in_a_row: int = MAX_ERRORS_IN_A_ROW,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -88,6 +90,8 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     @cached_property
     def hook(self) -> CrmHook:
         """The hook of the task's connection."""
+        from crm_provider.hooks.crm import CrmHook
+
         return CrmHook(self.crm_conn_id)
 
     @cached_property
@@ -127,6 +131,8 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         looked = self.poke(context)
         if isinstance(looked, PokeReturnValue) and looked.is_done:
             return looked.xcom_value
+        from crm_provider.triggers.poll import CrmPollTrigger
+
         trigger = CrmPollTrigger(
             question=self._question.as_data(),
             crm_conn_id=self.crm_conn_id,
@@ -136,7 +142,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
             policy_name=self.error_policy.operator,
             max_errors_in_a_row=self.max_errors_in_a_row,
             share_poll=self.share_poll,
-            memory=asdict(self._waiting),
+            memory={**asdict(self._waiting), "not_before": to_wall(self._waiting.not_before)},
         )
         self.defer(trigger=trigger, method_name="execute_complete")
 
@@ -170,7 +176,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Ask once; an error that policy calls "not yet" is a False, any other is raised as it is."""
-        if time.time() < self._waiting.not_before:
+        if time.monotonic() < self._waiting.not_before:
             return False
         try:
             found = self.check()
@@ -185,9 +191,9 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         decision = self._waiting.met(
             error,
             self.error_policy,
-            time.time(),
+            time.monotonic(),
             interval=self.poke_interval,
-            jitter=random.random(),  # noqa: S311
+            jitter=random.random(),  # noqa: S311 - nothing secret
         )
         if decision.action is not Action.WAIT:
             self._ends = decision
@@ -196,7 +202,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
             raise error
         self.log.info("Not yet: %s", error)
         self._remember(context)
-        if self.reschedule and not self.deferrable and self._waiting.not_before > time.time() + self.poke_interval:
+        if self.reschedule and not self.deferrable and self._waiting.not_before > time.monotonic() + self.poke_interval:
             self._come_back_later(context)
         return False
 
@@ -204,7 +210,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         """Free the slot until the time of the next look, at most until the timeout, which the base class then sees."""
         first = context["ti"].get_first_reschedule_date(context)
         started = first.timestamp() if first is not None else time.time()
-        date = min(self._waiting.not_before, started + self.timeout + 1)
+        date = min(to_wall(self._waiting.not_before), started + self.timeout + 1)
         if date > time.time():
             self.silent_fail = self.never_fail = False  # they would hide the reschedule, too
             raise reschedule_at(datetime.fromtimestamp(date, timezone.utc))

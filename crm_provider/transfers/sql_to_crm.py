@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider._compat import AirflowException, BaseHook
 from crm_provider.lineage import Lineage, lineage_of_query
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources import Source
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
+
+if TYPE_CHECKING:
+    from crm_provider.load.sources import Source
 
 
 class SqlToCrmContactsOperator(CrmLoadOperator):

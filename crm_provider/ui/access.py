@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
+from fastapi import Depends, HTTPException
 
 SHOWN = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 """What the page shows of a DAG."""
 
-current_user = get_user
-"""FastAPI dependency: the user who is logged in, else 401. Its arguments differ from version to version."""
+
+def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
+    """FastAPI dependency: the user who is logged in and may see Airflow's website.
+
+    :raises HTTPException: 401 if nobody is logged in, 403 if the user has no right to see the website
+    """
+    if not get_auth_manager().is_authorized_view(access_view=AccessView.WEBSITE, user=user):
+        raise HTTPException(403, "You have no right to see Airflow's website.")
+    return user
 
 
 def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:

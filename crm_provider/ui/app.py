@@ -49,7 +49,7 @@ def make_app(*, base: str = "") -> FastAPI:
     common = {"root": f"{base}{PREFIX}", "version": __version__}
 
     def page(name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-        text = pages.get_template(name).render(**common, **values)
+        text = pages.get_template(name).render(**common, status=status, **values)
         return HTMLResponse(text, status_code=status, headers={"Cache-Control": "no-store"})
 
     @app.middleware("http")
@@ -60,9 +60,9 @@ def make_app(*, base: str = "") -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def explain_refusal(request: Request, refused: HTTPException) -> Response:
-        if refused.status_code != 401:
+        if refused.status_code not in (401, 403):
             return await http_exception_handler(request, refused)
-        return page("login.html", status=401, login=f"{base}/auth/login?next={base}{PREFIX}/")
+        return page("refused.html", status=refused.status_code, login=f"{base}/auth/login?next={base}{PREFIX}/")
 
     @app.get("/")
     def loads(user: User) -> HTMLResponse:
