@@ -3,11 +3,13 @@
     python scripts/docs_site.py              writes site/, and checks every link in it
 
 The documents are Markdown as a code host shows it. For the site they are copied into ``build/docs``: the README becomes
-the first page, its table of documents the navigation, and each file that a document links to a page of its own.
+the first page, its table of documents the navigation, and each file that a document links to a page of its own. Pages
+of a folder (``operators/``) stand below the document of its name (``operators.md``), in the order of its table.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,7 +51,7 @@ def main() -> int:
     print(*problems, sep="\n", end="\n" if problems else "")
     if not problems:
         print(
-            f"{SITE.relative_to(ROOT)}/index.html: {len(list(SITE.glob('*.html')))} pages, every link leads somewhere"
+            f"{SITE.relative_to(ROOT)}/index.html: {len(list(SITE.rglob('*.html')))} pages, every link leads somewhere"
         )
     return 1 if problems else 0
 
@@ -63,6 +65,8 @@ def stage(folder: Path) -> None:
         text = with_links_for_the_site(document, pages, linked)
         if name == "index.md":
             text += navigation(text)
+        if document.with_suffix("").is_dir():
+            text += toctree(pages_below(document))
         write(folder / name, text)
     for path in linked:
         write(folder / f"{file_page(path)}.md", file_text(path))
@@ -80,8 +84,9 @@ def write(path: Path, text: str) -> None:
 
 def page_names() -> dict[Path, str]:
     """The documents, and what they are called on the site."""
-    names = {path: path.name for path in sorted(DOCS.glob("*.md"))}
-    return {ROOT / "README.md": "index.md", ROOT / "CHANGELOG.md": "changelog.md", **names}
+    names = {path: path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))}
+    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "reporting.md"}
+    return {**{ROOT / name: page for name, page in own.items()}, **names}
 
 
 def with_links_for_the_site(document: Path, pages: Mapping[Path, str], linked: set[Path]) -> str:
@@ -89,6 +94,7 @@ def with_links_for_the_site(document: Path, pages: Mapping[Path, str], linked: s
 
     :param linked: takes the files, other than documents, that it links to
     """
+    here = Path(pages.get(document, document.name)).parent
 
     def replaced(match: re.Match[str]) -> str:
         link = match["link"]
@@ -103,6 +109,7 @@ def with_links_for_the_site(document: Path, pages: Mapping[Path, str], linked: s
             name = f"{file_page(target)}.md"
         else:
             return match[0]  # Sphinx complains about it
+        name = Path(os.path.relpath(name, here)).as_posix()
         return f"{match[0].removesuffix(f'({link})')}({name}{hash_}{anchor})"
 
     return _CODE_OR_LINK.sub(replaced, document.read_text(encoding="utf-8"))
@@ -141,14 +148,20 @@ def groups(readme: str) -> list[Group]:
 
 def navigation(index: str) -> str:
     """The README's table of documents as Sphinx wants it."""
-    return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {group.caption}\n\n{_entries(group.pages)}\n```\n"
-        for group in [*groups(index), Group("Project", [("Changes", "changelog")])]
-    )
+    shown = [*groups(index), Group("Project", [("Changes", "changelog"), ("Vulnerabilities", "reporting")])]
+    return "".join(toctree(group.pages, f":caption: {group.caption}\n") for group in shown)
 
 
-def _entries(pages: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"{title} <{name}>" for title, name in pages)
+def pages_below(document: Path) -> list[tuple[str, str]]:
+    """The pages of a document's folder, in the order of its table: title, and where it is from the document."""
+    row = re.compile(rf"^\| \[`(\w+)`\]\(({re.escape(document.stem)}/[\w-]+)\.md\) \|", re.MULTILINE)
+    return row.findall(document.read_text(encoding="utf-8"))
+
+
+def toctree(pages: Iterable[tuple[str, str]], options: str = "") -> str:
+    """Pages, by title and name, in the navigation of Sphinx."""
+    entries = "\n".join(f"{title} <{name}>" for title, name in pages)
+    return f"\n```{{toctree}}\n:hidden:\n{options}\n{entries}\n```\n"
 
 
 if __name__ == "__main__":

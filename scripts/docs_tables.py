@@ -1,6 +1,7 @@
 """Write the tables in ``docs/*.md`` that can be computed: from the catalogue, the policy, the settings, the client.
 
-    python scripts/docs_tables.py            rewrites what lies between <!-- generated: NAME --> and <!-- end -->
+    python scripts/docs_tables.py            rewrites what lies between <!-- generated: NAME --> and <!-- end -->;
+                                             for one class or file of its own: <!-- generated: NAME ARGUMENT -->
     python scripts/docs_tables.py --check    only says which parts are out of date; exit code 1 if any is
 
 Standard library and ``crm_provider``; no Airflow.
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import docs_operators
 from docs_text import DOCS, ROOT
 
-from crm_provider import errors, paging, redaction, responses, transport, waiting, wire
+from crm_provider import bodies, errors, paging, redaction, responses, transport, waiting, wire
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.client import CrmClient
 from crm_provider.load import plan
@@ -30,7 +32,7 @@ from crm_provider.policy import ACTIONS_OF, NO_ERRORS, OPERATORS, PRESETS, Actio
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.settings import Settings
 
-GENERATED = re.compile(r"^<!-- generated: ([\w-]+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
+GENERATED = re.compile(r"^<!-- generated: ([\w-]+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 EMAIL = "ada@example.com"
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, say what is out of date")
     check = parser.parse_args(arguments).check
-    stale = [name for document in sorted(DOCS.glob("*.md")) for name in update(document, write=not check)]
+    stale = [name for document in _in_order() for name in update(document, write=not check)]
     for name in stale:
         print(f"{name} {'is out of date: run python scripts/docs_tables.py' if check else 'was rewritten'}")
     return 1 if check and stale else 0
@@ -55,16 +57,22 @@ def update(document: Path, *, write: bool) -> list[str]:
     stale = []
 
     def part(match: re.Match[str]) -> str:
-        name, old = match.groups()
-        new = f"\n{PARTS[name]()}\n\n"
+        name, argument, old = match.groups()
+        new = f"\n{PARTS[name]() if argument is None else PARTS_ABOUT[name](document, argument)}\n\n"
+        shown = name if argument is None else f"{name} {argument}"
         if new != old:
-            stale.append(f"{document.relative_to(ROOT)}: {name}")
-        return f"<!-- generated: {name} -->\n{new}<!-- end -->"
+            stale.append(f"{document.relative_to(ROOT)}: {shown}")
+        return f"<!-- generated: {shown} -->\n{new}<!-- end -->"
 
     text = GENERATED.sub(part, document.read_text(encoding="utf-8"))
     if stale and write:
         document.write_text(text, encoding="utf-8")
     return stale
+
+
+def _in_order() -> list[Path]:
+    """All documents, those that others take from first."""
+    return sorted(DOCS.rglob("*.md"), key=lambda path: (path.parent == DOCS, path))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -193,8 +201,8 @@ def extras() -> str:
     """The extras of a connection."""
     rows = []
     for name, known in CONN_FIELDS.items():
-        schema = known["schema"]
-        default = "-" if schema.get("default") is None else code(str(schema["default"]).lower())
+        schema, value = known["schema"], getattr(Settings, name)
+        default = "-" if value is None else code(f"{value:g}" if isinstance(value, float) else str(value).lower())
         range_ = f"{schema['minimum']} to {schema['maximum']}" if "minimum" in schema else "-"
         rows.append((code(name), schema["type"][0], default, range_, known["description"]))
     return table(("Extra", "Kind", "Default", "Range", "Meaning"), rows)
@@ -326,7 +334,7 @@ def limits() -> str:
         (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back all other callers of the key, too"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
         (f"{wire.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
-        (f"{wire.MAX_BODY // 2**20} MB", "an answer that is larger is an error"),
+        (f"{bodies.MAX_BODY // 2**20} MB", "an answer that is larger, when it is unpacked, is an error"),
         (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
         (f"{paging.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
         (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
@@ -371,17 +379,24 @@ def load_costs() -> str:
 
 
 def modules() -> str:
-    """Every module of the package by the first line of its docstring; the sandbox counts as one."""
+    """Every module of the package by the first line of its docstring; the sandbox and the testing kit count as one."""
     package = ROOT / "crm_provider"
     rows = []
     for path in [*sorted(package.glob("*.py")), *sorted(package.glob("*/*.py"))]:
-        if path.parent.name == "sandbox" and path.name != "__init__.py":
+        if path.parent.name in ("sandbox", "testing") and path.name != "__init__.py":
             continue
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         if about:
             name = path.relative_to(package).as_posix().removesuffix("__init__.py") or "__init__.py"
             rows.append((code(name), about.splitlines()[0].replace("``", "`").rstrip(".")))
     return table(("Module", "What it is"), rows)
+
+
+def file_shown(name: str) -> str:
+    """A file of the repository, without its docstring."""
+    path = ROOT / name
+    text = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
+    return f"```python\n{text}```"
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -400,6 +415,16 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "modules": modules,
 }
 """The parts by the name in their marker."""
+
+PARTS_ABOUT: Mapping[str, Callable[[Path, str], str]] = {
+    "example": docs_operators.example,
+    "parameters": docs_operators.parameter_table,
+    "own-parameters": docs_operators.own_parameter_table,
+    "outcomes": lambda document, name: docs_operators.outcomes(name),
+    "overview": docs_operators.overview,
+    "file": lambda document, name: file_shown(name),
+}
+"""The parts that are about something, which the marker names."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -34,7 +34,7 @@ class Fence:
 
 def documents() -> list[Path]:
     """README, changelog and everything in ``docs``."""
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def fences(document: Path, language: str | None = None) -> list[Fence]:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import requests
 from docs_text import DOCS
 
-from crm_provider import transport
 from crm_provider.sandbox import Sandbox
 
 RunDag = Callable[..., Any]
@@ -27,14 +25,11 @@ NEW = "new@example.com"
 
 
 @pytest.fixture
-def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A CRM that the old connection and the new one lead to; calls are repeated as by default, only sooner."""
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
-    crm_sandbox.configure(rate=None)
-    http = {"conn_type": "http", "host": crm_sandbox.url, "password": crm_sandbox.api_key}
+def crm(crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A CRM that the old connection and the new one lead to."""
+    http = {"conn_type": "http", "host": crm_quick.url, "password": crm_quick.api_key}
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HTTP", json.dumps(http))
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
-    return crm_sandbox
+    return crm_quick
 
 
 @pytest.fixture

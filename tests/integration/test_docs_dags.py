@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import docs_operators
 import docs_text
 import pytest
 from docs_text import DOCS, Fence
@@ -31,9 +32,7 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.outcome import LONG_WAIT, MAX_TOTAL_WAIT
-from crm_provider.policy import OPERATORS
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
@@ -118,41 +117,42 @@ def test_the_connection_as_a_uri_is_understood(monkeypatch: pytest.MonkeyPatch) 
 
 # -- parameters ---------------------------------------------------------------------------------------------
 
-DESCRIBED: dict[str, list[type[CrmOperator | CrmSensor]]] = {
-    "operators.md": [
-        CrmUpsertContactOperator, CrmDeleteContactOperator, CrmVerifyEmailOperator, CrmCreateDealOperator,
-        CrmMoveDealStageOperator, CrmAddContactToListsOperator, CrmTriggerAutomationOperator,
-        CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
-    ],
-    "load.md": [CrmLoadContactsOperator, SqlToCrmContactsOperator, CrmRetryRejectsOperator],
-    "sensors.md": [CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor],
-}  # fmt: skip
-BASES: dict[str, type[CrmOperator | CrmSensor]] = {
-    "operators.md": CrmOperator, "load.md": CrmLoadOperator, "sensors.md": CrmSensor,
-}  # fmt: skip
-PAGES = [(page, cls) for page, classes in DESCRIBED.items() for cls in classes]
+CLASSES: list[type[CrmOperator | CrmSensor]] = [
+    CrmUpsertContactOperator, CrmDeleteContactOperator, CrmVerifyEmailOperator, CrmCreateDealOperator,
+    CrmMoveDealStageOperator, CrmAddContactToListsOperator, CrmTriggerAutomationOperator,
+    CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
+    CrmLoadContactsOperator, SqlToCrmContactsOperator, CrmRetryRejectsOperator,
+    CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor,
+]  # fmt: skip
+BASES: dict[str, type[CrmOperator | CrmSensor]] = {"operators.md": CrmOperator, "sensors.md": CrmSensor}
 
 
-def parameter_table(section: str) -> dict[str, tuple[str, str]]:
-    """Parameter -> default and whether it is templated, as a section's first table says."""
+def parameter_table(text: str) -> dict[str, tuple[str, str]]:
+    """Parameter -> default and whether it is templated, as the first table of parameters says."""
     head = "| Parameter | Default | Templated | Meaning |\n"
-    lines = section[section.index(head) + len(head) :].splitlines()[1:]
+    lines = text[text.index(head) + len(head) :].splitlines()[1:]
     rows = [line.split(" | ") for line in lines[: lines.index("")]]
-    return {row[0].strip("| `"): (row[1].strip("` "), row[2].strip()) for row in rows}
+    return {re.findall(r"`(\w+)`", row[0])[0]: (row[1].strip("` "), row[2].strip()) for row in rows}
 
 
-def parameters(cls: type, *, required: set[str]) -> dict[str, tuple[str, str]]:
-    """The same of a class."""
-    found = {}
-    for name, parameter in inspect.signature(cls.__init__).parameters.items():
-        if name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+def parameters(cls: type, *, whole: bool) -> dict[str, tuple[str, str]]:
+    """The same of a class.
+
+    :param whole: with what its bases of this package add
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for owner in cls.__mro__ if whole else [cls]:
+        if not owner.__module__.startswith("crm_provider.") or "__init__" not in vars(owner):
             continue
-        default = '"' + parameter.default + '"' if isinstance(parameter.default, str) else str(parameter.default)
-        if name == "retry_policy":
-            default = "DEFAULT_RETRY_POLICY"
-        if parameter.default is inspect.Parameter.empty or name in required:
-            default = "required"
-        found[name] = (default, "yes" if name in cls.template_fields else "no")
+        for name, parameter in inspect.signature(owner.__init__).parameters.items():
+            if name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                continue
+            default = '"' + parameter.default + '"' if isinstance(parameter.default, str) else str(parameter.default)
+            if name == "retry_policy":
+                default = "DEFAULT_RETRY_POLICY"
+            if parameter.default is inspect.Parameter.empty or name == "contact_email":
+                default = "required"  # contact_email is None only so that `email` may stand for it
+            found.setdefault(name, (default, "yes" if name in cls.template_fields else "no"))
     return found
 
 
@@ -161,29 +161,26 @@ def section_of(page: str, heading: str) -> str:
     return text[text.index(f"\n## {heading}\n") :]
 
 
-@pytest.mark.parametrize(("page", "cls"), PAGES, ids=lambda value: getattr(value, "__name__", value))
-def test_the_parameters_of_an_operator_are_described(page: str, cls: type) -> None:
-    described = parameter_table(section_of(page, cls.__name__))
-    assert described == parameters(cls, required={"contact_email"})  # None only so that `email` may stand for it
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_parameters_of_an_operator_are_described(cls: type) -> None:
+    """The page is made from what is written; here is what Python makes of it."""
+    page = docs_operators.page_of(cls.__name__).read_text("utf-8")
+    assert parameter_table(page) == parameters(cls, whole=True)
 
 
 @pytest.mark.parametrize(("page", "base"), BASES.items())
 def test_the_parameters_of_all_are_described(page: str, base: type) -> None:
-    assert parameter_table(section_of(page, "What all of them have")) == parameters(base, required=set())
+    assert parameter_table(section_of(page, "What all of them have")) == parameters(base, whole=False)
 
 
 def test_every_operator_is_described() -> None:
-    described = {cls.__name__ for classes in DESCRIBED.values() for cls in classes}
-    assert described == {name.partition("(")[0] for name in OPERATORS}
-    for page, classes in DESCRIBED.items():
-        shown = re.findall(r"^## ((?:Crm|SqlTo)\w+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
-        assert shown == [cls.__name__ for cls in classes]
+    assert {cls.__name__ for cls in CLASSES} == set(docs_operators.names())
 
 
-@pytest.mark.parametrize(("page", "cls"), PAGES, ids=lambda value: getattr(value, "__name__", value))
-def test_the_module_of_an_operator_is_named(page: str, cls: type) -> None:
-    text = (DOCS / page).read_text("utf-8")
-    assert f"| [`{cls.__name__}`](#{cls.__name__.lower()}) | `{cls.__module__}` |" in text
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_example_imports_the_operator_from_its_module(cls: type) -> None:
+    page = docs_operators.page_of(cls.__name__).read_text("utf-8")
+    assert re.search(rf"^from {cls.__module__} import .*\b{cls.__name__}\b", page, re.MULTILINE)
 
 
 def test_the_waits_are_those_of_the_code() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docs_operators
 import docs_tables
 import docs_text
 import pytest
@@ -46,8 +47,9 @@ def test_the_generated_parts_are_up_to_date(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_part_that_can_be_generated_is_used_once() -> None:
-    used = [name for path in DOCS.glob("*.md") for name, _ in docs_tables.GENERATED.findall(path.read_text("utf-8"))]
-    assert sorted(used) == sorted(docs_tables.PARTS)
+    found = [part for path in DOCUMENTS for part in docs_tables.GENERATED.findall(path.read_text("utf-8"))]
+    assert sorted(name for name, about, _ in found if not about) == sorted(docs_tables.PARTS)
+    assert {name for name, about, _ in found if about} == set(docs_tables.PARTS_ABOUT)
 
 
 def test_a_part_that_is_out_of_date_is_told_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,41 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 def test_the_readme_links_every_document() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in docs_text.links(ROOT / "README.md")}
-    assert set(DOCS.glob("*.md")) <= linked
+    assert set(DOCS.glob("*.md")) <= linked  # what is in a folder is linked by the document of its name
+
+
+# -- pages of operators and sensors -------------------------------------------------------------------------
+
+SECTIONS = ["Parameters", "What it returns", "Calls", "Errors", "Retries and kills"]
+
+
+def test_every_operator_has_a_page_and_every_page_an_operator() -> None:
+    pages = {docs_operators.page_of(name) for name in docs_operators.names()}
+    assert pages == set(DOCS.glob("*/*.md"))
+    examples = {docs_operators.example_of(name) for name in docs_operators.names()}
+    assert examples == {*(ROOT / "example_dags").glob("operators/*.py"), *(ROOT / "example_dags").glob("sensors/*.py")}
+
+
+@pytest.mark.parametrize("name", docs_operators.names())
+def test_a_page_says_all_that_is_to_be_said(name: str) -> None:
+    text = docs_operators.page_of(name).read_text("utf-8")
+    assert text.startswith(f"# {name}\n")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert [section for section in sections if section != "At 3 a.m."] == SECTIONS
+    generated = [(part, about) for part, about, _ in docs_tables.GENERATED.findall(text)]
+    assert generated == [("example", name), ("parameters", name), ("outcomes", name)]
+    assert f"`python -m crm_provider policy --for {name}`" in text
+
+
+@pytest.mark.parametrize("name", docs_operators.names())
+def test_a_pages_outcomes_are_those_of_the_policy(name: str) -> None:
+    shown = {}
+    for row in docs_operators.outcomes(name).splitlines()[2:]:
+        if row.startswith("|"):
+            errors, _, outcome, _ = row.strip("| ").split(" | ")
+            shown.update(dict.fromkeys(re.findall(r"`(\w+)`", errors), outcome))
+    policy = ErrorPolicy(work=OPERATORS[name], operator=name)
+    assert shown == {spec.type: policy.decide(spec.error).action.value for spec in CATALOGUE.values()}
 
 
 def test_anchors_are_those_of_github(tmp_path: Path) -> None:
@@ -343,7 +379,7 @@ def test_every_error_that_a_connection_test_can_meet_is_explained() -> None:
 @pytest.mark.parametrize("name", EXTRAS)
 def test_the_form_of_the_connection_is_that_of_the_settings(name: str) -> None:
     schema = CONN_FIELDS[name]["schema"]
-    assert getattr(Settings(api_key="key"), name) == schema.get("default")
+    assert schema.get("default") in (getattr(Settings(api_key="key"), name), None)
     assert "null" in schema["type"]
     for bound, beyond in (("minimum", -1e-6), ("maximum", 1e-6)):
         if bound in schema:

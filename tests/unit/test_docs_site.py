@@ -14,12 +14,14 @@ PAGES = {
     DOCS / "load.md": "load.md",
     DOCS / "errors.md": "errors.md",
     ROOT / "CHANGELOG.md": "changelog.md",
+    DOCS / "operators" / "upsert-contact.md": "operators/upsert-contact.md",
 }
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("[upsert](operators/upsert-contact.md#calls)", "[upsert](operators/upsert-contact.md#calls)"),
         ("[Loads](load.md#rejects)", "[Loads](load.md#rejects)"),
         ("[start](../README.md)", "[start](index.md)"),
         ("[changes](../CHANGELOG.md) and [errors](errors.md)", "[changes](changelog.md) and [errors](errors.md)"),
@@ -38,6 +40,21 @@ def test_links_lead_to_the_pages_of_the_site(text: str, expected: str, monkeypat
     assert linked == ({ROOT / "example_dags" / "crm_load.py"} if "example_dags" in text else set())
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[Loads](../load.md#rejects)", "[Loads](../load.md#rejects)"),
+        ("[start](../../README.md)", "[start](../index.md)"),
+        ("[`a.py`](../../example_dags/crm_load.py)", "[`a.py`](../example_dags-crm_load.md)"),
+        ("[this](upsert-contact.md)", "[this](upsert-contact.md)"),
+    ],
+)
+def test_links_of_a_page_in_a_folder(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
+    page = DOCS / "operators" / "upsert-contact.md"
+    assert docs_site.with_links_for_the_site(page, PAGES, set()) == expected
+
+
 def test_the_navigation_is_the_table_of_the_readme() -> None:
     readme = (
         "| **Start** | |\n| [Connection](docs/connection.md) | x |\n| **Run** | |\n| [By `make`](docs/run-it.md) | |\n"
@@ -46,12 +63,18 @@ def test_the_navigation_is_the_table_of_the_readme() -> None:
         docs_site.Group("Start", [("Connection", "connection")]),
         docs_site.Group("Run", [("By make", "run-it")]),
     ]
-    assert "\n:caption: Run\n\nBy make <run-it>\n" in docs_site.navigation(readme)
+    assert "\n:hidden:\n:caption: Run\n\nBy make <run-it>\n" in docs_site.navigation(readme)
 
 
 def test_every_document_is_in_the_navigation() -> None:
     shown = [name for group in docs_site.groups((ROOT / "README.md").read_text("utf-8")) for _, name in group.pages]
     assert sorted(shown) == sorted(path.stem for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent.name for path in DOCS.glob("*/*.md")}))
+def test_every_page_of_a_folder_is_in_the_table_of_the_document_of_its_name(folder: str) -> None:
+    shown = [name for _, name in docs_site.pages_below(DOCS / f"{folder}.md")]
+    assert sorted(shown) == sorted(f"{folder}/{path.stem}" for path in (DOCS / folder).glob("*.md"))
 
 
 def test_what_sphinx_reads_is_all_there(tmp_path: Path) -> None:

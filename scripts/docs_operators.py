@@ -1,0 +1,299 @@
+"""What the pages of operators and sensors say that can be computed: examples, parameters, outcomes of errors.
+
+The classes are read, not imported: their modules import Airflow, which needs a home.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+
+from docs_text import DOCS, ROOT
+
+from crm_provider.policy import OPERATORS, ErrorPolicy, Line, explain
+
+PACKAGE = ROOT / "crm_provider"
+FOLDERS = ("operators", "transfers", "sensors")
+
+REQUIRED = {"contact_email"}
+"""Parameters that are None by default only so that ``email`` may stand for them."""
+
+GUIDES: Mapping[str, Mapping[str, str]] = {
+    "CrmOperator": {
+        "crm_conn_id": "connection.md",
+        "on_error": "errors.md#on_error",
+        "retry_policy": "errors.md#your-own-retry_policy",
+    },
+    "CrmSensor": {
+        "crm_conn_id": "connection.md",
+        "on_error": "errors.md#on_error",
+        "max_errors_in_a_row": "sensors.md#what-ends-the-wait",
+        "deferrable": "sensors.md#waiting-without-a-slot",
+        "retry_policy": "errors.md#your-own-retry_policy",
+    },
+    "CrmLoadOperator": {
+        "mapping": "load-mapping.md",
+        "mode": "load.md#modes",
+        "plan": "load.md#plans-few-calls",
+        "compare": "load.md#plans-few-calls",
+        "duplicates": "load.md#several-rows-with-one-email",
+        "suppression": "load.md#people-who-have-said-no",
+        "list_ids": "load.md#people-who-have-said-no",
+        "rejects_path": "load.md#rejects",
+        "state_path": "load.md#plans-few-calls",
+        "report_path": "load.md#what-it-leaves-behind",
+        "checkpoint_path": "load.md#resuming",
+        "dry_run": "load.md#dry-run",
+    },
+    "_ExtractOperator": {
+        "target": "extract.md#the-file",
+        "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
+    },
+}
+"""Where a guide says more about a parameter, by the class that has it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an operator.
+
+    :param owner: the class whose ``__init__`` has it
+    """
+
+    name: str
+    default: str
+    meaning: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A class as it is written."""
+
+    node: ast.ClassDef
+    tree: ast.Module
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.node) or ""
+
+    @property
+    def bases(self) -> list[Source]:
+        """Those of this package, in order."""
+        return [sources()[name] for name in map(ast.unparse, self.node.bases) if name in sources()]
+
+    def assigned(self, name: str) -> ast.expr | None:
+        """What a name is set to in the body of the class."""
+        return _assigned(self.node.body, name)
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """The classes of operators, transfers and sensors, by name."""
+    found = {}
+    for path in [path for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("*.py"))]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found.update({node.name: Source(node, tree) for node in tree.body if isinstance(node, ast.ClassDef)})
+    return found
+
+
+def names() -> list[str]:
+    """The operators and sensors that users type."""
+    return list(dict.fromkeys(name.partition("(")[0] for name in OPERATORS))
+
+
+def page_of(name: str) -> Path:
+    """The page of an operator or a sensor: ``CrmUpsertContactOperator`` is at ``operators/upsert-contact.md``."""
+    folder = "sensors" if name.endswith("Sensor") else "operators"
+    words = re.findall(r"[A-Z][a-z]+", re.sub(r"^Crm|Operator$|Sensor$", "", name))
+    return DOCS / folder / f"{'-'.join(words).lower()}.md"
+
+
+def example_of(name: str) -> Path:
+    """The example that its page shows."""
+    page = page_of(name)
+    return ROOT / "example_dags" / page.parent.name / f"{page.stem.replace('-', '_')}.py"
+
+
+# -- parts of the pages -------------------------------------------------------------------------------------
+
+
+def example(document: Path, name: str) -> str:
+    """The file that the tests run, without its docstring."""
+    path = example_of(name)
+    code = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
+    link = f"[`{path.relative_to(ROOT).as_posix()}`]({_relative(path, document)})"
+    return f"```python\n{code}```\n\nThis is {link}; the tests run it against the sandbox."
+
+
+def parameter_table(document: Path, name: str) -> str:
+    """All parameters of a class, its own first."""
+    return _table(document, sources()[name], list(parameters(sources()[name])))
+
+
+def own_parameter_table(document: Path, name: str) -> str:
+    """The parameters that a class itself adds to those of its bases."""
+    return _table(document, sources()[name], [one for one in parameters(sources()[name]) if one.owner == name])
+
+
+def outcomes(name: str) -> str:
+    """The lines of ``python -m crm_provider policy --for NAME``, those that say the same as one."""
+    usual = explain(_policy(name))
+    order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.action))
+    rows = []
+    for (action, in_call, origin), lines in groupby(order, key=lambda line: (line.action, line.in_call, line.origin)):
+        rows.append((", ".join(f"`{line.type}`" for line in lines), in_call, action, f"`{origin}`"))
+    text = _markdown_table(("Errors", "In one call", "Outcome", "Says"), rows)
+    for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
+        differ = [
+            line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
+        ]
+        for line in differ:
+            text += (
+                f"\n\nWith `{other[len(name) + 1 : -1].replace(chr(39), chr(34))}`: `{line.type}` is {_counted(line)}."
+            )
+    return text
+
+
+def overview(document: Path, kind: str) -> str:
+    """The operators or sensors with their pages: what each does, and what it costs."""
+    rows = []
+    for name in names():
+        page = page_of(name)
+        if page.parent.name == kind:
+            does = re.split(r"[.;] ", _plain(sources()[name].docstring.split("\n\n")[0]))[0]
+            rows.append((f"[`{name}`]({_relative(page, document)})", does, _calls(page)))
+    return _markdown_table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
+
+
+def _calls(page: Path) -> str:
+    """The first paragraph of a page's section about its calls."""
+    found = re.search(r"^## Calls\n\n(.+?)\n\n", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(found[1].split())) if found else "-"
+
+
+# -- reading classes ----------------------------------------------------------------------------------------
+
+
+def parameters(cls: Source) -> Iterator[Parameter]:
+    """The parameters of a class and then of its bases."""
+    init = next((one for one in cls.node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+    said = dict(re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", cls.docstring, re.DOTALL | re.MULTILINE))
+    if init is not None:
+        for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+            name = argument.arg
+            shown = "required" if default is None or name in REQUIRED else _default(default, cls)
+            yield Parameter(name, shown, _plain(said[name]), cls.node.name)
+    for base in cls.bases:
+        yield from parameters(base)
+
+
+def templated(cls: Source) -> set[str]:
+    """The names in ``template_fields``."""
+    fields = cls.assigned("template_fields")
+    if not isinstance(fields, ast.Tuple):
+        return set().union(*map(templated, cls.bases))
+    found: set[str] = set()
+    for field in fields.elts:
+        if isinstance(field, ast.Constant):
+            found.add(str(field.value))
+        elif isinstance(field, ast.Starred):
+            found |= templated(sources()[ast.unparse(field.value).partition(".")[0]])
+    return found
+
+
+def _default(node: ast.expr, cls: Source) -> str:
+    """A default as one would type it; constants by their value."""
+    if isinstance(node, ast.Call):  # conf.getboolean(..., fallback=False)
+        node = next(keyword.value for keyword in node.keywords if keyword.arg == "fallback")
+    value = _value(node, cls.tree)
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return f'`"{value.value}"`'
+    return f"`{ast.unparse(value)}`"
+
+
+def _value(node: ast.expr, tree: ast.Module) -> ast.expr:
+    """What a name stands for, if it is a constant of this package; else the name."""
+    name, _, attribute = ast.unparse(node).partition(".")
+    there = _module_of(name, tree)
+    value: ast.expr | None = None
+    if there is not None and isinstance(node, ast.Attribute):
+        body = next(one.body for one in there.body if isinstance(one, ast.ClassDef) and one.name == name)
+        value = _assigned(body, attribute)
+    elif there is not None and isinstance(node, ast.Name):
+        value = _assigned(there.body, name)
+    return value if isinstance(value, ast.Constant) else node
+
+
+def _module_of(name: str, tree: ast.Module) -> ast.Module | None:
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            path = (ROOT / str(node.module).replace(".", "/")).with_suffix(".py")
+            return ast.parse(path.read_text("utf-8")) if path.is_file() else None
+    return None
+
+
+def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
+    for node in body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in map(ast.unparse, targets):
+            return node.value
+    return None
+
+
+# -- writing Markdown ---------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """A docstring's text as Markdown; what it says to see is linked already."""
+    text = re.sub(r"[.;]? ?[Ss]ee :\w+:`[^`]+`", "", " ".join(text.split()))
+    text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text)
+    return re.sub(r"(?<!\.)\.$", "", text.replace("``", "`").strip())
+
+
+def _table(document: Path, cls: Source, rows: list[Parameter]) -> str:
+    rendered = templated(cls)
+    return _markdown_table(
+        ("Parameter", "Default", "Templated", "Meaning"),
+        [(_linked(one, document), one.default, "yes" if one.name in rendered else "no", one.meaning) for one in rows],
+    )
+
+
+def _linked(one: Parameter, document: Path) -> str:
+    guides = {"contact_email": "operators.md#why-contact_email-and-not-email", **GUIDES.get(one.owner, {})}
+    if one.name not in guides:
+        return f"`{one.name}`"
+    path, _, anchor = guides[one.name].partition("#")
+    link = "" if DOCS / path == document else _relative(DOCS / path, document)
+    return f"[`{one.name}`]({link}{'#' if anchor else ''}{anchor})"
+
+
+def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _relative(path: Path, document: Path) -> str:
+    return Path(os.path.relpath(path, document.parent)).as_posix()
+
+
+def _policy(name: str) -> ErrorPolicy:
+    return ErrorPolicy(work=OPERATORS[name], operator=name)
+
+
+def _strength(line: Line) -> tuple[bool, int]:
+    """What the operator says itself comes first, then what is not a failure."""
+    order = ("skip", "wait", "retry", "reject", "fail")
+    return line.origin.startswith("default["), order.index(line.action) if line.action in order else 0
+
+
+def _counted(line: Line) -> str:
+    return {"skip": "skipped", "fail": "a failure", "reject": "rejected"}.get(line.action, f"counted as {line.action}")
