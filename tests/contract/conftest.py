@@ -1,0 +1,75 @@
+"""The contract suite: each test asks a sandbox and, where it is wanted, a real account (``make contract``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from contract_accounts import KEY, Account, open_account, targets
+from contract_facts import FACTS, Finding, table
+
+FINDINGS = pytest.StashKey[list[Finding]]()
+LEFT = pytest.StashKey[list[str]]()
+
+Learn = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--contract", action="store_true", help=f"ask the account of {KEY}, too, and print what was learnt"
+    )
+    parser.addoption("--report", type=Path, help="write what was learnt into this file, as a Markdown table")
+
+
+def asked(config: pytest.Config) -> list[str]:
+    return targets(os.environ, wanted=config.getoption("--contract", default=False))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "account" in metafunc.fixturenames:
+        metafunc.parametrize("account", asked(metafunc.config), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def account(request: pytest.FixtureRequest) -> Iterator[Account]:
+    """The account that is asked; what was made in it is deleted at the end."""
+    with open_account(request.param) as opened:
+        yield opened
+        left = opened.clean_up()
+        request.config.stash.setdefault(LEFT, []).extend(left)
+        assert not left or opened.name == "account", left
+
+
+@pytest.fixture
+def learn(request: pytest.FixtureRequest, account: Account) -> Iterator[Learn]:
+    """Notes what an account answered: ``learn("page numbers", "10 records", holds=True)``.
+
+    The test fails in the end if it broke what the provider assumes.
+    """
+    broken = []
+
+    def note(fact: str, saw: str, *, holds: bool | None = None) -> None:
+        finding = Finding(fact=FACTS[fact].name, target=account.name, saw=saw, holds=holds)
+        request.config.stash.setdefault(FINDINGS, []).append(finding)
+        if holds is False:
+            broken.append(f"{fact}: the provider assumes: {FACTS[fact].assumed}; the {account.name} answered: {saw}")
+
+    yield note
+    assert not broken, "\n".join(broken)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--contract", default=False):
+        return
+    names = asked(config)
+    text = table(config.stash.get(FINDINGS, []), names)
+    terminalreporter.section("what was learnt of the API")
+    terminalreporter.write_line(text)
+    if "account" not in names:
+        terminalreporter.write_line(f"{KEY} is not set: no real account was asked, only sandboxes.")
+    for line in config.stash.get(LEFT, []):
+        terminalreporter.write_line(f"left behind, please delete: {line}")
+    if report := config.getoption("--report"):
+        report.write_text(f"{text}\n", encoding="utf-8")

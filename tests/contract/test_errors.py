@@ -1,0 +1,114 @@
+"""What is assumed about errors: each mistake gets its class, whatever the form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from contract_accounts import Account, a_uuid, content, shape
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE
+from crm_provider.responses import Answer, error_of, request_id_of
+
+Learn = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A call that the CRM refuses.
+
+    :param make: makes it at an account
+    :param errors: what it may be taken for
+    """
+
+    make: Callable[[Account], Answer]
+    errors: tuple[type[e.CrmError], ...]
+    not_for: tuple[type[e.CrmError], ...] = field(default=())
+
+
+def _unknown_pipeline(account: Account) -> Answer:
+    contact_id = account.client.create_contact(account.new_email())["id"]
+    body = {"contactId": contact_id, "pipelineId": a_uuid(), "stageId": a_uuid(), "attributes": {"pb_name": "x"}}
+    answer = account.ask("POST", "/deals", body=body)
+    made = content(answer)
+    if answer.status < 300 and isinstance(made, dict):
+        account.note_deal(str(made.get("id") or made.get("data", {}).get("id")))
+    return answer
+
+
+def _twice(account: Account) -> Answer:
+    email = account.new_email()
+    return [account.ask("POST", "/contacts", body={"email": email}) for _ in range(2)][1]
+
+
+def _unknown_list(account: Account) -> Answer:
+    email = account.new_email()
+    account.client.create_contact(email)
+    return account.ask("POST", "/segments/add-contact/{email}", email=email, body={"segmentedListsIds": [a_uuid()]})
+
+
+def _other_key(account: Account) -> Answer:
+    wrong = account.settings.with_(api_key="this-key-is-wrong-on-purpose")
+    return account.ask("GET", "/segments", query={"page": 0}, settings=wrong)
+
+
+MISTAKES: dict[str, Mistake] = {
+    "unknown contact": Mistake(
+        make=lambda account: account.ask("GET", "/contacts/{email}", email=account.new_email()),
+        errors=(e.CrmContactNotFoundError,),
+    ),
+    "empty body": Mistake(make=lambda account: account.ask("POST", "/contacts"), errors=(e.CrmMissingBodyError,)),
+    "email that is none": Mistake(
+        make=lambda account: account.ask("POST", "/contacts", body={"email": ""}), errors=(e.CrmInvalidInputError,)
+    ),
+    "second creation": Mistake(make=_twice, errors=(e.CrmContactAlreadyExistsError,)),
+    "unknown deal": Mistake(
+        make=lambda account: account.ask("PUT", "/deals/{deal_id}", deal_id=a_uuid(), body={"stageId": a_uuid()}),
+        errors=(e.CrmDealNotFoundError,),
+    ),
+    "unknown list": Mistake(make=_unknown_list, errors=(e.CrmSegmentationListNotFoundError,)),
+    "unknown pipeline": Mistake(make=_unknown_pipeline, errors=(e.CrmPipelineNotFoundError, e.CrmStageNotFoundError)),
+    "refused key": Mistake(make=_other_key, errors=(e.CrmAccessError,)),
+    "no key": Mistake(
+        make=lambda account: account.ask("GET", "/segments", query={"page": 0}, with_key=False),
+        errors=(e.CrmAccessError,),
+    ),
+    "unknown route": Mistake(
+        make=lambda account: account.ask("GET", "/no-such-route-of-ours"),
+        errors=(e.CrmRequestError, e.CrmNotFoundError),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake(name: str, account: Account, learn: Learn) -> None:
+    mistake = MISTAKES[name]
+    answer = mistake.make(account)
+    parsed = content(answer)
+    if answer.status < 300:
+        learn(name, f"{answer.status} {shape(parsed)}: no error at all", holds=False)
+        return
+    error = error_of(answer)
+    learn(name, f"{answer.status}, taken for {error.type}", holds=isinstance(error, mistake.errors))
+    if name == "unknown contact":
+        told = error.type in CATALOGUE
+        learn("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=told)
+        learn("request id", _where_the_id_is(answer, parsed), holds=None if request_id_of(answer) is None else True)
+
+
+def _types_named(parsed: Any) -> str:
+    """Where a body names a documented type: only those are shown of its values."""
+    if not isinstance(parsed, dict):
+        return "no type"
+    named = [f"`{name}` = {value}" for name, value in parsed.items() if isinstance(value, str) and value in CATALOGUE]
+    return ", ".join(named) or "no type"
+
+
+def _where_the_id_is(answer: Answer, parsed: Any) -> str:
+    if isinstance(parsed, dict) and "requestId" in parsed:
+        return "`requestId` in the body"
+    headers = [name for name in answer.headers if name.lower() in ("x-amzn-requestid", "x-amz-apigw-id")]
+    return f"in the header {headers[0]}" if headers else "none"
