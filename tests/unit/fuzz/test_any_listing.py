@@ -1,0 +1,275 @@
+"""Servers that lie about page, total and order: a listing ends, is whole or an error, and has each record once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider import paging, watching
+from crm_provider.client import CrmClient
+from crm_provider.paging import PAGE_SIZE, STALE_PAGES, Page, walk_pages
+from crm_provider.readahead import ReadAhead
+from crm_provider.responses import Answer
+from crm_provider.settings import Settings
+from crm_provider.transport import ONE_TRY, Call, Transport
+from unit.fakes import KEY, FakeClock, FakePacer
+
+ROUTE = "/contacts"
+ENOUGH = 60
+"""More pages than any server here has something new on."""
+
+Fetch = Callable[[int], Page]
+
+
+class Server:
+    """Counts the pages that are read, and notes the last one."""
+
+    def __init__(self, answer: Fetch) -> None:
+        self.answer, self.reads = answer, 0
+        self.last: Page | None = None
+
+    def __call__(self, number: int) -> Page:
+        assert number == self.reads, "pages are read one after the other, each once"
+        assert number < ENOUGH, "the listing never ends"
+        self.reads, self.last = self.reads + 1, None
+        self.last = self.answer(number)
+        return self.last
+
+
+def listing(fetch: Fetch, earlier: list[Page] | None = None) -> tuple[list[Any], e.CrmError | None]:
+    """The records that came, and the error that ended them."""
+    got: list[Any] = []
+    try:
+        for listed in walk_pages(fetch, ROUTE, earlier or []):
+            got.extend(listed.fresh)
+    except (e.CrmProtocolError, e.CrmNotFoundError) as error:
+        return got, error
+    return got, None
+
+
+def no_page(number: int) -> Page:
+    raise e.CrmNotFoundError(f"no page {number}", type="HTTP_404", status=404, method="GET", path=ROUTE)
+
+
+def claims_to_be_the_last(server: Server) -> bool:
+    """Whether the server said, consistently, that the page which was read last is the end."""
+    end = (server.reads - 1) * PAGE_SIZE + len(server.last.items) if server.last else 0
+    return server.last is not None and server.last.total is not None and server.last.total == end
+
+
+# -- the records are right, what is said of them is not ------------------------------------------------------
+
+TOTALS = st.lists(st.none() | st.integers(0, 70), min_size=1, max_size=6)
+
+
+@given(
+    count=st.integers(0, 45),
+    size=st.sampled_from([1, 5, 9, 10, 10, 10, 11, 50]),
+    totals=TOTALS,
+    after=st.sampled_from(["empty", "404"]),
+)
+@example(count=45, size=10, totals=[25], after="empty")
+@example(count=45, size=10, totals=[25, None], after="empty")
+@example(count=33, size=50, totals=[20], after="empty")
+def test_all_records_whatever_the_total_says(count: int, size: int, totals: list[int | None], after: str) -> None:
+    truth = [{"id": n} for n in range(count)]
+
+    def answer(number: int) -> Page:
+        items = truth[number * size : (number + 1) * size]
+        return Page(items, totals[number % len(totals)]) if items or after == "empty" else no_page(number)
+
+    server = Server(answer)
+    got, error = listing(server)
+    assert got == truth[: len(got)]
+    if error is None and len(got) < count:
+        assert claims_to_be_the_last(server), "cut off without a word"
+
+
+@given(count=st.integers(0, 45), total=st.booleans(), size=st.sampled_from([1, 5, 9, 10, 11, 50]))
+def test_an_honest_server_of_any_page_size_is_read_whole(count: int, total: bool, size: int) -> None:
+    truth = [{"id": n} for n in range(count)]
+    told = count if total else None
+    assert listing(Server(lambda n: Page(truth[n * size : (n + 1) * size], told))) == (truth, None)
+
+
+@given(start=st.integers(0, 35), changes=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=6))
+def test_who_is_there_all_the_time_is_missed_only_if_others_are_deleted(
+    start: int, changes: list[tuple[bool, int]]
+) -> None:
+    """Records come and go while the pages are read; the server is honest about each moment."""
+    now, new = list(range(start)), itertools.count(1000)
+    deleted: list[int] = []
+
+    def answer(number: int) -> Page:
+        if 0 < number <= len(changes):
+            added, place = changes[number - 1]
+            if added:
+                now.insert(min(place, len(now)), next(new))
+            elif now:
+                deleted.append(now.pop(min(place, len(now) - 1)))
+        return Page([{"id": n} for n in now[number * 10 : number * 10 + 10]], len(now))
+
+    got, error = listing(Server(answer))
+    found = [record["id"] for record in got]
+    assert len(found) == len(set(found))
+    missed = set(range(start)) - set(found) - set(deleted)
+    assert error is not None or len(missed) <= len(deleted)
+
+
+# -- nothing is right ----------------------------------------------------------------------------------------
+
+ODD_TOTAL = st.one_of(
+    st.none(), st.integers(-5, 70), st.just(10**400), st.sampled_from(["25", "many", True, [], {}]), st.floats(0, 50)
+)
+RECORD = st.one_of(
+    st.integers(0, 40).map(lambda n: {"id": n}),
+    st.integers(0, 40).map(lambda n: {"id": f"c-{n}"}),
+    st.sampled_from([{"id": None}, {}, {"id": ["x"]}, {"id": {"y": 1}}, {"id": ""}, {"email": "a@b.c"}]),
+)
+BODY = st.one_of(
+    st.fixed_dictionaries(
+        {"data": st.lists(RECORD, max_size=13)},
+        optional={"total": ODD_TOTAL, "page": st.integers(-2, 60) | st.text(max_size=3) | st.none()},
+    ),
+    st.lists(RECORD, max_size=13),
+)
+BODIES = st.lists(BODY, min_size=1, max_size=7)
+AFTER = st.sampled_from(["empty", "404", "again", "last"])
+
+
+def lying(bodies: list[Any], after: str) -> Fetch:
+    def answer(number: int) -> Page:
+        if number >= len(bodies) and after == "404":
+            return no_page(number)
+        if number >= len(bodies) and after == "empty":
+            return Page.of([], ROUTE)
+        return Page.of(bodies[number % len(bodies) if after == "again" else min(number, len(bodies) - 1)], ROUTE)
+
+    return answer
+
+
+@given(bodies=BODIES, after=AFTER)
+def test_an_end_no_record_twice_and_no_silence(bodies: list[Any], after: str) -> None:
+    server = Server(lying(bodies, after))
+    got, error = listing(server)
+    ids = [json.dumps(record["id"]) for record in got if record.get("id") is not None]
+    assert len(ids) == len(set(ids))
+    if error is None:
+        at_its_end = server.last is None or not server.last.items
+        assert at_its_end or total_reached(server)
+
+
+def total_reached(server: Server) -> bool:
+    """Whether what was received, repetitions included, is as much as some total that was told."""
+    pages = [server.answer(number) for number in range(server.reads)]
+    received = sum(len(page.items) for page in pages)
+    return any(page.total is not None and page.total <= received for page in pages)
+
+
+@given(bodies=BODIES, after=AFTER, at_once=st.integers(1, 5), known=st.integers(0, 7))
+@example(bodies=[{"data": [{"id": 1}], "total": 10**400}], after="empty", at_once=4, known=0)
+def test_reading_ahead_and_going_on_change_nothing(bodies: list[Any], after: str, at_once: int, known: int) -> None:
+    fetch = lying(bodies, after)
+    plain, error = listing(fetch)
+    with ReadAhead(fetch, at_once=at_once) as read:
+        ahead, error_ahead = listing(read)
+    earlier: list[Page] = []
+    with contextlib.suppress(e.CrmProtocolError, e.CrmNotFoundError):
+        earlier.extend(listed.page for listed in itertools.islice(walk_pages(fetch, ROUTE), known))
+    resumed, error_resumed = listing(fetch, earlier)
+    assert ahead == resumed == plain
+    assert str(error_ahead) == str(error_resumed) == str(error)
+
+
+@pytest.mark.parametrize("total", [None, lambda number: (number + 2) * 10], ids=["no total", "a total that runs away"])
+def test_a_listing_of_ever_new_records_is_an_error_some_day(
+    monkeypatch: pytest.MonkeyPatch, total: Callable[[int], int] | None
+) -> None:
+    monkeypatch.setattr(paging, "MOST_PAGES", 50)
+
+    def answer(number: int) -> Page:
+        return Page([{"id": number * 10 + n} for n in range(10)], total(number) if total else None)
+
+    got, error = listing(Server(answer))
+    assert error is not None and "does not end: 50 pages are read" in str(error)
+    assert [record["id"] for record in got] == list(range(490))
+
+
+def test_circles_are_told_before_many_pages_are_read() -> None:
+    server = Server(lambda _: Page([{"id": 1}], 500))
+    assert "goes in circles" in str(listing(server)[1])
+    assert server.reads == STALE_PAGES + 1
+
+
+# -- the same through the client, and what a watch makes of it -----------------------------------------------
+
+
+def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
+    """A client of a server with these bodies by page, and this status for any other page."""
+    settings, clock = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), FakeClock()
+    transport = Transport(settings, budget=ONE_TRY, pacer=FakePacer(), clock=clock, sleep=clock.sleep)
+    transport.close()
+
+    class Wire:
+        def round_trip(self, call: Call) -> Answer:
+            body = pages.get(int(call.query["page"]))
+            found = 200 if body is not None else status
+            return Answer(method="GET", path=call.shown, status=found, headers={}, body=json.dumps(body).encode())
+
+    transport._wire = Wire()  # type: ignore[assignment]
+    return CrmClient(settings, transport=transport)
+
+
+@given(bodies=BODIES, status=st.sampled_from([200, 302, 404, 422, 429, 500]), envelope=st.booleans())
+def test_through_the_client(bodies: list[Any], status: int, envelope: bool) -> None:
+    pages = {n: {"message": "ok", "data": body} if envelope else body for n, body in enumerate(bodies)}
+    try:
+        found = list(client_of(pages, status).list_contacts())
+    except e.CrmError:
+        return
+    ids = [json.dumps(record["id"]) for record in found if record.get("id") is not None]
+    assert len(ids) == len(set(ids))
+    assert status == 404 or len(found) < len(bodies) * 13
+
+
+GROUP = "list-1"
+MEMBERS = st.dictionaries(st.integers(0, 25), st.booleans(), max_size=26)
+
+
+@given(moments=st.lists(st.tuples(MEMBERS, st.booleans()), max_size=7), include=st.booleans(), lasting=st.booleans())
+def test_a_watch_tells_of_each_arrival_once(
+    moments: list[tuple[dict[int, bool], bool]], include: bool, lasting: bool
+) -> None:
+    """Sweeps of a listing that comes and goes, some of them cut off: compared with a plain set of who is inside."""
+    known: watching.Known | None = None
+    inside: set[str] = set()
+    for number, (members, cut_off) in enumerate(moments):
+        records = [
+            {"id": f"c-{n}", "segmentedListsIds": [GROUP.upper()] if member else []} for n, member in members.items()
+        ]
+        total = len(records) + 1000 * cut_off
+        pages = {n: {"data": records[n * 10 : n * 10 + 10], "total": total} for n in range(4)}
+        try:
+            sweep = watching.read("contacts", client_of(pages), lambda: False)
+        except e.CrmProtocolError:
+            assert cut_off
+            continue
+        assert not cut_off, "a listing that was cut off was taken for the whole"
+        change = watching.compare(known, sweep, GROUP, include_existing=include)
+        shown = {f"c-{n}" for n, member in members.items() if member}
+        left = {f"c-{n}" for n, member in members.items() if not member}
+        first = known is None
+        assert set(change.arrived) == (shown - inside if include or not first else set())
+        assert len(change.arrived) == len(set(change.arrived))
+        inside = (inside - left) | shown
+        assert set(change.known) == {watching.fingerprint(record) for record in inside}
+        known = watching.unpack(watching.pack(change.known)) if lasting else change.known
+        assert list(known) == list(change.known), number

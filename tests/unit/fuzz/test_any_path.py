@@ -1,0 +1,137 @@
+"""Every character in an address, and any text in a path, comes out of a real server as it went in, or is refused."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from crm_provider import errors as e
+from crm_provider import validate
+from crm_provider.client import CrmClient
+from crm_provider.pacing import Unlimited
+from crm_provider.sandbox import DEFAULT_API_KEY, Sandbox, ids
+from crm_provider.settings import Settings
+from crm_provider.transport import Transport
+
+BMP = [chr(code) for code in range(0x10000)]
+ASTRAL = [chr(code) for code in random.Random(7).sample(range(0x10000, sys.maxunicode + 1), 3000)]
+
+
+def is_allowed(character: str) -> bool:
+    return character.isprintable() and not character.isspace()
+
+
+ALLOWED = [c for c in BMP + ASTRAL if is_allowed(c) and c != "@"]
+REFUSED = [c for c in BMP + ASTRAL if not is_allowed(c)]
+ASCII = [c for c in ALLOWED if c.isascii()]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(seed="demo", rate=None, magic=False) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def client(sandbox: Sandbox) -> Iterator[CrmClient]:
+    settings = Settings(api_key=DEFAULT_API_KEY, base_url=sandbox.url)
+    transport = Transport(settings, pacer=Unlimited())
+    yield CrmClient(settings, transport=transport)
+    transport.close()
+
+
+def assert_round_trip(client: CrmClient, email: str) -> None:
+    created = client.create_contact(email)
+    found = client.get_contact(email)
+    assert (found["email"], found["id"]) == (email, created["id"])
+
+
+@pytest.mark.parametrize("place", ["{}", "a{}b"])
+def test_every_character_of_ascii_by_itself(client: CrmClient, place: str) -> None:
+    for character in ASCII:
+        assert_round_trip(client, f"{place.format(character)}@{ord(place[0])}.{len(place)}.example.com")
+
+
+def test_every_other_character_below_65536_and_some_above(client: CrmClient) -> None:
+    others = "".join(c for c in ALLOWED if not c.isascii())
+    assert len(others) > 50_000
+    for start in range(0, len(others), 240):
+        part = others[start : start + 240]
+        assert_round_trip(client, f"{part[:60]}@{part[60:]}x.example")
+
+
+LOOKALIKES = [".", "..", "%2e", "%2E%2e", "a/../b", "%", "%zz", "%%", "a%2Fb", "{email}", "a;b=c", "\\", "//", "a+"]
+
+
+@pytest.mark.parametrize("local", LOOKALIKES)
+def test_what_a_server_could_take_for_something_else(client: CrmClient, local: str) -> None:
+    assert_round_trip(client, f"{local}@x.example")
+
+
+def test_every_character_that_is_refused_is_refused_before_anything_is_sent(
+    client: CrmClient, sandbox: Sandbox
+) -> None:
+    before = sandbox.counters().total
+    for character in REFUSED:
+        for email in (f"a{character}b@x.example", f"a@x{character}.example"):
+            with pytest.raises(e.CrmInvalidValueError, match="has a space or control character; remove it"):
+                validate.email(email)
+    for character in REFUSED[::50]:
+        with pytest.raises(e.CrmInvalidValueError, match="email"):
+            client.get_contact(f"a{character}@x.example")
+    assert sandbox.counters().total == before
+
+
+@pytest.mark.parametrize("email", ["", " ", ".", "..", "@", "a", "a@", "@x.example", "\t", "a" * 250 + "@x.example"])
+def test_what_is_no_address_is_refused_before_anything_is_sent(client: CrmClient, sandbox: Sandbox, email: str) -> None:
+    before = sandbox.counters().total
+    for call in (client.get_contact, client.create_contact, client.delete_contact, client.verify_email):
+        with pytest.raises(e.CrmInvalidValueError, match=r"^INVALID_VALUE: Email |^INVALID_VALUE: email "):
+            call(email)
+    assert sandbox.counters().total == before
+
+
+PARTS = st.text(max_size=30) | st.text("./%\\?#&;=+ @{}é漢\u202e\n\0", max_size=8)
+
+
+@given(part=PARTS)
+@example(part=".")
+@example(part="..")
+@example(part="%2e%2e")
+@example(part=" a ")
+def test_any_text_is_one_part_of_a_path_or_refused(client: CrmClient, sandbox: Sandbox, part: str) -> None:
+    """The sandbox says back the address that it was asked to verify, whatever it is."""
+    before = sandbox.counters().total
+    fits = part.strip() and part not in (".", "..") and part.isprintable()
+    try:
+        found = client.request("POST", "/email-verification/{part}", path_params={"part": part})
+    except e.CrmInvalidValueError as refused:
+        assert not fits and "part" in refused.message
+        assert sandbox.counters().total == before
+    else:
+        assert found["email"] == part
+        assert sandbox.counters().total == before + 1
+
+
+@given(text=PARTS | st.uuids().map(str) | st.uuids().map(lambda u: str(u).upper()) | st.uuids().map(lambda u: u.hex))
+def test_an_id_is_a_uuid_or_refused(client: CrmClient, sandbox: Sandbox, text: str) -> None:
+    before = sandbox.counters().total
+    is_uuid = len(text) == 36 and [len(part) for part in text.split("-")] == [8, 4, 4, 4, 12]
+    for call in (
+        client.get_deal,
+        client.delete_deal,
+        lambda i: client.move_deal(i, stage_id=ids.stage_id("Sales", "Won")),
+    ):
+        with pytest.raises(e.CrmDealNotFoundError if is_uuid else e.CrmInvalidValueError):
+            call(text)
+    assert sandbox.counters().total == before + 3 * is_uuid
+    if not is_uuid:
+        with pytest.raises(e.CrmInvalidValueError, match="list_ids"):
+            client.add_contact_to_lists("ada@example.com", [text])
+        with pytest.raises(e.CrmInvalidValueError, match="list_id"):
+            client.find_segmentation_list(list_id=text)
