@@ -7,8 +7,6 @@ Real tasks (``dag.test``) against the real sandbox; a triggerer's clock runs 100
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import json
 import time
 import warnings
@@ -21,20 +19,16 @@ import pytest
 from airflow.sdk import DAG
 
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.polling import Poller
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
-from crm_provider.transport import RetryBudget
-from crm_provider.triggers import connection, poll
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
 Waits = dict[str, list[float]]
 
-FAST = 100.0
 FAIL, WAIT = "fail", "wait"
 
 
@@ -141,21 +135,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 each_mode = pytest.mark.parametrize("mode", MODES)
-
-
-@pytest.fixture
-def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
-    start = time.time()
-
-    def clock() -> float:
-        return start + (time.time() - start) * FAST
-
-    async def sleep(seconds: float) -> None:
-        await asyncio.sleep(seconds / FAST)
-
-    monkeypatch.setattr(connection, "POLL_BUDGET", RetryBudget(tries=1))
-    monkeypatch.setattr(poll, "Poller", functools.partial(Poller, clock=clock, sleep=sleep))
 
 
 @dataclass
@@ -421,8 +400,8 @@ def test_a_trigger_that_breaks_is_no_skip(
     flag: str, crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow's sensor base would skip the task: nothing to do, it seems."""
-    from airflow.sdk.exceptions import TaskDeferralError
+    from airflow.sdk.bases import sensor as module
 
     sensor = CrmListSensor(task_id="x", list_name="Late", deferrable=True, **{flag: True})
-    with pytest.raises(TaskDeferralError):
+    with pytest.raises(module.TaskDeferralError):
         sensor.resume_execution("__fail__", {"error": "Trigger failure", "traceback": ["KeyError"]}, {})  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from demo import EXPECTED  # scripts/demo.py, what `make demo` checks
 from outcomes import Row, verdict, why
 
 from crm_provider.sandbox import Sandbox, ids
+from crm_provider.testing.airflow_home import dag_bag
 
 RunDag = Callable[..., Any]
 
@@ -22,26 +22,17 @@ FILES = sorted(FOLDER.glob("*.py"))
 
 
 @pytest.fixture
-def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox without a rate limit; calls are repeated as often as by default, only sooner."""
-    from crm_provider import transport
-
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
-    crm_sandbox.configure(rate=None)
-    return crm_sandbox
+def crm(crm_quick: Sandbox) -> Sandbox:
+    """In place of the folder's, where a call is sent once: here calls are repeated as often as by default."""
+    return crm_quick
 
 
 @pytest.fixture
 def dag_named(airflow_db: Path) -> Callable[[str], Any]:
     """A DAG of the folder, parsed as Airflow parses it."""
-    try:
-        from airflow.dag_processing.dagbag import DagBag
-    except ImportError:  # Airflow 3.1
-        from airflow.models.dagbag import DagBag
 
     def named(dag_id: str) -> Any:
-        bag = DagBag(dag_folder=str(FOLDER))
+        bag = dag_bag(str(FOLDER))
         assert bag.import_errors == {}
         assert bag.captured_warnings == {}
         return bag.dags[dag_id]
@@ -69,6 +60,11 @@ def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]
     assert {file.stem for file in FILES} == {"crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_quickstart"}
     for file in FILES:
         assert dag_named(file.stem).dag_id == file.stem
+
+
+def test_the_examples_of_pages_are_not_loaded_with_the_folder(airflow_db: Path) -> None:
+    """``make demo`` and whoever takes the folder as it is need not parse them: ``.airflowignore``."""
+    assert set(dag_bag(str(FOLDER)).dags) == {file.stem for file in FILES}
 
 
 def test_the_watchers_ids_are_the_sandboxes(dag_named: Callable[[str], Any]) -> None:

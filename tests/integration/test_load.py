@@ -350,7 +350,7 @@ def test_rejected_rows_fail_the_task_after_all_others_are_done(crm: Sandbox, run
     given = [*rows(8), {"mail": "no address", "first": "Zoe"}]
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
     path = tmp_path / "rejects.jsonl"
-    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, rejects_path=str(path))
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, rejects_path=path)
     assert end.states == ["failed"], "the same rows would be refused again"
     assert counts(end.result) == {"created": 7, "rejected": 2}
     assert end.result["errors"] == {"INVALID_INPUT": 1, "INVALID_VALUE": 1}
@@ -398,7 +398,7 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
     given = [*rows(150), {"mail": "no address", "first": "x"}]
     end = run_task(
         CrmLoadContactsOperator,
-        source=given, mapping=MAPPING, dry_run=True, rejects_path=str(path), state_path=str(state),
+        source=given, mapping=MAPPING, dry_run=True, rejects_path=path, state_path=state,
         report_path=str(tmp_path / "report.md"),
     )  # fmt: skip
     assert end.state == "success"
@@ -698,7 +698,7 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
         mapping=MAPPING,
         check_timeout=False,
         execution_timeout=timedelta(seconds=1),
-        retries=3,
+        retries=10,
         **resuming,
     )
     assert end.states[0] == "up_for_retry"

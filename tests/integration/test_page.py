@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,12 +28,12 @@ class Users:
         self.app, self.manager = app, manager
         self.may: Callable[..., bool] = lambda **asked: True
 
-    def client(self, name: str | None = "ann") -> TestClient:
+    def client(self, name: str | None = "ann", *, role: str | None = "viewer") -> TestClient:
         headers = {}
         if name is not None:
             from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
-            user = SimpleAuthManagerUser(username=name, role="viewer")
+            user = SimpleAuthManagerUser(username=name, role=role)
             headers["Authorization"] = f"Bearer {self.manager.generate_jwt(user)}"
         return TestClient(self.app, headers=headers)
 
@@ -79,9 +80,41 @@ def test_nobody_sees_anything_without_a_login(users: Users, loads: Any, path: st
     assert "page_good" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/", "/policy"])
+def test_who_has_no_right_to_see_the_website_does_not_see_the_page(users: Users, loads: Any, path: str) -> None:
+    answer = users.client("eve", role=None).get(path)
+    assert answer.status_code == 403
+    assert "You may not see this page" in answer.text
+    assert "page_good" not in answer.text
+    assert "INVALID_INPUT" not in answer.text
+
+
+@pytest.mark.parametrize("role", ["viewer", "user", "op", "admin"])
+def test_who_may_see_the_website_sees_the_page(users: Users, loads: Any, role: str) -> None:
+    client = users.client("ann", role=role)
+    assert "page_good" in client.get("/").text
+    assert client.get("/policy").status_code == 200
+
+
+def test_every_path_but_the_known_files_asks_who_it_is(users: Users) -> None:
+    """A page that is added and forgets to ask fails here."""
+    from crm_provider.ui.access import current_user
+    from crm_provider.ui.app import ASSETS
+
+    open_paths = {
+        route.path
+        for route in users.app.routes
+        if current_user not in [dependency.call for dependency in route.dependant.dependencies]
+    }
+    assert open_paths == {"/{name}"}
+    assert set(ASSETS) == {"page.css", "page.js", "icon.svg"}
+
+
 def test_a_token_that_is_none(users: Users) -> None:
     client = users.client(None)
-    assert client.get("/", headers={"Authorization": "Bearer nonsense"}).status_code == 403
+    answer = client.get("/", headers={"Authorization": "Bearer nonsense"})
+    assert answer.status_code == 403
+    assert "Your login is not valid any more" in answer.text
     assert client.get("/", cookies={"_token": "nonsense"}).status_code in (401, 403)
 
 
@@ -142,11 +175,18 @@ def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.Mon
     text = users.client().get("/").text
     assert "<script>alert" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
+    links = re.findall(r"""href=["']?([^"'\s>]*)""", text)
+    assert links
+    assert [link for link in links if not link.startswith("/airflow/")] == [], "all lead into this Airflow"
 
 
 def test_headers(users: Users) -> None:
-    for path, name in (("/", "ann"), ("/policy", "ann"), ("/page.js", None), ("/", None), ("/missing", None)):
-        headers = users.client(name).get(path).headers
+    cases: list[tuple[str, str | None, str | None]] = [
+        ("/", "ann", "viewer"), ("/policy", "ann", "viewer"), ("/", "eve", None), ("/page.js", None, None),
+        ("/", None, None), ("/missing", None, None),
+    ]  # fmt: skip
+    for path, name, role in cases:
+        headers = users.client(name, role=role).get(path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy

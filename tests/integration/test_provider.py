@@ -116,15 +116,19 @@ def test_its_form_fields_are_of_the_kind_that_airflow_reads() -> None:
     assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
 
 
-def test_the_form_has_a_field_for_each_extra_with_its_default() -> None:
+def test_the_form_has_a_field_for_each_extra_and_leaves_to_the_site_what_the_site_may_say() -> None:
     from crm_provider.settings import EXTRAS
+    from crm_provider.site_config import CONNECTION_DEFAULTS
 
     fields = INFO["connection-types"][0]["conn-fields"]
     assert set(fields) == set(EXTRAS)
     settings = Settings(api_key="key")
     assert {name: field["schema"].get("default") for name, field in fields.items()} == {
-        name: getattr(settings, name) for name in EXTRAS
+        name: None if name in CONNECTION_DEFAULTS else getattr(settings, name) for name in EXTRAS
     }
+    for name in CONNECTION_DEFAULTS:
+        default = getattr(settings, name)
+        assert ("this host" if default is None else f"else {default:g}") in fields[name]["description"]
 
 
 MANAGER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import requests
 
 from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox.effects import ELSEWHERE
+from crm_provider.sandbox.effects import ELSEWHERE, LARGE
 
 KEY = {"x-api-key": "sandbox-key"}
 pytestmark = pytest.mark.crm_sandbox(rate=None)
@@ -84,6 +85,31 @@ def test_json_that_is_cut_off_in_a_complete_answer(crm_sandbox: Sandbox) -> None
     assert len(answer.content) == int(answer.headers["content-length"])
     with pytest.raises(requests.JSONDecodeError):
         answer.json()
+
+
+def test_an_answer_that_drips(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="drip", latency=0.001)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True)
+    pieces = list(answer.raw.stream(1))
+    assert json.loads(b"".join(pieces))["data"]["total"] == len(crm_sandbox.store.lists)
+    assert len(pieces) == int(answer.headers["content-length"])
+
+
+def test_a_client_that_has_enough_of_the_drops_may_leave(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.add_fault(effect="drip", count=1)
+    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True) as answer:
+        assert answer.raw.read(1) == b"{"
+    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+
+
+@pytest.mark.parametrize("variant", ["plain", "gzip"])
+def test_a_large_answer(crm_sandbox: Sandbox, variant: str) -> None:
+    crm_sandbox.add_fault(effect="large", variant=variant)
+    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True) as answer:
+        sent = int(answer.headers["content-length"])
+        unpacked = sum(len(piece) for piece in answer.iter_content(1024 * 1024))
+    assert unpacked > LARGE
+    assert (sent < LARGE / 100) is (variant == "gzip")
 
 
 def test_a_magic_email_loses_its_first_answer(crm_sandbox: Sandbox) -> None:

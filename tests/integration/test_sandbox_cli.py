@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import requests
@@ -40,6 +41,32 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         watchdog.cancel()
         process.kill()
         process.communicate()
+
+
+def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
+    state, mine = tmp_path / "crm.json", {"x-api-key": "sandbox-key"}
+    arguments = ("--no-limit", "--seed", "empty", "--state", str(state))
+    with running(*arguments) as (process, printed):
+        base = printed.split()[2]
+        done = requests.post(f"{base}/contacts", json={"email": "kept@example.com"}, headers=mine, timeout=5)
+        assert done.status_code == 201
+        process.kill()
+        process.communicate(timeout=10)
+    with running(*arguments) as (_, printed):
+        found = requests.get(f"{printed.split()[2]}/contacts/kept@example.com", headers=mine, timeout=5)
+    assert (found.status_code, found.json()["data"]["id"]) == (200, done.json()["data"]["id"])
+    assert [path.name for path in tmp_path.iterdir()] == ["crm.json"]
+    assert state.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("content", "text"), [("{", "cannot be read"), ("[]", "no state of a sandbox")])
+def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str) -> None:
+    (tmp_path / "crm.json").write_text(content)
+    with running("--state", str(tmp_path / "crm.json")) as (process, _):
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert text in errors
+    assert "crm.json" in errors
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import socket
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import browser as browsers
 import pytest
 from airflow_stack import AirflowStack
 from browser import picture, text_of, wait_for
+from certificates import make_certificate, server_context
+from raw_server import RawServer, closes
 
 from crm_provider.provider_info import CONN_FIELDS
 from crm_provider.sandbox import Sandbox
+from crm_provider.site_config import CONNECTION_DEFAULTS
 
 pytest.importorskip("selenium.webdriver", reason="needs the extra 'system'")
 pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_GET_IT)
@@ -78,9 +83,60 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     save(browser, host=crm.url, key=crm.api_key)
     assert f"The CRM at {crm.url} answers and takes the key" in result_of_test(browser, "crm_form")
     picture(browser, "connection-test.png")
+    saved = json.loads(stack.api.request("GET", "/api/v2/connections/crm_form")["extra"])
+    assert saved["requests_per_second"] == 5, "the fields of the form are what is saved"
+    assert [saved.get(name) for name in CONNECTION_DEFAULTS] == [None] * 3, "what the site may say is left to it"
 
-    assert stack.api.run_dag("crm_form").state == "success"
+    run = stack.api.run_dag("crm_form")
+    assert run.state == "success", stack.api.log(run, run.tasks[0])
     assert [contact.email for contact in crm.store.contacts.values()] == ["form@example.com"]
+
+
+def test_each_failure_has_words_of_its_own(stack: AirflowStack, crm: Sandbox, browser: Any, tmp_path: Path) -> None:
+    """Test, in the list of connections, tells what is wrong: one after the other, in one session."""
+    old = server_context(make_certificate(tmp_path, "127.0.0.1", expired=True))
+    with (
+        RawServer(closes, tls=old) as untrusted,
+        socket.create_server(("127.0.0.1", 0)) as nobody,  # listens, and is closed before it is called
+    ):
+        refused = nobody.getsockname()[1]
+        nobody.close()
+        cases: dict[str, tuple[str, str | None, str]] = {
+            # connection: base URL, what goes wrong at the CRM, what is said
+            "dns": ("https://nowhere.invalid/v2", None, "the host name is not known (DNS)"),
+            "refused": (f"http://127.0.0.1:{refused}/v2", None, "the connection was refused"),
+            "tls": (untrusted.base_url, None, "the certificate is not trusted"),
+            "route": (f"{crm.root_url}/v3", None, "UNKNOWN_ROUTE (403)"),
+            "key": (crm.url, "FORBIDDEN", "FORBIDDEN (403)"),
+            "throttled": (crm.url, "throttled", "TOO_MANY_REQUESTS (429)"),
+            "quota": (crm.url, "quota used up", "LIMIT_EXCEEDED (429)"),
+            "server": (crm.url, "INTERNAL_SERVER_ERROR", "INTERNAL_SERVER_ERROR (500)"),
+            "away": (crm.url, "unavailable", "SERVICE_UNAVAILABLE (503)"),
+        }
+        for name, (url, _, _) in cases.items():
+            fields = {"connection_id": f"case_{name}", "conn_type": "crm", "host": url, "port": 0}
+            stack.api.request("POST", "/api/v2/connections", {**fields, "password": crm.api_key})
+        browser.refresh()
+        told: dict[str, str] = {}
+        for name, (_, error, _) in cases.items():
+            if error is not None:
+                crm.add_fault(effect="error", error=error, count=1)
+            told[name] = result_of_test(browser, f"case_{name}", known=set(told.values()))
+    assert {name: told[name] for name, (_, _, words) in cases.items() if words not in told[name]} == {}
+    assert not [name for name, text in told.items() if str(crm.api_key) in text]
+
+
+# In one step each, and by script: meanwhile messages come and go, also on top of a button.
+PRESS = """
+const row = [...document.querySelectorAll("tr")].find(row => row.innerText.includes(arguments[0]));
+const button = row?.querySelector("button[aria-label='Test Connection']");
+button?.click();
+return Boolean(button);
+"""
+TOLD = """
+const told = document.querySelectorAll("[data-scope=toast][data-part=description]");
+return [...told].map(message => message.innerText);
+"""
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -104,19 +160,21 @@ def save(browser: Any, *, host: str, key: str) -> None:
     for name, value in (("host", host), ("password", key), ("port", "0")):
         field(browser, name).send_keys(value)
     button(browser, "Save").click()
-    wait_for(lambda: not browser.find_elements("css selector", "[role=dialog]"), 20)
+    wait_for(lambda: not browser.find_elements("css selector", "[role=dialog]"), 60)
 
 
-def result_of_test(browser: Any, conn_id: str) -> str:
-    """What Airflow shows after a click on the connection's test button."""
-    row = f"//tr[contains(., '{conn_id}')]//button[@aria-label='Test Connection']"
-    wait_for(lambda: browser.find_elements("xpath", row), 20)[0].click()
+def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) -> str:
+    """What Airflow shows after a click on the connection's test button.
+
+    :param known: what it has shown before, and may still show
+    """
+    wait_for(lambda: browser.execute_script(PRESS, conn_id), 60)
 
     def told() -> str:
-        toasts = browser.find_elements("css selector", "[data-scope=toast][data-part=description]")
-        return next((toast.text for toast in toasts if toast.text and "successfully created" not in toast.text), "")
+        texts = browser.execute_script(TOLD)
+        return next((text for text in texts if text and text not in known and "successfully created" not in text), "")
 
-    return wait_for(told, 30)
+    return str(wait_for(told, 60))
 
 
 def field(browser: Any, name: str) -> Any:

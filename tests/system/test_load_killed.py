@@ -127,10 +127,13 @@ KILLS = ("task", "worker", "both")
 """What is killed, one after the other: the process of the task, the one that looks after it, both."""
 
 
+@pytest.mark.reliability("process")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process looks after a task")
-def test_no_row_is_lost_or_doubled_by_kills(stack: AirflowStack, crms: Crms, folder: Path) -> None:
+def test_no_row_is_lost_or_doubled_by_kills(
+    stack: AirflowStack, crms: Crms, folder: Path, observed: Callable[..., None]
+) -> None:
     crm = crms["killed"]
-    seed = random.randrange(1000)
+    seed = int(os.environ.get("FAULT_SEED") or random.randrange(1000))
     moments = sorted(random.Random(seed).sample(range(20, ROWS - 60), len(KILLS)))
     print(f"\nkilled after {moments} calls (seed {seed})")
     run_id = start(stack, "killed")
@@ -160,6 +163,15 @@ def test_no_row_is_lost_or_doubled_by_kills(stack: AirflowStack, crms: Crms, fol
     print(f"{unsaved} rows were done but not saved, {again} were sent again; {crm.counters().total} calls")
     assert max(unsaved, again) <= len(KILLS) * (SENT_ROWS + WIDTH)
     assert_rate_kept(crm)
+    observed(
+        fault="the task, its worker, then both are killed (SIGKILL)",
+        hits="load",
+        ends=f"success, after {len(KILLS) + 1} tries",
+        requests=f"at most {SENT_ROWS} rows and those on their way once more for each kill",
+        data="nothing lost, nothing doubled; each rejected row in the file once",
+        said="nothing: it is dead",
+        remedy="nothing: the next try goes on where the last one was",
+    )
 
 
 def kill(what: str, task: Task | None) -> None:

@@ -87,6 +87,25 @@ def test_redis_keeps_no_key_and_forgets_what_nobody_uses(redis: RedisServer) -> 
     assert 0 < client(redis).ttl(name) <= 3600
 
 
+@pytest.mark.parametrize("odd", ["nan", "-nan", "inf", "-inf", "1e308", "-1e308", "1e400", "x", "", "0x10"])
+def test_any_damage_heals(redis: RedisServer, odd: str) -> None:
+    """Redis may be shared with others, who may write what they like: at worst a caller waits for a moment too long."""
+    store = RedisStore(redis.url, "damaged")
+    store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)
+    fields = client(redis).hkeys("crm-provider:damaged")
+    assert len(fields) > 10
+    for field in fields:
+        client(redis).hset("crm-provider:damaged", field, odd)
+        answers = [store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(3)]
+        assert all(0 <= answer.seconds < 30 for answer in answers), field
+
+
+def test_a_key_of_another_kind_is_a_store_that_cannot_be_used(redis: RedisServer) -> None:
+    client(redis).set("crm-provider:other", "text")
+    with pytest.raises(StoreUnusable, match="cannot be kept in Redis"):
+        RedisStore(redis.url, "other").ask(Lane.SINGLE, None, REAL, NEVER_MIND)
+
+
 # -- many hosts ----------------------------------------------------------------------------------------------
 
 HOST = """

@@ -1,0 +1,312 @@
+"""Tasks, loads, extracts and sensors when the way to the CRM breaks: what each ends as, what is lost, what is doubled.
+
+Real tasks (``dag.test``). What all broken ways do to one call is in ``tests/unit/test_broken_ways.py``; here are the
+most telling ones. Each line of the table that this makes is in ``docs/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reliability
+from airflow.sdk import DAG, chain
+from broken_ways import UNREACHABLE, plain_environment
+
+from crm_provider import errors as e
+from crm_provider import transport
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import Sandbox
+from crm_provider.sensors.lists import CrmListSensor
+from crm_provider.testing import assert_no_duplicates
+from crm_provider.wire import Wire
+
+pytestmark = pytest.mark.reliability("network")
+
+RunDag = Callable[..., Any]
+
+NEW = "new@example.com"
+ROWS = [{"email": f"p{number}@example.com", "name": f"P{number}"} for number in range(1, 4)]
+RETRIED, AT_ONCE, DONE = "failed, after 2 tries", "failed, at once", "success"
+
+TASKS: Mapping[str, tuple[type, dict[str, Any]]] = {
+    "upsert": (CrmUpsertContactOperator, {"contact_email": NEW, "attributes": {"name": "New"}}),
+    "load": (
+        CrmLoadContactsOperator,
+        {"source": ROWS, "errors_in_a_row": 2, "mapping": {"email": "email", "name": "name"}},
+    ),
+    "extract": (CrmExtractContactsOperator, {}),
+    "sensor": (
+        CrmListSensor,
+        {"list_name": "Newsletter", "poke_interval": 0.01, "timeout": 30, "max_errors_in_a_row": 1},
+    ),
+    "deferred sensor": (
+        CrmListSensor,
+        {"list_name": "Newsletter", "poke_interval": 10, "timeout": 3_000_000, "deferrable": True},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other without a wait, and rows are sent one after the other."""
+    plain_environment(monkeypatch)
+    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.0))
+    monkeypatch.setattr("crm_provider.load.run.width_for", lambda rate, latency: 1)
+
+
+def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = lambda _: None) -> DAG:
+    """One DAG with a task for each, one after the other, whatever the ends are."""
+    with DAG("broken", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        tasks = []
+        for hit in hits:
+            operator, arguments = TASKS[hit]
+            own = {"target": str(folder / "contacts.jsonl")} if hit == "extract" else {}
+            tasks.append(
+                operator(
+                    task_id=hit.replace(" ", "_"),
+                    trigger_rule="all_done",
+                    on_execute_callback=lambda context, hit=hit: on_start(hit),
+                    **arguments,
+                    **own,
+                )
+            )
+        chain(*tasks)
+    return dag
+
+
+def end_of(task: Any) -> str:
+    """In the words of the table."""
+    tries = sum(1 for state in task.states if state not in ("deferred", "up_for_reschedule"))
+    if task.state == "success":
+        return "success"
+    return f"{task.state}, {'at once' if tries == 1 else f'after {tries} tries'}"
+
+
+@dataclass
+class Table:
+    """Lines of one fault; what was hit in the same way shares one."""
+
+    observed: Callable[..., None]
+    lines: dict[str, tuple[dict[str, Any], list[str]]] = field(default_factory=dict)
+
+    def add(self, hit: str, *, error: BaseException | None, **seen: Any) -> None:
+        key = reliability.Seen.of(part="network", hits="", error=error, **seen).line
+        self.lines.setdefault(key, ({"error": error, **seen}, []))[1].append(hit)
+
+    def write(self) -> None:
+        if not HAS_RETRY_POLICY:
+            return  # the table is that of the newest Airflow; what counts is asserted with all
+        for seen, hits in self.lines.values():
+            self.observed(hits=", ".join(hits), **seen)
+
+
+# -- nothing gets to the CRM ---------------------------------------------------------------------------------
+
+UNREACHED: Mapping[str, tuple[type[e.CrmError], str]] = {
+    # fault: the error of each task, and the end of each task; written down by hand
+    "the host name does not resolve": (e.CrmConnectionError, RETRIED),
+    "nobody listens": (e.CrmConnectionError, RETRIED),
+    "the certificate is self-signed": (e.CrmTlsError, AT_ONCE),
+    "the certificate has expired": (e.CrmTlsError, AT_ONCE),
+    "the certificate is for another host": (e.CrmTlsError, AT_ONCE),
+    "plain HTTP behind https://": (e.CrmTlsError, AT_ONCE),
+    "the proxy is not there": (e.CrmConnectionError, RETRIED),
+    "the proxy wants a password (407)": (e.CrmConfigurationError, AT_ONCE),
+    "the proxy answers HTML itself": (e.CrmTlsError, AT_ONCE),
+}
+
+
+@pytest.mark.parametrize("fault", UNREACHED)
+def test_nothing_gets_to_the_crm(
+    fault: str, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Callable[..., None]
+) -> None:
+    expected, end = UNREACHED[fault]
+    hits = [hit for hit in TASKS if hit != "deferred sensor"]  # which looks on the worker first, as the sensor does
+    table = Table(observed)
+    with UNREACHABLE[fault](monkeypatch, tmp_path) as way:
+        connection = {"conn_type": "crm", "host": way.base_url, "password": "k", "extra": {"rate_store": "off"}}
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(connection))
+        run = run_dag(dag_of(hits, tmp_path))
+    assert way.requests == []
+    assert not (tmp_path / "contacts.jsonl").exists()
+    for hit in hits:
+        task = run[hit]
+        assert end_of(task) == end, hit
+        error = table_error(task)
+        assert type(error) is expected
+        assert error.outcome_known is True
+        assert error.suggested_action[1:] in str(error), "the message says what to do"
+        table.add(hit, fault=fault, ends=end, requests=0, data="nothing was sent", error=error)
+    table.write()
+
+
+def table_error(task: Any) -> e.CrmError:
+    """The typed error that a task ended with."""
+    error = task.error
+    while error is not None and not isinstance(error, e.CrmError):
+        error = error.__cause__
+    assert error is not None, task.states
+    return error
+
+
+# -- it breaks once ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scene:
+    """Strikes each task of a DAG with one fault, and counts its requests."""
+
+    crm: Sandbox
+    fault: Mapping[str, Any]
+    starts: list[tuple[str, int]] = field(default_factory=list)
+
+    def strike(self, hit: str) -> None:
+        """Just before a task runs; a deferred sensor looks on the worker first, and comes to run once more."""
+        again = any(hit == earlier for earlier, _ in self.starts)
+        self.starts.append((hit, len(self.crm.journal())))
+        if again:
+            return
+        self.crm.clear_faults()
+        if hit == "deferred sensor":
+            nothing_yet = json.dumps({"message": "ok", "data": {"page": 0, "total": 0, "data": []}})
+            self.crm.add_fault(effect="garbage", status=200, body=nothing_yet, count=1)
+        self.crm.add_fault(**self.fault)
+
+    def requests(self, hit: str) -> int:
+        after = [at for _, at in self.starts[1:]] + [len(self.crm.journal())]
+        return sum(end - start for (name, start), end in zip(self.starts, after, strict=True) if name == hit)
+
+
+PASSING: Mapping[str, Mapping[str, Any]] = {
+    "an answer is lost": {"effect": "lost"},
+    "an answer is cut off": {"effect": "truncate", "variant": "closed"},
+    "an answer comes byte by byte": {"effect": "drip", "latency": 0.02},
+    "the connection is closed before the request is read": {"effect": "drop"},
+    "a proxy answers HTML, status 502": {"effect": "html", "status": 502},
+}
+"""Each strikes one request of each task."""
+
+
+@pytest.fixture
+def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
+    crm_sandbox.configure(rate=None)
+    return crm_sandbox
+
+
+@pytest.fixture
+def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
+    ticks = itertools.count()
+    monkeypatch.setattr(transport, "Wire", partial(Wire, clock=lambda: float(next(ticks))))
+
+
+def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:
+    """All that was to be written is there, and all that was to be read was read, each once."""
+    names = {email: contact.attributes["name"] for email, contact in crm.store.contacts.items()}
+    written = {email: name for email, name in names.items() if email not in before}
+    assert written == {NEW: "New", **{row["email"]: row["name"] for row in ROWS}}
+    extracted = [json.loads(line)["email"] for line in target.read_text(encoding="utf-8").splitlines()]
+    assert sorted(extracted) == sorted(crm.store.contacts)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_breaks_once_is_mended_within_the_try(
+    fault: str,
+    crm: Sandbox,
+    run_dag: RunDag,
+    a_second_for_each_read: None,
+    fast_triggers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    observed: Callable[..., None],
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm.connection_json(rate_store="off", timeout=10))
+    before, scene, table = list(crm.store.contacts), Scene(crm, {**PASSING[fault], "count": 1}), Table(observed)
+    run = run_dag(dag_of(TASKS, tmp_path, scene.strike))
+    assert run.states() == dict.fromkeys(run.states(), "success")
+    assert {task.try_number for task in run.tasks.values()} == {1}
+    struck = [entry for entry in crm.journal() if entry.fault and not entry.fault.startswith("garbage")]
+    assert len(struck) == len(TASKS), "each task met it once"
+    assert_no_duplicates(crm)
+    check_nothing_lost(crm, before, tmp_path / "contacts.jsonl")
+    for hit in TASKS:
+        table.add(
+            hit,
+            fault=f"{fault}, once",
+            ends=end_of(run[hit.replace(" ", "_")]),
+            requests=scene.requests(hit),
+            data="nothing lost, nothing doubled",
+            error=None,
+        )
+    table.write()
+
+
+# -- it does not get better ----------------------------------------------------------------------------------
+
+LASTING: Mapping[str, tuple[Mapping[str, Any], type[e.CrmError], str]] = {
+    "a body of 100 MB": ({"effect": "large"}, e.CrmProtocolError, AT_ONCE),
+    "a gzip bomb": ({"effect": "large", "variant": "gzip"}, e.CrmProtocolError, AT_ONCE),
+    "a redirect to another host": (
+        {"effect": "redirect", "location": "https://login.corp.test/"},
+        e.CrmProtocolError,
+        AT_ONCE,
+    ),
+    "a proxy answers HTML, status 200": ({"effect": "html", "status": 200}, e.CrmProtocolError, AT_ONCE),
+    "a proxy answers HTML, status 403": ({"effect": "html", "status": 403}, e.CrmForbiddenError, AT_ONCE),
+}
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
+    fault: str,
+    crm: Sandbox,
+    run_dag: RunDag,
+    fast_triggers: None,
+    tmp_path: Path,
+    observed: Callable[..., None],
+) -> None:
+    rule, expected, end = LASTING[fault]
+    before, scene, table = list(crm.store.contacts), Scene(crm, rule), Table(observed)
+    run = run_dag(dag_of(TASKS, tmp_path, scene.strike))
+    written = [email for email in crm.store.contacts if email not in before]
+    assert_no_duplicates(crm)
+    assert not (tmp_path / "contacts.jsonl").exists(), "no half of a file"
+    for hit in TASKS:
+        task = run[hit.replace(" ", "_")]
+        assert end_of(task) == end, hit
+        error = table_error(task)
+        assert type(error) is expected
+        wanted = {"upsert": [NEW], "load": [row["email"] for row in ROWS]}.get(hit)
+        assert error.outcome_known is (wanted is None or expected is e.CrmForbiddenError)
+        table.add(hit, fault=fault, ends=end, requests=scene.requests(hit), data=_words(wanted, written), error=error)
+    crm.clear_faults()
+    again = run_dag(dag_of(("upsert", "load", "extract"), tmp_path))
+    assert again.states() == dict.fromkeys(again.states(), "success")
+    check_nothing_lost(crm, before, tmp_path / "contacts.jsonl")
+    table.write()
+
+
+def _words(wanted: list[str] | None, written: list[str]) -> str:
+    if wanted is None:
+        return "it only reads"
+    done = len(set(wanted) & set(written))
+    if not done:
+        return "nothing was written; the next run writes it"
+    return f"{done} of {len(wanted)} written, and said to be unsure; the next run doubles nothing"
+
+
+def test_every_line_of_the_table_has_its_test() -> None:
+    faults = {fault for fault, _ in reliability.tables(reliability.DOCUMENT)["network"]}
+    assert faults == {*UNREACHED, *(f"{fault}, once" for fault in PASSING), *LASTING}

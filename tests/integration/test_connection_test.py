@@ -1,0 +1,103 @@
+"""What the test of a connection says: each way in which it can fail has words of its own, none of them secret."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import make_certificate, server_context
+from raw_server import RawServer, closes
+
+from crm_provider.hooks import crm as hook_module
+from crm_provider.sandbox import Sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "throttled": ({"error": "throttled"}, ["is throttling, so that the key could not be checked", "TOO_MANY_REQUESTS"]),
+    "quota": ({"error": "quota used up"}, ["is throttling, so that the key could not be checked", "LIMIT_EXCEEDED"]),
+    "broken": ({"error": "INTERNAL_SERVER_ERROR"}, ["INTERNAL_SERVER_ERROR (500)", "try again later"]),
+    "away": ({"error": "unavailable"}, ["SERVICE_UNAVAILABLE (503)", "try again later"]),
+    "a refused key": ({"error": "FORBIDDEN"}, ["FORBIDDEN (403)", "check the API key"]),
+    "a page of a proxy": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
+    "a broken proxy": ({"effect": "html", "status": 502}, ["BAD_GATEWAY (502)", "HTML"]),
+    "a login elsewhere": ({"effect": "redirect"}, ["HTTP_302"]),
+    "silence": ({"effect": "latency", "latency": 1.0}, ["TIMEOUT", "in time"]),
+    "a line that breaks": ({"effect": "drop"}, ["CONNECTION", "broke off"]),
+}
+"""What goes wrong at the CRM -> the sandbox's fault, and what is said."""
+
+
+def said(monkeypatch: pytest.MonkeyPatch, crm: Sandbox, **fields: Any) -> str:
+    """What the test of a connection that fails says."""
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm.connection_json(**fields.pop("extra", {})))
+    from airflow.models.connection import Connection
+
+    connection = Connection.from_json(crm.connection_json(), conn_id="crm_default")
+    for name, value in fields.items():
+        setattr(connection, name, value)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", connection.as_json())
+    works, text = hook_module.CrmHook().test_connection()
+    assert not works
+    assert str(crm.api_key) not in text
+    return text
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_said_of_an_answer(fault: str, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    effect, expected = FAULTS[fault]
+    if fault == "silence":
+        monkeypatch.setattr(hook_module, "TEST_TIMEOUT", 0.2)
+    crm.add_fault(**{"effect": "error", **effect})
+    text = said(monkeypatch, crm)
+    assert [part for part in expected if part.lower() not in text.lower()] == [], text
+    assert crm.counters().total == 1, "one call, and no retries"
+
+
+@pytest.fixture
+def tls_port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    certificate = make_certificate(tmp_path, "127.0.0.1", expired=request.param)
+    with RawServer(closes, tls=server_context(certificate)) as server:
+        yield server.port
+
+
+@pytest.mark.parametrize("tls_port", [False, True], ids=["self-signed", "expired"], indirect=True)
+def test_a_certificate_that_nobody_trusts(tls_port: int, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = said(monkeypatch, crm, host=f"https://127.0.0.1:{tls_port}/v2")
+    assert text.startswith("TLS on GET /segments: the certificate is not trusted: ")
+    assert "REQUESTS_CA_BUNDLE" in text
+
+
+def test_an_expired_certificate_is_told_apart(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path, "localhost", expired=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setattr("crm_provider.settings.Settings.is_local", False)
+    with RawServer(closes, tls=server_context(certificate)) as server:
+        assert "certificate has expired" in said(monkeypatch, crm, host=f"https://localhost:{server.port}/v2")
+
+
+def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert "the connection was refused" in said(monkeypatch, crm, host=f"http://127.0.0.1:{port}/v2")
+    route = said(monkeypatch, crm, host=f"{crm.root_url}/v3")
+    assert "UNKNOWN_ROUTE (403)" in route
+    assert "the key is not the problem" in route.lower()
+    assert "FORBIDDEN (403)" in said(monkeypatch, crm, password="another-key")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert "the host name is not known (DNS)" in said(monkeypatch, crm, host="https://nowhere.invalid/v2")
+
+
+def test_the_guide_explains_each_answer() -> None:
+    section = (ROOT / "docs" / "connection.md").read_text("utf-8").partition("## Test it")[2].partition("### ")[0]
+    explained = set(re.findall(r"[A-Z][A-Z_]*[A-Z_0-9]{2,}", section))
+    names = {part.partition(" ")[0] for _, parts in FAULTS.values() for part in parts if part[:3].isupper()}
+    assert names - explained - {"HTML"} == set()

@@ -1,0 +1,85 @@
+"""Loads and extracts onto a full disk as real tasks: failed for a retry, with the reason, the books and a report."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.load import journal, parts
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+
+RunTask = Callable[..., Any]
+NO_SPACE = "cannot be written: No space left on device"
+
+SOURCE = [{"email": f"p{number}@example.com"} for number in range(1, 9)]
+
+
+class Disk:
+    """Full for so many writes of a kind; then somebody has made room.
+
+    :param fits: writes that fit before it is full
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, *, fits: int, full: int) -> None:
+        self._write, self._fits, self._full = module.append, fits, full
+        monkeypatch.setattr(module, "append", self)
+
+    def __call__(self, *arguments: Any) -> None:
+        self._fits -= 1
+        if self._fits < 0 < self._full:
+            self._full -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._write(*arguments)
+
+
+@pytest.mark.usefixtures("crm")
+def test_a_load(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p6@example.com")
+    Disk(monkeypatch, journal, fits=1, full=1)
+    rejects = tmp_path / "rejects.jsonl"
+    task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects), max_rejects=5)
+    assert task.states == ["up_for_retry", "success"]
+    assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 8 rows:" in task.log
+    assert task.log.count("Make room there, or mend what is said; a retry goes on from there") == 1
+    assert (task.result["rejected"], task.result["left"]) == (2, 0)
+    assert task.result["created"] == len(crm.store.contacts) - 11 == 6
+    assert sorted(json.loads(line)["row"] for line in rejects.read_text().splitlines()) == [3, 6]
+
+
+@pytest.mark.usefixtures("crm")
+def test_a_load_without_a_retry_leaves_its_books(
+    run_task: RunTask, crm: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
+    Disk(monkeypatch, journal, fits=0, full=100)
+    task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(tmp_path / "rejects.jsonl"), retries=0)
+    assert task.states == ["failed"]
+    assert type(task.error).__name__ == "LoadUnsaved"
+    assert task.result["rows"] == 8
+    assert task.result["left"] >= 1
+    assert NO_SPACE in Path(task.result["report_path"]).read_text("utf-8")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_an_extract(
+    crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, retries: int
+) -> None:
+    crm.reset(SandboxSettings(seed="contacts:35", rate=None))
+    Disk(monkeypatch, parts, fits=2, full=1)
+    target = tmp_path / "contacts.jsonl"
+    task = run_task(CrmExtractContactsOperator, target=str(target), retries=retries)
+    assert task.states == ["up_for_retry", "success"] if retries else ["failed"]
+    assert f"ExtractUnsaved: {target} {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
+    if retries:
+        assert task.result["calls"] == 2, "pages that were kept are not read again"
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == (["contacts.jsonl"] if retries else []), "nobody will go on with the pages"

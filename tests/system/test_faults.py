@@ -1,0 +1,490 @@
+"""What dies on this side, on a real Airflow: tasks, scheduler, triggerer, the sandbox itself; and a disk that is full.
+
+The moments are random; ``FAULT_SEED=...`` repeats those of a run (each test prints its seed; ``pytest -s``).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_api import Run, run_path
+from airflow_env import free_port
+from airflow_stack import AirflowStack
+
+from crm_provider import testing
+from crm_provider.sandbox import Sandbox
+
+pytest.importorskip("airflow.models.task_state_store", reason="task state stores came with Airflow 3.3")
+
+pytestmark = pytest.mark.reliability("process")
+
+RATE = 20
+SLOW = 8
+"""Calls per second of the load that goes on while the scheduler is away: it must outlast its absence."""
+
+ROWS = 300
+REFUSED_EVERY = 10
+LATENCY = 0.15
+HELD = 90.0
+"""Seconds for which an answer is held back: longer than it takes to kill who waits for it."""
+
+PATIENCE = 240.0
+"""Seconds until something has gone wrong."""
+
+DAG_FILE = """
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmCreateDealOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import ids
+from crm_provider.sensors.contacts import CrmContactSensor
+
+AGAIN = {"retries": 5, "retry_delay": timedelta(seconds=3)}
+
+
+def load(name, folder, **arguments):
+    CrmLoadContactsOperator(
+        task_id="load", crm_conn_id=name, source="FOLDER/in.csv", mapping={"email": "mail", "name": "name"},
+        rejects_path=f"{folder}/rejects.jsonl", max_rejects=1000, **AGAIN, **arguments)
+
+
+with DAG("singles", schedule=None):
+    CrmUpsertContactOperator(
+        task_id="upsert", crm_conn_id="singles", contact_email="new@example.com", attributes={"name": "New"}, **AGAIN)
+    CrmCreateDealOperator(
+        task_id="deal", crm_conn_id="singles", contact_id=ids.contact_id("contact-0000001@example.com"),
+        pipeline_id=ids.pipeline_id("Sales"), stage_id=ids.stage_id("Sales", "New"), **AGAIN)
+    CrmTriggerAutomationOperator(
+        task_id="automation", crm_conn_id="singles", webhook_id="w", channel_uid="c", workflow_id="f",
+        contact_email="contact-0000002@example.com", **AGAIN)
+    CrmExtractContactsOperator(task_id="extract", crm_conn_id="singles", target="FOLDER/contacts.csv", **AGAIN)
+
+with DAG("scheduled", schedule=None):
+    load("scheduled", "FOLDER/scheduled")
+
+with DAG("waits", schedule=None):
+    CrmContactSensor(
+        task_id="wait", crm_conn_id="waits", contact_email="{{ dag_run.conf['email'] }}", deferrable=True,
+        poke_interval=2, timeout=1800, retries=0)
+
+with DAG("down", schedule=None):
+    load("down", "FOLDER/down", state_path="FOLDER/down/loaded.state")
+
+with DAG("full", schedule=None):
+    load("full", "DISK", state_path="DISK/loaded.state", checkpoint_path="DISK/checkpoint")
+    CrmExtractContactsOperator(task_id="extract", crm_conn_id="extracted", target="DISK/contacts.csv", **AGAIN)
+"""
+
+Crms = dict[str, Sandbox]
+Observed = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def chance() -> random.Random:
+    """Where the random moments come from."""
+    seed = int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(10_000))
+    print(f"\nFAULT_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
+def crms() -> Iterator[Crms]:
+    """A CRM for each scenario, with a rate of its own."""
+    with (
+        Sandbox(seed="contacts:200", rate=RATE) as singles,
+        Sandbox(seed="empty", rate=SLOW) as scheduled,
+        Sandbox(seed="empty", rate=None) as waits,
+        Sandbox(seed="empty", rate=RATE) as full,
+        Sandbox(seed="contacts:200", rate=RATE) as extracted,
+    ):
+        for crm in (scheduled, full):
+            crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*", latency=LATENCY)
+            crm.add_fault(effect="latency", latency=LATENCY)
+        yield {"singles": singles, "scheduled": scheduled, "waits": waits, "full": full, "extracted": extracted}
+
+
+class Process:
+    """A sandbox in a process of its own, which can be killed and comes back with what it held."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._log = free_port(), folder / "sandbox.log"
+        self._command = [
+            *(sys.executable, "-m", "crm_provider.sandbox", "--port", str(self.port), "--rate", str(RATE)),
+            *("--seed", "empty", "--state", str(folder / "crm.json")),
+        ]
+        self.state = folder / "crm.json"
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def contacts(self) -> list[dict[str, Any]]:
+        return json.loads(self.state.read_text("utf-8"))["contacts"] if self.state.exists() else []
+
+
+@pytest.fixture(scope="module")
+def down(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process(tmp_path_factory.mktemp("sandbox"))
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the source is, and the files of loads will be."""
+    folder = tmp_path_factory.mktemp("files")
+    with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["mail", "name"], *([address(n), f"name {n}"] for n in range(1, ROWS + 1))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small disk of its own; an ordinary folder where none can be mounted."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    yield folder
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    crms: Crms,
+    down: Process,
+    folder: Path,
+    disk: Path,
+    airflow_stack: Callable[..., AirflowStack],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[AirflowStack]:
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "faults.py").write_text(DAG_FILE.replace("FOLDER", str(folder)).replace("DISK", str(disk)))
+    rates = {**dict.fromkeys(crms, RATE), "scheduled": SLOW}
+    waits = {**dict.fromkeys(crms, 30), "singles": HELD + 10}
+    connections = {
+        name: crm.connection_json(requests_per_second=rates[name], timeout=waits[name]) for name, crm in crms.items()
+    }
+    connections["down"] = json.dumps(
+        {
+            "conn_type": "crm",
+            "host": f"http://127.0.0.1:{down.port}/v2",
+            "password": "sandbox-key",
+            "extra": {"requests_per_second": RATE},
+        }
+    )
+    environment = {
+        **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},
+        # how soon tasks and triggers are given up whose worker, scheduler or triggerer has died
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
+    }
+    stack = airflow_stack(dags, env=environment)
+    yield stack
+    stack.stop()
+
+
+def address(number: int) -> str:
+    return f"{'refused' if number % REFUSED_EVERY == 0 else 'row'}-{number}@example.com"
+
+
+GOOD = {address(number): f"name {number}" for number in range(1, ROWS + 1) if number % REFUSED_EVERY}
+REFUSED = [number for number in range(1, ROWS + 1) if number % REFUSED_EVERY == 0]
+
+
+# -- tasks --------------------------------------------------------------------------------------------------
+
+
+def test_tasks_killed_in_mid_call(
+    stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
+) -> None:
+    """Each is killed while the CRM has done what was asked for, and its answer is on the way."""
+    crm = crms["singles"]
+    calls = {"upsert": "/contacts", "deal": "/deals", "automation": "/webhook/"}
+    for effect in calls.values():
+        crm.add_fault(effect="latency", method="POST", path=f"{effect}*", latency=HELD, count=1)
+    page = chance.randrange(1, 15)
+    crm.add_fault(effect="latency", method="GET", path="/contacts", latency=HELD, after=page, count=1)
+    run_id = start(stack, "singles")
+    waiting = {**dict.fromkeys(calls, "POST"), "extract": "GET"}
+    deadline = time.monotonic() + PATIENCE
+    while waiting:
+        assert time.monotonic() < deadline, f"not killed within {PATIENCE:g} s: {sorted(waiting)}"
+        run = stack.api.run("singles", run_id)
+        held = [entry for entry in crm.journal() if entry.latency == HELD]
+        for task, method in list(waiting.items()):
+            route = calls.get(task, "/contacts")
+            here = [e for e in held if e.method == method and (e.route or "").startswith(route)]
+            if here and run[task].pid and run[task].state == "running":
+                time.sleep(chance.random())
+                os.kill(run[task].pid, signal.SIGKILL)
+                del waiting[task]
+                if task == "extract":
+                    assert not (folder / "contacts.csv").exists(), "half a file has never the target's name"
+        stack.check()
+        time.sleep(0.1)
+    run = stack.api.wait("singles", run_id, timeout=PATIENCE)
+    print(f"\nextract killed at page {page}; {run.states()}")
+    assert run.states() == {"upsert": "success", "deal": "success", "automation": "failed", "extract": "success"}
+    assert_singles(stack, run, crm, folder)
+    killed = "the task is killed (SIGKILL) while the answer of a call is on its way"
+    once = {"requests": "that call, and what a second try makes", "said": "nothing: it is dead"}
+    observed(
+        fault=killed,
+        hits="upsert",
+        ends="success, after 2 tries",
+        data="one contact, with the task's values",
+        remedy="nothing: the second try updates what the first has created",
+        **once,
+    )
+    observed(
+        fault=killed,
+        hits="create a deal",
+        ends="success, after 2 tries",
+        data="one deal",
+        remedy="nothing: the second try looks for the deal before it creates one, and finds it",
+        **once,
+    )
+    observed(
+        fault=killed,
+        hits="start an automation",
+        ends="failed, after 2 tries",
+        requests="that call only",
+        data="started once",
+        said=f"`CrmConnectionError`: {CUT_OFF}",
+        remedy=LOOK,
+    )
+    observed(fault=killed, hits="extract", ends="success, after 2 tries",
+             data="the file is whole and came at once, each record once; never half of one",
+             remedy="nothing: the second try goes on after the last page that was safe", **once)  # fmt: skip
+
+
+CUT_OFF = "an earlier try was cut off in mid-call: nothing was sent now"
+LOOK = "Look in the CRM whether the automation was started, before you clear the task"
+
+
+def assert_singles(stack: AirflowStack, run: Run, crm: Sandbox, folder: Path) -> None:
+    assert all(len(stack.api.tries(run, task)) == 2 for task in run.tasks)
+    assert crm.store.contacts["new@example.com"].attributes == {"name": "New"}
+    assert stack.api.xcoms(run, run["upsert"])["return_value"]["outcome"] == "updated"
+    assert len(crm.store.deals) == 1
+    assert stack.api.xcoms(run, run["deal"])["return_value"]["outcome"] == "found"
+    assert len(crm.store.automations) == 1
+    log = stack.api.log(run, run["automation"])
+    assert CUT_OFF in log
+    assert LOOK in log
+    with (folder / "contacts.csv").open(newline="", encoding="utf-8") as file:
+        emails = [row["email"] for row in csv.DictReader(file)]
+    assert len(emails) == len(set(emails))
+    assert {*emails, "new@example.com"} == set(crm.store.contacts)
+    assert not list(folder.glob("contacts.csv.part-*"))
+
+
+# -- scheduler and triggerer --------------------------------------------------------------------------------
+
+
+def test_scheduler_killed(
+    stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
+) -> None:
+    """It alone: its tasks live on without it for a while; the next one may start them anew beside those."""
+    crm, moment = crms["scheduled"], chance.randrange(20, 80)
+    waiting = start(stack, "waits", {"email": "first@example.com"})
+    run_id = start(stack, "scheduled")
+    until(lambda: crm.counters().total >= moment, stack)
+    until(lambda: state(stack, "waits", waiting, "wait") == "deferred", stack)
+    stack.kill("scheduler", with_children=False)
+    time.sleep(chance.random() * 3)
+    stack.restart("scheduler")
+    crms["waits"].store.create_contact(email="first@example.com", attributes={})
+    run = stack.api.wait("scheduled", run_id, timeout=PATIENCE)
+    assert run["load"].state == "success", stack.api.log(run, run["load"])
+    waited = stack.api.wait("waits", waiting, timeout=PATIENCE)
+    print(
+        f"\nkilled after {moment} calls; {len(stack.api.tries(run, run['load']))} tries, {crm.counters().total} calls"
+    )
+    assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], folder / "scheduled")
+    testing.assert_rate_kept(crm, calls=SLOW)
+    assert waited["wait"].state == "success"
+    assert stack.api.log(waited, waited["wait"]).count("Found:") == 1
+    killed = "the scheduler is killed (SIGKILL) and started again"
+    observed(
+        fault=killed,
+        hits="load",
+        ends="success; Airflow may have started a second try meanwhile",
+        requests="as many as without; at most some rows once more",
+        data="nothing lost, nothing doubled",
+        remedy="nothing: the load goes on without it",
+    )
+    observed(fault=killed, hits="deferred sensor", ends="success", requests="a look in each interval, as without",
+             data="read only", remedy="nothing: it waits in the triggerer")  # fmt: skip
+
+
+def test_triggerer_killed(stack: AirflowStack, crms: Crms, chance: random.Random, observed: Observed) -> None:
+    run_id = start(stack, "waits", {"email": "second@example.com"})
+    until(lambda: state(stack, "waits", run_id, "wait") == "deferred", stack)
+    time.sleep(chance.random() * 5)
+    stack.kill("triggerer")
+    crms["waits"].store.create_contact(email="second@example.com", attributes={})  # while nobody looks
+    stack.restart("triggerer")
+    run = stack.api.wait("waits", run_id, timeout=PATIENCE)
+    assert run["wait"].state == "success", stack.api.log(run, run["wait"])
+    assert len(stack.api.tries(run, run["wait"])) == 1
+    assert stack.api.log(run, run["wait"]).count("Found:") == 1
+    observed(fault="the triggerer is killed (SIGKILL) and started again", hits="deferred sensor",
+             ends="success, in the same try", requests="none while it is away", data="read only",
+             remedy="nothing: what happened meanwhile is seen at the first look")  # fmt: skip
+
+
+# -- the sandbox --------------------------------------------------------------------------------------------
+
+
+REFUSED_CONNECTION = "the connection was refused"
+
+
+def test_sandbox_killed_in_mid_load(
+    stack: AirflowStack, down: Process, folder: Path, chance: random.Random, observed: Observed
+) -> None:
+    moment = chance.randrange(20, ROWS - 60)
+    run_id = start(stack, "down")
+    until(lambda: len(down.contacts) >= moment, stack)
+    down.kill()
+    run = stack.api.wait(
+        "down", run_id, timeout=PATIENCE, until=lambda run: run.finished or run["load"].state == "up_for_retry"
+    )
+    assert run["load"].state == "up_for_retry", stack.api.log(run, run["load"])
+    first = stack.api.log(run, run["load"], 1)
+    assert "CrmConnectionError" in first
+    assert REFUSED_CONNECTION in first
+    assert "A retry goes on from there" in first
+    down.start()
+    run = stack.api.wait("down", run_id, timeout=PATIENCE)
+    assert run["load"].state == "success", stack.api.log(run, run["load"])
+    result = stack.api.xcoms(run, run["load"])["return_value"]
+    print(f"\nkilled with {moment} contacts; went on after {result['resumed_at']} rows")
+    found = Counter(contact["email"] for contact in down.contacts)
+    assert found == Counter(address(number) for number in range(1, ROWS + 1))
+    assert result["resumed_at"] > 0
+    assert result["created"] + result["updated"] + result["unchanged"] == result["rows"] == ROWS
+    assert (result["rejected"], result["left"]) == (0, 0)
+    assert not (folder / "down" / "rejects.jsonl").exists()
+    observed(fault="the CRM (the sandbox) is killed in mid-load and comes back", hits="load",
+             ends="success, after some tries", requests="at most the rows on their way once more",
+             data="nothing lost, nothing doubled, nothing rejected",
+             said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry goes "
+             "on from there", remedy="nothing while retries are left")  # fmt: skip
+
+
+# -- a full disk --------------------------------------------------------------------------------------------
+
+
+def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.Random, observed: Observed) -> None:
+    if not os.path.ismount(disk):
+        pytest.skip("no file system can be mounted here; tests/unit/load/test_full_disk.py does the same by a limit")
+    crm = crms["full"]
+    filler, room = disk / "filler", chance.randrange(4, 7)  # pages of 4 KB: less than the state file alone needs
+    fill(disk, filler, room * 4096)
+    run_id = start(stack, "full")
+    failed: dict[str, str] = {}
+
+    def both_failed(run: Run) -> bool:
+        for task in run.tasks:
+            if task.state == "up_for_retry" and task.name not in failed:
+                failed[task.name] = stack.api.log(run, task, task.try_number)
+        return run.finished or len(failed) == 2
+
+    stack.api.wait("full", run_id, timeout=PATIENCE, until=both_failed)
+    assert set(failed) == {"load", "extract"}
+    done = len(crm.store.contacts)
+    for name, log in failed.items():
+        assert NO_SPACE in log, log
+        assert MEND in log, name
+    assert not (disk / "contacts.csv").exists()
+    filler.unlink()
+    run = stack.api.wait("full", run_id, timeout=PATIENCE)
+    print(f"\n{room} pages of 4 KB left: full after {done} contacts; {run.states()}")
+    assert run.states() == {"load": "success", "extract": "success"}, stack.api.log(run, run["load"])
+    assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], disk)
+    with (disk / "contacts.csv").open(newline="", encoding="utf-8") as file:
+        assert Counter(row["email"] for row in csv.DictReader(file)) == Counter(list(crms["extracted"].store.contacts))
+    assert not list(disk.glob("*.part-*"))
+    full, room_made = "the disk is full, until somebody makes room", {"requests": "as many as without"}
+    observed(
+        fault=full,
+        hits="load: rejects, state, checkpoint",
+        ends="success, after some tries",
+        data="nothing lost, nothing doubled; each rejected row in the file once",
+        said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
+        remedy=MEND,
+        **room_made,
+    )
+    observed(fault=full, hits="extract", ends="success, after some tries",
+             data="the file is whole and came at once; what was there before stayed until then",
+             said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it", remedy=MEND,
+             **room_made)  # fmt: skip
+
+
+NO_SPACE = "cannot be written: No space left on device"
+MEND = "Make room there, or mend what is said; a retry goes on"
+
+
+def fill(disk: Path, filler: Path, room: int) -> None:
+    """Leave so many bytes on a disk."""
+    about = os.statvfs(disk)
+    with filler.open("wb") as file:
+        file.write(b"\0" * (about.f_bavail * about.f_frsize - room))
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def assert_loaded(crm: Sandbox, result: dict[str, Any], folder: Path) -> None:
+    """Every row has one outcome, the CRM has what the outcomes say, and each rejected row is in its file once."""
+    assert {email: contact.attributes.get("name") for email, contact in crm.store.contacts.items()} == GOOD
+    assert (result["rows"], result["left"], result["rejected"]) == (ROWS, 0, len(REFUSED))
+    assert result["created"] + result["updated"] + result["unchanged"] == len(GOOD)
+    lines = [json.loads(line) for line in (folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(line["row"] for line in lines) == REFUSED
+
+
+def start(stack: AirflowStack, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+    stack.api.wait_for_dag(dag_id)
+    return stack.api.trigger(dag_id, conf)
+
+
+def state(stack: AirflowStack, dag_id: str, run_id: str, task_id: str) -> str | None:
+    return stack.api.request("GET", f"{run_path(dag_id, run_id)}/taskInstances/{task_id}")["state"]
+
+
+def until(condition: Callable[[], bool], stack: AirflowStack) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        stack.check()
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
+        time.sleep(0.1)

@@ -1,0 +1,127 @@
+"""The tables of docs/reliability.md: what a test has seen becomes a line, and a line that says otherwise is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reliability
+from reliability import Seen
+
+from crm_provider import errors as e
+
+ERROR = e.CrmConnectionError("no | way to 127.0.0.1:34567", method="POST", path="/contacts", outcome_known=False)
+EMPTY = (
+    "# Page\n\n<!-- reliability: network -->\n\n<!-- end -->\n\n<!-- reliability: process -->\n\n<!-- end -->\ntext\n"
+)
+
+
+def seen(**fields: Any) -> Seen:
+    what = {"part": "network", "fault": "refused", "hits": "upsert", "ends": "failed", "requests": 0, "data": "kept"}
+    return Seen.of(**{"error": ERROR, **what, **fields})
+
+
+@pytest.fixture
+def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "reliability.md"
+    path.write_text(EMPTY, encoding="utf-8")
+    monkeypatch.setattr(reliability, "DOCUMENT", path)
+    return path
+
+
+def wrote(tmp_path: Path, *lines: Seen, arguments: tuple[str, ...] = ()) -> int:
+    file = tmp_path / "seen.jsonl"
+    file.write_text("", encoding="utf-8")
+    for line in lines:
+        reliability.note(file, line)
+    return reliability.main([str(file), "--write", *arguments])
+
+
+def test_an_error_says_what_was_said_and_what_to_do() -> None:
+    line = seen()
+    assert line.said == "`CrmConnectionError`: no | way to 127.0.0.1:PORT. The write may or may not have happened"
+    assert line.remedy == ERROR.suggested_action
+
+
+def test_the_typed_error_is_found_below_that_of_airflow() -> None:
+    outer = RuntimeError("failed")
+    outer.__cause__ = ERROR
+    assert seen(error=outer) == seen()
+
+
+def test_another_error_is_told_as_it_is_and_none_is_nothing() -> None:
+    assert seen(error=OSError("disk full")).said == "`OSError`: disk full"
+    assert (seen(error=None).said, seen(error=None).remedy) == ("nothing", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at 127.0.0.1:1234 and localhost:99", "at 127.0.0.1:PORT and localhost:PORT"),
+        ("deal 123e4567-e89b-12d3-a456-426614174000.", "deal ID."),
+        ("until 2026-01-02T03:04:05.678+00:00, then", "until TIME, then"),
+        ("wrote '/tmp/a-b/c.d_1/x.csv', 2 rows", "wrote 'FILE', 2 rows"),
+        ("tried 3 times in 1.2 s", "tried 3 times in N s"),
+        ("on POST /contacts/{email}", "on POST /contacts/{email}"),
+        ("two\nlines", "two lines"),
+        ("[" * 99, "[[[..."),
+    ],
+)
+def test_texts_are_the_same_in_every_run(text: str, shown: str) -> None:
+    assert reliability.stable(text) == shown
+
+
+def test_a_line_that_is_not_in_the_document_is_told_with_the_command(document: Path) -> None:
+    told = reliability.difference(seen(), document)
+    assert told is not None
+    assert reliability.REGENERATE in told
+    assert "no such line" in told
+
+
+def test_what_was_written_is_what_was_seen(document: Path, tmp_path: Path) -> None:
+    other = seen(part="process", fault="killed")
+    assert wrote(tmp_path, seen(), other) == 0
+    assert [reliability.difference(line, document) for line in (seen(), other)] == [None, None]
+    told = reliability.difference(seen(ends="success"), document)
+    assert told is not None
+    assert seen().line in told
+    assert document.read_text(encoding="utf-8").endswith("<!-- end -->\ntext\n")
+
+
+def test_a_whole_run_replaces_its_part_and_no_other(document: Path, tmp_path: Path) -> None:
+    wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))
+    wrote(tmp_path, seen(hits="load"))
+    held = reliability.tables(document)
+    assert (list(held["network"]), list(held["process"])) == ([("refused", "load")], [("refused", "upsert")])
+
+
+def test_only_seen_keeps_the_lines_of_other_tests_in_their_place(document: Path, tmp_path: Path) -> None:
+    wrote(tmp_path, seen(), seen(hits="load"))
+    wrote(tmp_path, seen(ends="skipped"), arguments=("--only-seen",))
+    lines = reliability.tables(document)["network"]
+    assert list(lines.values()) == [seen(ends="skipped").line, seen(hits="load").line]
+
+
+def test_nothing_seen_is_an_error_and_changes_nothing(
+    document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wrote(tmp_path) == 1
+    assert "holds nothing" in capsys.readouterr().err
+    assert document.read_text(encoding="utf-8") == EMPTY
+
+
+def test_a_document_without_marks_is_told(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.md"
+    bare.write_text("# Page\n", encoding="utf-8")
+    told = reliability.difference(seen(), bare)
+    assert told is not None
+    assert "no marks" in told
+
+
+def test_tables_are_printed_without_write(document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "seen.jsonl"
+    reliability.note(file, seen())
+    assert reliability.main([str(file)]) == 0
+    assert seen().line in capsys.readouterr().out
+    assert document.read_text(encoding="utf-8") == EMPTY
