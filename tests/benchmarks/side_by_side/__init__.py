@@ -1,0 +1,1 @@
+"""The parts of ``bench_side_by_side.py``."""

@@ -1,0 +1,103 @@
+"""The rows that every way loads, what the CRM holds before, and the fewest calls that they can be loaded with."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from crm_provider.paging import PAGE_SIZE
+from crm_provider.sandbox import Sandbox
+
+EXISTING, CHANGED, LATER = 0.8, 0.05, 0.02
+"""Shares: of the rows that the CRM has, of those that differ, and of all rows that have changed a day later."""
+
+COLUMNS = ("email", "name", "phone", "city")
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A row of the file.
+
+    :param before: the name that the CRM has before the load; None if it does not have the contact
+    """
+
+    email: str
+    name: str
+    phone: str
+    city: str
+    before: str | None
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the CRM is to hold."""
+        return {"name": self.name, "phone": self.phone, "city": self.city}
+
+
+def leads(rows: int, *, later: bool = False) -> list[Lead]:
+    """The rows; which of them exist and differ is spread evenly over the file.
+
+    :param later: a day later: the CRM has all, and 2 % of the names are new
+    """
+    found, existing = [], 0
+    every, differing, new_name = round(1 / (1 - EXISTING)), round(1 / CHANGED), round(1 / LATER)
+    for n in range(rows):
+        name = f"Lead {n}"
+        exists = n % every != 0
+        before = f"Old {n}" if existing % differing == 1 else name
+        existing += exists
+        if later:
+            exists, before = True, name
+            name += " Junior" * (n % new_name == 7)
+        found.append(Lead(f"lead{n}@example.com", name, f"+5531{n:08}", "Belo Horizonte", before if exists else None))
+    return found
+
+
+@dataclass(frozen=True)
+class Fewest:
+    """The fewest calls for rows of which nothing is known beforehand.
+
+    Either each row costs a call, and one more where creating or updating was the wrong guess; or all contacts are read,
+    ten with a call, and only what differs is sent.
+    """
+
+    rows: int
+    existing: int
+    writes: int
+    contacts: int
+
+    @classmethod
+    def of(cls, given: Iterable[Lead]) -> Fewest:
+        given = list(given)
+        existing = sum(lead.before is not None for lead in given)
+        return cls(len(given), existing, sum(lead.before != lead.name for lead in given), existing)
+
+    @property
+    def calls(self) -> int:
+        guessing = self.rows + min(self.existing, self.rows - self.existing)
+        return min(guessing, math.ceil(self.contacts / PAGE_SIZE) + self.writes)
+
+
+def write_file(path: Path, rows: Iterable[Mapping[str, str] | Lead]) -> Path:
+    """The rows as a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({"email": row.email, **row.attributes} if isinstance(row, Lead) else row)
+    return path
+
+
+def fill(crm: Sandbox, given: Iterable[Lead]) -> None:
+    """Put into the CRM what it holds before."""
+    for lead in given:
+        if lead.before is not None:
+            crm.store.create_contact(lead.email, attributes={**lead.attributes, "name": lead.before})
+
+
+def not_loaded(crm: Sandbox, given: Iterable[Lead]) -> int:
+    """How many rows the CRM does not hold as they are."""
+    contacts = crm.store.contacts
+    return sum(lead.email not in contacts or contacts[lead.email].attributes != lead.attributes for lead in given)

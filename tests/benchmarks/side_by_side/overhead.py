@@ -1,0 +1,100 @@
+"""What the client adds to a call: next to a bare `requests.Session`, against a server on this machine without a limit.
+
+python overhead.py URL KEY CALLS      the process that calls
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+EMAIL = "ada@example.com"
+BLOCKS = 20
+"""The ways take turns in so many blocks, so that what else the machine does meets all of them; the median counts."""
+
+FAST = 1_000.0
+"""Calls per second that the paced client may make: more than it can, so that it never waits for a slot."""
+
+BARE, UNPACED, PACED = "a bare `requests.Session`", "the client, `rate_store=off`", "the client, paced through its file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one call.
+
+    :param cpu_ms: of the process that calls
+    """
+
+    way: str
+    wall_ms: float
+    cpu_ms: float
+
+
+def overhead(calls: int) -> list[Cost]:
+    """Each way's cost of a call, in a process of its own."""
+    from crm_provider.sandbox import Sandbox
+
+    with Sandbox(seed="demo", rate=None, journal_size=10) as crm:
+        command = [sys.executable, __file__, crm.url, str(crm.api_key), str(calls)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [Cost(**one) for one in json.loads(done.stdout)]
+
+
+# -- the child -----------------------------------------------------------------------------------------------
+
+
+def measure(url: str, key: str, calls: int) -> list[Cost]:
+    with ExitStack() as opened:
+        ways = callers(url, key, opened)
+        blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for n in range(BLOCKS + 1):
+            for name, call in ways.items():
+                cost = block(call, max(calls // BLOCKS, 1))
+                if n:  # the first block opens the connections
+                    blocks[name].append(cost)
+    return [
+        Cost(way=name, wall_ms=median(wall for wall, _ in costs), cpu_ms=median(cpu for _, cpu in costs))
+        for name, costs in blocks.items()
+    ]
+
+
+def callers(url: str, key: str, opened: ExitStack) -> dict[str, Callable[[], object]]:
+    import requests
+
+    from crm_provider.client import CrmClient
+    from crm_provider.settings import Settings
+
+    session = opened.enter_context(requests.Session())
+    session.headers["x-api-key"] = key
+
+    def bare() -> object:
+        answer = session.get(f"{url}/contacts/{EMAIL}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+    found: dict[str, Callable[[], object]] = {BARE: bare}
+    for name, store in ((UNPACED, "off"), (PACED, None)):
+        settings = Settings(api_key=key, base_url=url, rate_store=store, requests_per_second=FAST)
+        client = opened.enter_context(CrmClient(settings))
+        found[name] = lambda client=client: client.get_contact(EMAIL)  # type: ignore[misc]
+    return found
+
+
+def block(call: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Milliseconds of a call: on the clock, and of the processor."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - wall) / calls * 1000, (time.process_time() - cpu) / calls * 1000
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    print(json.dumps([vars(one) for one in measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))]))

@@ -1,0 +1,133 @@
+"""So many sensors wait for one contact: the calls that ours make, next to those of the HTTP provider's `HttpSensor`.
+
+    python waiting.py WAY WAITERS SECONDS      the process that waits, as a triggerer does
+
+Both are deferred: what is measured are their triggers at work, without Airflow's own cost of a trigger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INTERVAL = 10.0
+PATIENCE = INTERVAL + 5.0
+"""Seconds that the waiters have for noticing."""
+
+EMAIL = "late@example.com"
+OURS, HTTP = "`CrmContactSensor`", "`HttpSensor`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited:
+    """What so many waiters did.
+
+    :param noticed: how many of them had noticed an interval and a bit after the contact appeared
+    """
+
+    way: str
+    waiters: int
+    calls_per_minute: float
+    refused_per_minute: float
+    cpu_percent: float
+    noticed: int
+
+
+def wait(way: str, waiters: int, seconds: float) -> Waited:
+    """Let so many wait in a process of their own, and count their calls."""
+    from crm_provider.sandbox import Sandbox
+    from side_by_side.ways import environment, home
+
+    with Sandbox(seed="empty", api_key=f"wait-{way}-{waiters}-{os.getpid()}", journal_size=10) as crm, home() as folder:
+        command = [sys.executable, __file__, way, str(waiters), str(seconds)]
+        with subprocess.Popen(
+            command, env=environment(folder, crm), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as child:
+            next_line(child, "begin")
+            before = crm.counters()
+            told = next_line(child, "measured")
+            after = crm.counters()
+            crm.store.create_contact(EMAIL)
+            told |= next_line(child, "noticed")
+    return Waited(
+        way=way,
+        waiters=waiters,
+        calls_per_minute=(after.total - before.total) / told["seconds"] * 60,
+        refused_per_minute=(after.throttled - before.throttled) / told["seconds"] * 60,
+        cpu_percent=told["cpu"] / told["seconds"] * 100,
+        noticed=told["noticed"],
+    )
+
+
+def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
+    """What the child tells next; its other output is Airflow's."""
+    assert child.stdout
+    for line in child.stdout:
+        if line.startswith("{"):
+            told: dict[str, Any] = json.loads(line)
+            if told.pop("event", None) == expected:
+                return told
+    sys.exit(f"the process that waits ended before it had {expected!r}")
+
+
+# -- the child -----------------------------------------------------------------------------------------------
+
+
+async def be_the_triggerer(way: str, waiters: int, seconds: float) -> None:
+    noticed: list[float] = []
+
+    async def watch() -> None:
+        async for event in events(way):
+            if event.payload is True or "answer" in event.payload:
+                noticed.append(time.monotonic())
+
+    tasks = [asyncio.create_task(watch()) for _ in range(waiters)]
+    await asyncio.sleep(1.5 * INTERVAL)  # a whole round, to have all made that is made once
+    tell("begin")
+    started, cpu = time.monotonic(), time.process_time()
+    await asyncio.sleep(seconds)
+    tell("measured", cpu=time.process_time() - cpu, seconds=time.monotonic() - started)
+    await asyncio.wait(tasks, timeout=PATIENCE)
+    tell("noticed", noticed=len(noticed))
+    os._exit(0)  # threads of pollers that wait for their turn would keep it alive
+
+
+def events(way: str) -> AsyncIterator[Any]:
+    """What a waiter's trigger yields when the contact is there."""
+    if way == HTTP:
+        from airflow.providers.http.triggers.http import HttpSensorTrigger
+
+        headers = {"x-api-key": json.loads(os.environ["AIRFLOW_CONN_CRM_HTTP"])["password"]}
+        return HttpSensorTrigger(
+            endpoint=f"contacts/{EMAIL}", http_conn_id="crm_http", headers=headers, poke_interval=INTERVAL
+        ).run()
+    from crm_provider.questions import ContactIs
+    from crm_provider.triggers.poll import CrmPollTrigger
+
+    return CrmPollTrigger(
+        question=ContactIs(email=EMAIL).as_data(),
+        crm_conn_id="crm_default",
+        poke_interval=INTERVAL,
+        deadline=time.time() + 3600,
+        policy_name="CrmContactSensor",
+    ).run()
+
+
+def tell(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from side_by_side.worker import end_with_parent
+
+    end_with_parent()
+    asyncio.run(be_the_triggerer(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
