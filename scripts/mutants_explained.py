@@ -1,0 +1,56 @@
+"""The mutants that may survive, in groups, and why."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+REASONS = {
+    "same value": "the changed code gives the same value for all that it can be given",
+    "default said": "an argument is left out that says the default",
+    "same order": "numbers that are only compared with each other grow in larger steps",
+    "no such name": "a text that stands for none is replaced by another that nothing is named",
+    "words": "a message for people may end in other letters; nothing is decided by it",
+}
+"""What the groups have in common."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Changes that no test has to notice.
+
+    :param group: one of :data:`REASONS`
+    :param module: below ``crm_provider``, with dots
+    :param function: part of the mutant's name
+    :param change: found in the lines that were taken out and put in; a regular expression
+    """
+
+    group: str
+    module: str
+    function: str
+    change: str
+
+
+EXPLAINED = (
+    Explained("same order", "load.endings", "launching", r"\+= 2"),
+    Explained("words", "load.endings", "_reject", r"rstrip\('XX\.XX'\)"),
+    Explained("words", "outcome", "_remark", r"rstrip\('XX\.XX'\)"),
+    Explained("default said", "load.endings", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
+    Explained("no such name", "policy", "", r'operator or "XXXX"'),
+    Explained("same value", "pacing.schedule", "_before", r"if i <= own else"),
+    Explained("same value", "waiting", "back_off", r"min\(failed - 1, 33\)"),
+    Explained("same value", "load.plan", "choose", r"pages_of\(count or 1\)"),
+    Explained("same value", "load.order", "__init__", r"share: float = 1\.0"),
+)
+
+
+def explanation(module: str, function: str, change: str) -> str | None:
+    """The group that a survivor is in, if it is in one."""
+    return next(
+        (
+            known.group
+            for known in EXPLAINED
+            if known.module == module and known.function in function and re.search(known.change, change, re.MULTILINE)
+        ),
+        None,
+    )

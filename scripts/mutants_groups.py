@@ -1,0 +1,104 @@
+"""What ``mutants.py`` changes, and with which tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COPIED = ("crm_provider", "tests", "scripts", "docs", "example_dags", "README.md", "CHANGELOG.md", "pyproject.toml")
+"""What the tests of the core need to find beside them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules that the same tests belong to.
+
+    :param modules: below ``crm_provider/``
+    :param tests: files, or tests in them
+    :param too_slow: tests that search at random or start processes: seconds for each mutant
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+    too_slow: tuple[str, ...] = ()
+
+
+UNIT = "tests/unit"
+LOAD = f"{UNIT}/load"
+ENGINE = f"{LOAD}/test_engine.py"
+SCHEDULE = f"{UNIT}/test_pacing_schedule.py"
+STORES = f"{UNIT}/test_pacing_stores.py"
+
+_ALL = (
+    Group(
+        "policy",
+        ("policy",),
+        (f"{UNIT}/test_policy.py", f"{UNIT}/test_policy_cli.py"),
+        (
+            f"{UNIT}/test_policy.py::test_any_text_is_taken_or_refused",
+            f"{UNIT}/test_policy.py::test_policy_survives_as_data",
+        ),
+    ),
+    Group(
+        "answers",
+        ("errors", "catalogue", "responses"),
+        (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
+    ),
+    Group("outcome", ("outcome",), (f"{UNIT}/test_outcome.py",)),
+    Group("waiting", ("waiting",), (f"{UNIT}/test_waiting.py",)),
+    Group(
+        "schedule",
+        ("pacing/schedule",),
+        (f"{UNIT}/test_pacing_schedule_steps.py", SCHEDULE),
+        (
+            f"{SCHEDULE}::test_all_of_the_budget_is_used_while_there_is_work",
+            f"{SCHEDULE}::test_lanes_that_all_have_work_get_their_weighted_share",
+            f"{SCHEDULE}::test_no_call_is_refused_whoever_calls_wakes_late_or_dies",
+            f"{SCHEDULE}::test_one_token_is_left_for_the_jitter_of_the_way",
+            f"{SCHEDULE}::test_waiting_asks_little",
+            f"{SCHEDULE}::test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds",
+        ),
+    ),
+    Group(
+        "pacing",
+        ("pacing/budget", "pacing/pacer", "pacing/stores", "pacing/hostfile", "pacing/redis_store"),
+        (f"{UNIT}/test_pacing.py", f"{UNIT}/test_pacing_redis.py", STORES),
+        (
+            f"{STORES}::test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others",
+            f"{STORES}::test_forked_and_spawned_processes_share_one_budget",
+        ),
+    ),
+    Group(
+        "plan",
+        ("load/plan", "load/order", "load/verdict"),
+        (f"{LOAD}/test_plan.py", f"{LOAD}/test_plan_prices.py", f"{LOAD}/test_order.py", f"{LOAD}/test_verdict.py"),
+    ),
+    Group(
+        "endings",
+        ("load/endings", "load/sender", "load/conclusion"),
+        (f"{LOAD}/test_endings.py", f"{LOAD}/test_sender.py", f"{LOAD}/test_conclusion.py"),
+    ),
+    Group(
+        "books",
+        ("load/checkpoint", "load/ledger", "load/tally"),
+        (f"{LOAD}/test_checkpoint.py", f"{LOAD}/test_load_parts.py", f"{LOAD}/test_tally.py"),
+    ),
+    Group(
+        "loop",
+        ("load/sending", "load/window", "load/work"),
+        (f"{LOAD}/test_load_parts.py", ENGINE),
+        (
+            f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",
+            f"{LOAD}/test_load_parts.py::test_every_email_has_at_most_one_row_that_is_sent",
+        ),
+    ),
+    Group(
+        "known",
+        ("load/fingerprints", "load/fingerprint_table", "load/known"),
+        (f"{LOAD}/test_fingerprints.py", f"{LOAD}/test_known.py"),
+        (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
+    ),
+)
+
+GROUPS = {group.name: group for group in _ALL}
+"""In the order of what a mistake in them would cost."""
