@@ -3,11 +3,11 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system bench bench-pacing bench-load matrix lint docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-waiting bench-pacing bench-load bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
 .NOTPARALLEL:
 
 help:
 	@$(PYTHON) scripts/dev.py --help
 
-demo test test-system bench bench-pacing bench-load matrix lint docs dist pins clean:
+demo test test-system contract bench bench-waiting bench-pacing bench-load bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean:
 	@$(PYTHON) scripts/dev.py $@ -- $(ARGS)

@@ -56,7 +56,7 @@ class AirflowApi:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with self._opener.open(request, timeout=30) as response:
+            with self._opener.open(request, timeout=60) as response:
                 answer = response.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -6,12 +6,14 @@ import argparse
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from devtools import matrix, pins, pythons, servers
-from devtools.steps import ROOT, StepFailed, run
+from devtools import audit as audits
+from devtools import core, matrix, pins, pythons, servers
+from devtools.steps import ROOT, SIDE_BY_SIDE, StepFailed, run
 from devtools.venv import Venv
 
 Command = list[str | Path]
@@ -19,6 +21,8 @@ Arguments = list[str]
 
 CACHES = (".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 WASTE = (".venv", matrix.FOLDER, "build", "dist", "site", *CACHES)
+NO_TEST = 5
+"""The exit code of pytest when no test fits its arguments."""
 SOURCES = ("crm_provider", "example_dags", "scripts", "tests")
 
 
@@ -73,8 +77,9 @@ def test(arguments: Arguments) -> int:
     if arguments:
         return run([venv.python, "-m", "pytest", *arguments], env=venv.env())
     commands = _checks(venv)
-    commands["tests"] = [venv.python, "-m", "coverage", "run", "-m", "pytest"]
+    commands["tests"] = [venv.python, "-m", "pytest", *SIDE_BY_SIDE, "--cov", "--cov-report="]
     commands["coverage"] = [venv.python, "-m", "coverage", "report"]
+    commands["core"] = [*commands["coverage"], f"--include={','.join(core.files())}", "--fail-under=100"]
     return _run_all(venv, commands)
 
 
@@ -86,7 +91,19 @@ def test_system(arguments: Arguments) -> int:
     return run([venv.python, "-m", "pytest", "-m", "system", "tests/system", *arguments], env=venv.env())
 
 
+def contract(arguments: Arguments) -> int:
+    """What is assumed about the API, tried on the sandbox and on the account of CRM_API_KEY (--report FILE)."""
+    venv = project()
+    return run([venv.python, "-m", "pytest", "tests/contract", "--contract", *arguments], env=venv.env())
+
+
 def bench(arguments: Arguments) -> int:
+    """This provider next to what one would write without it; fails below its bars (--write docs/performance.md)."""
+    venv = project("bench")
+    return run([venv.python, "tests/benchmarks/bench_side_by_side.py", *arguments], env=venv.env())
+
+
+def bench_waiting(arguments: Arguments) -> int:
     """What waiting costs: one poll for all next to one for each (--write docs/sensors.md)."""
     venv = project()
     return run([venv.python, "tests/benchmarks/bench_waiting.py", *arguments], env=venv.env())
@@ -103,6 +120,44 @@ def bench_load(arguments: Arguments) -> int:
     """What a load costs: the share of the limit, calls, memory (--write docs/load.md)."""
     venv = project()
     return run([venv.python, "tests/benchmarks/bench_load.py", *arguments], env=venv.env())
+
+
+def reliability(arguments: Arguments) -> int:
+    """Breaks everything that can break and writes docs/reliability.md; arguments go to pytest."""
+    venv = project("system")
+    with tempfile.TemporaryDirectory() as folder:
+        seen = Path(folder) / "seen.jsonl"
+        tests = arguments or ["tests"]
+        code = run([venv.python, "-m", "pytest", "-m", "reliability", "--reliability", seen, *tests], env=venv.env())
+        partly = ["--only-seen"] if arguments else []
+        return code or run([venv.python, "scripts/reliability.py", seen, "--write", *partly], env=venv.env())
+
+
+def bench_imports(arguments: Arguments) -> int:
+    """What a DAG file costs to parse, next to official providers (--write docs/performance.md)."""
+    venv = project("bench")
+    return run([venv.python, "tests/benchmarks/bench_imports.py", *arguments], env=venv.env())
+
+
+def fuzz(arguments: Arguments) -> int:
+    """Every property with many examples, ever new ones (CRM_FUZZ_EXAMPLES=500); arguments go to pytest."""
+    venv = project("system")
+    env = {"CRM_FUZZ_EXAMPLES": "500", **venv.env()}
+    unit: Command = ["-m", "hypothesis", "tests/unit", "tests/unit/fuzz/damaged_parquet.py"]
+    system: Command = ["-m", "system", "tests/system/openapi"]
+    codes = [run([venv.python, "-m", "pytest", *tests, *arguments], env=env) for tests in (unit, system)]
+    return max((code for code in codes if code != NO_TEST), default=NO_TEST)
+
+
+def mutants(arguments: Arguments) -> int:
+    """Changes the code of the core's decisions and sees whether a test notices (GROUP, --again, --report, --write)."""
+    venv = project("mutation")
+    return run([venv.python, "scripts/mutants.py", *arguments], env=venv.env())
+
+
+def audit(arguments: Arguments) -> int:
+    """Known vulnerabilities of the pinned versions: exit code 1 if there are any, 3 if nobody could be asked."""
+    return audits.audit(project("audit"), arguments)
 
 
 def lint(arguments: Arguments) -> int:
@@ -141,11 +196,18 @@ JOBS: dict[str, Callable[[Arguments], int]] = {
     "demo": demo,
     "test": test,
     "test-system": test_system,
+    "contract": contract,
     "bench": bench,
+    "bench-waiting": bench_waiting,
     "bench-pacing": bench_pacing,
     "bench-load": bench_load,
+    "bench-imports": bench_imports,
     "matrix": matrix.main,
+    "reliability": reliability,
+    "fuzz": fuzz,
+    "mutants": mutants,
     "lint": lint,
+    "audit": audit,
     "docs": docs,
     "dist": dist,
     "pins": pins.main,

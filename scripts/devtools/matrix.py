@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from devtools import pythons
-from devtools.steps import ROOT, StepFailed, run
+from devtools.steps import ROOT, SIDE_BY_SIDE, StepFailed, run
 from devtools.venv import Venv
 
 FOLDER = ".venv-matrix"
@@ -69,7 +69,12 @@ def main(arguments: list[str]) -> int:
         start = time.monotonic()
         results.append(Result(cell.title, _try(cell, rest), time.monotonic() - start))
     print("== matrix", table(results), sep="\n", flush=True)
-    return 1 if any(result.verdict == "FAILED" for result in results) else 0
+    return 1 if any(failed(result, by_name=bool(wanted)) for result in results) else 0
+
+
+def failed(result: Result, *, by_name: bool) -> bool:
+    """Whether a result is to be mended: what was asked for by name must have been run."""
+    return result.verdict != "ok" if by_name else result.verdict == "FAILED"
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -91,7 +96,8 @@ def _try(cell: Cell, arguments: Sequence[str]) -> str:
     except StepFailed as error:
         print(error, flush=True)
         return "not run: its packages could not be installed"
-    return "FAILED" if run([venv.python, "-m", "pytest", *arguments], env=venv.env()) not in (0, NO_TESTS) else "ok"
+    code = run([venv.python, "-m", "pytest", *(arguments or SIDE_BY_SIDE)], env=venv.env())
+    return "FAILED" if code not in (0, NO_TESTS) else "ok"
 
 
 def table(results: Sequence[Result]) -> str:

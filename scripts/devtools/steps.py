@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # The others would mix another environment's packages in.
 UNWANTED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
 
+# pytest's tests in several processes: each has its own Airflow, so more than a few cost more than they bring
+SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+
 
 class StepFailed(Exception):
     """A step of the set-up did not work; the text says what to do."""

@@ -1,8 +1,19 @@
-"""Settings of the unit tests: no deadline, for the machine is shared; the same examples each time in CI."""
+"""Settings of the property tests: no deadline, for the machine is shared; in CI the same examples each time.
+
+``make fuzz`` asks for many more examples, other ones each time.
+"""
 
 import os
 
 from hypothesis import settings
 
+FUZZ = "CRM_FUZZ_EXAMPLES"
+"""How many examples each property is tried with, of ever new ones."""
+
 settings.register_profile("unit", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("unit")
+if FUZZ in os.environ:
+    settings.register_profile(
+        "fuzz", settings.get_profile("unit"), derandomize=False, max_examples=int(os.environ[FUZZ])
+    )
+    settings.load_profile("fuzz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ LINKS = (CrmContactLink(), CrmDealLink(), CrmExtractedFileLink(), CrmRejectsLink
 RULES = {
     "/var/crm/": "https://files.example.com/",
     "/var/crm/private/": "",
+    "/srv": "https://files.example.com",
     "s3://own/": "https://minio.example.com/own/",
 }
 
@@ -31,6 +33,14 @@ FILES = {
     "/var/crm/a b/rejects.jsonl": "https://files.example.com/a%20b/rejects.jsonl",
     "file:///var/crm/rejects.jsonl": "https://files.example.com/rejects.jsonl",
     "/var/crm/private/rejects.jsonl": "",
+    "/srv/r.jsonl": "https://files.example.com/r.jsonl",
+    "/srv.evil.example/r.jsonl": "https://files.example.com/.evil.example/r.jsonl",
+    "/srv@evil.example/r.jsonl": "https://files.example.com/%40evil.example/r.jsonl",
+    "/srv:443@evil.example": "https://files.example.com/%3A443%40evil.example",
+    "javascript:alert(1)": "",
+    "javascript://files.example.com/%0aalert(1)": "",
+    "data:text/html,<script>": "",
+    "vbscript://x": "",
     "/tmp/rejects.jsonl": "",
     "rejects.jsonl": "",
     "https://files.example.com/r.md": "https://files.example.com/r.md",
@@ -57,6 +67,13 @@ PATHS = st.builds("{}{}".format, st.sampled_from(["", "s3://", "gs://c@", "https
 def test_any_path_gives_a_web_link_or_none(path: str, rules: dict[str, str]) -> None:
     link = web_link(path, rules)
     assert link == "" or link.startswith(("https://", "http://"))
+
+
+@given(st.text(), st.sampled_from(["https://files.example.com", "https://files.example.com/crm", "http://h:80/a?f="]))
+def test_a_rule_leads_to_its_own_host_whatever_the_path_is(rest: str, url: str) -> None:
+    link = web_link(f"/var{rest}", {"/var": url})
+    assert link.startswith(url)
+    assert urlsplit(link).netloc == urlsplit(url).netloc
 
 
 def task(**fields: Any) -> SimpleNamespace:

@@ -68,7 +68,7 @@ def test_the_wheel_brings_its_licence(wheel: zipfile.ZipFile, metadata: email.me
 
 
 def test_the_sdist_has_what_is_needed_to_build_test_and_document_it(sdist: set[str]) -> None:
-    wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt"}
+    wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "Makefile", "constraints.txt"}
     for folder in ("crm_provider", "example_dags", "tests", "docs", "scripts", "constraints"):
         wanted |= files_of(ROOT / folder)
     assert wanted - sdist == set()
@@ -99,7 +99,7 @@ def test_extras_are_documented(metadata: email.message.Message) -> None:
 
 
 def test_every_extra_that_is_named_exists(metadata: email.message.Message) -> None:
-    texts = [path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]]
+    texts = [path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]]
     texts += [path.read_text("utf-8") for path in (ROOT / "crm_provider").rglob("*.py")]
     named = {extra for text in texts for extra in re.findall(r"airflow-provider-crm\[(\w+)\]", text)}
     assert named <= set(metadata.get_all("Provides-Extra", []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -117,3 +118,11 @@ def test_as_a_command() -> None:
         check=True,
     )
     assert "CrmListSensor[SEGMENTATION_LIST_NOT_FOUND]" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as nobody_reads:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        assert main(["policy"]) == 0
