@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from crm_provider import errors as e
@@ -36,12 +38,35 @@ class Page:
 
         :raises CrmProtocolError: if there is no list of records in it
         """
-        items = value.get("data") if isinstance(value, Mapping) else value
+        items, told = (value.get("data"), value.get("total")) if isinstance(value, Mapping) else (value, None)
+        total = _count_of(told)
+        if isinstance(value, Mapping) and _says_none(value) and (told is None or total == 0):
+            items = []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise e.CrmProtocolError("the answer holds no list of records", method="GET", path=route)
-        total = value.get("total") if isinstance(value, Mapping) else None
-        known = isinstance(total, int) and not isinstance(total, bool) and total >= 0
-        return cls(items, total if known else None)
+        return cls(items, total)
+
+
+_ENDLESS = 10**18
+"""More records than there are; what is above, as a fraction with an exponent, is not worth its digits."""
+
+
+def _count_of(told: Any) -> int | None:
+    """A number of records, in whatever form JSON may hold one; None if it is none."""
+    if isinstance(told, str) and re.fullmatch(r"[0-9]{1,1000}", told.strip()):
+        return int(told)
+    if isinstance(told, (float, Decimal)):
+        bounded = min(told, _ENDLESS)
+        told = int(bounded) if bounded % 1 == 0 else None
+    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+
+
+def _says_none(value: Mapping[str, Any]) -> bool:
+    """Whether it is ``data: null``, as some write an empty list, and no error of a kind that is not known."""
+    return "data" in value and value["data"] is None and not any(value.get(key) for key in _OF_ERRORS)
+
+
+_OF_ERRORS = ("error", "errors", "errorCode", "errorType", "errorMessage")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,10 @@ MOST_WORDS = 6
 SHORTEST_CODE = 16
 """Characters of base64, or digits of hexadecimal, that are looked into for text."""
 
+LONG = 500
+"""Characters of a value from which on it is searched for without a pattern: to compile one takes a second for each
+hundred thousand."""
+
 PHONE_DIGITS = 7
 """Digits at the end of a phone number that tell it, however it is written."""
 
@@ -51,7 +55,8 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
     whole = {spelling for value in values for spelling in _spellings(value)}
     found = {part for value in values for part in _parts(value)} if in_parts else set()
     parts = {spelling for part in found for spelling in _spellings(part)}
-    text = _taken_out(text, map(re.escape, sorted(whole, key=len, reverse=True)))
+    text = _long_taken_out(text, sorted((one for one in whole if len(one) > LONG), key=len, reverse=True))
+    text = _taken_out(text, map(re.escape, sorted((one for one in whole if len(one) <= LONG), key=len, reverse=True)))
     text = _EMAIL.sub("[email]", text)  # before parts of it are gone
     text = _CODE.sub(_without_hidden_text, text)
     text = _taken_out(text, (_as_phone(value) for value in values if _PHONE.fullmatch(value)))
@@ -81,6 +86,18 @@ def _printable(text: str) -> str:
 def _taken_out(text: str, patterns: Iterable[str]) -> str:
     pattern = "|".join(patterns)
     return re.sub(pattern, "[value]", text, flags=re.IGNORECASE) if pattern else text
+
+
+def _long_taken_out(text: str, spellings: Iterable[str]) -> str:
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few letters become two
+        text = lowered
+    for spelling in map(str.lower, spellings):
+        while (at := lowered.find(spelling)) >= 0:
+            behind = at + len(spelling)
+            text = f"{text[:at]}[value]{text[behind:]}"
+            lowered = f"{lowered[:at]}[value]{lowered[behind:]}"
+    return text
 
 
 def _spellings(value: str) -> Iterator[str]:

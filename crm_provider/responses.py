@@ -48,6 +48,7 @@ class Answer:
     :param sent: values that the call sent, the key among them; they are cut out of every text that is shown
     :param loose: the form of a successful answer is not documented and not needed: a plain text will do
     :param exact: numbers with a fraction become ``Decimal``, with the digits that were sent
+    :param unread: why there is no body, if there was one that could not be read
     """
 
     method: str
@@ -58,6 +59,7 @@ class Answer:
     sent: tuple[str, ...] = ()
     loose: bool = False
     exact: bool = False
+    unread: str = ""
 
 
 def value_of(answer: Answer) -> Any:
@@ -147,7 +149,11 @@ def _objects(parsed: Any) -> Iterator[dict[str, Any]]:
         yield parsed
         yield from (parsed[key] for key in ("error", "data") if isinstance(parsed.get(key), dict))
         several = parsed.get("errors")
-        yield from (item for item in several if isinstance(item, dict)) if isinstance(several, list) else ()
+        for item in several if isinstance(several, list) else [several]:
+            if isinstance(item, str):
+                yield {"message": item}
+            elif isinstance(item, dict) and item is not several:
+                yield item
 
 
 def _spec_by_type(parsed: Any) -> ErrorSpec | None:
@@ -228,7 +234,7 @@ def _odd_body(answer: Answer, parsed: Any) -> str:
         target = next((v for name, v in answer.headers.items() if name.lower() == "location"), "")
         return f"(a redirect to {_host_of(target) or 'this host'}: not followed, the key stays here)"
     if parsed is None:
-        return "(the answer is empty)"
+        return f"({answer.unread or 'the answer is empty'})"
     if isinstance(parsed, dict):
         return "(the answer has no text)"
     if answer.body.lstrip()[:1] == b"<":

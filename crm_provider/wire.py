@@ -81,12 +81,14 @@ class Wire:
                 allow_redirects=False,
                 stream=True,
             ) as response:
+                body, unread = _body(response, call)
                 return Answer(
                     method=call.method,
                     path=call.shown,
                     status=response.status_code,
                     headers=dict(response.headers),
-                    body=_body(response, call),
+                    body=body,
+                    unread=unread,
                     sent=(self._settings.api_key, *call.sent),
                     loose=call.loose,
                     exact=call.exact,
@@ -113,12 +115,15 @@ class _ApiKey:
         return request
 
 
-def _body(response: requests.Response, call: Call) -> bytes:
+def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
+    """The body of an answer, or why it was not read: what is no success is told by its status and headers too."""
     if response.status_code < 200:
-        return b""  # more is to come on this connection, which is closed: it must not be taken for the next answer
+        return b"", ""  # more is to come on this connection, which is closed: never to be taken for the next answer
     try:
-        return whole_body(response)
+        return whole_body(response), ""
     except BodyRefused as refused:
+        if response.status_code >= 300:
+            return b"", str(refused)
         raise e.CrmProtocolError(
             str(refused),
             type=f"HTTP_{response.status_code}",

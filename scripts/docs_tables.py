@@ -334,7 +334,7 @@ def limits() -> str:
         (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back all other callers of the key, too"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
         (f"{wire.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
-        (f"{bodies.MAX_BODY // 2**20} MB", "an answer that is larger, when it is unpacked, is an error"),
+        (f"{bodies.MAX_BODY // 2**20} MB", "a larger answer, packed or unpacked, is an error"),
         (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
         (f"{paging.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
         (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),

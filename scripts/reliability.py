@@ -197,13 +197,14 @@ _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:?\d\d)?"), "TIME"),
     (re.compile(r"(?<![\w/.])/(?:tmp|var|home|root|private|work)(?:/[^\s'\",;:)]+)+"), "FILE"),
     (re.compile(r"(?<=in )\d+(?:\.\d+)?(?= s\b)"), "N"),
+    (re.compile(r"\bself signed\b"), "self-signed"),  # OpenSSL 1.1
     (re.compile(r"(\S)\1{9,}"), r"\1\1\1..."),
     (re.compile(r"\s+"), " "),
 )
 
 
 def stable(text: str) -> str:
-    """A text without what differs from run to run: ports, ids, times, paths, durations."""
+    """A text without what differs from run to run: ports, ids, times, paths, durations, OpenSSL's spelling."""
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
     return text.strip()

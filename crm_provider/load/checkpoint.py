@@ -190,7 +190,10 @@ class FileCheckpoints:
         return is_local(self.path)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint. One that cannot be read counts as none: rows that are sent twice do no harm."""
+        """The newest checkpoint. One that makes no sense counts as none: rows that are sent twice do no harm.
+
+        :raises CannotRead: if others may have put it there
+        """
         try:
             with read_own(self.path) as file:
                 return Checkpoint.from_data(json.loads(file.read()))

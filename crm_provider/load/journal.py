@@ -25,8 +25,14 @@ from crm_provider.load.paths import (
     writing,
 )
 
+REPLACED = "another try or program has removed or replaced it meanwhile"
+
 MOST_WAITING = 8 * 1024 * 1024
 """Bytes that wait in memory for the next part."""
+
+
+class Changed(Exception):
+    """Somebody else writes to the file."""
 
 
 class Journal:
@@ -47,14 +53,15 @@ class Journal:
     def append(self, line: str) -> None:
         """Write a line, without its line break. It survives a kill of this process from now on if the file is local.
 
-        :raises CannotWrite: nothing of the line is there
+        :raises CannotWrite: nothing of the line is there; also if the file was removed or replaced meanwhile
         """
         self._store.add(line.encode() + b"\n")
 
     def sync(self) -> None:
         """After this the lines so far survive anything, on object stores too, and no file is open.
 
-        :raises CannotWrite: also each time from then on: what the disk has lost, it tells of once only
+        :raises CannotWrite: also each time from then on: what the disk has lost, it tells of once only; also if the
+            file that the lines are in is not the one of that name any more
         """
         self._store.sync()
 
@@ -71,11 +78,14 @@ class Journal:
         start = text.encode()
         return start.startswith(next(self._store.pieces(), b"")[: len(start)])
 
-    def keep(self, wanted: Callable[[str], bool]) -> int:
+    def keep(self, wanted: Callable[[str], bool], *, undisturbed: bool = False) -> int:
         """Drop the other lines, and what a kill has torn.
 
+        :param undisturbed: on a local disk, only if nobody else has written to the file meanwhile
         :return: how many lines are left
+        :raises Changed: if somebody has; the file is as it was
         """
+        before = self._store.state()
         if not any(True for _ in self.lines()):
             self.clear()
             return 0
@@ -85,6 +95,11 @@ class Journal:
                 if wanted(line[:-1].decode()):
                     file.write(line)
                     kept += 1
+            if undisturbed:
+                file.flush()
+                os.fsync(file.fileno())  # here, so that the look comes right before the file is replaced
+                if self._store.state() != before:
+                    raise Changed
         self._store.rewritten()
         if not kept:
             self.clear()
@@ -122,6 +137,8 @@ class _Store(Protocol):
 
     def pieces(self) -> Iterator[bytes]: ...
 
+    def state(self) -> object: ...
+
     def settled(self) -> bool: ...
 
     def rewritten(self) -> None: ...
@@ -140,8 +157,13 @@ class _GrowingFile:
         self._lost: CannotWrite | None = None
 
     def add(self, data: bytes) -> None:
+        if self._lost is not None:
+            raise self._lost
         if self._file is None:
+            if self._checked and not os.path.lexists(self._path):  # a new one would lack what this try wrote before
+                raise CannotWrite(str(self._path), REPLACED)
             self._file = private_file(self._path)
+        self._check_still_there(self._file)
         with writing(self._path):
             if not self._checked:
                 os.ftruncate(self._file.fileno(), sum(map(len, self._whole_lines(self.pieces()))))
@@ -150,6 +172,10 @@ class _GrowingFile:
 
     def sync(self) -> None:
         """Closes the file too: whoever syncs last leaves nothing open."""
+        self._sync(named=True)
+
+    def _sync(self, *, named: bool) -> None:
+        """:param named: the file must still be the one of its name, or the lines are in none that anyone will read"""
         if self._lost is not None:
             raise self._lost
         if self._file is not None:
@@ -157,6 +183,8 @@ class _GrowingFile:
             try:
                 with writing(self._path), file:
                     os.fsync(file.fileno())
+                    if named:
+                        self._check_still_there(file)
             except CannotWrite as lost:
                 self._lost = lost
                 raise
@@ -164,17 +192,35 @@ class _GrowingFile:
     def pieces(self) -> Iterator[bytes]:
         yield from _pieces(self._path)
 
+    def state(self) -> object:
+        """Changes with the file."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size
+
     def settled(self) -> bool:
         """Whether everything is under the final name, and only there."""
         return True
 
     def rewritten(self) -> None:
         """What is open now is not the file of that name any more."""
-        self.sync()
+        self._sync(named=False)
 
     def clear(self) -> None:
-        self.sync()
+        self._sync(named=False)
+        self._checked = False
         remove(self._path)
+
+    def _check_still_there(self, file: IO[bytes]) -> None:
+        with writing(self._path):
+            try:
+                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return
+            except FileNotFoundError:
+                pass
+            raise CannotWrite(str(self._path), REPLACED)
 
 
 class _Parts:
@@ -224,6 +270,9 @@ class _Parts:
             for number in self._numbers():
                 yield from _pieces(self._part(number))
         yield from io.BytesIO(self._waiting)
+
+    def state(self) -> object:
+        return None
 
     def settled(self) -> bool:
         if not self._path.exists():

@@ -6,6 +6,7 @@ What a load writes is private: files have mode 0600, folders that it creates 070
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import shutil
@@ -31,6 +32,21 @@ class CannotWrite(OSError):
         self.what, self.reason = what, reason
 
     def __reduce__(self) -> tuple[type[CannotWrite], tuple[str, str]]:
+        return type(self), (self.what, self.reason)
+
+
+class CannotRead(PermissionError):
+    """A file that an earlier try has left, as it seems, and that may not be read.
+
+    :param what: the file
+    :param reason: such as that somebody else has put it there
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be read: {reason}")
+        self.what, self.reason = what, reason
+
+    def __reduce__(self) -> tuple[type[CannotRead], tuple[str, str]]:
         return type(self), (self.what, self.reason)
 
 
@@ -148,9 +164,13 @@ def private_file(path: pathlib.Path) -> IO[bytes]:
 def read_own(path: AnyPath) -> IO[bytes]:
     """Open a file that an earlier try has left.
 
-    :raises PermissionError: if it is local, and others may have put it there
+    :raises CannotRead: if the system refuses, or it is local, and others may have put it there
+    :raises FileNotFoundError: if there is none
     """
-    return os.fdopen(open_own(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+    try:
+        return os.fdopen(open_own(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+    except PermissionError as refused:
+        raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
 def append(file: IO[bytes], data: bytes) -> None:
@@ -176,28 +196,50 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
     written here first and then sent as one object, because closing a half-written object would publish it.
 
     :param mode: ``w`` for UTF-8 text (line ends stay as they are written) or ``wb``
-    :raises CannotWrite: if the system will not have it; what was there before is still there then
+    :raises CannotWrite: if the system will not have it; what was there before is still there then. Other errors of the
+        caller's, such as those of a file that is read meanwhile, stay what they are
     """
     local = path if is_local(path) else None
-    text = mode == "w"
     with writing(path):
         if local is not None:
             private_folder(local.parent)
         draft = _draft(local)
-        try:
-            with draft.open(mode, encoding="utf-8" if text else None, newline="" if text else None) as file:
-                yield file
+    try:
+        with _NamedFile(draft, path) as raw, io.BufferedWriter(raw) as binary:
+            if mode == "wb":
+                yield binary
+            else:
+                with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+                    yield text
+        with writing(path):
             if local is not None:
                 _force(draft)
                 draft.replace(local)
                 _force(local.parent)
             else:
                 _send(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
+
+
+class _NamedFile(io.FileIO):
+    """A file to write to, whose errors name the file that it will be."""
+
+    def __init__(self, draft: pathlib.Path, final: AnyPath) -> None:
+        self._final = final
+        with writing(final):
+            super().__init__(draft, "wb")
+
+    def write(self, data: Any, /) -> int:
+        with writing(self._final):
+            return super().write(data)
+
+    def close(self) -> None:
+        with writing(self._final):
+            super().close()
 
 
 def _of_text(text: str) -> AnyPath:

@@ -10,18 +10,22 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Literal
 
-from crm_provider.load.journal import Journal
-from crm_provider.load.paths import AnyPath, is_local
+from crm_provider.load.journal import Changed, Journal
+from crm_provider.load.paths import AnyPath, CannotWrite, is_local
 from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject, RejectLines
 from crm_provider.load.rows import Row, SourceError
 
 log = logging.getLogger(__name__)
 
-__all__ = ["NoRejects", "Reject", "RejectedRows", "RejectsFile", "read_rejects"]
+__all__ = ["NoRejects", "Reject", "RejectedRows", "RejectsFile", "RowsLost", "read_rejects"]
 
 RejectsFormat = Literal["jsonl", "csv"]
 
 _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
+
+
+class RowsLost(CannotWrite):
+    """Rejected rows that were written are not in the file any more: somebody has replaced or changed it meanwhile."""
 
 
 class RejectsFile:
@@ -30,6 +34,9 @@ class RejectsFile:
     A run starts with :meth:`start`, or with :meth:`resume` if it goes on where an earlier try stopped. One name is for
     one run: the file of an earlier run under it is replaced, so give each run its own (Airflow: a template with
     ``run_id``). A file that is no rejects file is never touched.
+
+    An earlier try that Airflow has given up may live on for some seconds and write too. Which of two tries is the newer
+    one cannot be told here. So at its end neither takes a row out of the file, only lines that are doubled.
 
     :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
         parts are beside it
@@ -54,8 +61,7 @@ class RejectsFile:
         self._columns = columns
         self._original = original
         self._lines, self._journal = _opened(path, format)
-        self._own = array("Q")
-        """Marks of the lines that this try has kept or written."""
+        self._forget_lines()
 
     @property
     def is_local(self) -> bool:
@@ -80,17 +86,21 @@ class RejectsFile:
         """
         self._check_own()
         reader = _Reader(self._lines, self.path.name)
-        self.count, self._own = 0, array("Q")
+        self._forget_lines()
+        kept: set[int] = set()
 
-        def wanted(line: str) -> bool:
+        def stays(line: str) -> bool:
             reject = reader.read(line)
-            if reject is not None and not done(reject.number):
-                return False
-            self.count += reject is not None
-            self._own.append(_mark(line))
+            if reject is not None:
+                if reject.number in kept or not done(reject.number):
+                    return False
+                kept.add(reject.number)
+                self._numbers.append(reject.number)
+                self.count += 1
+            self._marks.append(_mark(line))
             return True
 
-        self._journal.keep(wanted)
+        self._journal.keep(stays)
         if not self.count:  # at most a header is left
             self._clear()
 
@@ -103,10 +113,11 @@ class RejectsFile:
             reject = replace(reject, original=self._original(reject.number))
         header = None
         if not self.count:
-            header = self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
+            header = self._header(reject)
         line = self._lines.line(reject)
         self._journal.append(line if header is None else f"{header}\n{line}")  # at once: both or neither
-        self._own.extend(_mark(text) for text in (header, line) if text is not None)
+        self._marks.extend(_mark(text) for text in (header, line) if text is not None)
+        self._numbers.append(reject.number)
         self.count += 1
         self.has_unsynced = True
 
@@ -116,30 +127,96 @@ class RejectsFile:
             self._journal.sync()
             self.has_unsynced = False
 
-    def finish(self) -> None:
-        """Put all rows under the final name."""
-        self._drop_strays()
+    def finish(self, rejected: int = 0) -> None:
+        """Put all rows under the final name.
+
+        :param rejected: rows that all tries together have rejected
+        :raises RowsLost: if the file does not hold them all
+        """
+        self._journal.sync()
+        self._take_stock()
+        if (gone := rejected - len(self._numbers)) > 0:  # before this try: another's rows do not make up for them
+            raise self._lost(gone)
         self._journal.finish()
         self.has_unsynced = False
 
-    def _drop_strays(self) -> None:
-        """What a try has written that Airflow had given up, and that lived on beside this one for some seconds."""
-        if sum(1 for _ in self._journal.lines()) == len(self._own):
+    def _take_stock(self) -> None:
+        """Make sure that the file holds the rows of this try, each once, whoever else has written to it."""
+        if array("Q", map(_mark, self._journal.lines())) == self._marks:
             return
-        left = set(self._own)
+        key_of, own_marks = self._keys(), set(self._marks)
+        keys: set[int | str] = set()
+        keys_of_own_lines: set[int | str] = set()
+        is_doubled = False
+        for line in self._journal.lines():
+            key = key_of(line)
+            is_doubled |= key in keys
+            keys.add(key)
+            if _mark(line) in own_marks:
+                keys_of_own_lines.add(key)
+        if missing := set(self._numbers) - keys:
+            raise self._lost(len(missing))
+        self.count = sum(isinstance(key, int) for key in keys)
+        if is_doubled:
+            self._drop_doubled(own_marks, keys_of_own_lines)
 
-        def wanted(line: str) -> bool:
-            mark = _mark(line)
-            found = mark in left
-            left.discard(mark)
-            return found
+    def _drop_doubled(self, own_marks: set[int], keys_of_own_lines: set[int | str]) -> None:
+        """Of several lines with one key, keep that of this try, or else the first."""
+        key_of = self._keys()
+        kept: set[int | str] = set()
 
-        log.info("Lines of an earlier try that lived on beside this one are removed from %s.", self.path)
-        self._journal.keep(wanted)
+        def stays(line: str) -> bool:
+            key = key_of(line)
+            if key in kept or (key in keys_of_own_lines and _mark(line) not in own_marks):
+                return False
+            kept.add(key)
+            return True
+
+        try:
+            self._journal.keep(stays, undisturbed=True)
+        except Changed:
+            log.info("Another try still writes to %s; rows that both have rejected stay in it twice.", self.path)
+        else:
+            log.info("Rows that another try has rejected as well were in %s twice; now each is in it once.", self.path)
+
+    def _keys(self) -> Callable[[str], int | str]:
+        """From each line of the file in turn to the number of its row, or, if it is no row, to the line itself."""
+        reader = _Reader(self._lines, self.path.name)
+
+        def key_of(line: str) -> int | str:
+            try:
+                reject = reader.read(line)
+            except SourceError:
+                return line
+            return line if reject is None else reject.number
+
+        return key_of
+
+    def _lost(self, count: int) -> RowsLost:
+        return RowsLost(
+            str(self.path),
+            f"{count} rejected rows that were in it are gone, because another try or program has changed or replaced "
+            "it; the next try starts with the first row",
+        )
+
+    def _header(self, reject: Reject) -> str | None:
+        """The first line, None if there is one already: also that of another try, whose columns it then tells."""
+        first = next(self._journal.lines(), None)
+        if first is None:
+            return self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
+        _Reader(self._lines, self.path.name).read(first)
+        return None
 
     def _clear(self) -> None:
         self._journal.clear()
-        self.count, self._own = 0, array("Q")
+        self._forget_lines()
+
+    def _forget_lines(self) -> None:
+        self.count = 0
+        self._marks = array("Q")
+        """Of the lines that this try has kept or written."""
+        self._numbers = array("q")
+        """Of the rows in them."""
 
     def _check_own(self) -> None:
         if not self._journal.begins_like(self._lines.begin):
@@ -221,15 +298,18 @@ class _Reader:
     def __init__(self, lines: RejectLines, name: str) -> None:
         self._lines, self._name = lines, name
         self._number = 0
+        self._header: str | None = None
 
     def read(self, line: str) -> Reject | None:
-        """The row of a line; None for a header or an empty line.
+        """The row of a line; None for an empty line or a header, also one that two tries at once have both written.
 
         :raises SourceError: if it is neither
         """
         self._number += 1
         try:
             if self._number == 1 and self._lines.read_header(line):
+                self._header = line
+            if line == self._header:
                 return None
             return self._lines.parse(line) if line.strip() else None
         except ValueError as wrong:

@@ -15,6 +15,7 @@ from crm_provider.load.order import FixedOrder, LearnedOrder
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import Preflight, stop_if_invalid
 from crm_provider.load.progress import Position, Progress, noted
+from crm_provider.load.rejects import RejectsFile, RowsLost
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sender import Order, Sender
 from crm_provider.load.sending import Sending
@@ -113,11 +114,18 @@ class Run:
         if summary.left:
             raise RuntimeError(f"the books do not add up: {summary.line()}")
         if self.load.rejects is not None:
-            self.load.rejects.finish()
+            self._finish(self.load.rejects, summary[Outcome.REJECTED])
         if self.load.fingerprints is not None:
             self.load.fingerprints.finish()
         log.info("Done: %s", summary.line())
         return summary
+
+    def _finish(self, rejects: RejectsFile, rejected: int) -> None:
+        try:
+            rejects.finish(rejected)
+        except RowsLost:
+            self.load.checkpoints.clear()  # it says that these rows are done; sent again, they are rejected again
+            raise
 
     def _earlier_try(self) -> Checkpoint | None:
         load = self.load

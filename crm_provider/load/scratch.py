@@ -6,6 +6,8 @@ SQLite deletes the file as soon as it is open: no other process can read it, and
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from crm_provider.load.paths import CannotWrite
@@ -17,18 +19,26 @@ class Scratch(sqlite3.Connection):
     """A temporary database without a name. Used by one thread.
 
     :param setup: statements that make its tables
+    :raises CannotWrite: the folder for temporary files is full, or cannot be used
     """
 
     def __init__(self, setup: str) -> None:
-        super().__init__("", isolation_level=None)
-        self.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN; {setup}")
+        with _named():
+            super().__init__("", isolation_level=None)
+            self.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN; {setup}")
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """As of every connection.
 
         :raises CannotWrite: the folder for temporary files is full, or cannot be used
         """
-        try:
+        with _named():
             return super().execute(sql, parameters)
-        except sqlite3.OperationalError as wrong:  # the statements are right: they are those of this package
-            raise CannotWrite(WHERE, str(wrong)) from wrong
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as wrong:  # the statements are right: they are those of this package
+        raise CannotWrite(WHERE, str(wrong)) from wrong

@@ -1,8 +1,8 @@
 """Records into a file: JSON lines, CSV or Parquet.
 
-The same records give the same bytes,
-``.gz`` included. Tables hold text: a mapping of a record becomes columns with dotted names (``attributes.name``), a
-list or anything deeper becomes JSON text, a number keeps its digits. No value is null in Parquet and empty in CSV.
+The same records give the same bytes, ``.gz`` included. Tables hold text: a mapping of a record becomes columns with
+dotted names (``attributes.name``), a list or anything deeper becomes JSON text, a number keeps its digits. No value is
+null in Parquet and empty in CSV.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from crm_provider.load.arguments import check_arguments, mapper_of, options_of, 
 from crm_provider.load.fields import Empty
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
-from crm_provider.load.paths import AnyPath, unwritable
+from crm_provider.load.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.metrics import count_load
@@ -178,9 +178,14 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.conclusion import done, what_to_do
         from crm_provider.load.engine import LoadInterrupted, LoadStopped, LoadUnsaved, too_many_rejects
+        from crm_provider.load.summary import Summary
 
         with ExitStack() as opened:
-            load = self._prepared(context, opened)
+            try:
+                load = self._prepared(context, opened)
+            except CannotWrite as unwritten:
+                count_load(context["ti"], "stopped")
+                raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
                 summary = load.run()
             except LoadStopped as stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -59,18 +58,4 @@ def _skip_wait(ti: Any) -> float:
             wait = row.next_retry_datetime() - now
             # dag.test holds the row as well, and would write the old end date back
             ti.end_date = row.end_date = row.end_date - wait - timedelta(milliseconds=1)
-        _move_back_what_a_sensor_remembers(session, wanted, wait.total_seconds())
     return float(wait.total_seconds())
-
-
-def _move_back_what_a_sensor_remembers(session: Any, wanted: dict[str, Any], seconds: float) -> None:
-    try:
-        from airflow.models.task_state_store import TaskStateStoreModel
-    except ImportError:  # below 3.3
-        return
-    from sqlalchemy import select
-
-    for row in session.scalars(select(TaskStateStoreModel).filter_by(**wanted)):
-        remembered = json.loads(row.value)
-        if isinstance(remembered, dict) and remembered.get("not_before"):
-            row.value = json.dumps({**remembered, "not_before": remembered["not_before"] - seconds})

@@ -77,9 +77,16 @@ def test(arguments: Arguments) -> int:
     if arguments:
         return run([venv.python, "-m", "pytest", *arguments], env=venv.env())
     commands = _checks(venv)
-    commands["tests"] = [venv.python, "-m", "pytest", *SIDE_BY_SIDE, "--cov", "--cov-report="]
-    commands["coverage"] = [venv.python, "-m", "coverage", "report"]
-    commands["core"] = [*commands["coverage"], f"--include={','.join(core.files())}", "--fail-under=100"]
+    commands["unit"] = [venv.python, "-m", "pytest", "tests/unit", *SIDE_BY_SIDE, "--cov", "--cov-report="]
+    commands["core"] = [
+        venv.python,
+        "-m",
+        "coverage",
+        "report",
+        f"--include={','.join(core.files())}",
+        "--fail-under=98",
+    ]
+    commands["integration"] = [venv.python, "-m", "pytest", "tests/contract", "tests/integration", *SIDE_BY_SIDE]
     return _run_all(venv, commands)
 
 

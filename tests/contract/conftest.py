@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from contract_accounts import KEY, Account, open_account, targets
+from contract_accounts import KEY, Account, from_environment, open_account, targets
 from contract_facts import FACTS, Finding, table
+
+from crm_provider.errors import CrmError
 
 FINDINGS = pytest.StashKey[list[Finding]]()
 LEFT = pytest.StashKey[list[str]]()
@@ -21,6 +23,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--contract", action="store_true", help=f"ask the account of {KEY}, too, and print what was learnt"
     )
     parser.addoption("--report", type=Path, help="write what was learnt into this file, as a Markdown table")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """See that the account can be asked, and the report be written: a wrong key breaks no contract."""
+    report = session.config.getoption("--report", default=None)
+    if report and not report.parent.is_dir():
+        raise pytest.UsageError(f"--report {report}: there is no folder {report.parent}")
+    if "account" in asked(session.config):
+        try:
+            with from_environment(os.environ).client as client:
+                client.ping()
+        except CrmError as error:
+            raise pytest.UsageError(f"the account cannot be asked: {error}") from None
 
 
 def asked(config: pytest.Config) -> list[str]:

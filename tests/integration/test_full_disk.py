@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load import journal, parts
+from crm_provider.load import journal, parts, suppression
+from crm_provider.load.scratch import Scratch
+from crm_provider.load.stops import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
@@ -67,6 +69,20 @@ def test_a_load_without_a_retry_leaves_its_books(
     assert task.result["rows"] == 8
     assert task.result["left"] >= 1
     assert NO_SPACE in Path(task.result["report_path"]).read_text("utf-8")
+
+
+@pytest.mark.usefixtures("crm")
+def test_a_load_whose_suppression_list_does_not_fit(
+    run_task: RunTask, crm: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suppression, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
+    people = [f"p{number}@example.com" for number in range(1000)]
+    task = run_task(CrmLoadContactsOperator, source=SOURCE, suppression=people, retries=0)
+    assert task.states == ["failed"]
+    assert type(task.error).__name__ == "LoadUnsaved"
+    assert "temporary tables" in str(task.error)
+    assert MEND in str(task.error)
+    assert len(crm.store.contacts) == 11, "nothing was sent"
 
 
 @pytest.mark.parametrize("retries", [0, 1])

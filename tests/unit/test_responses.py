@@ -62,6 +62,7 @@ NAMING: dict[str, Shape] = {
     "type as name": lambda row: {"name": row.type, "message": "something else"},
     "nested in error": lambda row: {"error": {"code": row.type, "message": "something else"}},
     "nested in data": lambda row: {"message": "something else", "data": {"errorCode": row.type}},
+    "in a list of errors": lambda row: {"errors": ["something else", row.type]},
     "beside odd keys": lambda row: {"errorCode": None, "code": 17, "type": ["x"], "errorType": {}, "message": row.type},
 }
 """Bodies that name the type: it is taken whatever the status and the text."""
@@ -73,6 +74,9 @@ TELLING: dict[str, Shape] = {
     "errorMessage": lambda row: {"errorMessage": row.message},
     "text nested in error": lambda row: {"error": {"message": row.message}},
     "text nested in data": lambda row: {"data": {"message": row.message}},
+    "text in a list of errors": lambda row: {"errors": ["Something else.", row.message]},
+    "text as errors": lambda row: {"message": "something else", "errors": row.message},
+    "object in a list of errors": lambda row: {"errors": [None, 17, {"message": row.message}]},
     "upper case, no stop": lambda row: {"message": row.message.upper().rstrip(".")},
     "exclamation": lambda row: {"message": f" {row.message.rstrip('.')}! "},
 }
@@ -93,6 +97,7 @@ MUTE: dict[str, Shape] = {
     "huge nesting": lambda _: b"[" * 200_000 + b"]" * 200_000,
     "huge nesting, cut": lambda _: b'{"error":' * 100_000,
     "UTF-16 garbage": lambda _: b"\xff\xfe\x00\xd8",
+    "errors that are no texts": lambda row: {"errors": [[row.message], 17, None]},
     "unknown type": lambda _: {"errorCode": "SOMETHING_NEW"},
     "type of ours": lambda _: {"errorCode": "TIMEOUT"},
 }
@@ -534,9 +539,10 @@ def test_numbers_that_were_sent_do_not_come_back() -> None:
 
 @pytest.mark.parametrize("body", [b'{"message": "%s"}', b"%s"], ids=["JSON", "text"])
 def test_a_long_text_is_handled_in_no_time(body: bytes) -> None:
-    started = time.perf_counter()
-    error_of(answer(500, body % (b"a" * 30_000), sent=("some value",)))
-    assert time.perf_counter() - started < 1.0
+    """Bounded by work, not by the clock: what other processes do does not count."""
+    started = time.thread_time()
+    error_of(answer(500, body % (b"a" * 60_000), sent=("some value",)))
+    assert time.thread_time() - started < 5.0
 
 
 def test_message_is_one_line() -> None:

@@ -309,15 +309,14 @@ def test_a_body_of_the_largest_size_is_read() -> None:
     [
         http(b"x" * (MAX_BODY + 1)),
         http(gzip.compress(b"\0" * (4 * MAX_BODY), 1), headers="Content-Encoding: gzip\r\n"),
-        http(b"x" * (MAX_BODY + 1), status="500 Oops"),
     ],
-    ids=["body", "gzip bomb", "error"],
+    ids=["body", "gzip bomb"],
 )
 def test_a_larger_one_is_not(answer: bytes) -> None:
     error = failed(sends(answer), POST)
     assert type(error) is e.CrmProtocolError
     assert error.message == "the answer is larger than 10 MB"
-    assert error.status in (200, 500)
+    assert error.status == 200
     assert error.outcome_known is False
 
 

@@ -205,7 +205,7 @@ def start(stack: AirflowStack, dag_id: str) -> tuple[str, str]:
 
 def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes]:
     """The database while a sensor is deferred: its trigger is a row then."""
-    stack.api.wait(*run, until=lambda run: run["waits_ok"].state == "deferred" or run.finished, timeout=90)
+    stack.api.wait(*run, until=lambda run: run["waits_ok"].state == "deferred" or run.finished, timeout=300)
     copy = stack.home / "waiting.db"
     with closing(sqlite3.connect(stack.home / "airflow.db")) as base, closing(sqlite3.connect(copy)) as target:
         base.backup(target)

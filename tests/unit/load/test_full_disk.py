@@ -201,6 +201,34 @@ def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.Monk
     assert not it.crm.calls
 
 
+def test_rejects_that_somebody_has_taken_away_are_told_and_written_again(it: Setting) -> None:
+    """Just before the end, when the checkpoint says that all rows are done."""
+
+    class Rejects(RejectsFile):
+        def finish(self, rejected: int = 0) -> None:
+            kept = self.path.read_text().splitlines(keepends=True)[:-1]
+            self.path.write_text("".join(kept))
+            super().finish(rejected)
+
+    with pytest.raises(LoadUnsaved, match="1 rejected rows that were in it are gone") as cut:
+        it.run(rejects=Rejects(it.rejects_path))
+    assert (cut.value.summary.left, len(it.rejected())) == (0, len(REFUSED_ROWS) - 1)
+    again = it.run()
+    assert sorted(it.rejected()) == REFUSED_ROWS
+    assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
+
+
+def test_rejects_of_an_earlier_try_that_are_gone_are_told_too(it: Setting) -> None:
+    it.state = None
+    with files_up_to(1000), pytest.raises(LoadUnsaved, match=r"rejects\.jsonl cannot"):
+        it.run()
+    it.rejects_path.unlink()
+    with pytest.raises(LoadUnsaved, match="rejected rows that were in it are gone"):
+        it.run()
+    it.run()
+    assert sorted(it.rejected()) == REFUSED_ROWS
+
+
 # -- its files ----------------------------------------------------------------------------------------------
 
 

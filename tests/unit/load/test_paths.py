@@ -6,11 +6,12 @@ import os
 import stat
 import uuid
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from upath import UPath
 
-from crm_provider.load.paths import as_path, atomic_writer, is_local, private_folder, sibling
+from crm_provider.load.paths import CannotWrite, as_path, atomic_writer, is_local, private_folder, sibling
 
 
 @pytest.fixture
@@ -116,3 +117,19 @@ def test_the_writer_may_have_closed_the_file(tmp_path: Path) -> None:
 def test_siblings(tmp_path: Path, bucket: UPath) -> None:
     assert sibling(tmp_path / "x.csv", ".lock") == tmp_path / "x.csv.lock"
     assert str(sibling(bucket / "x.csv", ".lock")) == f"{bucket}/x.csv.lock"
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_an_error_of_a_file_that_is_read_meanwhile_stays_what_it_is(mode: Literal["w", "wb"], tmp_path: Path) -> None:
+    path = tmp_path / "whole"
+    with pytest.raises(FileNotFoundError, match="another") as missing, atomic_writer(path, mode):
+        (tmp_path / "another").read_bytes()
+    assert not isinstance(missing.value, CannotWrite)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    path = tmp_path / "folder" / "whole"
+    with pytest.raises(CannotWrite, match=f"{path} cannot be written: "), atomic_writer(path):
+        raise AssertionError("nothing is begun")

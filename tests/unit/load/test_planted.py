@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
+from crm_provider.load.extract import Extract
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.locking import FileLock
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.paths import CannotWrite, atomic_writer, private_file, read_own, unwritable
+from crm_provider.load.paths import CannotRead, CannotWrite, atomic_writer, private_file, read_own, unwritable
 from crm_provider.load.planted import A_LINK, NOT_OURS, is_planted
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
@@ -23,6 +25,8 @@ from crm_provider.load.report import write_report
 from crm_provider.load.rows import Contact, Row
 from crm_provider.load.work import Fate, WorkTable
 from crm_provider.paging import ListedPage, Page
+
+from .test_extract import FakeClient, records
 
 Write = Callable[[Path], object]
 
@@ -164,6 +168,27 @@ def test_what_others_put_beside_an_extract_is_left_to_them(shared: Path) -> None
     assert (shared / name).is_symlink()
     with pytest.raises(PermissionError, match="symbolic link"):
         list(Parts(shared / "x", Owner(work="x")).pages())
+
+
+def test_what_others_have_planted_is_named(shared: Path) -> None:
+    (shared / "x").symlink_to(shared.parent / "victim")
+    with pytest.raises(CannotRead, match=f"{shared / 'x'} cannot be read: it is a symbolic link") as planted:
+        FileCheckpoints(shared / "x").load()
+    again = pickle.loads(pickle.dumps(planted.value))
+    assert (str(again), again.what) == (str(planted.value), str(shared / "x"))
+
+
+def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(shared: Path) -> None:
+    target = shared / "contacts.csv"
+    client = FakeClient(records(0, 12))
+    made = Extract(client, "contacts", target)  # type: ignore[arg-type]
+    pages = Parts.pages
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Parts, "pages", lambda self: [read_own(shared / "x")] if client.reads else pages(self))
+        (shared / "x").symlink_to(shared / "y")
+        with pytest.raises(CannotRead, match="symbolic link"):
+            made.run()
+    assert not target.exists()
 
 
 def test_a_pipe_holds_nobody(shared: Path) -> None:

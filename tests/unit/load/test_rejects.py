@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import stat
 import uuid
 from decimal import Decimal
@@ -17,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.load.paths import is_local
+from crm_provider.load.paths import CannotWrite, is_local
 from crm_provider.load.reject_lines import CsvLines, JsonLines
-from crm_provider.load.rejects import NoRejects, Reject, RejectsFile, read_rejects
+from crm_provider.load.rejects import NoRejects, Reject, RejectsFile, RowsLost, read_rejects
 from crm_provider.load.rows import SourceError
 
 FORMATS = ["jsonl", "csv"]
@@ -346,17 +347,143 @@ def test_formats_that_cannot_be(name: str, format_: Any, tmp_path: Path) -> None
 # -- two tries at once ----------------------------------------------------------------------------------------
 
 
+def numbers_in(path: Any) -> list[int]:
+    source = read_rejects(path)
+    return [source.original(row.number) for row in source.rows()]
+
+
+def resumed(path: Any, *done: int) -> RejectsFile:
+    file = RejectsFile(path)
+    file.resume(done.__contains__)
+    return file
+
+
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_try_that_was_given_up_and_lives_on_leaves_nothing(tmp_path: Path, suffix: str, before: int) -> None:
+def test_a_try_that_was_given_up_and_lives_on_doubles_nothing(tmp_path: Path, suffix: str, before: int) -> None:
     """As after the death of a scheduler: the next try starts while the last one has some seconds left."""
     path = tmp_path / f"r.{suffix}"
     old = written(path, *[reject(1)] * before)
-    new = RejectsFile(path)
-    new.resume(lambda number: number == 1)
+    new = resumed(path, 1)
     for one, writes in [(3, old), (2, new), (2, old), (4, new), (5, old)]:
         writes.write(reject(one))
     old.sync()
+    new.finish(before + 2)
+    assert numbers_in(path) == [*[1] * before, 3, 2, 4, 5]
+    assert new.count == before + 4
+
+
+@pytest.mark.parametrize("first_to_end", ["old", "new"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_end_of_one_try_loses_no_row_of_the_other(tmp_path: Path, suffix: str, first_to_end: str) -> None:
+    path = tmp_path / f"r.{suffix}"
+    old = RejectsFile(path)
+    old.start()
+    for number in (1, 2):
+        old.write(reject(number))
+    old.sync()
+    new = resumed(path, 1, 2)
+    for number in (3, 4):
+        new.write(reject(number))
+    new.sync()
+    one, other = (old, new) if first_to_end == "old" else (new, old)
+    for number in (4, 5) if one is old else (5,):
+        one.write(reject(number, by="the first to end"))
+    one.finish()
+    assert sorted(numbers_in(path)) == [1, 2, 3, 4, 5]
+    other.write(reject(6))
+    other.finish()
+    assert sorted(numbers_in(path)) == [1, 2, 3, 4, 5, 6]
+    assert other.count == 6
+
+
+def test_of_a_doubled_row_the_line_of_the_try_that_ends_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    old, new = RejectsFile(path), RejectsFile(path)
+    old.write(reject(1, by="old"))
+    new.write(reject(1, by="new"))
+    old.sync()
     new.finish()
-    assert new.count == before + 2
-    assert [value["email"] for value in values_of(path)] == ["1@b.com"] * before + ["2@b.com", "4@b.com"]
+    assert values_of(path) == [{"by": "new"}]
+
+
+def test_doubled_lines_stay_if_the_other_try_writes_while_they_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.jsonl"
+    old, new = RejectsFile(path), RejectsFile(path)
+    for file in (old, new):
+        file.write(reject(1, by=f"{id(file)}"))
+    fsync = os.fsync
+
+    def fsync_while_the_other_writes(number: int) -> None:
+        monkeypatch.undo()
+        fsync(number)
+        old.write(reject(2))
+
+    new.sync()
+    monkeypatch.setattr(os, "fsync", fsync_while_the_other_writes)
+    new.finish()
+    assert numbers_in(path) == [1, 1, 2]
+    old.sync()
+    assert numbers_in(resumed(path, 1, 2).path) == [1, 2], "the next try takes each once"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("how", ["resumed by another try", "removed"])
+def test_a_row_in_a_file_that_was_replaced_is_never_called_safe(tmp_path: Path, suffix: str, how: str) -> None:
+    path = tmp_path / f"r.{suffix}"
+    old = written(path, reject(1))
+    old.write(reject(2))
+    if how == "removed":
+        path.unlink()
+    else:
+        resumed(path, 1)
+    for _ in range(2):
+        with pytest.raises(CannotWrite, match=f"{path} cannot be written: another try or program"):
+            old.write(reject(3))
+        with pytest.raises(CannotWrite, match=f"{path} cannot be written: another try or program"):
+            old.sync()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_no_new_file_takes_the_place_of_one_that_was_removed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"r.{suffix}"
+    file = written(path, reject(1))
+    path.unlink()
+    with pytest.raises(CannotWrite, match="removed"):
+        file.write(reject(2))
+    assert not path.exists()
+
+
+def test_rows_that_are_gone_are_told_at_the_end(path: Any) -> None:
+    """By which rows they are: as many others may have come."""
+    file = RejectsFile(path)
+    for number in (1, 2):
+        file.write(reject(number))
+    file.sync()
+    other = RejectsFile(path)
+    other.start()
+    for number in (3, 4):
+        other.write(reject(number))
+    other.finish()
+    with pytest.raises(RowsLost, match="2 rejected rows that were in it are gone"):
+        file.finish()
+    assert sorted(numbers_in(path)) == [3, 4]
+
+
+def test_rows_that_an_earlier_try_has_rejected_and_that_are_gone(path: Any) -> None:
+    written(path, reject(1))
+    with pytest.raises(RowsLost, match="1 rejected rows that were in it are gone"):
+        resumed(path, 1, 2).finish(2)
+    resumed(path, 1).finish(1)
+
+
+def test_the_rows_of_another_try_do_not_make_up_for_those_that_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    old = written(path, reject(1))
+    new = resumed(path, 1, 2)
+    old.write(reject(3))
+    old.sync()
+    with pytest.raises(RowsLost, match="1 rejected rows that were in it are gone"):
+        new.finish(2)
