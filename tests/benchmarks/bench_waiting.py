@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import re
@@ -25,7 +24,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from measured_child import next_line, tell
 
 INTERVAL = 10.0
 PATIENCE = INTERVAL + 5.0
@@ -108,17 +108,6 @@ def measure(way: str, waiters: int, seconds: float) -> Figures:
     )
 
 
-def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
-    """What the child tells next; its other output is Airflow's."""
-    assert child.stdout
-    for line in child.stdout:
-        if line.startswith("{"):
-            told: dict[str, Any] = json.loads(line)
-            if told.pop("event", None) == expected:
-                return told
-    sys.exit(f"the measured process ended before it had {expected!r}")
-
-
 # -- the child: the waiters -----------------------------------------------------------------------------------
 
 
@@ -157,10 +146,6 @@ async def wait_and_tell(way: str, waiters: int, seconds: float) -> None:
     await asyncio.wait(tasks, timeout=PATIENCE)
     tell("noticed", noticed=len(noticed), seconds=max(noticed) - appeared if noticed else None)
     os._exit(0)  # threads of pollers that wait for their turn would keep it alive
-
-
-def tell(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event, **facts}), flush=True)
 
 
 def memory_kb() -> float:

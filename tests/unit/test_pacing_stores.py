@@ -502,12 +502,12 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
 
 def test_a_child_starts_with_locks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs in the child of a fork, run here."""
-    lock, registry = threading.Lock(), {"key": object()}
+    lock, known = threading.Lock(), {"key": object()}
     monkeypatch.setattr(budgets, "_budgets_lock", lock)
-    monkeypatch.setattr(budgets, "_budgets", registry)
+    monkeypatch.setattr(budgets, "_budgets", known)
     lock.acquire()
     budgets._forget_in_child()
-    assert registry == {}
+    assert known == {}
     assert not budgets._budgets_lock.locked()
 
     store = MemoryStore(clock=lambda: 1000.0)

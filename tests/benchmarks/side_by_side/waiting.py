@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measured_child import next_line, tell
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
 INTERVAL = 10.0
 PATIENCE = INTERVAL + 5.0
 """Seconds that the waiters have for noticing."""
@@ -47,9 +50,14 @@ def wait(way: str, waiters: int, seconds: float) -> Waited:
     from side_by_side.ways import environment, home
 
     with Sandbox(seed="empty", api_key=f"wait-{way}-{waiters}-{os.getpid()}", journal_size=10) as crm, home() as folder:
-        command = [sys.executable, __file__, way, str(waiters), str(seconds)]
+        command = [sys.executable, "-m", "side_by_side.waiting", way, str(waiters), str(seconds)]
         with subprocess.Popen(
-            command, env=environment(folder, crm), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=BENCHMARKS,
+            env=environment(folder, crm),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as child:
             next_line(child, "begin")
             before = crm.counters()
@@ -65,17 +73,6 @@ def wait(way: str, waiters: int, seconds: float) -> Waited:
         cpu_percent=told["cpu"] / told["seconds"] * 100,
         noticed=told["noticed"],
     )
-
-
-def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
-    """What the child tells next; its other output is Airflow's."""
-    assert child.stdout
-    for line in child.stdout:
-        if line.startswith("{"):
-            told: dict[str, Any] = json.loads(line)
-            if told.pop("event", None) == expected:
-                return told
-    sys.exit(f"the process that waits ended before it had {expected!r}")
 
 
 # -- the child -----------------------------------------------------------------------------------------------
@@ -121,12 +118,7 @@ def events(way: str) -> AsyncIterator[Any]:
     ).run()
 
 
-def tell(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event, **facts}), flush=True)
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from side_by_side.worker import end_with_parent
 
     end_with_parent()

@@ -1,0 +1,24 @@
+"""What a measured process and the one that started it say to each other: a line of JSON for each event."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+
+def tell(event: str, **facts: Any) -> None:
+    """Say that something has happened, in the child."""
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
+    """What the child tells next; its other output is Airflow's."""
+    assert child.stdout
+    for line in child.stdout:
+        if line.startswith("{"):
+            told: dict[str, Any] = json.loads(line)
+            if told.pop("event", None) == expected:
+                return told
+    sys.exit(f"the measured process ended before it had {expected!r}")
