@@ -418,7 +418,7 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
     def both_failed(run: Run) -> bool:
         for task in run.tasks:
             before = task.try_number - (task.state != "up_for_retry")
-            if before and task.name not in failed:
+            if before > 0 and task.name not in failed:
                 failed[task.name] = stack.api.log(run, task, before)
         return run.finished or len(failed) == 2
 

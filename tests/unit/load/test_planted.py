@@ -124,25 +124,23 @@ OPENERS: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("name", OPENERS)
-def test_a_link_is_not_followed(name: str, shared: Path) -> None:
+@pytest.mark.parametrize(
+    ("plant", "reason", "told"),
+    [
+        pytest.param(Path.symlink_to, "symbolic link", A_LINK, id="link"),
+        pytest.param(Path.hardlink_to, "another user", NOT_OURS, id="second name"),
+    ],
+)
+def test_what_leads_to_another_file_is_refused_in_a_folder_open_to_all(
+    name: str, plant: Callable[[Path, Path], None], reason: str, told: str, shared: Path
+) -> None:
     victim, path = shared.parent / "victim", shared / "x"
     victim.write_bytes(b"precious")
-    path.symlink_to(victim)
-    with pytest.raises((PermissionError, CannotWrite), match="symbolic link"):
+    plant(path, victim)
+    with pytest.raises((PermissionError, CannotWrite), match=reason):
         OPENERS[name](path)
     assert victim.read_bytes() == b"precious"
-    assert unwritable(path) == A_LINK
-
-
-@pytest.mark.parametrize("name", OPENERS)
-def test_a_second_name_of_another_file_is_refused_in_a_folder_open_to_all(name: str, shared: Path) -> None:
-    victim, path = shared.parent / "victim", shared / "x"
-    victim.write_bytes(b"precious")
-    path.hardlink_to(victim)
-    with pytest.raises((PermissionError, CannotWrite), match="another user"):
-        OPENERS[name](path)
-    assert victim.read_bytes() == b"precious"
-    assert unwritable(path) == NOT_OURS
+    assert unwritable(path) == told
 
 
 @pytest.mark.parametrize("name", OPENERS)
