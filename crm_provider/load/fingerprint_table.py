@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import IO, cast
 
-from crm_provider.load.paths import AnyPath, atomic_writer
+from crm_provider.load.paths import AnyPath, atomic_writer, each_line
 from crm_provider.load.scratch import Scratch
 
 KIND = "crm_provider fingerprints "
@@ -106,7 +106,7 @@ def lines_of(path: AnyPath) -> Iterator[str]:
         return
     with raw, gzip.GzipFile(fileobj=raw) if _is_packed(path) else nullcontext(raw) as file:
         try:
-            for line in file:
+            for line in each_line(file):
                 yield line.decode("ascii").removesuffix("\n")
         except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error):
             raise UnreadableError from None
@@ -115,7 +115,7 @@ def lines_of(path: AnyPath) -> Iterator[str]:
 def write_state(path: AnyPath, header: str, table: PrintTable) -> None:
     """Replace a state file."""
     with atomic_writer(path, "wb") as file:
-        target = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if _is_packed(path) else file
+        target = gzip.GzipFile(mode="wb", fileobj=file, mtime=0) if _is_packed(path) else file
         target.write(f"{header}\n".encode())
         for key, print_ in table:
             target.write(f"{line_of(key, print_)}\n".encode())

@@ -18,6 +18,7 @@ from crm_provider.load.paths import (
     CannotWrite,
     append,
     atomic_writer,
+    each_line,
     is_local,
     private_file,
     remove,
@@ -313,4 +314,4 @@ def _pieces(path: AnyPath) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     with file:
-        yield from file
+        yield from each_line(file)

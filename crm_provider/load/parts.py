@@ -17,7 +17,17 @@ from decimal import Decimal
 from typing import IO, Any
 
 from crm_provider.load.flatten import json_text, json_value
-from crm_provider.load.paths import AnyPath, append, is_local, private_file, read_own, remove, sibling, writing
+from crm_provider.load.paths import (
+    AnyPath,
+    append,
+    each_line,
+    is_local,
+    private_file,
+    read_own,
+    remove,
+    sibling,
+    writing,
+)
 from crm_provider.paging import ListedPage, Page
 
 VERSION = 1
@@ -176,7 +186,7 @@ class Parts:
 def _lines(part: AnyPath) -> Iterator[dict[str, Any]]:
     """The whole lines of a part; the last may have been cut off by a kill."""
     with read_own(part) as file:
-        for line in file:
+        for line in each_line(file):
             if not line.endswith(b"\n"):
                 return
             try:

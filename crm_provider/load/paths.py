@@ -173,6 +173,11 @@ def read_own(path: AnyPath) -> IO[bytes]:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
+def each_line(file: IO[bytes] | io.BufferedIOBase) -> Iterator[bytes]:
+    """Line by line: in Airflow 3.1.0 the file of an ``ObjectStoragePath`` cannot be iterated over itself."""
+    return iter(file.readline, b"")
+
+
 def append(file: IO[bytes], data: bytes) -> None:
     """Append to a file of :func:`private_file` all of some data, or nothing: half a line would spoil the next.
 

@@ -40,6 +40,9 @@ THE_AUTHORS = re.compile(
 )
 """Airflow's own log at level DEBUG: rendered fields, what a deferred task hands over, what the author's task gave."""
 
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
+"""Airflow 3.1.0 writes them into a pipe, too."""
+
 AUTHORS_TABLES = {"serialized_dag", "rendered_task_instance_fields", "trigger"}
 """Where Airflow keeps what the DAG author wrote, what it was rendered to, and what a deferred task waits for."""
 
@@ -68,7 +71,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    return {**json.loads((home / "left.json").read_text()), "log": done.stdout}
+    return {**json.loads((home / "left.json").read_text()), "log": COLOURS.sub("", done.stdout)}
 
 
 def lines_with(what: str, text: str) -> list[str]:
