@@ -86,7 +86,9 @@ def faults(ways: Sequence[Way], mixed: Sequence[Wrong], proxy: Sequence[Wrong]) 
     about = (
         f"The same faults for each. A file of {len(cases)} rows: {struck} are met by one fault each, {hopeless} cannot "
         f"be loaded at all, so that the run has to end as failed. And one of {len(proxy_script())} rows, where one "
-        "call is answered by a proxy, with a page of its own and status 200."
+        "call is answered by a proxy, with a page of its own and status 200. Wrong outcomes are, of both files: rows "
+        "lost in silence, loaded ones that are said to have failed, created ones that are not counted, and each run "
+        "that ends as a success though rows are missing."
     )
     lines = [
         line("Rows lost in silence", mixed, lambda one: str(one.lost)),
@@ -118,7 +120,7 @@ def overhead(costs: Sequence[Cost]) -> list[str]:
         for cost in costs
     ]
     about = "A `GET` of one contact from a server on the same machine, without a limit:"
-    return [about, table(["By", "Time", "Processor time", "Against the bare session"], lines)]
+    return [about, table(["By", "Time", "Processor time", "Processor time over the bare session"], lines)]
 
 
 def waiting(found: Sequence[Waited]) -> list[str]:
