@@ -115,7 +115,7 @@ def lines_of(path: AnyPath) -> Iterator[str]:
 def write_state(path: AnyPath, header: str, table: PrintTable) -> None:
     """Replace a state file."""
     with atomic_writer(path, "wb") as file:
-        target = gzip.GzipFile(mode="wb", fileobj=file, mtime=0) if _is_packed(path) else file
+        target = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if _is_packed(path) else file
         target.write(f"{header}\n".encode())
         for key, print_ in table:
             target.write(f"{line_of(key, print_)}\n".encode())
