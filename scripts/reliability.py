@@ -126,10 +126,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     old = tables(DOCUMENT) if options.only_seen else {}
     new = {part: _merged(old.get(part, {}), [one for one in seen if one.part == part]) for part in PARTS}
     if options.write:
+        for part, (fault, hits) in _unseen(new):
+            print(f"left out of {part}, for no test has seen it: {fault} ({hits})", file=sys.stderr)
         write(DOCUMENT, {part: lines for part, lines in new.items() if lines})
     else:
         print("\n\n".join(f"{part}\n\n{table(lines)}" for part, lines in new.items() if lines))
     return 0
+
+
+def _unseen(new: Mapping[str, Lines]) -> list[tuple[str, tuple[str, str]]]:
+    """The lines of the document that its new tables do not have."""
+    kept = {part: lines for part, lines in new.items() if lines}
+    old = tables(DOCUMENT).items()
+    return [(part, key) for part, lines in old if part in kept for key in lines if key not in kept[part]]
 
 
 def read(path: Path) -> list[Seen]:
@@ -148,6 +157,20 @@ def tables(document: Path) -> dict[str, Lines]:
     return {part: _lines(text) for part, text in _MARKED.findall(document.read_text(encoding="utf-8"))}
 
 
+def told(part: str, fault: str, hit: str, *, notes: Path | None = None) -> Seen:
+    """What is told of a fault that hits one of several things, which a line may tell of together.
+
+    :param notes: what a run has noted so far: it goes before the document, which is still to be written from it
+    :raises LookupError: there is no such line
+    """
+    noted = read(notes) if notes and notes.exists() else []
+    written = [_seen(part, line) for line in tables(DOCUMENT).get(part, {}).values()]
+    for seen in (*noted, *written):
+        if (seen.part, seen.fault) == (part, fault) and hit in seen.hits.split(", "):
+            return seen
+    raise LookupError(f"docs/{DOCUMENT.name} tells nothing of {fault!r} that hits {hit!r}: run {REGENERATE}")
+
+
 def write(document: Path, new: Mapping[str, Lines]) -> None:
     """Put tables into a document; a part that is not given stays as it is."""
 
@@ -163,10 +186,19 @@ def table(lines: Lines) -> str:
     return "\n".join([f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}", *lines.values()])
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in _CELL.split(line)[1:-1]]
+
+
+def _seen(part: str, line: str) -> Seen:
+    names = ("fault", "hits", "ends", "requests", "data", "said", "remedy")
+    return Seen(part=part, **dict(zip(names, _cells(line), strict=True)))
+
+
 def _lines(text: str) -> Lines:
     found: Lines = {}
     for line in text.splitlines():
-        cells = [cell.strip().replace("\\|", "|") for cell in _CELL.split(line)[1:-1]]
+        cells = _cells(line)
         if len(cells) == len(HEADINGS) and cells[0] != HEADINGS[0] and not cells[0].startswith("---"):
             found[cells[0], cells[1]] = line
     return found

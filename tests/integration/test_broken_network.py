@@ -18,43 +18,19 @@ from typing import Any
 import pytest
 import reliability
 from airflow.sdk import DAG, chain
+from broken_tasks import ENDLESS, LASTING, NEW, PASSING, ROWS, TASKS, UNREACHED, UNREACHING, strike
 from broken_ways import UNREACHABLE, plain_environment
 
 from crm_provider import errors as e
 from crm_provider import transport
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.operators.contacts import CrmUpsertContactOperator
-from crm_provider.operators.extract import CrmExtractContactsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
-from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.testing import assert_no_duplicates
 from crm_provider.wire import Wire
 
 pytestmark = pytest.mark.reliability("network")
 
 RunDag = Callable[..., Any]
-
-NEW = "new@example.com"
-ROWS = [{"email": f"p{number}@example.com", "name": f"P{number}"} for number in range(1, 4)]
-RETRIED, AT_ONCE, DONE = "failed, after 2 tries", "failed, at once", "success"
-
-TASKS: Mapping[str, tuple[type, dict[str, Any]]] = {
-    "upsert": (CrmUpsertContactOperator, {"contact_email": NEW, "attributes": {"name": "New"}}),
-    "load": (
-        CrmLoadContactsOperator,
-        {"source": ROWS, "errors_in_a_row": 2, "mapping": {"email": "email", "name": "name"}},
-    ),
-    "extract": (CrmExtractContactsOperator, {}),
-    "sensor": (
-        CrmListSensor,
-        {"list_name": "Newsletter", "poke_interval": 0.01, "timeout": 30, "max_errors_in_a_row": 1},
-    ),
-    "deferred sensor": (
-        CrmListSensor,
-        {"list_name": "Newsletter", "poke_interval": 10, "timeout": 3_000_000, "deferrable": True},
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -113,34 +89,20 @@ class Table:
 
 # -- nothing gets to the CRM ---------------------------------------------------------------------------------
 
-UNREACHED: Mapping[str, tuple[type[e.CrmError], str]] = {
-    # fault: the error of each task, and the end of each task; written down by hand
-    "the host name does not resolve": (e.CrmConnectionError, RETRIED),
-    "nobody listens": (e.CrmConnectionError, RETRIED),
-    "the certificate is self-signed": (e.CrmTlsError, AT_ONCE),
-    "the certificate has expired": (e.CrmTlsError, AT_ONCE),
-    "the certificate is for another host": (e.CrmTlsError, AT_ONCE),
-    "plain HTTP behind https://": (e.CrmTlsError, AT_ONCE),
-    "the proxy is not there": (e.CrmConnectionError, RETRIED),
-    "the proxy wants a password (407)": (e.CrmConfigurationError, AT_ONCE),
-    "the proxy answers HTML itself": (e.CrmTlsError, AT_ONCE),
-}
-
 
 @pytest.mark.parametrize("fault", UNREACHED)
 def test_nothing_gets_to_the_crm(
     fault: str, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Callable[..., None]
 ) -> None:
     expected, end = UNREACHED[fault]
-    hits = [hit for hit in TASKS if hit != "deferred sensor"]  # which looks on the worker first, as the sensor does
     table = Table(observed)
     with UNREACHABLE[fault](monkeypatch, tmp_path) as way:
         connection = {"conn_type": "crm", "host": way.base_url, "password": "k", "extra": {"rate_store": "off"}}
         monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(connection))
-        run = run_dag(dag_of(hits, tmp_path))
+        run = run_dag(dag_of(UNREACHING, tmp_path))
     assert way.requests == []
     assert not (tmp_path / "contacts.jsonl").exists()
-    for hit in hits:
+    for hit in UNREACHING:
         task = run[hit]
         assert end_of(task) == end, hit
         error = table_error(task)
@@ -178,24 +140,11 @@ class Scene:
         if again:
             return
         self.crm.clear_faults()
-        if hit == "deferred sensor":
-            nothing_yet = json.dumps({"message": "ok", "data": {"page": 0, "total": 0, "data": []}})
-            self.crm.add_fault(effect="garbage", status=200, body=nothing_yet, count=1)
-        self.crm.add_fault(**self.fault)
+        strike(self.crm, hit, self.fault)
 
     def requests(self, hit: str) -> int:
         after = [at for _, at in self.starts[1:]] + [len(self.crm.journal())]
         return sum(end - start for (name, start), end in zip(self.starts, after, strict=True) if name == hit)
-
-
-PASSING: Mapping[str, Mapping[str, Any]] = {
-    "an answer is lost": {"effect": "lost"},
-    "an answer is cut off": {"effect": "truncate", "variant": "closed"},
-    "an answer comes byte by byte": {"effect": "drip", "latency": 0.02},
-    "the connection is closed before the request is read": {"effect": "drop"},
-    "a proxy answers HTML, status 502": {"effect": "html", "status": 502},
-}
-"""Each strikes one request of each task."""
 
 
 @pytest.fixture
@@ -255,18 +204,6 @@ def test_what_breaks_once_is_mended_within_the_try(
 
 # -- it does not get better ----------------------------------------------------------------------------------
 
-LASTING: Mapping[str, tuple[Mapping[str, Any], type[e.CrmError], str]] = {
-    "a body of 100 MB": ({"effect": "large"}, e.CrmProtocolError, AT_ONCE),
-    "a gzip bomb": ({"effect": "large", "variant": "gzip"}, e.CrmProtocolError, AT_ONCE),
-    "a redirect to another host": (
-        {"effect": "redirect", "location": "https://login.corp.test/"},
-        e.CrmProtocolError,
-        AT_ONCE,
-    ),
-    "a proxy answers HTML, status 200": ({"effect": "html", "status": 200}, e.CrmProtocolError, AT_ONCE),
-    "a proxy answers HTML, status 403": ({"effect": "html", "status": 403}, e.CrmForbiddenError, AT_ONCE),
-}
-
 
 @pytest.mark.parametrize("fault", LASTING)
 def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
@@ -309,4 +246,4 @@ def _words(wanted: list[str] | None, written: list[str]) -> str:
 
 def test_every_line_of_the_table_has_its_test() -> None:
     faults = {fault for fault, _ in reliability.tables(reliability.DOCUMENT)["network"]}
-    assert faults == {*UNREACHED, *(f"{fault}, once" for fault in PASSING), *LASTING}
+    assert faults == {*UNREACHED, *(f"{fault}, once" for fault in PASSING), *LASTING, ENDLESS}

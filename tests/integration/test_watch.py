@@ -333,11 +333,13 @@ def test_a_clock_that_is_set_stops_no_watch(
         async with Triggerer() as triggerer:
             triggerer.start(joined(), FakeStore())
             await triggerer.until(swept(crm))
-            true = time.time
+            true, began, before = time.time, time.monotonic(), sweeps(crm)
             monkeypatch.setattr(time, "time", lambda: true() + seconds)
             join(crm, "ada")
             await triggerer.until(lambda: triggerer.payloads, seconds=60.0)
+            await triggerer.until(swept(crm, 3), seconds=60.0)
             assert contacts(triggerer) == people("ada")
+            assert sweeps(crm) - before <= (time.monotonic() - began) / INTERVAL + 2
 
     asyncio.run(play())
     observed(

@@ -23,6 +23,7 @@ from raw_server import (
     hangs,
     http,
     pours,
+    refusing_port,
     resets,
     sends,
 )
@@ -184,7 +185,8 @@ def unknown_name(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 
 @contextmanager
 def nobody_listens(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
-    yield Way(f"http://127.0.0.1:{free_port()}/v2")
+    with refusing_port() as port:
+        yield Way(f"http://127.0.0.1:{port}/v2")
 
 
 @contextmanager
@@ -242,8 +244,9 @@ def proxied(behaviour: Behaviour | None) -> Broken:
     @contextmanager
     def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
         if behaviour is None:
-            patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
-            yield Way(f"https://{HOST}/v2")
+            with refusing_port() as port:
+                patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+                yield Way(f"https://{HOST}/v2")
             return
         with RawServer(behaviour) as proxy:
             patch.setenv("HTTPS_PROXY", f"http://user:s3cret@127.0.0.1:{proxy.port}")

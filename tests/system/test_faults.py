@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,11 @@ from airflow_env import free_port
 from airflow_stack import AirflowStack
 
 from crm_provider import testing
+from crm_provider.load.ledger import SENT_ROWS
+from crm_provider.paging import PAGE_SIZE
+from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox.journal import JournalEntry
 
 pytest.importorskip("airflow.models.task_state_store", reason="task state stores came with Airflow 3.3")
 
@@ -37,6 +42,18 @@ SLOW = 8
 ROWS = 300
 REFUSED_EVERY = 10
 LATENCY = 0.15
+WIDTH = 6
+"""Calls on their way: as many as the rate allows while an answer takes so long, and a few to spare."""
+
+PAGES_AHEAD = AT_ONCE + 1
+"""Pages that were read, or were on their way, when it ended, and are read again."""
+
+INTERVAL = 2
+"""Seconds between two looks of the sensors that wait."""
+
+SPARE_LOOKS = 5
+"""The one on the worker, the one with which the interval begins, and room for a machine that is busy."""
+
 HELD = 90.0
 """Seconds for which an answer is held back: longer than it takes to kill who waits for it."""
 
@@ -82,7 +99,7 @@ with DAG("scheduled", schedule=None):
 with DAG("waits", schedule=None):
     CrmContactSensor(
         task_id="wait", crm_conn_id="waits", contact_email="{{ dag_run.conf['email'] }}", deferrable=True,
-        poke_interval=2, timeout=1800, retries=0)
+        poke_interval=INTERVAL, timeout=1800, retries=0)
 
 with DAG("down", schedule=None):
     load("down", "FOLDER/down", state_path="FOLDER/down/loaded.state")
@@ -185,7 +202,9 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowStack]:
     dags = tmp_path_factory.mktemp("dags")
-    (dags / "faults.py").write_text(DAG_FILE.replace("FOLDER", str(folder)).replace("DISK", str(disk)))
+    (dags / "faults.py").write_text(
+        DAG_FILE.replace("FOLDER", str(folder)).replace("DISK", str(disk)).replace("INTERVAL", str(INTERVAL))
+    )
     rates = {**dict.fromkeys(crms, RATE), "scheduled": SLOW}
     waits = {**dict.fromkeys(crms, 30), "singles": HELD + 10}
     connections = {
@@ -228,7 +247,8 @@ def test_tasks_killed_in_mid_call(
     stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
     """Each is killed while the CRM has done what was asked for, and its answer is on the way."""
-    crm = crms["singles"]
+    crm, target = crms["singles"], folder / "contacts.csv"
+    target.write_text(OLD, encoding="utf-8")
     calls = {"upsert": "/contacts", "deal": "/deals", "automation": "/webhook/"}
     for effect in calls.values():
         crm.add_fault(effect="latency", method="POST", path=f"{effect}*", latency=HELD, count=1)
@@ -249,44 +269,66 @@ def test_tasks_killed_in_mid_call(
                 os.kill(run[task].pid, signal.SIGKILL)
                 del waiting[task]
                 if task == "extract":
-                    assert not (folder / "contacts.csv").exists(), "half a file has never the target's name"
+                    assert target.read_text(encoding="utf-8") == OLD, "half a file has never the target's name"
         stack.check()
         time.sleep(0.1)
-    run = stack.api.wait("singles", run_id, timeout=PATIENCE)
+    texts: list[str] = []
+
+    def ended(run: Run) -> bool:
+        texts.append(target.read_text(encoding="utf-8"))
+        return run.finished
+
+    run = stack.api.wait("singles", run_id, timeout=PATIENCE, until=ended)
     print(f"\nextract killed at page {page}; {run.states()}")
     assert run.states() == {"upsert": "success", "deal": "success", "automation": "failed", "extract": "success"}
     assert_singles(stack, run, crm, folder)
+    assert set(texts) <= {OLD, target.read_text(encoding="utf-8")}, "the old file, or the whole new one"
+    upserting = len(taken(crm, email="new@example.com"))
+    dealing, starting = (sum(e.route.startswith(route) for e in taken(crm)) for route in ("/deals", "/webhook/"))
+    pages_again = len(taken(crm, method="GET", route="/contacts")) - pages_of(crm)
+    print(f"{upserting=}, {dealing=}, {starting=}, {pages_again=}")
+    assert 0 <= pages_again <= PAGES_AHEAD
     killed = "the task is killed (SIGKILL) while the answer of a call is on its way"
-    once = {"requests": "that call, and what a second try makes", "said": "nothing: it is dead"}
+    dead = {"said": "nothing: it is dead"}
     observed(
         fault=killed,
         hits="upsert",
         ends="success, after 2 tries",
+        requests=f"that call, and {upserting - 1} of the second try",
         data="one contact, with the task's values",
         remedy="nothing: the second try updates what the first has created",
-        **once,
+        **dead,
     )
     observed(
         fault=killed,
         hits="create a deal",
         ends="success, after 2 tries",
+        requests=f"that call, and {dealing - 1} of the second try",
         data="one deal",
         remedy="nothing: the second try looks for the deal before it creates one, and finds it",
-        **once,
+        **dead,
     )
     observed(
         fault=killed,
         hits="start an automation",
         ends="failed, after 2 tries",
-        requests="that call only",
+        requests="that call, and none of the second try" if starting == 1 else starting,
         data="started once",
         said=f"`CrmConnectionError`: {CUT_OFF}",
         remedy=LOOK,
     )
-    observed(fault=killed, hits="extract", ends="success, after 2 tries",
-             data="the file is whole and came at once, each record once; never half of one",
-             remedy="nothing: the second try goes on after the last page that was safe", **once)  # fmt: skip
+    observed(
+        fault=killed,
+        hits="extract",
+        ends="success, after 2 tries",
+        requests=f"each page, and at most {PAGES_AHEAD} of them once more",
+        data="the old file until the new one is whole, which has each record once; never half of one",
+        remedy="nothing: the second try goes on after the last page that was safe",
+        **dead,
+    )
 
+
+OLD = "the extract of yesterday\n"
 
 CUT_OFF = "an earlier try was cut off in mid-call: nothing was sent now"
 LOOK = "Look in the CRM whether the automation was started, before you clear the task"
@@ -317,6 +359,7 @@ def test_scheduler_killed(
 ) -> None:
     """It alone: its tasks live on without it for a while; the next one may start them anew beside those."""
     crm, moment = crms["scheduled"], chance.randrange(20, 80)
+    began = time.monotonic()
     waiting = start(stack, "waits", {"email": "first@example.com"})
     run_id = start(stack, "scheduled")
     until(lambda: crm.counters().total >= moment, stack)
@@ -328,11 +371,15 @@ def test_scheduler_killed(
     run = stack.api.wait("scheduled", run_id, timeout=PATIENCE)
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     waited = stack.api.wait("waits", waiting, timeout=PATIENCE)
+    tries, again = len(stack.api.tries(run, run["load"])), sent_again(crm)
+    looks = len(crms["waits"].journal(email="first@example.com"))
     print(
-        f"\nkilled after {moment} calls; {len(stack.api.tries(run, run['load']))} tries, {crm.counters().total} calls"
+        f"\nkilled after {moment} calls; {tries} tries, {crm.counters().total} calls, {sum(again.values())} once more"
     )
+    assert max(again.values(), default=0) <= tries - 1, "each try sends a row at most once"
+    assert 0 < looks <= (time.monotonic() - began) / INTERVAL + SPARE_LOOKS
     assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], folder / "scheduled")
-    testing.assert_rate_kept(crm, calls=SLOW)
+    testing.assert_rate_kept(crm, calls=SLOW, burst=SLOW // 2)  # room for a machine that is busy
     assert waited["wait"].state == "success"
     assert stack.api.log(waited, waited["wait"]).count("Found:") == 1
     killed = "the scheduler is killed (SIGKILL) and started again"
@@ -340,7 +387,7 @@ def test_scheduler_killed(
         fault=killed,
         hits="load",
         ends="success; Airflow may have started a second try meanwhile",
-        requests="as many as without; at most some rows once more",
+        requests="as many as without; a second try may send rows once more",
         data="nothing lost, nothing doubled",
         remedy="nothing: the load goes on without it",
     )
@@ -353,11 +400,17 @@ def test_triggerer_killed(stack: AirflowStack, crms: Crms, chance: random.Random
     until(lambda: state(stack, "waits", run_id, "wait") == "deferred", stack)
     time.sleep(chance.random() * 5)
     stack.kill("triggerer")
-    crms["waits"].store.create_contact(email="second@example.com", attributes={})  # while nobody looks
+    crm = crms["waits"]
+    crm.store.create_contact(email="second@example.com", attributes={})  # while nobody looks
+    time.sleep(1)  # for a look that it had sent
+    looks = crm.counters().total
+    time.sleep(2 * INTERVAL)
+    assert crm.counters().total == looks
     stack.restart("triggerer")
     run = stack.api.wait("waits", run_id, timeout=PATIENCE)
     assert run["wait"].state == "success", stack.api.log(run, run["wait"])
     assert len(stack.api.tries(run, run["wait"])) == 1
+    assert crm.counters().total == looks + 1
     assert stack.api.log(run, run["wait"]).count("Found:") == 1
     observed(fault="the triggerer is killed (SIGKILL) and started again", hits="deferred sensor",
              ends="success, in the same try", requests="none while it is away", data="read only",
@@ -393,11 +446,15 @@ def test_sandbox_killed_in_mid_load(
     found = Counter(contact["email"] for contact in down.contacts)
     assert found == Counter(address(number) for number in range(1, ROWS + 1))
     assert result["resumed_at"] > 0
+    again = result["updated"] + result["unchanged"]
+    assert again <= SENT_ROWS + WIDTH
+    assert re.search(rf"The load stopped after \d+ of {ROWS} rows", first)
+    print(f"{again} rows once more")
     assert result["created"] + result["updated"] + result["unchanged"] == result["rows"] == ROWS
     assert (result["rejected"], result["left"]) == (0, 0)
     assert not (folder / "down" / "rejects.jsonl").exists()
     observed(fault="the CRM (the sandbox) is killed in mid-load and comes back", hits="load",
-             ends="success, after some tries", requests="at most the rows on their way once more",
+             ends="success, after some tries", requests=f"at most {SENT_ROWS} rows and those on their way once more",
              data="nothing lost, nothing doubled, nothing rejected",
              said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry goes "
              "on from there", remedy="nothing while retries are left")  # fmt: skip
@@ -431,26 +488,36 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
     assert not (disk / "contacts.csv").exists()
     filler.unlink()
     run = stack.api.wait("full", run_id, timeout=PATIENCE)
-    print(f"\n{room} pages of 4 KB left: full after {done} contacts; {run.states()}")
+    again = sum(sent_again(crm).values())
+    pages_again = len(taken(crms["extracted"], method="GET", route="/contacts")) - pages_of(crms["extracted"])
+    tries = {task.name: len(stack.api.tries(run, task)) for task in run.tasks}
+    print(f"\n{room} pages of 4 KB left: full after {done} contacts; {tries=}, {again=}, {pages_again=}")
+    assert again <= (tries["load"] - 1) * (SENT_ROWS + WIDTH)
+    assert 0 <= pages_again <= (tries["extract"] - 1) * PAGES_AHEAD
     assert run.states() == {"load": "success", "extract": "success"}, stack.api.log(run, run["load"])
     assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], disk)
     with (disk / "contacts.csv").open(newline="", encoding="utf-8") as file:
         assert Counter(row["email"] for row in csv.DictReader(file)) == Counter(list(crms["extracted"].store.contacts))
     assert not list(disk.glob("*.part-*"))
-    full, room_made = "the disk is full, until somebody makes room", {"requests": "as many as without"}
+    full = "the disk is full, until somebody makes room"
     observed(
         fault=full,
         hits="load: rejects, state, checkpoint",
         ends="success, after some tries",
+        requests=f"at most {SENT_ROWS} rows and those on their way once more for each try",
         data="nothing lost, nothing doubled; each rejected row in the file once",
         said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
         remedy=MEND,
-        **room_made,
     )
-    observed(fault=full, hits="extract", ends="success, after some tries",
-             data="the file is whole; until there is room there is none",
-             said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it", remedy=MEND,
-             **room_made)  # fmt: skip
+    observed(
+        fault=full,
+        hits="extract",
+        ends="success, after some tries",
+        requests=f"each page, and at most {PAGES_AHEAD} of them once more for each try",
+        data="the file is whole; until there is room there is none",
+        said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it",
+        remedy=MEND,
+    )
 
 
 NO_SPACE = "cannot be written: No space left on device"
@@ -474,6 +541,22 @@ def assert_loaded(crm: Sandbox, result: dict[str, Any], folder: Path) -> None:
     assert result["created"] + result["updated"] + result["unchanged"] == len(GOOD)
     lines = [json.loads(line) for line in (folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sorted(line["row"] for line in lines) == REFUSED
+
+
+def pages_of(crm: Sandbox) -> int:
+    """Pages of its listing of contacts."""
+    return -(-len(crm.store.contacts) // PAGE_SIZE)
+
+
+def taken(crm: Sandbox, **which: str) -> list[JournalEntry]:
+    """The calls that were not refused for their rate."""
+    return [call for call in crm.journal(**which) if call.status != 429]  # type: ignore[arg-type]
+
+
+def sent_again(crm: Sandbox) -> Counter[str]:
+    """How often rows were sent after the first time: by the fingerprints of their addresses."""
+    sent = Counter(str(call.email) for call in taken(crm, method="POST", route="/contacts"))
+    return sent - Counter(dict.fromkeys(sent, 1))
 
 
 def start(stack: AirflowStack, dag_id: str, conf: dict[str, Any] | None = None) -> str:

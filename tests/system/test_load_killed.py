@@ -268,7 +268,7 @@ def assert_rejects(path: Path) -> None:
 
 def assert_rate_kept(crm: Sandbox) -> None:
     """A few refusals are no fault: slots are 50 ms apart, and a busy machine lets a process wait longer than that."""
-    testing.assert_rate_kept(crm, calls=RATE)
+    testing.assert_rate_kept(crm, calls=RATE, burst=RATE // 2)  # room for a machine that is busy
     assert crm.counters().throttled <= 0.01 * crm.counters().total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,50 @@ def test_only_seen_keeps_the_lines_of_other_tests_in_their_place(document: Path,
     wrote(tmp_path, seen(ends="skipped"), arguments=("--only-seen",))
     lines = reliability.tables(document)["network"]
     assert list(lines.values()) == [seen(ends="skipped").line, seen(hits="load").line]
+
+
+def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_told(
+    document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))
+    assert capsys.readouterr().err == ""
+    wrote(tmp_path, seen(hits="load"))
+    assert capsys.readouterr().err == "left out of network, for no test has seen it: refused (upsert)\n"
+    wrote(tmp_path, seen(), arguments=("--only-seen",))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_told_of_one_of_those_that_share_a_line(document: Path, tmp_path: Path) -> None:
+    line = seen(hits="upsert, load", said="a | b")
+    wrote(tmp_path, line)
+    assert reliability.told("network", "refused", "load") == line
+    with pytest.raises(LookupError, match=reliability.REGENERATE):
+        reliability.told("network", "refused", "loa")
+    with pytest.raises(LookupError):
+        reliability.told("process", "refused", "load")
+
+
+def test_what_the_run_has_noted_goes_before_the_document(document: Path, tmp_path: Path) -> None:
+    wrote(tmp_path, seen(), seen(hits="load"))
+    notes = tmp_path / "notes.jsonl"
+    assert reliability.told("network", "refused", "upsert", notes=notes) == seen()
+    reliability.note(notes, seen(ends="success"))
+    assert reliability.told("network", "refused", "upsert", notes=notes).ends == "success"
+    assert reliability.told("network", "refused", "load", notes=notes) == seen(hits="load")
+
+
+def test_every_line_of_what_breaks_on_this_side_is_of_a_test() -> None:
+    """A line of it may be seen by several; of the other two tables their own tests know."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].glob("[is]*/test_*.py")]
+    tests = [_texts(source) for source in sources if 'reliability("process")' in source]
+    lines = reliability.tables(reliability.DOCUMENT)["process"]
+    assert lines
+    assert [key for key in lines if not any(texts.issuperset(key) for texts in tests)] == []
+
+
+def _texts(source: str) -> set[str]:
+    nodes = ast.walk(ast.parse(source))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def test_nothing_seen_is_an_error_and_changes_nothing(

@@ -1,0 +1,170 @@
+"""The clock is set, again and again, under a load and under deferred sensors on a real Airflow: nobody notices.
+
+Only our own code sees it, in the tasks and in the triggerer (``tests/shared/shifted_clock.py``): what Airflow itself
+makes of a clock that is a day off is its own affair.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import shifted_clock
+from airflow_stack import AirflowStack
+from shifted_clock import set_off
+
+from crm_provider import testing
+from crm_provider.sandbox import Sandbox
+
+pytestmark = pytest.mark.reliability("process")
+
+DAY = 24 * 3600.0
+JUMPS = (DAY, -DAY, 3600.0, 0.0)
+
+RATE, ROWS = 20, 200
+INTERVAL, TIMEOUT = 2, 20
+"""Seconds: between two looks of the sensors, and until one of them gives up."""
+
+SPARE_LOOKS = 5
+"""The one on the worker, the one with which the interval begins, the last, and room for a machine that is busy."""
+
+PATIENCE = 180.0
+"""Seconds until something hangs."""
+
+DAG_FILE = """
+import shifted_clock  # before anybody takes hold of time.time
+
+from airflow.sdk import DAG
+
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sensors.contacts import CrmContactSensor
+
+with DAG("load", schedule=None):
+    CrmLoadContactsOperator(
+        task_id="load", crm_conn_id="load", source=[{"email": f"row-{n}@example.com"} for n in range(ROWS)],
+        mapping={"email": "email"})
+
+with DAG("waits", schedule=None):
+    for name, timeout in (("late", 1800), ("never", TIMEOUT)):
+        CrmContactSensor(
+            task_id=name, crm_conn_id="waits", contact_email=f"{name}@example.com", deferrable=True,
+            poke_interval=INTERVAL, timeout=timeout)
+"""
+
+SITE = """
+import sys
+
+if "triggerer" in sys.orig_argv:
+    import shifted_clock
+"""
+
+
+@pytest.fixture
+def crms() -> Iterator[dict[str, Sandbox]]:
+    with Sandbox(seed="empty", rate=RATE) as load, Sandbox(seed="empty", rate=None) as waits:
+        yield {"load": load, "waits": waits}
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Path:
+    """The file that says how far the clocks are off."""
+    file = tmp_path / "clock"
+    set_off(file, 0.0)
+    return file
+
+
+@pytest.fixture
+def stack(
+    crms: dict[str, Sandbox], clock: Path, tmp_path: Path, airflow_stack: Callable[..., AirflowStack]
+) -> Iterator[AirflowStack]:
+    dags, site = tmp_path / "dags", tmp_path / "site"
+    for folder in (dags, site):
+        folder.mkdir()
+    constants = {"ROWS": ROWS, "TIMEOUT": TIMEOUT, "INTERVAL": INTERVAL}
+    text = DAG_FILE
+    for name, value in constants.items():
+        text = text.replace(name, str(value))
+    (dags / "clock.py").write_text(text, encoding="utf-8")
+    (site / "sitecustomize.py").write_text(SITE, encoding="utf-8")
+    stack = airflow_stack(
+        dags,
+        env={
+            **{
+                f"AIRFLOW_CONN_{name.upper()}": crm.connection_json(requests_per_second=RATE)
+                for name, crm in crms.items()
+            },
+            shifted_clock.VARIABLE: str(clock),
+            "PYTHONPATH": f"{site}:{Path(shifted_clock.__file__).parent}",
+        },
+    )
+    yield stack
+    stack.stop()
+
+
+def test_nobody_notices(
+    stack: AirflowStack, crms: dict[str, Sandbox], clock: Path, observed: Callable[..., None]
+) -> None:
+    load, waits = crms["load"], crms["waits"]
+    for dag_id in ("load", "waits"):
+        stack.api.wait_for_dag(dag_id)
+    began = time.monotonic()
+    waiting = stack.api.trigger("waits")
+    # the second look is the triggerer's; on the way there a deadline is a time of day
+    until(lambda: min(looks(waits, "late"), looks(waits, "never")) >= 2, stack)
+    loading = stack.api.trigger("load")
+    for number, seconds in enumerate(JUMPS, start=1):
+        until(lambda number=number: load.counters().total >= number * ROWS // 5, stack)
+        set_off(clock, seconds)
+    loaded = stack.api.wait("load", loading, timeout=PATIENCE)
+    for seconds in JUMPS[:2]:
+        set_off(clock, seconds)
+        seen = looks(waits, "late")
+        until(lambda seen=seen: looks(waits, "late") >= seen + 2, stack)
+    stack.api.wait("waits", waiting, until=lambda run: run["never"].state == "failed", timeout=PATIENCE)
+    gave_up_after = time.monotonic() - began
+    waits.store.create_contact(email="late@example.com", attributes={})
+    waited = stack.api.wait("waits", waiting, timeout=PATIENCE)
+    elapsed = time.monotonic() - began
+
+    assert (loaded["load"].state, loaded["load"].try_number) == ("success", 1)
+    assert len(load.store.contacts) == ROWS == stack.api.xcoms(loaded, loaded["load"])["return_value"]["created"]
+    assert sum(call.status != 429 for call in load.journal(method="POST")) == ROWS
+    assert load.counters().throttled <= ROWS // 20
+    testing.assert_rate_kept(load, calls=RATE, burst=RATE)  # room for a machine that is busy
+    assert waited["late"].state == "success"
+    assert gave_up_after >= TIMEOUT
+    assert "AirflowSensorTimeout" in stack.api.log(waited, waited["never"])
+    assert looks(waits, "never") <= TIMEOUT / INTERVAL + SPARE_LOOKS
+    assert looks(waits, "late") <= elapsed / INTERVAL + SPARE_LOOKS
+    fault = "the clock is set, by a day back or forth"
+    observed(
+        fault=fault,
+        hits="load",
+        ends="success",
+        requests="as many as without, and no faster",
+        data="nothing lost, nothing doubled",
+        remedy="nothing",
+    )
+    observed(
+        fault=fault,
+        hits="deferred sensor",
+        ends="as without: success, or its timeout",
+        requests="a look in each interval, as without",
+        data="read only",
+        remedy="nothing",
+    )
+
+
+def looks(crm: Sandbox, name: str) -> int:
+    """How often somebody was looked for."""
+    return len(crm.journal(email=f"{name}@example.com"))
+
+
+def until(condition: Callable[[], bool], stack: AirflowStack) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        stack.check()
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
+        time.sleep(0.1)
