@@ -95,6 +95,15 @@ def error_of(answer: Answer) -> e.CrmError:
     return _error(answer, _family(answer.status), None, text)
 
 
+def by_status_alone(error: e.CrmError) -> bool:
+    """Whether neither type nor text of the answer was known, and no class of its own belongs to its status."""
+    return error.type == _unknown_type(error.status)
+
+
+def _unknown_type(status: int | None) -> str:
+    return f"HTTP_{status}"
+
+
 _BY_STATUS = {
     400: "INVALID_REQUEST",
     401: "UNAUTHORIZED",
@@ -117,7 +126,7 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 
 
 def _family(status: int) -> type[e.CrmError]:
-    return e.CrmTransientError if 500 <= status < 600 else _FAMILIES.get(status, e.CrmProtocolError)
+    return e.CrmTransientError if status // 100 == 5 else _FAMILIES.get(status, e.CrmProtocolError)
 
 
 def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
@@ -125,7 +134,7 @@ def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return error(
         cut(text if _documented(text, answer.status) else _without_sent(text, answer.sent)),
-        type=spec.type if spec else f"HTTP_{answer.status}",
+        type=spec.type if spec else _unknown_type(answer.status),
         status=answer.status,
         request_id=request_id_of(answer),
         retry_after=retry_after_of(headers.get("retry-after"), headers.get("date")),
@@ -185,7 +194,7 @@ _BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_ANSWERS if a.erro
 
 def _spec_by_header(answer: Answer) -> ErrorSpec | None:
     value = next((v for name, v in answer.headers.items() if name.lower() == "x-amzn-errortype"), "")
-    return _BY_HEADER.get(value.split(":")[0].strip())
+    return _BY_HEADER.get(value.partition(":")[0].strip())
 
 
 _TEXTS = {

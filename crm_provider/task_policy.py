@@ -1,4 +1,4 @@
-"""What CRM operators and sensors share: an error policy, checked when the DAG is parsed."""
+"""What CRM operators and sensors share: an error policy, and arguments that are checked when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.policy import ErrorPolicy, OnError, Work
 from crm_provider.retry import DEFAULT_RETRY_POLICY
+from crm_provider.task_arguments import check_names
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class HasErrorPolicy:
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Airflow's ``partial``, which makes no operator before the task runs: ``on_error`` is checked here already."""
+        check_names(cls, kwargs)
         own = kwargs.get("default_args") or {}
         if "on_error" in own:
             kwargs.setdefault("on_error", own["on_error"])  # Airflow forgets it until the task is unmapped
@@ -52,8 +54,12 @@ class HasErrorPolicy:
         return made
 
 
-def for_base_operator(retry_policy: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for Airflow's own constructor: below 3.3 it does not know ``retry_policy``."""
+def for_base_operator(task: object, retry_policy: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for Airflow's own constructor: below 3.3 it does not know ``retry_policy``.
+
+    :raises TypeError: on an argument that the task does not have; it names the nearest one
+    """
+    check_names(type(task), kwargs)
     if HAS_RETRY_POLICY:
         return {**kwargs, "retry_policy": retry_policy}
     if retry_policy is not None:

@@ -210,8 +210,10 @@ def templated(cls: Source) -> set[str]:
 
 def _default(node: ast.expr, cls: Source) -> str:
     """A default as one would type it; constants by their value."""
-    if isinstance(node, ast.Call):  # conf.getboolean(..., fallback=False)
-        node = next(keyword.value for keyword in node.keywords if keyword.arg == "fallback")
+    if isinstance(node, ast.Call):  # conf.getboolean("operators", "default_deferrable", fallback=False)
+        section, option = (ast.literal_eval(argument) for argument in node.args)
+        fallback = next(keyword.value for keyword in node.keywords if keyword.arg == "fallback")
+        return f"{_default(fallback, cls)}, or `[{section}] {option}`"
     value = _value(node, cls.tree)
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return f'`"{value.value}"`'

@@ -11,6 +11,7 @@ from crm_provider import validate
 from crm_provider.calls.base import Calls, Record, id_of, mapping_of
 from crm_provider.ordering import UpsertOrder
 from crm_provider.paging import Page
+from crm_provider.responses import by_status_alone
 from crm_provider.transport import ONE_TRY, Call, Transport
 
 
@@ -88,6 +89,9 @@ class ContactCalls(Calls):
     ) -> UpsertResult:
         """Create a contact, or update it if it exists: one call or two, the likelier one first.
 
+        An answer of which only the status tells that it does not exist, or that it does, is put to the proof first: by
+        the creation, or by reading the contact.
+
         :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
         :param origin: used when the contact is created; an update leaves it alone
         """
@@ -95,7 +99,9 @@ class ContactCalls(Calls):
         if attributes is not None and self._order.update_first:
             try:
                 ref = self.update_contact(email, attributes=attributes)
-            except e.CrmContactNotFoundError:
+            except e.CrmNotFoundError as missing:
+                if not may_be_absent(missing):
+                    raise
                 return self._create_or_update(email, attributes, origin)
             self._order.learn(existed=True)
             return {**ref, "outcome": "updated"}
@@ -154,7 +160,12 @@ class ContactCalls(Calls):
     ) -> Record | _ReadBack:
         body = _new_contact(email, attributes, origin)
         call = Call(method="POST", route="/contacts", body=body, done_if=(e.CrmConflictError,))
-        made = self._transport.send(call, settle=lambda: self._read_back(email))
+        try:
+            made = self._transport.send(call, settle=lambda: self._read_back(email))
+        except e.CrmConflictError as conflict:
+            if by_status_alone(conflict) and self._exists(email):
+                raise _already_exists(conflict) from conflict
+            raise
         return made if isinstance(made, _ReadBack) else mapping_of(made, call)
 
     def _read_back(self, email: str) -> _ReadBack | None:
@@ -163,6 +174,13 @@ class ContactCalls(Calls):
             return _ReadBack(mapping_of(self._transport.send(call, budget=ONE_TRY), call))
         except e.CrmContactNotFoundError:
             return None
+
+    def _exists(self, email: str) -> bool:
+        try:
+            self.get_contact(email)
+        except e.CrmNotFoundError:
+            return False
+        return True
 
     def _contact_ref(self, answer: Record, email: str, written: tuple[str, str]) -> ContactRef:
         """Id and email; read once more if the answer has no id, for its form is documented in two ways.
@@ -174,6 +192,24 @@ class ContactCalls(Calls):
 
 
 _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")
+
+
+def may_be_absent(error: e.CrmNotFoundError) -> bool:
+    """Whether there may be no such contact: the CRM says so, or only the status of a call about the contact does.
+
+    A 404 alone may come from a wrong base URL or a proxy: only a creation that succeeds after it proves it.
+    """
+    return isinstance(error, e.CrmContactNotFoundError) or (by_status_alone(error) and error.path == _UPDATE[0])
+
+
+def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsError:
+    return e.CrmContactAlreadyExistsError(
+        "Contact already exists (it was read after a conflict that did not say what is in the way).",
+        status=conflict.status,
+        request_id=conflict.request_id,
+        method=conflict.method,
+        path=conflict.path,
+    )
 
 
 def _new_contact(email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -> Record:

@@ -18,6 +18,7 @@ from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import RowMapper, check
 from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.report import advice_of, commonest
 from crm_provider.load.rows import Outcome
 from crm_provider.load.run import Run
 from crm_provider.load.sources import Source
@@ -113,5 +114,22 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
     rejected, allowed = summary[Outcome.REJECTED], rejects_allowed(options.max_rejects, summary.rows)
     if rejected <= allowed:
         return None
-    most = ", ".join(f"{count:,} {type_}" for type_, count in sorted(summary.errors.items(), key=lambda i: -i[1])[:5])
-    return f"{rejected:,} of {summary.rows:,} rows were rejected (max_rejects={options.max_rejects!r}): {most}"
+    return (
+        f"{rejected:,} of {_rows(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
+        f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
+        f"{_most_often(summary, rejected)}"
+    )
+
+
+def _most_often(summary: Summary, rejected: int) -> str:
+    """The commonest reasons; no text of them holds a value."""
+    errors = {type_: count for type_, count in summary.errors.items() if count <= rejected}  # else: skipped by on_error
+    (top, count), *others = commonest(errors) or [("unknown", rejected)]
+    problems = commonest(summary.problems) if top == "INVALID_VALUE" else []
+    also = ", ".join(f"{number:,} {type_}" for type_, number in others[:4])
+    what = problems[0][0] if problems else advice_of(top)
+    return f"Most often {top} ({_rows(count)}): {what}{also and f'. Also {also}'}"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' * (number != 1)}"

@@ -172,8 +172,8 @@ def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
         names[path] = name
     if EMAIL not in names:
         close = nearest(EMAIL, [str(name) for name in mapping])
-        hint = f"did you mean it with {close!r}? " if close else ""
-        raise SourceError(f"mapping has no 'email', which tells contacts apart; {hint}Add 'email': '<column>'")
+        fix = f"did you mean it with {close!r}? Add" if close else "add"
+        raise SourceError(f"mapping has no 'email', which tells contacts apart; {fix} 'email': '<column>'")
     return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
 
 

@@ -79,8 +79,8 @@ _CHOICES = {
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         close = difflib.get_close_matches(str(value).lower(), choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise SourceError(f"{name}={value!r} is unknown; {hint}Known: {', '.join(choices)}")
+        hint = f"did you mean {close[0]!r}? Known" if close else "known"
+        raise SourceError(f"{name}={value!r} is unknown; {hint}: {', '.join(choices)}")
 
 
 def rejects_allowed(max_rejects: int | str, rows: int) -> int:

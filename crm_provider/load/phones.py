@@ -49,5 +49,5 @@ def _known(region: str, regions: set[str]) -> str:
     if code in regions:
         return code
     close = difflib.get_close_matches("GB" if code == "UK" else code, sorted(regions), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"region {region!r} is not known; {hint}Give the two letters of ISO 3166, such as 'BR' or 'GB'")
+    fix = f"did you mean {close[0]!r}? Give" if close else "give"
+    raise ValueError(f"region {region!r} is not known; {fix} the two letters of ISO 3166, such as 'BR' or 'GB'")

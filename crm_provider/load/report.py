@@ -54,6 +54,16 @@ def write_report(path: AnyPath, text: str) -> None:
         file.write(text)
 
 
+def advice_of(type_: str) -> str:
+    """What to do about rows that were rejected for an error of this type."""
+    return CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
+
+
+def commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names and counts, the greatest first."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 # -- the tables -----------------------------------------------------------------------------------------------
 
 
@@ -67,13 +77,12 @@ def _outcomes(summary: Summary) -> Iterator[Sequence[object]]:
 
 
 def _errors(summary: Summary) -> Iterator[Sequence[object]]:
-    for type_, count in _commonest(summary.errors):
-        advice = CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
-        yield f"`{type_}`", f"{count:,}", advice
+    for type_, count in commonest(summary.errors):
+        yield f"`{type_}`", f"{count:,}", advice_of(type_)
 
 
 def _problems(summary: Summary) -> Iterator[Sequence[object]]:
-    problems = _commonest(summary.problems)
+    problems = commonest(summary.problems)
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
     if len(problems) > SHOWN_PROBLEMS:
@@ -89,10 +98,6 @@ def _calls(summary: Summary) -> Iterator[Sequence[object]]:
     yield "Refused for the rate", f"{summary.throttled:,} calls"
     if summary.resumed_at:
         yield "Resumed", f"the last try went on after {summary.resumed_at:,} rows"
-
-
-def _commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -95,3 +95,7 @@ class InvalidRow(Exception):
 
 class SourceError(ValueError):
     """A source or a mapping that cannot be used at all: known before the first row is sent."""
+
+
+class NoSuchFile(SourceError):
+    """A file that is not there, or not there yet: of all that is wrong with a source, this alone may change."""

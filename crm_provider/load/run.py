@@ -72,10 +72,10 @@ class Run:
             return self._ended()  # by the error that came first
 
     def _run(self) -> Summary:
-        self._say_what_was_found()
-        if not self.load.options.dry_run:
-            stop_if_invalid(self.found, self.load.options)
         try:
+            self._say_what_was_found()
+            if not self.load.options.dry_run:
+                stop_if_invalid(self.found, self.load.options)
             self._make_plan()
             if not self.load.options.dry_run:
                 self._refuse_if_too_long()
@@ -257,7 +257,7 @@ class Run:
             rows=self.found.rows,
             counts=self.ledger.counts,
             calls=calls,
-            calls_left=max(self.plan.calls - calls, self.found.rows - self.ledger.rows, 0),
+            calls_left=max(self.plan.calls - calls, self.found.rows - self.ledger.rows),
         )
 
     def summary(self) -> Summary:
@@ -271,7 +271,7 @@ class Run:
             errors=dict(ledger.errors),
             problems=self.found.problems,
             calls=calls,
-            calls_saved=self._naive_calls() - calls if not load.options.dry_run else 0,
+            calls_saved=max(self._naive_calls() - calls, 0),
             throttled=load.pulse.throttled,
             seconds=ledger.seconds_before + seconds,
             left=self.found.rows - ledger.rows,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crm_provider import errors as e
+from crm_provider.calls.contacts import may_be_absent
 from crm_provider.client import CrmClient
 from crm_provider.load.known import ABSENT, Seen
 from crm_provider.load.options import Mode
@@ -97,7 +98,9 @@ class Sender:
         if seen is not None and seen.exists:
             try:
                 return self._change(contact, seen)
-            except e.CrmContactNotFoundError:  # gone since it was read
+            except e.CrmNotFoundError as missing:  # gone since it was read
+                if not may_be_absent(missing):
+                    raise
                 return self._listed(contact, self._create(contact))
         if seen is None and self._order.update_first and (contact.attributes or self._guard):
             return self._existing_first(contact)
@@ -106,7 +109,9 @@ class Sender:
     def _existing_first(self, contact: Contact) -> Sent:
         try:
             sent = self._change(contact, self._look(contact)) if self._guard else self._overwrite(contact)
-        except e.CrmContactNotFoundError:
+        except e.CrmNotFoundError as missing:
+            if not may_be_absent(missing):
+                raise
             self._order.learn(existed=False)
             return self._new_first(contact, learn=False)
         self._order.learn(existed=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from crm_provider.load.paths import AnyPath
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.source_options import FORMATS
 
 EXTRA = "__extra__"
@@ -35,13 +36,14 @@ class Table:
     records: Iterator[Record]
 
 
-def expanded(path: Any) -> list[AnyPath]:
+def expanded(path: Any, given: object = None) -> list[AnyPath]:
     """The files that a path or pattern means, in the order of their names.
 
     A name with wildcards that exists as it is means itself. ``**`` stands for any number of folders.
 
     :param path: a path object
-    :raises SourceError: if no file matches a pattern
+    :param given: how the user wrote it, for the message
+    :raises NoSuchFile: if no file matches a pattern
     """
     parts = path.parts
     first = next((n for n, part in enumerate(parts) if _WILDCARD.search(part)), None)
@@ -50,8 +52,21 @@ def expanded(path: Any) -> list[AnyPath]:
     base = path.parents[len(parts) - first - 1]
     found = [file for file in base.glob("/".join(parts[first:])) if not file.is_dir()]
     if not found:
-        raise SourceError(f"no file matches {path}; correct the pattern, or see whether the files have arrived")
+        raise NoSuchFile(f"no file matches {given or path}; correct the pattern, or see whether the files have arrived")
     return sorted(found, key=str)
+
+
+@contextmanager
+def there(given: object) -> Iterator[None]:
+    """Opening a file that was named.
+
+    :param given: how the user wrote it
+    :raises NoSuchFile: if it is not there
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise NoSuchFile(f"there is no file {given}; correct the path, or see whether the file has arrived") from None
 
 
 def format_of(path: AnyPath) -> str:
@@ -64,7 +79,7 @@ def format_of(path: AnyPath) -> str:
         return FORMATS[suffix]
     known = ", ".join(f".{name}" for name in FORMATS)
     raise SourceError(
-        f"{path} does not tell its format; set format, or rename it to end in one of {known} (.gz may follow)"
+        f"{path} does not tell its format; set source_format, or rename it to end in one of {known} (.gz may follow)"
     )
 
 

@@ -47,7 +47,7 @@ class FileOptions:
         if self.quotechar != "":
             _check_character("quotechar", self.quotechar)
         if self.delimiter == self.quotechar:
-            raise SourceError("options: delimiter and quotechar are the same character; they must differ")
+            raise SourceError("source_options: delimiter and quotechar are the same character; they must differ")
         _check_encoding(self.encoding)
         if self.header is not None:
             object.__setattr__(self, "header", _checked_header(self.header))
@@ -60,13 +60,15 @@ class FileOptions:
         :raises SourceError: naming the option, the problem and the fix
         """
         if options is not None and not isinstance(options, Mapping):
-            raise SourceError(f"options must be a mapping of name to value but is of type {type(options).__name__}")
+            raise SourceError(
+                f"source_options must be a mapping of name to value but is of type {type(options).__name__}"
+            )
         known, allowed = [field.name for field in fields(cls)], _OPTIONS[format]
         for name in options or {}:
             if name not in known:
-                raise SourceError(f"options: {_unknown(name, known)}")
+                raise SourceError(f"source_options: {_unknown(name, known)}")
             if name not in allowed:
-                raise SourceError(f"options: {name!r} has no meaning for {format} files; leave it out")
+                raise SourceError(f"source_options: {name!r} has no meaning for {format} files; leave it out")
         given = {name: value for name, value in (options or {}).items() if value is not None}
         return cls(**({"delimiter": "\t"} if format == "tsv" else {}) | given)
 
@@ -80,7 +82,7 @@ def checked_format(name: str | None) -> str | None:
         return None
     plain = str(name).lower().lstrip(".").removesuffix(".gz")
     if plain not in FORMATS:
-        raise SourceError(f"format: {_unknown(name, FORMATS)}")
+        raise SourceError(f"source_format: {_unknown(name, FORMATS)}")
     return FORMATS[plain]
 
 
@@ -113,35 +115,38 @@ def look_like_values(names: Iterable[Any]) -> bool:
 
 def _unknown(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name).lower(), known := list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{name!r} is unknown; {hint}Known: {', '.join(known)}"
+    hint = f"did you mean {close[0]!r}? Known" if close else "known"
+    return f"{name!r} is unknown; {hint}: {', '.join(known)}"
 
 
 def _check_character(name: str, value: Any) -> None:
     if value == "\\t":
         raise SourceError(
-            f'options: {name} is a backslash and a t; for a tab write "\\t" in Python or set format="tsv"'
+            f'source_options: {name} is a backslash and a t; for a tab write "\\t" in Python or set source_format="tsv"'
         )
     if not isinstance(value, str) or len(value) != 1 or value in "\r\n\0":
-        raise SourceError(f"options: {name} must be one character, and no line end")
+        raise SourceError(f"source_options: {name} must be one character, and no line end")
 
 
 def _check_encoding(name: Any) -> None:
     if not isinstance(name, str):
-        raise SourceError("options: encoding must be the name of an encoding, such as 'cp1252'")
+        raise SourceError("source_options: encoding must be the name of an encoding, such as 'cp1252'")
     try:
         io.TextIOWrapper(io.BytesIO(), encoding=name).close()
     except (LookupError, ValueError):
         close = difflib.get_close_matches(name.lower().replace("-", "_"), {*aliases, *aliases.values()}, n=1)
-        hint = f"did you mean {close[0].replace('_', '-')!r}? " if close else ""
+        hint = f"did you mean {close[0].replace('_', '-')!r}? Usual" if close else "usual"
         raise SourceError(
-            f"options: encoding {name!r} is unknown; {hint}Usual ones: utf-8, cp1252 (Windows, Excel), latin-1, utf-16"
+            f"source_options: encoding {name!r} is unknown; {hint} ones: utf-8, cp1252 (Windows, Excel), latin-1, "
+            "utf-16"
         ) from None
 
 
 def _checked_header(names: Any) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        raise SourceError("options: header must be a list of the columns' names; leave it out if the files have them")
+        raise SourceError(
+            "source_options: header must be a list of the columns' names; leave it out if the files have them"
+        )
     stripped = tuple(name.strip() for name in names)
-    check_names(stripped, "options: header")
+    check_names(stripped, "source_options: header")
     return stripped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -14,7 +14,7 @@ from crm_provider.load.jsonl_source import open_jsonl
 from crm_provider.load.parquet_source import open_parquet
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.source_files import LINE, Table, expanded, format_of
+from crm_provider.load.source_files import LINE, Table, expanded, format_of, there
 from crm_provider.load.source_options import FileOptions, checked_format, look_like_values
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
@@ -60,14 +60,16 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
     :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default told by the suffix (``.gz`` may follow)
     :param options: how the files are to be read: the fields of
         :class:`~crm_provider.load.source_options.FileOptions`, for example ``{"delimiter": ";", "encoding": "cp1252"}``
-    :raises SourceError: if that is no source, no file matches a pattern, or an option makes no sense
-    :raises FileNotFoundError: later, when a file that was named is not there
+    :raises SourceError: if that is no source, or an option makes no sense
+    :raises NoSuchFile: if no file matches a pattern; later, when a file is read that was named and is not there
     """
     paths = _paths(source)
     if paths:
         return FilesSource(paths, format=format, options=options)
     if format is not None or options:
-        raise SourceError("format and options say how to read files, but the source is no file; leave them out")
+        raise SourceError(
+            "source_format and source_options say how to read files, but the source is no file; leave them out"
+        )
     if _has_rows(source):
         return cast(Source, source)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
@@ -120,7 +122,8 @@ class FilesSource:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         chosen = checked_format(format)
-        self._files = [file for path in paths for file in expanded(_path(path))]
+        self._files = [file for path in paths for file in expanded(_path(path), path)]
+        self._given = {str(_path(path)): path for path in paths}
         self._format = chosen or _common_format(self._files)
         self._open = _opener(self._format, FileOptions.of(options, format=self._format))
         more = len(self._files) - 1
@@ -134,16 +137,23 @@ class FilesSource:
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
         """Those of the first file; the others must have them too, in any order."""
-        with self._open(self._files[0]) as table:
+        with self._opened(self._files[0]) as table:
             return table.columns
 
     def rows(self) -> Iterator[Row]:
         number = 0
         for file in self._files:
-            with self._open(file) as table:
+            with self._opened(file) as table:
                 self._check_columns(file, table.columns)
                 for number, (values, problem) in enumerate(table.records, number + 1):  # noqa: B020
                     yield Row(number, values, problem)
+
+    @contextmanager
+    def _opened(self, file: AnyPath) -> Iterator[Table]:
+        with ExitStack() as closing:
+            with there(self._given.get(str(file), file)):
+                table = closing.enter_context(self._open(file))
+            yield table
 
     def _check_columns(self, file: AnyPath, columns: tuple[str, ...] | None) -> None:
         if columns is None or self.columns is None or set(columns) == set(self.columns):
@@ -203,7 +213,7 @@ def _common_format(files: Sequence[AnyPath]) -> str:
         if its_format != formats[0]:
             raise SourceError(
                 f"the files have several formats: {files[0]} is {formats[0]}, {file} is {its_format}; "
-                "narrow the pattern, or set format"
+                "narrow the pattern, or set source_format"
             )
     return formats[0]
 

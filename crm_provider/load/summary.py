@@ -18,7 +18,7 @@ class Summary:
     :param errors: rows by the type of the error that decided them
     :param problems: what the check found -> rows; no text holds a value
     :param calls: calls made, refused ones included
-    :param calls_saved: what creating each row, and updating it on a conflict, would have cost more
+    :param calls_saved: what creating each row, and updating it on a conflict, would have cost more; 0 if it had not
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
@@ -74,7 +74,7 @@ class Summary:
         """One line for the log."""
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
-        saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved > 0 else ""
+        saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
             f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"

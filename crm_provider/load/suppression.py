@@ -11,14 +11,15 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.paths import AnyPath, as_path
-from crm_provider.load.rows import SourceError, key_of
+from crm_provider.load.rows import NoSuchFile, SourceError, key_of
 from crm_provider.load.scratch import Scratch
-from crm_provider.load.source_files import expanded, place
+from crm_provider.load.source_files import expanded, place, there
 from crm_provider.load.sources import Source, open_source
 from crm_provider.load.text_lines import open_lines
 
@@ -59,14 +60,15 @@ class Suppression:
             of such paths or of rows
         :param format: as for ``open_source``, and ``txt``
         :param options: as for ``open_source``
-        :raises SourceError: if there is no such file, or an entry is neither of the two; the text names its place
+        :raises NoSuchFile: if there is no such file
+        :raises SourceError: if an entry is neither of the two; the text names its place
         """
         made = cls()
         try:
             for where, entry in _entries(source, format, options):
                 made.add(entry, where)
-        except FileNotFoundError as missing:
-            raise SourceError(f"the suppression list {missing.filename or missing} is not there") from None
+        except NoSuchFile as missing:
+            raise NoSuchFile(f"suppression list: {missing}") from None
         if not len(made):
             log.warning("The suppression list is empty: nobody is left out.")
         return made
@@ -139,7 +141,10 @@ def _is_text(path: AnyPath) -> bool:
 
 
 def _lines(path: AnyPath, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
-    with open_lines(path, encoding=(options or {}).get("encoding", "utf-8"), newline="") as lines:
+    with ExitStack() as closing:
+        with there(path):
+            encoding = (options or {}).get("encoding", "utf-8")
+            lines = closing.enter_context(open_lines(path, encoding=encoding, newline=""))
         for line in lines:
             if line.strip():
                 yield place(path, lines.number), line

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from crm_provider import errors as e
 from crm_provider.calls.base import Record
+from crm_provider.calls.contacts import may_be_absent
 from crm_provider.client import CrmClient
 from crm_provider.load.known import ABSENT, Known, Seen
 from crm_provider.load.plan import SAMPLE_MOST, Sample
@@ -116,6 +117,10 @@ class Survey:
         except e.CrmContactNotFoundError:
             seen = ABSENT
         except (e.CrmDataError, e.CrmRequestError):  # of this row: it is heard of again when the row is sent
+            return False, False
+        except e.CrmNotFoundError as missing:  # the status alone is no knowledge: the calls of the row will tell
+            if not may_be_absent(missing):
+                raise
             return False, False
         self.known.put(contact.email, seen.only(self._attributes))
         return seen.exists, seen.exists and seen.has(contact)

@@ -76,8 +76,8 @@ def unknown(what: str, word: Any, choices: Iterable[str]) -> str:
     """A message about a word that is none of the choices."""
     known = list(choices)
     close = nearest(word, known)
-    hint = f"did you mean {close!r}? " if close else ""
-    return f"{what} {word!r} is not known; {hint}Known: {', '.join(known)}"
+    hint = f"did you mean {close!r}? Known" if close else "known"
+    return f"{what} {word!r} is not known; {hint}: {', '.join(known)}"
 
 
 def _attribute(name: str, key: str) -> str:

@@ -21,6 +21,8 @@ LONGEST_LINE = 1 << 20
 CHUNK = 1 << 18
 """Bytes that are asked of a file at once."""
 
+_SAY_ENCODING = "save it as UTF-8, or give its own encoding in source_options"
+
 _MARK = "\udcff"
 """Stands for bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
 
@@ -58,11 +60,11 @@ class Lines:
         where, encoding = place(self.path, self.number), self._text.encoding
         if _MARK in line:
             other = "'cp1252' (Windows, Excel) or 'latin-1'" if encoding.startswith("utf") else "'utf-8'"
-            return SourceError(f"{where} is not {encoding}; give the file's own encoding in options, such as {other}")
+            return SourceError(f"{where} is not {encoding}; {_SAY_ENCODING}, such as {other}")
         if "\0" in line:
             return SourceError(
-                f"{where} holds a NUL character; if the file is UTF-16 give options={{'encoding': 'utf-16-le'}}, "
-                "else it is damaged or no text file"
+                f"{where} holds a NUL character; if the file is UTF-16 give "
+                "source_options={'encoding': 'utf-16-le'}, else it is damaged or no text file"
             )
         return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
 
@@ -131,4 +133,4 @@ def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
     except UnicodeError:
         # Some encodings give up on the whole file instead of naming the bytes.
         where = place(path, lines.number + 1) if lines else str(path)
-        raise SourceError(f"{where} cannot be decoded; give the file's own encoding in options") from None
+        raise SourceError(f"{where} cannot be decoded; {_SAY_ENCODING}") from None

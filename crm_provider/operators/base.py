@@ -13,6 +13,7 @@ from crm_provider.outcome import conclude
 from crm_provider.policy import Decision, ErrorPolicy, OnError
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
+from crm_provider.task_arguments import check_names
 from crm_provider.task_policy import HasErrorPolicy, for_base_operator
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
         retry_policy: Any = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**for_base_operator(retry_policy, kwargs))
+        super().__init__(**for_base_operator(self, retry_policy, kwargs))
         self.crm_conn_id = crm_conn_id
         self.set_error_policy(on_error)
 
@@ -85,11 +86,12 @@ def contact_email_of(task: object, contact_email: str | None, kwargs: dict[str, 
     must never become the contact's, and ``default_args={"email": ...}`` must never become the contact. In a mapped task
     the two cannot be told apart, so that there only ``contact_email`` will do.
 
-    :raises TypeError: if neither is given
+    :raises TypeError: if neither is given; it names the argument that may be meant for it
     """
     mapped = getattr(task, "_BaseOperator__from_mapped", False)
     if contact_email is None and not mapped:
         contact_email = kwargs.pop("email", None)
     if contact_email is None:
+        check_names(type(task), kwargs)  # it may be there under another name
         raise TypeError("missing keyword argument 'contact_email'")
     return contact_email

@@ -19,7 +19,7 @@ from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.rejects import RejectsFile
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import conclude
@@ -164,7 +164,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         try:
             check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
-        except InUse:  # such as a try that Airflow has given up and that has not noticed yet
+        except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
             raise
         except SourceError as wrong:  # the same input would fail again
             raise AirflowFailException(str(wrong)) from wrong

@@ -72,7 +72,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         retry_policy: Any = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**for_base_operator(retry_policy, kwargs))
+        super().__init__(**for_base_operator(self, retry_policy, kwargs))
         self.crm_conn_id = crm_conn_id
         self.max_errors_in_a_row = max_errors_in_a_row
         self.deferrable = deferrable

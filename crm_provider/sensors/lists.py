@@ -23,8 +23,8 @@ class CrmListSensor(CrmSensor):
     policy_name = "CrmListSensor"
 
     def __init__(self, *, list_id: str | None = None, list_name: str | None = None, **kwargs: Any) -> None:
-        _one_of(list_id, list_name)
         super().__init__(**kwargs)
+        _one_of(list_id, list_name)
         self.list_id = list_id
         self.list_name = list_name
 
@@ -57,10 +57,10 @@ class CrmListMembershipSensor(CrmSensor):
         match: Match = "all",
         **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         _one_of(list_id, list_name)
         if match not in get_args(Match):
             raise ValueError(f"match is {match!r}; use one of {', '.join(get_args(Match))}")
-        super().__init__(**kwargs)
         self.emails = emails
         self.list_id = list_id
         self.list_name = list_name

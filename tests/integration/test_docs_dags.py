@@ -150,6 +150,8 @@ def parameters(cls: type, *, whole: bool) -> dict[str, tuple[str, str]]:
             default = '"' + parameter.default + '"' if isinstance(parameter.default, str) else str(parameter.default)
             if name == "retry_policy":
                 default = "DEFAULT_RETRY_POLICY"
+            if name == "deferrable":  # as Airflow's configuration says
+                default += "`, or `[operators] default_deferrable"
             if parameter.default is inspect.Parameter.empty or name == "contact_email":
                 default = "required"  # contact_email is None only so that `email` may stand for it
             found.setdefault(name, (default, "yes" if name in cls.template_fields else "no"))

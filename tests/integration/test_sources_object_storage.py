@@ -14,6 +14,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
+from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.sources import open_source
 
 ROWS = [{"email": "a@x.io"}, {"email": "b@x.io"}]
@@ -53,5 +54,5 @@ def test_files_of_each_format_by_name_and_by_pattern(bucket: Any, suffix: str) -
 
 
 def test_a_missing_object_is_not_found(bucket: Any) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NoSuchFile, match=f"there is no file {bucket / 'leads.csv'};"):
         list(open_source(bucket / "leads.csv").rows())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from crm_provider._compat import AirflowSkipException, BaseOperator
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.sandbox import Fault, Sandbox
 from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.testing import assert_dag_ends, fresh_airflow_home, load_dag, run_dag
 
 
@@ -147,6 +150,16 @@ def test_a_sensor_is_not_waited_for(waiting: dict[str, Any], crm_quick: Sandbox)
     assert len(crm_quick.journal()) == 2
     assert run["wait"].waits == ((pytest.approx(3600, abs=60),) if waiting.get("mode") == "reschedule" else ())
     assert dag.get_task("wait").poke_interval == 3600
+
+
+def test_the_fault_in_the_documentation_makes_a_list_appear_at_the_third_check(crm_quick: Sandbox) -> None:
+    (shown,) = re.findall(
+        r'`({"effect": "error", "error": "SEGMENTATION_LIST[^`]+)`', (DOCS / "testing.md").read_text("utf-8")
+    )
+    with DAG("testing_kit_list", schedule=None) as dag:
+        CrmListSensor(task_id="wait", list_name="Newsletter", mode="reschedule", poke_interval=60, timeout=3600)
+    assert_dag_ends(dag, sandbox=crm_quick, fault=json.loads(shown))
+    assert [entry.status for entry in crm_quick.journal()] == [404, 404, 200]
 
 
 def test_a_task_that_goes_in_circles_is_stopped(crm_quick: Sandbox) -> None:

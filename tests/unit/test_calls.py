@@ -443,6 +443,9 @@ UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
         [error("CONTACT_ALREADY_EXISTS"), lost, data(REF)], ["POST /contacts", f"PUT {AT}", f"PUT {AT}"], "updated",
     ),
     "no id in the answer": ([Reply(201), data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
+    "existing, told by the status alone": (
+        [Reply(409), data(RECORD), data(REF)], ["POST /contacts", f"GET {AT}", f"PUT {AT}"], "updated",
+    ),
 }  # fmt: skip
 
 
@@ -459,6 +462,9 @@ def test_upsert_create_first(name: str) -> None:
     ]
 
 
+NO_PAGE = Reply(404, b"<html><title>404 Not Found</title></html>")
+"""What a wrong base URL, or a proxy, may answer."""
+
 UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
     "existing": ([data(REF)], [f"PUT {AT}"], "updated"),
     "new": ([error("CONTACT_NOT_FOUND"), data(REF, 201)], [f"PUT {AT}", "POST /contacts"], "created"),
@@ -469,6 +475,12 @@ UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
     "made by another in between": (
         [error("CONTACT_NOT_FOUND"), error("CONTACT_ALREADY_EXISTS"), data(REF)],
         [f"PUT {AT}", "POST /contacts", f"PUT {AT}"],
+        "updated",
+    ),
+    "new, told by the status alone": ([NO_PAGE, data(REF, 201)], [f"PUT {AT}", "POST /contacts"], "created"),
+    "existing, and it does not find it": (
+        [Reply(404), Reply(409), data(RECORD), data(REF)],
+        [f"PUT {AT}", "POST /contacts", f"GET {AT}", f"PUT {AT}"],
         "updated",
     ),
 }  # fmt: skip
@@ -482,6 +494,52 @@ def test_upsert_update_first(name: str) -> None:
         made.client._order.learn(existed=True)
     assert made.client.upsert_contact(EMAIL, attributes={"name": "Ada"}) == {**REF, "outcome": outcome}
     assert made.wire.sent == requests
+
+
+# name: what is called, the answers, how many calls, and the error: nothing that only a status says is taken for true
+NOT_PROVEN: dict[str, tuple[Invoke, list[Step], str]] = {
+    "upsert: nothing is found there": (lambda c: c.upsert_contact(EMAIL), [Reply(409), NO_PAGE], "HTTP_409"),
+    "create: in the way is something else": (
+        lambda c: c.create_contact(EMAIL), [Reply(409), error("CONTACT_NOT_FOUND")], "HTTP_409",
+    ),
+    "create: reading tells of a refused key": (
+        lambda c: c.create_contact(EMAIL), [Reply(409), error("FORBIDDEN")], "FORBIDDEN",
+    ),
+    "create: it is there": (lambda c: c.create_contact(EMAIL), [Reply(409), data(RECORD)], "CONTACT_ALREADY_EXISTS"),
+    "create: the CRM says what is in the way": (
+        lambda c: c.create_contact(EMAIL), [error("CONTACT_ASSOCIATED_WITH_A_DEAL")], "CONTACT_ASSOCIATED_WITH_A_DEAL",
+    ),
+    "read": (lambda c: c.get_contact(EMAIL), [NO_PAGE], "HTTP_404"),
+    "update": (lambda c: c.update_contact(EMAIL, attributes={"n": 1}), [NO_PAGE], "HTTP_404"),
+    "delete": (lambda c: c.delete_contact(EMAIL), [NO_PAGE], "HTTP_404"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_PROVEN)
+def test_a_status_alone_proves_nothing(name: str) -> None:
+    invoke, steps, type_ = NOT_PROVEN[name]
+    made = bench(*steps)
+    assert failed(made, invoke).type == type_
+    assert len(made.wire.sent) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "type_", "route"),
+    [
+        ([NO_PAGE, NO_PAGE], "HTTP_404", "/contacts"),
+        ([NO_PAGE, error("CONTACT_ALREADY_EXISTS"), NO_PAGE], "HTTP_404", "/contacts/{email}"),
+        ([error("DEAL_NOT_FOUND")], "DEAL_NOT_FOUND", "/contacts/{email}"),
+    ],
+    ids=["wrong base URL", "the CRM contradicts itself", "something else is missing"],
+)
+def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove_it(
+    steps: list[Step], type_: str, route: str
+) -> None:
+    made = bench(*steps)
+    for _ in range(20):
+        made.client._order.learn(existed=True)
+    raised = failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}))
+    assert (raised.type, raised.path, len(made.wire.sent)) == (type_, route, len(steps))
 
 
 def test_the_order_is_learned_from_what_the_last_ones_did() -> None:

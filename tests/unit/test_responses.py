@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
@@ -14,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider import responses
 from crm_provider.catalogue import Repeat, repeat_for
-from crm_provider.responses import Answer, error_of, retry_after_of, value_of
+from crm_provider.responses import READ_FOR_MESSAGES, Answer, by_status_alone, error_of, retry_after_of, value_of
 
 from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
 
@@ -79,6 +81,7 @@ TELLING: dict[str, Shape] = {
     "object in a list of errors": lambda row: {"errors": [None, 17, {"message": row.message}]},
     "upper case, no stop": lambda row: {"message": row.message.upper().rstrip(".")},
     "exclamation": lambda row: {"message": f" {row.message.rstrip('.')}! "},
+    "JSON string": lambda row: row.message,
 }
 """Bodies that carry the documented text only: it counts within the same status."""
 
@@ -98,6 +101,8 @@ MUTE: dict[str, Shape] = {
     "huge nesting, cut": lambda _: b'{"error":' * 100_000,
     "UTF-16 garbage": lambda _: b"\xff\xfe\x00\xd8",
     "errors that are no texts": lambda row: {"errors": [[row.message], 17, None]},
+    "errors that are no list": lambda row: {"errors": {"code": row.type, "message": row.message}},
+    "text with a letter more": lambda row: {"message": f"{row.message.rstrip('.')}X"},
     "unknown type": lambda _: {"errorCode": "SOMETHING_NEW"},
     "type of ours": lambda _: {"errorCode": "TIMEOUT"},
 }
@@ -120,6 +125,49 @@ def test_else_the_status_tells_the_family(row: Row, shape: Shape) -> None:
     assert name_of(error) == BY_STATUS[row.status]
     assert error.type == next((t for t, c in TYPES.items() if c == name_of(error)), f"HTTP_{row.status}")
     assert error.message.strip()
+
+
+@pytest.mark.parametrize("status", [200, None])
+@ROWS
+def test_what_the_answer_says_is_shown_else_the_documented_text(row: Row, status: int | None) -> None:
+    def message_in(**body: Any) -> str:
+        return raised_by(answer(status or row.status, {"errorCode": row.type, **body})).message
+
+    assert message_in() == row.message
+    assert message_in(message="something else") == "something else"
+    assert message_in(message=" ", error="something else") == "something else"
+    assert message_in(message=["one", {"message": "two"}, {"field": "three"}, 4]) == "one; two"
+
+
+def test_an_error_knows_what_was_called_and_what_came() -> None:
+    error = error_of(answer(418, b"{}", method="PUT"))
+    assert (error.method, error.path, error.status) == ("PUT", "/contacts/{email}", 418)
+    assert error.message == "status 418 (the answer has no text)"
+
+
+def test_an_error_that_is_nested_goes_before_data() -> None:
+    body = {"data": {"code": "DEAL_NOT_FOUND"}, "error": {"code": "STAGE_NOT_FOUND"}, "errors": ["CONTACT_NOT_FOUND"]}
+    assert isinstance(error_of(answer(404, body)), e.CrmStageNotFoundError)
+
+
+def test_another_name_of_a_type_is_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "ALIASES", {"NO_SUCH_CONTACT": "CONTACT_NOT_FOUND"})
+    assert isinstance(error_of(answer(404, {"code": "NoSuchContact"})), e.CrmContactNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (error_of(answer(404, {"message": "odd"})), True),
+        (error_of(answer(418)), True),
+        (error_of(answer(404, {"code": "DEAL_NOT_FOUND"})), False),
+        (error_of(answer(422)), False),
+        (e.CrmConnectionError("no way"), False),
+    ],
+    ids=lambda value: value.type if isinstance(value, e.CrmError) else "",
+)
+def test_what_only_a_status_tells(error: e.CrmError, expected: bool) -> None:
+    assert by_status_alone(error) is expected
 
 
 @pytest.mark.parametrize("type_", UNNAMED)
@@ -225,7 +273,7 @@ def wired_forms() -> list[Any]:
         forms.append(pytest.param(wired, wired.body, {}, id=f"{wired.case}-body only"))
         if wired.header:
             forms.append(pytest.param(wired, b"", header, id=f"{wired.case}-header only"))
-            with_address = {"x-amzn-errortype": f"{wired.header}:http://internal.example/coral/"}
+            with_address = {"x-amzn-errortype": f" {wired.header} :http://internal.example/coral/"}
             forms.append(pytest.param(wired, b"", with_address, id=f"{wired.case}-header with address"))
     return forms
 
@@ -266,30 +314,52 @@ def test_an_unknown_status_fails_and_is_never_repeated(status: int) -> None:
         (b"x" * 999, f"(the answer is {'x' * 200}...)"),
         (b"two\nlines\x00", "(the answer is two lines)"),
         (b"{}", "(the answer has no text)"),
+        (b'["%s", true, false]' % (b"x" * 790), '(the answer is ["...", true,)'),
+        (b"\xff\xfe", "(the answer is \ufffd\ufffd)"),
+        (b"y" * 70_000, f"(the answer is {'y' * 200}...)"),
     ],
-    ids=["text", "empty", "list", "cut", "long", "control characters", "no text"],
+    ids=["text", "empty", "list", "cut", "long", "control characters", "no text", "800 characters", "no text", "huge"],
 )
 def test_an_unknown_answer_is_shown_shortened_and_without_values(body: bytes, shown: str) -> None:
     message = error_of(answer(418, body)).message
-    assert message.startswith(f"status 418 {shown}"[:200])
-    assert len(message) <= 203
+    whole = f"status 418 {shown}"
+    assert message == (whole if len(whole) <= 200 else f"{whole[:200]}...")
 
 
+def test_the_start_of_a_value_that_is_cut_off_is_not_shown() -> None:
+    """Nor what is before it, as far as an escaped value reaches; of a text that is read to its end all is shown."""
+    whole = b"no idea " * (READ_FOR_MESSAGES // 8)
+    sent = ("v" * 70_000,)
+    assert error_of(answer(418, whole, sent=sent)).message.startswith("status 418 (the answer is no idea no idea ")
+    for body in (whole + b"!", sent[0].encode(), b"no idea " + sent[0].encode()):
+        assert error_of(answer(418, body, sent=sent)).message == "status 418 (the answer is )"
+        assert error_of(answer(418, {"message": body.decode()}, sent=sent)).message == ""
+    assert error_of(answer(418, whole + b"!", sent=("v" * 700,))).message.startswith(
+        "status 418 (the answer is no idea"
+    )
+
+
+@pytest.mark.parametrize("status", [300, 302, 399])
 @pytest.mark.parametrize(
-    ("location", "expected"),
+    ("location", "where"),
     [
-        ("https://evil.example/v2/contacts", "a redirect to evil.example: not followed, the key stays here"),
-        ("/login", "a redirect to this host"),
-        ("https://evil.example/?email=ada@example.com", "a redirect to evil.example"),
-        ("http://[broken", "a redirect"),
-        ("", "a redirect"),
+        ("https://evil.example/v2/contacts", "evil.example"),
+        ("/login", "this host"),
+        ("https://evil.example/?email=ada@example.com", "evil.example"),
+        ("http://[broken", "a broken URL"),
+        ("", "this host"),
     ],
 )
-def test_a_redirect_is_told(location: str, expected: str) -> None:
-    error = error_of(answer(302, b"", headers={"Location": location}))
+def test_a_redirect_is_told(status: int, location: str, where: str) -> None:
+    error = error_of(answer(status, b"", headers={"LOCATION": location}))
     assert type(error) is e.CrmProtocolError
-    assert expected in error.message
-    assert "ada" not in error.message
+    assert error.message == f"status {status} (a redirect to {where}: not followed, the key stays here)"
+
+
+def test_what_is_no_redirect_is_not_called_one() -> None:
+    headers = {"Location": "https://evil.example/"}
+    assert error_of(answer(400, b"", headers=headers)).message == "status 400 (the answer is empty)"
+    assert error_of(answer(302, b"")).message.startswith("status 302 (a redirect to this host: ")
 
 
 # -- success -------------------------------------------------------------------------------------------------
@@ -319,11 +389,39 @@ def test_success(status: int, body: bytes, value: Any) -> None:
     assert value_of(answer(status, body)) == value
 
 
+@pytest.mark.parametrize(
+    ("body", "is_text"),
+    [
+        (b"OK", True),
+        (b"\xff", True),
+        (b"<html>OK", False),
+        (b" \n<p>", False),
+        (b"[1", False),
+        (b"{", False),
+        (b'"a', False),
+    ],
+    ids=repr,
+)
+def test_a_plain_text_is_a_success_only_where_any_will_do(body: bytes, is_text: bool) -> None:
+    error = error_in(dataclasses.replace(answer(200, body), loose=True))
+    assert error is None if is_text else isinstance(error, e.CrmProtocolError)
+    assert isinstance(error_in(answer(200, body)), e.CrmProtocolError)
+
+
+def test_of_a_plain_text_nothing_is_taken_over() -> None:
+    assert value_of(dataclasses.replace(answer(200, b"OK"), loose=True)) == {}
+
+
 @ROWS
 def test_an_error_in_a_200_is_no_success(row: Row) -> None:
     with pytest.raises(e.CrmError) as raised:
         value_of(answer(200, {"errorCode": row.type, "error": row.message}))
     assert (name_of(raised.value), raised.value.status) == (row.error, 200)
+
+
+@pytest.mark.parametrize("body", [{"errorType": "DEAL_NOT_FOUND"}, {"errorCode": "deal-not-found", "data": []}])
+def test_an_error_in_a_200_in_other_spellings(body: dict[str, Any]) -> None:
+    assert isinstance(error_in(answer(200, body)), e.CrmDealNotFoundError)
 
 
 @pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"OK", b'{"id": "1"', b"\xff"], ids=repr)
@@ -409,7 +507,9 @@ def test_a_write_whose_success_cannot_be_read_is_unsure() -> None:
         ({"requestId": 5}, {"X-Amzn-RequestId": "h-1", "x-amz-apigw-id": "g-1"}, "h-1"),
         ({}, {"X-Amz-Apigw-Id": "g-1"}, "g-1"),
         ([], {"x-amz-apigw-id": "g-1"}, "g-1"),
-        ({"requestId": "r" * 999}, {}, "r" * 100),
+        ({"requestId": "r" * 1000}, {}, "r" * 100),
+        ({"requestId": "r" * 1001}, {}, None),
+        ({"requestId": "r 1"}, {"x-amzn-requestid": "h-1"}, "h-1"),
         ({}, {}, None),
     ],
 )
@@ -428,6 +528,7 @@ NOW = "Tue, 15 Nov 1994 08:12:31 GMT"
         ("0", None, 0.0),
         ("7", None, 7.0),
         (" 7 ", None, 7.0),
+        ("\x1f7\x1f", None, 7.0),
         ("1.5", None, 1.5),
         ("604800", None, 604800.0),
         ("604801", None, None),
@@ -440,6 +541,8 @@ NOW = "Tue, 15 Nov 1994 08:12:31 GMT"
         ("Tue, 15 Nov 1994 08:13:01 GMT", NOW, 30.0),
         ("Tue, 15 Nov 1994 09:13:01 +0100", NOW, 30.0),
         ("Tuesday, 15-Nov-94 08:13:01 GMT", NOW, 30.0),
+        ("Tue, 15 Nov 1994 08:13:01 -0000", NOW, 30.0),  # a zone that is none
+        ("Tue, 15 Nov 1994 08:13:01 GMT", NOW.replace("GMT", "-0000"), 30.0),
         ("Tue, 15 Nov 1994 08:12:00 GMT", NOW, 0.0),
         ("Tue, 15 Nov 1994 08:12:00 GMT", None, 0.0),
         ("Tue, 15 Nov 1994 08:12:00 GMT", "yesterday", 0.0),
@@ -460,6 +563,8 @@ def test_any_retry_after_is_a_sane_wait_or_none(value: str, date: str | None) ->
 
 def test_retry_after_in_any_case_of_the_header() -> None:
     assert error_of(answer(429, headers={"RETRY-AFTER": "3"})).retry_after == 3.0
+    by_date = {"RETRY-AFTER": "Tue, 15 Nov 1994 08:13:01 GMT", "DATE": NOW}
+    assert error_of(answer(429, headers=by_date)).retry_after == 30.0
 
 
 # -- nothing leaks -------------------------------------------------------------------------------------------
@@ -533,6 +638,12 @@ def test_a_request_id_is_no_way_out_for_an_email(headers: dict[str, str]) -> Non
     assert "ada@example.com" not in shown(error_of(answer(500, {"requestId": "ada@example.com"})))
 
 
+def test_a_documented_text_is_shown_whatever_was_sent() -> None:
+    body = {"message": "Contact not found."}
+    assert error_of(answer(404, body, sent=("found", "Contact"))).message == "Contact not found."
+    assert error_of(answer(400, body, sent=("found", "Contact"))).message == "[value] not [value]."
+
+
 def test_numbers_that_were_sent_do_not_come_back() -> None:
     assert "5531999" not in shown(error_of(answer(422, {"message": "5531999 is no phone"}, sent=("5531999",))))
 
@@ -557,6 +668,8 @@ def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
     error = error_of(Answer(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",)))
     assert "sk-live-42" not in str(error)
     assert error.request_id is None
+    headers = {"x-amzn-requestid": "sk-live-42", "x-amz-apigw-id": "g-1"}
+    assert error_of(answer(403, headers=headers, sent=("sk-live-42",))).request_id == "g-1"
 
 
 # -- digits --------------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from crm_provider import errors as e
 from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
 from crm_provider.load.fingerprints import Fingerprints
+from crm_provider.load.ledger import REMOTE_EVERY
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.policy import Action, ErrorPolicy, Work
+from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 
@@ -101,6 +103,13 @@ def test_an_upsert_into_an_empty_crm(setting: Any) -> None:
     assert not it.rejects_path.exists()
 
 
+def test_rejects_that_nobody_wants_are_only_counted(setting: Any) -> None:
+    it = setting(people(3))
+    it.crm.trouble = lambda call, email: INVALID if email == "p2@x.org" else None
+    assert outcomes(it.run(rejects=None)) == {"created": 2, "rejected": 1}
+    assert sorted(path.name for path in it.folder.iterdir()) == ["checkpoint"]
+
+
 def test_an_empty_source(setting: Any) -> None:
     assert outcomes(setting([]).run()) == {}
 
@@ -114,6 +123,16 @@ def test_existing_contacts_are_updated_and_cost_few_calls_more_than_one_each(set
     assert summary.calls <= 108  # what was on its way while nothing was known yet
     assert summary.calls_saved == 200 - summary.calls
     assert all(contact["attributes"]["name"] != "old" for contact in it.crm.contacts.values())
+
+
+def test_looks_that_save_nothing_are_no_saving_below_zero(setting: Any) -> None:
+    it = setting(people(60), plan="auto")
+    it.crm.add("other@x.org")
+    summary = it.run()
+    assert outcomes(summary) == {"created": 60}
+    assert summary.calls > 60
+    assert summary.calls_saved == 0
+    assert "saved" not in summary.line()
 
 
 @pytest.mark.parametrize("mode", ["create", "update"])
@@ -252,9 +271,44 @@ def test_a_refused_row_is_rejected_and_the_others_go_on(setting: Any) -> None:
     summary = it.run()
     assert outcomes(summary) == {"created": 9, "rejected": 1}
     assert it.rejected()[3]["type"] == "INVALID_INPUT"
-    assert too_many_rejects(summary, LoadOptions()) == ("1 of 10 rows were rejected (max_rejects=0): 1 INVALID_INPUT")
+    assert too_many_rejects(summary, LoadOptions()) == (
+        "1 of 10 rows was rejected, none allowed (max_rejects=0). "
+        "Most often INVALID_INPUT (1 row): send a valid body with all required fields"
+    )
     assert too_many_rejects(summary, LoadOptions(max_rejects="10%")) is None
     assert too_many_rejects(summary, LoadOptions(max_rejects="9%")) is not None
+
+
+PHONE = "phone (column 'Telefone'): no phone number; correct it"
+
+# rows, rejected rows, errors, problems, max_rejects: what is told
+TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] = {
+    "2 of 40 rows were rejected, at most 1 allowed (max_rejects=1). "
+    "Most often INVALID_INPUT (2 rows): send a valid body with all required fields": (
+        40, 2, {"INVALID_INPUT": 2}, {}, 1,
+    ),
+    "1 of 1 row was rejected, none allowed (max_rejects=0). "
+    f"Most often INVALID_VALUE (1 row): {PHONE}": (1, 1, {"INVALID_VALUE": 1}, {PHONE: 1}, 0),
+    "9 of 40 rows were rejected, at most 4 allowed (max_rejects='10%'). "
+    f"Most often INVALID_VALUE (6 rows): {PHONE}. Also 3 INVALID_INPUT": (
+        40, 9, {"INVALID_INPUT": 3, "INVALID_VALUE": 6}, {PHONE: 5, "name: too long; correct it": 2}, "10%",
+    ),
+    "2,000 of 5,000 rows were rejected, at most 1,000 allowed (max_rejects=1000). "
+    "Most often DUPLICATE_ROW (2,000 rows): correct the rows in their source": (
+        5_000, 2_000, {"DUPLICATE_ROW": 2_000}, {PHONE: 1}, 1_000,
+    ),
+    "1 of 40 rows was rejected, none allowed (max_rejects=0). "
+    "Most often INVALID_REQUEST (1 row): check the values and the arguments of the call": (
+        40, 1, {"CONTACT_ALREADY_EXISTS": 30, "INVALID_REQUEST": 1}, {}, 0,  # 30 were skipped
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", TOO_MANY)
+def test_too_many_rejects_are_told_with_the_commonest_reason(told: str) -> None:
+    rows, rejected, errors, problems, allowed = TOO_MANY[told]
+    summary = Summary(rows=rows, counts={Outcome.REJECTED: rejected}, errors=errors, problems=problems)
+    assert too_many_rejects(summary, LoadOptions(max_rejects=allowed)) == told
 
 
 def test_on_error_skips(setting: Any) -> None:
@@ -447,6 +501,26 @@ def test_the_fingerprint_of_a_rejected_row_is_forgotten(setting: Any, tmp_path: 
     it.source.given[1]["name"] = "P2"  # as it was at first: but nobody knows what the CRM has
     it.epoch, it.crm.trouble = 2, lambda call, email: None
     assert outcomes(it.run()) == {"unchanged": 2, "updated": 1}
+
+
+def test_fingerprints_reach_the_disk_every_few_seconds(setting: Any, tmp_path: Path) -> None:
+    """Rows that are decided about without a call: only the thread that keeps the books moves the clock."""
+    it, clock = setting([{"email": "nobody"}] * 8), FakeClock()
+    synced: list[float] = []
+
+    class Slow(PlainMapper):
+        def __call__(self, row: Any) -> Any:
+            clock.now += REMOTE_EVERY / 3
+            return super().__call__(row)
+
+    class Synced(Fingerprints):
+        def sync(self) -> None:
+            synced.append(clock.now)
+            super().sync()
+
+    started = clock.now + 8 * REMOTE_EVERY / 3  # after the check of all rows
+    it.run(mapper=Slow(), fingerprints=Synced(tmp_path / "state", b"secret"), clock=clock)
+    assert [moment - started for moment in synced] == [REMOTE_EVERY, 2 * REMOTE_EVERY]
 
 
 def test_a_checkpoint_stays_small_behind_a_row_that_takes_long(setting: Any, tmp_path: Path) -> None:

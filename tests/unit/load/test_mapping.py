@@ -235,7 +235,7 @@ def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
         ({}, "but is empty"),
         (["email"], "but is a list"),
         ("email", "but is a str"),
-        ({"name": "name"}, "mapping has no 'email', which tells contacts apart; Add 'email': '<column>'"),
+        ({"name": "name"}, "mapping has no 'email', which tells contacts apart; add 'email': '<column>'"),
         ({"e-mail": "mail"}, "did you mean it with 'e-mail'?"),
         ({"Email": "mail", "name": "name"}, "did you mean it with 'Email'?"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from crm_provider.load.locking import FileLock
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.paths import CannotWrite, unwritable, writing
 from crm_provider.load.preflight import check
-from crm_provider.load.rows import Contact
+from crm_provider.load.rows import Contact, SourceError
+from crm_provider.load.scratch import Scratch
 from crm_provider.load.sending import Sending
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
@@ -46,6 +48,23 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
     assert survey.known.complete
     assert len(survey.known) == 1
     assert survey.known.get(Contact("odd")) == ABSENT
+
+
+@pytest.mark.parametrize("how", ["done", "invalid rows", "too long", "no state file"])
+def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, scratches: list[Scratch]) -> None:
+    it = Setting(tmp_path, [*people(3), {"email": "nobody"}], on_invalid="stop" if how == "invalid rows" else "reject")
+    it.state = tmp_path / "state"
+    if how == "no state file":
+        it.state.write_text("id,email\n")
+    if how == "done":
+        it.run()
+    else:
+        with pytest.raises(SourceError):
+            it.run(time_limit=0.001 if how == "too long" else None)
+    assert scratches
+    for scratch in scratches:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            scratch.execute("SELECT 1")
 
 
 def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path: Path) -> None:

@@ -179,6 +179,37 @@ def test_an_error_that_is_no_matter_of_order_comes_out() -> None:
     assert send(crm, update_first=True) == ("FORBIDDEN", ["update"])
 
 
+def by_status(call_: str, path: str) -> FakeCrm:
+    """A CRM that answers one call, the first time, with a 404 that says nothing more."""
+
+    def trouble(call: str, email: str) -> e.CrmError | None:
+        if call != call_ or [name for name, _ in crm.calls].count(call_) > 1:
+            return None
+        return e.CrmNotFoundError("status 404 (empty body)", type="HTTP_404", status=404, path=path)
+
+    crm = FakeCrm(trouble=trouble)
+    return crm
+
+
+@pytest.mark.parametrize("known", [None, seen(OLD)])
+def test_a_contact_that_only_a_status_says_is_missing_is_created(known: Seen | None) -> None:
+    found = send(by_status("update", "/contacts/{email}"), update_first=True, seen=known)
+    assert found == ("created", ["update", "create"])
+
+
+@pytest.mark.parametrize("mode", ["upsert", "update"])
+def test_what_only_a_status_says_of_a_list_is_not_said_of_the_contact(mode: str) -> None:
+    crm = by_status("add", "/segments/add-contact/{email}")
+    crm.add(ADA, HAS)
+    assert send(crm, mode=mode, update_first=True, seen=seen(HAS), lists=(LIST,)) == ("HTTP_404", ["add"])
+    crm.calls.clear()
+    assert send(crm, mode=mode, update_first=True, lists=(LIST,)) == ("HTTP_404", ["get", "add"])
+
+
+def test_a_row_that_is_only_to_be_updated_ends_with_what_the_status_says() -> None:
+    assert send(by_status("update", "/contacts/{email}"), mode="update") == ("HTTP_404", ["update"])
+
+
 @pytest.mark.parametrize(
     ("update_first", "there", "learned"),
     [(False, None, [False]), (False, OLD, [True]), (True, None, [False]), (True, OLD, [True])],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.rows import NoSuchFile, Row, SourceError
 from crm_provider.load.source_options import FORMATS
 from crm_provider.load.sources import FilesSource, RowsSource, Source, open_source
 
@@ -111,10 +111,26 @@ def test_a_file_by_text_or_path(tmp_path: Path) -> None:
         assert [str(file) for file in source.files] == [str(tmp_path / "leads.csv")]
 
 
-def test_a_missing_file_is_not_found_when_it_is_read(tmp_path: Path) -> None:
-    for name in ("leads.csv", "leads.jsonl", "leads.parquet"):
-        with pytest.raises(FileNotFoundError):
-            list(open_source(tmp_path / name).rows())
+@pytest.mark.parametrize("name", ["leads.csv", "leads.jsonl", "leads.parquet"])
+def test_a_missing_file_is_named_as_it_was_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in (f"./in/../{name}", f"file://{tmp_path}/{name}", tmp_path / name):
+        source = open_source(given)
+        for read in (lambda source=source: source.columns, lambda source=source: list(source.rows())):
+            with pytest.raises(NoSuchFile) as missing:
+                read()
+            assert (
+                str(missing.value) == f"there is no file {given}; correct the path, or see whether the file has arrived"
+            )
+
+
+def test_a_file_that_goes_while_others_are_read_is_named(tmp_path: Path) -> None:
+    write(tmp_path, leads_csv="email\na@x.io\n", leads2_csv="email\nb@x.io\n")
+    rows = open_source(tmp_path / "leads*.csv").rows()
+    assert next(rows).values == {"email": "a@x.io"}
+    (tmp_path / "leads2.csv").unlink()
+    with pytest.raises(NoSuchFile, match=r"there is no file .*leads2\.csv;"):
+        list(rows)
 
 
 PATTERNS = {
@@ -165,8 +181,11 @@ def test_a_list_of_paths_keeps_its_order_and_may_hold_patterns(tmp_path: Path) -
 
 def test_a_pattern_that_matches_no_file_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "leads-folder.csv").mkdir()
-    with pytest.raises(SourceError, match=r"no file matches .*leads-\*\.csv; correct the pattern"):
-        open_source(tmp_path / "leads-*.csv")
+    for given in (f"{tmp_path}/./leads-*.csv", tmp_path / "leads-*.csv"):
+        with pytest.raises(NoSuchFile) as missing:
+            open_source(given)
+        expected = f"no file matches {given}; correct the pattern, or see whether the files have arrived"
+        assert str(missing.value) == expected
 
 
 def test_a_name_with_wildcards_that_exists_means_itself(tmp_path: Path) -> None:
@@ -235,7 +254,7 @@ def test_every_known_format_is_tried() -> None:
 @pytest.mark.parametrize("name", ["leads.xlsx", "leads", "_SUCCESS", "csv"])
 def test_a_suffix_that_tells_nothing_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=rf"{name} does not tell its format; set format"):
+    with pytest.raises(SourceError, match=rf"{name} does not tell its format; set source_format"):
         open_source(tmp_path / name)
 
 
@@ -247,21 +266,21 @@ def test_files_of_several_formats_are_refused(tmp_path: Path) -> None:
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"format": "cvs"}, "format: 'cvs' is unknown; did you mean 'csv'?"),
-    ({"format": "excel"}, "format: 'excel' is unknown; Known: csv, tsv, jsonl, ndjson, json, parquet"),
-    ({"options": {"delimeter": ";"}}, "options: 'delimeter' is unknown; did you mean 'delimiter'?"),
-    ({"options": {"delimiter": ";;"}}, "options: delimiter must be one character"),
-    ({"options": {"delimiter": "\n"}}, "options: delimiter must be one character"),
+    ({"format": "excel"}, "source_format: 'excel' is unknown; known: csv, tsv, jsonl, ndjson, json, parquet"),
+    ({"options": {"delimeter": ";"}}, "source_options: 'delimeter' is unknown; did you mean 'delimiter'?"),
+    ({"options": {"delimiter": ";;"}}, "source_options: delimiter must be one character"),
+    ({"options": {"delimiter": "\n"}}, "source_options: delimiter must be one character"),
     ({"options": {"delimiter": "\\t"}}, "for a tab write"),
     ({"options": {"delimiter": '"'}}, "must differ"),
-    ({"options": {"quotechar": "''"}}, "options: quotechar must be one character"),
-    ({"options": {"encoding": "cp1225"}}, "options: encoding 'cp1225' is unknown; did you mean 'cp125"),
-    ({"options": {"encoding": "rot13"}}, "options: encoding 'rot13' is unknown"),
-    ({"options": {"encoding": 8}}, "options: encoding must be the name"),
-    ({"options": {"header": "email"}}, "options: header must be a list"),
-    ({"options": {"header": []}}, "options: header must be a list"),
-    ({"options": {"header": ["a", " a "]}}, "options: header: columns 1 and 2 have the same name"),
-    ({"options": {"header": ["a", " "]}}, "options: header: column 2 has no name"),
-    ({"options": ["delimiter"]}, "options must be a mapping"),
+    ({"options": {"quotechar": "''"}}, "source_options: quotechar must be one character"),
+    ({"options": {"encoding": "cp1225"}}, "source_options: encoding 'cp1225' is unknown; did you mean 'cp125"),
+    ({"options": {"encoding": "rot13"}}, "source_options: encoding 'rot13' is unknown"),
+    ({"options": {"encoding": 8}}, "source_options: encoding must be the name"),
+    ({"options": {"header": "email"}}, "source_options: header must be a list"),
+    ({"options": {"header": []}}, "source_options: header must be a list"),
+    ({"options": {"header": ["a", " a "]}}, "source_options: header: columns 1 and 2 have the same name"),
+    ({"options": {"header": ["a", " "]}}, "source_options: header: column 2 has no name"),
+    ({"options": ["delimiter"]}, "source_options must be a mapping"),
     ({"options": {"delimiter": ";"}, "format": "jsonl"}, "'delimiter' has no meaning for jsonl files"),
     ({"options": {"encoding": "cp1252"}, "format": "parquet"}, "'encoding' has no meaning for parquet files"),
 ]

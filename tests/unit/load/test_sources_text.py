@@ -94,10 +94,14 @@ def refused(path: Path, **options: Any) -> str:
         (
             "utf-8",
             "secret Jos\xe9\n".encode("latin-1"),
-            "is not utf-8; give the file's own encoding in options, such as",
+            "is not utf-8; save it as UTF-8, or give its own encoding in source_options, such as",
         ),
         ("utf-8", b"secret\0\n", "holds a NUL character"),
-        ("ascii", "secret é\n".encode(), "is not ascii; give the file's own encoding in options, such as 'utf-8'"),
+        (
+            "ascii",
+            "secret é\n".encode(),
+            "is not ascii; save it as UTF-8, or give its own encoding in source_options, such as 'utf-8'",
+        ),
         ("shift_jis", b"secret \x81\n", "is not shift_jis"),
         ("utf-8", b"secret \xe2\x82", "is not utf-8"),
     ],
@@ -122,7 +126,10 @@ def test_utf_16_that_ends_within_a_character(tmp_path: Path) -> None:
 def test_utf_16_without_a_mark_is_recognised_by_its_nuls(tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes("email\n".encode("utf-16-le"))
-    assert "line 1 holds a NUL character; if the file is UTF-16 give options={'encoding': 'utf-16-le'}" in refused(path)
+    assert (
+        "line 1 holds a NUL character; if the file is UTF-16 give source_options={'encoding': 'utf-16-le'}"
+        in refused(path)
+    )
 
 
 def test_an_encoding_that_gives_up_on_the_whole_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.suppression import Suppression
 
 
@@ -125,7 +125,7 @@ def test_no_such_list(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["s.txt", "s.csv"])
 def test_an_object_that_is_not_there(name: str) -> None:
-    with pytest.raises(SourceError, match="not there"):
+    with pytest.raises(NoSuchFile, match=rf"^suppression list: there is no file memory://s/.*{name}; correct the path"):
         Suppression.read(UPath(f"memory://s/{uuid.uuid4().hex}/{name}"))
 
 
