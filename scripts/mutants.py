@@ -138,7 +138,7 @@ def _configure(pyproject: Path, group: Group) -> None:
     if not found:
         raise SystemExit("pyproject.toml has no [tool.mutmut]")
     files = [f"{PACKAGE}/{module}.py" for module in group.modules]
-    options = ["--output=json", "--disable-error-code=unused-ignore", f"--cache-dir={WORK / 'types'}"]
+    options = ["--output=json", *_NOT_OF_THE_CHANGE, f"--cache-dir={WORK / 'types'}"]
     types = [sys.executable, "-m", "mypy", *options, *files]
     added = {
         "only_mutate": files,
@@ -151,6 +151,9 @@ def _configure(pyproject: Path, group: Group) -> None:
 
 _ABOUT_MUTMUTS_CODE = re.compile(r"^(enable_error_code|warn_unreachable|warn_unused_ignores) = .*\n", re.MULTILINE)
 """Settings of mypy under which it would speak of the code around the mutants."""
+
+_NOT_OF_THE_CHANGE = ("--disable-error-code=unused-ignore", "--disable-error-code=no-redef")
+"""What mypy says of mutmut's layout: all mutants of an ``__init__`` annotate the same attributes in one class."""
 
 
 def _toml(values: Sequence[str]) -> str:

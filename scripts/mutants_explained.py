@@ -8,8 +8,9 @@ from dataclasses import dataclass
 REASONS = {
     "same value": "the changed code gives the same value for all that it can be given",
     "default said": "an argument is left out that says the default",
-    "same order": "numbers that are only compared with each other grow in larger steps",
+    "same order": "numbers that are only compared with each other begin elsewhere or grow in larger steps",
     "no such name": "a text that stands for none is replaced by another that nothing is named",
+    "capitals": "SQL, and names of codecs and of hash functions, are taken in capitals and in small letters alike",
     "words": "a message for people may end in other letters; nothing is decided by it",
 }
 """What the groups have in common."""
@@ -31,13 +32,25 @@ class Explained:
     change: str
 
 
+_SQL_IN_OTHER_LETTERS = r"\A-(.*\b(?:CREATE|SELECT|INSERT|DELETE|ORDER BY)\b.*)\n\+(?i:\1)\Z"
+
 EXPLAINED = (
+    Explained("same order", "load.endings", "__init__", r"_launched = 1"),
     Explained("same order", "load.endings", "launching", r"\+= 2"),
+    Explained("capitals", "load.work", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.known", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.fingerprint_table", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.fingerprint_table", "lines_of", r'decode\("ASCII"\)'),
+    Explained("capitals", "load.fingerprints", "", r'"SHA256"'),
     Explained("words", "load.endings", "_reject", r"rstrip\('XX\.XX'\)"),
     Explained("words", "outcome", "_remark", r"rstrip\('XX\.XX'\)"),
     Explained("default said", "load.endings", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
     Explained("no such name", "policy", "", r'operator or "XXXX"'),
+    Explained("no such name", "responses", "_spec_by_header", r'"XXXX"\)'),
+    Explained("no such name", "responses", "_http_date", r'value or "XXXX"'),
     Explained("same value", "pacing.schedule", "_before", r"if i <= own else"),
+    Explained("same value", "pacing.pacer", "SharePacer", r"ProcessPacer\(rate, 2\)"),
+    Explained("same value", "pacing.stores", "FallbackStore", r"_untold.* = \[False\]"),
     Explained("same value", "waiting", "back_off", r"min\(failed - 1, 33\)"),
     Explained("same value", "load.plan", "choose", r"pages_of\(count or 1\)"),
     Explained("same value", "load.order", "__init__", r"share: float = 1\.0"),

@@ -62,7 +62,13 @@ _ALL = (
     Group(
         "pacing",
         ("pacing/budget", "pacing/pacer", "pacing/stores", "pacing/hostfile", "pacing/redis_store"),
-        (f"{UNIT}/test_pacing.py", f"{UNIT}/test_pacing_redis.py", STORES),
+        (
+            f"{UNIT}/test_pacing.py",
+            f"{UNIT}/test_pacing_budget.py",
+            f"{UNIT}/test_pacing_hostfile.py",
+            f"{UNIT}/test_pacing_redis.py",
+            STORES,
+        ),
         (
             f"{STORES}::test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others",
             f"{STORES}::test_forked_and_spawned_processes_share_one_budget",
@@ -81,16 +87,30 @@ _ALL = (
     Group(
         "books",
         ("load/checkpoint", "load/ledger", "load/tally"),
-        (f"{LOAD}/test_checkpoint.py", f"{LOAD}/test_load_parts.py", f"{LOAD}/test_tally.py"),
+        (
+            f"{LOAD}/test_checkpoint.py",
+            f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
+            f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
+            f"{LOAD}/test_load_parts.py",
+            f"{LOAD}/test_tally.py",
+        ),
     ),
     Group(
         "loop",
         ("load/sending", "load/window", "load/work"),
-        (f"{LOAD}/test_load_parts.py", ENGINE),
+        (f"{LOAD}/test_sending.py", f"{LOAD}/test_window.py", f"{LOAD}/test_work.py"),
+    ),
+    Group(
+        "run",
+        ("load/run",),
         (
-            f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",
-            f"{LOAD}/test_load_parts.py::test_every_email_has_at_most_one_row_that_is_sent",
+            f"{LOAD}/test_run.py",
+            f"{LOAD}/test_full_disk.py::test_an_error_of_the_crm_that_came_first_is_told",
+            f"{LOAD}/test_full_disk.py::test_what_was_done_until_then_is_not_sent_again",
+            f"{LOAD}/test_rare_ends.py",
+            ENGINE,
         ),
+        (f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",),
     ),
     Group(
         "known",

@@ -66,7 +66,7 @@ class Fingerprints:
         lock = sibling(path, ".lock")
         self._lock = FileLock(lock, f"the state file {path.name}") if is_local(lock) else None
         self._table: PrintTable | None = None
-        self._journal_is_ours = False
+        self._journal_is_ours: bool  # known once it has been read
 
     def unchanged(self, contact: Contact) -> bool:
         """Whether the contact was loaded before with the same values."""
@@ -147,8 +147,12 @@ class Fingerprints:
             if self._lock is not None:
                 self._lock.acquire()
             table = PrintTable()
-            self._read_state(table)
-            self._read_journal(table)
+            try:
+                self._read_state(table)
+                self._read_journal(table)
+            except BaseException:
+                table.close()
+                raise
             self._table = table
         return self._table
 

@@ -65,7 +65,7 @@ class WorkTable:
         :param key: of its contact, for rows that may be sent
         """
         try:
-            given = pickle.dumps((dict(row.values), row.problem), protocol=5)
+            given = pickle.dumps((dict(row.values), row.problem))
         except (TypeError, AttributeError, pickle.PicklingError):
             kinds = sorted({type(value).__name__ for value in row.values.values()})
             raise SourceError(
@@ -102,8 +102,10 @@ class WorkTable:
 
     def mixed(self, seed: int) -> Iterator[WorkItem]:
         """The rows to be sent in an order like chance's, the same for the same seed."""
-        mixed = "(number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
-        query = f"SELECT number, fate, given FROM work WHERE fate = 0 ORDER BY {mixed}"  # noqa: S608 - constant
+        query = (
+            "SELECT number, fate, given FROM work WHERE fate = 0 "
+            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
+        )
         for number, fate, given in self._base.execute(query, (seed,)):
             yield _item(number, fate, given)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class ProcessPacer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clock, self._sleep = clock, sleep
-        self._next = float("-inf")
+        self._next = -math.inf
         self._lock = threading.Lock()
         self.limit(rate, burst)
 

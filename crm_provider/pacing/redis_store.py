@@ -50,8 +50,8 @@ class RedisStore:
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._key = url, f"crm-provider:{name}"
-        text = resources.files("crm_provider.pacing").joinpath("schedule.lua").read_text(encoding="utf-8")
-        self._script = _client(url).register_script(text)
+        script = resources.files("crm_provider.pacing").joinpath("schedule.lua").read_bytes()
+        self._script = _client(url).register_script(script)
 
     def ask(
         self, lane: Lane, ticket: Ticket | None, pace: s.Pace, patience: float, *, now: float | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crm_provider.errors import CrmConfigurationError
@@ -52,6 +52,11 @@ def slot(store: Store, ticket: Ticket | None = None) -> float:
     answer, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
     assert answer.verdict is Verdict.GO
     return answer.seconds
+
+
+def tickets(store: Store) -> list[int]:
+    """Of two callers: they follow each other if one schedule answers both."""
+    return [store.ask(SINGLE, None, REAL, NEVER_MIND)[1].number for _ in range(2)]
 
 
 # -- a caller ------------------------------------------------------------------------------------------------
@@ -151,6 +156,7 @@ DAMAGE = st.one_of(
 
 
 @given(damage=DAMAGE)
+@example(damage=Schedule().to_bytes() + b"more")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -396,6 +402,54 @@ def test_one_warning_while_a_store_is_out_of_order_and_a_line_when_it_is_back(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_a_store_that_failed_is_tried_again_after_a_while_by_one_caller(clock: FakeClock) -> None:
+    """The others do not wait for that attempt, which may take long."""
+    meanwhile: list[int] = []
+
+    class Slow(Broken):
+        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+            if self.asked == 1:
+                self.asked += 1
+                meanwhile.extend(tickets(store))
+            return super().ask(lane, ticket, pace, patience)
+
+    first, second = Slow(MemoryStore(clock=clock)), MemoryStore(clock=clock)
+    store = FallbackStore(first, second, otherwise="-", clock=clock)
+    assert tickets(store) == [0, 1]
+    clock.now += RECHECK / 2
+    assert tickets(store) == [2, 3]
+    assert first.asked == 1
+    clock.now += RECHECK / 2
+    first.fails = False
+    assert tickets(store) == [0, 1]
+    assert meanwhile == [4, 5]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> None:
+    first, second = Broken(MemoryStore(clock=clock)), MemoryStore(clock=clock)
+    first.fails = fails
+    FallbackStore(first, second, otherwise="-", clock=clock).pause(4.0, 0.0, REAL)
+    used, other = (second, first.whole) if fails else (first.whole, second)
+    assert used.ask(SINGLE, None, REAL, NEVER_MIND)[0].verdict is Verdict.NAP
+    assert slot(other) == 0.0
+
+
+@pytest.mark.parametrize("fails", [True, False, None])
+def test_a_ticket_keeps_its_place(clock: FakeClock, fails: bool | None) -> None:
+    store: Store = MemoryStore(clock=clock)
+    if fails is not None:
+        first = Broken(store)
+        first.fails = fails
+        store = FallbackStore(first, MemoryStore(clock=clock), otherwise="-", clock=clock)
+    tickets(store)
+    answer, mine = store.ask(SINGLE, None, REAL, NEVER_MIND)
+    _, others = store.ask(SINGLE, None, REAL, NEVER_MIND)
+    assert (answer.verdict, mine.number, others.number) == (Verdict.NAP, 2, 3)
+    assert store.ask(SINGLE, mine, REAL, NEVER_MIND)[1] == mine
+    assert store.ask(SINGLE, others, REAL, NEVER_MIND)[1] == others
+
+
 def test_of_many_threads_one_warns(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     together = threading.Barrier(8)
 
@@ -430,10 +484,9 @@ def test_without_a_private_folder_each_process_paces_itself(
     open_to_others(monkeypatch, folder)
     monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
     store = budgets.store_for(Settings(api_key="k"))
-    assert [slot(store), slot(store)] == pytest.approx([0.0, REAL.spacing], abs=0.01)
+    assert tickets(store) == [0, 1]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "mode 0700" in caplog.text
-    assert "each process paces itself" in caplog.text
+    assert "mode 0700); each process paces itself until it can be used again" in caplog.text
 
 
 def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_told(
@@ -442,7 +495,7 @@ def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_told(
     monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
     url = "redis://:s3cret@127.0.0.1:1/0"
     store = budgets.store_for(Settings(api_key="k", rate_store=url))
-    assert [slot(store), slot(store)] == pytest.approx([0.0, REAL.spacing], abs=0.01)
+    assert tickets(store) == [0, 1]
     assert len(list(folder.iterdir())) == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "Redis at 127.0.0.1:1 (ConnectionError); each host paces itself" in caplog.text

@@ -32,22 +32,34 @@ def test_json_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({}, None),
-        ({"version": 2}, "version 2"),
-        ({"epoch": 4}, "cleared"),
-        ({"fingerprint": "other"}, "changed"),
+        ({"version": 2}, "the checkpoint is of version 2 of this package's data, which is now 1"),
+        ({"epoch": 4}, "the task was cleared since the checkpoint was written"),
+        ({"fingerprint": "other"}, "the input, the mapping or an option has changed since the checkpoint was written"),
     ],
 )
-def test_resumable(change: dict[str, Any], said: str | None) -> None:
-    reason = resumable(dataclasses.replace(FULL, **change), 3, "f" * 32)
-    assert reason is None if said is None else said in str(reason)
+def test_resumable(change: dict[str, Any], reason: str | None) -> None:
+    assert resumable(dataclasses.replace(FULL, **change), 3, "f" * 32) == reason
 
 
 def test_data_of_another_version_is_not_looked_into() -> None:
-    found = Checkpoint.from_data({"version": 99, "anything": "else"})
+    found = Checkpoint.from_data({**FULL.as_data(), "version": 99, "anything": "else"})
+    assert found == Checkpoint(epoch=-1, fingerprint="", version=99)
     assert "version 99" in str(resumable(found, -1, ""))
+
+
+def test_the_smallest_and_the_largest_numbers() -> None:
+    """Larger ones no other program would read as they are."""
+    first, last = Checkpoint(epoch=0, fingerprint=""), dataclasses.replace(FULL, calls=2**53 - 1, done_upto=2**53 - 1)
+    assert [Checkpoint.from_data(found.as_data()) for found in (first, last)] == [first, last]
+    with pytest.raises(ValueError, match="impossible parts"):
+        Checkpoint.from_data({**FULL.as_data(), "calls": 2**53})
+
+
+def test_seconds_are_kept_to_the_thousandth() -> None:
+    assert dataclasses.replace(FULL, seconds=1.23456).as_data()["seconds"] == 1.235
 
 
 @pytest.mark.parametrize(
@@ -81,6 +93,14 @@ def test_done_rows(numbers: list[int], upto: int, above: list[int]) -> None:
     assert list(high) == sorted(high) and rows.ahead == len(high)
     again = DoneRows(low, high)
     assert again.as_data() == (low, high)
+
+
+def test_done_rows_hold_numbers_only() -> None:
+    rows = DoneRows(3, [5])
+    assert [thing in rows for thing in (3, 5, 4, "3", None)] == [True, True, False, False, False]
+    rows.add(2)  # it is done already
+    assert rows.as_data() == (3, (5,))
+    assert DoneRows().as_data() == (0, ())
 
 
 @pytest.fixture(params=["disk", "store"])

@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
+from crm_provider.load import fingerprint_table
+from crm_provider.load.fingerprint_table import TITLE, PrintTable, write_state
 from crm_provider.load.fingerprints import Fingerprints, secret_for
+from crm_provider.load.journal import Journal
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.settings import Settings
 
@@ -229,6 +232,106 @@ def test_an_unfinished_run_with_another_key(tmp_path: Path) -> None:
     other.close()
     assert not is_unchanged(path, contact(1))
     assert is_unchanged(path, contact(1, name="Bob"), b"other")
+
+
+# -- what is in the files -----------------------------------------------------------------------------------
+
+HEADER = "crm_provider fingerprints 1 a0414f9a1f4ce64a"
+KEY, PRINT = "cf3ccd08bbefcdad146ea70b666e5ed9", "2b7a2c0f686aad51a17f4cada590254e"
+
+
+def test_the_files_are_those_of_the_versions_before(path: Any) -> None:
+    """In another form every row of every load would be sent once more; then the number in the header must change."""
+    prints = Fingerprints(path, b"secret", effect={"b": 1, "a": [2]})
+    ann = Contact("Ann@x.org", {"b": Decimal("1.50"), "a": "Ä"})
+    prints.remember(ann)
+    prints.forget(ann)
+    prints.remember(ann)
+    prints.close()
+    journal = Journal(path.parent / f"{path.name}.journal")
+    assert list(journal.lines()) == [HEADER, f"{KEY} {PRINT}", f"{KEY} -", f"{KEY} {PRINT}"]
+    loaded(path, secret=b"secret")
+    assert plain(path) == f"{HEADER}\n{KEY} {PRINT}\n"
+    assert is_unchanged(path, ann, b"secret", effect={"a": [2], "b": 1})
+
+
+def plain(path: Any) -> str:
+    return (gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()).decode()
+
+
+def test_contacts_are_in_order_so_that_the_same_state_is_the_same_file(tmp_path: Path) -> None:
+    loaded(tmp_path / "one.gz", *(contact(n) for n in range(20)))
+    loaded(tmp_path / "two.gz", *(contact(n) for n in reversed(range(20))))
+    assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
+    lines = plain(tmp_path / "one.gz").splitlines()
+    assert len(lines) == 21 and lines[1:] == sorted(lines[1:])
+    assert (tmp_path / "one.gz").read_bytes()[3:8] == bytes(5), "neither a name nor a time"
+
+
+def test_a_draft_is_not_named_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where gzip takes the name of the file that it writes to."""
+    draft, table = tmp_path / "draft-of-the-moment", PrintTable()
+
+    def writer(path: Path, mode: str) -> Any:
+        file = draft.open(mode)
+        assert file.name == str(draft)
+        return file
+
+    monkeypatch.setattr(fingerprint_table, "atomic_writer", writer)
+    write_state(tmp_path / "s.gz", HEADER, table)
+    table.close()
+    packed = draft.read_bytes()
+    assert packed[3:8] == bytes(5) and gzip.decompress(packed).decode() == f"{HEADER}\n"
+
+
+def test_nothing_is_written_twice(tmp_path: Path) -> None:
+    prints = Fingerprints(tmp_path / "s", SECRET)
+    prints.forget(contact(1))
+    assert names(tmp_path / "s") == []
+    for _ in range(3):
+        prints.remember(contact(1))
+    for _ in range(3):
+        prints.forget(contact(1))
+    assert len(prints) == 0
+    prints.close()
+    assert len((tmp_path / "s.journal").read_text().splitlines()) == 3
+
+
+def test_runs_that_never_finished_add_up(path: Any) -> None:
+    for n in (1, 2, 3):
+        prints = Fingerprints(path, SECRET)
+        prints.remember(contact(n))
+        prints.close()
+    assert all(is_unchanged(path, contact(n)) for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize("left", [b"x\n", b"crm_provider fingerprints 1 of-another-key\n"])
+def test_what_a_run_adds_beside_what_is_not_its_own_can_be_read(left: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (tmp_path / "s.journal").write_bytes(left)
+    prints = Fingerprints(path, SECRET)
+    prints.remember(contact(1))
+    prints.close()
+    assert is_unchanged(path, contact(1))
+
+
+def test_after_closing_it_is_read_anew(tmp_path: Path) -> None:
+    first, second = (Fingerprints(tmp_path / "s", SECRET) for _ in range(2))
+    first.remember(contact(1))
+    first.close()
+    second.forget(contact(1))
+    second.finish()
+    assert not first.unchanged(contact(1))
+    first.close()
+
+
+def test_a_file_of_another_format_is_not_of_another_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for header, level in ((f"{TITLE} 0", "INFO"), (f"{TITLE}0 0", "WARNING")):
+        caplog.clear()
+        (tmp_path / "s").write_text(f"{header}\n")
+        assert not is_unchanged(tmp_path / "s", contact(1))
+        assert [record.levelname for record in caplog.records] == [level]
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["send", "lost"]), st.integers(0, 2), st.integers(0, 2)), max_size=8)

@@ -159,6 +159,19 @@ def test_an_error_of_the_crm_that_came_first_is_told(it: Setting, caplog: pytest
     assert "checkpoint cannot be written: No space left on device" in caplog.text
 
 
+def test_a_bug_that_came_first_is_told(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = OnFullDisk()
+
+    def bug(call: str, email: str) -> None:
+        checkpoints.is_full = True
+        raise KeyError("a bug")
+
+    it.crm.trouble = bug
+    with pytest.raises(KeyError, match="a bug"):
+        it.run(checkpoints=checkpoints)
+    assert "checkpoint cannot be written: No space left on device. The last rows were not saved" in caplog.text
+
+
 def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first reject does not fit; the rows that are on their way meanwhile are in the books all the same."""
     it.crm.trouble = lambda call, email: INVALID if email in ("p1@x.org", "p2@x.org") else None

@@ -178,7 +178,11 @@ def test_killed_at_any_byte(
     assert list(Journal(path).lines()) == survived + more
 
 
-@given(rows=st.lists(st.lists(st.text(max_size=6), min_size=1, max_size=3), min_size=1, max_size=6), data=st.data())
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+"""Without the one character that the ``csv`` of Python 3.10 cannot write."""
+
+
+@given(rows=st.lists(st.lists(CELLS, min_size=1, max_size=3), min_size=1, max_size=6), data=st.data())
 def test_quoted_lines_killed_at_any_byte(
     rows: list[list[str]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.known import ABSENT, Known, Seen, is_unwanted
+from crm_provider.load.known import ABSENT, Known, Seen, digest, is_unwanted
 from crm_provider.load.rows import Contact
 
 ADA = "ada@x.org"
@@ -25,11 +25,17 @@ ADA = "ada@x.org"
         ({"a": 5}, {"a": "5"}, True),
         ({"a": "5"}, {"a": 5}, True),
         ({"a": "5.0"}, {"a": 5}, False),
+        ({"a": 5.0}, {"a": 5}, True),
         ({"a": True}, {"a": 1}, False),
+        ({"a": 0}, {"a": False}, False),
+        ({"a": True}, {"a": "True"}, False),
         ({"a": "True"}, {"a": True}, False),
         ({"a": True}, {"a": True}, True),
         ({"a": [1, 2]}, {"a": [1, 2]}, True),
         ({"a": [1, 2]}, {"a": [2, 1]}, False),
+        ({"a": [1]}, {"a": "[1]"}, False),
+        ({"a": "[1]"}, {"a": [1]}, False),
+        ({"a": "x", "b": "y"}, {"a": "x", "b": "z"}, False),
     ],
 )
 def test_has(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
@@ -58,6 +64,18 @@ def test_a_record_of_any_form_can_be_kept() -> None:
     assert (seen.email, seen.attributes, seen.lists) == (ADA, {}, frozenset())
 
 
+def test_what_is_taken_from_a_record() -> None:
+    record = {
+        "id": "7",
+        "email": "Ada@x.org",
+        "attributes": {"name": "Ada", "n": 5},
+        "segmentedListsIds": ["A1-x", "b2"],
+        "status": "unsubscribed",
+    }
+    assert Seen.of(record, ADA) == Seen("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"a1-x", "b2"}), unwanted=True)
+    assert Seen.of({}, ADA) == Seen.of({"email": ""}, ADA) == Seen(ADA)
+
+
 def test_known_gives_back_what_was_put() -> None:
     known = Known()
     seen = Seen("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
@@ -80,3 +98,26 @@ def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() ->
 
 def test_only_the_attributes_that_are_written_are_kept() -> None:
     assert Seen(ADA, {"a": 1, "b": 2}).only({"b", "c"}).attributes == {"b": 2}
+
+
+def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
+    known = Known()
+    for name in ("old", "new"):
+        known.put(ADA, Seen(ADA, {"name": name}))
+    assert len(known) == 1
+    assert known.get(Contact(ADA)) == Seen(ADA, {"name": "new"})
+    known.put("bob@x.org", ABSENT)
+    assert len(known) == 2
+    assert known.get(Contact("bob@x.org")) == ABSENT
+    known.close()
+
+
+def test_lists_of_any_order_are_kept() -> None:
+    known, lists = Known(), frozenset(f"list {n}" for n in range(20))
+    known.put(ADA, Seen(ADA, {}, lists))
+    assert known.get(Contact(ADA)) == Seen(ADA, {}, lists)
+
+
+def test_addresses_are_kept_as_sixteen_bytes() -> None:
+    assert len(digest(ADA)) == 16
+    assert len({digest(ADA), digest("ada@x.or"), digest("Ada@x.org")}) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +18,10 @@ from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
 from crm_provider.load.progress import INTERVAL, Position, Progress, line
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
-from crm_provider.load.sender import Sent
 from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
-from crm_provider.load.window import LEAST, MOST, Flight, Interrupt, Interrupted, Pulse, Window, width_for
+from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkTable
-from crm_provider.traffic import CallSeen
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -36,7 +33,7 @@ from .fake_crm import FakeCrm, PlainMapper, Rows
     ("options", "text"),
     [
         ({"mode": "upset"}, r"mode='upset' is unknown; did you mean 'upsert'\?"),
-        ({"plan": "cheap"}, r"plan='cheap' is unknown; Known: auto, learned"),
+        ({"plan": "cheap"}, r"plan='cheap' is unknown; known: auto, learned"),
         ({"duplicates": None}, r"duplicates=None is unknown"),
         ({"on_invalid": "rejects"}, r"did you mean 'reject'\?"),
         ({"mode": "create", "plan": "learned"}, r"plan='learned' is for mode='upsert'"),
@@ -194,6 +191,18 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     assert not missing.exists
 
 
+@pytest.mark.parametrize(("path", "is_kept"), [("/contacts/{email}", True), ("/segments", False)])
+def test_a_look_that_only_a_status_answers_is_no_knowledge(path: str, is_kept: bool) -> None:
+    crm = FakeCrm(trouble=lambda call, email: e.CrmNotFoundError("odd", type="HTTP_404", status=404, path=path))
+    found = survey(crm, [{"email": "a@x"}])
+    if is_kept:
+        assert found.sample(1).rows == 1
+        assert found.known.get(Contact("a@x")) is None
+    else:
+        with pytest.raises(e.CrmNotFoundError):
+            found.sample(1)
+
+
 def test_rows_that_are_done_are_not_looked_at() -> None:
     crm = FakeCrm()
     found = survey(crm, [{"email": f"{c}@x"} for c in "abc"], done={1, 3})
@@ -222,6 +231,35 @@ def test_a_row_is_entered_once() -> None:
     ledger.enter(1, Outcome.CREATED)
     with pytest.raises(ValueError, match="row 1 ended twice"):
         ledger.enter(1, Outcome.UPDATED)
+
+
+def test_a_checkpoint_has_all_that_the_books_have() -> None:
+    ledger = Ledger()
+    assert ledger.checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0) == Checkpoint(
+        epoch=1, fingerprint="f", counts={"refused": 0}
+    )
+    for number in (1, 2, 5):
+        ledger.enter(number, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
+    ledger.enter(7, Outcome.CREATED, sent=True)
+    ledger.enter(8, Outcome.REJECTED, error="INVALID_VALUE")
+    assert (ledger.unsaved, ledger.unsaved_sent) == (5, 4)
+    assert ledger.checkpoint(epoch=2, fingerprint="g", calls=5, seconds=1.5) == Checkpoint(
+        epoch=2, fingerprint="g", done_upto=2, done_above=(5, 7, 8), calls=5, seconds=1.5,
+        counts={"rejected": 4, "created": 1, "refused": 3}, errors={"INVALID_INPUT": 3, "INVALID_VALUE": 1},
+    )  # fmt: skip
+
+
+def test_the_next_try_counts_on() -> None:
+    before = Checkpoint(
+        epoch=1, fingerprint="f", done_upto=2, counts={"created": 2}, errors={"X": 1}, calls=4, seconds=1.5
+    )
+    ledger = Ledger(before)
+    assert (ledger.refused, ledger.unsaved, ledger.unsaved_sent) == (0, 0, 0)
+    ledger.enter(3, Outcome.SKIPPED, error="X", sent=True)
+    assert ledger.checkpoint(epoch=1, fingerprint="f", calls=2, seconds=0.25) == Checkpoint(
+        epoch=1, fingerprint="f", done_upto=3, calls=6, seconds=1.75, errors={"X": 2},
+        counts={"created": 2, "skipped": 1, "refused": 1},
+    )  # fmt: skip
 
 
 def test_a_checkpoint_is_a_copy_of_the_books() -> None:
@@ -287,89 +325,6 @@ def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None
     saver.tick(ledger)
     assert len(saves) == 1
     assert (ledger.unsaved, ledger.unsaved_sent) == (0, 0)
-
-
-# -- the window ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rate", "latency", "width"),
-    [(5, 0, LEAST), (5, 0.05, LEAST), (5, 0.5, LEAST), (5, 1.0, 7), (5, 2.0, 12), (50, 0.2, 12), (1000, 10, MOST)],
-)
-def test_width(rate: float, latency: float, width: int) -> None:
-    assert width_for(rate, latency) == width
-    assert width >= rate * latency or width == MOST
-
-
-def test_the_pulse_is_an_average_of_the_last_calls() -> None:
-    pulse = Pulse()
-    assert pulse.latency == 0
-    for seconds in [1.0] * 100:
-        pulse(CallSeen(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1))
-    assert pulse.latency == pytest.approx(1.0)
-    for seconds in [3.0] * 50:
-        pulse(CallSeen(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1))
-    assert pulse.latency == pytest.approx(3.0, rel=0.01)
-    assert pulse.calls == 150
-
-
-def test_the_window_sends_at_most_its_width_at_once() -> None:
-    gate, working, most, lock = threading.Event(), [0], [0], threading.Lock()
-
-    def send(contact: Contact, seen: Seen | None) -> Sent:
-        with lock:
-            working[0] += 1
-            most[0] = max(most[0], working[0])
-        gate.wait(10)
-        with lock:
-            working[0] -= 1
-        return Sent(Outcome.CREATED)
-
-    window = Window(send, lambda: 3)
-    launched = 0
-    while window.has_room:
-        launched += 1
-        window.launch(Flight(Row(launched, {}), Contact("a@x"), None))
-    assert (launched, len(window)) == (3, 3)
-    assert list(window.landed(0.01)) == []
-    gate.set()
-    numbers = set()
-    while window:
-        numbers |= {landed.flight.row.number for landed in window.landed(1)}
-    window.close()
-    assert numbers == {1, 2, 3}
-    assert most[0] <= 3
-
-
-def test_of_an_empty_window_nothing_is_waited_for() -> None:
-    window = Window(lambda contact, seen: Sent(Outcome.CREATED), lambda: 1)
-    assert list(window.landed(1e9)) == []
-    window.close()
-
-
-@pytest.mark.parametrize("raised", [Interrupted(), e.CrmForbiddenError("no"), KeyError("a bug")])
-def test_what_comes_back_from_a_flight(raised: Exception) -> None:
-    def send(contact: Contact, seen: Seen | None) -> Sent:
-        raise raised
-
-    window = Window(send, lambda: 1)
-    window.launch(Flight(Row(1, {}), Contact("a@x"), None))
-    if isinstance(raised, KeyError):
-        with pytest.raises(KeyError):
-            list(window.landed(5))
-    else:
-        (landed,) = window.landed(5)
-        assert landed.sent is None
-        assert landed.error is (raised if isinstance(raised, e.CrmError) else None)
-    window.close()
-
-
-def test_an_interrupt_ends_a_sleep() -> None:
-    interrupt = Interrupt()
-    interrupt.sleep(0)
-    threading.Timer(0.05, interrupt.set).start()
-    with pytest.raises(Interrupted):
-        interrupt.sleep(60)
 
 
 # -- what people read ---------------------------------------------------------------------------------------

@@ -77,8 +77,20 @@ def test_on_a_store_pages_are_sent_together(target: Any, tmp_path: Path) -> None
     assert len(numbers(parts_of(target))) == PAGES_AT_ONCE + 1
 
 
-@pytest.mark.parametrize("torn", [b'{"page": 1, "total": 5, "it', b"\0\0\0\0\n", b"\0\0\0\0"], ids=str)
-def test_a_line_that_was_cut_off_is_read_again(torn: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b'{"page": 1, "total": 5, "it',
+        b"\0\0\0\0\n",
+        b"\0\0\0\0",
+        b"[]\n",
+        b'{"page": 2, "total": 5, "items": []}\n',
+        b'{"page": 1, "total": 5, "items": [7]}\n',
+        b'{"page": 1, "total": "5", "items": []}\n',
+    ],
+    ids=str,
+)
+def test_a_line_that_was_cut_off_or_is_no_page_is_read_again(torn: bytes, tmp_path: Path) -> None:
     target = tmp_path / "contacts.csv"
     parts = parts_of(target)
     parts.add(page(0))

@@ -487,3 +487,19 @@ def test_the_rows_of_another_try_do_not_make_up_for_those_that_are_gone(tmp_path
     old.sync()
     with pytest.raises(RowsLost, match="1 rejected rows that were in it are gone"):
         new.finish(2)
+
+
+def test_a_line_that_is_no_row_is_left_as_it_is(tmp_path: Path) -> None:
+    """Beside rows that two tries have rejected, which are there once in the end."""
+    path = tmp_path / "r.jsonl"
+    old, new = RejectsFile(path), RejectsFile(path)
+    old.write(reject(1, by="old"))
+    new.write(reject(1, by="new"))
+    for file in (old, new):
+        file.sync()
+    with path.open("a") as file:
+        file.write("somebody's note\n")
+    new.finish()
+    lines = path.read_text().splitlines()
+    assert [json.loads(lines[0])["values"], *lines[1:]] == [{"by": "new"}, "somebody's note"]
+    assert new.count == 1

@@ -30,6 +30,7 @@ def test_what_is_counted() -> None:
     assert (tally.records, tally.duplicates, tally.pages, tally.calls) == (22, 3, 3, 2)
     assert (tally.totals, tally.total) == ([25], 25)
     assert str(tally) == "records that the CRM says there are: 25; read: 22; came twice: 3"
+    assert tally.columns.names() == ["id", "name"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_what_is_counted() -> None:
         ([page(10, 9)], []),  # fewer than it shows: nonsense
         ([page(10, 10)], [10]),
         ([page(10, 20), page(10, 21), page(10, 20)], [20, 21, 20]),
+        ([page(10, 20), page(10, 21), page(10, 21)], [20, 21]),
     ],
 )
 def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[int]) -> None:
@@ -57,6 +59,8 @@ def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[
         ([page(10, 11)], True),
         ([page(10, 10, fresh=9)], True),
         ([page(10, 20), page(10, 21)], True),
+        ([page(10, 19), page(10, 20)], True),  # though all are there in the end
+        ([page(10, 10), page(1, 10, fresh=0)], True),
     ],
 )
 def test_whether_the_listing_has_changed(pages: list[ListedPage], changed: bool) -> None:

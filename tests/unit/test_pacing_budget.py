@@ -1,0 +1,161 @@
+"""What the callers of a lane make of a store's answers, what a share leaves to others, and who has which budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from crm_provider.pacing import LONGEST_PAUSE, MARGIN, Budget, BudgetBusy, Lane, LanePacer, ProcessPacer, SharePacer
+from crm_provider.pacing import budget as budgets
+from crm_provider.pacing.hostfile import HostFileStore, file_name
+from crm_provider.pacing.redis_store import RedisStore
+from crm_provider.pacing.schedule import Answer, Pace, Verdict
+from crm_provider.pacing.stores import FallbackStore, MemoryStore, Ticket
+from crm_provider.settings import Settings
+
+from .fakes import FakeClock, FakePacer
+
+PACE = Pace.of(5.0, 2)
+
+
+class Script:
+    """A store that answers from a script and notes what it is asked."""
+
+    def __init__(self, clock: FakeClock, *answers: tuple[Verdict, float], takes: float = 0.0) -> None:
+        self.clock, self.answers, self.takes = clock, list(answers), takes
+        self.asked: list[tuple[Lane, Ticket | None, Pace, float]] = []
+        self.paused: list[tuple[float, float, Pace]] = []
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+        self.asked.append((lane, ticket, pace, patience))
+        self.clock.now += self.takes
+        number = len(self.asked)
+        return Answer(*self.answers.pop(0), number), Ticket(7, number)
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        self.paused.append((seconds, phase, pace))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(64.0)  # a power of two, and parts of two below: no rounding
+
+
+def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LanePacer:
+    return Budget(script, 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.25).lane(lane)
+
+
+# -- waiting for a slot --------------------------------------------------------------------------------------
+
+
+def test_a_caller_shows_its_ticket_and_what_is_left_of_its_patience(clock: FakeClock) -> None:
+    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.NAP, 0.25), (Verdict.GO, 0.125), takes=1.0)
+    assert lane_of(clock, script).acquire(8.0) == 0.875, "the time of its naps, not that of the asking"
+    assert clock.slept == [0.5, 0.25, 0.125]
+    assert script.asked == [
+        (Lane.BULK, None, PACE, 8.0),
+        (Lane.BULK, Ticket(7, 1), PACE, 6.5),
+        (Lane.BULK, Ticket(7, 2), PACE, 5.25),
+    ]
+
+
+def test_a_free_slot_costs_no_sleep(clock: FakeClock) -> None:
+    assert lane_of(clock, Script(clock, (Verdict.GO, 0.0))).acquire(1.0) == 0.0
+    assert clock.slept == []
+
+
+def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> None:
+    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.LEAVE, 3.25))
+    with pytest.raises(BudgetBusy, match=r"^the next free slot is 3\.2 s away$") as busy:
+        lane_of(clock, script).acquire(1.0)
+    assert busy.value.seconds == 3.25
+    assert clock.slept == [0.5]
+
+
+def test_limits_that_change_while_a_caller_naps_count_for_its_next_question(clock: FakeClock) -> None:
+    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.GO, 0.0))
+    pacer = lane_of(clock, script)
+
+    def sleep(seconds: float) -> None:
+        pacer.budget.limit(50.0, 20)
+
+    pacer.budget.lane(Lane.BULK, sleep=sleep).acquire(1.0)
+    assert [pace for _, _, pace, _ in script.asked] == [PACE, Pace.of(50.0, 20)]
+    assert clock.slept == []
+
+
+def test_a_refusal_holds_all_back_and_moves_the_phase_by_chance(clock: FakeClock) -> None:
+    script = Script(clock)
+    pacer = lane_of(clock, script)
+    for seconds in (0.0, LONGEST_PAUSE, LONGEST_PAUSE + 0.001):
+        pacer.pause(seconds)
+    phase = 0.25 * PACE.spacing
+    assert script.paused == [(0.0, phase, PACE), (LONGEST_PAUSE, phase, PACE)]
+
+
+def test_each_lane_has_callers_of_its_own() -> None:
+    budget = Budget(MemoryStore(), 5.0, 2)
+    assert [budget.lane(lane).lane for lane in Lane] == list(Lane)
+    assert all(budget.lane(lane) is budget.lane(lane) for lane in Lane)
+    own = budget.lane(Lane.WAITING, sleep=lambda seconds: None)
+    assert own is not budget.lane(Lane.WAITING)
+    assert (own.lane, own.budget) == (Lane.WAITING, budget)
+
+
+# -- a share -------------------------------------------------------------------------------------------------
+
+
+def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_left(clock: FakeClock) -> None:
+    whole = FakePacer({1: 0.5})
+    share = SharePacer(whole, 0.5)
+    share._own = ProcessPacer(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
+    assert [share.acquire(4.0), share.acquire(4.0)] == [0.0, 1.5]
+    assert whole.asked == [4.0, 3.0]
+
+
+def test_a_share_has_no_burst() -> None:
+    share = SharePacer(FakePacer(), 2.0)
+    assert share._own.spacing == pytest.approx(0.5 / MARGIN)
+    share.acquire(0.0)
+    with pytest.raises(BudgetBusy):
+        share.acquire(0.0)
+
+
+def test_a_refusal_of_a_share_holds_back_the_whole() -> None:
+    whole = FakePacer()
+    SharePacer(whole, 2.0).pause(3.0)
+    assert whole.paused == [3.0]
+
+
+def test_a_wait_as_long_as_the_patience_is_waited(clock: FakeClock) -> None:
+    pacer = ProcessPacer(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
+    pacer.acquire(0.0)
+    assert pacer.acquire(1.0) == 1.0
+
+
+# -- whose budget --------------------------------------------------------------------------------------------
+
+
+def test_the_stores_of_all_connections_of_a_key_have_one_name() -> None:
+    one = Settings(api_key="k", rate_store="redis://host")
+    name = file_name(one.base_url, one.key_fingerprint)
+    shared = budgets.store_for(one)
+    assert isinstance(shared, FallbackStore)
+    in_redis, on_host = shared._first, shared._second
+    assert isinstance(in_redis, RedisStore) and isinstance(on_host, FallbackStore)
+    assert in_redis._key == f"crm-provider:{name}"
+    assert isinstance(on_host._first, HostFileStore) and isinstance(on_host._second, MemoryStore)
+    assert on_host._first._name == name
+    assert (shared._otherwise, on_host._otherwise) == ("each host paces itself", "each process paces itself")
+
+
+def test_another_store_is_another_budget() -> None:
+    here, on_host = Settings(api_key="another-store", rate_store="process"), Settings(api_key="another-store")
+    mine = budgets.pacer_for(here)
+    assert mine is budgets.pacer_for(here)
+    assert mine is not budgets.pacer_for(on_host)
+    assert isinstance(mine, LanePacer) and isinstance(mine.budget.store, MemoryStore)
+
+
+def test_one_call_at_a_time_if_nothing_else_is_said() -> None:
+    pacer = budgets.pacer_for(Settings(api_key="lane-by-default", rate_store="process"))
+    assert isinstance(pacer, LanePacer) and pacer.lane is Lane.SINGLE

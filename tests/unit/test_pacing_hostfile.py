@@ -1,0 +1,209 @@
+"""The file of a host's budget: its name, how its lock is waited for, and what is swept away with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider.pacing import Lane, hostfile
+from crm_provider.pacing.hostfile import LOCK_PATIENCE, LOCK_RETRY, UNUSED, HostFileStore, file_name, private_folder
+from crm_provider.pacing.schedule import Pace, Verdict
+from crm_provider.pacing.stores import StoreUnusable, Ticket
+
+from .fakes import FakeClock
+from .pacing_scene import NEVER_MIND
+
+PACE = Pace.of(5.0, 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[Verdict, float, Ticket]:
+    answer, ticket = store.ask(Lane.SINGLE, ticket, PACE, NEVER_MIND)
+    return answer.verdict, answer.seconds, ticket
+
+
+# -- its place -----------------------------------------------------------------------------------------------
+
+
+def test_each_user_has_a_folder_and_each_key_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert private_folder() == tmp_path / f"crm-provider-{os.geteuid()}"
+    names = {file_name(url, key) for url in ("http://a", "http://b") for key in ("1", "2")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"[0-9a-f]{32}\.rate", name) for name in names)
+    HostFileStore("key.rate", clock=FakeClock()).pause(1.0, 0.0, PACE)
+    assert (private_folder() / "key.rate").exists()
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    mkdir = Path.mkdir
+
+    def late(self: Path, mode: int) -> None:
+        mkdir(self, mode=mode)
+        mkdir(self, mode=mode)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))[:2] == (Verdict.GO, 0.0)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o710, 0o707, 0o704, 0o701], ids=oct)
+def test_a_folder_in_which_others_have_any_right_is_not_used(folder: Path, mode: int) -> None:
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(StoreUnusable, match="it must have mode 0700"):
+        ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [None, b"", b"of another version"])
+def test_a_budget_that_begins_anew_begins_without_a_burst(folder: Path, left: bytes | None) -> None:
+    """Calls that are forgotten may have been made a moment ago."""
+    folder.mkdir(mode=0o700)
+    if left is not None:
+        (folder / "key.rate").write_bytes(left)
+    pace, store = Pace.of(5.0, 20), HostFileStore("key.rate", folder=folder, clock=FakeClock())
+    slots = [store.ask(Lane.SINGLE, None, pace, NEVER_MIND)[0].seconds for _ in range(2)]
+    assert slots == pytest.approx([0.0, pace.spacing])
+
+
+def test_a_ticket_keeps_its_place_in_the_file(folder: Path) -> None:
+    clock = FakeClock()
+    store = HostFileStore("key.rate", folder=folder, clock=clock)
+    for _ in range(2):
+        ask(store)
+    verdict, _, ticket = ask(store)
+    assert (verdict, ticket) == (Verdict.NAP, Ticket(id(store), 2))
+    assert ask(store, ticket)[2] == ticket
+    clock.now += 10
+    assert ask(store, ticket)[:2] == (Verdict.GO, 0.0)
+
+
+def test_a_refusal_moves_the_phase_in_the_file(folder: Path) -> None:
+    store = HostFileStore("key.rate", folder=folder, clock=FakeClock())
+    store.pause(0.125, 0.0625, PACE)
+    assert ask(store)[:2] == (Verdict.GO, pytest.approx(0.1875))
+
+
+# -- its lock ------------------------------------------------------------------------------------------------
+
+
+class Holder:
+    """Another process that holds the lock, until this one has napped so often; in place of the module ``time``."""
+
+    def __init__(self, path: Path, naps: float) -> None:
+        self._file, self._naps = path.open("rb"), naps
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self.now, self.slept = 100.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += LOCK_PATIENCE / 4
+        if len(self.slept) >= self._naps:
+            self._file.close()
+
+
+@pytest.fixture
+def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tuple[HostFileStore, Holder]]:
+    def held(naps: float) -> tuple[HostFileStore, Holder]:
+        clock = FakeClock()
+        ask(HostFileStore("key.rate", folder=folder, clock=clock))
+        holder = Holder(folder / "key.rate", naps)
+        monkeypatch.setattr(hostfile, "time", holder)
+        return HostFileStore("key.rate", folder=folder, clock=clock, sleep=holder.sleep), holder
+
+    return held
+
+
+def test_a_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
+    store, holder = hold(3)
+    assert ask(store)[:2] == (Verdict.GO, pytest.approx(PACE.spacing))
+    assert holder.slept == [LOCK_RETRY] * 3
+
+
+def test_a_lock_is_not_waited_for_for_ever(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
+    store, holder = hold(1e9)
+    with pytest.raises(StoreUnusable, match=r"kept in .*state \(a process that does not go on holds the lock\)$"):
+        ask(store)
+    assert len(holder.slept) == 5, "four quarters of the patience are not more than it"
+    holder._file.close()
+
+
+# -- what is swept away --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("age", "swept"), [(UNUSED, False), (UNUSED + 1, True), (-UNUSED - 1, False)])
+def test_a_file_is_swept_away_once_nobody_can_need_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, age: float, swept: bool
+) -> None:
+    now = 2_000_000_000.0
+    monkeypatch.setattr(hostfile, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
+    folder.mkdir(mode=0o700)
+    (folder / "old.rate").touch()
+    os.utime(folder / "old.rate", (now - age, now - age))
+    ask(HostFileStore("new.rate", folder=folder, clock=FakeClock()))
+    assert (folder / "old.rate").exists() is not swept
+
+
+def test_only_old_files_are_swept_away_and_nothing_else_is_touched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open the file of a budget in use and to lock it would make its callers wait."""
+    folder.mkdir(mode=0o700)
+    (folder / "a folder").mkdir()
+    (folder / "a link").symlink_to(tmp_path / "victim")
+    (folder / "a young.rate").touch()
+    for path in (tmp_path / "victim", folder / "z.rate"):
+        path.touch()
+        os.utime(path, (0, 0))
+    os.utime(folder / "a folder", (0, 0))
+    files = Files(monkeypatch)
+    ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))
+    assert files.asked_for == [folder, "key.rate", "z.rate"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a folder", "a link", "a young.rate", "key.rate"]
+    assert sorted(files.opened) == sorted(files.closed)
+
+
+def test_its_own_file_is_not_swept_away(folder: Path) -> None:
+    """An empty file is one that is just made, however old its folder says it is."""
+    folder.mkdir(mode=0o700)
+    (folder / "key.rate").touch()
+    os.utime(folder / "key.rate", (0, 0))
+    store = HostFileStore("key.rate", folder=folder, clock=FakeClock())
+    assert [ask(store)[1], ask(store)[1]] == [0.0, pytest.approx(PACE.spacing)]
+
+
+class Files:
+    """Notes what is opened and closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked_for: list[Any] = []
+        self.opened: list[int] = []
+        self.closed: list[int] = []
+        self._real = os.open, os.close
+        monkeypatch.setattr(os, "open", self._open)
+        monkeypatch.setattr(os, "close", self._close)
+
+    def _open(self, path: Any, *arguments: Any, **more: Any) -> int:
+        self.asked_for.append(path)
+        self.opened.append(self._real[0](path, *arguments, **more))
+        return self.opened[-1]
+
+    def _close(self, file: int) -> None:
+        self.closed.append(file)
+        self._real[1](file)
