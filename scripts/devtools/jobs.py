@@ -84,7 +84,7 @@ def test(arguments: Arguments) -> int:
         "coverage",
         "report",
         f"--include={','.join(core.files())}",
-        "--fail-under=98",
+        "--fail-under=100",
     ]
     commands["integration"] = [venv.python, "-m", "pytest", "tests/contract", "tests/integration", *SIDE_BY_SIDE]
     return _run_all(venv, commands)

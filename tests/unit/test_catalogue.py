@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.catalogue import ALIASES, CATALOGUE, FAMILY_ADVICE, GATEWAY_ANSWERS, Repeat, Source, repeat_for
+from crm_provider.catalogue import (
+    ALIASES,
+    CATALOGUE,
+    FAMILY_ADVICE,
+    GATEWAY_ANSWERS,
+    Repeat,
+    Source,
+    advice_for,
+    repeat_for,
+)
 from crm_provider.errors import ERROR_CLASSES
 
 from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, Row, Wired
@@ -117,6 +126,21 @@ def test_no_gateway_answer_beyond_the_documented() -> None:
 def test_every_family_has_advice() -> None:
     families = {error for error in ERROR_CLASSES.values() if error.__bases__ == (e.CrmError,)}
     assert set(FAMILY_ADVICE) == families - {e.CrmProtocolError}
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        *FAMILY_ADVICE.items(),
+        (e.CrmDealNotFoundError, FAMILY_ADVICE[e.CrmNotFoundError]),
+        (e.CrmInvalidRequestError, FAMILY_ADVICE[e.CrmRequestError]),
+        (e.CrmProtocolError, CATALOGUE["PROTOCOL"].advice),
+        (e.CrmError, CATALOGUE["PROTOCOL"].advice),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_the_advice_for_an_unknown_type_is_that_of_its_family(error: type[e.CrmError], advice: str) -> None:
+    assert advice_for(error("x", type="HTTP_499", status=499)) == advice
 
 
 @pytest.mark.parametrize("table", [CATALOGUE, ALIASES, FAMILY_ADVICE], ids=["catalogue", "aliases", "advice"])

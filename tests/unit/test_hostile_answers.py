@@ -243,6 +243,22 @@ def test_members_are_put_together_however_they_are_cut(piece: int) -> None:
         whole_body(in_pieces("gzip", cut(TWO_MEMBERS[:-1], piece)))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("gzip", TWO_MEMBERS), ("deflate", zlib.compress(JSON)), ("deflate", raw_deflate(JSON)), ("identity", JSON)],
+    ids=["gzip", "deflate", "raw deflate", "not packed"],
+)
+def test_a_piece_without_bytes_is_not_the_end(encoding: str, body: bytes) -> None:
+    pieces = [b"", *itertools.chain.from_iterable((piece, b"") for piece in cut(body, 1))]
+    assert whole_body(in_pieces(encoding, pieces)) == JSON
+
+
+def test_what_is_unpacked_of_the_last_bytes_is_not_lost() -> None:
+    """A text that is one byte longer than what is unpacked at once: nothing is left to read for that byte."""
+    text = b" " * (64 * 1024 + 1)
+    assert whole_body(in_pieces("deflate", [raw_deflate(text)])) == text
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("body", [b"x", b"{}", b"\x78\x9c\xff\xff", b"\x1f\x8b"], ids=repr)
 def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes) -> None:

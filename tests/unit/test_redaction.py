@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.redaction import MOST_WORDS, without_values
+from crm_provider.redaction import LONG, MOST_WORDS, without_values
 
 KEY = "Zq+Key/Planted==%27Wv3"
 EMAIL = "Zq.Local+tag@zqdomain.example"
@@ -117,6 +117,12 @@ def test_another_address_is_found_whatever_it_shares_with_the_one_that_was_sent(
 def test_the_sides_of_an_address_may_stay() -> None:
     assert without_values("valid", ["valid@zq.example"], in_parts=False) == "valid"
     assert without_values("valid@zq.example", ["valid@zq.example"], in_parts=False) == "[value]"
+
+
+def test_a_long_value_is_found_beside_letters_that_are_two_in_lower_case() -> None:
+    value = f"Zq{'x' * LONG}"
+    assert without_values(f"\u0130 {value.upper()}, sorry", [value]) == "i\u0307 [value], sorry"
+    assert without_values(f"No {value.upper()}, sorry", [value]) == "No [value], sorry"
 
 
 def test_a_long_body_of_digits_is_read_in_one_go() -> None:

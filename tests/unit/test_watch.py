@@ -23,14 +23,18 @@ from crm_provider.watching import (
     LONGEST_BACK_OFF,
     MARKS_IN_A_CHUNK,
     SLOW,
+    Kind,
     Known,
     Sweep,
     Trouble,
     compare,
     fingerprint,
     pack,
+    read,
     unpack,
 )
+
+from .fakes import Bench, Reply, bench
 
 GROUP = "list-1"
 INTERVAL = 60.0
@@ -285,6 +289,47 @@ def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pyte
     asyncio.run(Cursor([], "key").settle())
     asyncio.run(Cursor([FakeStore()], "key").settle())
     assert slept == [cursor_module.SETTLE] * 2
+
+
+# -- reading a listing
+
+
+def listing(records: list[dict[str, Any]]) -> Bench:
+    pages = [records[start : start + 10] for start in range(0, len(records), 10)]
+    return bench(*(Reply(200, {"data": page, "total": len(records)}) for page in pages))
+
+
+def never() -> bool:
+    return False
+
+
+LISTED: list[Any] = [
+    pytest.param("contacts", {"segmentedListsIds": ["List-1", "list-2"]}, {"list-1", "list-2"}, id="in two lists"),
+    pytest.param("contacts", {"segmentedListsIds": []}, set(), id="in no list"),
+    pytest.param("contacts", {}, set(), id="lists are not told"),
+    pytest.param("deals", {"stageId": "Stage-1"}, {"stage-1"}, id="in a stage"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "groups"), LISTED)
+def test_what_is_read_of_a_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
+    it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
+    assert read(kind, it.client, never) == {"7": groups, "r-8": groups}
+    assert it.wire.sent == [f"GET /{kind}?page=0"]
+
+
+@pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
+def test_a_deal_that_is_in_no_stage_is_not_understood(stage: dict[str, Any]) -> None:
+    with pytest.raises(e.CrmProtocolError) as raised:
+        read("deals", listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
+    assert str(raised.value).startswith("PROTOCOL on GET /deals: a deal of the listing has no stageId.")
+
+
+def test_reading_that_is_stopped_asks_for_no_more_pages() -> None:
+    it = listing([{"id": f"c-{n}"} for n in range(30)])
+    asked = iter([False] * 12 + [True])
+    assert list(read("contacts", it.client, lambda: next(asked))) == [f"c-{n}" for n in range(12)]
+    assert it.wire.sent == ["GET /contacts?page=0", "GET /contacts?page=1"]
 
 
 # -- errors
