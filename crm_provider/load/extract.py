@@ -237,8 +237,8 @@ class Extract:
 
 
 MAY_MISS = (
-    "The file holds what was read: a record that was deleted meanwhile may be in it, and each deletion may have hidden "
-    "another record. if_changed='fail' or 'restart' accepts no such file."
+    "The file holds what was read: a record that was deleted meanwhile may be in it, and a deletion may have hidden "
+    "other records. if_changed='fail' or 'restart' accepts no such file."
 )
 
 

@@ -165,11 +165,15 @@ class _GrowingFile:
                 raise CannotWrite(str(self._path), REPLACED)
             self._file = private_file(self._path)
         self._check_still_there(self._file)
-        with writing(self._path):
-            if not self._checked:
-                os.ftruncate(self._file.fileno(), sum(map(len, self._whole_lines(self.pieces()))))
-                self._checked = True
-            append(self._file, data)
+        try:
+            with writing(self._path):
+                if not self._checked:
+                    os.ftruncate(self._file.fileno(), sum(map(len, self._whole_lines(self.pieces()))))
+                    self._checked = True
+                append(self._file, data)
+        except CannotWrite:
+            self._sync(named=False)  # it may be the last that is heard of us
+            raise
 
     def sync(self) -> None:
         """Closes the file too: whoever syncs last leaves nothing open."""

@@ -1,14 +1,18 @@
-"""Temporary tables: those that a test leaves open, because it looks at a part of a load only, are closed behind it.
+"""Tables and files that a test leaves open, because it looks at a part of a load only, are closed behind it.
 
-Python 3.13 warns of a database that nobody has closed, in whichever test runs when it is found.
+Python warns of them in whichever test runs when they are found, and a warning is an error.
 """
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 
+from crm_provider.load import journal, parts
+from crm_provider.load.paths import private_file
 from crm_provider.load.scratch import Scratch
 
 
@@ -26,3 +30,20 @@ def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Scratch]]:
     yield made
     for scratch in made:
         scratch.close()
+
+
+@pytest.fixture(autouse=True)
+def private_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
+    """The files that the test has opened to append to."""
+    opened: list[IO[bytes]] = []
+
+    def noted(path: pathlib.Path) -> IO[bytes]:
+        file = private_file(path)
+        opened.append(file)
+        return file
+
+    for module in (journal, parts):
+        monkeypatch.setattr(module, "private_file", noted)
+    yield opened
+    for file in opened:
+        file.close()

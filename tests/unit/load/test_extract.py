@@ -20,6 +20,7 @@ from crm_provider.load import extract as module
 from crm_provider.load.extract import RESTARTS, Extract, ListingChanged
 from crm_provider.load.parts import Owner
 from crm_provider.paging import ListedPage, Page, walk_pages
+from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 
@@ -306,7 +307,7 @@ def test_a_change_is_told(
     assert len(found) == len(set(found)) == figures["records"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"30 -> {figures['total']}" in line
-    assert "may have hidden another record" in line
+    assert "may have hidden other records" in line
 
 
 def test_what_cannot_be_seen_is_not_claimed_to_be_seen(tmp_path: Path) -> None:
@@ -450,4 +451,5 @@ def test_records_added_and_removed_over_http(
         done = extract(client, tmp_path / "contacts.jsonl").run()
     assert (done["changed_during_read"], done["total_at_start"], done["total"]) == (True, 200, 200)
     assert done["records"] == len(set(ids_in(tmp_path / "contacts.jsonl")))
-    assert done["records"] in (199, 200)  # a deletion hides a record if the page after it was not on its way yet
+    # a page from after the deletion hides a record behind one from before it, and pages are read beside each other
+    assert 200 - AT_ONCE <= done["records"] <= 200

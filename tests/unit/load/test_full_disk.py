@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -280,11 +280,12 @@ def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: 
             file.sync()
 
 
-def test_half_a_line_of_an_earlier_try_goes_before_the_next(tmp_path: Path) -> None:
+def test_half_a_line_of_an_earlier_try_goes_before_the_next(tmp_path: Path, private_files: list[IO[bytes]]) -> None:
     (tmp_path / "j").write_text("one\ntw")
     made = Journal(tmp_path / "j")
     with files_up_to(3), pytest.raises(CannotWrite):
         made.append("three")
+    assert [file.closed for file in private_files] == [True], "it may be the end of the load"
     made.append("four")
     assert list(made.lines()) == ["one", "four"]
 
