@@ -378,7 +378,12 @@ def advice_for(error: e.CrmError) -> str:
     """What to do about an error: its type's advice, else its family's."""
     if error.type in CATALOGUE:
         return CATALOGUE[error.type].advice
-    return next((FAMILY_ADVICE[c] for c in type(error).__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)
+    return family_advice(type(error))
+
+
+def family_advice(error: type[e.CrmError]) -> str:
+    """What to do about an error of which only the class is known."""
+    return next((FAMILY_ADVICE[c] for c in error.__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)
 
 
 def repeat_for(error: e.CrmError) -> Repeat:

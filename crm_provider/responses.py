@@ -92,7 +92,12 @@ def error_of(answer: Answer) -> e.CrmError:
     if answer.status in _BY_STATUS:
         spec = CATALOGUE[_BY_STATUS[answer.status]]
         return _error(answer, spec.error, spec, text)
-    return _error(answer, _family(answer.status), None, text)
+    return _error(answer, family_of(answer.status), None, text)
+
+
+def family_of(status: int) -> type[e.CrmError]:
+    """The class of an answer of which only the status is known."""
+    return e.CrmTransientError if status // 100 == 5 else _FAMILIES.get(status, e.CrmProtocolError)
 
 
 def by_status_alone(error: e.CrmError) -> bool:
@@ -123,10 +128,6 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
     413: e.CrmRequestError,
     415: e.CrmRequestError,
 }
-
-
-def _family(status: int) -> type[e.CrmError]:
-    return e.CrmTransientError if status // 100 == 5 else _FAMILIES.get(status, e.CrmProtocolError)
 
 
 def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:

@@ -25,7 +25,8 @@ def _names(operator: type) -> frozenset[str]:
     """What the ``__init__`` of the operator and those of its bases take by name."""
     made = [vars(base)["__init__"] for base in operator.__mro__[:-1] if "__init__" in vars(base)]
     parameters = (parameter for init in made for parameter in inspect.signature(init).parameters.values())
-    return frozenset(one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD))
+    named = {one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)}
+    return frozenset(named - {"self"})
 
 
 def _hinted(name: str, known: Iterable[str]) -> str:

@@ -123,11 +123,11 @@ def unknown_answers() -> str:
     rows = []
     for shown, status in cases.items():
         error = responses.error_of(responses.Answer(method="GET", path="/", status=status, headers={}, body=b""))
-        outcomes = [ErrorPolicy(work=work).decide(error).action.value for work in (Work.TASK, Work.SENSOR)]
+        outcomes = [ErrorPolicy(work=work).decide(error).action.value for work in Work]
         rows.append((shown, code(type(error).__name__), *outcomes))
-    unreadable = ErrorPolicy().decide(errors.CrmProtocolError).action.value
-    rows.append(("2xx that is not JSON", code("CrmProtocolError"), unreadable, unreadable))
-    return table(("Status", "Class", "Task", "Sensor"), rows)
+    unreadable = [ErrorPolicy(work=work).decide(errors.CrmProtocolError).action.value for work in Work]
+    rows.append(("2xx that is not JSON", code("CrmProtocolError"), *unreadable))
+    return table(("Status", "Class", "Task", "Sensor", "Load row"), rows)
 
 
 def presets() -> str:

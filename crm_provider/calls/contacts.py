@@ -117,7 +117,7 @@ class ContactCalls(Calls):
                 method="DELETE",
                 route="/contacts/{email}",
                 parts={"email": validate.email(email)},
-                done_if=(e.CrmNotFoundError,),
+                done_if=(e.CrmContactNotFoundError,),
                 loose=True,
             )
         )
@@ -172,7 +172,9 @@ class ContactCalls(Calls):
         call = Call(method="GET", route="/contacts/{email}", parts={"email": email})
         try:
             return _ReadBack(mapping_of(self._transport.send(call, budget=ONE_TRY), call))
-        except e.CrmContactNotFoundError:
+        except e.CrmNotFoundError as missing:
+            if not may_be_absent(missing):
+                raise
             return None
 
     def _exists(self, email: str) -> bool:

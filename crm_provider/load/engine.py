@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crm_provider.client import CrmClient
@@ -124,11 +124,17 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
 def _most_often(summary: Summary, rejected: int) -> str:
     """The commonest reasons; no text of them holds a value."""
     errors = {type_: count for type_, count in summary.errors.items() if count <= rejected}  # else: skipped by on_error
-    (top, count), *others = commonest(errors) or [("unknown", rejected)]
+    if sum(errors.values()) != rejected:  # which of them were skipped is not told apart
+        return f"The errors of all rows: {_counted(commonest(summary.errors))}"
+    (top, count), *others = commonest(errors)
     problems = commonest(summary.problems) if top == "INVALID_VALUE" else []
-    also = ", ".join(f"{number:,} {type_}" for type_, number in others[:4])
+    also = _counted(others)
     what = problems[0][0] if problems else advice_of(top)
     return f"Most often {top} ({_rows(count)}): {what}{also and f'. Also {also}'}"
+
+
+def _counted(types: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{number:,} {type_}" for type_, number in types[:5])
 
 
 def _rows(number: int) -> str:

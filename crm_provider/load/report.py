@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.catalogue import CATALOGUE, family_advice
 from crm_provider.load.paths import AnyPath, atomic_writer
 from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary, duration
+from crm_provider.responses import family_of
 
 MEANING: Mapping[Outcome, str] = {
     Outcome.CREATED: "new in the CRM",
@@ -56,6 +57,9 @@ def write_report(path: AnyPath, text: str) -> None:
 
 def advice_of(type_: str) -> str:
     """What to do about rows that were rejected for an error of this type."""
+    status = type_.removeprefix("HTTP_")
+    if status.isdecimal():  # all that was known of the answer
+        return family_advice(family_of(int(status)))
     return CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
 
 

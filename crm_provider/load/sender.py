@@ -112,8 +112,10 @@ class Sender:
         except e.CrmNotFoundError as missing:
             if not may_be_absent(missing):
                 raise
-            self._order.learn(existed=False)
-            return self._new_first(contact, learn=False)
+            told = isinstance(missing, e.CrmContactNotFoundError)
+            if told:
+                self._order.learn(existed=False)
+            return self._new_first(contact, learn=not told)
         self._order.learn(existed=True)
         return sent
 

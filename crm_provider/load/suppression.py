@@ -17,7 +17,7 @@ from typing import Any
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.paths import AnyPath, as_path
-from crm_provider.load.rows import NoSuchFile, SourceError, key_of
+from crm_provider.load.rows import SourceError, key_of
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place, there
 from crm_provider.load.sources import Source, open_source
@@ -65,10 +65,11 @@ class Suppression:
         """
         made = cls()
         try:
-            for where, entry in _entries(source, format, options):
+            for where, entry in _named(_entries(source, format, options)):
                 made.add(entry, where)
-        except NoSuchFile as missing:
-            raise NoSuchFile(f"suppression list: {missing}") from None
+        except BaseException:
+            made.close()
+            raise
         if not len(made):
             log.warning("The suppression list is empty: nobody is left out.")
         return made
@@ -105,6 +106,14 @@ class Suppression:
 
     def close(self) -> None:
         self._base.close()
+
+
+def _named(entries: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """The entries; what is wrong with their file is said to be wrong with the list, not with the load's source."""
+    try:
+        yield from entries
+    except SourceError as wrong:
+        raise type(wrong)(f"suppression list: {wrong}") from None
 
 
 def _hash(text: str) -> bytes:

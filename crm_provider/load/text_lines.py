@@ -21,7 +21,7 @@ LONGEST_LINE = 1 << 20
 CHUNK = 1 << 18
 """Bytes that are asked of a file at once."""
 
-_SAY_ENCODING = "save it as UTF-8, or give its own encoding in source_options"
+_SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
 
 _MARK = "\udcff"
 """Stands for bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
@@ -63,8 +63,8 @@ class Lines:
             return SourceError(f"{where} is not {encoding}; {_SAY_ENCODING}, such as {other}")
         if "\0" in line:
             return SourceError(
-                f"{where} holds a NUL character; if the file is UTF-16 give "
-                "source_options={'encoding': 'utf-16-le'}, else it is damaged or no text file"
+                f"{where} holds a NUL character; if the file is UTF-16 save it as UTF-8 (of a source, give "
+                "source_options={'encoding': 'utf-16-le'}), else it is damaged or no text file"
             )
         return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
 

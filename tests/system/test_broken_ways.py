@@ -131,7 +131,7 @@ class Case:
         own: dict[str, dict[str, Any]] = {
             "extract": {"target": str(self.target(folder))},
             "sensor": {"timeout": PATIENCE, **({"max_errors_in_a_row": 0} if self.fault == ENDLESS else {})},
-            "deferred sensor": {"timeout": PATIENCE, "poke_interval": 2},
+            "deferred sensor": {"timeout": 3 * PATIENCE, "poke_interval": 2},
         }
         weight = 10 if self.fault == ENDLESS else 5 if self.dag_id == DEFERRED else 1  # what takes longest goes first
         arguments = {"priority_weight": weight, **own.get(self.hit, {})}

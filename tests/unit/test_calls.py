@@ -407,6 +407,8 @@ def test_an_email_in_the_path_of_a_request_is_not_shown(
 
 # -- upsert --------------------------------------------------------------------------------------------------
 
+NO_PAGE = Reply(404, b"<html><title>404 Not Found</title></html>")
+
 UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
     # name: (answers, requests, outcome), with create going first
     "new": ([data(REF, 201)], ["POST /contacts"], "created"),
@@ -416,6 +418,11 @@ UPSERTS: dict[str, tuple[list[Step], list[str], str]] = {
     "lost, happened": ([lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], "created"),
     "lost, did not happen": (
         [lost, error("CONTACT_NOT_FOUND"), data(REF, 201)],
+        ["POST /contacts", f"GET {AT}", "POST /contacts"],
+        "created",
+    ),
+    "lost, did not happen, as only the status says": (
+        [lost, NO_PAGE, data(REF, 201)],
         ["POST /contacts", f"GET {AT}", "POST /contacts"],
         "created",
     ),
@@ -462,7 +469,6 @@ def test_upsert_create_first(name: str) -> None:
     ]
 
 
-NO_PAGE = Reply(404, b"<html><title>404 Not Found</title></html>")
 """What a wrong base URL, or a proxy, may answer."""
 
 UPDATES_FIRST: dict[str, tuple[list[Step], list[str], str]] = {
@@ -512,6 +518,7 @@ NOT_PROVEN: dict[str, tuple[Invoke, list[Step], str]] = {
     "read": (lambda c: c.get_contact(EMAIL), [NO_PAGE], "HTTP_404"),
     "update": (lambda c: c.update_contact(EMAIL, attributes={"n": 1}), [NO_PAGE], "HTTP_404"),
     "delete": (lambda c: c.delete_contact(EMAIL), [NO_PAGE], "HTTP_404"),
+    "delete, and its answer was lost": (lambda c: c.delete_contact(EMAIL), [lost, NO_PAGE], "HTTP_404"),
 }  # fmt: skip
 
 
@@ -540,6 +547,13 @@ def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove
         made.client._order.learn(existed=True)
     raised = failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}))
     assert (raised.type, raised.path, len(made.wire.sent)) == (type_, route, len(steps))
+
+
+def test_a_creation_is_not_repeated_while_reading_tells_of_something_else() -> None:
+    made = bench(lost, *[error("DEAL_NOT_FOUND")] * 4)
+    raised = failed(made, lambda c: c.create_contact(EMAIL))
+    assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
+    assert made.wire.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
 
 
 def test_the_order_is_learned_from_what_the_last_ones_did() -> None:

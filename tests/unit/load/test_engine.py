@@ -301,6 +301,14 @@ TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] 
     "Most often INVALID_REQUEST (1 row): check the values and the arguments of the call": (
         40, 1, {"CONTACT_ALREADY_EXISTS": 30, "INVALID_REQUEST": 1}, {}, 0,  # 30 were skipped
     ),
+    "6 of 40 rows were rejected, none allowed (max_rejects=0). "
+    "The errors of all rows: 5 INVALID_INPUT, 3 CONTACT_NOT_FOUND, 3 INVALID_VALUE": (
+        40, 6, {"INVALID_VALUE": 3, "CONTACT_NOT_FOUND": 3, "INVALID_INPUT": 5}, {}, 0,  # 5 were skipped
+    ),
+    "1 of 40 rows was rejected, none allowed (max_rejects=0). "
+    "Most often HTTP_404 (1 row): check the base URL, and that what the call names exists": (
+        40, 1, {"HTTP_404": 1}, {}, 0,
+    ),
 }  # fmt: skip
 
 

@@ -68,7 +68,10 @@ def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
 
 def fates(given_rows: list[str], **options: Any) -> list[Fate]:
     found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), LoadOptions(**options))
-    return [item.fate for item in found.work.items()]
+    try:
+        return [item.fate for item in found.work.items()]
+    finally:
+        found.work.close()
 
 
 @given(st.lists(st.sampled_from(["a@x", "A@x", "b@x", "c@x", "nobody"]), max_size=12))

@@ -226,6 +226,18 @@ def test_each_row_is_learned_from_once(update_first: bool, there: Any, learned: 
     assert seen_so_far == learned
 
 
+def test_what_only_a_status_says_is_learned_from_the_proof() -> None:
+    class Order(FixedOrder):
+        def learn(self, *, existed: bool) -> None:
+            seen_so_far.append(existed)
+
+    seen_so_far: list[bool] = []
+    crm = by_status("update", "/contacts/{email}")
+    crm.add(ADA, OLD)
+    Sender(crm, mode="upsert", order=Order(update_first=True), lists=()).send(NEW, None)  # type: ignore[arg-type]
+    assert ([name for name, _ in crm.calls], seen_so_far) == (["update", "create", "update"], [True])
+
+
 def raised(contact: Contact, mode: str, crm: FakeCrm, known: Seen | None, lists: tuple[str, ...] = ()) -> e.CrmError:
     sender = Sender(crm, mode=mode, order=FixedOrder(update_first=False), lists=lists)  # type: ignore[arg-type]
     with pytest.raises(e.CrmError) as caught:

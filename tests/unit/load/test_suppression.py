@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.load.rows import NoSuchFile, SourceError
+from crm_provider.load.scratch import Scratch
 from crm_provider.load.suppression import Suppression
 
 
@@ -127,6 +129,19 @@ def test_no_such_list(name: str, tmp_path: Path) -> None:
 def test_an_object_that_is_not_there(name: str) -> None:
     with pytest.raises(NoSuchFile, match=rf"^suppression list: there is no file memory://s/.*{name}; correct the path"):
         Suppression.read(UPath(f"memory://s/{uuid.uuid4().hex}/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("s.txt", "Zo\u00eb@x.org".encode("latin-1")), ("s.xlsx", b""), ("s.csv", b"a,b\n1,2\n")]
+)
+def test_what_is_wrong_with_its_file_is_said_of_the_list(
+    name: str, content: bytes, tmp_path: Path, scratches: list[Scratch]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match="suppression list"):
+        Suppression.read(str(tmp_path / name))
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        scratches[0].execute("SELECT 1")
 
 
 def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
