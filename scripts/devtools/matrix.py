@@ -16,10 +16,10 @@ OLDER = {
     "airflow-3.2": "constraints/airflow-3.2.txt",
     "lowest": "constraints/lowest.txt",
 }
-NEWEST = ("airflow-3.3", "constraints.txt")
+OLDEST, NEWEST = "lowest", ("airflow-3.3", "constraints.txt")
 ENDS, KILLS = "tests/system/test_stack.py", "tests/system/test_waiting.py"
 REAL = ("-m", "system", ENDS, f"{KILLS}::test_a_killed_triggerer_loses_nothing_and_moves_no_deadline")
-"""What also runs on the processes of a real Airflow, where it is an older one: the newest has ``make test-system``."""
+"""What also runs on the processes of a real Airflow, the oldest: the newest has ``make test-system``."""
 
 NO_TESTS = 5  # pytest's exit code
 
@@ -108,7 +108,7 @@ def _tests(cell: Cell, arguments: Sequence[str]) -> list[Sequence[str]]:
     """Arguments of pytest, for each of its runs."""
     if arguments:
         return [arguments]
-    return [SIDE_BY_SIDE, REAL] if cell.name in OLDER else [SIDE_BY_SIDE]
+    return [SIDE_BY_SIDE, REAL] if cell.name == OLDEST else [SIDE_BY_SIDE]
 
 
 def table(results: Sequence[Result]) -> str:
