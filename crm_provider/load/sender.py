@@ -112,21 +112,17 @@ class Sender:
         except e.CrmNotFoundError as missing:
             if not may_be_absent(missing):
                 raise
-            told = isinstance(missing, e.CrmContactNotFoundError)
-            if told:
-                self._order.learn(existed=False)
-            return self._new_first(contact, learn=not told)
+            return self._new_first(contact)
         self._order.learn(existed=True)
         return sent
 
-    def _new_first(self, contact: Contact, *, learn: bool = True) -> Sent:
+    def _new_first(self, contact: Contact) -> Sent:
         existed = False
         try:
             sent = self._create(contact)
         except e.CrmContactAlreadyExistsError:
             existed = True
-        if learn:
-            self._order.learn(existed=existed)
+        self._order.learn(existed=existed)
         if not existed:
             return self._listed(contact, sent)
         if self._guard or not contact.attributes:
