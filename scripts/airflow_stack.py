@@ -201,6 +201,18 @@ class AirflowStack:
                 code = component.process.returncode
                 raise AirflowStackError(f"Airflow's {component.name} ended with code {code}\n{component.tail()}")
 
+    def until(self, condition: Callable[[], bool], *, timeout: float, every: float = 0.1) -> None:
+        """Wait for something while all components run.
+
+        :raises AirflowStackError: if a component ends, or it takes longer than ``timeout`` seconds
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise AirflowStackError(f"not within {timeout:g} s\n{self.tails()}")
+            time.sleep(every)
+
     def tails(self) -> str:
         return "\n".join(component.tail() for component in self.components.values())
 

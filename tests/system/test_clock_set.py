@@ -112,18 +112,18 @@ def test_nobody_notices(
     began = time.monotonic()
     waiting = stack.api.trigger("waits")
     # the second look is the triggerer's; on the way there a deadline is a time of day
-    until(lambda: min(looks(waits, "late"), looks(waits, "never")) >= 2, stack)
+    stack.until(lambda: min(looks(waits, "late"), looks(waits, "never")) >= 2, timeout=PATIENCE)
     set_off(clock, DAY)
-    until(lambda: looks(waits, "never") >= 4, stack)  # a day is no timeout
+    stack.until(lambda: looks(waits, "never") >= 4, timeout=PATIENCE)  # a day is no timeout
     loading = stack.api.trigger("load")
     for number, seconds in enumerate(JUMPS, start=1):
-        until(lambda number=number: load.counters().total >= number * ROWS // 5, stack)
+        stack.until(lambda number=number: load.counters().total >= number * ROWS // 5, timeout=PATIENCE)
         set_off(clock, seconds)
     loaded = stack.api.wait("load", loading, timeout=PATIENCE)
     for seconds in JUMPS[:2]:
         set_off(clock, seconds)
         seen = looks(waits, "late")
-        until(lambda seen=seen: looks(waits, "late") >= seen + 2, stack)
+        stack.until(lambda seen=seen: looks(waits, "late") >= seen + 2, timeout=PATIENCE)
     stack.api.wait("waits", waiting, until=lambda run: run["never"].state == "failed", timeout=PATIENCE)
     gave_up_after = time.monotonic() - began
     waits.store.create_contact(email="late@example.com", attributes={})
@@ -162,11 +162,3 @@ def test_nobody_notices(
 def looks(crm: Sandbox, name: str) -> int:
     """How often somebody was looked for."""
     return len(crm.journal(email=f"{name}@example.com"))
-
-
-def until(condition: Callable[[], bool], stack: AirflowStack) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        stack.check()
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
-        time.sleep(0.1)

@@ -362,8 +362,8 @@ def test_scheduler_killed(
     began = time.monotonic()
     waiting = start(stack, "waits", {"email": "first@example.com"})
     run_id = start(stack, "scheduled")
-    until(lambda: crm.counters().total >= moment, stack)
-    until(lambda: state(stack, "waits", waiting, "wait") == "deferred", stack)
+    stack.until(lambda: crm.counters().total >= moment, timeout=PATIENCE)
+    stack.until(lambda: state(stack, "waits", waiting, "wait") == "deferred", timeout=PATIENCE)
     stack.kill("scheduler", with_children=False)
     time.sleep(chance.random() * 3)
     stack.restart("scheduler")
@@ -397,7 +397,7 @@ def test_scheduler_killed(
 
 def test_triggerer_killed(stack: AirflowStack, crms: Crms, chance: random.Random, observed: Observed) -> None:
     run_id = start(stack, "waits", {"email": "second@example.com"})
-    until(lambda: state(stack, "waits", run_id, "wait") == "deferred", stack)
+    stack.until(lambda: state(stack, "waits", run_id, "wait") == "deferred", timeout=PATIENCE)
     time.sleep(chance.random() * 5)
     stack.kill("triggerer")
     crm = crms["waits"]
@@ -428,7 +428,7 @@ def test_sandbox_killed_in_mid_load(
 ) -> None:
     moment = chance.randrange(20, ROWS - 60)
     run_id = start(stack, "down")
-    until(lambda: len(down.contacts) >= moment, stack)
+    stack.until(lambda: len(down.contacts) >= moment, timeout=PATIENCE)
     down.kill()
     run = stack.api.wait(
         "down", run_id, timeout=PATIENCE, until=lambda run: run.finished or run["load"].state == "up_for_retry"
@@ -566,11 +566,3 @@ def start(stack: AirflowStack, dag_id: str, conf: dict[str, Any] | None = None) 
 
 def state(stack: AirflowStack, dag_id: str, run_id: str, task_id: str) -> str | None:
     return stack.api.request("GET", f"{run_path(dag_id, run_id)}/taskInstances/{task_id}")["state"]
-
-
-def until(condition: Callable[[], bool], stack: AirflowStack) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        stack.check()
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
-        time.sleep(0.1)

@@ -139,8 +139,8 @@ def test_no_row_is_lost_or_doubled_by_kills(
     run_id = start(stack, "killed")
     kept = []
     for number, (what, moment) in enumerate(zip(KILLS, moments, strict=True)):
-        until(lambda moment=moment: crm.counters().total >= moment, stack, timeout=90)
-        until(lambda number=number: running(stack, "killed", run_id, number + 1) is not None, stack, timeout=10)
+        stack.until(lambda moment=moment: crm.counters().total >= moment, timeout=90)
+        stack.until(lambda number=number: running(stack, "killed", run_id, number + 1) is not None, timeout=10)
         kill(what, running(stack, "killed", run_id, number + 1))
         calls_go_on_for = quiet_after(crm)
         assert calls_go_on_for < 5, "a load that nobody looks after any more ends by itself"
@@ -148,7 +148,7 @@ def test_no_row_is_lost_or_doubled_by_kills(
         print(
             f"{what}: {calls_go_on_for:.1f} s until the last call, {kept[-1]} rows done; {crm.counters().total} calls"
         )
-        until(lambda number=number: running(stack, "killed", run_id, number + 2) is not None, stack, timeout=60)
+        stack.until(lambda number=number: running(stack, "killed", run_id, number + 2) is not None, timeout=60)
     run = stack.api.wait("killed", run_id, timeout=90)
     assert run["load"].state == "success", stack.api.log(run, run["load"])
     assert run["load"].try_number == len(KILLS) + 1
@@ -193,7 +193,7 @@ def parent(pid: int) -> int:
 def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStack, crms: Crms, folder: Path) -> None:
     crm = crms["stopped"]
     run_id = start(stack, "stopped")
-    until(lambda: crm.counters().total >= 80, stack, timeout=60)
+    stack.until(lambda: crm.counters().total >= 80, timeout=60)
     stack.api.request("PATCH", f"{run_path('stopped', run_id)}/taskInstances/load", {"new_state": "failed"})
     went_on_for = quiet_after(crm)
     assert went_on_for < 10
@@ -301,11 +301,3 @@ def quiet_after(crm: Sandbox) -> float:
         if time.monotonic() - last > 1.5:
             return max(last - began, 0.0)
         time.sleep(0.2)
-
-
-def until(condition: Callable[[], bool], stack: AirflowStack, *, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        stack.check()
-        assert time.monotonic() < deadline, f"not within {timeout:g} s"
-        time.sleep(0.05)

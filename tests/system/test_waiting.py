@@ -113,7 +113,7 @@ def crowd(stack: AirflowStack, crm: Sandbox) -> str:
     stack.api.wait_for_dag("crowd")
     started = time.monotonic()
     run_id = stack.api.trigger("crowd")
-    until(lambda: count(stack, "crowd", run_id, "deferred") == sum(SIZE.values()), stack, timeout=420)
+    stack.until(lambda: count(stack, "crowd", run_id, "deferred") == sum(SIZE.values()), timeout=420, every=0.5)
     print(f"\n{sum(SIZE.values())} sensors deferred after {time.monotonic() - started:.0f} s")
     crm.configure(rate=5.0)
     return run_id
@@ -140,7 +140,7 @@ def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm:
     ended = count(stack, "crowd", crowd, "success")
     appeared = time.monotonic()
     crm.store.add_list("crowd-7")
-    until(lambda: count(stack, "crowd", crowd, "success") == ended + SIZE["lists"] // 20, stack, timeout=90)
+    stack.until(lambda: count(stack, "crowd", crowd, "success") == ended + SIZE["lists"] // 20, timeout=90, every=0.5)
     finished = time.monotonic() - appeared
     ends = [task["end_date"] for task in instances(stack, "crowd", crowd, "lists", state="success")]
     noticed = next(entry.at for entry in crm.journal(route="/segments") if entry.at > appeared) - appeared
@@ -198,9 +198,9 @@ def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> N
     print(f"\n{frozen.name} holds triggers and is frozen")
     frozen.signal_group(signal.SIGSTOP)
     try:
-        until(lambda: job not in holders(stack, run_id), stack, timeout=60)
+        stack.until(lambda: job not in holders(stack, run_id), timeout=60, every=0.5)
         bring(crm, "two")
-        until(lambda: count(stack, "few", run_id, "deferred") < 7, stack, timeout=60)
+        stack.until(lambda: count(stack, "few", run_id, "deferred") < 7, timeout=60, every=0.5)
     finally:
         frozen.signal_group(signal.SIGCONT)
     run = stack.api.wait("few", run_id, timeout=120)
@@ -216,7 +216,7 @@ def start_few(stack: AirflowStack, crm: Sandbox, name: str) -> str:
     move_deal(crm, "Lost")
     stack.api.wait_for_dag("few")
     run_id = stack.api.trigger("few", {"list": name, "email": f"{name}@example.com"})
-    until(lambda: count(stack, "few", run_id, "deferred") == 7, stack, timeout=60)
+    stack.until(lambda: count(stack, "few", run_id, "deferred") == 7, timeout=60, every=0.5)
     time.sleep(3)
     return run_id
 
@@ -254,14 +254,6 @@ def holders(stack: AirflowStack, run_id: str) -> set[int]:
     path = f"{run_path('few', run_id)}/taskInstances?state=deferred&limit=100"
     found = stack.api.request("GET", path)["task_instances"]
     return {task["triggerer_job"]["id"] if task["triggerer_job"] else 0 for task in found}
-
-
-def until(condition: Callable[[], bool], stack: AirflowStack, *, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        stack.check()
-        assert time.monotonic() < deadline, f"not within {timeout:g} s"
-        time.sleep(0.5)
 
 
 def count(stack: AirflowStack, dag_id: str, run_id: str, state: str) -> int:
