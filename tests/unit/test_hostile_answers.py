@@ -118,13 +118,21 @@ def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("a_second_for_each_read")
 def test_all_reads_of_an_answer_share_the_time(wire_to: WireTo) -> None:
+    """Also those of a later answer on the same connection: its time begins anew."""
     whole = http(JSON).replace(b"Connection: close\r\n", b"")
-    with RawServer(sends(whole), SLOW["the body comes byte by byte"]) as server:
+
+    def answers_and_then_drips(connection: socket.socket) -> None:
+        connection.sendall(whole)
+        connection.recv(65536)
+        SLOW["the body comes byte by byte"](connection)
+
+    with RawServer(answers_and_then_drips) as server:
         wire = wire_to(server.base_url, timeout=30)
         assert value_of(wire.round_trip(GET)) == {"id": "c-1"}
         with pytest.raises(e.CrmTimeoutError):
             wire.round_trip(GET)
         wire.close()
+    assert len(server.requests) == 1, "one connection, whose second request was read by the behaviour"
 
 
 # -- large ---------------------------------------------------------------------------------------------------
