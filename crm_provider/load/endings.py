@@ -9,7 +9,8 @@ from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import RowMapper
-from crm_provider.load.rejects import Reject, RejectsFile
+from crm_provider.load.reject_lines import Reject
+from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
 from crm_provider.load.verdict import Step, Verdict, is_retryable, judge
 from crm_provider.load.window import Flight, Landed

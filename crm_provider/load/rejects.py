@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Literal
 
-from crm_provider.load.journal import Changed, Journal
+from crm_provider.load.journal import Changed
 from crm_provider.load.paths import AnyPath, CannotWrite, is_local
-from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject, RejectLines
-from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.reject_lines import Reject
+from crm_provider.load.reject_reader import RejectReader, RejectsFormat, opened
+from crm_provider.load.rows import SourceError
 
 log = logging.getLogger(__name__)
-
-__all__ = ["NoRejects", "Reject", "RejectedRows", "RejectsFile", "RowsLost", "read_rejects"]
-
-RejectsFormat = Literal["jsonl", "csv"]
-
-_PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
 
 
 class RowsLost(CannotWrite):
@@ -42,7 +35,7 @@ class RejectsFile:
         parts are beside it
     :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
     :param columns: of the source, in their order; for CSV, by default those of the first rejected row
-    :param original: from a row's number to its number in the first source (:meth:`RejectedRows.original`)
+    :param original: from a row's number to its number in the first source (``RejectedRows.original``)
     :raises SourceError: if the format is unknown, or cannot be written row by row
     """
 
@@ -60,7 +53,7 @@ class RejectsFile:
         self.has_unsynced = False
         self._columns = columns
         self._original = original
-        self._lines, self._journal = _opened(path, format)
+        self._lines, self._journal = opened(path, format)
         self._forget_lines()
 
     @property
@@ -85,7 +78,7 @@ class RejectsFile:
         :raises SourceError: if the file is no rejects file
         """
         self._check_own()
-        reader = _Reader(self._lines, self.path.name)
+        reader = RejectReader(self._lines, self.path.name)
         self._forget_lines()
         kept: set[int] = set()
 
@@ -181,7 +174,7 @@ class RejectsFile:
 
     def _keys(self) -> Callable[[str], int | str]:
         """From each line of the file in turn to the number of its row, or, if it is no row, to the line itself."""
-        reader = _Reader(self._lines, self.path.name)
+        reader = RejectReader(self._lines, self.path.name)
 
         def key_of(line: str) -> int | str:
             try:
@@ -204,7 +197,7 @@ class RejectsFile:
         first = next(self._journal.lines(), None)
         if first is None:
             return self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
-        _Reader(self._lines, self.path.name).read(first)
+        RejectReader(self._lines, self.path.name).read(first)
         return None
 
     def _clear(self) -> None:
@@ -226,116 +219,6 @@ class RejectsFile:
             )
 
 
-class NoRejects(SourceError):
-    """There is no rejects file: no row was rejected, or the path is wrong."""
-
-
-class RejectedRows:
-    """A rejects file as the source of a load.
-
-    Its rows are numbered from 1 anew, for they are another source: edited, filtered, in another order. The numbers that
-    they had in the first source of all are kept: see :meth:`original`.
-
-    :param path: of a rejects file, also of one whose run was killed
-    :param retryable_only: leave out the rows that fail again unless someone corrects them
-    :raises NoRejects: if there is no such file
-    :raises SourceError: if it is no rejects file; the text names the line
-    """
-
-    def __init__(
-        self,
-        path: AnyPath,
-        *,
-        retryable_only: bool = False,
-        format: RejectsFormat | None = None,  # noqa: A002
-    ) -> None:
-        self.name = path.name
-        self._path, self._format, self._retryable_only = path, format, retryable_only
-        self.left_out = 0
-        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
-        self._originals = array("q")
-        lines, journal = _opened(path, format)
-        with _text_errors(self.name):
-            first = next(journal.lines(rest=True), None)
-        if first is None:
-            raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
-        _Reader(lines, self.name).read(first)
-        self.columns = lines.columns()
-
-    def rows(self) -> Iterator[Row]:
-        """The rows as they were given to the load that rejected them."""
-        self._originals = array("q")
-        self.left_out = 0
-        lines, journal = _opened(self._path, self._format)
-        reader = _Reader(lines, self.name)
-        with _text_errors(self.name):
-            for line in journal.lines(rest=True):
-                reject = reader.read(line)
-                if reject is not None and self._retryable_only and not reject.retryable:
-                    self.left_out += 1
-                elif reject is not None:
-                    self._originals.append(reject.number if reject.original is None else reject.original)
-                    yield Row(len(self._originals), reject.values)
-
-    def original(self, number: int) -> int:
-        """The number in the first source of all of a row that :meth:`rows` has given."""
-        return self._originals[number - 1]
-
-
-def read_rejects(
-    path: AnyPath,
-    *,
-    retryable_only: bool = False,
-    format: RejectsFormat | None = None,  # noqa: A002
-) -> RejectedRows:
-    """The rows of a rejects file, to be loaded again; see :class:`RejectedRows`."""
-    return RejectedRows(path, retryable_only=retryable_only, format=format)
-
-
-class _Reader:
-    """Reads the lines of a file one after another, and knows where it is when one is wrong."""
-
-    def __init__(self, lines: RejectLines, name: str) -> None:
-        self._lines, self._name = lines, name
-        self._number = 0
-        self._header: str | None = None
-
-    def read(self, line: str) -> Reject | None:
-        """The row of a line; None for an empty line or a header, also one that two tries at once have both written.
-
-        :raises SourceError: if it is neither
-        """
-        self._number += 1
-        try:
-            if self._number == 1 and self._lines.read_header(line):
-                self._header = line
-            if line == self._header:
-                return None
-            return self._lines.parse(line) if line.strip() else None
-        except ValueError as wrong:
-            raise SourceError(f"{self._name}, row {self._number} of the file (a header counts): {wrong}") from None
-
-
 def _mark(line: str) -> int:
     """Tells lines apart, in 8 bytes."""
     return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")
-
-
-@contextmanager
-def _text_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise SourceError(f"{name} is not UTF-8; save it again in that encoding") from None
-
-
-def _opened(path: AnyPath, format_: RejectsFormat | None) -> tuple[RejectLines, Journal]:
-    if path.suffix.lower() in _PACKED:
-        raise SourceError(
-            f"rejects are written row by row, which {path.suffix} does not allow; end the path in .jsonl or .csv"
-        )
-    chosen = format_ or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
-    if chosen not in ("csv", "jsonl"):
-        raise SourceError(f"the format of rejects is 'jsonl' or 'csv' but not {chosen!r}")
-    lines = CsvLines() if chosen == "csv" else JsonLines()
-    return lines, Journal(path, quoted=lines.quoted)

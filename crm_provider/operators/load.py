@@ -10,7 +10,8 @@ from crm_provider._compat import AirflowSkipException, Context
 from crm_provider.hidden import comes_later, hide_rows, shown
 from crm_provider.lineage import Lineage, lineage_of_files
 from crm_provider.load.paths import AnyPath
-from crm_provider.load.rejects import NoRejects, RejectedRows, RejectsFile, read_rejects
+from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
+from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator

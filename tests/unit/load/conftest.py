@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from crm_provider.load import journal, parts
+from crm_provider.load import journal_stores, parts
 from crm_provider.load.paths import private_file
 from crm_provider.load.scratch import Scratch
 
@@ -42,7 +42,7 @@ def private_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
         opened.append(file)
         return file
 
-    for module in (journal, parts):
+    for module in (journal_stores, parts):
         monkeypatch.setattr(module, "private_file", noted)
     yield opened
     for file in opened:

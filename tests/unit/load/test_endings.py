@@ -10,7 +10,7 @@ from crm_provider import errors as e
 from crm_provider.load.endings import NOT_KNOWN, Endings
 from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rejects import Reject
+from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.sender import Sent
 from crm_provider.load.verdict import SENDS_OF_A_ROW

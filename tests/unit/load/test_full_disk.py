@@ -18,14 +18,15 @@ from typing import IO, Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.load import journal, window, work
+from crm_provider.load import journal_stores, window, work
 from crm_provider.load.checkpoint import Checkpoint
 from crm_provider.load.engine import LoadStopped, LoadUnsaved
 from crm_provider.load.extract import Extract, ExtractUnsaved
 from crm_provider.load.journal import Journal
 from crm_provider.load.ledger import SENT_ROWS
 from crm_provider.load.paths import CannotWrite, atomic_writer
-from crm_provider.load.rejects import Reject, RejectsFile
+from crm_provider.load.reject_lines import Reject
+from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.stops import MEND
@@ -181,7 +182,7 @@ def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(journal, "append", full)
+    monkeypatch.setattr(journal_stores, "append", full)
     with pytest.raises(LoadUnsaved) as cut:
         it.run()
     assert cut.value.summary[Outcome.CREATED] == len(it.crm.contacts) > 0

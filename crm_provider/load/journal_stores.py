@@ -1,0 +1,219 @@
+"""Where the bytes of a journal are: one local file that grows, or parts in an object store."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, Protocol
+
+from crm_provider.load.paths import (
+    AnyPath,
+    CannotWrite,
+    append,
+    atomic_writer,
+    each_line,
+    private_file,
+    remove,
+    sibling,
+    writing,
+)
+
+REPLACED = "another try or program has removed or replaced it meanwhile"
+
+MOST_WAITING = 8 * 1024 * 1024
+"""Bytes that wait in memory for the next part."""
+
+
+class Store(Protocol):
+    """Where the bytes are."""
+
+    def add(self, data: bytes) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+    def state(self) -> object: ...
+
+    def settled(self) -> bool: ...
+
+    def rewritten(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class GrowingFile:
+    """One local file."""
+
+    def __init__(self, path: Any, whole_lines: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
+        self._path = path
+        self._whole_lines = whole_lines
+        self._file: IO[bytes] | None = None
+        self._checked = False
+        self._lost: CannotWrite | None = None
+
+    def add(self, data: bytes) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if self._file is None:
+            if self._checked and not os.path.lexists(self._path):  # a new one would lack what this try wrote before
+                raise CannotWrite(str(self._path), REPLACED)
+            self._file = private_file(self._path)
+        self._check_still_there(self._file)
+        try:
+            with writing(self._path):
+                if not self._checked:
+                    os.ftruncate(self._file.fileno(), sum(map(len, self._whole_lines(self.pieces()))))
+                    self._checked = True
+                append(self._file, data)
+        except CannotWrite:
+            self._sync(named=False)  # it may be the last that is heard of us
+            raise
+
+    def sync(self) -> None:
+        """Closes the file too: whoever syncs last leaves nothing open."""
+        self._sync(named=True)
+
+    def _sync(self, *, named: bool) -> None:
+        """:param named: the file must still be the one of its name, or the lines are in none that anyone will read"""
+        if self._lost is not None:
+            raise self._lost
+        if self._file is not None:
+            file, self._file = self._file, None  # first: an exception of a signal may strike anywhere
+            try:
+                with writing(self._path), file:
+                    os.fsync(file.fileno())
+                    if named:
+                        self._check_still_there(file)
+            except CannotWrite as lost:
+                self._lost = lost
+                raise
+
+    def pieces(self) -> Iterator[bytes]:
+        yield from _pieces(self._path)
+
+    def state(self) -> object:
+        """Changes with the file."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size
+
+    def settled(self) -> bool:
+        """Whether everything is under the final name, and only there."""
+        return True
+
+    def rewritten(self) -> None:
+        """What is open now is not the file of that name any more."""
+        self._sync(named=False)
+
+    def clear(self) -> None:
+        self._sync(named=False)
+        self._checked = False
+        remove(self._path)
+
+    def _check_still_there(self, file: IO[bytes]) -> None:
+        with writing(self._path):
+            try:
+                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return
+            except FileNotFoundError:
+                pass
+            raise CannotWrite(str(self._path), REPLACED)
+
+
+class Parts:
+    """Objects in a store.
+
+    If there is one of the final name, it has everything, and parts beside it are left over from a kill while they were
+    joined. To append to it, it becomes the first part.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self._path = path
+        self._waiting = bytearray()
+        self._next: int | None = None
+
+    def add(self, data: bytes) -> None:
+        self._waiting += data
+        if len(self._waiting) > MOST_WAITING:
+            self.sync()
+
+    def sync(self) -> None:
+        if not self._waiting:
+            return
+        if self._next is None:
+            self._next = self._reopened()
+        with atomic_writer(self._part(self._next), "wb") as file:
+            file.write(self._waiting)
+        self._next += 1
+        self._waiting.clear()
+
+    def _reopened(self) -> int:
+        """Make sure that all is in parts.
+
+        :return: number of the next part
+        """
+        if not self._path.exists():
+            return max(self._numbers(), default=0) + 1
+        self._drop_parts()
+        with self._path.open("rb") as file, atomic_writer(self._part(1), "wb") as part:
+            shutil.copyfileobj(file, part)
+        remove(self._path)
+        return 2
+
+    def pieces(self) -> Iterator[bytes]:
+        if self._path.exists():
+            yield from _pieces(self._path)
+        else:
+            for number in self._numbers():
+                yield from _pieces(self._part(number))
+        yield from io.BytesIO(self._waiting)
+
+    def state(self) -> object:
+        return None
+
+    def settled(self) -> bool:
+        if not self._path.exists():
+            return not self._numbers()
+        self._drop_parts()
+        return True
+
+    def rewritten(self) -> None:
+        self._waiting.clear()
+        self._drop_parts()
+        self._next = None
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._drop_parts()
+        remove(self._path)
+        self._next = None
+
+    def _part(self, number: int) -> AnyPath:
+        return sibling(self._path, f".part-{number:06d}")
+
+    def _numbers(self) -> list[int]:
+        named = re.compile(re.escape(self._path.name) + r"\.part-(\d{6,})")
+        try:
+            found = [named.fullmatch(path.name) for path in self._path.parent.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # no folder yet
+            return []
+        return sorted(int(match[1]) for match in found if match)
+
+    def _drop_parts(self) -> None:
+        for number in self._numbers():
+            remove(self._part(number))
+
+
+def _pieces(path: AnyPath) -> Iterator[bytes]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        yield from each_line(file)
