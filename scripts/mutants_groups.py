@@ -102,14 +102,8 @@ _ALL = (
     ),
     Group(
         "run",
-        ("load/run",),
-        (
-            f"{LOAD}/test_run.py",
-            f"{LOAD}/test_full_disk.py::test_an_error_of_the_crm_that_came_first_is_told",
-            f"{LOAD}/test_full_disk.py::test_what_was_done_until_then_is_not_sent_again",
-            f"{LOAD}/test_rare_ends.py",
-            ENGINE,
-        ),
+        ("load/run", "load/engine"),
+        (f"{LOAD}/test_run.py", f"{LOAD}/test_full_disk.py", f"{LOAD}/test_rare_ends.py", ENGINE),
         (f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",),
     ),
     Group(
