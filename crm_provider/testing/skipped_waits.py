@@ -35,7 +35,10 @@ def skipped_waits() -> Iterator[dict[str, list[float]]]:
 
 
 def _skip_wait(ti: Any) -> float:
-    """Move the past of a task instance back by what it is to wait for."""
+    """Move the past of a task instance back by what is left of its wait.
+
+    :return: seconds of the whole wait, from the end of the attempt: however slow this machine is
+    """
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.taskreschedule import TaskReschedule
     from airflow.utils.session import create_session
@@ -48,14 +51,16 @@ def _skip_wait(ti: Any) -> float:
         if row.state == "up_for_reschedule":
             rows = select(TaskReschedule).where(TaskReschedule.ti_id == row.id).order_by(TaskReschedule.id)
             reschedules = session.scalars(rows).all()
-            wait = reschedules[-1].reschedule_date - now
+            last = reschedules[-1]
+            whole, left = last.reschedule_date - last.end_date, last.reschedule_date - now
             for reschedule in reschedules:
-                reschedule.start_date -= wait
-                reschedule.end_date -= wait
-                reschedule.reschedule_date -= wait
+                reschedule.start_date -= left
+                reschedule.end_date -= left
+                reschedule.reschedule_date -= left
         else:
             row.task = ti.task
-            wait = row.next_retry_datetime() - now
+            due = row.next_retry_datetime()
+            whole, left = due - row.end_date, due - now
             # dag.test holds the row as well, and would write the old end date back
-            ti.end_date = row.end_date = row.end_date - wait - timedelta(milliseconds=1)
-    return float(wait.total_seconds())
+            ti.end_date = row.end_date = row.end_date - left - timedelta(milliseconds=1)
+    return float(whole.total_seconds())
