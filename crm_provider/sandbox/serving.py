@@ -14,8 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from crm_provider.sandbox.app import CLOSE_EXTENSION, create_app
 from crm_provider.sandbox.gateway import Gateway
 
-START_TIMEOUT = 10.0
-STOP_TIMEOUT = 10.0
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 60.0
+"""Seconds; it takes one at most, but a machine under load may stand still for many."""
 KEEP_ALIVE = 300.0
 """Seconds; uvicorn's 5 would close idle sessions under a client that waits, and look like a fault nobody asked for."""
 _GRACE = 0.1
