@@ -19,7 +19,6 @@ from raw_server import (
     closes,
     connects_to_a_page,
     drips,
-    free_port,
     hangs,
     http,
     pours,
@@ -192,15 +191,16 @@ def nobody_listens(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 @contextmanager
 def dropped(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
     """A firewall that drops, a queue that is full: the connection is neither made nor refused."""
-    port, connect = free_port(), socket.socket.connect
+    connect = socket.socket.connect
 
     def never(sock: socket.socket, address: Any) -> None:
         if address[1] == port:
             raise TimeoutError("timed out")
         connect(sock, address)
 
-    patch.setattr(socket.socket, "connect", never)
-    yield Way(f"http://127.0.0.1:{port}/v2")
+    with refusing_port() as port:
+        patch.setattr(socket.socket, "connect", never)
+        yield Way(f"http://127.0.0.1:{port}/v2")
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------

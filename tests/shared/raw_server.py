@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Behaviour = Callable[[socket.socket], None]
 """What to do on a connection after one whole request was read."""
 
+PATIENCE = 60.0
+"""Seconds that a connection is waited on, and the server's end: on a machine that stands still for a while, too."""
+
 
 def sends(answer: bytes) -> Behaviour:
     """Send these bytes, then close."""
@@ -35,7 +38,7 @@ def drips(start: bytes, drop: bytes = b"x", *, pause: float = 0.005) -> Behaviou
     def behave(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(start)
-        for _ in range(1000):
+        for _ in range(12_000):
             connection.sendall(drop)
             time.sleep(pause)
 
@@ -92,6 +95,7 @@ class RawServer:
         self._behaviours = list(behaviours)
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connection: socket.socket | None = None
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -109,7 +113,13 @@ class RawServer:
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        end = time.monotonic() + PATIENCE
+        while self._thread.is_alive():
+            assert time.monotonic() < end, "the server does not end"
+            if connection := self._connection:  # of a client that keeps it open
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # that of TLS would change what others read
+            self._thread.join(0.05)
 
     def _serve(self) -> None:
         while True:
@@ -117,7 +127,7 @@ class RawServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE)
             with contextlib.suppress(OSError), contextlib.closing(connection):
                 if self._tls:
                     with self._tls.wrap_socket(connection, server_side=True) as secured:
@@ -127,6 +137,7 @@ class RawServer:
             self.closed.release()
 
     def _answer(self, connection: socket.socket) -> None:
+        self._connection = connection
         self.requests.append(_read_request(connection))
         behaviour = self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
         behaviour(connection)
@@ -139,15 +150,10 @@ def _read_request(connection: socket.socket) -> bytes:
     head, _, body = received.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: (\d+)", head)
     while length and len(body) < int(length[1]):
-        body += connection.recv(65536)
+        if not (more := connection.recv(65536)):
+            raise ConnectionError("the client has left in mid-request")
+        body += more
     return head + b"\r\n\r\n" + body
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager

@@ -1,16 +1,22 @@
-"""Settings of the property tests: no deadline, for the machine is shared; in CI the same examples each time.
+"""Settings of the property tests: no deadlines, for the machine is shared; in CI the same examples each time.
 
 ``make fuzz`` asks for many more examples, other ones each time.
 """
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
 """How many examples each property is tried with, of ever new ones."""
 
-settings.register_profile("unit", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.register_profile(
+    "unit",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("unit")
 if FUZZ in os.environ:
     settings.register_profile(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
@@ -15,6 +16,9 @@ from crm_provider.settings import Settings
 from crm_provider.transport import Call, RetryBudget, Transport
 
 from .reference import ANSWERED
+
+if TYPE_CHECKING:
+    import pytest
 
 KEY = "k3y-of-the-account"
 
@@ -114,6 +118,11 @@ class FakeWire:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What this package has logged. Others may log at any time: a collector that finds what an earlier test left."""
+    return [record for record in caplog.records if record.name.startswith("crm_provider.")]
 
 
 def _query(query: Mapping[str, Any]) -> str:

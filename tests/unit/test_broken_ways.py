@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import reliability
 from broken_ways import HOST, SLOW, UNREACHABLE, WAYS, Way, plain_environment
-from raw_server import RawServer, http
+from raw_server import PATIENCE, RawServer, http
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
@@ -105,7 +105,7 @@ def failed(way: Way, call: Callable[[CrmClient], Any], *, timeout: float) -> e.C
 
 def methods_of(way: Way, count: int) -> list[str]:
     """What was sent; waits until the server has seen so much, for the client may have left before it looked."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while len(way.requests) < count and time.monotonic() < end:
         time.sleep(0.002)
     methods = [request.split(b" ", 1)[0].decode() for request in way.requests]
@@ -158,7 +158,7 @@ def test_a_kept_alive_connection_that_is_closed_when_it_is_used_again(observed: 
         assert client.get_contact(EMAIL) == contact
         assert client.create_contact(EMAIL) == contact
         client.close()
-        assert all(server.closed.acquire(timeout=4) for _ in range(2)), "no connection is left open"
+        assert all(server.closed.acquire(timeout=PATIENCE) for _ in range(2)), "no connection is left open"
     assert [request.split(b" ", 1)[0] for request in server.requests] == [b"GET", b"GET"]
     assert [request.split(b" ", 1)[0] for request in seconds[:1]] == [b"POST"]
     observed(

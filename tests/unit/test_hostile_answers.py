@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from broken_ways import HOST, MEGABYTE, SLOW, bomb, know_host, plain_environment
 from certificates import make_certificate, server_context
-from raw_server import Behaviour, RawServer, closes, drips, http, pours, sends
+from raw_server import PATIENCE, Behaviour, RawServer, closes, drips, http, pours, sends
 
 from crm_provider import errors as e
 from crm_provider.bodies import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
@@ -408,7 +408,7 @@ def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, wire
     with RawServer(sends(answer + smuggled), OK) as server:
         wire = wire_to(server.base_url)
         wire.round_trip(GET)
-        assert server.closed.acquire(timeout=5)
+        assert server.closed.acquire(timeout=PATIENCE)
         assert value_of(wire.round_trip(POST)) == {"id": "c-1"}
 
 

@@ -180,6 +180,6 @@ print("loaded", tried)
 
 
 def test_nothing_breaks_without_it() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-4:] == ["None None None"] * 3 + ["loaded []"]

@@ -16,6 +16,8 @@ from crm_provider._compat import AirflowFailException, AirflowRescheduleExceptio
 from crm_provider.policy import Action, Decision, Work
 from crm_provider.retry import CrmRetryPolicy
 
+from .fakes import logged
+
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SITE = "airflow.cfg [crm] on_error"
 
@@ -140,7 +142,7 @@ def test_a_long_wait_that_the_server_asks_for_frees_the_slot(seconds: float, cap
     assert isinstance(raised, AirflowRescheduleException)
     assert raised.reschedule_date == NOW + timedelta(seconds=seconds)
     assert not error.remark
-    [line] = caplog.messages
+    [line] = [record.getMessage() for record in logged(caplog)]
     until = raised.reschedule_date.isoformat(timespec="seconds")
     assert line == f"{error} The slot is freed until {until}; the try is kept."
 
@@ -209,7 +211,8 @@ def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog
             "origin": "default[X]",
         }
     }
-    assert caplog.messages == [f"DEAL_NOT_FOUND -> {action.value}, by default[X]"]
+    lines = [record.getMessage() for record in logged(caplog)]
+    assert lines == [f"DEAL_NOT_FOUND -> {action.value}, by default[X]"]
 
 
 # -- tasks of one's own -------------------------------------------------------------------------------------

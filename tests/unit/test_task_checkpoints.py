@@ -13,6 +13,8 @@ from crm_provider._compat import AirflowRuntimeError
 from crm_provider.load.checkpoint import Checkpoint, NoCheckpoints
 from crm_provider.task_checkpoints import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
 
+from .fakes import logged
+
 CHECKPOINT = Checkpoint(epoch=1, fingerprint="f", done_upto=7, done_above=(9,), counts={"created": 8})
 
 
@@ -84,5 +86,5 @@ def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         kept = checkpoints_for(context(), path=None, beside=None)
     assert isinstance(kept, NoCheckpoints)
-    assert len(caplog.records) == 1
+    assert len(logged(caplog)) == 1
     assert "will start with its first row" in caplog.text

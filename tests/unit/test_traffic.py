@@ -111,13 +111,13 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
         assert made.transport.send(GET) == {"id": "c-1"}
     assert len(told) == 3
     assert others == told
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in fakes.logged(caplog)] == ["WARNING"]
 
 
 def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "crm_provider.transport")
     seen_of(GET, refused, OK)
-    lines = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    lines = [record.getMessage() for record in fakes.logged(caplog) if record.levelname == "DEBUG"]
     assert lines == [
         "GET /contacts/{email} -> CONNECTION in 0.000 s, waited 0.000 s for the rate budget",
         "GET /contacts/{email} -> 200 in 0.000 s, waited 0.000 s for the rate budget",

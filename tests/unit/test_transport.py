@@ -16,7 +16,7 @@ from crm_provider.catalogue import CATALOGUE
 from crm_provider.responses import Answer
 from crm_provider.transport import ONE_TRY, Call, RetryBudget
 
-from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, lost, refused
+from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, logged, lost, refused
 from .reference import REPEATED, TYPES
 
 GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
@@ -474,7 +474,7 @@ def test_neither_errors_nor_logs_show_values(step: Step, caplog: pytest.LogCaptu
 def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     bench(error("TOO_MANY_REQUESTS"), OK).transport.send(GET)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in logged(caplog)] == [
         "GET /contacts/{email} -> 429 in 0.000 s, waited 0.000 s for the rate budget",
         "TOO_MANY_REQUESTS on GET /contacts/{email}: attempt 1 of 5, next in 0.5 s",
         "GET /contacts/{email} -> 200 in 0.000 s, waited 0.000 s for the rate budget",

@@ -34,7 +34,7 @@ from crm_provider.watching import (
     unpack,
 )
 
-from .fakes import Bench, Reply, bench
+from .fakes import Bench, Reply, bench, logged
 
 GROUP = "list-1"
 INTERVAL = 60.0
@@ -387,18 +387,19 @@ def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.Log
     trouble = Trouble("Watch of list_id 7", INTERVAL)
     for _ in range(2 * MAX_ERRORS_IN_A_ROW):
         trouble.met(error_of(type_))
-    assert [record.levelno for record in caplog.records] == levels
-    assert all("Watch of list_id 7" in text and type_ in text and "req-1" in text for text in caplog.messages)
+    assert [record.levelno for record in logged(caplog)] == levels
+    texts = [record.getMessage() for record in logged(caplog)]
+    assert all("Watch of list_id 7" in text and type_ in text and "req-1" in text for text in texts)
 
 
 def test_it_is_said_again_after_it_had_worked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     trouble = Trouble("Watch", INTERVAL)
     trouble.over()
-    assert caplog.messages == []
+    assert logged(caplog) == []
     for _ in range(2):
         trouble.met(error_of("FORBIDDEN"))
         trouble.met(error_of("FORBIDDEN"))
         trouble.over()
-    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO] * 2
+    assert [record.levelno for record in logged(caplog)] == [logging.ERROR, logging.INFO] * 2
     assert trouble.met(error_of("INTERNAL_SERVER_ERROR")) == INTERVAL

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import pytest
 from certificates import make_certificate, server_context
-from raw_server import Behaviour, RawServer, closes, free_port, hangs, http, resets, sends
+from raw_server import PATIENCE, Behaviour, RawServer, closes, hangs, http, refusing_port, resets, sends
+from urllib3.util.wait import wait_for_read
 
 from crm_provider import __version__
 from crm_provider import errors as e
@@ -180,8 +181,16 @@ def test_a_connection_that_the_server_closed_after_an_answer_is_opened_again() -
         wire = wire_to(server.base_url)
         for _ in range(3):
             assert value_of(wire.round_trip(POST)) == [1]
-            assert server.closed.acquire(timeout=5)
+            assert sees_that_the_server_closed(wire)
         wire.close()
+    assert len(server.requests) == 3
+
+
+def sees_that_the_server_closed(wire: Wire) -> bool:
+    """Waits for it: that the other side has closed a connection does not say that this side has heard of it."""
+    (pool,) = wire._session.get_adapter("http://")._pools  # type: ignore[attr-defined]
+    (kept,) = (connection.sock for connection in pool.pool.queue if connection is not None)
+    return wait_for_read(kept, timeout=PATIENCE)
 
 
 # -- what can go wrong ---------------------------------------------------------------------------------------
@@ -241,13 +250,14 @@ def test_broken_answer(name: str, call: Call) -> None:
 
 
 def test_a_port_that_nobody_listens_on() -> None:
-    wire = wire_to(f"http://127.0.0.1:{free_port()}/v2")
-    for call in (GET, POST):
-        with pytest.raises(e.CrmConnectionError) as raised:
-            wire.round_trip(call)
-        assert raised.value.message == "the connection was refused"
-        assert raised.value.outcome_known is True, "nothing was sent"
-    wire.close()
+    with refusing_port() as port:
+        wire = wire_to(f"http://127.0.0.1:{port}/v2")
+        for call in (GET, POST):
+            with pytest.raises(e.CrmConnectionError) as raised:
+                wire.round_trip(call)
+            assert raised.value.message == "the connection was refused"
+            assert raised.value.outcome_known is True, "nothing was sent"
+        wire.close()
 
 
 def test_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 from crm_provider.client import CrmClient
+from crm_provider.load import run
 from crm_provider.load.checkpoint import FileCheckpoints
 from crm_provider.load.engine import Load
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.mapping import Mapper
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.sources import open_source
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.window import LEAST, Interrupt, Pulse
 from crm_provider.pacing import ProcessPacer
 from crm_provider.policy import ErrorPolicy, Work
 from crm_provider.settings import Settings
@@ -23,6 +24,7 @@ RATE, BURST = 100.0, 10
 
 def main(base_url: str, folder: Path) -> None:
     settings = Settings(api_key="sandbox-key", base_url=base_url)
+    run.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
     interrupt, pulse = Interrupt(), Pulse()
     transport = Transport(settings, pacer=ProcessPacer(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
     with CrmClient(settings, transport=transport) as client:

@@ -47,7 +47,7 @@ def kill_when(process: subprocess.Popen[str], target: Path, pages: int) -> int:
 
     :return: how many are
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while safe_pages(target) < pages:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline, "it reads no pages"
@@ -58,6 +58,15 @@ def kill_when(process: subprocess.Popen[str], target: Path, pages: int) -> int:
     return safe_pages(target)
 
 
+def hold_after(sandbox: Sandbox, target: Path, pages: int) -> None:
+    """Answer until so many pages are safe, and then hold all answers back: no extract gets away before it is killed.
+
+    Of the pages that are asked for at once the first may be answered last.
+    """
+    sandbox.clear_faults()
+    sandbox.add_fault(effect="latency", latency=3600, after=pages + AT_ONCE - safe_pages(target))
+
+
 @pytest.mark.crm_sandbox(seed=f"contacts:{PAGES * 10 - 3}", rate=None)
 @pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz"])
 def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path) -> None:
@@ -66,14 +75,15 @@ def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path)
     with CrmClient(settings) as client:
         Extract(client, "contacts", undisturbed).run()
     target.parent.mkdir()
-    crm_sandbox.add_fault(effect="latency", latency=0.03)  # so that a kill finds it at work
     read_before = len(crm_sandbox.journal())
-    kills = [1, 2, 9, 25]
+    kills = [1, 9, 17, 25]
     for pages in kills:
+        hold_after(crm_sandbox, target, pages)
         safe = kill_when(start(crm_sandbox, target), target, pages)
         assert not target.exists()
         assert safe >= pages
-    output, _ = start(crm_sandbox, target).communicate(timeout=60)
+    crm_sandbox.clear_faults()
+    output, _ = start(crm_sandbox, target).communicate(timeout=300)
     done: dict[str, Any] = json.loads(output)
     assert target.read_bytes() == undisturbed.read_bytes()
     assert [path.name for path in target.parent.iterdir()] == [name], "nothing is left beside it"

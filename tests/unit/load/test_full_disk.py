@@ -31,6 +31,7 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.stops import MEND
 from crm_provider.load.window import LEAST
+from unit.fakes import FakeClock
 
 from .test_engine import INVALID, REFUSED, Setting, outcomes, people
 from .test_extract import FakeClient, extract, records
@@ -56,6 +57,7 @@ def it(tmp_path: Path) -> Setting:
     """A load with all its files, of which the CRM refuses every third row."""
     it = Setting(tmp_path, people(ROWS))
     it.state = tmp_path / "loaded.state"
+    it.more["clock"] = FakeClock()  # it stands: what is on its way may take as long as it takes
     refused = {f"p{number}@x.org" for number in REFUSED_ROWS}
     it.crm.trouble = lambda call, email: INVALID if email in refused else None
     return it

@@ -103,7 +103,7 @@ class Story:
         self.given = [{"email": f"p{n}@x.org", "name": f"New {n}"} for n in range(1, ROWS + 1)]
         self.given[6] = {"email": "nobody", "name": "X"}
         self.given[9] = {"email": "P3@x.org", "name": "Later"}
-        self.settings = Settings(api_key="sandbox-key", base_url=sandbox.url, timeout=2)
+        self.settings = Settings(api_key="sandbox-key", base_url=sandbox.url)
         self.pacer = CountingPacer(RATE, BURST)
 
     def attempt(self, cut_after: int | None) -> Summary:

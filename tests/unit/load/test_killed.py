@@ -49,7 +49,7 @@ def test_killed_and_resumed(tmp_path: Path, seed: int) -> None:
             time.sleep(rng.random() * 0.05)
             process.kill()
             process.communicate()
-        last = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        last = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert last.returncode == 0, last.stderr
         summary = ast.literal_eval((tmp_path / "summary").read_text())
         assert summary["resumed_at"] > 0
@@ -63,4 +63,6 @@ def test_killed_and_resumed(tmp_path: Path, seed: int) -> None:
         assert {c.email: c.attributes["name"] for c in sandbox.store.contacts.values()} == wanted_contacts
         # rows that were not yet in the books at each kill, and those on their way, by two calls each
         most = KILLS * 2 * (SENT_ROWS + LEAST)
-        assert sandbox.counters().total - ROWS <= most
+        seen = sandbox.counters()
+        writes = sum(count for call, count in seen.calls.items() if not call.startswith("GET"))
+        assert writes - ROWS <= most + seen.throttled

@@ -15,7 +15,7 @@ from crm_provider.load.sender import Sent
 from crm_provider.load.window import LEAST, MOST, REMEMBERED, Flight, Interrupt, Interrupted, Pulse, Window, width_for
 from crm_provider.traffic import CallSeen
 
-PATIENCE = 10.0
+PATIENCE = 120.0
 """Seconds until a thread of a test gives up; none takes as long if all is well."""
 
 
