@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -29,6 +30,25 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox
+
+
+@pytest.fixture
+def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a connection whose clock goes on by a second with each read: only what comes in drops is too slow.
+
+    However slow this machine is: other answers take two or three reads, and the time is that of ten.
+    """
+    from crm_provider import transport
+
+    timeout, wire, ticks = 10.0, transport.Wire, itertools.count()
+
+    def wire_of(settings: Any, **keywords: Any) -> Any:
+        clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}
+        return wire(settings, **keywords, **clock)
+
+    monkeypatch.setattr(transport, "Wire", wire_of)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
+    return "crm_hasty"
 
 
 @pytest.fixture

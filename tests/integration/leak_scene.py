@@ -271,13 +271,6 @@ def own_objects() -> list[str]:
     return [text for found in objects for text in (repr(found), str(found))]
 
 
-def closed_port() -> str:
-    """A base URL that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/v2"
-
-
 def main(result: Path) -> None:
     from airflow.sdk.execution_time import context as sdk_context
     from airflow.utils.db import initdb
@@ -291,11 +284,11 @@ def main(result: Path) -> None:
     transport.RetryBudget = partial(transport.RetryBudget, tries=2, first_delay=0.001)  # type: ignore[misc, assignment]
     initdb()
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
-    with Sandbox(rate=None, api_key=KEY) as sandbox:
+    with Sandbox(rate=None, api_key=KEY) as sandbox, socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))  # held, so that nobody else is given this port
+        host = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/v2"
+        os.environ["AIRFLOW_CONN_CRM_REFUSED"] = json.dumps({"conn_type": "crm", "host": host, "password": KEY})
         os.environ["AIRFLOW_CONN_CRM_DEFAULT"] = sandbox.connection_json(rate_store="off")
-        os.environ["AIRFLOW_CONN_CRM_REFUSED"] = json.dumps(
-            {"conn_type": "crm", "host": closed_port(), "password": KEY}
-        )
         contact = sandbox.store.create_contact(EMAIL, attributes=ATTRIBUTES)
         sandbox.store.create_contact(f"x{EMAIL}")
         sandbox.store.create_deal(

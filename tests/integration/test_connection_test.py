@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from certificates import make_certificate, server_context
-from raw_server import RawServer, closes
+from raw_server import RawServer, closes, hangs, refusing_port
 
 from crm_provider.hooks import crm as hook_module
 from crm_provider.sandbox import Sandbox
@@ -26,10 +26,11 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a page of a proxy": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
     "a broken proxy": ({"effect": "html", "status": 502}, ["BAD_GATEWAY (502)", "HTML"]),
     "a login elsewhere": ({"effect": "redirect"}, ["HTTP_302"]),
-    "silence": ({"effect": "latency", "latency": 1.0}, ["TIMEOUT", "in time"]),
     "a line that breaks": ({"effect": "drop"}, ["CONNECTION", "broke off"]),
 }
 """What goes wrong at the CRM -> the sandbox's fault, and what is said."""
+
+SILENCE = ["TIMEOUT", "in time"]
 
 
 def said(monkeypatch: pytest.MonkeyPatch, crm: Sandbox, **fields: Any) -> str:
@@ -50,12 +51,19 @@ def said(monkeypatch: pytest.MonkeyPatch, crm: Sandbox, **fields: Any) -> str:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_said_of_an_answer(fault: str, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     effect, expected = FAULTS[fault]
-    if fault == "silence":
-        monkeypatch.setattr(hook_module, "TEST_TIMEOUT", 0.2)
     crm.add_fault(**{"effect": "error", **effect})
     text = said(monkeypatch, crm)
     assert [part for part in expected if part.lower() not in text.lower()] == [], text
     assert crm.counters().total == 1, "one call, and no retries"
+
+
+def test_what_is_said_of_silence(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_module, "TEST_TIMEOUT", 0.2)
+    with RawServer(hangs) as server:
+        text = said(monkeypatch, crm, host=server.base_url)
+        assert server.closed.acquire(timeout=60)
+    assert [part for part in SILENCE if part.lower() not in text.lower()] == [], text
+    assert len(server.requests) == 1, "one call, and no retries"
 
 
 @pytest.fixture
@@ -84,9 +92,8 @@ def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert "the connection was refused" in said(monkeypatch, crm, host=f"http://127.0.0.1:{port}/v2")
+    with refusing_port() as port:
+        assert "the connection was refused" in said(monkeypatch, crm, host=f"http://127.0.0.1:{port}/v2")
     route = said(monkeypatch, crm, host=f"{crm.root_url}/v3")
     assert "UNKNOWN_ROUTE (403)" in route
     assert "the key is not the problem" in route.lower()
@@ -99,5 +106,6 @@ def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -
 def test_the_guide_explains_each_answer() -> None:
     section = (ROOT / "docs" / "connection.md").read_text("utf-8").partition("## Test it")[2].partition("### ")[0]
     explained = set(re.findall(r"[A-Z][A-Z_]*[A-Z_0-9]{2,}", section))
-    names = {part.partition(" ")[0] for _, parts in FAULTS.values() for part in parts if part[:3].isupper()}
+    said_of_all = [*(parts for _, parts in FAULTS.values()), SILENCE]
+    names = {part.partition(" ")[0] for parts in said_of_all for part in parts if part[:3].isupper()}
     assert names - explained - {"HTML"} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -130,15 +131,16 @@ def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
     many: Sandbox, run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bulk_client = CrmHook.bulk_client
-    left = ["contact-0000001@example.com"]
+    left, lock = ["contact-0000001@example.com"], threading.Lock()
 
     def deleting(self: CrmHook, **arguments: Any) -> Any:
         client = bulk_client(self, **arguments)
         page = client._page
 
         def read(route: str, number: int, **arguments: Any) -> Any:
-            if number == 1 and left:
-                many.store.delete_contact(left.pop())
+            with lock:  # pages are read beside each other: the first is from before, all others from after
+                if number and left:
+                    many.store.delete_contact(left.pop())
             return page(route, number, **arguments)
 
         monkeypatch.setattr(client, "_page", read)

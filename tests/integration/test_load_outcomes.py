@@ -76,7 +76,7 @@ CASES: Mapping[str, tuple[Mapping[str, Any], End]] = {
     "SERVICE_UNAVAILABLE": (answer("unavailable"), REJECT_RETRYABLE),
     "GATEWAY_TIMEOUT": (answer("backend too slow"), REJECT_RETRYABLE),
     "CONNECTION": ({"effect": "drop"}, REJECT_RETRYABLE),
-    "TIMEOUT": ({"effect": "latency", "latency": 1.0}, REJECT_RETRYABLE),
+    "TIMEOUT": ({"effect": "drip", "latency": 0.02}, REJECT_RETRYABLE),
     "HTML of a proxy": ({"effect": "html", "status": 200}, STOP),
     "broken JSON": (odd(200, '{"data": {"id": "'), STOP),
     "INVALID_REQUEST": (odd(422), REJECT),
@@ -124,16 +124,17 @@ def actual(task: Any) -> End:
     return End(task.states, counts, None, error and error["action"])
 
 
-def test_table(crm: Sandbox, run_dag: RunDag, waits: Waits, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table(
+    crm: Sandbox, hasty: str, run_dag: RunDag, waits: Waits, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crm.reset(SandboxSettings(seed="empty", rate=None))
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=0.25))
     # one after the other, so that nothing is on its way when the load stops
     monkeypatch.setattr("crm_provider.load.run.width_for", lambda rate, latency: 1)
     with DAG("load_outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for name, number in numbers.items():
             CrmLoadContactsOperator(
                 task_id=f"load_{number}",
-                crm_conn_id="crm_hasty" if name == "TIMEOUT" else "crm_default",
+                crm_conn_id=hasty if name == "TIMEOUT" else "crm_default",
                 source=[{"email": f"{letter}{number}@example.com", "name": "N"} for letter in "abc"],
                 rejects_path=str(tmp_path / f"{number}.jsonl"),
                 on_execute_callback=sabotage(crm, name),

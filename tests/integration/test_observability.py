@@ -227,7 +227,7 @@ def test_a_task_follows_the_sites_policy_unless_it_has_its_own(
 
 def airflow(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", *arguments], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-m", "airflow", *arguments], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

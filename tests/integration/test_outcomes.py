@@ -130,7 +130,7 @@ CASES = {
     "answer cut off": Case(
         {"effect": "truncate", "variant": "closed"}, ("CrmConnectionError", "CONNECTION"), RETRY, WAIT
     ),
-    "no answer in time": Case({"effect": "latency", "latency": 2.0}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
+    "no answer in time": Case({"effect": "drip", "latency": 0.02}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
     "HTML of a proxy, 502": Case({"effect": "html", "status": 502}, ("CrmBadGatewayError", "BAD_GATEWAY"), RETRY, WAIT),
     # what is not understood
     "HTML of a proxy, 200": Case({"effect": "html", "status": 200}, ("CrmProtocolError", "HTTP_200"), FAIL, FAIL),
@@ -165,7 +165,7 @@ MEMBER = "contact-0000001@example.com"
 DEAL_ID = ids.deal_id(ids.contact_id(MEMBER))
 STAGE_NEW_ID, STAGE_WON_ID = ids.stage_id("Sales", "New"), ids.stage_id("Sales", "Won")
 SALES = {"pipeline_id": ids.pipeline_id("Sales"), "stage_id": STAGE_NEW_ID}
-POKE = {"mode": "poke", "poke_interval": 0.01, "timeout": 10}
+POKE = {"mode": "poke", "poke_interval": 0.01, "timeout": 300}
 RESCHEDULED = {"mode": "reschedule", "poke_interval": 60, "timeout": 600}
 
 
@@ -253,12 +253,11 @@ class Saboteur:
 
 
 @pytest.fixture
-def crm_of_tables(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A contact for each case, one of them in a list and with a deal; ``crm_hasty`` does not wait long for answers."""
+def crm_of_tables(crm: Sandbox, hasty: str) -> Sandbox:
+    """A contact for each case, one of them in a list and with a deal."""
     crm.reset(SandboxSettings(seed=f"contacts:{len(CASES) + 1}", rate=None))
     crm.store.add_to_lists(MEMBER, [NEWSLETTER_ID])
     crm.store.create_deal(contact_id=ids.contact_id(MEMBER), **SALES)
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=0.25))
     return crm
 
 

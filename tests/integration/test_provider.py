@@ -11,7 +11,6 @@ import os
 import pkgutil
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseTrigger
+from raw_server import refusing_port
 
 import crm_provider
 from crm_provider._compat import BaseHook, BaseOperator
@@ -48,7 +48,7 @@ def airflow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=600,
         check=False,
     )
 
@@ -60,7 +60,7 @@ def python(script: str, *arguments: str, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -240,12 +240,6 @@ for name in sys.argv[1:]:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def run_connections_test(*names: str, **connections: str) -> dict[str, tuple[int, str]]:
     """Exit code and output of ``airflow connections test`` for each connection, all in one process.
 
@@ -257,7 +251,14 @@ def run_connections_test(*names: str, **connections: str) -> dict[str, tuple[int
     return {name: (int(code), text) for name, text, code in found}
 
 
-def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path) -> None:
+@pytest.fixture
+def refused() -> Iterator[int]:
+    """A port that nobody listens on."""
+    with refusing_port() as port:
+        yield port
+
+
+def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path, refused: int) -> None:
     crm_sandbox.configure(rate=None)
     for error in ("INTERNAL_SERVER_ERROR", "TOO_MANY_REQUESTS"):
         crm_sandbox.add_fault(effect="error", error=error, count=1)
@@ -269,7 +270,7 @@ def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path) -> None:
         "fine": {"host": crm_sandbox.url, "password": key},
         "wrong_key": {"host": crm_sandbox.url, "password": "another-key"},
         "wrong_path": {"host": f"{crm_sandbox.root_url}/v3", "password": key},
-        "refused": {"host": f"http://127.0.0.1:{free_port()}/v2", "password": key},
+        "refused": {"host": f"http://127.0.0.1:{refused}/v2", "password": key},
         "unknown_host": {"host": "https://nowhere.invalid/v2", "password": key},
         "no_key": {"host": crm_sandbox.url},
         "public_http": {"host": "http://connect.pingback.com/v2", "password": key},

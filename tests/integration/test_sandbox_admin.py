@@ -21,7 +21,7 @@ class Admin:
         self._root = f"{sandbox.root_url}/__sandbox__"
 
     def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        answer = requests.request(method, self._root + path, json=body, timeout=5)
+        answer = requests.request(method, self._root + path, json=body, timeout=60)
         assert answer.status_code == status, answer.text
         return answer.json()
 
@@ -32,7 +32,7 @@ def admin(crm_sandbox: Sandbox) -> Admin:
 
 
 def get(sandbox: Sandbox, path: str = ADA) -> requests.Response:
-    return requests.get(sandbox.url + path, headers=KEY, timeout=5)
+    return requests.get(sandbox.url + path, headers=KEY, timeout=60)
 
 
 def test_ready(admin: Admin) -> None:

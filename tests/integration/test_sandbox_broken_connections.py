@@ -24,7 +24,7 @@ def quiet(crm_sandbox: Sandbox, capfd: pytest.CaptureFixture[str], caplog: pytes
     with caplog.at_level(logging.INFO):
         yield
         # one more round trip: the server has finished with the broken call then, complaints included
-        requests.get(f"{crm_sandbox.root_url}/__sandbox__/ready", timeout=5)
+        requests.get(f"{crm_sandbox.root_url}/__sandbox__/ready", timeout=60)
     assert capfd.readouterr() == ("", "")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -32,7 +32,7 @@ def quiet(crm_sandbox: Sandbox, capfd: pytest.CaptureFixture[str], caplog: pytes
 def raw(sandbox: Sandbox, request: bytes) -> bytes:
     """All bytes until the server closes the connection; a reset instead of a close raises."""
     where = urlsplit(sandbox.url)
-    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5) as connection:
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=60) as connection:
         connection.sendall(request)
         received = bytearray()
         while chunk := connection.recv(65536):
@@ -66,8 +66,8 @@ def test_the_next_connection_works(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="drop", count=1)
     with requests.Session() as session:
         with pytest.raises(requests.ConnectionError):
-            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
-        assert session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
+        assert session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60).ok
 
 
 def test_an_answer_that_ends_too_early(crm_sandbox: Sandbox) -> None:
@@ -76,12 +76,12 @@ def test_an_answer_that_ends_too_early(crm_sandbox: Sandbox) -> None:
     (length,) = (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
     assert len(body) == length // 2
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
-        requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=5)
+        requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=60)
 
 
 def test_json_that_is_cut_off_in_a_complete_answer(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="truncate")
-    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
     assert len(answer.content) == int(answer.headers["content-length"])
     with pytest.raises(requests.JSONDecodeError):
         answer.json()
@@ -89,7 +89,7 @@ def test_json_that_is_cut_off_in_a_complete_answer(crm_sandbox: Sandbox) -> None
 
 def test_an_answer_that_drips(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="drip", latency=0.001)
-    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60, stream=True)
     pieces = list(answer.raw.stream(1))
     assert json.loads(b"".join(pieces))["data"]["total"] == len(crm_sandbox.store.lists)
     assert len(pieces) == int(answer.headers["content-length"])
@@ -97,15 +97,15 @@ def test_an_answer_that_drips(crm_sandbox: Sandbox) -> None:
 
 def test_a_client_that_has_enough_of_the_drops_may_leave(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="drip", count=1)
-    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True) as answer:
+    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60, stream=True) as answer:
         assert answer.raw.read(1) == b"{"
-    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60).ok
 
 
 @pytest.mark.parametrize("variant", ["plain", "gzip"])
 def test_a_large_answer(crm_sandbox: Sandbox, variant: str) -> None:
     crm_sandbox.add_fault(effect="large", variant=variant)
-    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, stream=True) as answer:
+    with requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60, stream=True) as answer:
         sent = int(answer.headers["content-length"])
         unpacked = sum(len(piece) for piece in answer.iter_content(1024 * 1024))
     assert unpacked > LARGE
@@ -115,8 +115,8 @@ def test_a_large_answer(crm_sandbox: Sandbox, variant: str) -> None:
 def test_a_magic_email_loses_its_first_answer(crm_sandbox: Sandbox) -> None:
     contact = {"email": "lost+7@sandbox.test"}
     with pytest.raises(requests.ConnectionError):
-        requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=5)
-    again = requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=5)
+        requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=60)
+    again = requests.post(f"{crm_sandbox.url}/contacts", json=contact, headers=KEY, timeout=60)
     assert again.json()["errorCode"] == "CONTACT_ALREADY_EXISTS"
     assert crm_sandbox.counters().duplicate_contacts == 1
 
@@ -125,20 +125,20 @@ def test_a_magic_email_loses_its_first_answer(crm_sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("effect", ["garbage", "html"])
 def test_any_status_can_be_answered(crm_sandbox: Sandbox, effect: str, status: int) -> None:
     crm_sandbox.add_fault(effect=effect, status=status)
-    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
     assert answer.status_code == status
     assert bool(answer.content) is (status not in (204, 304))
 
 
 def test_a_redirect(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="redirect")
-    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5, allow_redirects=False)
+    answer = requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60, allow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (302, ELSEWHERE)
 
 
 def test_a_client_that_leaves_before_its_body_is_there_was_never_seen(crm_sandbox: Sandbox) -> None:
     where = urlsplit(crm_sandbox.url)
-    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=5) as connection:
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=60) as connection:
         connection.sendall(post("n@example.com")[:-3])
-    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5).ok
+    assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60).ok
     assert [noted.route for noted in crm_sandbox.journal()] == ["/segments"]

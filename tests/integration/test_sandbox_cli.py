@@ -27,7 +27,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
         [*COMMAND, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    watchdog = threading.Timer(20, process.kill)
+    watchdog = threading.Timer(300, process.kill)
     watchdog.start()
     try:
         assert process.stdout
@@ -48,12 +48,12 @@ def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
     arguments = ("--no-limit", "--seed", "empty", "--state", str(state))
     with running(*arguments) as (process, printed):
         base = printed.split()[2]
-        done = requests.post(f"{base}/contacts", json={"email": "kept@example.com"}, headers=mine, timeout=5)
+        done = requests.post(f"{base}/contacts", json={"email": "kept@example.com"}, headers=mine, timeout=60)
         assert done.status_code == 201
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     with running(*arguments) as (_, printed):
-        found = requests.get(f"{printed.split()[2]}/contacts/kept@example.com", headers=mine, timeout=5)
+        found = requests.get(f"{printed.split()[2]}/contacts/kept@example.com", headers=mine, timeout=60)
     assert (found.status_code, found.json()["data"]["id"]) == (200, done.json()["data"]["id"])
     assert [path.name for path in tmp_path.iterdir()] == ["crm.json"]
     assert state.stat().st_mode & 0o777 == 0o600
@@ -63,7 +63,7 @@ def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
 def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str) -> None:
     (tmp_path / "crm.json").write_text(content)
     with running("--state", str(tmp_path / "crm.json")) as (process, _):
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert text in errors
     assert "crm.json" in errors
@@ -79,10 +79,10 @@ def test_it_says_how_to_use_it_and_stops_cleanly(how: signal.Signals) -> None:
         assert connection["password"] == "k'1"
         assert connection["host"] in printed.splitlines()[0]
         assert all(row.email in printed for row in MAGIC_EMAILS)
-        answer = requests.get(f"{connection['host']}/contacts", headers={"x-api-key": "k'1"}, timeout=5)
+        answer = requests.get(f"{connection['host']}/contacts", headers={"x-api-key": "k'1"}, timeout=60)
         assert answer.json()["data"]["total"] == 11
         process.send_signal(how)
-        rest, errors = process.communicate(timeout=10)
+        rest, errors = process.communicate(timeout=60)
         assert (process.returncode, rest, errors) == (0, "", "")
 
 
@@ -93,13 +93,13 @@ def test_its_options_reach_the_sandbox() -> None:
         assert "sandbox.test" not in printed
         root = re.search(r"http://\S+?(?=/v2)", printed)
         assert root
-        shown = requests.get(f"{root[0]}/__sandbox__/settings", timeout=5).json()
+        shown = requests.get(f"{root[0]}/__sandbox__/settings", timeout=60).json()
     expected = {"seed": "contacts:3", "rate": 2.5, "burst": 4, "envelope": "v2", "success": "flat"}
     assert {**shown, **expected, "membership_delay": 9, "magic": False} == shown
 
 
 def failure(*arguments: str) -> str:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     return done.stderr
 

@@ -60,7 +60,7 @@ def test_every_curl_example_works(crm_sandbox: Sandbox) -> None:
     script = script.replace("http://127.0.0.1:8000", crm_sandbox.root_url)
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
-        ["bash", "-euc", script], capture_output=True, text=True, timeout=30, env=environment, check=False
+        ["bash", "-euc", script], capture_output=True, text=True, timeout=300, env=environment, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert '"Ada Example"' in done.stdout

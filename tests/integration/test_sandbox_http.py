@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
@@ -44,15 +45,20 @@ LOCAL_PARTS = st.text("abcXYZ0123456789!#$%&'*+-/=?^_`{|}~.;:,<>()[]\"\\üß漢"
 @pytest.mark.crm_sandbox(seed="empty", rate=None)
 @pytest.mark.parametrize("email", ODD)
 def test_odd_emails_make_the_round_trip(crm_sandbox: Sandbox, email: str) -> None:
-    created = requests.post(f"{crm_sandbox.url}/contacts", json={"email": email}, headers=KEY, timeout=5)
+    created = requests.post(f"{crm_sandbox.url}/contacts", json={"email": email}, headers=KEY, timeout=60)
     assert created.json()["data"]["email"] == email
-    found = requests.get(f"{crm_sandbox.url}/contacts/{quote(email, safe='')}", headers=KEY, timeout=5)
+    found = requests.get(f"{crm_sandbox.url}/contacts/{quote(email, safe='')}", headers=KEY, timeout=60)
     assert (found.status_code, found.json()["data"]["email"]) == (200, email)
     assert list(crm_sandbox.store.contacts) == [email]
 
 
 @pytest.mark.crm_sandbox(seed="empty", rate=None)
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    derandomize="CI" in os.environ,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(local=LOCAL_PARTS)
 def test_any_email_makes_the_round_trip(crm_sandbox: Sandbox, local: str) -> None:
     email = f"{local}@example.com"
@@ -60,17 +66,17 @@ def test_any_email_makes_the_round_trip(crm_sandbox: Sandbox, local: str) -> Non
     with requests.Session() as session:
         session.headers.update(KEY)
         path = f"{crm_sandbox.url}/contacts/{quote(email, safe='')}"
-        assert session.post(f"{crm_sandbox.url}/contacts", json={"email": email}, timeout=5).status_code == 201
-        assert session.put(path, json={"position": "Boss"}, timeout=5).json()["data"]["email"] == email
-        assert session.get(path, timeout=5).json()["data"]["attributes"] == {"position": "Boss"}
-        assert session.delete(path, timeout=5).status_code == 200
+        assert session.post(f"{crm_sandbox.url}/contacts", json={"email": email}, timeout=60).status_code == 201
+        assert session.put(path, json={"position": "Boss"}, timeout=60).json()["data"]["email"] == email
+        assert session.get(path, timeout=60).json()["data"]["attributes"] == {"position": "Boss"}
+        assert session.delete(path, timeout=60).status_code == 200
     assert not crm_sandbox.store.contacts
 
 
 def test_a_deal_moves(crm_sandbox: Sandbox) -> None:
     deal = ids.deal_id(ids.contact_id("ada@example.com"))
     won = ids.stage_id("Sales", "Won")
-    moved = requests.put(f"{crm_sandbox.url}/deals/{deal}", json={"stageId": won}, headers=KEY, timeout=5)
+    moved = requests.put(f"{crm_sandbox.url}/deals/{deal}", json={"stageId": won}, headers=KEY, timeout=60)
     assert (moved.status_code, moved.json()["data"]) == (200, {"id": deal})
     assert crm_sandbox.store.deal(deal).stage_id == won
 
@@ -80,14 +86,15 @@ def test_a_deal_moves(crm_sandbox: Sandbox) -> None:
     [("GET", "/contacts"), ("PATCH", "/v2/contacts"), ("OPTIONS", "/v2/contacts"), ("BREW", "/v2"), ("GET", "/")],
 )
 def test_unknown_paths_and_methods_get_the_gateways_403(crm_sandbox: Sandbox, method: str, path: str) -> None:
-    answer = requests.request(method, crm_sandbox.root_url + path, headers=KEY, timeout=5)
+    answer = requests.request(method, crm_sandbox.root_url + path, headers=KEY, timeout=60)
     assert (answer.status_code, answer.json()) == (403, {"message": "Missing Authentication Token"})
     assert answer.headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
 
 
 def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
+    crm_sandbox.configure(rate=0.001)  # however slow this machine is, three calls are at once
     with requests.Session() as session:
-        answers = [session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5) for _ in range(3)]
+        answers = [session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].headers["x-amzn-ErrorType"] == "TooManyRequestsException"
     assert "Retry-After" not in answers[2].headers
@@ -97,7 +104,7 @@ def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
 @pytest.mark.crm_sandbox(envelope="v2-text", success="flat", api_key="other", rate=None)
 def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
     def get(email: str) -> requests.Response:
-        return requests.get(f"{crm_sandbox.url}/contacts/{email}", headers={"x-api-key": "other"}, timeout=5)
+        return requests.get(f"{crm_sandbox.url}/contacts/{email}", headers={"x-api-key": "other"}, timeout=60)
 
     assert get("ada@example.com").json()["email"] == "ada@example.com"
     assert get("no@example.com").json() == {"message": "Contact not found."}
@@ -107,27 +114,33 @@ def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
 def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None:
     """Without TCP_NODELAY each of them would take 40 ms."""
     with requests.Session() as session:
-        session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+        session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
         took = []
         for _ in range(20):
             before = time.perf_counter()
-            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=5)
+            session.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60)
             took.append(time.perf_counter() - before)
     assert min(took) < 0.03
 
 
 @pytest.mark.crm_sandbox(rate=None)
 def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sandbox: Sandbox) -> None:
-    crm_sandbox.add_fault(effect="latency", latency=30, method="POST")
-    with pytest.raises(requests.ReadTimeout):
-        requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=0.3)
-    assert requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=5).status_code == 200
+    crm_sandbox.add_fault(effect="latency", latency=3600, method="POST")
+    with socket.create_connection(address(crm_sandbox)) as slow:
+        head = "POST /v2/contacts HTTP/1.1\r\nhost: x\r\nx-api-key: sandbox-key\r\ncontent-length: 25\r\n\r\n"
+        slow.sendall(head.encode() + b'{"email":"n@example.com"}')
+        until_called(crm_sandbox)
+        found = requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=60)
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
+    assert found.status_code == 200
 
 
 @pytest.mark.crm_sandbox(rate=None)
 def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sandbox) -> None:
     def create() -> None:
-        requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=10)
+        requests.post(f"{crm_sandbox.url}/contacts", json={"email": "n@example.com"}, headers=KEY, timeout=60)
 
     threads = [threading.Thread(target=create) for _ in range(8)]
     for thread in threads:
@@ -136,6 +149,20 @@ def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sa
         thread.join()
     counters = crm_sandbox.counters()
     assert (counters.total, counters.duplicate_contacts) == (8, 7)
+
+
+def answered_or_cut_off(session: requests.Session, url: str) -> None:
+    """An answer that is held back goes out when the server stops, unless this machine stands still just then."""
+    with suppress(requests.ConnectionError):
+        session.get(url, headers=KEY)
+
+
+def until_called(sandbox: Sandbox) -> None:
+    """Wait for a call that another has sent."""
+    deadline = time.monotonic() + 60
+    while not sandbox.counters().total:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_start_and_stop_are_quick_quiet_and_free_the_port(
@@ -147,15 +174,14 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
         with sandbox, requests.Session() as session, socket.create_connection(address(sandbox)) as idle:
             half = socket.create_connection(address(sandbox))
             half.sendall(b"POST /v2/contacts HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12")
-            session.get(f"{sandbox.root_url}/__sandbox__/ready", timeout=5)
-            waiting = threading.Thread(target=session.get, args=[f"{sandbox.url}/segments"], kwargs={"headers": KEY})
+            session.get(f"{sandbox.root_url}/__sandbox__/ready", timeout=60)
+            waiting = threading.Thread(target=answered_or_cut_off, args=[session, f"{sandbox.url}/segments"])
             waiting.start()
-            while not sandbox.counters().total:
-                time.sleep(0.01)
+            until_called(sandbox)
             before = time.perf_counter()
             sandbox.stop()
             assert time.perf_counter() - before < 30, "it waits for no answer that is held back"
-            waiting.join(5)
+            waiting.join(60)
             assert not waiting.is_alive()
             assert idle.recv(1) == half.recv(1) == b""
             half.close()
@@ -176,7 +202,7 @@ def test_it_starts_only_once_and_not_on_a_port_in_use(crm_sandbox: Sandbox) -> N
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_other_loopback_addresses(host: str) -> None:
     with Sandbox(seed="empty", host=host) as sandbox:
-        assert requests.get(f"{sandbox.url}/segments", headers=KEY, timeout=5).status_code == 200
+        assert requests.get(f"{sandbox.url}/segments", headers=KEY, timeout=60).status_code == 200
 
 
 def test_a_manual_clock_moves_the_sandboxs_time() -> None:
@@ -184,10 +210,10 @@ def test_a_manual_clock_moves_the_sandboxs_time() -> None:
     newsletter = ids.list_id("Newsletter")
     with Sandbox(membership_delay=3600, clock=clock) as sandbox:
         path = f"{sandbox.url}/segments/add-contact/alan@example.com"
-        assert requests.post(path, json={"segmentedListsIds": [newsletter]}, headers=KEY, timeout=5).ok
+        assert requests.post(path, json={"segmentedListsIds": [newsletter]}, headers=KEY, timeout=60).ok
 
         def shown() -> list[str]:
-            answer = requests.get(f"{sandbox.url}/contacts/alan@example.com", headers=KEY, timeout=5)
+            answer = requests.get(f"{sandbox.url}/contacts/alan@example.com", headers=KEY, timeout=60)
             return list(answer.json()["data"]["segmentedListsIds"])
 
         assert shown() == []
@@ -217,7 +243,7 @@ def test_the_fixture_is_fresh_each_time(crm_sandbox: Sandbox, name: str) -> None
     crm_sandbox.add_fault(effect="drop")
     crm_sandbox.configure(rate=None)
     with pytest.raises(requests.ConnectionError):
-        requests.get(crm_sandbox.url + "/contacts", headers=KEY, timeout=5)
+        requests.get(crm_sandbox.url + "/contacts", headers=KEY, timeout=60)
 
 
 def address(sandbox: Sandbox) -> tuple[str, int]:

@@ -29,7 +29,7 @@ SENSORS = {
     "membership": (CrmListMembershipSensor, {"emails": MEMBER, "list_id": NEWSLETTER_ID}),
 }
 MODES = {
-    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 20},
+    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 300},
     "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
 }
 IN_VAIN = {
@@ -171,7 +171,7 @@ def test_without_a_state_store_the_timeout_is_the_bound(
         list_name="Newsletter",
         max_errors_in_a_row=1,
         on_execute_callback=lambda context: context.pop("task_state_store", None),
-        **{**MODES["reschedule"], "timeout": 200},
+        **{**MODES["reschedule"], "timeout": 210},
     )
     assert task.states == [*["up_for_reschedule"] * 4, "failed"]
     assert type(task.error).__name__ == "AirflowSensorTimeout"
