@@ -56,7 +56,7 @@ class AirflowApi:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with self._opener.open(request, timeout=60) as response:
+            with self._opener.open(request, timeout=120) as response:
                 answer = response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -85,10 +85,14 @@ class AirflowApi:
         answer = self.request("GET", "/api/v2/monitor/health", authenticated=False)
         return {name: Health.from_json(name, part or {}) for name, part in answer.items()}
 
-    def alive(self, job_type: str) -> int:
-        """How many ``SchedulerJob``, ``TriggererJob`` or ``DagProcessorJob`` send heartbeats."""
-        answer = self.request("GET", f"/api/v2/jobs?job_type={job_type}&is_alive=true")
-        return int(answer["total_entries"])
+    def jobs(self, job_type: str) -> set[int]:
+        """The ids of all ``SchedulerJob``, ``TriggererJob`` or ``DagProcessorJob``, dead ones too.
+
+        Each start of a component is a new one, with a greater id. (Which of them are alive depends on the moment: a
+        component that stands still looks dead, and one that was killed looks alive for a while.)
+        """
+        answer = self.request("GET", f"/api/v2/jobs?job_type={job_type}&limit={PAGE_SIZE}")
+        return {job["id"] for job in answer["jobs"]}
 
     # -- DAGs and runs
 
@@ -96,7 +100,7 @@ class AirflowApi:
         items = self._pages("/api/v2/importErrors", "import_errors")
         return [f"{item['filename']}:\n{item['stack_trace']}" for item in items]
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+    def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
         """Wait until the DAG is parsed; not for long if there are files that do not import.
 
         :raises DagError: it did not come
@@ -141,7 +145,7 @@ class AirflowApi:
         run_id: str,
         *,
         until: Callable[[Run], bool] = lambda run: run.finished,
-        timeout: float = 180,
+        timeout: float = 300,
         on_change: Callable[[Task], None] | None = None,
     ) -> Run:
         """Wait until the run is finished (or ``until`` holds) and return it.
@@ -169,7 +173,7 @@ class AirflowApi:
         dag_id: str,
         conf: dict[str, Any] | None = None,
         *,
-        timeout: float = 180,
+        timeout: float = 300,
         on_change: Callable[[Task], None] | None = None,
     ) -> Run:
         """Start a run and wait for its end, whatever that is: a failed run is returned, not raised."""

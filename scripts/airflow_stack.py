@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from airflow_api import AirflowApi, ApiError
-from airflow_env import base_env, free_port
+from airflow_env import ReservedPort, base_env
 from airflow_runs import Health
 from processes import command_line, descendants, pss_kb
 
@@ -114,9 +115,9 @@ class AirflowStack:
     ) -> None:
         self.home = (home or Path(tempfile.mkdtemp(prefix="crm-airflow-"))).resolve()
         self.python = str(python)
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self.env = {**base_env(self.home, dags_folder.resolve(), port, self.python), **(env or {})}
+        self._port = ReservedPort()
+        self.url = f"http://127.0.0.1:{self._port.number}"
+        self.env = {**base_env(self.home, dags_folder.resolve(), self._port.number, self.python), **(env or {})}
         self.api = AirflowApi(self.url, check=self.check)
         self.components: dict[str, Component] = {}
         self._orphaned: list[Component] = []  # killed without their children
@@ -142,7 +143,7 @@ class AirflowStack:
     ) -> None:
         self.stop()
 
-    def start(self, timeout: float = 120) -> None:
+    def start(self, timeout: float = 300) -> None:
         """Make the database, start the four components and wait until all are healthy."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.airflow("db", "migrate")
@@ -169,8 +170,9 @@ class AirflowStack:
                 component.process.wait()
         for component in self._orphaned:
             component.signal_group(signal.SIGKILL)
+        self._port.release()
 
-    def wait_healthy(self, timeout: float = 120) -> None:
+    def wait_healthy(self, timeout: float = 300) -> None:
         """Wait until every component has sent a heartbeat since it was last started."""
         deadline = time.monotonic() + timeout
         healthy: set[str] = set()
@@ -213,6 +215,21 @@ class AirflowStack:
                 raise AirflowStackError(f"not within {timeout:g} s\n{self.tails()}")
             time.sleep(every)
 
+    def until_still(self, number: Callable[[], int], *, seconds: float, timeout: float) -> None:
+        """Wait until a number does not change any more: not at any look of so many seconds.
+
+        :raises AirflowStackError: as :meth:`until`
+        """
+        every, seen, still = 0.2, number(), 0
+
+        def has_stayed() -> bool:
+            nonlocal seen, still
+            before, seen = seen, number()
+            still = still + 1 if seen == before else 0
+            return still * every >= seconds
+
+        self.until(has_stayed, timeout=timeout, every=every)
+
     def tails(self) -> str:
         return "\n".join(component.tail() for component in self.components.values())
 
@@ -250,24 +267,42 @@ class AirflowStack:
             component.process.send_signal(number)
         component.process.wait(timeout=60)
 
+    def freeze(self, component: Component) -> None:
+        """Let a component stand still until it gets SIGCONT; not in the middle of a write, for which all would wait."""
+        while True:
+            component.signal_group(signal.SIGSTOP)
+            if self._others_can_write():
+                return
+            component.signal_group(signal.SIGCONT)
+            time.sleep(0.1)
+
+    def _others_can_write(self) -> bool:
+        time.sleep(0.2)  # until the signal has come
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=3, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
     def restart(self, name: str) -> Component:
         """Start a component again that was killed."""
         return self.spawn(name, *self.components[name].args)
 
-    def add_triggerer(self, timeout: float = 60) -> str:
-        """Start one more triggerer, wait for its heartbeat and return its name."""
-        before = self.api.alive("TriggererJob")
+    def add_triggerer(self, timeout: float = 180) -> str:
+        """Start one more triggerer, wait for its first heartbeat and return its name."""
+        before = self.api.jobs("TriggererJob")
         name = f"triggerer-{sum(name.startswith('triggerer') for name in self.components) + 1}"
         self.spawn(name, *COMPONENTS["triggerer"])
         deadline = time.monotonic() + timeout
-        while self.api.alive("TriggererJob") <= before:
+        while self.api.jobs("TriggererJob") <= before:
             self.check()
             if time.monotonic() > deadline:
                 raise AirflowStackError(f"{name} sent no heartbeat in {timeout:g} s\n{self.components[name].tail()}")
             time.sleep(0.5)
         return name
 
-    def airflow(self, *args: str, timeout: float = 120) -> str:
+    def airflow(self, *args: str, timeout: float = 300) -> str:
         """Run one ``airflow`` command in this environment and return its output (3 s each: prefer :attr:`api`)."""
         command = [self.python, "-m", "airflow", *args]
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -19,6 +20,9 @@ PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 HOW_TO_GET_IT = f"Tests in a browser need Chromium and its driver: apt-get install {' '.join(PACKAGES)}"
 
 SIZE = (1280, 900)
+
+PATIENCE = 180.0
+"""Seconds until something hangs."""
 
 PICTURES = "CRM_PICTURES"
 """Environment variable: folder for the screenshots, such as ``docs/images``; without it none are kept."""
@@ -85,14 +89,39 @@ def text_of(browser: Chrome, selector: str = "body") -> str:
     return str(browser.find_element("css selector", selector).text)
 
 
-def wait_for(look: Callable[[], T], seconds: float) -> T:
+def click(browser: Chrome, by: str, what: str) -> None:
+    """Click the first element of a kind as soon as it is there and nothing is on top of it."""
+
+    def has_clicked() -> bool:
+        found = browser.find_elements(by, what)
+        if found:
+            found[0].click()
+        return bool(found)
+
+    wait_for(has_clicked)
+
+
+def wait_for(look: Callable[[], T], seconds: float = PATIENCE) -> T:
     """Look until there is something, and return it.
+
+    What is not there yet, is drawn anew under the look or has something on top of it is looked for again.
 
     :raises TimeoutError: it did not come
     """
+    from selenium.common import exceptions as e
+
+    not_yet = (
+        e.ElementClickInterceptedException,
+        e.ElementNotInteractableException,
+        e.NoSuchElementException,
+        e.NoSuchFrameException,
+        e.StaleElementReferenceException,
+    )
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while True:
+        with contextlib.suppress(*not_yet):
+            if found := look():
+                return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"it did not come in {seconds:g} s")
         time.sleep(0.3)
-    return found

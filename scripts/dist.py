@@ -15,7 +15,7 @@ from pathlib import Path
 
 from devtools import pythons
 from devtools.steps import ROOT, StepFailed, step
-from devtools.venv import find_uv
+from devtools.venv import PATIENT, find_uv
 
 Command = list[str | Path]
 
@@ -66,7 +66,7 @@ def _try_out(venv: Path) -> None:
         install: Command = [uv, "pip", "install", "--python", python, *what]
     else:
         step("making an empty environment", [pythons.current(), "-m", "venv", venv], advice="See above.")
-        install = [python, "-m", "pip", "install", "--quiet", *what]
+        install = [python, "-m", "pip", "install", "--quiet", *PATIENT, *what]
     step(f"installing {wheel.name} without extras", install, advice="Is there a way to the package index?")
     os.environ["AIRFLOW_HOME"] = str(venv.parent)  # else Airflow makes one in the user's home
     for name, arguments in SMOKE:

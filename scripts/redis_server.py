@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from airflow_env import ReservedPort
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -16,7 +18,7 @@ HOW_TO_GET_IT = "redis-server is not installed; get it with `apt-get install red
 
 
 class RedisServer:
-    """A running server; ``stop`` and ``start`` keep the port.
+    """A running server; ``stop`` and ``start`` keep the port, which is given back at the end of the ``with`` block.
 
     :param password: that clients must give
     :raises FileNotFoundError: the program is not installed
@@ -26,8 +28,8 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError(HOW_TO_GET_IT)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self._reserved = ReservedPort()
+        self.port = self._reserved.number
         self.password = password
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         if password:
@@ -43,7 +45,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, empty; it answers when this returns."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError(f"redis-server does not answer on port {self.port}")
@@ -68,3 +70,4 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        self._reserved.release()

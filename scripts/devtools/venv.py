@@ -17,6 +17,9 @@ INSTALL_ADVICE = (
     "If the messages above speak of the network: connect and run the same command again (it goes on where it stopped). "
     "If a package has no file for your Python: try another Python, for example `python3.12 scripts/dev.py ...`."
 )
+PATIENT = ("--timeout", "60", "--retries", "10")
+"""For pip: a mirror that is slow for a moment is no reason to fail."""
+
 VENV_ADVICE = (
     "This Python cannot make virtual environments. Install the package that lets it (on Debian and Ubuntu: "
     "python3-venv) or uv, and run the same command again."
@@ -102,9 +105,9 @@ class Venv:
         has_pip = _has_module(str(self.python), "pip")
         pip = [str(self.python), "-m", "pip"]
         outer_pip = [self.interpreter, "-m", "pip", "--python", str(self.python)]
-        update = [*(pip if has_pip else outer_pip), "install", "--upgrade", "pip>=25"]
+        update = [*(pip if has_pip else outer_pip), "install", *PATIENT, "--upgrade", "pip>=25"]
         step("updating pip", update, advice=INSTALL_ADVICE if has_pip else VENV_ADVICE)
-        step(f"{title} with pip", [*pip, "install", *what], advice=INSTALL_ADVICE)
+        step(f"{title} with pip", [*pip, "install", *PATIENT, *what], advice=INSTALL_ADVICE)
 
 
 def _has_module(python: str, module: str) -> bool:

@@ -64,7 +64,7 @@ ONE_CALL = table("One call: `HttpOperator`")
 
 
 def create(crm: Sandbox) -> None:
-    answer = requests.post(f"{crm.url}/contacts", json={"email": NEW}, headers={"x-api-key": crm.api_key}, timeout=5)
+    answer = requests.post(f"{crm.url}/contacts", json={"email": NEW}, headers={"x-api-key": crm.api_key}, timeout=60)
     answer.raise_for_status()
 
 

@@ -35,7 +35,7 @@ KEY, PROXY_PASSWORD = "zq-key-of-the-crm", "s3cret"
 BROKEN, DEFERRED = "broken", "deferred"
 """The DAG with the tasks that are struck as they start, and that with the sensors that are struck while deferred."""
 
-PATIENCE = 600.0
+PATIENCE = 1200.0
 """Seconds until something hangs; all of it takes about two minutes."""
 
 NOT_YET = "not yet"
@@ -52,7 +52,7 @@ STRUCK: Mapping[str, Mapping[str, Any]] = {
     **{fault: rule for fault, (rule, _, _) in LASTING.items()},
 }
 
-TIMEOUTS = {ENDLESS: 2, "an answer comes byte by byte, once": 5}
+TIMEOUTS = {ENDLESS: 2, "an answer comes byte by byte, once": 12}
 """Of connections, in seconds, where it is waited for: ample for the answer that comes after all."""
 
 DAG_FILE = """

@@ -11,7 +11,7 @@ from typing import Any
 import browser as browsers
 import pytest
 from airflow_stack import AirflowStack
-from browser import picture, text_of, wait_for
+from browser import click, picture, text_of, wait_for
 from certificates import make_certificate, server_context
 from raw_server import RawServer, closes
 
@@ -66,8 +66,8 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     assert field(browser, "host").get_attribute("placeholder") == "https://connect.pingback.com/v2"
     assert field(browser, "password").get_attribute("type") == "password"
     picture(browser, "connection-form.png")
-    button(browser, "Extra Fields").click()
-    wait_for(lambda: "Burst" in text_of(browser, "[role=dialog]"), 10)
+    press(browser, "Extra Fields")
+    wait_for(lambda: "Burst" in text_of(browser, "[role=dialog]"))
     words = text_of(browser, "[role=dialog]")
     for described in CONN_FIELDS.values():
         assert described["label"] in words
@@ -75,7 +75,7 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     browsers.resize(browser, 1280, 1250)
     picture(browser, "connection-extras.png")
     browsers.resize(browser, *browsers.SIZE)
-    button(browser, "Standard Fields").click()
+    press(browser, "Standard Fields")
     save(browser, host=crm.url, key="not the key")
     assert "API key" in result_of_test(browser, "crm_wrong"), "it says which field is wrong"
 
@@ -144,23 +144,23 @@ return [...told].map(message => message.innerText);
 
 def open_form(browser: Any, conn_id: str) -> None:
     browser.refresh()  # no message of before is in the way
-    wait_for(lambda: browser.find_elements("xpath", "//button[contains(., 'Add Connection')]"), 60)[0].click()
-    wait_for(lambda: browser.find_elements("name", "connection_id"), 10)[0].send_keys(conn_id)
+    click(browser, "xpath", "//button[contains(., 'Add Connection')]")
+    wait_for(lambda: browser.find_elements("name", "connection_id"))[0].send_keys(conn_id)
     kind = browser.find_element("css selector", "[role=dialog] input[role=combobox]")
     kind.send_keys("CRM")
-    wait_for(lambda: browser.find_elements("css selector", "[role=option]"), 10)
+    wait_for(lambda: browser.find_elements("css selector", "[role=option]"))
     kind.send_keys("\n")
-    wait_for(lambda: browser.find_elements("name", "host"), 10)
+    wait_for(lambda: browser.find_elements("name", "host"))
 
 
 def save(browser: Any, *, host: str, key: str) -> None:
     """Fill in the standard fields and save."""
-    wait_for(lambda: field(browser, "host").is_displayed(), 10)
+    wait_for(lambda: field(browser, "host").is_displayed())
     # Airflow 3.3.1 and 3.3.2 do not test a connection without a port
     for name, value in (("host", host), ("password", key), ("port", "0")):
         field(browser, name).send_keys(value)
-    button(browser, "Save").click()
-    wait_for(lambda: not browser.find_elements("css selector", "[role=dialog]"), 60)
+    press(browser, "Save")
+    wait_for(lambda: not browser.find_elements("css selector", "[role=dialog]"))
 
 
 def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) -> str:
@@ -168,18 +168,18 @@ def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) ->
 
     :param known: what it has shown before, and may still show
     """
-    wait_for(lambda: browser.execute_script(PRESS, conn_id), 60)
+    wait_for(lambda: browser.execute_script(PRESS, conn_id))
 
     def told() -> str:
         texts = browser.execute_script(TOLD)
         return next((text for text in texts if text and text not in known and "successfully created" not in text), "")
 
-    return str(wait_for(told, 60))
+    return str(wait_for(told))
 
 
 def field(browser: Any, name: str) -> Any:
     return browser.find_element("name", name)
 
 
-def button(browser: Any, text: str) -> Any:
-    return browser.find_element("xpath", f"//*[@role='dialog']//button[normalize-space()='{text}']")
+def press(browser: Any, text: str) -> None:
+    click(browser, "xpath", f"//*[@role='dialog']//button[normalize-space()='{text}']")

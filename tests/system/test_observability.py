@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from airflow_stack import AirflowStack
 from crm_provider.sandbox import Sandbox
 
 pytest.importorskip("airflow.providers.openlineage", reason="an optional extra")
+
+PATIENCE = 240.0
+"""Seconds until something hangs."""
 
 DAG_FILE = """
 from airflow.sdk import DAG, task
@@ -101,12 +105,13 @@ def test_the_api_server_has_the_buttons(stack: AirflowStack, run: Any) -> None:
 
 
 def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: Any) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        found = stack.api.request("GET", "/api/v2/dags/after_load/dagRuns")["dag_runs"]
-        if found or time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
+    found: list[dict[str, Any]] = []
+
+    def has_started() -> bool:
+        found[:] = stack.api.request("GET", "/api/v2/dags/after_load/dagRuns")["dag_runs"]
+        return bool(found)
+
+    stack.until(has_started, timeout=PATIENCE, every=0.5)
     (started,) = found
     after = stack.api.wait("after_load", started["dag_run_id"])
     assert after.state == "success"
@@ -114,15 +119,10 @@ def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: An
     assert (extra["rows"], extra["created"], extra["rejected"]) == (3, 2, 1)
 
 
-def test_openlineage_is_told_what_was_read_and_written(run: Any, folder: Path) -> None:
-    deadline = time.monotonic() + 30
-    while True:  # events are sent by a process of their own beside the task
-        events = [json.loads(line) for line in (folder / "lineage.jsonl").read_text().splitlines()]
-        done = [e for e in events if e["job"]["name"] == "watched.load" and e["eventType"] == "COMPLETE"]
-        if done or time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    (event,) = done
+def test_openlineage_is_told_what_was_read_and_written(stack: AirflowStack, run: Any, folder: Path) -> None:
+    told_of = partial(completed, folder / "lineage.jsonl", "watched.load")
+    stack.until(lambda: bool(told_of()), timeout=PATIENCE, every=0.5)
+    (event,) = told_of()
     (read,), (written,) = event["inputs"], event["outputs"]
     assert (read["namespace"], read["name"]) == ("file", str(folder / "rows.csv"))
     assert read["inputFacets"]["dataQualityMetrics"]["rowCount"] == 3
@@ -132,3 +132,12 @@ def test_openlineage_is_told_what_was_read_and_written(run: Any, folder: Path) -
     for value in ("ada@example.com", "bob@example.com"):
         assert value not in told
     assert "no address" not in told
+
+
+def completed(path: Path, job: str) -> list[dict[str, Any]]:
+    """The events that tell of its end. A process of its own beside each task writes them: a line may be half there."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [event for event in found if event["job"]["name"] == job and event["eventType"] == "COMPLETE"]

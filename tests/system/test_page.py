@@ -14,7 +14,7 @@ from typing import Any
 import browser as browsers
 import pytest
 from airflow_stack import AirflowStack
-from browser import picture, text_of, wait_for
+from browser import click, picture, text_of, wait_for
 
 from crm_provider.sandbox import Sandbox
 
@@ -129,8 +129,8 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     assert stack.api.run_dag("crm_partners").state == "success"
     assert stack.api.run_dag("crm_leads").state == "failed", "of 218 rows 8 were rejected"
     slow = stack.api.trigger("crm_slow")
-    stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running", timeout=60)
-    wait_for(lambda: PROGRESS in read_again(browser, stack), 40)
+    stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running")
+    wait_for(lambda: PROGRESS in read_again(browser, stack))
 
     words = text_of(browser)
     for expected in (
@@ -166,26 +166,22 @@ def test_a_load_of_a_dag_that_a_user_may_not_see(stack: AirflowStack) -> None:
 
 def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
     log_in(browser, stack)
-    wait_for(lambda: links(browser, "/plugin/crm"), 30)[0].click()
-    frame = wait_for(lambda: browser.find_elements("css selector", "iframe[title=CRM]"), 30)[0]
-    browser.switch_to.frame(frame)
-    wait_for(lambda: "crm_leads" in text_of(browser), 20)
+    click(browser, "css selector", "a[href*='/plugin/crm']")
+    enter_frame(browser)
     browser.switch_to.default_content()
     for scheme in ("dark", "light"):
         browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
         browser.refresh()
-        frame = wait_for(lambda: browser.find_elements("css selector", "iframe[title=CRM]"), 30)[0]
-        browser.switch_to.frame(frame)
-        wait_for(lambda: "crm_leads" in text_of(browser), 20)
-        assert wait_for(lambda scheme=scheme: is_dark(browser) == (scheme == "dark"), 10)
+        enter_frame(browser)
+        assert wait_for(lambda scheme=scheme: is_dark(browser) == (scheme == "dark"))
         browser.switch_to.default_content()
         browsers.resize(browser, 1280, 820)
         picture(browser, f"page-in-airflow-{scheme}.png")
-    browser.switch_to.frame(frame)
-    browser.find_element("link text", "crm_leads / load_leads").click()
+    enter_frame(browser)
+    click(browser, "link text", "crm_leads / load_leads")
     browser.switch_to.default_content()
-    wait_for(lambda: "/dags/crm_leads/runs/" in browser.current_url, 20)
-    wait_for(lambda: "load_leads" in text_of(browser), 20)
+    wait_for(lambda: "/dags/crm_leads/runs/" in browser.current_url)
+    wait_for(lambda: "load_leads" in text_of(browser))
     picture(browser, "task.png")
 
 
@@ -197,7 +193,7 @@ def get(stack: AirflowStack, path: str, *, token: str | None = None) -> tuple[in
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(stack.url + path, headers=headers)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
@@ -211,9 +207,9 @@ def token_of(stack: AirflowStack, name: str) -> str:
 
 def log_in(browser: Any, stack: AirflowStack) -> None:
     browser.get(stack.url)
-    wait_for(lambda: browser.find_elements("name", "username"), 60)[0].send_keys(USER)
+    wait_for(lambda: browser.find_elements("name", "username"))[0].send_keys(USER)
     browser.find_element("name", "password").send_keys(PASSWORD, "\n")
-    wait_for(lambda: links(browser, "/dags"), 60)
+    wait_for(lambda: links(browser, "/dags"))
 
 
 def open_page(browser: Any, stack: AirflowStack) -> None:
@@ -224,6 +220,17 @@ def open_page(browser: Any, stack: AirflowStack) -> None:
 def read_again(browser: Any, stack: AirflowStack) -> str:
     open_page(browser, stack)
     return text_of(browser)
+
+
+def enter_frame(browser: Any) -> None:
+    """What is looked at next is what Airflow shows of the page."""
+
+    def has_entered() -> bool:
+        browser.switch_to.default_content()
+        browser.switch_to.frame(browser.find_element("css selector", "iframe[title=CRM]"))
+        return "crm_leads" in text_of(browser)
+
+    wait_for(has_entered)
 
 
 def links(browser: Any, part: str) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,9 @@ def test_killed_components_come_back(stack: AirflowStack) -> None:
 
 
 def test_a_second_triggerer(stack: AirflowStack) -> None:
-    before = stack.api.alive("TriggererJob")
+    before = stack.api.jobs("TriggererJob")
     name = stack.add_triggerer()
-    assert stack.api.alive("TriggererJob") == before + 1
+    assert len(stack.api.jobs("TriggererJob") - before) == 1
     stack.kill(name)
 
 
@@ -98,11 +99,7 @@ def test_nothing_listens_but_on_loopback(stack: AirflowStack) -> None:
 
 def listening(pid: int) -> list[str]:
     """IPv4 addresses that a process listens on; an IPv6 one is shown as it is in /proc."""
-    try:
-        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    except FileNotFoundError:  # a short-lived child
-        return []
-    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    inodes = {link[8:-1] for link in open_files(pid) if link.startswith("socket:[")}
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
@@ -115,13 +112,21 @@ def listening(pid: int) -> list[str]:
     return found
 
 
+def open_files(pid: int) -> Iterator[str]:
+    """What a process has open; it may end, or close some of it, under the look."""
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(link.readlink())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has died")
 def test_airflow_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from airflow_stack import AirflowStack; "
         "stack = AirflowStack(pathlib.Path(sys.argv[1]), home=pathlib.Path(sys.argv[1])); "
         "stack.airflow('db', 'migrate'); part = stack.spawn('triggerer', 'triggerer', '--skip-serve-logs'); "
-        "print(part.process.pid, flush=True); time.sleep(60)"
+        "print(part.process.pid, flush=True); time.sleep(600)"
     )
     scripts = Path(__file__).resolve().parents[2] / "scripts"
     env = {**os.environ, "PYTHONPATH": str(scripts)}
@@ -133,7 +138,7 @@ def test_airflow_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         time.sleep(0.5)
         parent.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline, "Airflow outlives the process that started it"
         time.sleep(0.2)

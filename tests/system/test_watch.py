@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_runs import FINISHED_RUN_STATES, decode_xcom
 from airflow_stack import AirflowStack
 
 from crm_provider.sandbox import Sandbox
 from crm_provider.sandbox.ids import contact_id, list_id
-from crm_provider.triggers.cursor import SETTLE
+from crm_provider.watching import fingerprint, unpack
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="asset state stores came with Airflow 3.3")
 
@@ -21,7 +21,12 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "example_dags" / "crm_list_watch
 LIST = list_id("Trial users")
 OTHER = list_id("Newsletter")
 INTERVAL = 2.0
+PATIENCE = 300.0
+"""Seconds until something hangs."""
+
 PEOPLE = [f"person-{number}@example.com" for number in range(30)]
+PAGES = 3
+"""Of a sweep over them."""
 
 DAG_FILE = f"""
 from airflow.sdk import DAG, Asset, AssetWatcher, task
@@ -82,20 +87,20 @@ def begin(stack: AirflowStack, dag_id: str, *, asset: str) -> None:
     """Unpause a DAG and wait for the first sweep of its watch."""
     stack.api.wait_for_dag(dag_id)
     stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
-    wait_until(lambda: cursor(stack, asset))
+    until(stack, lambda: bool(cursor(stack, asset)))
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 90) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+def until(stack: AirflowStack, condition: Callable[[], bool]) -> None:
+    stack.until(condition, timeout=PATIENCE, every=0.3)
 
 
 def cursor(stack: AirflowStack, asset: str) -> dict[str, Any]:
     """What the watch has stored with the asset."""
     assets = stack.api.request("GET", "/api/v2/assets")["assets"]
-    (number,) = [item["id"] for item in assets if item["name"] == asset]
+    found = [item["id"] for item in assets if item["name"] == asset]
+    if not found:
+        return {}
+    (number,) = found
     stored = stack.api.request("GET", f"/api/v2/assets/{number}/state-store")["asset_state_store"]
     return {item["key"]: item["value"] for item in stored}
 
@@ -113,8 +118,33 @@ def runs(stack: AirflowStack, dag_id: str = "on_join") -> list[list[str]]:
     return found
 
 
-def seen(stack: AirflowStack) -> list[str]:
-    return [contact for run in runs(stack) for contact in run]
+def seen(stack: AirflowStack, dag_id: str = "on_join") -> list[str]:
+    return [contact for run in runs(stack, dag_id) for contact in run]
+
+
+def rest(stack: AirflowStack, sandbox: Sandbox, dag_id: str = "on_join", *, members_of: str = LIST) -> None:
+    """Wait until all who have joined are told, counted as told, and their runs have ended: then nothing is repeated.
+
+    Also not what was told a second time: it is told before it is counted.
+    """
+
+    def nothing_is_left() -> bool:
+        with sandbox.store.lock:
+            members = {contact.id for contact in sandbox.store.contacts.values() if members_of in contact.memberships}
+        answer = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")
+        return (
+            {fingerprint(member) for member in members} <= counted(stack, dag_id)
+            and members - set(ids(0)) <= set(seen(stack, dag_id))
+            and all(run["state"] in FINISHED_RUN_STATES for run in answer["dag_runs"])
+        )
+
+    until(stack, nothing_is_left)
+
+
+def counted(stack: AirflowStack, asset: str) -> set[int]:
+    """The fingerprints that the watch has stored."""
+    stored = {key: decode_xcom(value) for key, value in cursor(stack, asset).items()}
+    return set(unpack(value for value in stored.values() if isinstance(value, str)))
 
 
 def ids(*numbers: int) -> list[str]:
@@ -126,21 +156,26 @@ def join(sandbox: Sandbox, *numbers: int) -> None:
         sandbox.store.add_to_lists(PEOPLE[number], [LIST])
 
 
-def settle(sandbox: Sandbox, sweeps: int = 3) -> None:
+def settle(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> None:
     """Wait until the watch has swept the listing a few times more."""
-    last = len(sandbox.journal(method="GET", route="/contacts"))
-    wait_until(lambda: len(sandbox.journal(method="GET", route="/contacts")) >= last + 3 * sweeps)
+
+    def calls() -> int:
+        return len(sandbox.journal(method="GET", route="/contacts"))
+
+    wanted = calls() + PAGES * sweeps
+    until(stack, lambda: calls() >= wanted)
 
 
 def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandbox) -> None:
-    settle(sandbox)
+    settle(stack, sandbox)
     assert runs(stack) == []  # none for who was there
     for number in (1, 2):
         before = len(runs(stack))
         join(sandbox, number)
-        wait_until(lambda before=before: len(runs(stack)) > before)
+        until(stack, lambda before=before: len(runs(stack)) > before)
     sandbox.store.add_to_lists(PEOPLE[3], [OTHER])
-    settle(sandbox)
+    rest(stack, sandbox, "on_joins", members_of=OTHER)
+    rest(stack, sandbox)
     assert runs(stack) == [ids(1), ids(2)]
 
 
@@ -150,35 +185,33 @@ def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbo
     with sandbox.store.lock:
         for number in everyone:
             sandbox.store.add_to_lists(PEOPLE[number], [OTHER])
-    wait_until(lambda: len(runs(stack, "on_joins")) > len(before))
-    settle(sandbox)
+    rest(stack, sandbox, "on_joins", members_of=OTHER)
     later = runs(stack, "on_joins")[len(before) :]
     assert sorted(contact for run in later for contact in run) == sorted(ids(*everyone))
     assert len(later) <= 2  # the sweep may have been on its way
 
 
 def test_no_loss_and_no_repeat_over_a_killed_triggerer(stack: AirflowStack, sandbox: Sandbox) -> None:
+    rest(stack, sandbox)
     before = seen(stack)
-    time.sleep(SETTLE + 2 * INTERVAL)
     stack.kill("triggerer")
     join(sandbox, 5, 6)
     stack.restart("triggerer")
-    wait_until(lambda: len(seen(stack)) >= len(before) + 2)
+    until(stack, lambda: len(seen(stack)) >= len(before) + 2)
     join(sandbox, 7)
-    wait_until(lambda: len(seen(stack)) >= len(before) + 3)
-    settle(sandbox)
+    rest(stack, sandbox)
+    settle(stack, sandbox)
     assert runs(stack)[len(before) :] == [ids(5), ids(6), ids(7)]
 
 
 def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sandbox: Sandbox) -> None:
     before = seen(stack)
     join(sandbox, 10)
-    wait_until(lambda: ids(10)[0] in seen(stack))
+    until(stack, lambda: ids(10)[0] in seen(stack))
     stack.kill("triggerer")
     join(sandbox, 11)
     stack.restart("triggerer")
-    wait_until(lambda: ids(11)[0] in seen(stack))
-    settle(sandbox)
+    rest(stack, sandbox)
     after = seen(stack)
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1
@@ -187,22 +220,22 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
 
 def test_two_triggerers_tell_of_each_contact_once(stack: AirflowStack, sandbox: Sandbox) -> None:
     """The first is frozen until the second has its watches, and wakes up with them; then the second is killed."""
+    rest(stack, sandbox)
     before = seen(stack)
-    time.sleep(SETTLE + 2 * INTERVAL)
     first, second = stack.components["triggerer"], stack.add_triggerer()
-    first.signal_group(signal.SIGSTOP)
+    stack.freeze(first)
     try:
         join(sandbox, 12)
-        wait_until(lambda: ids(12)[0] in seen(stack))  # only the second can have told
+        rest(stack, sandbox)  # only the second can have told
     finally:
         first.signal_group(signal.SIGCONT)
+    settle(stack, sandbox, 6)  # until the first has let go: at the hand-over itself both may tell of somebody
     join(sandbox, 13)
-    wait_until(lambda: ids(13)[0] in seen(stack))
-    time.sleep(SETTLE + 2 * INTERVAL)
+    rest(stack, sandbox)
     stack.kill(second)
     join(sandbox, 14)
-    wait_until(lambda: ids(14)[0] in seen(stack))
-    settle(sandbox)
+    rest(stack, sandbox)
+    settle(stack, sandbox)
     assert runs(stack)[len(before) :] == [ids(12), ids(13), ids(14)]
 
 
@@ -210,22 +243,20 @@ def test_a_join_while_the_dag_is_paused_counts_later(stack: AirflowStack, sandbo
     before = seen(stack)
     for dag_id in ("on_join", "on_joins"):
         stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": True})
-    time.sleep(15)  # the dag-processor takes the watcher away
-    calls = len(sandbox.journal())
-    time.sleep(3 * INTERVAL)
-    assert len(sandbox.journal()) == calls
+    # until the dag-processor has taken the watchers away
+    stack.until_still(lambda: len(sandbox.journal()), seconds=5 * INTERVAL, timeout=PATIENCE)
     join(sandbox, 15)
     for dag_id in ("on_join", "on_joins"):
         stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
-    wait_until(lambda: len(seen(stack)) > len(before))
+    rest(stack, sandbox)
     assert seen(stack) == [*before, *ids(15)]
 
 
 def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox: Sandbox) -> None:
     begin(stack, "crm_list_watcher", asset="crm_trial_users")
     join(sandbox, 16, 17)
-    wait_until(lambda: len(sandbox.store.deals) >= 2)
-    settle(sandbox)
+    until(stack, lambda: len(sandbox.store.deals) >= 2)
+    settle(stack, sandbox)
     assert {deal.contact_id for deal in sandbox.store.deals.values()} == set(ids(16, 17))
 
 

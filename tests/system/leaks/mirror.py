@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-HANG = 1.5
-"""Seconds; connections to ``/slow`` have a timeout that is shorter."""
+SHORT, HANG = 0.5, 1.5
+"""Seconds: the timeout of connections to ``/slow``, and how long it takes."""
 
 Spell = Callable[[str], str]
 SPELLINGS: tuple[Spell, ...] = (
@@ -107,11 +107,15 @@ class Collector(_Quiet):
         self.answer(200, b"", Content_Type="application/x-protobuf")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of 5, many tasks at once would find it full
+
+
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], **fields: Any) -> Iterator[str]:
     """A server with this handler on a free port of this machine; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type(handler.__name__, (handler,), fields))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type(handler.__name__, (handler,), fields))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

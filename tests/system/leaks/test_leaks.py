@@ -23,7 +23,7 @@ from airflow_stack import AirflowStack
 
 from crm_provider.sandbox import Sandbox, ids
 
-from .mirror import SPELLINGS, collector, mirror
+from .mirror import SHORT, SPELLINGS, collector, mirror
 from .searching import columns_of, files_below, pattern_of, search
 
 pytest.importorskip("airflow.providers.openlineage", reason="an optional extra")
@@ -115,7 +115,7 @@ def left(airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.Te
         in_bulk, full = start(stack, "leaks_in_bulk"), start(stack, "leaks")
         waiting = while_it_waits(stack, deferred)
         sandbox.store.add_to_lists(VALUES["email"], [ids.list_id(AWAITED)])
-        runs = {run: stack.api.wait(run, id_, timeout=600) for run, id_ in (deferred, in_bulk, full)}
+        runs = {run: stack.api.wait(run, id_, timeout=1200) for run, id_ in (deferred, in_bulk, full)}
         runs["leaks_control"] = stack.api.run_dag("leaks_control")
         page = seen_by_people(stack)
         stack.stop(patience=5)
@@ -174,7 +174,7 @@ def configure(stack: AirflowStack, sandbox: str, mirrored: str, folder: Path) ->
     """Connections and variables into Airflow's own database, as a person makes them."""
 
     def connection(name: str, host: str, **extra: Any) -> dict[str, Any]:
-        given = {"requests_per_second": 100, "timeout": 0.5, **extra}
+        given = {"requests_per_second": 100, "timeout": 20, **extra}
         return {
             "connection_id": f"crm_{name}",
             "conn_type": "crm",
@@ -183,9 +183,12 @@ def configure(stack: AirflowStack, sandbox: str, mirrored: str, folder: Path) ->
             "extra": json.dumps(given),
         }
 
-    made = [connection("ok", sandbox, timeout=20), connection("refused", "http://127.0.0.1:1/v2")]
-    made += [connection(name, f"{mirrored}/{path}") for name, path in MIRRORED.items()]
-    made += [connection("redis", sandbox, timeout=20, rate_store=f"redis://:{REDIS_PASSWORD}@127.0.0.1:1/0")]
+    made = [connection("ok", sandbox), connection("refused", "http://127.0.0.1:1/v2")]
+    made += [
+        connection(name, f"{mirrored}/{path}", **({"timeout": SHORT} if name == "slow" else {}))
+        for name, path in MIRRORED.items()
+    ]
+    made += [connection("redis", sandbox, rate_store=f"redis://:{REDIS_PASSWORD}@127.0.0.1:1/0")]
     made += [{"connection_id": "leaks_db", "conn_type": "sqlite", "host": str(folder / "leads.db")}]
     for body in made:
         stack.api.request("POST", "/api/v2/connections", body)
@@ -205,7 +208,7 @@ def start(stack: AirflowStack, dag_id: str) -> tuple[str, str]:
 
 def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes]:
     """The database while a sensor is deferred: its trigger is a row then."""
-    stack.api.wait(*run, until=lambda run: run["waits_ok"].state == "deferred" or run.finished, timeout=300)
+    stack.api.wait(*run, until=lambda run: run["waits_ok"].state == "deferred" or run.finished, timeout=600)
     copy = stack.home / "waiting.db"
     with closing(sqlite3.connect(stack.home / "airflow.db")) as base, closing(sqlite3.connect(copy)) as target:
         base.backup(target)
@@ -218,7 +221,7 @@ def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes
 def seen_by_people(stack: AirflowStack) -> bytes:
     """The page "CRM"."""
     request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api._get_token()}"})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
         return bytes(answer.read())
 
 
