@@ -27,7 +27,7 @@ def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API__WORKERS": "1",
-        # Airflow's own limits are there for production; here a machine may be slow, or stand still for a while.
+        # Airflow's own, as that of the dag-processor below, are for production; here a machine may stand still.
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 FINISHED_RUN_STATES = frozenset({"success", "failed"})
@@ -21,7 +21,7 @@ class Health:
     @classmethod
     def from_json(cls, name: str, part: dict[str, Any]) -> Health:
         heartbeat = part.get(f"latest_{name}_heartbeat")
-        return cls(part.get("status"), datetime.fromisoformat(heartbeat.replace("Z", "+00:00")) if heartbeat else None)
+        return cls(part.get("status"), moment_of(heartbeat) if heartbeat else None)
 
     def healthy_since(self, moment: datetime) -> bool:
         """Airflow calls a component healthy for 30 s after its last heartbeat: look for one after ``moment``."""
@@ -81,6 +81,18 @@ class Run:
 
     def states(self) -> dict[str, str | None]:
         return {task.name: task.state for task in self.tasks}
+
+
+def moment_of(text: str) -> datetime:
+    """A time as the API and the sandbox write it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
+
+
+def seconds_between(start: str | None, end: str | None) -> float:
+    """Of two such times, which must be known."""
+    if not (start and end):
+        raise ValueError(f"it has not happened yet: from {start} to {end}")
+    return (moment_of(end) - moment_of(start)).total_seconds()
 
 
 def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:

@@ -267,14 +267,20 @@ class AirflowStack:
             component.process.send_signal(number)
         component.process.wait(timeout=60)
 
-    def freeze(self, component: Component) -> None:
-        """Let a component stand still until it gets SIGCONT; not in the middle of a write, for which all would wait."""
-        while True:
+    def freeze(self, component: Component, timeout: float = 180) -> None:
+        """Let a component stand still until it gets SIGCONT; not in the middle of a write, for which all would wait.
+
+        :raises AirflowStackError: somebody else writes all the time, or a component ends
+        """
+
+        def is_still() -> bool:
             component.signal_group(signal.SIGSTOP)
             if self._others_can_write():
-                return
+                return True
             component.signal_group(signal.SIGCONT)
-            time.sleep(0.1)
+            return False
+
+        self.until(is_still, timeout=timeout)
 
     def _others_can_write(self) -> bool:
         time.sleep(0.2)  # until the signal has come
@@ -290,7 +296,7 @@ class AirflowStack:
         return self.spawn(name, *self.components[name].args)
 
     def add_triggerer(self, timeout: float = 180) -> str:
-        """Start one more triggerer, wait for its first heartbeat and return its name."""
+        """Start one more triggerer, wait until Airflow knows it and return its name."""
         before = self.api.jobs("TriggererJob")
         name = f"triggerer-{sum(name.startswith('triggerer') for name in self.components) + 1}"
         self.spawn(name, *COMPONENTS["triggerer"])
@@ -298,7 +304,9 @@ class AirflowStack:
         while self.api.jobs("TriggererJob") <= before:
             self.check()
             if time.monotonic() > deadline:
-                raise AirflowStackError(f"{name} sent no heartbeat in {timeout:g} s\n{self.components[name].tail()}")
+                raise AirflowStackError(
+                    f"Airflow does not know {name} after {timeout:g} s\n{self.components[name].tail()}"
+                )
             time.sleep(0.5)
         return name
 

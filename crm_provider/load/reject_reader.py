@@ -1,4 +1,4 @@
-"""The lines of a rejects file, read one after another in its format."""
+"""The format of a rejects file, and its lines read one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RejectsFormat = Literal["jsonl", "csv"]
 _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
 
 
-def opened(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
+def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
     """The format and the journal of a rejects file; no file is made.
 
     :param chosen: by default CSV for the suffix ``.csv`` and JSON lines for any other

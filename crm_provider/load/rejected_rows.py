@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from crm_provider.load.paths import AnyPath
-from crm_provider.load.reject_reader import RejectReader, RejectsFormat, opened
+from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import Row, SourceError
 
 
@@ -39,7 +39,7 @@ class RejectedRows:
         self.left_out = 0
         """Rows that the last reading has left out, because they fail again unless someone corrects them."""
         self._originals = array("q")
-        lines, journal = opened(path, format)
+        lines, journal = lines_and_journal(path, format)
         with _text_errors(self.name):
             first = next(journal.lines(rest=True), None)
         if first is None:
@@ -51,7 +51,7 @@ class RejectedRows:
         """The rows as they were given to the load that rejected them."""
         self._originals = array("q")
         self.left_out = 0
-        lines, journal = opened(self._path, self._format)
+        lines, journal = lines_and_journal(self._path, self._format)
         reader = RejectReader(lines, self.name)
         with _text_errors(self.name):
             for line in journal.lines(rest=True):

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from crm_provider.load.journal import Changed
 from crm_provider.load.paths import AnyPath, CannotWrite, is_local
 from crm_provider.load.reject_lines import Reject
-from crm_provider.load.reject_reader import RejectReader, RejectsFormat, opened
+from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import SourceError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class RejectsFile:
         self.has_unsynced = False
         self._columns = columns
         self._original = original
-        self._lines, self._journal = opened(path, format)
+        self._lines, self._journal = lines_and_journal(path, format)
         self._forget_lines()
 
     @property

@@ -34,13 +34,14 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a connection whose clock goes on by a second with each read: only what comes in drops is too slow.
+    """The id of a connection whose clock goes on by ten seconds with each read: only what comes in drops is too slow.
 
-    However slow this machine is: other answers take two or three reads, and the time is that of ten.
+    However slow this machine is: other answers take two or three reads, and the time is that of ten. For one call at
+    a time.
     """
     from crm_provider import transport
 
-    timeout, wire, ticks = 10.0, transport.Wire, itertools.count()
+    timeout, wire, ticks = 100.0, transport.Wire, itertools.count(step=10)
 
     def wire_of(settings: Any, **keywords: Any) -> Any:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}

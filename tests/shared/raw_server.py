@@ -127,6 +127,7 @@ class RawServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self._connection = connection  # while TLS is agreed upon, too
             connection.settimeout(PATIENCE)
             with contextlib.suppress(OSError), contextlib.closing(connection):
                 if self._tls:

@@ -135,6 +135,7 @@ def test_all_share_the_budget_and_use_it_up(stack: AirflowStack, crm: Sandbox) -
     # measured: 0 to 0.25 %; a machine that stands still for a moment sends the calls of that moment together
     assert throttled <= 0.03 * len(calls) + 3
     assert used >= 0.95
+    assert sorted(shares)[1] >= 0.9, "a machine may stand still in one part"
     assert among >= UPSERTS // 4, "the load is too short to meet the upserts"
     assert ahead < 4, "as many as wait in the load's queue: single calls are not served first"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from crm_provider.settings import Settings
 NEVER_MIND = 1e9
 PATIENCE = 60.0
 """Seconds until something hangs."""
+
+SLACK = 5
+"""How many times slower than the rate a busy machine may be most of the time."""
 
 REAL = Pace.of(5.0, 2)
 
@@ -153,7 +158,12 @@ def test_hosts_share_one_budget_by_the_clock_of_the_server(redis: RedisServer) -
     calls = sorted(float(line) for host in hosts for line in host.communicate(timeout=PATIENCE)[0].splitlines())
     assert len(calls) == 120
     assert calls[-1] - calls[0] >= 119 / 49.5 - 0.1
-    assert calls[-1] - calls[0] <= 119 / 49.5 * 2 + PATIENCE / 2
+    assert median_gap(calls) <= SLACK / 49.5
+
+
+def median_gap(moments: list[float]) -> float:
+    """Seconds: one moment in which the machine stands still does not change it."""
+    return statistics.median(after - before for before, after in pairwise(moments))
 
 
 # -- when it goes away ---------------------------------------------------------------------------------------
@@ -167,27 +177,32 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
     monkeypatch.setattr(stores, "RECHECK", 0.2)
     pacer = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 
-    def takes(count: int) -> float:
-        began = time.monotonic()
-        for _ in range(count):
+    def assert_paced() -> None:
+        moments = [time.monotonic()]
+        for _ in range(20):
             pacer.acquire(60.0)
-        return time.monotonic() - began
+            moments.append(time.monotonic())
+        assert moments[-1] - moments[0] >= 18 / 49.5
+        assert median_gap(moments) <= SLACK / 49.5
 
-    assert takes(20) >= 18 / 49.5
+    def logged() -> list[str]:
+        return [record.levelname for record in caplog.records if record.name.startswith("crm_provider.")]
+
+    assert_paced()
     client(redis).flushall()
     client(redis).script_flush()
-    assert takes(20) >= 18 / 49.5
-    assert caplog.records == []
+    assert_paced()
+    assert logged() == []
     redis.stop()
     try:
-        assert 18 / 49.5 <= takes(20) <= PATIENCE
+        assert_paced()
         assert list((tmp_path / "state").iterdir())
     finally:
         redis.start()
     time.sleep(0.3)
-    assert 18 / 49.5 <= takes(20) <= PATIENCE
+    assert_paced()
     assert client(redis).keys()
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert logged() == ["WARNING", "INFO"]
     assert "s3cret" not in caplog.text
 
 

@@ -186,6 +186,7 @@ def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbo
         for number in everyone:
             sandbox.store.add_to_lists(PEOPLE[number], [OTHER])
     rest(stack, sandbox, "on_joins", members_of=OTHER)
+    settle(stack, sandbox)
     later = runs(stack, "on_joins")[len(before) :]
     assert sorted(contact for run in later for contact in run) == sorted(ids(*everyone))
     assert len(later) <= 2  # the sweep may have been on its way
@@ -212,6 +213,7 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
     join(sandbox, 11)
     stack.restart("triggerer")
     rest(stack, sandbox)
+    settle(stack, sandbox)
     after = seen(stack)
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1

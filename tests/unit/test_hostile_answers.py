@@ -118,7 +118,7 @@ def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("a_second_for_each_read")
 def test_all_reads_of_an_answer_share_the_time(wire_to: WireTo) -> None:
-    """Also those of a later answer on the same connection: its time begins anew."""
+    """Also those of a later answer on the same connection."""
     whole = http(JSON).replace(b"Connection: close\r\n", b"")
 
     def answers_and_then_drips(connection: socket.socket) -> None:
