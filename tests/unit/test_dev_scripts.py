@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line
+from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line, seconds_between
 from devtools import jobs, matrix, pins, pythons, servers, venv
 from devtools.venv import stamp
+from mutants_groups import GROUPS
 from outcomes import Expected, Row, table, verdict, why
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,8 +226,21 @@ def test_an_old_python_can_read_what_tells_it_that_it_is_old(file: str) -> None:
     assert not re.search(r"from __future__|\bf\"|\) -> |: list\[", re.sub(r"#.*", "", text)), "too new for Python 3.6"
 
 
+def test_times_of_airflow_and_of_the_sandbox_are_compared() -> None:
+    assert seconds_between("2026-01-01T23:59:59.500Z", "2026-01-02T01:00:00+01:00") == 0.5
+    with pytest.raises(ValueError, match="not happened yet"):
+        seconds_between("2026-01-01T00:00:00Z", None)
+
+
 def test_dev_py_tells_what_it_can_do() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "dev.py", "--help"], capture_output=True, text=True, check=True
     )
     assert all(f"  {job} " in done.stdout for job in jobs.JOBS)
+
+
+def test_the_table_of_mutants_has_all_that_is_changed() -> None:
+    page = (ROOT / "docs" / "development.md").read_text("utf-8")
+    changed = {module.replace("/", ".") for group in GROUPS.values() for module in group.modules}
+    assert set(re.findall(r"^\| `([\w.]+)` \|", page.partition("<!-- mutants -->")[2], re.MULTILINE)) == changed
+    assert all((ROOT / "crm_provider" / module.replace(".", "/")).with_suffix(".py").exists() for module in changed)
