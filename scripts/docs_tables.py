@@ -278,7 +278,7 @@ class Recorder(transport.Transport):
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: transport.Call, *, settle: Callable[[], Any] | None = None, budget: Any = None) -> Any:
+    def send(self, call: transport.Call, *, settle: transport.ReadBack | None = None, budget: Any = None) -> Any:
         repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"

@@ -12,8 +12,9 @@ from crm_provider.load.preflight import RowMapper
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
+from crm_provider.load.sender import Flight
 from crm_provider.load.verdict import Step, Verdict, is_retryable, judge
-from crm_provider.load.window import Flight, Landed
+from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action, Decision, ErrorPolicy
 
@@ -37,6 +38,7 @@ class Endings:
         self._rejects, self._fingerprints = rejects, fingerprints
         self._held: deque[tuple[Flight, e.CrmError, int]] = deque()
         """Rows that failed for the server's sake, and how many rows had been launched by then."""
+        self._unfinished: set[int] = set()
         self._launched = 0
         self._throttled_in_a_row = 0
         self.again: deque[Flight] = deque()
@@ -58,7 +60,8 @@ class Endings:
             self._throttled_in_a_row = 0
             self.reject_held(before=landed.flight)
             self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=landed.sent.called)
-            if landed.sent.outcome is not Outcome.SUPPRESSED:
+            self._unfinished.discard(landed.flight.row.number)
+            if landed.sent.outcome is not Outcome.SUPPRESSED and landed.sent.is_whole:
                 self._remember(landed.flight.contact)
 
     def without_call(self, item: WorkItem) -> None:
@@ -70,6 +73,11 @@ class Endings:
             self._ledger.enter(number, Outcome.SKIPPED)
         else:
             self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is Fate.SUPPRESSED else Outcome.UNCHANGED)
+
+    @property
+    def made(self) -> list[int]:
+        """Rows that are not done and whose contacts this load has made: the next try must not take them for others'."""
+        return sorted(self._unfinished)
 
     @property
     def is_holding(self) -> bool:
@@ -90,11 +98,13 @@ class Endings:
         while self._held and (before is None or self._held[0][2] < before.order):
             flight, error, _ = self._held.popleft()
             self._forget(flight.contact)
-            self._reject(flight.row, error)
+            self._reject(flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _failed(self, flight: Flight, error: e.CrmError) -> None:
+        if flight.made is not None and flight.made.certain:
+            self._unfinished.add(flight.row.number)
         verdict = judge(error, self._policy, mode=self._options.mode, sends=flight.sends)
         if verdict.step is Step.HOLD:
             self._hold(flight, error)
@@ -109,13 +119,14 @@ class Endings:
 
     def _answered(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
         number = flight.row.number
+        self._unfinished.discard(number)
         if verdict.step is Step.UNCHANGED:
             self._remember(flight.contact)
             self._ledger.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(flight.contact)
             if verdict.step is Step.REJECT:
-                self._reject(flight.row, error)
+                self._reject(flight, error)
             else:
                 self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
@@ -138,7 +149,9 @@ class Endings:
 
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 
-    def _reject(self, row: Row, error: e.CrmError) -> None:
+    def _reject(self, flight: Flight, error: e.CrmError) -> None:
+        row = flight.row
+        self._unfinished.discard(row.number)
         message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
@@ -148,6 +161,7 @@ class Endings:
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
+            made=flight.made,
         )
         self._write(reject, sent=True)
 

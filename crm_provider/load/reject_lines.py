@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 from crm_provider.load.flatten import json_text, json_value
 from crm_provider.load.plain import plain
+from crm_provider.load.rows import Made
+from crm_provider.server_clock import ServerMoment
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Reject:
     :param message: what is wrong; no value of the row
     :param retryable: whether the same row may succeed later
     :param original: its number in the first source of all, if its load's source was itself a rejects file
+    :param made: what was made of it before it was rejected; None if nothing was
     """
 
     number: int
@@ -44,6 +47,7 @@ class Reject:
     request_id: str | None = None
     retryable: bool = False
     original: int | None = None
+    made: Made | None = None
 
 
 class RejectLines(Protocol):
@@ -100,7 +104,11 @@ class JsonLines:
             "request_id": reject.request_id,
             "retryable": reject.retryable,
         }
-        return json_text(found if reject.original is None else {**found, "original_row": reject.original})
+        if reject.original is not None:
+            found["original_row"] = reject.original
+        if reject.made is not None:
+            found["made"] = _made_data(reject.made)
+        return json_text(found)
 
     def parse(self, line: str) -> Reject:
         try:
@@ -115,7 +123,7 @@ class JsonLines:
         return Reject(
             found["row"], found["values"], found["type"], **texts,
             request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
-            original=original if isinstance(original, int) else None,
+            original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
         )  # fmt: skip
 
 
@@ -155,7 +163,9 @@ class CsvLines:
             "missing": [name for name in columns if name not in values],
             "more": {name: value for name, value in values.items() if name not in columns},
         }
-        notes = {name: found for name, found in special.items() if found}
+        notes: dict[str, Any] = {name: found for name, found in special.items() if found}
+        if reject.made is not None:
+            notes["made"] = _made_data(reject.made)
         original = "" if reject.original is None else str(reject.original)
         after = [
             reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
@@ -174,9 +184,10 @@ class CsvLines:
         type_, message, action, request_id, original, notes = texts[len(columns) :]
         if not number.strip().isdecimal() or retryable not in ("yes", "no"):
             raise ValueError("its _row is no number, or its _retryable is not yes or no")
+        values, made = _restored(given, notes)
         return Reject(
-            int(number), _restored(given, notes), type_, message, action, request_id or None,
-            retryable == "yes", int(original) if original.strip().isdecimal() else None,
+            int(number), values, type_, message, action, request_id or None,
+            retryable == "yes", int(original) if original.strip().isdecimal() else None, made,
         )  # fmt: skip
 
 
@@ -207,15 +218,25 @@ def _cell(value: Any) -> str:
     return _guarded(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
 
 
-def _restored(given: dict[str, Any], notes: str) -> dict[str, Any]:
-    """The values of a row from its cells."""
+def _made_data(made: Made) -> dict[str, Any]:
+    return {"certain": made.certain, "since": None if made.since is None else made.since.as_data()}
+
+
+def _made_of(data: Any) -> Made | None:
+    if not isinstance(data, Mapping):
+        return None
+    return Made(ServerMoment.from_data(data.get("since")), certain=data.get("certain") is True)
+
+
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None]:
+    """The values of a row from its cells, and what was made of it."""
     try:
         found = json_value(notes) if notes.strip() else {}
         for name in found.get("json", []):
             given[name] = json_value(given[name]) if given[name] else None
         for name in found.get("missing", []):
             given.pop(name)
-        return {**given, **found.get("more", {})}
+        return {**given, **found.get("more", {})}, _made_of(found.get("made"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
 

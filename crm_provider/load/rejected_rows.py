@@ -60,7 +60,7 @@ class RejectedRows:
                     self.left_out += 1
                 elif reject is not None:
                     self._originals.append(reject.number if reject.original is None else reject.original)
-                    yield Row(len(self._originals), reject.values)
+                    yield Row(len(self._originals), reject.values, made=reject.made)
 
     def original(self, number: int) -> int:
         """The number in the first source of all of a row that :meth:`rows` has given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from crm_provider.task_policy import HasErrorPolicy, for_base_operator
 
 if TYPE_CHECKING:
     from crm_provider.hooks.crm import CrmHook
+    from crm_provider.server_clock import ServerMoment
 
 
 class CrmOperator(HasErrorPolicy, BaseOperator):
@@ -77,6 +79,18 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
         :return: the XCom: ids and the outcome
         :raises CrmError: what the CRM answered
         """
+
+
+CLOCKS_APART = timedelta(seconds=5)
+"""How far Airflow's clock and the CRM's may be from each other when a record's age is compared with a run's."""
+
+
+def run_start(context: Context) -> ServerMoment | None:
+    """When this DAG run began: a record that a try of its tasks has made is younger. None if Airflow does not say."""
+    from crm_provider.server_clock import ServerMoment
+
+    started = getattr(context.get("dag_run"), "start_date", None)
+    return None if started is None else ServerMoment(started - CLOCKS_APART, started + CLOCKS_APART)
 
 
 def contact_email_of(task: object, contact_email: str | None, kwargs: dict[str, Any]) -> str:

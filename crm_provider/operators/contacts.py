@@ -9,7 +9,7 @@ from crm_provider import validate
 from crm_provider._compat import Context
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.links import CrmContactLink
-from crm_provider.operators.base import CrmOperator, contact_email_of
+from crm_provider.operators.base import CrmOperator, contact_email_of, run_start
 from crm_provider.policy import Action
 from crm_provider.redaction import without_values
 
@@ -60,7 +60,7 @@ class CrmUpsertContactOperator(CrmOperator):
     def call(self, context: Context) -> dict[str, Any]:
         validate.email(self.contact_email, "contact_email")
         if self.mode == "create":
-            result = self._create(retried=context["ti"].try_number > 1)
+            result = self._create(context)
         elif self.mode == "update":
             ref = self.hook.update_contact(self.contact_email, attributes=self.attributes or {})
             result = {"id": ref["id"], "outcome": "updated"}
@@ -70,16 +70,19 @@ class CrmUpsertContactOperator(CrmOperator):
         self.log.info("Contact %s %s.", result["id"], result["outcome"])
         return result
 
-    def _create(self, *, retried: bool) -> dict[str, Any]:
+    def _create(self, context: Context) -> dict[str, Any]:
         try:
             ref = self.hook.create_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
         except CrmContactAlreadyExistsError:
-            from crm_provider.calls.contacts import has_attributes
-
-            contact = self.hook.get_contact(self.contact_email) if retried else {}
-            if not contact or not has_attributes(contact, self.attributes):
+            if context["ti"].try_number == 1:
                 raise
-            return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
+            from crm_provider.remote_contact import RemoteContact, made_since
+
+            record = self.hook.get_contact(self.contact_email)
+            contact = RemoteContact.of(record, self.contact_email)
+            if not made_since(contact.created_at, run_start(context), same_values=contact.has(self.attributes)):
+                raise
+            return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
         return {"id": ref["id"], "outcome": "created"}
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from crm_provider._compat import Context
 from crm_provider.links import CrmContactLink, CrmDealLink
-from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.base import CrmOperator, run_start
 
 
 class CrmCreateDealOperator(CrmOperator):
@@ -51,7 +51,7 @@ class CrmCreateDealOperator(CrmOperator):
         self.attributes = attributes
 
     def call(self, context: Context) -> dict[str, Any]:
-        deal = self._earlier() if context["ti"].try_number > 1 else None
+        deal = self._earlier(context) if context["ti"].try_number > 1 else None
         outcome = "found" if deal else "created"
         if deal is None:
             deal = self.hook.create_deal(
@@ -63,10 +63,14 @@ class CrmCreateDealOperator(CrmOperator):
         self.log.info("Deal %s of contact %s %s.", deal["id"], self.contact_id, outcome)
         return {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id, "outcome": outcome}
 
-    def _earlier(self) -> dict[str, Any] | None:
-        """What an earlier try may have created: the same contact, pipeline, stage and attributes."""
-        return self.hook.find_deal(
-            self.contact_id, self.pipeline_id, stage_id=self.stage_id, attributes=self.attributes
+    def _earlier(self, context: Context) -> dict[str, Any] | None:
+        """What an earlier try of this task has created."""
+        return self.hook.find_own_deal(
+            self.contact_id,
+            self.pipeline_id,
+            stage_id=self.stage_id,
+            attributes=self.attributes,
+            since=lambda: run_start(context),
         )
 
 

@@ -12,9 +12,9 @@ from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Sent
+from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.verdict import SENDS_OF_A_ROW
-from crm_provider.load.window import Flight, Landed
+from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action, Decision, ErrorPolicy, Work
 
