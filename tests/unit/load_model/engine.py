@@ -40,10 +40,6 @@ from crm_provider.transport import Transport
 from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
 from .scenario import LoadSpec
 
-TRANSIENT = frozenset(
-    name for name, spec in e.ERROR_CLASSES.items() if issubclass(spec, (e.CrmTransientError, e.CrmThrottledError))
-)
-
 POOLS = ("concurrent.futures.ThreadPoolExecutor", "crm_provider.readahead.ThreadPoolExecutor")
 """Where the engine gets its threads from."""
 
@@ -154,7 +150,11 @@ def _response(request: requests.PreparedRequest, answer: Http) -> requests.Respo
     made.status_code, made.request, made.url = answer.status, request, str(request.url)
     made.headers.update(headers)
     made.raw = urllib3.HTTPResponse(
-        io.BytesIO(answer.body), status=answer.status, headers=headers, preload_content=False, enforce_content_length=True
+        io.BytesIO(answer.body),
+        status=answer.status,
+        headers=headers,
+        preload_content=False,
+        enforce_content_length=True,
     )
     return made
 
@@ -194,7 +194,9 @@ class _Checkpoints(FileCheckpoints):
 
 
 @contextlib.contextmanager
-def client_of(wire: Wire, clock: Clock, interrupt: Interrupt | None = None, pulse: Pulse | None = None) -> Iterator[Any]:
+def client_of(
+    wire: Wire, clock: Clock, interrupt: Interrupt | None = None, pulse: Pulse | None = None
+) -> Iterator[Any]:
     """A client whose requests go to the stand-in."""
 
     def sleep(seconds: float) -> None:
@@ -301,6 +303,23 @@ def rejects_of(path: Path) -> dict[int, dict[str, Any]]:
     found = {line["row"]: line for line in lines}
     assert len(found) == len(lines), "a row is in the rejects file twice"
     return found
+
+
+def create_deal(client: Any, contact_id: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
+    """Create a deal.
+
+    :return: its id; or the type of the error, and whether the error says that it is known what happened
+    """
+    try:
+        deal = client.create_deal(
+            contact_id=contact_id,
+            pipeline_id=fields["pipelineId"],
+            stage_id=fields["stageId"],
+            attributes=fields["attributes"] or None,
+        )
+    except e.CrmError as error:
+        return None, error.type, error.outcome_known
+    return str(deal["id"]), None, True
 
 
 def forget_checkpoint(path: Path) -> None:

@@ -94,12 +94,15 @@ def _gateway(status: int, text: str, kind: str = "") -> Callable[[Http | None], 
     return lambda _: Http(status, json.dumps({"message": text}).encode(), headers)
 
 
-def _halved(answer: Http | None) -> Http:
-    return Http(200, b'{"message": "ok", "data": {"id": "x')
+_HALF = b'{"message": "ok", "data": {"id": "x'
 
 
-def _cut(answer: Http | None) -> Http:
-    return Http(200, b'{"message": "ok", "data": {"id": "x', cut=True)
+def _halved(_: Http | None) -> Http:
+    return Http(200, _HALF)
+
+
+def _cut(_: Http | None) -> Http:
+    return Http(200, _HALF, cut=True)
 
 
 def _html(_: Http | None) -> Http:
@@ -187,12 +190,10 @@ class Event:
     :param actor: ``us`` or ``beside``
     :param what: ``create``, ``update``, ``add``, ``get``, ``page``, ``other``, or what was done beside us
     :param key: of the contact, "" for none
-    :param handled: whether the CRM got and handled it
     :param status: of the CRM's own answer, None if it did not handle it
     :param fault: what went wrong
     :param unwanted: whether the contact was unsubscribed or blacklisted just before
     :param chain: of the contact just before, None if there was none
-    :param ours: of the contact just before
     :param effect: whether the CRM did what it was asked to
     :param attempt: number of the try
     """
@@ -200,13 +201,11 @@ class Event:
     actor: str
     what: str
     key: str = ""
-    handled: bool = True
     status: int | None = None
     fault: str | None = None
     body: Any = None
     unwanted: bool = False
     chain: int | None = None
-    ours: bool = False
     effect: bool = False
     attempt: int = 0
 
@@ -222,10 +221,22 @@ class FakeCrm:
     """The CRM of one account.
 
     :param clock: ours; its own is ``skew`` seconds ahead
+    :param errors: a key of :data:`ERROR_BODIES`
+    :param envelope: whether a success is wrapped in ``data``
+    :param several_deals: whether a contact may have more than one deal
     """
 
-    def __init__(self, clock: Clock, *, skew: float = 0.0, errors: str = "typed", envelope: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        skew: float = 0.0,
+        errors: str = "typed",
+        envelope: bool = True,
+        several_deals: bool = False,
+    ) -> None:
         self.clock, self.skew, self._errors, self._envelope = clock, timedelta(seconds=skew), errors, envelope
+        self._several_deals = several_deals
         self.contacts: dict[str, Entry] = {}
         self.deals: list[dict[str, Any]] = []
         self.log: list[Event] = []
@@ -279,21 +290,14 @@ class FakeCrm:
         kind = FAULTS[fault] if fault else None
         self.clock.advance(CALL_SECONDS)
         what, key = _what(method, path)
+        key = key_of(body["email"]) if what == "create" else key
         found = self.contacts.get(key)
-        seen = Event(
-            "us", what, key or key_of((body or {}).get("email", "")) if what == "create" else key, body=body,
-            fault=fault, attempt=self.attempt,
-        )  # fmt: skip
-        found = self.contacts.get(seen.key)
-        answer = None
-        if kind is None or kind.handled:
-            answer = self._handle(what, seen.key, query, body)
+        answer = self._handle(what, key, query, body) if kind is None or kind.handled else None
         self.log.append(
             Event(
-                "us", what, seen.key, handled=answer is not None, status=answer.status if answer else None, fault=fault,
-                body=body, unwanted=found is not None and _was_unwanted(found), chain=found.chain if found else None,
-                ours=found.ours if found else False, effect=answer is not None and answer.status < 300,
-                attempt=self.attempt,
+                "us", what, key, status=answer.status if answer else None, fault=fault, body=body,
+                unwanted=found is not None and found.unwanted, chain=found.chain if found else None,
+                effect=answer is not None and answer.status < 300, attempt=self.attempt,
             )
         )  # fmt: skip
         self.clock.advance(30.0 if fault == "timeout after" else CALL_SECONDS)
@@ -336,7 +340,7 @@ class FakeCrm:
         owner = next((e for e in self.contacts.values() if e.id == body["contactId"]), None)
         if owner is None:
             return self._error("CONTACT_NOT_FOUND")
-        if any(deal["contactId"] == owner.id for deal in self.deals):
+        if not self._several_deals and any(deal["contactId"] == owner.id for deal in self.deals):
             return self._error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         deal = self.add_deal(**body)
         return self._ok({"id": deal["id"], "contactId": owner.id, "email": owner.email}, 201)
@@ -366,10 +370,6 @@ class FakeCrm:
     def _error(self, type_: str) -> Http:
         status, text = ERRORS[type_]
         return _json(status, ERROR_BODIES[self._errors](type_, text))
-
-
-def _was_unwanted(found: Entry) -> bool:
-    return found.unwanted
 
 
 def _json(status: int, value: Any) -> Http:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from .engine import TRANSIENT
 from .fake_crm import Event
 from .model import Wanted, has_values, wanted_of
 from .story import Told
@@ -76,7 +75,9 @@ def each_row_has_one_outcome(facts: Facts) -> None:
     require(set(told.outcomes) == set(told.rows), "a row has no outcome")
     counts = Counter(told.outcomes.values())
     require(counts == Counter(told.ended.counts), f"the rows ended as {dict(counts)}, the summary says otherwise")
-    require(sum(told.ended.counts.values()) == told.ended.rows == len(told.rows), "the counts do not add up to the rows")
+    require(
+        sum(told.ended.counts.values()) == told.ended.rows == len(told.rows), "the counts do not add up to the rows"
+    )
     require(told.ended.left == 0, "rows are left")
 
 
@@ -208,7 +209,9 @@ def created_means_made_by_this_load(facts: Facts) -> None:
             was_made = bool(made) or (facts.told.is_resent and facts.made(row.key))
             require(was_made, f"row {row.number} counts as created, but this load has made no such contact")
             if row.key not in facts.beside:
-                require(row.key in facts.told.end, f"row {row.number} counts as created, but the CRM has no such contact")
+                require(
+                    row.key in facts.told.end, f"row {row.number} counts as created, but the CRM has no such contact"
+                )
         elif made and facts.is_one_try and outcome not in ("rejected", "suppressed"):
             require(row.key in facts.beside, f"row {row.number} was created and counts as {outcome}")
 
@@ -338,15 +341,16 @@ INVARIANTS: tuple[Callable[[Facts], None], ...] = (
     calls_are_counted,
     calls_stay_within_the_forecast,
 )
-"""All of them; the first one that breaks is the one that is shown."""
+"""All of them."""
 
 
-def broken(told: Told) -> tuple[str, str] | None:
-    """The first invariant that does not hold, by its name, and why."""
+def broken(told: Told) -> dict[str, str]:
+    """The invariants that do not hold, by their names, and why."""
     facts = Facts(told)
+    found = {}
     for invariant in INVARIANTS:
         try:
             invariant(facts)
         except Broken as why:
-            return invariant.__name__, str(why)
-    return None
+            found[invariant.__name__] = str(why)
+    return found

@@ -28,11 +28,10 @@ def check(scenario: Scenario) -> None:
         story = Story(scenario, Path(path))
         for place, spec in enumerate(scenario.loads):
             for told in story.play(spec, place):
-                found = broken(told)
-                if found is not None:
-                    name, why = found
+                if found := broken(told):
+                    rules = "\n".join(f"{name}: {why}" for name, why in found.items())
                     shown = pprint.pformat(scenario, width=140, sort_dicts=False)
-                    raise AssertionError(f"{name}: {why}\n\n{shown}\n\nload {place}\n{summary_of(told)}")
+                    raise AssertionError(f"{rules}\n\n{shown}\n\nload {place}\n{summary_of(told)}")
 
 
 @settings(
