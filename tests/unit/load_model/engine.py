@@ -95,7 +95,7 @@ class _Inline(concurrent.futures.Executor):
         self._given += 1
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as every executor does
             future.set_exception(error)
         return future
 

@@ -309,20 +309,27 @@ class FakeCrm:
                     answer.cut)  # fmt: skip
 
     def _handle(self, what: str, key: str, query: Mapping[str, str], body: Any) -> Http:
-        found = self.contacts.get(key)
-        if what == "page":
-            return self._page([entry.as_json() for entry in self.contacts.values()], int(query.get("page", 0)))
-        if what == "deals":
-            return self._page(self.deals, int(query.get("page", 0)))
+        if what == "create":
+            return self._create(key, body)
         if what == "deal":
             return self._deal(body)
-        if what == "other":
-            return self._page([{"id": id_, "name": f"List {n}"} for n, id_ in enumerate(LISTS)], 0)
-        if what == "create":
-            if found is not None:
-                return self._error("CONTACT_ALREADY_EXISTS")
-            made = self._make(body["email"], dict(body.get("attributes") or {}), self.now, ours=True)
-            return self._ok({"id": made.id, "email": made.email}, 201)
+        if what in ("get", "update", "add"):
+            return self._of_contact(what, key, body)
+        listings = {
+            "page": [entry.as_json() for entry in self.contacts.values()],
+            "deals": self.deals,
+            "other": [{"id": id_, "name": f"List {n}"} for n, id_ in enumerate(LISTS)],
+        }
+        return self._page(listings[what], int(query.get("page", 0)))
+
+    def _create(self, key: str, body: Any) -> Http:
+        if key in self.contacts:
+            return self._error("CONTACT_ALREADY_EXISTS")
+        made = self._make(body["email"], dict(body.get("attributes") or {}), self.now, ours=True)
+        return self._ok({"id": made.id, "email": made.email}, 201)
+
+    def _of_contact(self, what: str, key: str, body: Any) -> Http:
+        found = self.contacts.get(key)
         if found is None:
             return self._error("CONTACT_NOT_FOUND")
         if what == "get":

@@ -264,10 +264,37 @@ def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
         if facts.spec.mode == "create" and not found.ours:
             continue
         require(
-            has_values(found.attributes, row.attributes) and set(facts.spec.list_ids) <= set(found.lists)
-            or facts.spec.mode == "create",
+            facts.spec.mode == "create"
+            or (has_values(found.attributes, row.attributes) and set(facts.spec.list_ids) <= set(found.lists)),
             f"row {row.number} was left out as loaded before, but the CRM has other values or lists",
         )  # fmt: skip
+
+
+def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
+    """The same row in two loads that follow each other: the second one leaves it out."""
+    told, last = facts.told, facts.told.last
+    if last is None or told.is_resent or not told.has_state or facts.spec.full_refresh:
+        return
+    before = Facts(last)
+    if not (_effect(last) == _effect(told) and before.is_one_try and last.spec.is_clean):
+        return
+    for row, outcome in facts.decided():
+        was = before.sent.get(row.key)
+        if was is None or before.outcome(was) not in ("created", "updated", "unchanged") or not _is_same_row(was, row):
+            continue
+        calls = [event for event in facts.ours if event.key == row.key]
+        require(
+            outcome == "unchanged" and not calls, f"row {row.number} was loaded before, and is {outcome}: {calls[:1]}"
+        )
+
+
+def _effect(told: Told) -> tuple[bool, list[int]]:
+    """What else than its values decides what a row does."""
+    return told.spec.mode == "create", sorted(told.spec.lists)
+
+
+def _is_same_row(one: Wanted, other: Wanted) -> bool:
+    return one.email == other.email and repr(one.attributes) == repr(other.attributes)
 
 
 def _calls_about(facts: Facts, key: str) -> bool:
@@ -291,7 +318,7 @@ def rejected_for_a_reason(facts: Facts) -> None:
             require(not absent, f"row {row.number}: mode update, no such contact, and it counts as {outcome}")
             continue
         type_ = facts.told.rejects[row.number]["type"]
-        if type_ == "CONTACT_NOT_FOUND" or type_ == "HTTP_404":
+        if type_ in ("CONTACT_NOT_FOUND", "HTTP_404"):
             gone = facts.spec.mode == "update" and row.key not in facts.told.start
             require(gone or row.key in facts.beside, f"row {row.number} was rejected as {type_}, but it is there")
         else:
@@ -336,6 +363,7 @@ INVARIANTS: tuple[Callable[[Facts], None], ...] = (
     updated_means_written,
     the_crm_has_what_the_outcomes_say,
     a_row_left_out_is_in_the_crm,
+    what_was_loaded_before_costs_no_call,
     untouched_contacts_are_as_they_were,
     a_lost_creation_is_read_before_it_is_sent_again,
     calls_are_counted,

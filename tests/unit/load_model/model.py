@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ LEFT_OUT = object()
 class Wanted:
     """What a row asks for.
 
+    :param email: as it is sent
     :param fate: ``send``, ``invalid``, ``suppressed``, ``duplicate`` or ``ambiguous``
     """
 
     number: int
     key: str
+    email: str
     attributes: Mapping[str, Any]
     fate: str
 
@@ -48,7 +51,7 @@ def wanted_of(rows: Mapping[int, Mapping[str, Any]], spec: LoadSpec) -> dict[int
             fate = "suppressed"
         else:
             fate = _of_several(number, by_key[key], spec.duplicates)
-        found[number] = Wanted(number, key, _attributes(values, spec.empty), fate)
+        found[number] = Wanted(number, key, _spelled(values.get("email")), _attributes(values, spec.empty), fate)
     return found
 
 
@@ -65,6 +68,11 @@ def _key(email: Any) -> str:
     if not isinstance(email, str) or not re.fullmatch(r"[^\s@]+@[^\s@]+", email.strip()):
         return ""
     return key_of(email)
+
+
+def _spelled(email: Any) -> str:
+    """The address in its own case, as it is sent."""
+    return unicodedata.normalize("NFC", email.strip()) if isinstance(email, str) else ""
 
 
 def _hash(entry: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ class Told:
     :param outcomes: of the rows, by number
     :param calls: that the CRM got, as far as a try could tell of them
     :param tries: how each ended: as in :class:`Ended`, or ``killed``
+    :param last: the load just before it, None if there was none or it was abandoned
     """
 
     spec: LoadSpec
@@ -49,6 +49,7 @@ class Told:
     tries: list[str] = field(default_factory=list)
     is_resent: bool = False
     has_state: bool = True
+    last: Told | None = None
 
 
 class Story:
@@ -60,6 +61,7 @@ class Story:
         self.crm = FakeCrm(self.clock, skew=scenario.skew, errors=scenario.errors, envelope=scenario.envelope)
         for person in scenario.people:
             self.crm.seed(person)
+        self.last: Told | None = None
 
     def play(self, spec: LoadSpec, place: int) -> list[Told]:
         """One load, and that of its rejects.
@@ -74,8 +76,10 @@ class Story:
         files = self._files(f"load-{place}")
         start = self.crm.state()
         told = _Run(self, spec, files, start, list(spec.faults)).until_it_ends()
+        last, self.last = self.last, told
         if told is None:
             return []
+        told.last = last
         engine.forget_checkpoint(files.checkpoint)
         if not spec.resend or not told.rejects:
             return [told]
@@ -243,17 +247,10 @@ def summary_of(told: Told) -> str:
     rows = [f"  row {n}: {told.outcomes.get(n, '?'):10} {dict(values)}" for n, values in told.rows.items()]
     log = [f"  {event}" for event in told.log]
     rejects = [f"  row {n}: {line['type']}" for n, line in told.rejects.items()]
-    return "\n".join(
-        [
-            f"{'Resent rejects' if told.is_resent else 'Load'}: {told.tries}, {dict(told.ended.counts)}, "
-            f"{told.ended.calls} calls (counted: {told.calls}), plan {told.ended.plan} forecast {told.ended.forecast}",
-            *rows,
-            "Rejects:", *rejects,
-            "Log:", *log,
-        ]
-    )  # fmt: skip
-
-
-def counts_of(told: Told) -> Counter[str]:
-    """Rows by outcome, as they were told one by one."""
-    return Counter(told.outcomes.values())
+    kind = "Resent rejects" if told.is_resent else "Load"
+    ended = told.ended
+    head = (
+        f"{kind}: {told.tries}, {dict(ended.counts)}, {ended.calls} calls (counted: {told.calls}), plan {ended.plan}, "
+        f"forecast {ended.forecast}"
+    )
+    return "\n".join([head, *rows, "Rejects:", *rejects, "Log:", *log])

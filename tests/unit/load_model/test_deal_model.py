@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from . import engine
@@ -149,6 +149,7 @@ scenarios = st.builds(
     max_examples=10 * int(os.environ[FUZZ]) if FUZZ in os.environ else 300,
     derandomize=FUZZ not in os.environ,
     database=None,
+    phases=(Phase.generate, Phase.shrink),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

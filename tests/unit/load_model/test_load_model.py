@@ -6,7 +6,7 @@ import os
 import pprint
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from . import strategies
 from .invariants import broken
@@ -38,6 +38,7 @@ def check(scenario: Scenario) -> None:
     max_examples=10 * int(os.environ[FUZZ]) if FUZZ in os.environ else EXAMPLES,
     derandomize=FUZZ not in os.environ,
     database=None,
+    phases=(Phase.generate, Phase.shrink),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
