@@ -221,6 +221,7 @@ class FakeCrm:
     """The CRM of one account.
 
     :param clock: ours; its own is ``skew`` seconds ahead
+    :param dates: see :class:`Scenario`
     :param errors: a key of :data:`ERROR_BODIES`
     :param envelope: whether a success is wrapped in ``data``
     :param several_deals: whether a contact may have more than one deal
@@ -231,12 +232,13 @@ class FakeCrm:
         clock: Clock,
         *,
         skew: float = 0.0,
+        dates: str = "both",
         errors: str = "typed",
         envelope: bool = True,
         several_deals: bool = False,
     ) -> None:
         self.clock, self.skew, self._errors, self._envelope = clock, timedelta(seconds=skew), errors, envelope
-        self._several_deals = several_deals
+        self._several_deals, self._dates = several_deals, dates
         self.contacts: dict[str, Entry] = {}
         self.deals: list[dict[str, Any]] = []
         self.log: list[Event] = []
@@ -304,9 +306,10 @@ class FakeCrm:
         if kind is not None:
             answer = kind.answer(answer)
         assert answer is not None
-        date = format_datetime(self.now.replace(microsecond=0), usegmt=True)
-        return Http(answer.status, answer.body, {"Date": date, "Content-Type": "application/json", **answer.headers},
-                    answer.cut)  # fmt: skip
+        headers = {"Content-Type": "application/json", **answer.headers}
+        if self._dates != "no Date":
+            headers["Date"] = format_datetime(self.now.replace(microsecond=0), usegmt=True)
+        return Http(answer.status, answer.body, headers, answer.cut)
 
     def _handle(self, what: str, key: str, query: Mapping[str, str], body: Any) -> Http:
         if what == "create":
@@ -316,7 +319,7 @@ class FakeCrm:
         if what in ("get", "update", "add"):
             return self._of_contact(what, key, body)
         listings = {
-            "page": [entry.as_json() for entry in self.contacts.values()],
+            "page": [self._shown(entry) for entry in self.contacts.values()],
             "deals": self.deals,
             "other": [{"id": id_, "name": f"List {n}"} for n, id_ in enumerate(LISTS)],
         }
@@ -333,7 +336,7 @@ class FakeCrm:
         if found is None:
             return self._error("CONTACT_NOT_FOUND")
         if what == "get":
-            return self._ok(found.as_json())
+            return self._ok(self._shown(found))
         if what == "update":
             found.attributes.update(deepcopy(body))
             return self._ok({"id": found.id, "email": found.email})
@@ -342,6 +345,12 @@ class FakeCrm:
             return self._error("SEGMENTATION_LIST_NOT_FOUND")
         found.lists = sorted({*found.lists, *ids})
         return self._ok({})
+
+    def _shown(self, entry: Entry) -> dict[str, Any]:
+        shown = entry.as_json()
+        if self._dates == "no createdAt":
+            del shown["createdAt"]
+        return shown
 
     def _deal(self, body: Any) -> Http:
         owner = next((e for e in self.contacts.values() if e.id == body["contactId"]), None)

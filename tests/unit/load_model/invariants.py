@@ -42,6 +42,13 @@ class Facts:
         """What we have done to a contact."""
         return [event for event in self.ours if event.key == key and event.what in WRITES and event.effect]
 
+    def is_unclear(self, key: str) -> bool:
+        """Whether nothing but its values tells if we have made a contact: the answer to that was lost, or a try was."""
+        if self.told.has_dates:
+            return False
+        lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.told.history)
+        return lost or not self.is_one_try
+
     def made(self, key: str) -> bool:
         """Whether this load (or the one whose rejects it loads) has made the contact."""
         since = self.told.history if self.told.is_resent else self.told.log
@@ -60,6 +67,11 @@ class Facts:
         return any(found is not None and found.unwanted for found in (before, after)) or any(
             event.key == key and (event.unwanted or event.what in UNWANTED) for event in self.told.history
         )
+
+
+def is_lost(event: Event) -> bool:
+    """Whether we cannot know if a call was handled."""
+    return event.fault not in (None, "429", "quota", "refused", "key revoked")
 
 
 def require(holds: bool, text: str) -> None:
@@ -96,7 +108,7 @@ def calls_are_counted(facts: Facts) -> None:
 
 def calls_stay_within_the_forecast(facts: Facts) -> None:
     told = facts.told
-    if facts.is_one_try and facts.spec.is_clean:
+    if facts.is_one_try and facts.spec.is_clean and told.has_clear_errors:
         require(told.calls <= told.ended.forecast, f"{told.calls} calls, the forecast was {told.ended.forecast}")
 
 
@@ -181,14 +193,18 @@ def create_changes_nothing_that_was_there(facts: Facts) -> None:
     for event in facts.ours:
         if event.effect and event.what in ("update", "add"):
             was_there = event.chain is not None and event.chain != facts.told.chain
-            require(not was_there, f"mode create changed a contact that was there before the load: {event}")
+            require(
+                not was_there or facts.is_unclear(event.key),
+                f"mode create changed a contact that was there before the load: {event}",
+            )
 
 
 def create_lists_what_it_made(facts: Facts) -> None:
     if facts.spec.mode != "create" or not facts.spec.lists:
         return
     for row, outcome in facts.decided():
-        if outcome in ("created", "updated", "unchanged") and facts.made(row.key) and row.key not in facts.beside:
+        is_ours = facts.made(row.key) and not facts.is_unclear(row.key) and row.key not in facts.beside
+        if outcome in ("created", "updated", "unchanged") and is_ours:
             missing = set(facts.spec.list_ids) - set(facts.told.end[row.key].lists)
             require(not missing, f"row {row.number} is {outcome}: the load made its contact, which is not in its lists")
 
@@ -204,6 +220,8 @@ def update_creates_nothing(facts: Facts) -> None:
 
 def created_means_made_by_this_load(facts: Facts) -> None:
     for row, outcome in facts.decided():
+        if facts.is_unclear(row.key):
+            continue
         made = [e for e in facts.ours if e.key == row.key and e.what == "create" and e.effect]
         if outcome == "created":
             was_made = bool(made) or (facts.told.is_resent and facts.made(row.key))
@@ -218,6 +236,8 @@ def created_means_made_by_this_load(facts: Facts) -> None:
 
 def updated_means_written(facts: Facts) -> None:
     for row, outcome in facts.decided():
+        if facts.is_unclear(row.key):
+            continue
         written = facts.done(row.key) or (facts.told.is_resent and facts.made(row.key))
         if outcome == "updated":
             require(bool(written), f"row {row.number} counts as updated, but nothing was written")
@@ -234,7 +254,7 @@ def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
         found = facts.told.end.get(row.key)
         require(found is not None, f"row {row.number} is {outcome}, but the CRM has no such contact")
         assert found is not None
-        if facts.spec.mode == "create" and not facts.made(row.key):
+        if facts.spec.mode == "create" and (facts.is_unclear(row.key) or not facts.made(row.key)):
             continue  # left alone
         require(has_values(found.attributes, row.attributes), f"row {row.number} is {outcome}, but the CRM has others")
         missing = set(facts.spec.list_ids) - set(found.lists)
@@ -343,7 +363,7 @@ def a_lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
             continue
         is_again = unknown.get(event.key) == event.attempt
         require(not is_again, f"a creation whose answer was lost was sent again without a look: {event}")
-        if event.fault not in (None, "429", "quota", "refused", "key revoked"):
+        if is_lost(event):
             unknown[event.key] = event.attempt
 
 

@@ -95,6 +95,7 @@ class Scenario:
 
     :param state: whether they share a state file
     :param skew: seconds that the CRM's clock is ahead of ours
+    :param dates: ``both``: the CRM sends its clock's ``Date`` and shows ``createdAt``; or ``no Date``, ``no createdAt``
     :param errors: how the CRM words its errors: a key of ``fake_crm.ERROR_BODIES``
     :param envelope: whether a success is wrapped in ``data``
     """
@@ -103,5 +104,6 @@ class Scenario:
     loads: tuple[LoadSpec, ...]
     state: bool = True
     skew: float = 0.0
+    dates: str = "both"
     errors: str = "typed"
     envelope: bool = True

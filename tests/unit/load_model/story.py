@@ -32,6 +32,8 @@ class Told:
     :param outcomes: of the rows, by number
     :param calls: that the CRM got, as far as a try could tell of them
     :param tries: how each ended: as in :class:`Ended`, or ``killed``
+    :param has_dates: whether the CRM shows when a contact was made, and what time it is
+    :param has_clear_errors: whether an error says what it is by more than its status
     :param last: the load just before it, None if there was none or it was abandoned
     """
 
@@ -49,6 +51,8 @@ class Told:
     tries: list[str] = field(default_factory=list)
     is_resent: bool = False
     has_state: bool = True
+    has_dates: bool = True
+    has_clear_errors: bool = True
     last: Told | None = None
 
 
@@ -58,7 +62,13 @@ class Story:
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
         self.clock = Clock()
-        self.crm = FakeCrm(self.clock, skew=scenario.skew, errors=scenario.errors, envelope=scenario.envelope)
+        self.crm = FakeCrm(
+            self.clock,
+            skew=scenario.skew,
+            dates=scenario.dates,
+            errors=scenario.errors,
+            envelope=scenario.envelope,
+        )
         for person in scenario.people:
             self.crm.seed(person)
         self.last: Told | None = None
@@ -169,6 +179,8 @@ class _Run:
             tries=self.tries,
             is_resent=self.before is not None,
             has_state=self.files.state is not None,
+            has_clear_errors=self.story.scenario.errors != "bare",
+            has_dates=self.story.scenario.dates == "both",
         )
 
     # -- what the engine does --------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ addresses = st.sampled_from([*PEOPLE[:5], PEOPLE[-1], *NEW])
 any_address = st.sampled_from([*PEOPLE, *NEW])
 spelled = st.builds(lambda email, how: SPELLINGS[how](email), addresses, st.sampled_from([*SPELLINGS]))
 consents = st.sampled_from(["active", "active", "active", "unsubscribed", "blacklisted", "unsubscribedAt"])
-lists = st.sampled_from([(), (), (0,), (1,), (0, 1)])
+lists = st.sampled_from([(), (0,), (1,), (0, 1)])
 
 people = st.lists(
     st.builds(Person, any_address, attributes, consents, lists),
@@ -67,7 +67,21 @@ faults = st.lists(
     st.builds(
         Fault,
         places,
-        st.sampled_from([*FAULTS, "lost before", "lost after", "429", "kill before", "kill after", "interrupt"]),
+        st.sampled_from(
+            [
+                *FAULTS,
+                "lost before",
+                "lost before",
+                "lost after",
+                "429",
+                "429",
+                "quota",
+                "quota",
+                "kill before",
+                "kill after",
+                "interrupt",
+            ]
+        ),
         st.sampled_from([1, 1, 1, 2, 6, 14]),
     ),
     max_size=4,
@@ -78,7 +92,9 @@ def besides(places: st.SearchStrategy[int | None]) -> st.SearchStrategy[tuple[Be
     return st.lists(
         st.builds(
             Beside,
-            st.sampled_from(["set", "create", "delete", "unsubscribe", "blacklist", "resubscribe", "list", "unlist"]),
+            st.sampled_from(
+                ["unsubscribe", "unsubscribe", "blacklist", "resubscribe", "set", "create", "delete", "list", "unlist"]
+            ),
             addresses,
             attributes,
             places,
@@ -108,13 +124,13 @@ def _suppression(emails: list[tuple[str, str]]) -> tuple[str, ...]:
 
 
 suppression = st.lists(
-    st.tuples(addresses, st.sampled_from(["sha256", *SPELLINGS])), max_size=2
+    st.tuples(addresses | st.sampled_from([PEOPLE[-1], NEW[-1]]), st.sampled_from(["sha256", *SPELLINGS])), max_size=2
 ).map(_suppression)  # fmt: skip
 
 
 @st.composite
 def load(draw: st.DrawFn, given: tuple[dict[str, Any], ...]) -> LoadSpec:
-    mode = draw(st.sampled_from(["upsert", "upsert", "create", "update"]))
+    mode = draw(st.sampled_from(["upsert", "upsert", "create", "create", "update"]))
     return LoadSpec(
         rows=given,
         mode=mode,
@@ -141,6 +157,7 @@ def scenario(draw: st.DrawFn) -> Scenario:
         loads=tuple(loads),
         state=draw(st.sampled_from([True, True, False])),
         skew=draw(st.sampled_from([0.0, -90.0, 3600.0])),
+        dates=draw(st.sampled_from(["both", "both", "both", "no Date", "no createdAt"])),
         errors=draw(st.sampled_from(["typed", "typed", *ERROR_BODIES])),
         envelope=draw(st.booleans()),
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from . import engine
 from .fake_crm import FAULTS, Clock, FakeCrm, Http
+from .invariants import is_lost
 from .scenario import Fault, Person
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
@@ -110,7 +111,7 @@ def check_no_blind_repeat(log: list[Any]) -> None:
             is_unknown = False
         elif event.what == "deal":
             assert not is_unknown, "a creation whose answer was lost was sent again without a look"
-            is_unknown = event.fault not in (None, "429", "quota", "refused", "key revoked")
+            is_unknown = is_lost(event)
 
 
 def check(deals: Deals) -> None:
