@@ -123,7 +123,8 @@ class Run:
     def _note_start(self) -> None:
         """Write down when the load began, where a later try must know which contacts are older."""
         load = self.load
-        if self.began is not None or load.options.mode != "create" or not load.options.list_ids:
+        is_needed = load.options.mode == "create" and load.options.list_ids and self.survey.rows
+        if self.began is not None or not is_needed:
             return
         if load.client.server_time(self.started) is None:
             load.client.ping()  # no answer has shown the CRM's clock yet
