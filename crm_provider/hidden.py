@@ -58,8 +58,8 @@ def path_text(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
-def shown(value: Any) -> Any:
-    """What was hidden, or the value itself."""
+def unmask(value: Any) -> Any:
+    """The value behind a :class:`Hidden`, or the value itself."""
     return value.items if isinstance(value, Hidden) else value
 
 
