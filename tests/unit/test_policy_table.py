@@ -13,8 +13,18 @@ from crm_provider import outcome
 from crm_provider._compat import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import ERROR_CLASSES
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
+from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.policy import OPERATORS, Action, DecidedBy, ErrorPolicy, Work
 from crm_provider.policy_table import CALL_NOTES, REPEATS, Line, explain
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.waiting import Waiting
 
 from .reference import OUTCOMES, REPEATED, TYPES
@@ -222,3 +232,40 @@ def test_for_a_task_of_ones_own_the_notes_name_the_call(type_: str) -> None:
     repeated = {0: "-", 3: POST, 4: "wait, send again"}[len(REPEATED.get(type_, ()))]
     assert table(None)[type_].in_call == notes.get(type_, repeated)
     assert table(None)[type_].action == OUTCOMES[type_][0]
+
+
+# -- every operator uses its own table ----------------------------------------------------------------------
+
+EMAIL: dict[str, Any] = {"contact_email": "ada@example.com"}
+DEAL: dict[str, Any] = {"contact_id": "c", "pipeline_id": "p", "stage_id": "s"}
+
+MADE: dict[str, tuple[type, dict[str, Any]]] = {
+    "CrmUpsertContactOperator": (CrmUpsertContactOperator, EMAIL),
+    "CrmCreateDealOperator": (CrmCreateDealOperator, DEAL),
+    "CrmMoveDealStageOperator": (CrmMoveDealStageOperator, {"deal_id": "d", "stage_id": "s"}),
+    "CrmAddContactToListsOperator": (CrmAddContactToListsOperator, {**EMAIL, "list_ids": "l"}),
+    "CrmDeleteContactOperator": (CrmDeleteContactOperator, EMAIL),
+    "CrmVerifyEmailOperator": (CrmVerifyEmailOperator, EMAIL),
+    "CrmTriggerAutomationOperator": (
+        CrmTriggerAutomationOperator,
+        {**EMAIL, "webhook_id": "w", "channel_uid": "c", "workflow_id": "f"},
+    ),
+    "CrmExtractContactsOperator": (CrmExtractContactsOperator, {"target": "out.jsonl"}),
+    "CrmExtractDealsOperator": (CrmExtractDealsOperator, {"target": "out.jsonl"}),
+    "CrmExtractListsOperator": (CrmExtractListsOperator, {"target": "out.jsonl"}),
+    "CrmLoadContactsOperator": (CrmLoadContactsOperator, {"source": "in.csv"}),
+    "CrmRetryRejectsOperator": (CrmRetryRejectsOperator, {"rejects": "rejects.jsonl"}),
+    "SqlToCrmContactsOperator": (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),
+    "CrmListSensor": (CrmListSensor, {"list_id": "l"}),
+    "CrmListMembershipSensor": (CrmListMembershipSensor, {"emails": "ada@example.com", "list_id": "l"}),
+    "CrmContactSensor": (CrmContactSensor, EMAIL),
+    "CrmDealStageSensor": (CrmDealStageSensor, {"deal_id": "d", "stage_ids": "s"}),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_has_the_policy_that_is_printed_for_it(name: str) -> None:
+    base, _, mode = name.partition("(mode='")
+    operator, arguments = MADE[base]
+    made = operator(task_id="t", **arguments, **({"mode": mode.removesuffix("')")} if mode else {}))
+    assert made.error_policy == ErrorPolicy(work=OPERATORS[name], operator=name)
