@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Iterable
+
+from crm_provider.suggest import nearest
 
 
 def check_names(operator: type, given: Iterable[str]) -> None:
@@ -30,5 +31,5 @@ def _names(operator: type) -> frozenset[str]:
 
 
 def _hinted(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name)
+    close = nearest(name, sorted(known))
+    return f"{name!r} (did you mean {close!r}?)" if close else repr(name)

@@ -5,37 +5,42 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar
 
+from crm_provider import errors as e
 from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.policy import ErrorPolicy, OnError, Work
+from crm_provider.policy import Decision, ErrorPolicy, OnError, Work, with_mode
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.task_arguments import check_names
 
 log = logging.getLogger(__name__)
 
 
-class HasErrorPolicy:
-    """What CRM operators and sensors share: ``on_error``, checked when the DAG is parsed."""
+class ErrorPolicyMixin:
+    """``on_error`` for CRM operators and sensors, checked when the DAG is parsed."""
 
     work: ClassVar[Work] = Work.TASK
     policy_name: ClassVar[str | None] = None
-    """The operator's name in the policy's presets; subclasses keep it."""
+    """The operator's name in the policy's tables; subclasses keep it."""
 
     error_policy: ErrorPolicy
 
-    def set_error_policy(self, on_error: OnError | ErrorPolicy | None, name: str | None = None) -> None:
+    def set_error_policy(self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert") -> None:
         """Check and keep ``on_error``.
 
+        :param mode: of an operator with modes, which have rules of their own
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
         self.on_error = on_error
-        self.error_policy = self._checked_policy(on_error, name)
+        self.error_policy = self._checked_policy(on_error, mode)
+
+    def decide(self, error: e.CrmError) -> Decision:
+        """What to do about an error of the task."""
+        return self.error_policy.decide(error)
 
     @classmethod
-    def _checked_policy(cls, on_error: Any, name: str | None = None) -> ErrorPolicy:
-        overrides = on_error.on_error if isinstance(on_error, ErrorPolicy) else on_error or {}
+    def _checked_policy(cls, on_error: Any, mode: str = "upsert") -> ErrorPolicy:
         site = site_config.on_error(cls.work)
-        return ErrorPolicy(overrides, work=cls.work, operator=name or cls.policy_name, site=site)
+        return ErrorPolicy(on_error or {}, work=cls.work, operator=with_mode(cls.policy_name, mode), site=site)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:

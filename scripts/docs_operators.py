@@ -16,7 +16,8 @@ from pathlib import Path
 
 from docs_text import DOCS, ROOT
 
-from crm_provider.policy import OPERATORS, ErrorPolicy, Line, explain
+from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
+from crm_provider.policy_table import Line, explain
 
 PACKAGE = ROOT / "crm_provider"
 FOLDERS = ("operators", "transfers", "sensors")
@@ -145,11 +146,12 @@ def own_parameter_table(document: Path, name: str) -> str:
 def outcomes(name: str) -> str:
     """The lines of ``python -m crm_provider policy --for NAME``, those that say the same as one."""
     usual = explain(_policy(name))
-    order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.action))
+    order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.effect))
     rows = []
-    for (action, in_call, origin), lines in groupby(order, key=lambda line: (line.action, line.in_call, line.origin)):
-        rows.append((", ".join(f"`{line.type}`" for line in lines), in_call, action, f"`{origin}`"))
-    text = _markdown_table(("Errors", "In one call", "Outcome", "Says"), rows)
+    for (_, in_call, effect, origin), lines in groupby(order, key=_cells):
+        same = list(lines)
+        rows.append((", ".join(f"`{line.type}`" for line in same), in_call, same[0].action, effect, f"`{origin}`"))
+    text = _markdown_table(("Errors", "In one call", "Outcome", "What happens", "Decided by"), rows)
     for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
         differ = [
             line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
@@ -291,10 +293,14 @@ def _policy(name: str) -> ErrorPolicy:
     return ErrorPolicy(work=OPERATORS[name], operator=name)
 
 
+def _cells(line: Line) -> tuple[str, str, str, str]:
+    return line.action, line.in_call, line.effect, line.origin
+
+
 def _strength(line: Line) -> tuple[bool, int]:
     """What the operator says itself comes first, then what is not a failure."""
     order = ("skip", "wait", "retry", "reject", "fail")
-    return line.origin.startswith("default["), order.index(line.action) if line.action in order else 0
+    return line.decided_by is DecidedBy.DEFAULT, order.index(line.action) if line.action in order else 0
 
 
 def _counted(line: Line) -> str:

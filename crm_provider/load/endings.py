@@ -13,7 +13,7 @@ from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
 from crm_provider.load.sender import Flight
-from crm_provider.load.verdict import Step, Verdict, is_retryable, judge
+from crm_provider.load.verdict import RowAction, RowDecision, decide_row, is_retryable
 from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action, Decision, ErrorPolicy
@@ -86,7 +86,7 @@ class Endings:
 
     def server_is_down(self, error: e.CrmError) -> None:
         """A call that is no row's has failed as the rows that are held have: the next try sends them again."""
-        self._end_run(error, Decision(Action.RETRY, "the CRM does not work, so that no row is to blame"))
+        self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
 
     def reject_held(self, *, before: Flight | None = None) -> None:
         """The CRM works: rows that failed for its sake are rejected.
@@ -105,27 +105,27 @@ class Endings:
     def _failed(self, flight: Flight, error: e.CrmError) -> None:
         if flight.made is not None and flight.made.certain:
             self._unfinished.add(flight.row.number)
-        verdict = judge(error, self._policy, mode=self._options.mode, sends=flight.sends)
-        if verdict.step is Step.HOLD:
+        decided = decide_row(error, self._policy, sends=flight.sends)
+        if decided.action is RowAction.HOLD:
             self._hold(flight, error)
-        elif verdict.step is Step.AGAIN:
-            self._send_again(flight, error, verdict)
-        elif verdict.step is Step.STOP:
-            self._end_run(error, verdict.decision)
+        elif decided.action is RowAction.RESEND:
+            self._send_again(flight, error, decided)
+        elif decided.action is RowAction.STOP:
+            self._end_run(error, decided.decision)
         else:
             self._throttled_in_a_row = 0
             self.reject_held(before=flight)
-            self._answered(flight, error, verdict)
+            self._answered(flight, error, decided)
 
-    def _answered(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+    def _answered(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
         number = flight.row.number
         self._unfinished.discard(number)
-        if verdict.step is Step.UNCHANGED:
+        if decided.action is RowAction.UNCHANGED:
             self._remember(flight.contact)
             self._ledger.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(flight.contact)
-            if verdict.step is Step.REJECT:
+            if decided.action is RowAction.REJECT:
                 self._reject(flight, error)
             else:
                 self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
@@ -134,13 +134,13 @@ class Endings:
         """Keep a row that failed for the server's sake until it is known whether all do."""
         self._held.append((flight, error, self._launched))
         if len(self._held) >= self._options.errors_in_a_row:
-            self._end_run(error, Decision(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
+            self._end_run(error, Decision.by_rule(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
 
-    def _send_again(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+    def _send_again(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
         if isinstance(error, e.CrmThrottledError):
             self._throttled_in_a_row += 1
             if self._throttled_in_a_row >= self._options.errors_in_a_row:
-                self._end_run(error, verdict.decision)
+                self._end_run(error, decided.decision)
         flight.sends += 1
         self.again.append(flight)
 

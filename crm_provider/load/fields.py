@@ -10,8 +10,9 @@ from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load import moments, numerals, phones, values
 from crm_provider.load.rows import SourceError
-from crm_provider.load.targets import Place, Target, target_of, unknown
+from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Conversion, Unfit, is_empty
+from crm_provider.suggest import unknown
 
 Empty = Literal["skip", "clear", "null", "keep"]
 """What an empty value becomes.

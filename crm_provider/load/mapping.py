@@ -25,8 +25,9 @@ from crm_provider import validate
 from crm_provider.load.fields import EMPTIES, LEFT_OUT, Defaults, Empty, Field, column_field, field_of
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 from crm_provider.load.source_options import look_like_values
-from crm_provider.load.targets import Place, Target, nearest, target_of, unknown
+from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Unfit
+from crm_provider.suggest import nearest, unknown
 
 log = logging.getLogger(__name__)
 

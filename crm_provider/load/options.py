@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.rows import SourceError
+from crm_provider.suggest import hint
 
 Mode = Literal["upsert", "create", "update"]
 PlanName = Literal["auto", "learned", "create_first", "update_first", "compare"]
@@ -78,9 +78,7 @@ _CHOICES = {
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        close = difflib.get_close_matches(str(value).lower(), choices, n=1)
-        hint = f"did you mean {close[0]!r}? Known" if close else "known"
-        raise SourceError(f"{name}={value!r} is unknown; {hint}: {', '.join(choices)}")
+        raise SourceError(f"{name}={value!r} is unknown; {hint(value, choices, 'known')}: {', '.join(choices)}")
 
 
 def rejects_allowed(max_rejects: int | str, rows: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -10,6 +9,7 @@ from encodings.aliases import aliases
 from typing import Any
 
 from crm_provider.load.rows import SourceError
+from crm_provider.suggest import hint, unknown
 
 FORMATS: Mapping[str, str] = {
     "csv": "csv",
@@ -66,7 +66,7 @@ class FileOptions:
         known, allowed = [field.name for field in fields(cls)], _OPTIONS[format]
         for name in options or {}:
             if name not in known:
-                raise SourceError(f"source_options: {_unknown(name, known)}")
+                raise SourceError(unknown("source_options:", name, known))
             if name not in allowed:
                 raise SourceError(f"source_options: {name!r} has no meaning for {format} files; leave it out")
         given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -82,7 +82,7 @@ def checked_format(name: str | None) -> str | None:
         return None
     plain = str(name).lower().lstrip(".").removesuffix(".gz")
     if plain not in FORMATS:
-        raise SourceError(f"source_format: {_unknown(name, FORMATS)}")
+        raise SourceError(unknown("source_format:", name, FORMATS))
     return FORMATS[plain]
 
 
@@ -113,12 +113,6 @@ def look_like_values(names: Iterable[Any]) -> bool:
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-def _unknown(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name).lower(), known := list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? Known" if close else "known"
-    return f"{name!r} is unknown; {hint}: {', '.join(known)}"
-
-
 def _check_character(name: str, value: Any) -> None:
     if value == "\\t":
         raise SourceError(
@@ -134,10 +128,10 @@ def _check_encoding(name: Any) -> None:
     try:
         io.TextIOWrapper(io.BytesIO(), encoding=name).close()
     except (LookupError, ValueError):
-        close = difflib.get_close_matches(name.lower().replace("-", "_"), {*aliases, *aliases.values()}, n=1)
-        hint = f"did you mean {close[0].replace('_', '-')!r}? Usual" if close else "usual"
+        known = sorted({alias.replace("_", "-") for alias in (*aliases, *aliases.values())})
+        usual = hint(name.replace("_", "-"), known, "usual")
         raise SourceError(
-            f"source_options: encoding {name!r} is unknown; {hint} ones: utf-8, cp1252 (Windows, Excel), latin-1, "
+            f"source_options: encoding {name!r} is unknown; {usual} ones: utf-8, cp1252 (Windows, Excel), latin-1, "
             "utf-16"
         ) from None
 

@@ -9,7 +9,7 @@ from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider._compat import Context, mask_secret
 from crm_provider.operators.base import CrmOperator, contact_email_of
-from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.policy import Action
 
 SENT_KEY = "crm_automation_sent"
 """Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""
@@ -76,13 +76,6 @@ class CrmTriggerAutomationOperator(CrmOperator):
         note.remove()
         self.log.info("Automation started.")
         return {"outcome": "started"}
-
-    def decide(self, error: e.CrmError) -> Decision:
-        """As the policy says; what certainly did not start the automation is retried like anything else."""
-        decision = super().decide(error)
-        if error.outcome_known and decision.origin.startswith(f"{self.policy_name}["):
-            return ErrorPolicy(site=self.error_policy.site).decide(error)
-        return decision
 
     def _refuse_to_repeat(self) -> None:
         """Raise if an earlier try was cut off and its call must not be repeated."""

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
-from crm_provider.outcome import conclude
-from crm_provider.policy import Decision, ErrorPolicy, OnError
+from crm_provider.outcome import raise_for_decision
+from crm_provider.policy import ErrorPolicy, OnError
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import check_names
-from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 
 if TYPE_CHECKING:
     from crm_provider.hooks.crm import CrmHook
     from crm_provider.server_clock import ServerMoment
 
 
-class CrmOperator(HasErrorPolicy, BaseOperator):
+class CrmOperator(ErrorPolicyMixin, BaseOperator):
     """One write to the CRM.
 
     Rendered template fields are stored and shown by Airflow: they hold what the DAG author put there. The XCom holds
@@ -64,13 +64,9 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
         try:
             result = self.call(context)
         except e.CrmError as error:
-            conclude(error, self.decide(error), context)
+            raise_for_decision(error, self.decide(error), context)
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
-
-    def decide(self, error: e.CrmError) -> Decision:
-        """What to do about an error of the call."""
-        return self.error_policy.decide(error)
 
     @abc.abstractmethod
     def call(self, context: Context) -> dict[str, Any]:

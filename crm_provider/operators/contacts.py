@@ -54,8 +54,7 @@ class CrmUpsertContactOperator(CrmOperator):
         self.attributes = attributes
         self.origin = origin
         self.mode = mode
-        if mode != "upsert":
-            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={mode!r})")
+        self.set_error_policy(self.on_error, mode=mode)
 
     def call(self, context: Context) -> dict[str, Any]:
         validate.email(self.contact_email, "contact_email")
@@ -110,7 +109,7 @@ class CrmDeleteContactOperator(CrmOperator):
         try:
             self.hook.delete_contact(self.contact_email)
         except CrmContactNotFoundError as missing:
-            if context["ti"].try_number == 1 or self.error_policy.decide(missing).action is not Action.SKIP:
+            if context["ti"].try_number == 1 or self.decide(missing).action is not Action.SKIP:
                 raise
             outcome = "gone"
         self.log.info("Contact %s.", outcome)

@@ -93,7 +93,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
         """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
         waits = isinstance(error, e.CrmThrottledError)
-        return self.error_policy.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
+        return self.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
 
 
 class CrmExtractContactsOperator(_ExtractOperator):

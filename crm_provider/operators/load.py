@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from crm_provider._compat import AirflowSkipException, Context
-from crm_provider.hidden import comes_later, hide_rows, shown
+from crm_provider._compat import Context
+from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
@@ -15,6 +15,7 @@ from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.outcome import skip
 from crm_provider.task_paths import path_of, with_connection
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         checked_format(source_format)
         self.source = source
         self.source_format, self.source_options = source_format, source_options
-        if self.mode != "upsert":
-            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={self.mode!r})")
 
     @property
     def source(self) -> Any:
@@ -74,7 +73,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def open_source(self) -> Source:
         from crm_provider.load.sources import open_source
 
-        source = shown(self.source)
+        source = unmask(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):
             raise SourceError(
                 "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
@@ -111,7 +110,7 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
 
     def execute(self, context: Context) -> Any:
         if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row
-            raise AirflowSkipException("Nothing to send: the load before has no rejects file.")
+            skip("Nothing to send: the load before has no rejects file.")
         return super().execute(context)
 
     def open_source(self) -> Source:
@@ -120,7 +119,7 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         try:
             self._rows = read_rejects(path, retryable_only=self.only == "retryable")
         except NoRejects as nothing:
-            raise AirflowSkipException(f"Nothing to send: {nothing}.") from nothing
+            skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows
 
     def call(self, context: Context) -> dict[str, Any]:

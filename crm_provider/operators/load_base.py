@@ -5,10 +5,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crm_provider import errors as e
-from crm_provider._compat import AirflowFailException, Context
+from crm_provider._compat import Context
 from crm_provider.assets import note_load
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
@@ -20,14 +20,16 @@ from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInval
 from crm_provider.load.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import NoSuchFile, SourceError
+from crm_provider.load.stops import LoadStopped
+from crm_provider.load.verdict import judge_run
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
-from crm_provider.outcome import conclude
+from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.policy import Action, Work
 from crm_provider.task_paths import path_of, site_report, with_connection
 
 if TYPE_CHECKING:
-    from crm_provider.load.engine import Load, LoadStopped, LoadUnsaved
+    from crm_provider.load.engine import Load, LoadUnsaved
     from crm_provider.load.sources import Source
     from crm_provider.load.summary import Summary
     from crm_provider.load.window import Interrupt
@@ -118,6 +120,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         super().__init__(**kwargs)
         self.mapping = mapping
         self.mode, self.plan, self.compare = mode, plan, compare
+        self.set_error_policy(self.on_error, mode=mode)
         self.changed_only, self.full_refresh = changed_only, full_refresh
         self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
         self.suppression = suppression
@@ -166,18 +169,18 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
             raise
-        except SourceError as wrong:  # the same input would fail again
-            raise AirflowFailException(str(wrong)) from wrong
+        except LoadStopped as stopped:
+            raise_for_decision(stopped.error, stopped.decision, context)
+        except SourceError as wrong:
+            fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
-            if error.decided is not None:
-                raise  # by the load itself
-            conclude(error, self.decide(error), context)
+            raise_for_decision(error, judge_run(error, self.error_policy), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.conclusion import done, what_to_do
-        from crm_provider.load.engine import LoadInterrupted, LoadStopped, LoadUnsaved, too_many_rejects
+        from crm_provider.load.engine import LoadInterrupted, LoadUnsaved, too_many_rejects
         from crm_provider.load.summary import Summary
 
         with ExitStack() as opened:
@@ -190,6 +193,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 summary = load.run()
             except LoadStopped as stopped:
                 self._stopped(stopped, load, context)
+                raise
             except LoadUnsaved as unsaved:
                 self._unsaved(unsaved, load, context)
                 raise
@@ -204,7 +208,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
         if problem is not None:
             context["ti"].xcom_push(key="return_value", value=self._result(summary))
-            raise AirflowFailException(f"{problem}. {what_to_do(load)}")
+            fail_without_retry(f"{problem}. {what_to_do(load)}")
         result = self._result(summary)
         note_load(self, context, result)
         return result
@@ -282,14 +286,13 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     # -- after -----------------------------------------------------------------------------------------------
 
-    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> NoReturn:
+    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> None:
         error = stopped.error
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
         context["ti"].xcom_push(key="return_value", value=self._result(summary))
         done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
-        conclude(error, stopped.decision, context)
 
     def _unsaved(self, unsaved: LoadUnsaved, load: Load, context: Context) -> None:
         summary = self._concluded(load, unsaved.summary, f"{unsaved}.")

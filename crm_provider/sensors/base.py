@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Any
 from crm_provider import errors as e
 from crm_provider._compat import (
     AirflowSensorTimeout,
-    AirflowSkipException,
     BaseSensorOperator,
     Context,
     PokeReturnValue,
     conf,
 )
-from crm_provider.outcome import conclude, reschedule_at
+from crm_provider.outcome import raise_for_decision, reschedule, sensor_timeout, skip
 from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.questions import DirectLookup, Question
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
-from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
 
 
-class CrmSensor(HasErrorPolicy, BaseSensorOperator):
+class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
     """Waits for something in the CRM.
 
     What is "not yet" and what ends the wait is said by the error policy, not by ``silent_fail`` or ``never_fail``;
@@ -120,9 +119,9 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         try:
             self.last_result = self._look_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
-            raise AirflowSensorTimeout(f"{timeout} The last answer was: {self._waiting.last_answer}") from timeout
+            sensor_timeout(f"{timeout} The last answer was: {self._waiting.last_answer}", cause=timeout)
         except e.CrmError as error:
-            conclude(error, self._ends or self.error_policy.decide(error), context)
+            raise_for_decision(error, self._ends or self.decide(error), context)
         return self.last_result
 
     def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
@@ -149,10 +148,10 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Resume after the triggerer: hand on the answer, or raise what ended the wait."""
         if "error" in event:
-            self._ends = Decision(Action(event["decision"]["action"]), event["decision"]["origin"])
+            self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
         if "last_answer" in event:
-            raise AirflowSensorTimeout(
+            sensor_timeout(
                 f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
             )
         self.log.info("Found: %s", event["answer"])
@@ -169,10 +168,10 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
         except AirflowSensorTimeout as timeout:
             if self.soft_fail:
-                raise AirflowSkipException(f"Skipped by soft_fail. {timeout}") from timeout
+                skip(f"Skipped by soft_fail. {timeout}", cause=timeout)
             raise
         except e.CrmError as error:
-            conclude(error, self._ends or self.error_policy.decide(error), context)
+            raise_for_decision(error, self._ends or self.decide(error), context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Ask once; an error that policy calls "not yet" is a False, any other is raised as it is."""
@@ -213,7 +212,7 @@ class CrmSensor(HasErrorPolicy, BaseSensorOperator):
         date = min(to_wall(self._waiting.not_before), started + self.timeout + 1)
         if date > time.time():
             self.silent_fail = self.never_fail = False  # they would hide the reschedule, too
-            raise reschedule_at(datetime.fromtimestamp(date, timezone.utc))
+            reschedule(datetime.fromtimestamp(date, timezone.utc))
 
     # -- memory over reschedules ----------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.policy import Action, ErrorPolicy, Work
+from crm_provider.policy import Action, Decision, ErrorPolicy, Work, with_mode
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -53,13 +53,14 @@ class Setting:
 
     def load(self, **changes: Any) -> Load:
         self.interrupt, self.crm.pulse = Interrupt(), Pulse()
+        operator = with_mode("CrmLoadContactsOperator", self.options.get("mode", "upsert"))
         given = {
             "source": self.source,
             "mapper": PlainMapper(),
             "client": self.crm,
             "pulse": self.crm.pulse,
             "options": LoadOptions(**self.options),
-            "policy": ErrorPolicy(self.on_error, work=Work.LOAD),
+            "policy": ErrorPolicy(self.on_error, work=Work.LOAD, operator=operator),
             "rejects": RejectsFile(self.rejects_path),
             "checkpoints": FileCheckpoints(self.folder / "checkpoint"),
             "fingerprints": Fingerprints(self.state, b"secret") if self.state else None,
@@ -378,7 +379,7 @@ def test_many_server_errors_in_a_row_end_the_run_and_reject_nothing(setting: Any
     it.crm.trouble = lambda call, email: DOWN if int(email[1:-6]) > 20 else None
     with pytest.raises(LoadStopped) as stopped:
         it.run()
-    assert stopped.value.decision == type(stopped.value.decision)(Action.RETRY, "errors_in_a_row=10")
+    assert stopped.value.decision == Decision.by_rule(Action.RETRY, "errors_in_a_row=10")
     assert outcomes(stopped.value.summary) == {"created": 20}
     assert not it.rejected()
     it.crm.trouble = lambda call, email: None

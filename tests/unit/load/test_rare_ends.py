@@ -24,7 +24,7 @@ from crm_provider.load.sending import Sending
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt
-from crm_provider.policy import Action, Decision
+from crm_provider.policy import Action, DecidedBy, Decision
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people
@@ -33,7 +33,7 @@ from .test_engine import Setting, people
 def test_a_load_that_was_ended_says_how_far_it_got() -> None:
     summary = Summary(rows=3, left=1)
     error = e.CrmForbiddenError("no", status=403)
-    stopped = LoadStopped(error, Decision(Action.FAIL, "default[CrmAccessError]"), summary)
+    stopped = LoadStopped(error, Decision(Action.FAIL, DecidedBy.DEFAULT, "CrmAccessError"), summary)
     assert str(stopped) == f"{error} The load stopped after: {summary.line()}"
     assert str(LoadInterrupted(summary)) == f"The load was interrupted; {summary.line()}"
 
