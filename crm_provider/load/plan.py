@@ -63,7 +63,7 @@ class Sample:
 class Plan:
     """What will be done.
 
-    :param name: ``compare``, ``learned``, ``create_first``, ``update_first``, or the mode where it is the one call
+    :param name: ``compare``, ``learned``, or the mode where it is the one call
     :param calls: what it is expected to cost, what was spent on choosing included
     :param why: one sentence
     """
@@ -130,8 +130,7 @@ def choose(
         cost = rows * (1 + lists) + pages_of(count or 0) + 1
         return Plan("compare", cost, f"as asked for; the CRM tells of {_count(count)}, read ten with a call"), Sample()
     if wanted != "auto":
-        most = 2 if wanted in ("create_first", "update_first") else 1.5
-        return Plan(wanted, math.ceil(rows * (most + 2 * lists)), "as asked for; calls at most"), Sample()
+        return Plan(wanted, math.ceil(rows * (1.5 + 2 * lists)), "as asked for; calls at most"), Sample()
     return _cheapest(mode, rows, total, sample, lists=lists)
 
 

@@ -11,7 +11,7 @@ from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
-from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.order import LearnedOrder
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import Preflight, stop_if_invalid
 from crm_provider.load.progress import Position, Progress, noted
@@ -166,10 +166,7 @@ class Run:
             "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
             self.plan.name, self.plan.calls, duration(self._plan_seconds()), load.rate * MARGIN, self.plan.why,
         )  # fmt: skip
-        if self.plan.name in ("create_first", "update_first"):
-            self.order = FixedOrder(update_first=self.plan.name == "update_first")
-        else:
-            self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
+        self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
 
     def _plan_seconds(self) -> float:
         return self.plan.seconds(self.load.rate * MARGIN)

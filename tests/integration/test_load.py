@@ -271,15 +271,12 @@ def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbo
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mode": ({"mode": "upser"}, "mode='upser' is unknown; did you mean 'upsert'"),
-    "plan": ({"plan": "create_first", "mode": "create"}, "plan='create_first' is for mode='upsert'"),
+    "plan": ({"plan": "update_first"}, "plan='update_first' is unknown"),
     "duplicates": ({"duplicates": "newest"}, "duplicates='newest' is unknown"),
     "on_invalid": ({"on_invalid": "fail"}, "on_invalid='fail' is unknown"),
     "max_rejects": ({"max_rejects": "many"}, "max_rejects='many' must be a number of rows"),
-    "compare": ({"compare": "state"}, "compare='state' is unknown; use 'crm'"),
-    "compare and plan": ({"compare": "crm", "plan": "learned"}, "does not go with plan='learned'"),
-    "changed_only": ({"changed_only": True}, "changed_only=True needs state_path"),
+    "plan and mode": ({"plan": "learned", "mode": "create"}, "plan='learned' is for mode='upsert'"),
     "full_refresh": ({"full_refresh": True}, "full_refresh=True needs state_path"),
-    "not changed_only": ({"changed_only": False, "state_path": "s"}, "use full_refresh=True"),
     "mapping without email": ({"mapping": {"name": "first"}}, "mapping has no 'email'"),
     "mapping to nowhere": ({"mapping": {"email": "mail", "orgin.url": "u"}}, "did you mean 'origin.url'"),
     "region": ({"mapping": {"email": "mail", "phone": {"column": "p", "type": "phon"}}}, "phon"),
@@ -301,9 +298,7 @@ def test_a_wrong_argument_is_an_error_when_the_dag_is_read(case: str) -> None:
         CrmLoadContactsOperator(task_id="load", source="in.csv", **arguments)
 
 
-@pytest.mark.parametrize(
-    "case", [name for name in WRONG if name not in ("format", "changed_only", "full_refresh", "not changed_only")]
-)
+@pytest.mark.parametrize("case", [name for name in WRONG if name not in ("format", "full_refresh")])
 def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read(case: str) -> None:
     arguments, message = WRONG[case]
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
@@ -312,7 +307,7 @@ def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read(case: str)
 
 def test_what_the_other_half_of_a_mapped_task_brings_is_no_error_yet() -> None:
     with DAG("halves", schedule=None):
-        CrmLoadContactsOperator.partial(task_id="load", changed_only=True).expand_kwargs(
+        CrmLoadContactsOperator.partial(task_id="load", full_refresh=True).expand_kwargs(
             [{"source": "a.csv", "state_path": "a"}, {"source": "b.csv", "state_path": "b"}]
         )
 
@@ -501,7 +496,7 @@ def test_compare_writes_only_what_differs(crm: Sandbox, run_task: RunTask) -> No
     for row in rows(20):
         crm.store.create_contact(email=row["mail"], attributes={"name": row["first"]})
     given = [*rows(18), *rows(2, name="New", first=19), *rows(1, first=21)]
-    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, compare="crm")
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, plan="compare")
     assert counts(end.result) == {"created": 1, "updated": 2, "unchanged": 18}
     made = calls(crm)
     assert {name: count for name, count in made.items() if not name.startswith("GET")} == {
@@ -513,7 +508,7 @@ def test_compare_writes_only_what_differs(crm: Sandbox, run_task: RunTask) -> No
     assert end.result["plan"]["name"] == "compare"
 
 
-def test_changed_only_costs_a_call_for_each_change(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_a_state_file_saves_all_calls_but_those_for_changes(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     state = tmp_path / "state"
     arguments = {"source": str(path), "mapping": MAPPING, "state_path": str(state)}
@@ -527,11 +522,11 @@ def test_changed_only_costs_a_call_for_each_change(crm: Sandbox, run_task: RunTa
 
     before = len(crm.journal())
     as_csv(path, [*rows(18), *rows(2, name="New", first=19)])
-    second = run_task(CrmLoadContactsOperator, plan="update_first", **arguments)
+    second = run_task(CrmLoadContactsOperator, mode="update", **arguments)
     assert counts(second.result) == {"updated": 2, "unchanged": 18}
     assert len(crm.journal()) - before == second.result["calls"] == 2
 
-    third = run_task(CrmLoadContactsOperator, plan="update_first", full_refresh=True, **arguments)
+    third = run_task(CrmLoadContactsOperator, mode="update", full_refresh=True, **arguments)
     assert counts(third.result) == {"updated": 20}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.load.known import ABSENT, Seen
-from crm_provider.load.order import FixedOrder, LearnedOrder
+from crm_provider.load.order import LearnedOrder
 from crm_provider.load.rows import Contact, Outcome
 from crm_provider.load.sender import Sender, Sent
 
@@ -19,6 +19,16 @@ ADA = "ada@x.org"
 NEW = Contact(ADA, {"name": "Ada"})
 HAS = {"name": "Ada"}
 OLD = {"name": "A."}
+
+
+class FixedOrder:
+    """An order that does not learn."""
+
+    def __init__(self, *, update_first: bool) -> None:
+        self.update_first = update_first
+
+    def learn(self, *, existed: bool) -> None:
+        """Nothing to learn."""
 
 
 def send(
