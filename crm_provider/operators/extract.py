@@ -14,10 +14,15 @@ from crm_provider.load.extract_options import Format, IfChanged, check_if_change
 from crm_provider.load.flatten import checked_fields
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
+from crm_provider.task_arguments import rendered
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.calls.base import Listing
     from crm_provider.load.parts import Owner
+    from crm_provider.task_arguments import CrmArguments, PathArgument, Templated
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):
@@ -45,12 +50,12 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     def __init__(
         self,
         *,
-        target: Any,
-        fields: Sequence[str] | None = None,
+        target: PathArgument,
+        fields: Templated[Sequence[str]] | None = None,
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_if_changed(if_changed)
@@ -59,10 +64,24 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
             checked_fields(fields)
         self.target = path_text(target)
-        self.fields = fields
+        self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
         self.formula_guard = formula_guard
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            target: PathArgument = ...,
+            fields: Templated[Sequence[str]] | None = ...,
+            format: Format | None = ...,  # noqa: A002 - as above
+            if_changed: IfChanged = ...,
+            formula_guard: bool = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.extract import Extract, ExtractUnsaved

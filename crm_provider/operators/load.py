@@ -18,7 +18,11 @@ from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.task_paths import path_of, with_connection
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.load.sources import Source
+    from crm_provider.task_arguments import LoadArguments, PathArgument, PathsOrRows
 
 Only = Literal["retryable", "all"]
 
@@ -47,10 +51,10 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def __init__(
         self,
         *,
-        source: Any,
+        source: PathsOrRows,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
         checked_format(source_format)
@@ -58,6 +62,18 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         self.source_format, self.source_options = source_format, source_options
         if self.mode != "upsert":
             self.set_error_policy(self.on_error, f"{self.policy_name}(mode={self.mode!r})")
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            source: PathsOrRows = ...,
+            source_format: str | None = ...,
+            source_options: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     @property
     def source(self) -> Any:
@@ -100,7 +116,9 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
     policy_name = "CrmRetryRejectsOperator"
     _rows: RejectedRows | None = None
 
-    def __init__(self, *, rejects: Any, only: Only = "retryable", **kwargs: Any) -> None:
+    def __init__(
+        self, *, rejects: PathArgument | None, only: Only = "retryable", **kwargs: Unpack[LoadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         if only not in get_args(Only):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
@@ -108,6 +126,17 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         self.only = only
         if not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path)):
             self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            rejects: PathArgument | None = ...,
+            only: Only = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     def execute(self, context: Context) -> Any:
         if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowFailException, Context
@@ -13,7 +13,7 @@ from crm_provider.assets import note_load
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
-from crm_provider.load.arguments import check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.arguments import check_arguments, mapper_of, options_of
 from crm_provider.load.fields import Empty
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
@@ -24,17 +24,21 @@ from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import conclude
 from crm_provider.policy import Action, Work
+from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from crm_provider.load.engine import Load, LoadStopped, LoadUnsaved
     from crm_provider.load.sources import Source
     from crm_provider.load.summary import Summary
     from crm_provider.load.window import Interrupt
+    from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
-    "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
-    "lowercase_email", "list_ids", "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
+    "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
+    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
     "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
@@ -49,29 +53,27 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
         all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
     :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the cheapest; see :class:`~crm_provider.load.options.LoadOptions`
-    :param compare: ``"crm"``: read all contacts first, and send only what differs
-    :param changed_only: leave out rows that were loaded before with the same values; by default if there is a
-        ``state_path``
-    :param full_refresh: send them too, and keep the state file right
+    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
+        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param full_refresh: with ``state_path``: send every row and rebuild the state file
     :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
     :param empty: what an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``
     :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
-    :param lowercase_email: write addresses in lower case
+    :param lowercase_email: convert addresses to lower case
     :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
     :param list_ids: segmentation lists that each contact is added to
-    :param resubscribe: also add contacts to them that the CRM shows as unsubscribed or blacklisted
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
     :param on_invalid: ``reject`` the rows that cannot be sent, or ``stop`` before the first call
     :param max_rejects: rejected rows with which the task still succeeds: a number or a share such as ``"1%"``
     :param rejects_path: file of the rejected rows, as they were given, each with the reason
-    :param state_path: file that tells the next run what was loaded
+    :param state_path: file that remembers what was loaded: the next run leaves out the rows that did not change
     :param report_path: Markdown page about the load; by default in the site's ``report_directory``, if it has one,
         else beside the rejects
     :param checkpoint_path: file from which a retry goes on, in place of Airflow's own store
     :param check_timeout: refuse to start if the plan takes longer than ``execution_timeout``
-    :param errors_in_a_row: rows in a row that fail for the server's sake before the load stops
+    :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
     :param dry_run: check all rows and plan, write nothing
-    :raises ValueError: if an argument makes no sense; at DAG parse as far as it is known there
+    :raises ValueError: if an argument is not valid; at DAG parse as far as it is known there
     """
 
     work = Work.LOAD
@@ -91,37 +93,34 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def __init__(
         self,
         *,
-        mapping: Mapping[str, Any] | None = None,
+        mapping: Templated[Mapping[str, Any]] | None = None,
         mode: Mode = "upsert",
         plan: PlanName = "auto",
-        compare: Literal["crm"] | None = None,
-        changed_only: bool | None = None,
         full_refresh: bool = False,
         duplicates: Duplicates = "last",
         empty: Empty = "skip",
         region: str | None = None,
         lowercase_email: bool = False,
-        suppression: Any = None,
-        list_ids: str | Sequence[str] = (),
+        suppression: PathsOrAddresses | None = None,
+        list_ids: Templated[str | Sequence[str]] = (),
         resubscribe: bool = False,
         on_invalid: OnInvalid = "reject",
         max_rejects: int | str = 0,
-        rejects_path: Any = None,
-        state_path: Any = None,
-        report_path: Any = None,
-        checkpoint_path: Any = None,
+        rejects_path: PathArgument | None = None,
+        state_path: PathArgument | None = None,
+        report_path: PathArgument | None = None,
+        checkpoint_path: PathArgument | None = None,
         check_timeout: bool = True,
         errors_in_a_row: int = ERRORS_IN_A_ROW,
         dry_run: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[CrmRowArguments],
     ) -> None:
         super().__init__(**kwargs)
-        self.mapping = mapping
-        self.mode, self.plan, self.compare = mode, plan, compare
-        self.changed_only, self.full_refresh = changed_only, full_refresh
+        self.mapping = rendered(mapping)
+        self.mode, self.plan, self.full_refresh = mode, plan, full_refresh
         self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
         self.suppression = suppression
-        self.list_ids, self.resubscribe = list_ids, resubscribe
+        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
         self.rejects_path = path_text(rejects_path)
         self.state_path = path_text(state_path)
@@ -141,13 +140,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self._suppression = hide_list(value, "addresses")
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Airflow's ``partial``, which makes no operator before the task runs: what is given is checked already."""
-        made = super().partial(**kwargs)
-        given = {**(kwargs.get("default_args") or {}), **kwargs}
+    def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
         check_arguments(known, later=comes_later, complete=False)
-        return made
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -238,7 +233,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=interrupt.sleep, observer=pulse))
         options, rejects = options_of(given), self._path("rejects_path")
-        state = self._path("state_path") if remembers(given) else None
+        state = self._path("state_path")
         fingerprints = None
         if state is not None:
             effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
