@@ -76,7 +76,7 @@ with DAG("right"):
         depends_on_past=True,
         execution_timeout=timedelta(hours=1),
         default_args={"retries": 1},
-        on_failure_callback=lambda context: print(context["ti"]),
+        on_failure_callback=lambda context: print(context.get("ti")),
         doc_md=__doc__,
     )
     deal = CrmCreateDealOperator(
