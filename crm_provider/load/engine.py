@@ -41,7 +41,7 @@ class Load:
     :param rejects: None to only count what is rejected
     :param fingerprints: of what was loaded before, None to send every row
     :param epoch: tells tries of one run apart from a run that was started anew
-    :param time_limit: seconds that one try may take, None for no limit
+    :param time_limit: seconds that the load may take, with the retries that resume it; None for no limit
     """
 
     source: Source

@@ -176,8 +176,8 @@ class Run:
         if limit is not None and self._plan_seconds() > limit:
             raise SourceError(
                 f"the load would take about {duration(self._plan_seconds())} ({self.plan.calls:,} calls at "
-                f"{self.load.rate * MARGIN:g} per second), but execution_timeout is {duration(limit)}; raise it, load "
-                "less, or set check_timeout=False (a load that is cut off goes on in its next try)"
+                f"{self.load.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
+                "tries that are left; raise execution_timeout or retries, or load less"
             )
 
     def _send_all(self) -> None:
