@@ -187,9 +187,9 @@ class LoadArguments(CrmRowArguments, total=False):
     duplicates: Duplicates
     """Which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)."""
     empty: Empty
-    """What an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``."""
+    """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
     region: str | None
-    """Country of phone numbers without ``+`` where the mapping does not say: ``"BR"``."""
+    """Country of phone numbers without ``+`` unless the mapping says it: ``"BR"``."""
     lowercase_email: bool
     """Convert addresses to lower case."""
     suppression: PathsOrAddresses | None
@@ -199,24 +199,21 @@ class LoadArguments(CrmRowArguments, total=False):
     resubscribe: bool
     """Also add contacts to the lists that the CRM shows as unsubscribed or blacklisted."""
     on_invalid: OnInvalid
-    """``reject`` the rows that cannot be sent, or ``stop`` before the first call."""
+    """``reject`` rows that are not valid, or ``stop`` before the first call."""
     max_rejects: int | str
-    """Rejected rows with which the task still succeeds: a number or a share such as ``"1%"``."""
+    """Most rejected rows with which the task succeeds: a number or a share such as ``"1%"``."""
     rejects_path: PathArgument | None
-    """File of the rejected rows, as they were given, each with the reason."""
+    """File for the rejected rows, unchanged, each with the reason."""
     state_path: PathArgument | None
     """File that remembers what was loaded: the next run leaves out the rows that did not change."""
     report_path: PathArgument | None
-    """Markdown page about the load; by default in the site's ``report_directory``, if it has one, else beside the
-    rejects."""
+    """File for a Markdown report; by default in the site's ``report_directory``, else beside the rejects file."""
     checkpoint_path: PathArgument | None
-    """File from which a retry goes on, in place of Airflow's own store."""
-    check_timeout: bool
-    """Refuse to start if the plan takes longer than ``execution_timeout``."""
+    """File that a retry resumes from, instead of Airflow's task state store."""
     errors_in_a_row: int
     """The load stops after so many consecutive rows that failed because of the server."""
     dry_run: bool
-    """Check all rows and plan, write nothing."""
+    """Check all rows and plan, but write nothing."""
 
 
 def rendered(value: Templated[_T]) -> _T:

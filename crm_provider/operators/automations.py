@@ -25,13 +25,13 @@ SENT_KEY = "crm_automation_sent"
 class CrmTriggerAutomationOperator(CrmOperator):
     """Start one automation for a contact.
 
-    It is never started twice unless you say so: if no answer tells whether it was started, the task fails without a
-    retry, and a retry after the worker died in mid-call fails too (Airflow 3.3+). A call that was not sent or was
-    refused is retried as usual. ``on_error={"CrmTransientError": "retry"}`` retries whatever may have happened.
+    It is never started twice unless you ask for it. If the answer is lost, the task fails without a retry; a retry
+    after the worker died during the call fails too (Airflow 3.3+). A call that was not sent or was refused is retried
+    as usual. ``on_error={"CrmTransientError": "retry"}`` retries in all these cases.
 
-    The three ids are the secret of the automation's URL. They may be templates, such as
-    ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs, but are no template fields: Airflow stores
-    and shows those.
+    The three ids are the secret part of the automation's URL. They may be templates, such as
+    ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs. They are not template fields, because
+    Airflow stores and shows the values of these.
 
     XCom: ``{"outcome": "started"}``.
 

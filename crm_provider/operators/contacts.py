@@ -30,7 +30,7 @@ class CrmUpsertContactOperator(CrmOperator):
     """Create a contact, or update it if it exists.
 
     XCom: ``{"id": <contact id>, "outcome": "created" | "updated" | "unchanged" | "found"}``;
-    ``found``: in mode ``create``, a second try found the contact that an earlier one had created.
+    ``found``: in mode ``create``, a retry found the contact that an earlier try had created.
 
     :param contact_email: the contact's address, in the case given
     :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
@@ -102,10 +102,10 @@ class CrmUpsertContactOperator(CrmOperator):
 
 
 class CrmDeleteContactOperator(CrmOperator):
-    """Delete a contact. By default the task is skipped if there is none: what it is for is so already.
+    """Delete a contact. By default the task is skipped if the contact does not exist.
 
-    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a second try found no contact, for an earlier one may have
-    deleted it.
+    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a retry found no contact, so an earlier try may have deleted
+    it.
 
     :param contact_email: the contact's address, in the case given
     """
@@ -141,10 +141,10 @@ class CrmDeleteContactOperator(CrmOperator):
 
 
 class CrmVerifyEmailOperator(CrmOperator):
-    """Have the CRM verify an address; may take up to 29 seconds. It need not be a contact's.
+    """Have the CRM verify an address, which need not belong to a contact. This may take up to 29 seconds.
 
-    XCom: ``{"outcome": "verified", "answer": {...}}``: what the CRM answered, without the address. The form of the
-    answer is not documented: ``verified`` says that it was looked at, what was found is in ``answer``.
+    XCom: ``{"outcome": "verified", "answer": {...}}``: the CRM's answer, without the address. The format of the answer
+    is not documented: ``verified`` means that the CRM answered, and the result is in ``answer``.
 
     :param contact_email: the address
     """

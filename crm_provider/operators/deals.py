@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class CrmCreateDealOperator(CrmOperator):
     """Create a deal for a contact. By default the task is skipped if the contact has a deal.
 
-    A second try looks for just this deal before it creates one, for the first try may have got that far: the deal
-    is then ``found``. The API cannot search, so this reads the account's deals, ten with a call.
+    A retry first looks for this deal, because an earlier try may have created it: the outcome is then ``found``. The
+    API cannot search, so this reads the account's deals, ten with each call.
 
     XCom: ``{"id": <deal id>, "contact_id": ..., "stage_id": ..., "outcome": "created" | "found"}``.
 
@@ -96,7 +96,7 @@ class CrmMoveDealStageOperator(CrmOperator):
     XCom: ``{"id": <deal id>, "stage_id": ..., "outcome": "moved"}``.
 
     :param deal_id: id of the deal
-    :param stage_id: id of the stage that it moves to
+    :param stage_id: id of the new stage
     """
 
     template_fields: Sequence[str] = ("deal_id", "stage_id", *CrmOperator.template_fields)

@@ -26,21 +26,22 @@ if TYPE_CHECKING:
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):
-    """Read a listing, ten records with a call, into a file: JSON lines, CSV or Parquet.
+    """Read a listing, ten records with each call, into a file: JSON lines, CSV or Parquet.
 
-    The file is there whole or not at all. A further try goes on after the last page that is safe; a task that a user
-    cleared starts anew. The listing may change meanwhile: the XCom tells.
+    The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task
+    starts again. The XCom says whether the listing changed while it was read.
 
     XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "path",
     "seconds"}``: counts, no values.
 
     :param target: path or URL of the file (``s3://conn_id@bucket/contacts.csv.gz``), or an ``ObjectStoragePath``; its
-        name tells the format
+        suffix decides the format
     :param fields: only these fields, by dotted names such as ``attributes.name``; in tables the columns, in this order
-    :param format: ``jsonl``, ``csv`` or ``parquet``, where the name does not tell
-    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
-    :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
-    :raises ValueError: if an option makes no sense; at DAG parse
+    :param format: ``jsonl``, ``csv`` or ``parquet``, if the suffix does not say it
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
+        then fail
+    :param formula_guard: CSV: put an apostrophe before text that a spreadsheet could take for a formula
+    :raises ValueError: if an option is not valid; at DAG parse
     """
 
     template_fields: Sequence[str] = ("target", "fields", *CrmOperator.template_fields)

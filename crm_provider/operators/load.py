@@ -40,8 +40,8 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Of rows Airflow stores and shows only how many there are
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+        rows, also another task's result. Airflow stores and shows only the number of rows
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the suffix of the file does not say it
     :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
     """
 
@@ -103,13 +103,14 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
 
 class CrmRetryRejectsOperator(CrmLoadOperator):
-    """Send the rows of a rejects file again, as they are or after they were corrected there.
+    """Send the rows of a rejects file again, as they are or corrected.
 
-    Skipped if there is no such file: no row was rejected. Give it the mapping and the mode of the load that rejected
-    the rows. Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+    The task is skipped if there is no such file, because no row was rejected. Give it the mapping and the mode of the
+    load that rejected the rows. Further parameters and the XCom:
+    :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param rejects: the rejects file; for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``
-    :param only: ``retryable``: rows that may succeed as they are; ``all``: also those that someone has to correct first
+    :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
     """
 
     template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)

@@ -14,6 +14,7 @@ from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
 from crm_provider.load.arguments import check_arguments, mapper_of, options_of
+from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fields import Empty
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
@@ -47,8 +48,8 @@ ARGUMENTS = (
 class CrmLoadOperator(LoadLineage, CrmOperator):
     """Base of the loads.
 
-    XCom, also if too many rows were rejected or an error stopped the load: counts of rows by outcome (they add up to
-    ``rows``) and of errors by type, calls, duration, and paths; never a row.
+    XCom, also if too many rows were rejected or an error stopped the load: numbers of rows by outcome (their sum is
+    ``rows``) and of errors by type, calls, duration, and paths. It never holds a row.
 
     :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
         all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
@@ -57,22 +58,21 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
     :param full_refresh: with ``state_path``: send every row and rebuild the state file
     :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
-    :param empty: what an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``
-    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
+    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
+    :param region: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
     :param lowercase_email: convert addresses to lower case
     :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
     :param list_ids: segmentation lists that each contact is added to
     :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
-    :param on_invalid: ``reject`` the rows that cannot be sent, or ``stop`` before the first call
-    :param max_rejects: rejected rows with which the task still succeeds: a number or a share such as ``"1%"``
-    :param rejects_path: file of the rejected rows, as they were given, each with the reason
+    :param on_invalid: ``reject`` rows that are not valid, or ``stop`` before the first call
+    :param max_rejects: most rejected rows with which the task succeeds: a number or a share such as ``"1%"``
+    :param rejects_path: file for the rejected rows, unchanged, each with the reason
     :param state_path: file that remembers what was loaded: the next run leaves out the rows that did not change
-    :param report_path: Markdown page about the load; by default in the site's ``report_directory``, if it has one,
-        else beside the rejects
-    :param checkpoint_path: file from which a retry goes on, in place of Airflow's own store
-    :param check_timeout: refuse to start if the plan takes longer than ``execution_timeout``
+    :param report_path: file for a Markdown report; by default in the site's ``report_directory``, else beside the
+        rejects file
+    :param checkpoint_path: file that a retry resumes from, instead of Airflow's task state store
     :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
-    :param dry_run: check all rows and plan, write nothing
+    :param dry_run: check all rows and plan, but write nothing
     :raises ValueError: if an argument is not valid; at DAG parse as far as it is known there
     """
 
@@ -110,7 +110,6 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         state_path: PathArgument | None = None,
         report_path: PathArgument | None = None,
         checkpoint_path: PathArgument | None = None,
-        check_timeout: bool = True,
         errors_in_a_row: int = ERRORS_IN_A_ROW,
         dry_run: bool = False,
         **kwargs: Unpack[CrmRowArguments],
@@ -126,7 +125,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
-        self.check_timeout, self.errors_in_a_row = check_timeout, errors_in_a_row
+        self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         check_arguments(self._arguments(), later=comes_later)
 
@@ -243,7 +242,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(fingerprints.close)
         suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
         opened.callback(suppression.close)
-        limit = self.execution_timeout if self.check_timeout else None
+        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
         return Load(
             source=source,
             mapper=mapper_of(given),
@@ -255,12 +254,19 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             rejects=None if rejects is None else self._rejects_file(rejects, source),
             fingerprints=fingerprints,
             full_refresh=self.full_refresh,
-            checkpoints=checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects),
+            checkpoints=checkpoints,
             epoch=int(context["ti"].max_tries or 0),
             suppressed=suppression.__contains__,
             interrupt=interrupt,
-            time_limit=None if limit is None else limit.total_seconds(),
+            time_limit=self._time_limit(context["ti"], checkpoints),
         )
+
+    def _time_limit(self, ti: Any, checkpoints: Checkpoints) -> float | None:
+        """Seconds that ``execution_timeout`` leaves for the load: in this try, and in its retries if they resume it."""
+        if self.execution_timeout is None:
+            return None
+        retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
+        return self.execution_timeout.total_seconds() * (1 + max(retries, 0))
 
     def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
         return RejectsFile(path, columns=source.columns)

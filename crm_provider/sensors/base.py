@@ -44,8 +44,8 @@ STATE_KEY = "crm_waiting"
 class CrmSensor(HasErrorPolicy, BaseSensorOperator):
     """Waits for something in the CRM.
 
-    What is "not yet" and what ends the wait is said by the error policy, not by ``silent_fail`` or ``never_fail``;
-    ``soft_fail`` skips on a timeout only. A refused key always fails.
+    The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
+    not. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
     :param on_error: what to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class CrmContactSensor(CrmSensor):
-    """Waits until a contact exists and, if they are given, has a status and attribute values.
+    """Waits until a contact exists and has the status and attribute values that are given.
 
     XCom: ``{"id": <contact id>, "status": ...}``.
 
     :param contact_email: the contact's address
-    :param status: the status that it must have; ``active`` is the only documented one
-    :param attributes: attribute values that it must have
+    :param status: the expected status; ``active`` is the only documented one
+    :param attributes: the expected attribute values
     """
 
     template_fields: Sequence[str] = ("contact_email", "status", "attributes", *CrmSensor.template_fields)

@@ -23,7 +23,7 @@ class CrmListSensor(CrmSensor):
     XCom: ``{"id": <list id>, "name": ...}``.
 
     :param list_id: its id
-    :param list_name: its exact name; two lists of one name are an error. Give either id or name
+    :param list_name: its exact name; two lists with this name are an error. Give either id or name
     """
 
     template_fields: Sequence[str] = ("list_id", "list_name", *CrmSensor.template_fields)

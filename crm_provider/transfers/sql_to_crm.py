@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class SqlToCrmContactsOperator(CrmLoadOperator):
     """Load the rows of a query as contacts. They are streamed: with PostgreSQL and MySQL by a cursor of the server.
 
-    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry goes on where
-    the last try stopped only if the query gives the same rows in the same order: give it an ``ORDER BY``.
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
+    the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.
 
     :param sql: one query, or the name of a ``.sql`` file
     :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
-    :param parameters: of the query, in the style of the database's driver
+    :param parameters: parameters of the query, in the style of the database's driver
     :param hook_params: arguments for the hook
-    :param fetch_size: rows that are fetched at once
+    :param fetch_size: rows to fetch at once
     """
 
     template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmLoadOperator.template_fields)

@@ -14,7 +14,7 @@ from concurrent import futures
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +22,13 @@ from airflow.sdk import DAG, ObjectStoragePath, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.load import sending
+from crm_provider.load.checkpoint import NoCheckpoints
 from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.sending import Sending
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import Sandbox, Store, ids
 from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.task_checkpoints import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -530,16 +532,36 @@ def test_a_state_file_saves_all_calls_but_those_for_changes(crm: Sandbox, run_ta
     assert counts(third.result) == {"updated": 20}
 
 
-def test_a_load_that_cannot_end_in_time_does_not_start(crm: Sandbox, run_task: RunTask) -> None:
-    timeout = {"execution_timeout": timedelta(seconds=100)}  # of 121 that it takes at 5 calls per second
-    end = run_task(CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", **timeout)
+def test_a_load_that_cannot_end_in_time_does_not_start(
+    crm: Sandbox, run_task: RunTask, resuming: dict[str, str]
+) -> None:
+    load = {"source": rows(400), "mapping": MAPPING, "plan": "learned"}  # takes 121 s at 5 calls per second
+    timeout = {"execution_timeout": timedelta(seconds=100)}
+    end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=0)
     assert end.states == ["failed"]
-    assert "check_timeout=False" in str(end.error)
+    assert "raise execution_timeout or retries, or load less" in str(end.error)
     assert not crm.journal()
-    end = run_task(
-        CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", check_timeout=False, **timeout
-    )
-    assert end.state == "success", "the sandbox has no rate limit here"
+    end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=1)
+    assert end.state == "success", "a retry would finish it; the sandbox has no rate limit here"
+
+
+@pytest.mark.parametrize(
+    ("try_number", "checkpoints", "seconds"),
+    [
+        (1, TaskStateCheckpoints({}), 300.0),  # this try and two retries
+        (3, TaskStateCheckpoints({}), 100.0),
+        (4, TaskStateCheckpoints({}), 100.0),  # after a clear
+        (1, NoCheckpoints(), 100.0),  # a retry would begin with the first row
+    ],
+)
+def test_what_execution_timeout_leaves_for_a_load(try_number: int, checkpoints: Any, seconds: float) -> None:
+    load = CrmLoadContactsOperator(task_id="load", source="a.csv", execution_timeout=timedelta(seconds=100))
+    assert load._time_limit(SimpleNamespace(max_tries=2, try_number=try_number), checkpoints) == seconds
+
+
+def test_without_execution_timeout_there_is_no_limit() -> None:
+    load = CrmLoadContactsOperator(task_id="load", source="a.csv")
+    assert load._time_limit(SimpleNamespace(max_tries=2, try_number=1), NoCheckpoints()) is None
 
 
 # -- people who have said no ----------------------------------------------------------------------------------
@@ -743,8 +765,8 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
         CrmLoadContactsOperator,
         source=rows(100),
         mapping=MAPPING,
-        check_timeout=False,
         execution_timeout=timedelta(seconds=1),
+        retries=50,  # 30 s at 5 calls per second are more than one try may take
         **resuming,
     )
     assert end.states == ["up_for_retry", "success"]

@@ -45,7 +45,7 @@ def test_the_nearest_argument_is_named_and_no_value(operator: Any, given: Any, w
     assert str(refused.value) == f"{operator.__name__} has no argument {wrong!r} (did you mean {meant!r}?)"
 
 
-@pytest.mark.parametrize("gone", ["compare", "changed_only"])
+@pytest.mark.parametrize("gone", ["compare", "changed_only", "check_timeout"])
 def test_an_argument_that_is_gone_is_an_unknown_one(gone: str) -> None:
     with pytest.raises(TypeError, match=f"CrmLoadContactsOperator has no argument '{gone}'"):
         CrmLoadContactsOperator(task_id="task", source="x.csv", **{gone: VALUE})  # type: ignore[arg-type]

@@ -125,7 +125,6 @@ with DAG("right"):
         state_path="s3://b/state",
         report_path="report.md",
         checkpoint_path=ObjectStoragePath("s3://b/checkpoint"),
-        check_timeout=False,
         errors_in_a_row=3,
         dry_run=True,
         on_error=ON_ROW_ERROR,

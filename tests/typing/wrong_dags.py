@@ -34,6 +34,7 @@ CrmListJoinedTrigger(list_id="l", interval=60)  # E: "interval"
 CrmDeleteContactOperator(task_id="t", email="ada@example.com")  # E: Missing named argument "contact_email"
 CrmLoadContactsOperator(task_id="t", source="a.csv", compare="crm")  # E: "compare"
 CrmLoadContactsOperator(task_id="t", source="a.csv", state_path="s", changed_only=True)  # E: "changed_only"
+CrmLoadContactsOperator(task_id="t", source="a.csv", check_timeout=False)  # E: "check_timeout"
 CrmLoadContactsOperator(task_id="t", source="a.csv", plan="create_first")  # E: "Literal['create_first']"
 CrmUpsertContactOperator(task_id="t", contact_email="a", poke_interval=3)  # E: "poke_interval"
 
