@@ -41,13 +41,3 @@ class LearnedOrder:
                 self._rows, self._existing = self._rows * keep, self._existing * keep
             self._rows += 1
             self._existing += existed
-
-
-class FixedOrder:
-    """An order that was asked for."""
-
-    def __init__(self, *, update_first: bool) -> None:
-        self.update_first = update_first
-
-    def learn(self, *, existed: bool) -> None:
-        """Nothing to learn."""

@@ -22,9 +22,6 @@ from crm_provider.policy_table import Line, explain
 PACKAGE = ROOT / "crm_provider"
 FOLDERS = ("operators", "transfers", "sensors")
 
-REQUIRED = {"contact_email"}
-"""Parameters that are None by default only so that ``email`` may stand for them."""
-
 GUIDES: Mapping[str, Mapping[str, str]] = {
     "CrmOperator": {
         "crm_conn_id": "connection.md",
@@ -42,12 +39,12 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "mapping": "load-mapping.md",
         "mode": "load.md#modes",
         "plan": "load.md#plans-few-calls",
-        "compare": "load.md#plans-few-calls",
         "duplicates": "load.md#several-rows-with-one-email",
         "suppression": "load.md#people-who-have-said-no",
         "list_ids": "load.md#people-who-have-said-no",
         "rejects_path": "load.md#rejects",
         "state_path": "load.md#plans-few-calls",
+        "full_refresh": "load.md#plans-few-calls",
         "report_path": "load.md#what-it-leaves-behind",
         "checkpoint_path": "load.md#resuming",
         "dry_run": "load.md#dry-run",
@@ -190,7 +187,7 @@ def parameters(cls: Source) -> Iterator[Parameter]:
     if init is not None:
         for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
             name = argument.arg
-            shown = "required" if default is None or name in REQUIRED else _default(default, cls)
+            shown = "required" if default is None else _default(default, cls)
             yield Parameter(name, shown, _plain(said[name]), cls.node.name)
     for base in cls.bases:
         yield from parameters(base)

@@ -64,7 +64,7 @@ class Sample:
 class Plan:
     """What will be done.
 
-    :param name: ``compare``, ``learned``, ``create_first``, ``update_first``, or the mode where it is the one call
+    :param name: ``compare``, ``learned``, or the mode where it is the one call
     :param calls: what it is expected to cost, what was spent on choosing included
     :param why: one sentence
     """

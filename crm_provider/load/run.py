@@ -24,7 +24,7 @@ from crm_provider.load.survey import Survey
 from crm_provider.load.verdict import judge_run
 from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.ordering import FixedOrder, LearnedOrder
+from crm_provider.ordering import LearnedOrder
 from crm_provider.pacing import MARGIN
 from crm_provider.server_clock import ServerMoment
 from crm_provider.upsert import ContactWriter
@@ -56,7 +56,7 @@ class Run:
         made = notes.get(MADE)
         self.made_before = frozenset(made if isinstance(made, list) else [])
         self.plan = plans.Plan("nothing", 0, "")
-        self.order: LearnedOrder | FixedOrder = LearnedOrder()
+        self.order = LearnedOrder()
         self.endings = Endings(
             ledger=self.ledger,
             options=load.options,
@@ -194,10 +194,7 @@ class Run:
             "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
             self.plan.name, self.plan.calls, duration(self._plan_seconds()), load.rate * MARGIN, self.plan.why,
         )  # fmt: skip
-        if self.plan.name in ("create_first", "update_first"):
-            self.order = FixedOrder(update_first=self.plan.name == "update_first")
-        else:
-            self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
+        self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
 
     def _plan_seconds(self) -> float:
         return self.plan.seconds(self.load.rate * MARGIN)
@@ -207,8 +204,8 @@ class Run:
         if limit is not None and self._plan_seconds() > limit:
             raise SourceError(
                 f"the load would take about {duration(self._plan_seconds())} ({self.plan.calls:,} calls at "
-                f"{self.load.rate * MARGIN:g} per second), but execution_timeout is {duration(limit)}; raise it, load "
-                "less, or set check_timeout=False (a load that is cut off goes on in its next try)"
+                f"{self.load.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
+                "tries that are left; raise execution_timeout or retries, or load less"
             )
 
     def _send_all(self) -> None:

@@ -19,7 +19,11 @@ from crm_provider.outcome import skip
 from crm_provider.task_paths import path_of, with_connection
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.load.sources import Source
+    from crm_provider.task_arguments import LoadArguments, PathArgument, PathsOrRows
 
 Only = Literal["retryable", "all"]
 
@@ -37,8 +41,8 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Of rows Airflow stores and shows only how many there are
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+        rows, also another task's result. Airflow stores and shows only the number of rows
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the suffix of the file does not say it
     :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
     """
 
@@ -48,15 +52,27 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def __init__(
         self,
         *,
-        source: Any,
+        source: PathsOrRows,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
         checked_format(source_format)
         self.source = source
         self.source_format, self.source_options = source_format, source_options
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            source: PathsOrRows = ...,
+            source_format: str | None = ...,
+            source_options: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     @property
     def source(self) -> Any:
@@ -86,20 +102,23 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
 
 class CrmRetryRejectsOperator(CrmLoadOperator):
-    """Send the rows of a rejects file again, as they are or after they were corrected there.
+    """Send the rows of a rejects file again, as they are or corrected.
 
-    Skipped if there is no such file: no row was rejected. Give it the mapping and the mode of the load that rejected
-    the rows. Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+    The task is skipped if there is no such file, because no row was rejected. Give it the mapping and the mode of the
+    load that rejected the rows. Further parameters and the XCom:
+    :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param rejects: the rejects file; for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``
-    :param only: ``retryable``: rows that may succeed as they are; ``all``: also those that someone has to correct first
+    :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
     """
 
     template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
     policy_name = "CrmRetryRejectsOperator"
     _rows: RejectedRows | None = None
 
-    def __init__(self, *, rejects: Any, only: Only = "retryable", **kwargs: Any) -> None:
+    def __init__(
+        self, *, rejects: PathArgument | None, only: Only = "retryable", **kwargs: Unpack[LoadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         if only not in get_args(Only):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
@@ -107,6 +126,17 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         self.only = only
         if not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path)):
             self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            rejects: PathArgument | None = ...,
+            only: Only = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     def execute(self, context: Context) -> Any:
         if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row

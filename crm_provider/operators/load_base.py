@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
@@ -13,7 +13,8 @@ from crm_provider.assets import note_load
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
-from crm_provider.load.arguments import check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.arguments import check_arguments, mapper_of, options_of
+from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fields import Empty
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
@@ -26,17 +27,21 @@ from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.policy import Action, Work
+from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from crm_provider.load.engine import Load, LoadUnsaved
     from crm_provider.load.sources import Source
     from crm_provider.load.summary import Summary
     from crm_provider.load.window import Interrupt
+    from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
-    "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
-    "lowercase_email", "list_ids", "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
+    "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
+    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
     "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
@@ -45,35 +50,32 @@ ARGUMENTS = (
 class CrmLoadOperator(LoadLineage, CrmOperator):
     """Base of the loads.
 
-    XCom, also if too many rows were rejected or an error stopped the load: counts of rows by outcome (they add up to
-    ``rows``) and of errors by type, calls, duration, and paths; never a row.
+    XCom, also if too many rows were rejected or an error stopped the load: numbers of rows by outcome (their sum is
+    ``rows``) and of errors by type, calls, duration, and paths. It never holds a row.
 
     :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
         all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
     :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the cheapest; see :class:`~crm_provider.load.options.LoadOptions`
-    :param compare: ``"crm"``: read all contacts first, and send only what differs
-    :param changed_only: leave out rows that were loaded before with the same values; by default if there is a
-        ``state_path``
-    :param full_refresh: send them too, and keep the state file right
+    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
+        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param full_refresh: with ``state_path``: send every row and rebuild the state file
     :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
-    :param empty: what an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``
-    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
-    :param lowercase_email: write addresses in lower case
+    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
+    :param region: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
+    :param lowercase_email: convert addresses to lower case
     :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
     :param list_ids: segmentation lists that each contact is added to
-    :param resubscribe: also add contacts to them that the CRM shows as unsubscribed or blacklisted
-    :param on_invalid: ``reject`` the rows that cannot be sent, or ``stop`` before the first call
-    :param max_rejects: rejected rows with which the task still succeeds: a number or a share such as ``"1%"``
-    :param rejects_path: file of the rejected rows, as they were given, each with the reason
-    :param state_path: file that tells the next run what was loaded
-    :param report_path: Markdown page about the load; by default in the site's ``report_directory``, if it has one,
-        else beside the rejects
-    :param checkpoint_path: file from which a retry goes on, in place of Airflow's own store
-    :param check_timeout: refuse to start if the plan takes longer than ``execution_timeout``
-    :param errors_in_a_row: rows in a row that fail for the server's sake before the load stops
-    :param dry_run: check all rows and plan, write nothing
-    :raises ValueError: if an argument makes no sense; at DAG parse as far as it is known there
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    :param on_invalid: ``reject`` rows that are not valid, or ``stop`` before the first call
+    :param max_rejects: most rejected rows with which the task succeeds: a number or a share such as ``"1%"``
+    :param rejects_path: file for the rejected rows, unchanged, each with the reason
+    :param state_path: file that remembers what was loaded: the next run leaves out the rows that did not change
+    :param report_path: file for a Markdown report; by default in the site's ``report_directory``, else beside the
+        rejects file
+    :param checkpoint_path: file that a retry resumes from, instead of Airflow's task state store
+    :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
+    :param dry_run: check all rows and plan, but write nothing
+    :raises ValueError: if an argument is not valid; at DAG parse as far as it is known there
     """
 
     work = Work.LOAD
@@ -93,44 +95,40 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def __init__(
         self,
         *,
-        mapping: Mapping[str, Any] | None = None,
+        mapping: Templated[Mapping[str, Any]] | None = None,
         mode: Mode = "upsert",
         plan: PlanName = "auto",
-        compare: Literal["crm"] | None = None,
-        changed_only: bool | None = None,
         full_refresh: bool = False,
         duplicates: Duplicates = "last",
         empty: Empty = "skip",
         region: str | None = None,
         lowercase_email: bool = False,
-        suppression: Any = None,
-        list_ids: str | Sequence[str] = (),
+        suppression: PathsOrAddresses | None = None,
+        list_ids: Templated[str | Sequence[str]] = (),
         resubscribe: bool = False,
         on_invalid: OnInvalid = "reject",
         max_rejects: int | str = 0,
-        rejects_path: Any = None,
-        state_path: Any = None,
-        report_path: Any = None,
-        checkpoint_path: Any = None,
-        check_timeout: bool = True,
+        rejects_path: PathArgument | None = None,
+        state_path: PathArgument | None = None,
+        report_path: PathArgument | None = None,
+        checkpoint_path: PathArgument | None = None,
         errors_in_a_row: int = ERRORS_IN_A_ROW,
         dry_run: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[CrmRowArguments],
     ) -> None:
         super().__init__(**kwargs)
-        self.mapping = mapping
-        self.mode, self.plan, self.compare = mode, plan, compare
+        self.mapping = rendered(mapping)
+        self.mode, self.plan, self.full_refresh = mode, plan, full_refresh
         self.set_error_policy(self.on_error, mode=mode)
-        self.changed_only, self.full_refresh = changed_only, full_refresh
         self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
         self.suppression = suppression
-        self.list_ids, self.resubscribe = list_ids, resubscribe
+        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
         self.rejects_path = path_text(rejects_path)
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
-        self.check_timeout, self.errors_in_a_row = check_timeout, errors_in_a_row
+        self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         check_arguments(self._arguments(), later=comes_later)
 
@@ -144,13 +142,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self._suppression = hide_list(value, "addresses")
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Airflow's ``partial``, which makes no operator before the task runs: what is given is checked already."""
-        made = super().partial(**kwargs)
-        given = {**(kwargs.get("default_args") or {}), **kwargs}
+    def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
         check_arguments(known, later=comes_later, complete=False)
-        return made
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -242,7 +236,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=interrupt.sleep, observer=pulse))
         options, rejects = options_of(given), self._path("rejects_path")
-        state = self._path("state_path") if remembers(given) else None
+        state = self._path("state_path")
         fingerprints = None
         if state is not None:
             effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
@@ -252,7 +246,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(fingerprints.close)
         suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
         opened.callback(suppression.close)
-        limit = self.execution_timeout if self.check_timeout else None
+        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
         return Load(
             source=source,
             mapper=mapper_of(given),
@@ -264,12 +258,19 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             rejects=None if rejects is None else self._rejects_file(rejects, source),
             fingerprints=fingerprints,
             full_refresh=self.full_refresh,
-            checkpoints=checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects),
+            checkpoints=checkpoints,
             epoch=int(context["ti"].max_tries or 0),
             suppressed=suppression.__contains__,
             interrupt=interrupt,
-            time_limit=None if limit is None else limit.total_seconds(),
+            time_limit=self._time_limit(context["ti"], checkpoints),
         )
+
+    def _time_limit(self, ti: Any, checkpoints: Checkpoints) -> float | None:
+        """Seconds that ``execution_timeout`` leaves for the load: in this try, and in its retries if they resume it."""
+        if self.execution_timeout is None:
+            return None
+        retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
+        return self.execution_timeout.total_seconds() * (1 + max(retries, 0))
 
     def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
         return RejectsFile(path, columns=source.columns)

@@ -25,11 +25,16 @@ from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.questions import DirectLookup, Question
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
+from crm_provider.task_arguments import rendered
 from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
+    from crm_provider.task_arguments import BaseSensorArguments, Templated
 
 STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
@@ -38,19 +43,19 @@ STATE_KEY = "crm_waiting"
 class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
     """Waits for something in the CRM.
 
-    What is "not yet" and what ends the wait is said by the error policy, not by ``silent_fail`` or ``never_fail``;
-    ``soft_fail`` skips on a timeout only. A refused key always fails.
+    The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
+    not. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
-    :param on_error: what to do on which error, on top of the default: ``{"CONTACT_NOT_FOUND": "fail"}``
-    :param max_errors_in_a_row: server errors in a row that are waited through. In mode ``reschedule`` they are counted
-        on Airflow 3.3+ only; before, the sensor's ``timeout`` is the bound
-    :param deferrable: wait in the triggerer, where all who wait on a connection share one poll and none holds a slot;
-        by default as Airflow's ``[operators] default_deferrable`` says. ``exponential_backoff`` and ``max_wait`` do
+    :param on_error: what to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``
+    :param max_errors_in_a_row: consecutive server errors that do not end the wait. In mode ``reschedule`` they are
+        counted on Airflow 3.3+ only; before, the sensor's ``timeout`` is the limit
+    :param deferrable: wait in the triggerer, where all waiting tasks of a connection share one poll and none holds a
+        slot; the default is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` do
         nothing then, and a warning says so when the DAG is parsed
     :param share_poll: False for a poll of its own while deferred
-    :param retry_policy: on Airflow 3.3+: by default only errors worth it are retried, after the server's delay
-    :raises ValueError: if a line of ``on_error`` makes no sense; at DAG parse
+    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for
+    :raises ValueError: if a line of ``on_error`` is not valid; at DAG parse
     """
 
     template_fields: Sequence[str] = ("crm_conn_id",)
@@ -63,16 +68,16 @@ class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
     def __init__(
         self,
         *,
-        crm_conn_id: str = DEFAULT_CONN_ID,
+        crm_conn_id: Templated[str] = DEFAULT_CONN_ID,
         on_error: OnError | ErrorPolicy | None = None,
         max_errors_in_a_row: int = MAX_ERRORS_IN_A_ROW,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         share_poll: bool = True,
-        retry_policy: Any = DEFAULT_RETRY_POLICY,
-        **kwargs: Any,
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
+        **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
-        self.crm_conn_id = crm_conn_id
+        self.crm_conn_id = rendered(crm_conn_id)
         self.max_errors_in_a_row = max_errors_in_a_row
         self.deferrable = deferrable
         self.share_poll = share_poll

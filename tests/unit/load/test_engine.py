@@ -258,7 +258,9 @@ def test_a_dry_run_writes_nothing_and_says_everything(setting: Any, caplog: pyte
 
 def test_a_plan_that_takes_too_long_is_refused_before_the_first_write(setting: Any) -> None:
     it = setting(people(100))
-    with pytest.raises(SourceError, match=r"about 40 s \(200 calls at 4\.95 per second\).*execution_timeout is 20 s"):
+    with pytest.raises(
+        SourceError, match=r"about 40 s \(200 calls at 4\.95 per second\).*execution_timeout allows 20 s"
+    ):
         it.run(time_limit=20)
     assert it.crm.calls == []
     assert outcomes(it.run(time_limit=40)) == {"created": 100}

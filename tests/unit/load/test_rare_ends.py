@@ -80,14 +80,6 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
     assert set(it.crm.counts()) == {"page"}
 
 
-@pytest.mark.parametrize("plan", ["create_first", "update_first"])
-def test_an_order_that_was_asked_for_is_kept_to(tmp_path: Path, plan: str) -> None:
-    it = Setting(tmp_path, people(3), plan=plan)
-    it.run()
-    first = plan.removesuffix("_first")
-    assert it.crm.counts() == {"create": 3} | ({first: 3} if first == "update" else {})
-
-
 def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Sending, "run", lambda self: None)
     with pytest.raises(RuntimeError, match="the books do not add up"):

@@ -171,16 +171,6 @@ def test_how_many_calls_are_left(make: Make, planned: int, made: int, done: int,
 # -- what it follows ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("plan", "each"), [("create_first", ["create", "update"]), ("update_first", ["update"])])
-def test_a_plan_that_was_asked_for_is_followed_to_the_end(make: Make, plan: str, each: list[str]) -> None:
-    """All contacts exist, which an order that learns would notice after a few rows."""
-    it = make(30, plan=plan)
-    for row in it.source.given:
-        it.crm.add(row["email"], {"name": "old"})
-    assert outcomes(it.run()) == {"updated": 30}
-    assert it.crm.counts() == dict.fromkeys(each, 30)
-
-
 def test_what_the_sample_has_shown_is_where_learning_begins(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It weighs as much as the rows that were looked at: a few new ones do not outweigh it."""
     monkeypatch.setattr(plans, "choose", lambda **asked: (Plan("learned", 30, ""), Sample(20, 15, 0)))
