@@ -21,7 +21,8 @@ class Admin:
         self._root = f"{sandbox.root_url}/__sandbox__"
 
     def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        answer = requests.request(method, self._root + path, json=body, timeout=60)
+        headers = {"content-type": "application/json"}
+        answer = requests.request(method, self._root + path, json=body, headers=headers, timeout=60)
         assert answer.status_code == status, answer.text
         return answer.json()
 

@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crm_provider.sandbox import ManualClock, Sandbox, Settings, ids
+from crm_provider.sandbox import ManualClock, Sandbox, SandboxSettings, ids
 
 KEY = {"x-api-key": "sandbox-key"}
 
@@ -127,7 +127,8 @@ def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None
 def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="latency", latency=3600, method="POST")
     with socket.create_connection(address(crm_sandbox)) as slow:
-        head = "POST /v2/contacts HTTP/1.1\r\nhost: x\r\nx-api-key: sandbox-key\r\ncontent-length: 25\r\n\r\n"
+        host = urlsplit(crm_sandbox.url).netloc
+        head = f"POST /v2/contacts HTTP/1.1\r\nhost: {host}\r\nx-api-key: sandbox-key\r\ncontent-length: 25\r\n\r\n"
         slow.sendall(head.encode() + b'{"email":"n@example.com"}')
         until_called(crm_sandbox)
         found = requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=60)
@@ -235,7 +236,7 @@ def test_the_connection_of_the_fixture(crm_sandbox: Sandbox, crm_connection: str
 
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_the_fixture_is_fresh_each_time(crm_sandbox: Sandbox, name: str) -> None:
-    assert crm_sandbox.settings == Settings()
+    assert crm_sandbox.settings == SandboxSettings()
     assert crm_sandbox.counters().total == 0
     assert crm_sandbox.faults() == []
     assert len(crm_sandbox.store.contacts) == 11

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from crm_provider.sandbox import ids
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
 from crm_provider.sandbox.routes import ROUTES, Body
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 
 ADA = "/contacts/ada@example.com"
 ADA_ID = ids.contact_id("ada@example.com")
@@ -24,10 +24,10 @@ WEBHOOK = "/webhook/hook-1/c/channel-1/w/flow-1"
 NEW_DEAL = {"contactId": ALAN_ID, "pipelineId": SALES, "stageId": NEW}
 
 
-def data(outcome: Outcome, status: int = 200) -> Any:
-    assert outcome.answer is not None
-    assert outcome.answer.status == status, outcome.answer.body
-    return outcome.answer.json["data"]
+def data(outcome: RequestOutcome, status: int = 200) -> Any:
+    assert outcome.response is not None
+    assert outcome.response.status == status, outcome.response.body
+    return outcome.response.json["data"]
 
 
 def test_contacts(send: Send) -> None:
@@ -189,8 +189,8 @@ def test_a_refused_call_changes_nothing(send: Send, gateway: Gateway) -> None:
 def test_a_blank_id_or_email_in_the_path(send: Send, method: str, path: str, text: str, blank: str) -> None:
     outcome = send(method, path + blank, {"x": 1})
     assert outcome.error == "INVALID_PARAMS"
-    assert outcome.answer is not None
-    assert outcome.answer.json["error"] == text
+    assert outcome.response is not None
+    assert outcome.response.json["error"] == text
 
 
 @pytest.mark.parametrize(

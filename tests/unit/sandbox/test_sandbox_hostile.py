@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.sandbox import Fault, ManualClock, RefusedError, SeedError, Settings, Store
+from crm_provider.sandbox import CrmStore, Fault, ManualClock, RefusedError, SandboxSettings, SeedError
+from crm_provider.sandbox.operations import parse_body
 from crm_provider.sandbox.seeds import fill, load_seed
-from crm_provider.sandbox.validation import parse_body
 
 BODIES = [
     b'{"email": "\xed\xa0\x80@example.com"}',
@@ -28,7 +28,7 @@ BODIES = [
 def test_a_body_that_could_not_be_said_back(body: bytes) -> None:
     with pytest.raises(RefusedError) as refused:
         parse_body(body)
-    assert refused.value.problem.type == "INVALID_INPUT"
+    assert refused.value.reply.type == "INVALID_INPUT"
 
 
 CONTACT = {"email": "ann@example.com"}
@@ -38,26 +38,26 @@ SEEDS: list[tuple[dict[str, Any], str]] = [
     ({"contacts": "abc"}, "contacts must be a list"),
     ({"contacts": ["ann"]}, r"contacts\[0\] must be an object"),
     ({"pipelines": [{"name": "Sales", "stages": 7}]}, r"pipelines\[0\].*stages must be a list|stages must be a list"),
-    ({"pipelines": [{"name": "Sales", "stages": [{"id": "1"}]}]}, r"stages\[0\]\.name must be a text"),
+    ({"pipelines": [{"name": "Sales", "stages": [{"id": "1"}]}]}, r"stages\[0\]\.name must be a string"),
     ({"lists": [{"name": "a", "appears_after": []}]}, r"lists\[0\]\.appears_after must be a number"),
     ({"lists": [{"name": "a", "appears_after": -1}]}, r"lists\[0\]\.appears_after must be a number"),
-    ({"lists": [{"name": "a", "id": {}}]}, r"lists\[0\]\.id must be a text"),
-    ({"contacts": [{**CONTACT, "id": 5}]}, r"contacts\[0\]\.id must be a text"),
+    ({"lists": [{"name": "a", "id": {}}]}, r"lists\[0\]\.id must be a string"),
+    ({"contacts": [{**CONTACT, "id": 5}]}, r"contacts\[0\]\.id must be a string"),
     ({"contacts": [{**CONTACT, "attributes": "xy"}]}, r"contacts\[0\]\.attributes must be an object"),
     ({"contacts": [{**CONTACT, "origin": 5}]}, r"contacts\[0\]\.origin must be an object"),
-    ({"contacts": [{**CONTACT, "status": 5}]}, r"contacts\[0\]\.status must be a text"),
+    ({"contacts": [{**CONTACT, "status": 5}]}, r"contacts\[0\]\.status must be a string"),
     ({"contacts": [{**CONTACT, "segmentedListsIds": None}]}, r"contacts\[0\]\.segmentedListsIds must be a list"),
-    ({"contacts": [{**CONTACT, "id": "1"}, {"email": "x@y.z", "id": "1"}]}, r"contacts\[1\]\.id is there already"),
-    ({"contacts": [{**CONTACT, "attributes": {"n": math.inf}}]}, "JSON has no form for"),
-    ({"contacts": [{**CONTACT, "attributes": {"n": "\ud800"}}]}, "JSON has no form for"),
-    ({"contacts": [{**CONTACT, "attributes": {"n": object()}}]}, "JSON has no form for"),
+    ({"contacts": [{**CONTACT, "id": "1"}, {"email": "x@y.z", "id": "1"}]}, r"contacts\[1\]\.id is used twice"),
+    ({"contacts": [{**CONTACT, "attributes": {"n": math.inf}}]}, "that JSON cannot represent"),
+    ({"contacts": [{**CONTACT, "attributes": {"n": "\ud800"}}]}, "that JSON cannot represent"),
+    ({"contacts": [{**CONTACT, "attributes": {"n": object()}}]}, "that JSON cannot represent"),
 ]
 
 
 @pytest.mark.parametrize(("seed", "message"), SEEDS, ids=[message for _, message in SEEDS])
 def test_a_seed_that_could_not_be_shown(seed: dict[str, Any], message: str) -> None:
     with pytest.raises(SeedError, match=message):
-        fill(Store(ManualClock()), load_seed(seed))
+        fill(CrmStore(ManualClock()), load_seed(seed))
 
 
 def test_two_deals_of_one_id() -> None:
@@ -69,8 +69,8 @@ def test_two_deals_of_one_id() -> None:
         "contacts": [{"email": "a@b.c"}, {"email": "d@b.c"}],
         "deals": deals,
     }
-    with pytest.raises(SeedError, match=r"deals\[1\]\.id is there already"):
-        fill(Store(ManualClock()), load_seed(seed))
+    with pytest.raises(SeedError, match=r"deals\[1\]\.id is used twice"):
+        fill(CrmStore(ManualClock()), load_seed(seed))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_two_deals_of_one_id() -> None:
 )
 def test_settings_that_no_clock_and_no_memory_can_hold(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
-        Settings(**changes)
+        SandboxSettings(**changes)
 
 
 @pytest.mark.parametrize(

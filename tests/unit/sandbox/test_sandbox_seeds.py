@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.sandbox import ManualClock, SeedError, Store, ids
+from crm_provider.sandbox import CrmStore, ManualClock, SeedError, ids
 from crm_provider.sandbox.seeds import fill, load_seed, snapshot
 
 SEED: dict[str, Any] = {
@@ -25,8 +25,8 @@ SEED: dict[str, Any] = {
 }
 
 
-def filled(seed: Any, clock: ManualClock | None = None) -> Store:
-    store = Store(clock or ManualClock())
+def filled(seed: Any, clock: ManualClock | None = None) -> CrmStore:
+    store = CrmStore(clock or ManualClock())
     fill(store, load_seed(seed))
     return store
 
@@ -90,15 +90,15 @@ def test_a_file(tmp_path: Path) -> None:
         ([], "must be an object"),
         ({"contact": []}, "did you mean 'contacts'"),
         ({"contacts": ["x"]}, r"contacts\[0\] must be an object"),
-        ({"contacts": [{}]}, r"contacts\[0\].email must be a text"),
-        ({"contacts": [{"email": "a@b.co"}, {"email": "a@b.co"}]}, r"contacts\[1\].email is there already"),
+        ({"contacts": [{}]}, r"contacts\[0\].email must be a string"),
+        ({"contacts": [{"email": "a@b.co"}, {"email": "a@b.co"}]}, r"contacts\[1\].email is used twice"),
         ({**SEED, "contacts": [{"email": "a@b.co", "segmentedListsIds": ["Newsleter"]}]}, "did you mean 'Newsletter'"),
         ({**SEED, "deals": [{}]}, r"deals\[0\].contactId: there is no contact"),
         ({**SEED, "deals": [SEED["deals"][0]] * 2}, r"deals\[1\].contactId: this contact has a deal already"),
         ({**SEED, "deals": [{**SEED["deals"][0], "stageId": "Nw"}]}, r"deals\[0\].stageId 'Nw'.*did you mean 'New'"),
         ({**SEED, "deals": [{**SEED["deals"][0], "pipelineId": "Sale"}]}, "did you mean 'Sales'"),
-        ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a text"),
-        ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a text"),
+        ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a string"),
+        ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a string"),
     ],
 )
 def test_a_bad_seed_is_refused_with_the_place(seed: Any, message: str) -> None:

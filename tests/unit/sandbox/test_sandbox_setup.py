@@ -1,4 +1,4 @@
-"""Settings, names, ids and time."""
+"""SandboxSettings, names, ids and time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from crm_provider.sandbox import Fault, ManualClock, Sandbox, Settings, ids
-from crm_provider.sandbox.choices import not_one_of
-from crm_provider.sandbox.clock import timestamp
-from crm_provider.sandbox.settings import SettingsFields
+from crm_provider.sandbox import Fault, ManualClock, Sandbox, SandboxSettings, ids
+from crm_provider.sandbox.settings import SandboxOptions, not_one_of, timestamp
 
 
 def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_no_airflow() -> None:
@@ -27,8 +25,8 @@ def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_n
 
 
 def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
-    own, keywords = get_type_hints(Settings), get_type_hints(SettingsFields)
-    assert keywords == {field.name: own[field.name] for field in fields(Settings)}
+    own, keywords = get_type_hints(SandboxSettings), get_type_hints(SandboxOptions)
+    assert keywords == {field.name: own[field.name] for field in fields(SandboxSettings)}
 
 
 @pytest.mark.parametrize(
@@ -39,8 +37,8 @@ def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
         ({"rate": 0}, "None for no limit"),
         ({"burst": 0}, "at least 1"),
         ({"journal_size": 0}, "at least 1"),
-        ({"membership_delay": -1}, "not be negative"),
-        ({"api_key": " "}, "None refuses every key"),
+        ({"membership_delay": -1}, "not negative"),
+        ({"api_key": " "}, "None rejects every key"),
         ({"seed": "demmo"}, "did you mean 'demo'"),
     ],
 )
