@@ -165,7 +165,7 @@ def test_counters_are_those_of_python(crm_sandbox: Sandbox, admin: Admin) -> Non
 
 def test_admin_calls_are_no_calls_of_the_api(crm_sandbox: Sandbox, admin: Admin) -> None:
     admin("GET", "/journal")
-    assert admin("GET", "/nope", status=404) == {"detail": "Not Found"}
+    assert admin("DELETE", "/faults/a%0Ab", status=404) == {"detail": "there is no fault named 'a\\nb'"}
     assert admin("PUT", "/faults", {}, status=405) == {"detail": "Method Not Allowed"}
     assert crm_sandbox.counters().total == 0
 

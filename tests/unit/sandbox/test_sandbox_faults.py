@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.sandbox import EFFECTS, Fault, ManualClock
+from crm_provider.sandbox import EFFECTS, Fault, ManualClock, ids
 from crm_provider.sandbox.fault_rules import FaultRules
 from crm_provider.sandbox.faults import ELSEWHERE, Effect, RequestFacts, RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
 from crm_provider.sandbox.responses import ERROR_NAMES
+from crm_provider.sandbox.seeds import snapshot
 
 Send = Callable[..., RequestOutcome]
 ADA = "/contacts/ada@example.com"
@@ -163,27 +165,48 @@ def test_every_error_of_the_catalogue_can_be_answered(send: Send, gateway: Gatew
     assert "new@example.com" not in gateway.store.contacts
 
 
+ADA_ID, ALAN_ID = ids.contact_id("ada@example.com"), ids.contact_id("alan@example.com")
+DEAL = f"/deals/{ids.deal_id(ADA_ID)}"
+NEW_DEAL = {"contactId": ALAN_ID, "pipelineId": ids.pipeline_id("Sales"), "stageId": ids.stage_id("Sales", "New")}
+WRITES: list[tuple[str, str, Any]] = [
+    ("POST", "/contacts", NEW),
+    ("PUT", ADA, {"position": "Boss"}),
+    ("DELETE", ADA, None),
+    ("POST", "/deals", NEW_DEAL),
+    ("PUT", DEAL, {"stageId": ids.stage_id("Sales", "Won")}),
+    ("DELETE", DEAL, None),
+    ("POST", "/segments/add-contact/alan@example.com", {"segmentedListsIds": [ids.list_id("Newsletter")]}),
+    ("POST", "/webhook/a/c/b/w/c", {"email": "ada@example.com"}),
+]
+
+
+def state(gateway: Gateway) -> Any:
+    return snapshot(gateway.store), gateway.store.automations
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["error", "drop", "html", "redirect"])
-def test_what_strikes_instead_of_the_backend_carries_nothing_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+def test_a_write_that_is_lost_before_it_is_handled_changes_nothing(
+    send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
+) -> None:
     gateway.faults.add(Fault(effect=effect, error="FORBIDDEN" if effect == "error" else None))
-    assert not send("POST", "/contacts", NEW).applied
-    assert "new@example.com" not in gateway.store.contacts
+    before = state(gateway)
+    outcome = send(method, path, body)
+    assert (outcome.response is None, outcome.applied) == (effect == "drop", False)
+    assert state(gateway) == before
 
 
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["latency", "drip", "large", "lost", "lost_error", "truncate", "garbage"])
-def test_what_strikes_after_the_backend_carries_the_call_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+def test_a_write_whose_response_is_lost_is_done(
+    send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
+) -> None:
     gateway.faults.add(Fault(effect=effect, latency=1))
-    outcome = send("POST", "/contacts", NEW)
-    assert outcome.applied
+    before = state(gateway)
+    outcome = send(method, path, body)
+    assert (outcome.response is None, outcome.applied) == (effect == "lost", True)
     assert (outcome.delay, outcome.drip) == ((0, 1) if effect == "drip" else (1, 0))
-    assert "new@example.com" in gateway.store.contacts
-
-
-def test_lost_and_drop_have_no_answer(send: Send, gateway: Gateway) -> None:
-    for effect in ("lost", "drop"):
-        gateway.faults.clear()
-        gateway.faults.add(Fault(effect=effect))
-        assert send("GET", ADA).response is None
+    assert state(gateway) != before
 
 
 def test_a_lost_refusal_is_still_known_to_the_journal(send: Send, gateway: Gateway) -> None:
@@ -280,6 +303,15 @@ def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
         ({"effect": "drop", "latency": -1}, "not be negative"),
         ({"effect": "drop", "seconds": 0}, "above 0"),
         ({"effect": "drop", "probability": 1.1}, "between 0 and 1"),
+        ({"effect": "latency", "latency": math.nan}, "latency must be finite"),
+        ({"effect": "latency", "latency": math.inf}, "latency must be finite"),
+        ({"effect": "drop", "seconds": math.inf}, "finite"),
+        ({"effect": "error", "error": "FORBIDDEN", "retry_after": "1\r\nx: y"}, "one line of Latin-1"),
+        ({"effect": "error", "error": "FORBIDDEN", "retry_after": "\u20ac"}, "one line of Latin-1"),
+        ({"effect": "redirect", "location": "https://evil.example/\n"}, "one line of Latin-1"),
+        ({"effect": "redirect", "location": "https://\u20ac.example/"}, "one line of Latin-1"),
+        ({"effect": "drop", "name": "a/b"}, "without a slash"),
+        ({"effect": "drop", "name": "a\nb"}, "one line"),
     ],
 )
 def test_senseless_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from crm_provider.sandbox import CrmStore, ManualClock, SeedError, ids
 from crm_provider.sandbox.seeds import fill, load_seed, snapshot
 
+CONTACT = {"email": "ann@example.com"}
 SEED: dict[str, Any] = {
     "pipelines": [{"name": "Sales", "stages": [{"name": "New"}, {"id": "my-won", "name": "Won"}]}],
     "lists": [{"name": "Newsletter"}, {"id": "my-list", "name": "Late", "appears_after": 5}],
@@ -99,6 +101,29 @@ def test_a_file(tmp_path: Path) -> None:
         ({**SEED, "deals": [{**SEED["deals"][0], "pipelineId": "Sale"}]}, "did you mean 'Sales'"),
         ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a string"),
         ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a string"),
+        ({"pipelines": 5}, "pipelines must be a list"),
+        ({"lists": None}, "lists must be a list"),
+        ({"contacts": "abc"}, "contacts must be a list"),
+        (
+            {"pipelines": [{"name": "Sales", "stages": 7}]},
+            r"pipelines\[0\].*stages must be a list|stages must be a list",
+        ),
+        ({"lists": [{"name": "a", "appears_after": []}]}, r"lists\[0\]\.appears_after must be a number"),
+        ({"lists": [{"name": "a", "appears_after": -1}]}, r"lists\[0\]\.appears_after must be a number"),
+        ({"lists": [{"name": "a", "id": {}}]}, r"lists\[0\]\.id must be a string"),
+        ({"contacts": [{**CONTACT, "id": 5}]}, r"contacts\[0\]\.id must be a string"),
+        ({"contacts": [{**CONTACT, "attributes": "xy"}]}, r"contacts\[0\]\.attributes must be an object"),
+        ({"contacts": [{**CONTACT, "origin": 5}]}, r"contacts\[0\]\.origin must be an object"),
+        ({"contacts": [{**CONTACT, "status": 5}]}, r"contacts\[0\]\.status must be a string"),
+        ({"contacts": [{**CONTACT, "segmentedListsIds": None}]}, r"contacts\[0\]\.segmentedListsIds must be a list"),
+        ({"contacts": [{**CONTACT, "id": "1"}, {"email": "x@y.z", "id": "1"}]}, r"contacts\[1\]\.id is used twice"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": math.inf}}]}, "that JSON cannot represent"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": "\ud800"}}]}, "that JSON cannot represent"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": object()}}]}, "that JSON cannot represent"),
+        (
+            {**SEED, "deals": [{**SEED["deals"][0], "id": "my-deal"}, SEED["deals"][1]]},
+            r"deals\[1\]\.id is used twice",
+        ),
     ],
 )
 def test_a_bad_seed_is_refused_with_the_place(seed: Any, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import uuid
@@ -40,6 +41,12 @@ def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
         ({"membership_delay": -1}, "not negative"),
         ({"api_key": " "}, "None rejects every key"),
         ({"seed": "demmo"}, "did you mean 'demo'"),
+        ({"rate": math.nan}, "rate must be above 0"),
+        ({"rate": math.inf}, "rate must be above 0"),
+        ({"burst": 10**400}, "burst and journal_size must be at most"),
+        ({"journal_size": 10**30}, "burst and journal_size must be at most"),
+        ({"membership_delay": math.nan}, "membership_delay must be finite"),
+        ({"membership_delay": math.inf}, "membership_delay must be finite"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_reason(wrong: dict[str, Any], message: str) -> None:
@@ -51,6 +58,14 @@ def test_impossible_settings_are_refused_with_the_reason(wrong: dict[str, Any], 
 def test_only_loopback_is_listened_on(host: str) -> None:
     with pytest.raises(ValueError, match=r"loopback only.*no password"):
         Sandbox(host=host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "*", "a b", "http://a", "a/b", "a:b", "a:999999", "user@a", "[::1", "\u0430.example"]
+)
+def test_an_allowed_host_is_a_name_with_an_optional_port(host: str) -> None:
+    with pytest.raises(ValueError, match="not a host name"):
+        Sandbox(allowed_hosts=[host])
 
 
 def test_a_url_before_the_start_says_why_there_is_none() -> None:
