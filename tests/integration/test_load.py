@@ -26,8 +26,7 @@ from crm_provider.load.checkpoint import NoCheckpoints
 from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.sending import Sending
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.sandbox import Sandbox, Store, ids
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings, ids
 from crm_provider.task_checkpoints import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
@@ -706,15 +705,15 @@ def test_a_terminated_task_saves_and_the_retry_goes_on(
     resuming: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    create = Store.create_contact
+    create = CrmStore.create_contact
 
-    def create_and_terminate(self: Store, *arguments: Any, **keywords: Any) -> Any:
+    def create_and_terminate(self: CrmStore, *arguments: Any, **keywords: Any) -> Any:
         made = create(self, *arguments, **keywords)
         if len(self.contacts) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    monkeypatch.setattr(Store, "create_contact", create_and_terminate)
+    monkeypatch.setattr(CrmStore, "create_contact", create_and_terminate)
     end = run_task(CrmLoadContactsOperator, source=rows(100), mapping=MAPPING, **resuming)
     assert end.states == ["up_for_retry", "success"]
     assert "LoadInterrupted" in end.log

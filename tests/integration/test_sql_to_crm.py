@@ -14,8 +14,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.sdk import Connection
 
 from crm_provider.load.rows import SourceError
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.sql_rows import CURSOR_NAME, SqlRows, streaming_cursor
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
