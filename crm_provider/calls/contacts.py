@@ -150,7 +150,7 @@ class ContactCalls(Calls):
         if attributes is None:
             return {
                 "id": id_of(self.get_contact(email).get("id"), "/contacts/{email}"),
-                "email": email,
+                "email": validate.email(email),
                 "outcome": "unchanged",
             }
         return {**self.update_contact(email, attributes=attributes), "outcome": "updated"}
@@ -169,7 +169,7 @@ class ContactCalls(Calls):
         return made if isinstance(made, _ReadBack) else mapping_of(made, call)
 
     def _read_back(self, email: str) -> _ReadBack | None:
-        call = Call(method="GET", route="/contacts/{email}", parts={"email": email})
+        call = Call(method="GET", route="/contacts/{email}", parts={"email": validate.email(email)})
         try:
             return _ReadBack(mapping_of(self._transport.send(call, budget=ONE_TRY), call))
         except e.CrmNotFoundError as missing:
@@ -190,7 +190,7 @@ class ContactCalls(Calls):
         :param written: path and method of the call that was answered
         """
         found = answer.get("id") or self.get_contact(email).get("id")
-        return {"id": id_of(found, *written), "email": email}
+        return {"id": id_of(found, *written), "email": validate.email(email)}
 
 
 _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")

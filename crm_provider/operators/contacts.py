@@ -58,25 +58,25 @@ class CrmUpsertContactOperator(CrmOperator):
             self.set_error_policy(self.on_error, f"{self.policy_name}(mode={mode!r})")
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         if self.mode == "create":
-            result = self._create(retried=context["ti"].try_number > 1)
+            result = self._create(email, retried=context["ti"].try_number > 1)
         elif self.mode == "update":
-            ref = self.hook.update_contact(self.contact_email, attributes=self.attributes or {})
+            ref = self.hook.update_contact(email, attributes=self.attributes or {})
             result = {"id": ref["id"], "outcome": "updated"}
         else:
-            done = self.hook.upsert_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+            done = self.hook.upsert_contact(email, attributes=self.attributes, origin=self.origin)
             result = {"id": done["id"], "outcome": done["outcome"]}
         self.log.info("Contact %s %s.", result["id"], result["outcome"])
         return result
 
-    def _create(self, *, retried: bool) -> dict[str, Any]:
+    def _create(self, email: str, *, retried: bool) -> dict[str, Any]:
         try:
-            ref = self.hook.create_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+            ref = self.hook.create_contact(email, attributes=self.attributes, origin=self.origin)
         except CrmContactAlreadyExistsError:
             from crm_provider.calls.contacts import has_attributes
 
-            contact = self.hook.get_contact(self.contact_email) if retried else {}
+            contact = self.hook.get_contact(email) if retried else {}
             if not contact or not has_attributes(contact, self.attributes):
                 raise
             return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
@@ -102,10 +102,10 @@ class CrmDeleteContactOperator(CrmOperator):
         self.contact_email = contact_email
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         outcome = "deleted"
         try:
-            self.hook.delete_contact(self.contact_email)
+            self.hook.delete_contact(email)
         except CrmContactNotFoundError as missing:
             if context["ti"].try_number == 1 or self.error_policy.decide(missing).action is not Action.SKIP:
                 raise
@@ -133,9 +133,9 @@ class CrmVerifyEmailOperator(CrmOperator):
         self.contact_email = contact_email
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
-        said = self.hook.verify_email(self.contact_email)
-        answer = _without(said, self.contact_email, self.hook.get_conn().settings.api_key)
+        email = validate.email(self.contact_email, "contact_email")
+        said = self.hook.verify_email(email)
+        answer = _without(said, email, self.hook.get_conn().settings.api_key)
         if len(str(answer)) > LARGEST_ANSWER:
             self.log.warning("The answer is too large for an XCom: only its plain fields are kept.")
             answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}
