@@ -1,12 +1,13 @@
 """Email addresses: which one a text means, and which of them are one person.
 
 This is the only place that decides it, for loads, suppression lists, the hook, operators and sensors. What is an
-address says `email-validator <https://pypi.org/project/email-validator/>`_ (syntax only, no DNS query), with three
-choices of our own:
+address says `email-validator`_ (syntax only, no DNS query), with three choices of our own:
 
 - Special-use domains (``.test``, ``.invalid``, ``.local``, ``localhost``, ...) are accepted: test accounts have them.
 - A quoted part before the ``@`` (``"a b"@example.com``) is refused: it cannot be told from quotes around the address.
 - What people and programs put around one address is removed, see :func:`one_address`.
+
+.. _email-validator: https://github.com/JoshData/python-email-validator
 """
 
 from __future__ import annotations
@@ -46,9 +47,13 @@ _INVISIBLE = re.compile(
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")
 
-_QUOTES = "\"'`´‘’‚‛“”„‟′″«»‹›「」『』＂＇"
-_AROUND = "".join(map(chr, range(0x21))) + "\x7f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
+_QUOTES = (
+    "\"'`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2032\u2033\u00ab\u00bb\u2039\u203a"
+    "\u300c\u300d\u300e\u300f\uff02\uff07"
+)
+"""Straight and typographic quotation marks, accents and primes that stand for them."""
+_AROUND = "".join(chr(code) for code in (*range(0x21), 0x7F, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))) + (
+    "\u2028\u2029\u202f\u205f\u3000"
 )
 """Space and control characters, which are removed at the ends only."""
 
@@ -246,7 +251,9 @@ def _validated(text: str) -> _Address:
     if "." not in domain:
         raise NotOneAddress(f"{_INVALID} (the part after the @ has no dot)", "correct it")
     if _by_library(local, "example.com") is None:
-        raise NotOneAddress(f"{_INVALID} (the part before the @ has a character or a dot that it must not have)", "correct it")
+        raise NotOneAddress(
+            f"{_INVALID} (the part before the @ has a character or a dot that it must not have)", "correct it"
+        )
     raise NotOneAddress(f"{_INVALID} (the part after the @ is no domain name)", "correct it")
 
 
@@ -276,7 +283,7 @@ def _by_library(local: str, domain: str) -> tuple[str, str] | None:
 
 def _folded(text: str) -> str:
     # not casefold, which makes "ss" of "ß": another mailbox; a final sigma is a matter of case
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).replace("ς", "σ")
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).replace("\u03c2", "\u03c3")
 
 
 def _forms(text: str) -> set[str]:

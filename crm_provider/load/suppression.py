@@ -117,17 +117,18 @@ def _entry(entry: object, where: str) -> bytes:
 
     :raises SourceError: if it is not exactly one address or one hash; the text names its place and no value
     """
-    try:
-        if not isinstance(entry, str):
-            raise NotOneAddress("is no text" if entry is not None else "is empty", "")
-        if _HASH.fullmatch(bare := without_wrapping(entry)):
-            return bytes.fromhex(bare)[:_SIZE]
-        return _hash(person_key(one_address(entry)))
-    except NotOneAddress as wrong:
-        raise SourceError(
-            f"{where} of the suppression list {wrong.kind}. Each entry must be one email address or one SHA-256 hash "
-            "(64 hex digits); correct it or take it out, then run again"
-        ) from None
+    if isinstance(entry, str):
+        try:
+            bare = without_wrapping(entry)
+            return bytes.fromhex(bare)[:_SIZE] if _HASH.fullmatch(bare) else _hash(person_key(one_address(entry)))
+        except NotOneAddress as wrong:
+            problem = wrong.kind
+    else:
+        problem = "is empty" if entry is None else "is no text"
+    raise SourceError(
+        f"{where} of the suppression list {problem}. Each entry must be one email address or one SHA-256 hash "
+        "(64 hex digits); correct it or take it out, then run again"
+    )
 
 
 def _hash(text: str) -> bytes:

@@ -53,7 +53,7 @@ DATA = Path(__file__).parents[1] / "data"
         ("`a@ex.co`", "a@ex.co"),
         ("“a@ex.co”", "a@ex.co"),
         ("„a@ex.co“", "a@ex.co"),
-        ("‘a@ex.co’", "a@ex.co"),
+        ("\u2018a@ex.co\u2019", "a@ex.co"),
         ("«a@ex.co»", "a@ex.co"),
         ("''a@ex.co''", "a@ex.co"),
         ("'+a@ex.co", "+a@ex.co"),  # what a formula guard has put there
@@ -104,10 +104,12 @@ def test_what_is_around_one_address_is_removed(text: str, address: str | None) -
 @pytest.mark.parametrize(
     "address",
     [
-        "o'hara@ex.co", "a+b@ex.co", "per%cent@ex.co", "a/b=c!d@ex.co", "{a}@ex.co", "a.b.c@ex.co", "_a-@ex.co", "1@2.co",
-        "ann@sub.sub.ex.co", "a@ex-am-ple.co", "a@bücher.de", "a@xn--bcher-kva.de", "jörg@ex.co", "用户@例子.公司", "δοκ@ex.gr",
+        "o'hara@ex.co", "a+b@ex.co", "per%cent@ex.co", "a/b=c!d@ex.co", "{a}@ex.co", "a.b.c@ex.co", "_a-@ex.co",
+        "1@2.co", "ann@sub.sub.ex.co", "a@ex-am-ple.co", "a@bücher.de", "a@xn--bcher-kva.de", "jörg@ex.co",
+        "用户@例子.公司", "δοκ@ex.gr",
         "&@ex.co", "a?b@ex.co", f"{'a' * 65}@ex.co", f"{'a' * 248}@ex.co",
-        "a@example.com", "a@shop.test", "a@shop.TEST", "a@nowhere.invalid", "a@printer.local", "a@localhost", "a@x.localhost",
+        "a@example.com", "a@shop.test", "a@shop.TEST", "a@nowhere.invalid", "a@printer.local", "a@localhost",
+        "a@x.localhost",
     ],
 )  # fmt: skip
 def test_odd_but_valid(address: str) -> None:
@@ -251,7 +253,12 @@ def test_two_people(one: str, other: str) -> None:
         ("JOS\u00c9@Ex.co", {"jos\u00e9@ex.co", "jose\u0301@ex.co", "JOS\u00c9@Ex.co"}),
         (
             "J\u00d6@B\u00dccher.de",
-            {"j\u00f6@b\u00fccher.de", "jo\u0308@bu\u0308cher.de", "j\u00f6@xn--bcher-kva.de", "jo\u0308@xn--bcher-kva.de"},
+            {
+                "j\u00f6@b\u00fccher.de",
+                "jo\u0308@bu\u0308cher.de",
+                "j\u00f6@xn--bcher-kva.de",
+                "jo\u0308@xn--bcher-kva.de",
+            },
         ),
         ("a@XN--bcher-kva.de", {"a@xn--bcher-kva.de", "a@b\u00fccher.de", "a@bu\u0308cher.de"}),
     ],
@@ -267,7 +274,7 @@ def test_spellings_need_an_address() -> None:
 
 # -- properties ----------------------------------------------------------------------------------------------
 
-LETTERS = "aZé\u0301ßİiσςΣöÖ用'.+-_%&`x0"
+LETTERS = "aZé\u0301ß\u0130i\u03c3\u03c2\u03a3öÖ用'.+-_%&`x0"
 LOCALS = st.text(LETTERS, min_size=1, max_size=8)
 DOMAINS = st.from_regex(r"\A[a-zA-Zéü0-9]([a-zéü0-9-]{0,3}[a-z0-9])?(\.[a-zA-Zéü0-9-]{1,4}){0,2}\.[A-Za-z0-9]{1,4}\Z")
 
@@ -329,7 +336,11 @@ def test_the_library_decides_what_is_valid(local: str, domain: str) -> None:
     assert special or valid == by_library(address)
 
 
-@given(LOCALS, DOMAINS, st.sampled_from(["{}", "<{}>", "X <{}>", "'{}'", "{};", "\u200b{}\u00a0", "mailto:{}", "“{}”.", "({})"]))
+@given(
+    LOCALS,
+    DOMAINS,
+    st.sampled_from(["{}", "<{}>", "X <{}>", "'{}'", "{};", "\u200b{}\u00a0", "mailto:{}", "“{}”.", "({})"]),
+)
 def test_every_spelling_is_the_same_person(local: str, domain: str, around: str) -> None:
     address = f"{local}@{domain}"
     try:

@@ -116,7 +116,9 @@ def test_half_a_list_is_no_list(name: str, body: str, said: str, tmp_path: Path)
         assert value not in str(caught.value)
 
 
-@pytest.mark.parametrize("entry", [BAD, "", None, 7, "a@b.com, c@d.com", "a@b.com # left", f"{BOB}, {BOB}", f"{BOB} a@b.com"])
+@pytest.mark.parametrize(
+    "entry", [BAD, "", None, 7, "a@b.com, c@d.com", "a@b.com # left", f"{BOB}, {BOB}", f"{BOB} a@b.com"]
+)
 def test_entries_of_a_list(entry: Any) -> None:
     with pytest.raises(SourceError):
         Suppression.read([ANN, entry])
@@ -206,7 +208,8 @@ def test_a_pattern_names_the_file_and_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hashed", ["j\u00f6@b\u00fccher.de", "jo\u0308@bu\u0308cher.de", "j\u00f6@xn--bcher-kva.de"])
 @pytest.mark.parametrize(
-    "person", ["J\u00f6@B\u00fccher.de", "JO\u0308@BU\u0308CHER.DE", "j\u00f6@XN--bcher-kva.de", "<j\u00f6@b\u00fccher.de>;"]
+    "person",
+    ["J\u00f6@B\u00fccher.de", "JO\u0308@BU\u0308CHER.DE", "j\u00f6@XN--bcher-kva.de", "<j\u00f6@b\u00fccher.de>;"],
 )
 def test_a_hash_of_any_form_finds_any_spelling(hashed: str, person: str) -> None:
     found = Suppression.read([f' "{sha256(hashed).upper()}"; '])
