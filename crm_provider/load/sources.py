@@ -150,10 +150,9 @@ class FilesSource:
                 for number, (values, problem) in enumerate(table.records, number + 1):  # noqa: B020
                     yield Row(number, values, problem)
 
-    @property
-    def place(self) -> str | None:
-        """File and lines of the row that was given last; None if the format has no lines."""
-        return self._place() if self._place is not None else None
+    def place(self, number: int) -> str:
+        """File and lines of the row that was given last; empty if the format has no lines."""
+        return self._place() if self._place is not None else ""
 
     @contextmanager
     def _opened(self, file: AnyPath) -> Iterator[Table]:

