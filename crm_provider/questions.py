@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from crm_provider import errors as e
 from crm_provider import validate
+from crm_provider.addresses import person_key
 from crm_provider.segments import list_ids_of, list_name, pick_list
 
 if TYPE_CHECKING:
@@ -100,29 +101,29 @@ class InList(Question):
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
         if not self.emails:
             raise e.CrmInvalidValueError("emails is empty; give at least one address")
-        for n, email in enumerate(self.emails):
-            validate.email(email, f"emails[{n}]")
+        checked = [validate.email(email, f"emails[{n}]") for n, email in enumerate(self.emails)]
+        people = {person_key(email): email for email in reversed(checked)}
         list_id = self._list_id(lookup)
         absent: e.CrmContactNotFoundError | None = None
-        for email in dict.fromkeys(self.emails):
+        for person in dict.fromkeys(map(person_key, checked)):
             try:
-                self._look(email, list_id, lookup)
+                self._look(person, people[person], list_id, lookup)
             except e.CrmContactNotFoundError as error:
                 absent = absent or error
-            if (email in self.seen) == (self.match == "any"):
+            if (person in self.seen) == (self.match == "any"):
                 break  # one is enough to know: the first that is there, or the first that is missing
-        if len(self.seen) == (len(set(self.emails)) if self.match == "all" else 1):
+        if len(self.seen) == (len(people) if self.match == "all" else 1):
             return {"list_id": list_id, "contact_ids": list(self.seen.values())}
         if absent is not None:
             raise absent
         return None
 
-    def _look(self, email: str, list_id: str, lookup: Lookup) -> None:
-        if email in self.seen:
+    def _look(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
+        if person in self.seen:
             return
         contact = lookup.contact(email)
         if list_id in [found.lower() for found in list_ids_of(contact)]:
-            self.seen[email] = str(contact.get("id"))
+            self.seen[person] = str(contact.get("id"))
 
     def _list_id(self, lookup: Lookup) -> str:
         if self.list_id is not None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.errors import CrmInvalidValueError
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -16,29 +17,23 @@ MAX_DEPTH = 50
 MAX_BITS = 1024
 """Size of a whole number; Python refuses to print much larger ones."""
 
-_MAX_EMAIL = 254  # RFC 5321: 256 for the path with its angle brackets
-
 RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
 """Names with a meaning of their own in the body of a contact: as an attribute they would overwrite it."""
 
 
 def email(value: Any, field: str = "email") -> str:
-    """An email address as the API takes it, in the case given (whether the CRM folds case is not known).
+    """The one email address that a value means, in the case given (whether the CRM folds case is not known).
 
-    :raises CrmInvalidValueError: if it is empty, has spaces or control characters, or no ``@`` between two parts
+    What is around it is removed, see :func:`~crm_provider.addresses.one_address`.
+
+    :raises CrmInvalidValueError: if it is no text, or not exactly one address
     """
     if not isinstance(value, str):
         raise CrmInvalidValueError(f"{field} must be text but is {_kind(value)}; give one email address")
-    if not value.strip():
-        raise CrmInvalidValueError(f"{field} is empty; give an email address, or leave out the row")
-    if any(c.isspace() or not c.isprintable() for c in value):
-        raise CrmInvalidValueError(f"{field} has a space or control character; remove it (strip the source column)")
-    local, at, domain = value.rpartition("@")
-    if not at or not local or not domain or len(value) > _MAX_EMAIL:
-        raise CrmInvalidValueError(
-            f"{field} is no email address (name@domain, at most {_MAX_EMAIL} characters); correct it"
-        )
-    return value
+    try:
+        return one_address(value)
+    except NotOneAddress as wrong:
+        raise CrmInvalidValueError(f"{field} {wrong}") from None
 
 
 def uuid(value: Any, field: str) -> str:

@@ -194,7 +194,7 @@ class ContactCalls(Calls):
         return {} if contact and {i.lower() for i in ids} <= {i.lower() for i in list_ids_of(contact)} else None
 
     def _read_back(self, email: str) -> Record | None:
-        call = Call(method="GET", route="/contacts/{email}", parts={"email": email})
+        call = Call(method="GET", route="/contacts/{email}", parts={"email": validate.email(email)})
         try:
             return mapping_of(self._transport.send(call, budget=ONE_TRY), call)
         except e.CrmNotFoundError as missing:
@@ -215,7 +215,7 @@ class ContactCalls(Calls):
         :param written: path and method of the call that was answered
         """
         found = answer.get("id") or self.get_contact(email).get("id")
-        return {"id": id_of(found, *written), "email": email}
+        return {"id": id_of(found, *written), "email": validate.email(email)}
 
 
 _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")

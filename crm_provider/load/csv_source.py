@@ -43,7 +43,7 @@ class CsvFiles:
             # The first line goes back in front: a header may go over several lines, a header given has a row there.
             records = _Records(lines, _chained(first, text), **self._dialect(delimiter))
             columns = self._options.header or records.header()
-            yield Table(columns, records.of(columns))
+            yield Table(columns, records.of(columns), records.place)
 
     def _dialect(self, delimiter: str) -> dict[str, Any]:
         quoted = bool(self._options.quotechar)
@@ -84,7 +84,7 @@ class _Records:
             if isinstance(fields, str):
                 raise SourceError(f"{fields}; correct the header line")
             columns = tuple(name.strip() for name in fields)
-            check_names(columns, self._place())
+            check_names(columns, self.place())
             return columns
         raise SourceError(f"{self._lines.path} is empty, without a header line; write one, even if there are no rows")
 
@@ -119,7 +119,7 @@ class _Records:
             values[EXTRA] = fields[len(columns) :]
         has = "has" if len(self._recent) == 1 else "have"
         noun = "field" if len(fields) == 1 else "fields"
-        return values, f"{self._place()} {has} {len(fields)} {noun}, the header has {len(columns)}"
+        return values, f"{self.place()} {has} {len(fields)} {noun}, the header has {len(columns)}"
 
     def _reason(self, error: str) -> str:
         """What a csv error means.
@@ -128,17 +128,17 @@ class _Records:
         """
         if "field limit" in error:
             raise SourceError(
-                f"{self._place()}: a field is longer than {csv.field_size_limit()} characters; close the quote "
+                f"{self.place()}: a field is longer than {csv.field_size_limit()} characters; close the quote "
                 "that was left open, or shorten the field"
             )
         if "end of data" in error:
             raise SourceError(
-                f"{self._place()}: a quote is not closed before the end of the file; close it, or fetch the "
+                f"{self.place()}: a quote is not closed before the end of the file; close it, or fetch the "
                 "file again if it was cut off"
             )
-        return f"{self._place()}: a quote within a quoted field is not doubled"
+        return f"{self.place()}: a quote within a quoted field is not doubled"
 
-    def _place(self) -> str:
+    def place(self) -> str:
         last = self._lines.number
         return place(self._lines.path, last - len(self._recent) + 1, last)
 
@@ -147,7 +147,7 @@ class _Records:
         for line in text:
             recent.append(line)
             if len(recent) > LONGEST_RECORD:
-                raise SourceError(f"{self._place()}: one record has over {LONGEST_RECORD} lines; correct its quotes")
+                raise SourceError(f"{self.place()}: one record has over {LONGEST_RECORD} lines; correct its quotes")
             yield line
 
 

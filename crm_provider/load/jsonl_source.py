@@ -24,7 +24,7 @@ def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[Table]:
     :raises SourceError: while reading, if it is one JSON text over many lines, or no text
     """
     with open_lines(path, encoding=encoding, newline="\n") as lines:
-        yield Table(None, _records(lines))
+        yield Table(None, _records(lines), lambda: place(lines.path, lines.number))
 
 
 def _records(lines: Lines) -> Iterator[Record]:

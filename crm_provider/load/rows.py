@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from crm_provider.addresses import person_key
 from crm_provider.server_clock import ServerMoment
 
 
@@ -69,13 +70,11 @@ class Contact:
 
     @property
     def key(self) -> str:
-        """Tells people apart: the address without regard to case."""
+        """What tells people apart, see :func:`~crm_provider.addresses.person_key`."""
         return key_of(self.email)
 
 
-def key_of(email: str) -> str:
-    """The address without regard to case: whether the CRM folds it is not known, so two cases are one person."""
-    return email.strip().lower()  # not casefold, which makes "ss" of "ß": another mailbox
+key_of = person_key
 
 
 @dataclass(frozen=True)

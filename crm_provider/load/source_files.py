@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +30,12 @@ class Table:
 
     :param columns: None if each record has its own
     :param records: to be read once, while the file is open
+    :param place: file and lines of the record that was read last; None if the format has no lines
     """
 
     columns: tuple[str, ...] | None
     records: Iterator[Record]
+    place: Callable[[], str] | None = None
 
 
 def expanded(path: Any, given: object = None) -> list[AnyPath]:

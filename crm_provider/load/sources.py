@@ -128,6 +128,7 @@ class FilesSource:
         self._open = _opener(self._format, FileOptions.of(options, format=self._format))
         more = len(self._files) - 1
         self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
+        self._place: Callable[[], str] | None = None
 
     @property
     def files(self) -> Sequence[AnyPath]:
@@ -145,8 +146,13 @@ class FilesSource:
         for file in self._files:
             with self._opened(file) as table:
                 self._check_columns(file, table.columns)
+                self._place = table.place
                 for number, (values, problem) in enumerate(table.records, number + 1):  # noqa: B020
                     yield Row(number, values, problem)
+
+    def place(self, number: int) -> str:
+        """File and lines of the row that was given last; empty if the format has no lines."""
+        return self._place() if self._place is not None else ""
 
     @contextmanager
     def _opened(self, file: AnyPath) -> Iterator[Table]:

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider import validate
-from crm_provider.errors import CrmInvalidValueError
+from crm_provider.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 from crm_provider.load.paths import AnyPath, as_path
-from crm_provider.load.rows import SourceError, key_of
+from crm_provider.load.rows import SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place, there
-from crm_provider.load.sources import Source, open_source
+from crm_provider.load.sources import FilesSource, Source, open_source
 from crm_provider.load.text_lines import open_lines
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,8 @@ _SIZE = 16
 
 class Suppression:
     """Answers whether an address is on the list: ``email in suppression``. Used by one thread.
+
+    Spellings of one address are one person (:func:`~crm_provider.addresses.person_key`), on the list and in question.
 
     Hashes are kept in a temporary database without a name, so memory stays flat and no address lies on the disk.
     """
@@ -53,7 +54,9 @@ class Suppression:
     ) -> Suppression:
         """The list from a source.
 
-        Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed.
+        Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed. Each
+        entry is exactly one of them; what may be around an address is said at
+        :func:`~crm_provider.addresses.one_address`.
 
         :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
             :func:`~crm_provider.load.sources.open_source` reads, with a column ``email`` or a single column; or a list
@@ -80,25 +83,18 @@ class Suppression:
         :param where: for the message
         :raises SourceError: if it is neither an address nor a SHA-256 hash
         """
-        text = entry.strip() if isinstance(entry, str) else ""
-        if _HASH.fullmatch(text):
-            found = bytes.fromhex(text)[:_SIZE]
-        else:
-            try:
-                found = _hash(key_of(validate.email(text)))
-            except CrmInvalidValueError:
-                raise SourceError(
-                    f"{where} of the suppression list is no email address and no SHA-256 hash (64 hex digits); "
-                    "correct it or take it out, then run again"
-                ) from None
-        self._base.execute("INSERT OR IGNORE INTO people VALUES (?)", (found,))
+        self._base.execute("INSERT OR IGNORE INTO people VALUES (?)", (_entry(entry, where),))
 
     def __contains__(self, email: object) -> bool:
         if not isinstance(email, str):
             return False
-        # Lower case is what others hash; the folded form differs for a few letters outside of ASCII.
-        forms = (_hash(key_of(email)), _hash(email.strip().lower()))
-        return self._base.execute("SELECT 1 FROM people WHERE hash IN (?, ?)", forms).fetchone() is not None
+        try:
+            forms = [_hash(spelling) for spelling in spellings(email)]
+        except NotOneAddress:
+            return False
+        marks = ", ".join("?" * len(forms))
+        query = f"SELECT 1 FROM people WHERE hash IN ({marks})"  # noqa: S608 - question marks only
+        return self._base.execute(query, forms).fetchone() is not None
 
     def __len__(self) -> int:
         """Different people on the list."""
@@ -114,6 +110,25 @@ def _named(entries: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]
         yield from entries
     except SourceError as wrong:
         raise type(wrong)(f"suppression list: {wrong}") from None
+
+
+def _entry(entry: object, where: str) -> bytes:
+    """What is kept of an entry.
+
+    :raises SourceError: if it is not exactly one address or one hash; the text names its place and no value
+    """
+    if isinstance(entry, str):
+        try:
+            bare = without_wrapping(entry)
+            return bytes.fromhex(bare)[:_SIZE] if _HASH.fullmatch(bare) else _hash(person_key(one_address(entry)))
+        except NotOneAddress as wrong:
+            problem = wrong.kind
+    else:
+        problem = "is empty" if entry is None else "is no text"
+    raise SourceError(
+        f"{where} of the suppression list {problem}. Each entry must be one email address or one SHA-256 hash "
+        "(64 hex digits); correct it or take it out, then run again"
+    )
 
 
 def _hash(text: str) -> bytes:
@@ -168,7 +183,8 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
             "'email', or rename a file of one entry a line to .txt"
         )
     for row in source.rows():
-        where = f"row {row.number} of {source.name}"
+        place = source.place(row.number) if isinstance(source, FilesSource) else ""
+        where = place or f"row {row.number} of {source.name}"
         if row.problem is not None:
             raise SourceError(f"the suppression list cannot be read: {row.problem}")
         names = [name for name in row.values if name.strip().lower() == COLUMN]

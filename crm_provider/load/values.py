@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from crm_provider import validate
-from crm_provider.errors import CrmInvalidValueError
+from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.load.numerals import digits, finite, whole_number
 from crm_provider.load.unfit import Conversion, Unfit
 
@@ -63,21 +62,19 @@ def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversio
 
 
 def email(*, lowercase: bool = False) -> Conversion:
-    """An email address: composed characters (NFC), no space around it, in the case given.
+    """One email address, without what is around it, in composed characters (NFC) and in the case given.
 
     :param lowercase: in lower case instead
     """
 
     def convert(value: Any) -> str:
-        if isinstance(value, str):
-            value = unicodedata.normalize("NFC", value.strip())
-            if lowercase:
-                value = value.lower()
+        if not isinstance(value, str):
+            raise Unfit(f"must be text but is of type {type(value).__name__}", "give one email address")
         try:
-            return validate.email(value)
-        except CrmInvalidValueError as wrong:
-            kind, _, fix = wrong.message.removeprefix("email ").partition("; ")
-            raise Unfit(kind, fix) from None
+            address = one_address(value)
+        except NotOneAddress as wrong:
+            raise Unfit(wrong.kind, wrong.fix) from None
+        return address.lower() if lowercase else address
 
     return convert
 

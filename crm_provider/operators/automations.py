@@ -78,14 +78,14 @@ class CrmTriggerAutomationOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         ids = [self._secret(name, context) for name in ("webhook_id", "channel_uid", "workflow_id")]
         note = _Note(context)
         try:
             if note.is_there:
                 self._refuse_to_repeat()
             note.write()
-            self.hook.trigger_automation(*ids, email=self.contact_email, fields=self.fields)
+            self.hook.trigger_automation(*ids, email=email, fields=self.fields)
         except e.CrmError as error:
             if error.outcome_known:
                 note.remove()

@@ -75,28 +75,28 @@ class CrmUpsertContactOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         if self.mode == "create":
-            result = self._create(context)
+            result = self._create(email, context)
         elif self.mode == "update":
-            ref = self.hook.update_contact(self.contact_email, attributes=self.attributes or {})
+            ref = self.hook.update_contact(email, attributes=self.attributes or {})
             result = {"id": ref["id"], "outcome": "updated"}
         else:
-            done = self.hook.upsert_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+            done = self.hook.upsert_contact(email, attributes=self.attributes, origin=self.origin)
             result = {"id": done["id"], "outcome": done["outcome"]}
         self.log.info("Contact %s %s.", result["id"], result["outcome"])
         return result
 
-    def _create(self, context: Context) -> dict[str, Any]:
+    def _create(self, email: str, context: Context) -> dict[str, Any]:
         try:
-            ref = self.hook.create_contact(self.contact_email, attributes=self.attributes, origin=self.origin)
+            ref = self.hook.create_contact(email, attributes=self.attributes, origin=self.origin)
         except CrmContactAlreadyExistsError:
             if context["ti"].try_number == 1:
                 raise
             from crm_provider.remote_contact import RemoteContact, made_since
 
-            record = self.hook.get_contact(self.contact_email)
-            contact = RemoteContact.of(record, self.contact_email)
+            record = self.hook.get_contact(email)
+            contact = RemoteContact.of(record, email)
             if not made_since(contact.created_at, run_start(context), same_values=contact.has(self.attributes)):
                 raise
             return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
@@ -130,10 +130,10 @@ class CrmDeleteContactOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         outcome = "deleted"
         try:
-            self.hook.delete_contact(self.contact_email)
+            self.hook.delete_contact(email)
         except CrmContactNotFoundError as missing:
             if context["ti"].try_number == 1 or self.decide(missing).action is not Action.SKIP:
                 raise
@@ -169,9 +169,9 @@ class CrmVerifyEmailOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
-        said = self.hook.verify_email(self.contact_email)
-        answer = _without(said, self.contact_email, self.hook.get_conn().settings.api_key)
+        email = validate.email(self.contact_email, "contact_email")
+        said = self.hook.verify_email(email)
+        answer = _without(said, email, self.hook.get_conn().settings.api_key)
         if len(str(answer)) > LARGEST_ANSWER:
             self.log.warning("The answer is too large for an XCom: only its plain fields are kept.")
             answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}

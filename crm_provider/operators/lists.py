@@ -52,8 +52,8 @@ class CrmAddContactToListsOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        validate.email(self.contact_email, "contact_email")
+        email = validate.email(self.contact_email, "contact_email")
         list_ids = validate.uuids(self.list_ids, "list_ids")
-        self.hook.add_contact_to_lists(self.contact_email, list_ids)
+        self.hook.add_contact_to_lists(email, list_ids)
         self.log.info("Contact added to %d segmentation list(s).", len(list_ids))
         return {"list_ids": list_ids, "outcome": "added"}

@@ -28,6 +28,7 @@ HEAVY = {
     "uvicorn",
     "starlette",
     "pydantic",
+    "email_validator",
     "tenacity",
     "redis",
     "pyarrow",

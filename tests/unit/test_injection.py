@@ -92,8 +92,8 @@ BREAKS = ["\r\nX-Evil: 1", "\n", "\r", "\0", "\x1b[2J", "\u2028", "\x85"]
 
 TEXTS: dict[str, Invoke] = {
     "get_contact": lambda c, x: c.get_contact(f"ada{x}@example.com"),
-    "create_contact": lambda c, x: c.create_contact(f"ada@example.com{x}"),
-    "update_contact": lambda c, x: c.update_contact(f"{x}ada@example.com", attributes={"a": 1}),
+    "create_contact": lambda c, x: c.create_contact(f"ada@example.c{x}om"),
+    "update_contact": lambda c, x: c.update_contact(f"ad{x}a@example.com", attributes={"a": 1}),
     "delete_contact": lambda c, x: c.delete_contact(f"ada@{x}example.com"),
     "verify_email": lambda c, x: c.verify_email(f"ada{x}@example.com"),
     "add_contact_to_lists": lambda c, x: c.add_contact_to_lists(f"ada{x}@example.com", [UUID]),

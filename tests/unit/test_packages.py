@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.parser
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from crm_provider import __version__
 
@@ -109,3 +111,20 @@ def test_every_extra_that_is_named_exists(metadata: email.message.Message) -> No
 def test_only_what_is_needed_is_installed_without_extras(metadata: email.message.Message) -> None:
     plain = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert sorted(re.match(r"[\w-]+", line)[0] for line in plain) == ["apache-airflow", "requests", "tenacity"]  # type: ignore[index]
+
+
+def test_airflow_brings_what_addresses_are_checked_with() -> None:
+    assert "email-validator" in _required("apache-airflow", frozenset(), set())
+
+
+def _required(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> set[str]:
+    """The packages that a package always brings, directly or not."""
+    if (name, extras) in seen:
+        return set()
+    seen.add((name, extras))
+    found = set()
+    for line in importlib.metadata.requires(name) or ():
+        required = Requirement(line)
+        if required.marker is None or any(required.marker.evaluate({"extra": extra}) for extra in extras or {""}):
+            found |= {required.name} | _required(required.name, frozenset(required.extras), seen)
+    return found

@@ -32,7 +32,7 @@ def refusal(check: Callable[..., Any], *arguments: Any) -> str:
 
 @pytest.mark.parametrize(
     "email",
-    ["ada@example.com", "Ada@Example.COM", "a@b", "a+b/c%d#e?f@x.y", "o'brien@x.ie", "jörg@exämple.de", '"a@b"@c.d',
+    ["ada@example.com", "Ada@Example.COM", "a@b.c", "a+b/c%d#e?f@x.y", "o'brien@x.ie", "jörg@exämple.de",
      f"{'a' * 242}@example.com"],
 )  # fmt: skip
 def test_email_is_taken_as_given(email: str) -> None:
@@ -47,17 +47,13 @@ def test_email_is_taken_as_given(email: str) -> None:
         (b"a@b.c", "email must be text but is of type bytes"),
         ("", "email is empty"),
         ("  \t", "email is empty"),
-        (" ada@example.com", "email has a space or control character"),
-        ("ada@example.com\n", "email has a space or control character"),
-        ("ada@exam ple.com", "email has a space or control character"),
-        ("ada\u200b@example.com", "email has a space or control character"),
-        ("ada\x00@example.com", "email has a space or control character"),
-        ("ada\ud800@example.com", "email has a space or control character"),
-        ("ada", "email is no email address"),
-        ("@example.com", "email is no email address"),
-        ("ada@", "email is no email address"),
-        ("@", "email is no email address"),
-        (f"{'a' * 243}@example.com", "at most 254 characters"),
+        ("ada@exam ple.com", "email is not a valid email address (there is a space or other text in it)"),
+        ("ada\x00@example.com", "email is not a valid email address (the part before the @ has"),
+        ("ada\ud800@example.com", "email is not a valid email address (the part before the @ has"),
+        ("ada", "email is not a valid email address (it has no @)"),
+        ("@example.com", "email is not a valid email address (there is nothing before or after the @)"),
+        ("ada@example.com, eve@example.com", "email has more than one address; give each address a row of its own"),
+        (f"{'a' * 243}@example.com", "more than 254 bytes"),
     ],
 )
 def test_email_is_refused(email: Any, problem: str) -> None:
@@ -67,7 +63,11 @@ def test_email_is_refused(email: Any, problem: str) -> None:
     assert not isinstance(email, str) or len(email.strip()) < 2 or email not in message
 
 
-@given(st.emails())
+def test_what_is_around_an_email_is_removed() -> None:
+    assert validate.email(" Ada <ada@example.com>\n") == "ada@example.com"
+
+
+@given(st.emails().filter(lambda email: email[0] not in "'`"))
 def test_every_email_survives_the_path(email: str) -> None:
     assert unquote(quote(validate.path_part(validate.email(email), "email"), safe="")) == email
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import unicodedata
 from collections.abc import Iterator
 
 import pytest
@@ -22,13 +23,29 @@ BMP = [chr(code) for code in range(0x10000)]
 ASTRAL = [chr(code) for code in random.Random(7).sample(range(0x10000, sys.maxunicode + 1), 3000)]
 
 
-def is_allowed(character: str) -> bool:
-    return character.isprintable() and not character.isspace()
+ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+/=?^_`{|}~-"
+"""The ASCII characters of a part before the ``@`` (RFC 5322); dots may stand between them."""
 
+VISIBLE_FORMATS = {0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+"""Of the category "format" though they have a shape: signs of Arabic, Syriac and Kaithi numbers."""
 
-ALLOWED = [c for c in BMP + ASTRAL if is_allowed(c) and c != "@"]
-REFUSED = [c for c in BMP + ASTRAL if not is_allowed(c)]
-ASCII = [c for c in ALLOWED if c.isascii()]
+INVISIBLE = [
+    c
+    for c in BMP
+    if (unicodedata.category(c) == "Cf" and ord(c) not in VISIBLE_FORMATS)
+    or c in "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufe00\ufe0f"
+]
+OTHERS = [
+    c
+    for c in BMP + ASTRAL
+    if unicodedata.category(c)[0] in "LNPS"
+    and not c.isascii()
+    and c not in INVISIBLE
+    and unicodedata.is_normalized("NFC", c)
+]
+REFUSED = [c for c in map(chr, range(128)) if c not in f"{ATEXT}."] + [
+    c for c in BMP if not c.isascii() and unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cs", "Co")
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +65,23 @@ def client(sandbox: Sandbox) -> Iterator[CrmClient]:
 def assert_round_trip(client: CrmClient, email: str) -> None:
     created = client.create_contact(email)
     found = client.get_contact(email)
-    assert (found["email"], found["id"]) == (email, created["id"])
+    assert (found["email"], found["id"]) == (unicodedata.normalize("NFC", email), created["id"])
 
 
-@pytest.mark.parametrize("place", ["{}", "a{}b"])
+@pytest.mark.parametrize("place", ["x{}", "a{}b"])
 def test_every_character_of_ascii_by_itself(client: CrmClient, place: str) -> None:
-    for character in ASCII:
-        assert_round_trip(client, f"{place.format(character)}@{ord(place[0])}.{len(place)}.example.com")
+    for number, character in enumerate(ATEXT):
+        assert_round_trip(client, f"{place.format(character)}@{number}.{ord(place[0])}.example.com")
 
 
 def test_every_other_character_below_65536_and_some_above(client: CrmClient) -> None:
-    others = "".join(c for c in ALLOWED if not c.isascii())
-    assert len(others) > 50_000
-    for start in range(0, len(others), 240):
-        part = others[start : start + 240]
-        assert_round_trip(client, f"{part[:60]}@{part[60:]}x.example")
+    assert len(OTHERS) > 40_000
+    for start in range(0, len(OTHERS), 60):
+        part = "".join(OTHERS[start : start + 60])
+        assert_round_trip(client, f"x{part}x@x.example")
 
 
-LOOKALIKES = [".", "..", "%2e", "%2E%2e", "a/../b", "%", "%zz", "%%", "a%2Fb", "{email}", "a;b=c", "\\", "//", "a+"]
+LOOKALIKES = ["%2e", "%2E%2e", "a/./b", "%", "%zz", "%%", "a%2Fb", "{email}", "a/b=c", "//", "a+"]
 
 
 @pytest.mark.parametrize("local", LOOKALIKES)
@@ -78,16 +94,24 @@ def test_every_character_that_is_refused_is_refused_before_anything_is_sent(
 ) -> None:
     before = sandbox.counters().total
     for character in REFUSED:
-        for email in (f"a{character}b@x.example", f"a@x{character}.example"):
-            with pytest.raises(e.CrmInvalidValueError, match="has a space or control character; remove it"):
+        for email in (f"a{character}b@x.example", f"a@x{character}y.example"):
+            with pytest.raises(e.CrmInvalidValueError, match=r"is not a valid email address|has more than one address"):
                 validate.email(email)
     for character in REFUSED[::50]:
         with pytest.raises(e.CrmInvalidValueError, match="email"):
-            client.get_contact(f"a{character}@x.example")
+            client.get_contact(f"a{character}b@x.example")
     assert sandbox.counters().total == before
 
 
-@pytest.mark.parametrize("email", ["", " ", ".", "..", "@", "a", "a@", "@x.example", "\t", "a" * 250 + "@x.example"])
+def test_every_invisible_character_is_removed() -> None:
+    for character in INVISIBLE:
+        assert validate.email(f"a{character}b@{character}x.example{character}") == "ab@x.example", ascii(character)
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["", " ", ".", "..", "@", "a", "a@", "@x.example", "\t", "a" * 250 + "@x.example", "..@x.example", "a;b@x.example"],
+)
 def test_what_is_no_address_is_refused_before_anything_is_sent(client: CrmClient, sandbox: Sandbox, email: str) -> None:
     before = sandbox.counters().total
     for call in (client.get_contact, client.create_contact, client.delete_contact, client.verify_email):

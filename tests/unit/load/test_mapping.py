@@ -201,14 +201,14 @@ def test_all_problems_of_a_row_are_told_at_once() -> None:
     row = {"mail": "ada at example.com", "tel": "secret-123", "born": "31/12/1999", "photo": b"secret", "name": "Ada"}
     found = problems(mapper, row)
     assert [(problem.field, problem.column, problem.kind) for problem in found] == [
-        ("email", "mail", "has a space or control character"),
+        ("email", "mail", "is not a valid email address (it has no @)"),
         ("phone", "tel", "no valid phone number"),
         ("born", "born", "no date"),
         ("origin.url", "url", "column missing"),
         ("attributes.a.b", "photo", "a binary value"),
     ]
     text = str(InvalidRow(*found))
-    assert "email (column 'mail'): has a space" in text
+    assert "email (column 'mail'): is not a valid email address" in text
     assert not [value for value in row.values() if str(value) in text]
 
 

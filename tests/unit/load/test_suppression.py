@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import logging
 import sqlite3
+import unicodedata
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
+from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.suppression import Suppression
@@ -90,18 +93,22 @@ BAD = "ann at secret.example"
 @pytest.mark.parametrize(
     ("name", "body", "said"),
     [
-        ("s.txt", f"{ANN}\n\n{BAD}\n", r"s\.txt, line 3 of the suppression list is no email"),
-        ("s.txt", f"{ANN}\n{BOB[:40]}\n", r"line 2 .* no SHA-256 hash \(64 hex digits\)"),
+        ("s.txt", f"{ANN}\n\n{BAD}\n", r"s\.txt, line 3.* of the suppression list is not a valid email address"),
+        ("s.txt", f"{ANN}\n{BOB[:40]}\n", r"line 2 .* one SHA-256 hash \(64 hex digits\)"),
         ("s.txt", f"# comment\n{ANN}\n", "line 1 "),
-        ("s.csv", f"email\n{ANN}\n{BAD}\n", r"row 2 of .*s\.csv of the suppression list is no email"),
-        ("s.csv", f"email,name\n{ANN},x\n,y\n", "row 2 "),
+        ("s.csv", f"email\n{ANN}\n{BAD}\n", r"/s\.csv, line 3.* of the suppression list is not a valid"),
+        ("s.csv", f"email,name\n{ANN},x\n,y\n", r"/s\.csv, line 3.* of the suppression list is empty"),
         ("s.csv", f"email,name\n{ANN},x\n{BAD}\n", "line 3"),
         ("s.csv", f"{ANN}\n{BOB}\n", "begins with an entry"),
         ("s.csv", f"{BOB}\n{ANN}\n", "begins with an entry"),
         ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "row 2 .*no columns 'email'"),
+        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no columns 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"email": 7}}\n', "row 2 .*no email"),
+        (
+            "s.jsonl",
+            f'{{"email": "{ANN}"}}\n{{"email": 7}}\n',
+            r"/s\.jsonl, line 2.* of the suppression list is no text",
+        ),
         ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
     ],
 )
@@ -113,7 +120,9 @@ def test_half_a_list_is_no_list(name: str, body: str, said: str, tmp_path: Path)
         assert value not in str(caught.value)
 
 
-@pytest.mark.parametrize("entry", [BAD, "", None, 7, "a@b.com, c@d.com", "Ann <a@b.com>"])
+@pytest.mark.parametrize(
+    "entry", [BAD, "", None, 7, "a@b.com, c@d.com", "a@b.com # left", f"{BOB}, {BOB}", f"{BOB} a@b.com"]
+)
 def test_entries_of_a_list(entry: Any) -> None:
     with pytest.raises(SourceError):
         Suppression.read([ANN, entry])
@@ -150,21 +159,89 @@ def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "nobody is left out" in caplog.text
 
 
-EMAILS = st.builds(
-    "{}@{}".format,
-    *[
-        st.text(
-            st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="@"), min_size=1, max_size=9
-        )
-    ]
-    * 2,
+# -- whatever the spelling -------------------------------------------------------------------------------------
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "people"),
+    [
+        (
+            "suppression.txt",
+            ["no1@ex.co", "NO2@ex.co", "no3@ex.co", "no4@ex.co", "no5@ex.co", "jos\u00e9@ex.co", "JOSE\u0301@EX.CO"],
+        ),
+        ("suppression_spaces.csv", ["no6@ex.co"]),
+    ],
+)  # fmt: skip
+def test_lists_as_people_write_them(name: str, people: list[str]) -> None:
+    found = Suppression.read(DATA / name)
+    assert [person for person in people if person not in found] == []
+    assert "no@ex.co" not in found
+    found.close()
+
+
+ODD = [
+    "a@ex.co # left in May", "a@ex.co (Ann)", "a@ex.co b@ex.co", "a@ex.co;b@ex.co", '"a@ex.co","b@ex.co"', "a@ex", "a",
+    "a@@ex.co", f"{BOB} # Bob", BOB[:-1], f"{BOB}0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -> None:
+    quoted = odd.replace('"', '""')
+    files = {
+        "list.txt": (f"{ANN}\n{odd}\n", "line 2"),
+        "list.csv": (f'name,email\nx,{ANN}\n"two\nlines","{quoted}"\n', "lines? 3"),
+        "list.tsv": (f'email\tname\n{ANN}\tx\n"{quoted}"\ty\n', "line 3"),
+        "list.jsonl": (f'{{"email": "{ANN}"}}\n\n{json.dumps({"email": odd})}\n', "line 3"),
+    }
+    for name, (body, line) in files.items():
+        (tmp_path / name).write_text(body)
+        with pytest.raises(SourceError, match=rf"/{name}, {line}.* of the suppression list ") as caught:
+            Suppression.read(tmp_path / name)
+        assert "ex.co" not in str(caught.value) and BOB[:8] not in str(caught.value)
+
+
+def test_a_pattern_names_the_file_and_the_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"email\n{ANN}\n")
+    (tmp_path / "b.csv").write_text("email\nb@ex.co\nc@ex.co or d@ex.co\n")
+    with pytest.raises(SourceError, match=r"/b\.csv, line 3.* of the suppression list has more than one address"):
+        Suppression.read(str(tmp_path / "*.csv"))
+
+
+@pytest.mark.parametrize("hashed", ["j\u00f6@b\u00fccher.de", "jo\u0308@bu\u0308cher.de", "j\u00f6@xn--bcher-kva.de"])
+@pytest.mark.parametrize(
+    "person",
+    ["J\u00f6@B\u00fccher.de", "JO\u0308@BU\u0308CHER.DE", "j\u00f6@XN--bcher-kva.de", "<j\u00f6@b\u00fccher.de>;"],
 )
+def test_a_hash_of_any_form_finds_any_spelling(hashed: str, person: str) -> None:
+    found = Suppression.read([f' "{sha256(hashed).upper()}"; '])
+    assert person in found
+    assert "jo@b\u00fccher.de" not in found
+    found.close()
 
 
-@given(EMAILS)
-def test_everybody_on_the_list_is_found(email: str) -> None:
-    for entry in (email, email.lower(), sha256(email.lower())):
+EMAILS = st.builds(
+    "{}@{}.{}".format,
+    st.text("aZ\u00e9\u0301\u00df\u03a3\u03c2\u00f6'.+-_x0", min_size=1, max_size=8),
+    st.from_regex(r"\A[a-z\u00e9\u00fc]{1,5}\Z"),
+    st.sampled_from(["co", "DE", "test", "xn--p1ai", "\u0440\u0444"]),
+)  # fmt: skip
+
+
+@given(EMAILS, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["{}", "X <{}>", "'{}'", "{};", "\u200e{}\u00a0"]))
+def test_everybody_on_the_list_is_found(email: str, form: Any, around: str) -> None:
+    email = unicodedata.normalize(form, email)
+    try:
+        written = one_address(email)
+    except NotOneAddress:
+        with pytest.raises(SourceError):
+            Suppression.read([email])
+        return
+    lower = unicodedata.normalize(form, written).lower()
+    for entry in (email, lower, around.format(email), sha256(lower), sha256(written.lower())):
         found = Suppression.read([entry])
-        assert email in found
-        assert f"x{email}" not in found
+        assert email in found and written in found and around.format(email) in found
+        assert f"x{written}" not in found
         found.close()
