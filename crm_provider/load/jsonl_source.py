@@ -37,9 +37,9 @@ def _records(lines: Lines) -> Iterator[Record]:
             _refuse_one_text(lines, text)
             begun = True
         try:
-            yield _object(text), None
+            yield _object(text), None, lines.number
         except _Unusable as why:
-            yield {LINE: text}, f"{place(lines.path, lines.number)} {why}"
+            yield {LINE: text}, f"{place(lines.path, lines.number)} {why}", lines.number
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

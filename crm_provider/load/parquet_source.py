@@ -9,8 +9,8 @@ from typing import Any
 
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import Record, Table
-from crm_provider.load.source_options import check_names
+from crm_provider.load.source_files import Record, Table, folder_refused
+from crm_provider.load.source_options import told_apart
 
 BATCH = 1000
 """Rows that are Python values at a time."""
@@ -31,25 +31,24 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
     try:
         opened = path.open("rb")
     except IsADirectoryError:
-        raise SourceError(f"{path} is a folder; give a pattern of the files in it") from None
+        raise folder_refused(path) from None
     with opened as file:
         with _reading(path):
             table = parquet.ParquetFile(
                 file, buffer_size=READ_AHEAD, pre_buffer=False, coerce_int96_timestamp_unit="us"
             )
-            columns = tuple(table.schema_arrow.names)
-        check_names(columns, str(path))
-        yield Table(columns, _records(path, table))
+            columns = told_apart(table.schema_arrow.names, str(path))
+        yield Table(columns, _records(path, table, columns))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-def _records(path: AnyPath, table: Any) -> Iterator[Record]:
+def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
     done = 0
     with _reading(path):
         for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
-            yield from _values(path, _in_microseconds(batch), done)
+            yield from _values(path, _in_microseconds(batch.rename_columns(list(columns))), done)
             done += batch.num_rows
 
 
@@ -61,7 +60,7 @@ def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
             yield _value_by_value(batch, n, f"{path}, row {done + n + 1}")
         return
     for row in rows:
-        yield row, None
+        yield row, None, 0
 
 
 def _value_by_value(batch: Any, n: int, where: str) -> Record:
@@ -72,7 +71,7 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
         except _no_python_value():
             bad.append(repr(name))
     problem = f"{where}: {', '.join(bad)} cannot become a Python value (a date after the year 9999?)" if bad else None
-    return values, problem
+    return values, problem, 0
 
 
 def _in_microseconds(batch: Any) -> Any:

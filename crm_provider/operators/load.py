@@ -11,7 +11,6 @@ from crm_provider.hidden import comes_later, hide_rows, shown
 from crm_provider.lineage import Lineage, lineage_of_files
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
-from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
@@ -38,7 +37,9 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
         rows, also another task's result. Of rows Airflow stores and shows only how many there are
     :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.source_options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
@@ -135,10 +136,6 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_files(self.rejects)
-
-    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        original = source.original if isinstance(source, RejectedRows) else None
-        return RejectsFile(path, columns=source.columns, original=original)
 
     def _check_paths(self, rejects: AnyPath | None) -> None:
         own = self._path("rejects_path")

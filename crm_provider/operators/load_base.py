@@ -268,7 +268,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         )
 
     def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        return RejectsFile(path, columns=source.columns)
+        return RejectsFile.of(path, source)
 
     def _path(self, name: str) -> AnyPath | None:
         value = getattr(self, name)
