@@ -283,9 +283,8 @@ class _Records:
 
 def _quote_behind_space(delimiter: str, quote: str | None) -> re.Pattern[str]:
     """Finds a quote at the start of a field, behind space that is not skipped."""
-    return re.compile(
-        rf"(?:^|{re.escape(delimiter)})[^\S\r\n]*[^\S\r\n ][^\S\r\n]*{re.escape(quote or '')}", re.MULTILINE
-    )
+    space = r"[^\S\r\n]"
+    return re.compile(rf"(?:\A|{re.escape(delimiter)}){space}*[^\S\r\n ]{space}*{re.escape(quote or '')}")
 
 
 def _field_counts(lines: list[str], dialect: dict[str, Any]) -> list[int]:

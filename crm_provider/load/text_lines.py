@@ -21,6 +21,9 @@ LONGEST_LINE = LARGEST_ROW
 CHUNK = 1 << 18
 """Bytes that are asked of a file at once."""
 
+DAMAGED = "\0" * 64
+"""So many NULs in a row are a block that was never written: no value has them."""
+
 _SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
 
 _MARK = "\udcff"
@@ -52,9 +55,16 @@ class Lines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and _is_no_text(line)):
+                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
                     raise self._wrong(line)
                 yield line
+
+    def _shows_no_text(self, line: str) -> bool:
+        """Whether NULs show that the encoding is wrong (in the first line) or the file is damaged.
+
+        A few may be part of a value.
+        """
+        return "\0" in line and (self.number == 1 or DAMAGED in line)
 
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
@@ -126,12 +136,6 @@ def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
         found = "a web page or XML; export the table as CSV (a login page in place of a file looks like this, too)"
     if found is not None:
         raise SourceError(f"{path} is {found}")
-
-
-def _is_no_text(line: str) -> bool:
-    """Whether NULs show that the encoding is wrong or the file damaged; a single one may be part of a value."""
-    count = line.count("\0")
-    return count > 1 and (count * 4 > len(line) or "\0\0" in line)
 
 
 class _Raw(io.RawIOBase):
