@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from crm_provider.load.parquet_library import arrow_modules
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_files import Record, Table, folder_refused
@@ -94,13 +94,14 @@ def _no_python_value() -> tuple[type[Exception], ...]:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """``pyarrow`` and ``pyarrow.parquet``, which have no type annotations."""
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    :raises SourceError: if they are not installed
+    """
     try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise SourceError(
-            "Parquet files need pyarrow, which is not installed: pip install 'airflow-provider-crm[parquet]'"
-        ) from None
+        return arrow_modules()
+    except ValueError as missing:
+        raise SourceError(str(missing)) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from crm_provider._compat import AirflowSkipException, Context
 from crm_provider.hidden import comes_later, hide_rows, shown
 from crm_provider.lineage import Lineage, lineage_of_files
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import SourceError
@@ -54,7 +55,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checked_format(source_format)
+        check_pyarrow(source, checked_format(source_format))
         self.source = source
         self.source_format, self.source_options = source_format, source_options
         if self.mode != "upsert":

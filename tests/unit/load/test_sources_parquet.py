@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import sys
+from contextlib import nullcontext
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.load import parquet_source
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources import open_source
 
@@ -162,14 +164,32 @@ def test_columns_of_one_name_and_without_a_name_are_told_apart(tmp_path: Path) -
     assert [row.values for row in source.rows()] == [{"a (column 1)": 1, "b": 2, "a (column 3)": 3, "(column 4)": 4}]
 
 
+NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"
+
+
 def test_without_pyarrow_the_extra_is_named(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def missing(name: str) -> Any:
-        if name.startswith("pyarrow"):
-            raise ModuleNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(parquet_source.importlib, "import_module", missing)
-    with pytest.raises(SourceError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SourceError, match=NO_PYARROW):
         list(open_source(good).rows())
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "needed"),
+    [
+        ("in/leads.parquet", None, True),
+        ("s3://bucket/{{ ds }}/*.PARQUET", None, True),
+        (["a.csv", Path("b.parquet")], None, True),
+        ("in/leads", "parquet", True),
+        ("in/leads.parquet", "csv", False),
+        ("in/{{ ds }}.csv", None, False),
+        ([{"email": "a@ex.co"}], None, False),
+        (None, None, False),
+    ],
+)
+def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
+    files: Any, form: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_pyarrow(files, form)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=NO_PYARROW) if needed else nullcontext():
+        check_pyarrow(files, form)
