@@ -14,6 +14,7 @@ from crm_provider.load.null_words import ERROR_FIX, is_error_value
 from crm_provider.load.rows import SourceError
 from crm_provider.load.targets import Place, Target, target_of, unknown
 from crm_provider.load.unfit import Conversion, Unfit, is_empty
+from crm_provider.load.unreadable import Unreadable
 
 Empty = Literal["skip", "clear", "null", "keep"]
 """What an empty value becomes.
@@ -238,6 +239,8 @@ def _reader(
             if optional:
                 return fallback(None)
             raise Unfit("column missing", "add it to the row, or make the field optional in the mapping")
+        if isinstance(given, Unreadable):
+            raise Unfit("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else convert(given)
 
     return read

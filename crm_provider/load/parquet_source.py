@@ -48,7 +48,7 @@ def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Re
     done = 0
     with _reading(path):
         for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
-            yield from _values(path, _in_microseconds(batch.rename_columns(list(columns))), done)
+            yield from _values(path, _exact(batch.rename_columns(list(columns))), done)
             done += batch.num_rows
 
 
@@ -74,18 +74,43 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
     return values, problem, 0
 
 
-def _in_microseconds(batch: Any) -> Any:
-    pa, _ = _pyarrow()
+def _exact(batch: Any) -> Any:
+    """A batch whose values Python has: times of microseconds, and floats with the digits that were written.
+
+    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
+    """
     for n, field in enumerate(batch.schema):
-        kind = field.type
-        if getattr(kind, "unit", None) != "ns":
-            continue
-        if pa.types.is_timestamp(kind):
-            kind = pa.timestamp("us", kind.tz)
-        else:
-            kind = pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
-        batch = batch.set_column(n, field.name, batch.column(n).cast(kind, safe=False))
+        exact = _exact_type(field.type)
+        if exact != field.type:
+            column = batch.column(n).cast(_exact_type(field.type, float_as_text=True), safe=False)
+            batch = batch.set_column(n, field.name, column.cast(exact))
     return batch
+
+
+def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
+    """A type with exact values in place of short floats and of nanoseconds, also in lists, structs and dictionaries."""
+    pa, _ = _pyarrow()
+
+    def exact(inner: Any) -> Any:
+        return _exact_type(inner, float_as_text=float_as_text)
+
+    if pa.types.is_float32(kind):
+        return pa.string() if float_as_text else pa.float64()
+    if pa.types.is_dictionary(kind):
+        return exact(kind.value_type) if exact(kind.value_type) != kind.value_type else kind
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(exact(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(n).with_type(exact(kind.field(n).type)) for n in range(kind.num_fields)])
+    return _in_microseconds(kind) if getattr(kind, "unit", None) == "ns" else kind
+
+
+def _in_microseconds(kind: Any) -> Any:
+    pa, _ = _pyarrow()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
 
 
 def _no_python_value() -> tuple[type[Exception], ...]:

@@ -164,6 +164,35 @@ def test_columns_of_one_name_and_without_a_name_are_told_apart(tmp_path: Path) -
     assert [row.values for row in source.rows()] == [{"a (column 1)": 1, "b": 2, "a (column 3)": 3, "(column 4)": 4}]
 
 
+def test_floats_of_32_bits_have_the_digits_that_were_written(tmp_path: Path) -> None:
+    short = pa.float32()
+    columns = {
+        "plain": pa.array([0.1, 123456.79, None], short),
+        "list": pa.array([[0.1, None], [], None], pa.list_(short)),
+        "struct": pa.array(
+            [{"a": 0.1, "b": 0.1}, None, {"a": None, "b": 1}], pa.struct([("a", short), ("b", pa.float64())])
+        ),
+        "dictionary": pa.array([0.1, 0.7, 0.1], short).dictionary_encode(),
+        "double": pa.array([0.1, 12345678.901234567, None], pa.float64()),
+    }
+    path = write(tmp_path / "leads.parquet", pa.table(columns))
+    rows = [row.values for row in open_source(path).rows()]
+    assert [row["plain"] for row in rows] == [0.1, 123456.79, None]
+    assert [row["list"] for row in rows] == [[0.1, None], [], None]
+    assert [row["struct"] for row in rows] == [{"a": 0.1, "b": 0.1}, None, {"a": None, "b": 1.0}]
+    assert [row["dictionary"] for row in rows] == [0.1, 0.7, 0.1]
+    assert [row["double"] for row in rows] == [0.1, 12345678.901234567, None]
+
+
+def test_nanoseconds_within_lists_and_structs_are_cut(tmp_path: Path) -> None:
+    at = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    columns = {"list": pa.ListArray.from_arrays([0, 1], at), "struct": pa.StructArray.from_arrays([at], ["at"])}
+    path = write(tmp_path / "leads.parquet", pa.table(columns))
+    (row,) = open_source(path).rows()
+    moment = datetime(2023, 11, 14, 22, 13, 20, 123456)  # noqa: DTZ001 - of a time without a zone
+    assert row.values == {"list": [moment], "struct": {"at": moment}}
+
+
 NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"
 
 
