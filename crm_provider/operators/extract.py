@@ -12,6 +12,7 @@ from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
 from crm_provider.task_arguments import rendered
@@ -62,6 +63,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         check_if_changed(if_changed)
         if format is not None:
             format_of("", format)
+        check_pyarrow(target, format)
         if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
             checked_fields(fields)
         self.target = path_text(target)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from crm_provider._compat import Context
 from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
-from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
@@ -41,9 +41,11 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Airflow stores and shows only the number of rows
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the suffix of the file does not say it
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
+        rows, also another task's result. Of rows Airflow stores and shows only how many there are
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.source_options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
@@ -58,7 +60,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        checked_format(source_format)
+        check_pyarrow(source, checked_format(source_format))
         self.source = source
         self.source_format, self.source_options = source_format, source_options
 
@@ -164,10 +166,6 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_files(self.rejects)
-
-    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        original = source.original if isinstance(source, RejectedRows) else None
-        return RejectsFile(path, columns=source.columns, original=original)
 
     def _check_paths(self, rejects: AnyPath | None) -> None:
         own = self._path("rejects_path")

@@ -273,7 +273,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return self.execution_timeout.total_seconds() * (1 + max(retries, 0))
 
     def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        return RejectsFile(path, columns=source.columns)
+        return RejectsFile.of(path, source)
 
     def _path(self, name: str) -> AnyPath | None:
         value = getattr(self, name)

@@ -400,7 +400,6 @@ def test_without_a_mapping_the_email_is_found_in_any_case(caplog: pytest.LogCapt
         (("mail", "name"), "email: column missing; give the load a mapping (did you mean 'mail'?)"),
         (("name",), "email: column missing; give the load a mapping"),
         (("Email", "EMAIL"), "email: several columns may be it: 'Email', 'EMAIL'; give the load a mapping"),
-        (("email", "attributes"), "attributes: no attribute can have the name of this column"),
         (("email", "origin"), "origin: no attribute can have the name of this column"),
         (("email", " "), "no attribute can have the name of this column"),
     ],
