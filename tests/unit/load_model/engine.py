@@ -33,7 +33,7 @@ from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Row
 from crm_provider.load.suppression import Suppression
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.policy import ErrorPolicy, Work, with_mode
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 
@@ -260,7 +260,7 @@ def attempt(
             client=client,
             pulse=pulse,
             options=options,
-            policy=ErrorPolicy(work=Work.LOAD, operator="CrmLoadContactsOperator"),
+            policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", spec.mode)),
             rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
             fingerprints=fingerprints,
             full_refresh=spec.full_refresh and files.state is not None,
