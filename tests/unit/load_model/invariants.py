@@ -179,6 +179,8 @@ def suppressed_means_unwanted(facts: Facts) -> None:
             is_right = facts.guards and facts.unwanted_at_some_time(row.key)
             require(is_right, f"row {row.number} is suppressed, but nobody said no")
         before = facts.told.start.get(row.key)
+        if not _calls_about(facts, row.key):
+            continue  # left out because of the state file
         if facts.guards and before is not None and before.unwanted and row.key not in facts.beside:
             allowed = {"suppressed", "rejected"} | ({"unchanged"} if facts.spec.mode == "create" else set())
             require(outcome in allowed, f"row {row.number} is of an unsubscribed person and ended as {outcome}")
