@@ -39,7 +39,7 @@ ENTRIES: dict[str, Callable[[str], str]] = {
 
 LEFT_OUT = object()
 NAMES = ("a", "b", "c", "d")
-VALUES = (LEFT_OUT, "x", "y", "x", "y", LEFT_OUT, 1, "1", [1], [True], True)
+VALUES = (LEFT_OUT, "x", "y", "x", LEFT_OUT, 1, "1", [1], [True], True)
 CELLS = (*VALUES, "x", "y", "", None, "  x ")
 NO_EMAIL = ("nobody", "", None)
 CONSENTS = ("active", "active", "active", "unsubscribed", "blacklisted", "unsubscribedAt")
@@ -52,7 +52,18 @@ KINDS = (
     "kill before", "kill after", "interrupt",
 )  # fmt: skip
 COUNTS = (1, 1, 1, 2, 6, 14)
-CHANGES = ("unsubscribe", "unsubscribe", "blacklist", "resubscribe", "set", "create", "delete", "list", "unlist")
+CHANGES = (
+    "unsubscribe",
+    "unsubscribe",
+    "blacklist",
+    "blacklist",
+    "resubscribe",
+    "set",
+    "create",
+    "delete",
+    "list",
+    "unlist",
+)
 
 MOST_ROWS, MOST_LOADS, MOST_FAULTS, MOST_CHANGES = 15, 3, 4, 3
 
@@ -105,8 +116,8 @@ def _person(dice: Dice, email: str) -> Person | None:
 
 
 def _some(dice: Dice, values: Sequence[Any]) -> dict[str, Any]:
-    found = {name: dice.pick(values) for name in NAMES}
-    return {name: value for name, value in found.items() if value is not LEFT_OUT}
+    has_values, found = not dice.chance(0.15), {name: dice.pick(values) for name in NAMES}
+    return {name: value for name, value in found.items() if has_values and value is not LEFT_OUT}
 
 
 def _load(
@@ -114,7 +125,7 @@ def _load(
 ) -> tuple[LoadSpec, list[dict[str, Any] | None]]:
     rows = [_row(dice, row, is_first=is_first) for row in before]
     mode = dice.pick(("upsert", "upsert", "create", "create", "update"))
-    plan = dice.pick(("auto", "compare", "learned"))
+    plan = dice.pick(("auto", "compare", "learned", "compare"))
     options = {
         "rows": tuple(row for row in rows if row is not None),
         "mode": mode,
@@ -161,7 +172,7 @@ def _faults(dice: Dice, most: int) -> tuple[Fault, ...]:
 
 
 def _change(dice: Dice) -> Beside | None:
-    is_there, what, email = dice.chance(0.35), dice.pick(CHANGES), dice.pick(ADDRESSES)
+    is_there, what, email = dice.chance(0.45), dice.pick(CHANGES), dice.pick(ADDRESSES)
     attributes, at = _some(dice, VALUES), dice.pick((None, *PLACES))
     at = at if dice.chance(0.6) else None
     return Beside(what, email, attributes if what in ("set", "create") else {}, at) if is_there else None
