@@ -33,7 +33,7 @@ from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Row
 from crm_provider.load.suppression import Suppression
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.policy import ErrorPolicy, Work, with_mode
+from crm_provider.policy import ErrorPolicy, Work
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 
@@ -260,7 +260,7 @@ def attempt(
             client=client,
             pulse=pulse,
             options=options,
-            policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", spec.mode)),
+            policy=ErrorPolicy(work=Work.LOAD, operator=_operator(spec.mode)),
             rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
             fingerprints=fingerprints,
             full_refresh=spec.full_refresh and files.state is not None,
@@ -275,6 +275,11 @@ def attempt(
             return _ended("stopped", stopped.summary, stopped.error.type)
         except LoadInterrupted as interrupted:
             return _ended("interrupted", interrupted.summary)
+
+
+def _operator(mode: str) -> str:
+    """As the operator names itself to the policy."""
+    return "CrmLoadContactsOperator" if mode == "upsert" else f"CrmLoadContactsOperator(mode={mode!r})"
 
 
 def _ended(how: str, summary: Any, error: str | None = None) -> Ended:
