@@ -252,7 +252,8 @@ def attempt(
             effect |= {"mode": "create"} if spec.mode == "create" else {}
             fingerprints = Fingerprints(files.state, secret_for(client.settings), effect=effect)
             opened.callback(fingerprints.close)
-        suppression = opened.enter_context(contextlib.closing(Suppression.read(list(spec.suppression))))
+        people = Suppression.read(list(spec.suppression)) if spec.suppression else Suppression()
+        suppression = opened.enter_context(contextlib.closing(people))
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = Load(
             source=source,

@@ -26,6 +26,8 @@ class Facts:
         self.sent = {row.key: row for row in self.rows.values() if row.fate == "send"}
         self.ours = [event for event in told.log if event.actor == "us"]
         self.beside = {event.key for event in told.log if event.actor == "beside"}
+        self.made_beside = {e.key for e in told.log if e.actor == "beside" and e.what == "create"}
+        """In the same second with the same values as ours: then nobody can tell."""
         self.guards = bool(self.spec.lists) and not self.spec.resubscribe
         self.is_one_try = len(told.tries) == 1 and not told.is_resent
         self.faults = any(event.fault for event in told.log)
@@ -226,7 +228,7 @@ def created_means_made_by_this_load(facts: Facts) -> None:
             continue
         made = [e for e in facts.ours if e.key == row.key and e.what == "create" and e.effect]
         if outcome == "created":
-            was_made = bool(made) or (facts.told.is_resent and facts.made(row.key))
+            was_made = bool(made) or (facts.told.is_resent and facts.made(row.key)) or row.key in facts.made_beside
             require(was_made, f"row {row.number} counts as created, but this load has made no such contact")
             if row.key not in facts.beside:
                 require(
