@@ -63,7 +63,7 @@ class Field:
 Maker: TypeAlias = Callable[[dict[str, Any], Defaults], Conversion]
 
 TYPES: Mapping[str, tuple[tuple[str, ...], Maker]] = {
-    # type: (its options, how they make a conversion)
+    # name of a type: (its options, how they make a conversion)
     "auto": ((), lambda options, defaults: values.auto),
     "text": ((), lambda options, defaults: values.text),
     "number": (("decimal", "thousands"), lambda options, defaults: numerals.number(**options)),
