@@ -44,6 +44,9 @@ ERROR_XCOM = "crm_error"
 def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     """The same outcomes for tasks of your own that use the hook.
 
+    Outside of a running task (a script, a plain test, ``@task.virtualenv``, ``@task.external_python``) it raises the
+    typed error, or the skip.
+
     >>> @task
     ... def note(email: str):
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
@@ -56,16 +59,36 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     try:
         yield
     except e.CrmError as error:
-        from airflow.sdk import get_current_context
+        decision = policy.decide(error)
+        context = _current_context()
+        if context is None:
+            _raise_outside_of_a_task(error, decision)
+        conclude(error, decision, context)
 
-        conclude(error, policy.decide(error), get_current_context())
+
+def _current_context() -> Context | None:
+    """The context of the running task; None in a script, a plain test, or the other interpreter of a task."""
+    from airflow.sdk import get_current_context
+
+    try:
+        return get_current_context()
+    except RuntimeError:
+        return None
+
+
+def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
+    """What :func:`conclude` would raise, where there is no task to reschedule, to retry or to leave an XCom for."""
+    log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
+    if decision.action is Action.SKIP:
+        raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
+    raise error
 
 
 def conclude(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
     """End the task with the state that was decided on."""
     ti, task = context["ti"], context["task"]
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
-    _publish(error, decision, ti)
+    _publish(error, decision, ti, task)
     error.decided = decision  # for CrmRetryPolicy, which Airflow asks after this
     if decision.action is Action.SKIP:
         raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
@@ -115,7 +138,7 @@ def _remark(error: e.CrmError, text: str) -> None:
     error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
 
-def _publish(error: e.CrmError, decision: Decision, ti: Any) -> None:
+def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
     """Leave the error for later tasks and for people: in the log, and as a small XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
     value: Mapping[str, Any] = {
@@ -128,4 +151,5 @@ def _publish(error: e.CrmError, decision: Decision, ti: Any) -> None:
         "action": decision.action.value,
         "origin": decision.origin,
     }
-    ti.xcom_push(key=ERROR_XCOM, value=dict(value))
+    if getattr(task, "do_xcom_push", True):
+        ti.xcom_push(key=ERROR_XCOM, value=dict(value))

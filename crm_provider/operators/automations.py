@@ -10,6 +10,7 @@ from crm_provider import validate
 from crm_provider._compat import Context, mask_secret
 from crm_provider.operators.base import CrmOperator, contact_email_of
 from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.task_templates import Missing, rendered_to_none
 
 SENT_KEY = "crm_automation_sent"
 """Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""
@@ -96,7 +97,10 @@ class CrmTriggerAutomationOperator(CrmOperator):
             raise error
 
     def _secret(self, name: str, context: Context) -> str:
-        value = validate.path_part(self.render_template(getattr(self, name), context), name)
+        value = self.render_template(getattr(self, name), context)
+        if isinstance(value, Missing):
+            raise rendered_to_none(name)
+        value = validate.path_part(value, name)
         mask_secret(value)
         return value
 

@@ -15,12 +15,13 @@ from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import check_names
 from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
 
 if TYPE_CHECKING:
     from crm_provider.hooks.crm import CrmHook
 
 
-class CrmOperator(HasErrorPolicy, BaseOperator):
+class CrmOperator(RenderedFieldsMixin, HasErrorPolicy, BaseOperator):
     """One write to the CRM.
 
     Rendered template fields are stored and shown by Airflow: they hold what the DAG author put there. The XCom holds
@@ -60,6 +61,7 @@ class CrmOperator(HasErrorPolicy, BaseOperator):
     def execute(self, context: Context) -> Any:
         """Make the call; end as the error policy says if it fails."""
         try:
+            check_rendered(self)
             result = self.call(context)
         except e.CrmError as error:
             conclude(error, self.decide(error), context)

@@ -77,7 +77,7 @@ class CrmUpsertContactOperator(CrmOperator):
             from crm_provider.calls.contacts import has_attributes
 
             contact = self.hook.get_contact(email) if retried else {}
-            if not contact or not has_attributes(contact, self.attributes):
+            if not contact or not has_attributes(contact, self.attributes and validate.attributes(self.attributes)):
                 raise
             return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
         return {"id": ref["id"], "outcome": "created"}

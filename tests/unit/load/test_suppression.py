@@ -104,7 +104,11 @@ BAD = "ann at secret.example"
         ("s.csv", f"name,phone\n{ANN},x\n", "no columns 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"mail": "{BAD}", "x": 1}}\n', "line 2 .*no columns 'email'"),
         ("s.jsonl", f'{{"email": "{ANN}"}}\n"{BAD}"\n', "line 2"),
-        ("s.jsonl", f'{{"email": "{ANN}"}}\n{{"email": 7}}\n', r"/s\.jsonl, line 2.* of the suppression list is no text"),
+        (
+            "s.jsonl",
+            f'{{"email": "{ANN}"}}\n{{"email": 7}}\n',
+            r"/s\.jsonl, line 2.* of the suppression list is no text",
+        ),
         ("s.jsonl", f'{{"email": "{ANN}", "Email": "{ANN}"}}\n', "2 columns 'email'"),
     ],
 )
