@@ -1,20 +1,33 @@
-"""``python -m crm_provider policy``: what happens on which error, and why."""
+"""``python -m crm_provider policy``: what happens on which error, and who decided."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.policy import OPERATORS, ErrorPolicy, Line, OnError, Work, explain
+from crm_provider.policy import OPERATORS, ErrorPolicy, OnError, Work
+from crm_provider.policy_table import Line, explain
+from crm_provider.suggest import did_you_mean
 
-COLUMNS = ("type", "error", "status", "in_call", "action", "origin", "advice")
-HEADINGS = ("Type", "Class", "Status", "In one call", "Outcome", "Says", "What to do")
+COLUMNS: Mapping[str, str] = {
+    "type": "Type",
+    "error": "Class",
+    "status": "Status",
+    "in_call": "In one call",
+    "action": "Outcome",
+    "effect": "What happens",
+    "origin": "Decided by",
+    "advice": "What to do",
+}
+"""Fields of a line and their headings."""
+
+WIDE_COLUMNS = ("error", "advice")
+"""Left out of the text table, whose lines would be too long for a terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         print(render(explain(policy), arguments.format), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` reads no further
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -54,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     policy.add_argument(
         "--site",
         action="store_true",
-        help="also what this site's Airflow configuration says ([crm] on_error); takes a moment, for it loads Airflow",
+        help="include this site's Airflow configuration ([crm] on_error); slower, because it loads Airflow",
     )
     policy.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     return parser
@@ -64,11 +77,12 @@ def _policy(work: str, on_error: str, *, site: bool) -> ErrorPolicy:
     try:
         overrides = json.loads(on_error)
     except (ValueError, RecursionError) as broken:
-        raise ValueError(f'--on-error is no JSON ({broken}); write it like \'{{"DEAL_NOT_FOUND": "skip"}}\'') from None
+        raise ValueError(
+            f'--on-error is not valid JSON ({broken}); write it like \'{{"DEAL_NOT_FOUND": "skip"}}\''
+        ) from None
     if work not in OPERATORS and work not in [kind.value for kind in Work]:
-        close = difflib.get_close_matches(work, OPERATORS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(OPERATORS)}."
-        raise ValueError(f"--for: unknown operator {work!r}.{hint}")
+        hint = did_you_mean(work, OPERATORS, otherwise=f"Known: {', '.join(OPERATORS)}.")
+        raise ValueError(f"--for: unknown operator {work!r}. {hint}")
     operator = work if work in OPERATORS else None
     kind = OPERATORS[operator] if operator else Work(work)
     return ErrorPolicy(overrides, work=kind, operator=operator, site=_site_lines(kind) if site else {})
@@ -84,14 +98,16 @@ def render(lines: Sequence[Line], style: str) -> str:
     """The table as aligned text, Markdown or JSON."""
     if style == "json":
         return json.dumps([dataclasses.asdict(line) for line in lines], indent=2)
-    rows = [[str(getattr(line, column) or "-") for column in COLUMNS] for line in lines]
+    columns = [name for name in COLUMNS if style == "markdown" or name not in WIDE_COLUMNS]
+    rows = [[str(getattr(line, column) or "-") for column in columns] for line in lines]
+    headings = [COLUMNS[name] for name in columns]
     if style == "markdown":
-        head = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+        head = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
         return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
-    shown = [list(HEADINGS)[:-1], *(row[:-1] for row in rows)]  # the advice makes lines too long for a terminal
-    widths = [max(len(row[n]) for row in shown) for n in range(len(shown[0]))]
+    widths = [max(len(row[n]) for row in (headings, *rows)) for n in range(len(headings))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *rows)
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from crm_provider.calls.deals import DealCalls
 from crm_provider.calls.lists import ListCalls
 from crm_provider.calls.other import OtherCalls
+from crm_provider.server_clock import ServerMoment
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 
@@ -39,6 +40,10 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def server_time(self, local: float) -> ServerMoment | None:
+        """A moment of the transport's clock in the CRM's time, None while no answer has shown that."""
+        return self._transport.server_clock.at(local)
 
     def close(self) -> None:
         """Close the connections that are kept open."""

@@ -69,8 +69,6 @@ class CrmError(Exception):
     """
 
     type: str = "UNKNOWN"
-    decided: Any = None
-    """What was decided about it on the way to a task state; does not travel with the error."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Values that a task is given and that Airflow must not store and show: rows, and addresses.
 
-Airflow keeps every rendered template field in its database and shows it to whoever may see the task.
+Airflow keeps every rendered template field in its database and shows it to everyone who may see the task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from airflow.sdk import XComArg
 from crm_provider.load.paths import AnyPath
 
 PLAIN = (bool, int, float, type(None))
-"""What most arguments are: whether a value is a path takes long to tell before Python 3.12."""
+"""Types of most arguments, checked first: the check for a path is slow before Python 3.12."""
 
 
 class Hidden:
@@ -25,7 +25,7 @@ class Hidden:
     """
 
     template_fields = ("items",)
-    """Airflow looks for templates in here, too."""
+    """Airflow renders templates in here, too."""
 
     def __init__(self, items: Any, noun: str) -> None:
         self.items = items
@@ -58,8 +58,8 @@ def path_text(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
-def shown(value: Any) -> Any:
-    """What was hidden, or the value itself."""
+def unmask(value: Any) -> Any:
+    """The value behind a :class:`Hidden`, or the value itself."""
     return value.items if isinstance(value, Hidden) else value
 
 

@@ -1,25 +1,43 @@
-"""Which half of an upsert goes first: learned from what the last ones did."""
+"""Which half of an upsert goes first: learned from what the last ones did.
+
+For a share ``h`` of contacts that exist, create-first costs ``1 + h`` calls a contact and update-first ``2 - h``.
+"""
 
 from __future__ import annotations
 
 import threading
 
-MEMORY = 0.9
-"""Weight of the past against the newest outcome: about the last ten count."""
+MEMORY = 500
+"""Rows that are remembered. With fewer, chance alone picks the dearer order too often: at 500 it costs 0.5 % of the
+calls at worst (a share of 0.53), and a source that is sorted into new and known contacts is noticed in time."""
 
 
-class UpsertOrder:
-    """Create first costs 1 + h calls, update first 2 - h, for a share h of contacts that exist: even at h = 0.5."""
+class LearnedOrder:
+    """Follows the share of existing contacts among the last rows; threads may share it.
 
-    def __init__(self) -> None:
-        self._existing = 0.0
+    :param share: what is known of the share before the first row
+    :param weight: rows that this knowledge stands for
+    """
+
+    def __init__(self, *, share: float = 0.0, weight: float = 0.0) -> None:
+        self._rows = weight
+        self._existing = share * weight
         self._lock = threading.Lock()
 
     @property
+    def share(self) -> float:
+        """The share of contacts that exist, 0 if nothing is known."""
+        return self._existing / self._rows if self._rows else 0.0
+
+    @property
     def update_first(self) -> bool:
-        return self._existing > 0.5
+        return self.share > 0.5
 
     def learn(self, *, existed: bool) -> None:
-        """Take in the outcome of one upsert."""
+        """Take in one row."""
         with self._lock:
-            self._existing = MEMORY * self._existing + (1 - MEMORY) * existed
+            if self._rows >= MEMORY:
+                keep = (MEMORY - 1) / self._rows
+                self._rows, self._existing = self._rows * keep, self._existing * keep
+            self._rows += 1
+            self._existing += existed

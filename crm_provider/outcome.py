@@ -1,4 +1,4 @@
-"""The one place where a typed error becomes a task state.
+"""The one place that raises Airflow's exceptions: where a typed error and a decision become a task state.
 
 ============  ==========================================================================================
 decision      what Airflow sees
@@ -14,7 +14,7 @@ decision      what Airflow sees
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
@@ -24,11 +24,12 @@ from crm_provider import site_config
 from crm_provider._compat import (
     AirflowFailException,
     AirflowRescheduleException,
+    AirflowSensorTimeout,
     AirflowSkipException,
     Context,
 )
 from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
-from crm_provider.retry import CrmRetryPolicy
+from crm_provider.retry import DECISION_KEY, CrmRetryPolicy
 from crm_provider.waiting import LONG_WAIT, server_delay
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ MAX_TOTAL_WAIT = 24 * 3600.0
 """Seconds from a task's first reschedule after which it is not rescheduled again: then ``retries`` apply."""
 
 ERROR_XCOM = "crm_error"
-"""XCom key under which the error that decided a task's state is left, without any values."""
+"""XCom key of the error that decided a task's state; without any values."""
 
 
 @contextmanager
@@ -52,8 +53,8 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
     ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
 
-    :param on_error: overrides, as of the operators
-    :raises ValueError: if a line of ``on_error`` makes no sense
+    :param on_error: overrides, as for the operators
+    :raises ValueError: if a line of ``on_error`` is invalid
     """
     policy = ErrorPolicy(on_error or {}, site=site_config.on_error(Work.TASK))
     try:
@@ -63,7 +64,7 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
         context = _current_context()
         if context is None:
             _raise_outside_of_a_task(error, decision)
-        conclude(error, decision, context)
+        raise_for_decision(error, decision, context)
 
 
 def _current_context() -> Context | None:
@@ -77,43 +78,58 @@ def _current_context() -> Context | None:
 
 
 def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
-    """What :func:`conclude` would raise, where there is no task to reschedule, to retry or to leave an XCom for."""
+    """Raise the typed error or the skip, where there is no task to retry or to reschedule, and no XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
     if decision.action is Action.SKIP:
-        raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
+        skip(f"Skipped by {decision.origin}. {error}", cause=error)
     raise error
 
 
-def conclude(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
-    """End the task with the state that was decided on."""
+def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
+    """End the task with the state that was decided on.
+
+    The decision is left in the context, where :class:`~crm_provider.retry.CrmRetryPolicy` looks for it.
+    """
     ti, task = context["ti"], context["task"]
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
     _publish(error, decision, ti, task)
-    error.decided = decision  # for CrmRetryPolicy, which Airflow asks after this
+    context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
     if decision.action is Action.SKIP:
-        raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
+        skip(f"Skipped by {decision.origin}. {error}", cause=error)
     if decision.action is Action.RETRY:
         if (until := _reschedule_date(error, context)) is not None:
             log.warning("%s The slot is freed until %s; the try is kept.", error, until.isoformat(timespec="seconds"))
-            raise reschedule_at(until)
+            reschedule(until)
         _remark(error, _retry_remark(retries_left))
         raise error
     policy = getattr(task, "retry_policy", None)
-    own = policy is not None and not isinstance(policy, CrmRetryPolicy)
-    _remark(
-        error,
-        f"To fail by {decision.origin}; the task's own retry policy decides"
-        if own
-        else f"Not retried, by {decision.origin}",
-    )
+    if policy is not None and not isinstance(policy, CrmRetryPolicy):
+        _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
+    else:
+        _remark(error, f"Not retried, by {decision.origin}")
     if retries_left and policy is None:
-        raise AirflowFailException(str(error)) from error
+        fail_without_retry(str(error), cause=error)
     raise error
 
 
-def reschedule_at(date: datetime) -> AirflowRescheduleException:
-    """What to raise to free the slot until a date."""
-    return AirflowRescheduleException(date)
+def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
+    """Fail the task, whatever ``retries`` and its retry policy say: the same input would fail again."""
+    raise AirflowFailException(message) from cause
+
+
+def skip(message: str, *, cause: BaseException | None = None) -> NoReturn:
+    """End the task as skipped."""
+    raise AirflowSkipException(message) from cause
+
+
+def reschedule(date: datetime) -> NoReturn:
+    """Free the slot until a date; the try is kept."""
+    raise AirflowRescheduleException(date)
+
+
+def sensor_timeout(message: str, *, cause: BaseException | None = None) -> NoReturn:
+    """End a sensor whose time is over; ``soft_fail`` and ``retries`` are for Airflow to apply."""
+    raise AirflowSensorTimeout(message) from cause
 
 
 def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
@@ -141,7 +157,7 @@ def _remark(error: e.CrmError, text: str) -> None:
 def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
     """Leave the error for later tasks and for people: in the log, and as a small XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
-    value: Mapping[str, Any] = {
+    value = {
         "error": type(error).__name__,
         "type": error.type,
         "status": error.status,
@@ -149,7 +165,8 @@ def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
         "suggested_action": error.suggested_action,
         "request_id": error.request_id,
         "action": decision.action.value,
+        "decided_by": decision.decided_by.value,
         "origin": decision.origin,
     }
     if getattr(task, "do_xcom_push", True):
-        ti.xcom_push(key=ERROR_XCOM, value=dict(value))
+        ti.xcom_push(key=ERROR_XCOM, value=value)

@@ -61,6 +61,10 @@ class Answer:
     exact: bool = False
     unread: str = ""
 
+    def header(self, name: str) -> str | None:
+        """The value of a header, by its name in lower case."""
+        return next((value for own, value in self.headers.items() if own.lower() == name), None)
+
 
 def value_of(answer: Answer) -> Any:
     """The answer's content, its envelope unwrapped once; an empty body is ``{}``.
@@ -132,13 +136,12 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 
 def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
     unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
-    headers = {name.lower(): value for name, value in answer.headers.items()}
     return error(
         cut(text if _documented(text, answer.status) else _without_sent(text, answer.sent)),
         type=spec.type if spec else _unknown_type(answer.status),
         status=answer.status,
         request_id=request_id_of(answer),
-        retry_after=retry_after_of(headers.get("retry-after"), headers.get("date")),
+        retry_after=retry_after_of(answer.header("retry-after"), answer.header("date")),
         method=answer.method,
         path=answer.path,
         outcome_known=not unsure,
@@ -194,7 +197,7 @@ _BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_ANSWERS if a.erro
 
 
 def _spec_by_header(answer: Answer) -> ErrorSpec | None:
-    value = next((v for name, v in answer.headers.items() if name.lower() == "x-amzn-errortype"), "")
+    value = answer.header("x-amzn-errortype") or ""
     return _BY_HEADER.get(value.partition(":")[0].strip())
 
 
@@ -241,7 +244,7 @@ def _text_of(parsed: Any) -> str | None:
 
 def _odd_body(answer: Answer, parsed: Any) -> str:
     if 300 <= answer.status < 400:
-        target = next((v for name, v in answer.headers.items() if name.lower() == "location"), "")
+        target = answer.header("location") or ""
         return f"(a redirect to {_host_of(target) or 'this host'}: not followed, the key stays here)"
     if parsed is None:
         return f"({answer.unread or 'the answer is empty'})"
@@ -273,8 +276,7 @@ def request_id_of(answer: Answer) -> str | None:
     for body in _objects(parsed_body(answer.body)):
         if found := _as_request_id(body.get("requestId"), answer.sent):
             return found
-    headers = {name.lower(): value for name, value in answer.headers.items()}
-    values = (headers.get(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
+    values = (answer.header(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
     return next(filter(None, (_as_request_id(value, answer.sent) for value in values)), None)
 
 

@@ -1,7 +1,8 @@
-"""A retry policy for Airflow 3.3 and newer: only what is worth it is retried, and after the server's delay."""
+"""A retry policy for Airflow 3.3 and newer: only transient errors are retried, after the delay the server asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ else:
 
 
 LONGEST_DELAY = 24 * 3600.0
-"""Seconds that a server's word may put off a retry."""
+"""Seconds by which a server's delay may put off a retry at most."""
+
+DECISION_KEY = "crm_decision"
+"""Key of the task's context for the error that ended this try, and what was decided about it."""
 
 
 class CrmRetryPolicy(RetryPolicy):
-    """Retries what the error policy calls worth a retry and fails the rest at once.
+    """Retries errors whose action is ``retry`` and fails all others at once.
 
     CRM operators and sensors have it by default. For tasks of your own that use the hook:
 
@@ -31,7 +35,7 @@ class CrmRetryPolicy(RetryPolicy):
     ... def move(deal_id: str, stage_id: str):
     ...     CrmHook().move_deal(deal_id, stage_id=stage_id)
 
-    Errors that are not the CRM's are left to Airflow's ordinary retries.
+    Other exceptions are left to Airflow's ordinary retries.
 
     :param on_error: overrides for tasks that have no error policy of their own; a retry policy cannot skip a task,
         so ``skip`` fails it (use :func:`~crm_provider.outcome.crm_errors` in the task to skip)
@@ -46,16 +50,19 @@ class CrmRetryPolicy(RetryPolicy):
         """Retry, with the server's delay if it gave one, or fail."""
         if not isinstance(exception, e.CrmError):
             return RetryDecision.default()
-        task = (context or {}).get("task")
-        decision = exception.decided or self._decision(exception, task)
+        decision = self._decision(exception, context or {})
         reason = f"{exception.type}: {decision.action.value}, by {decision.origin}"
         if decision.action not in (Action.RETRY, Action.WAIT):
             return RetryDecision.fail(reason)
-        return RetryDecision.retry(_delay(exception, task), reason)
+        return RetryDecision.retry(_delay(exception, (context or {}).get("task")), reason)
 
-    def _decision(self, error: e.CrmError, task: Any) -> Decision:
-        policy = getattr(task, "error_policy", None)
-        if policy is None:
+    def _decision(self, error: e.CrmError, context: Mapping[str, Any]) -> Decision:
+        """What was decided when this error ended the try; else what the task's own policy, or this one, says."""
+        ended, decision = context.get(DECISION_KEY, (None, None))
+        if ended is error and isinstance(decision, Decision):
+            return decision
+        policy = getattr(context.get("task"), "error_policy", None)
+        if not isinstance(policy, ErrorPolicy):
             policy = replace(self.error_policy, site=site_config.on_error(Work.TASK))
         return policy.decide(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import ipaddress
 import re
@@ -12,6 +11,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from crm_provider.errors import CrmConfigurationError
+from crm_provider.suggest import nearest
 
 DEFAULT_CONN_ID = "crm_default"
 DEFAULT_BASE_URL = "https://connect.pingback.com/v2"
@@ -239,10 +239,10 @@ def _checked_extra(name: str, value: Any) -> Any:
             f"Extra {name!r} is unknown; put the API key into the field Password, where it is masked"
         )
     if name not in EXTRAS:
-        close = difflib.get_close_matches(name, EXTRAS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "remove it."
-        told = repr(name) if close else _shown(name)
-        raise CrmConfigurationError(f"Extra {told} is unknown; {hint} Known: {', '.join(EXTRAS)}")
+        close = nearest(name, EXTRAS)
+        fix = f"did you mean {close!r}?" if close else "remove it."
+        given = repr(name) if close else _shown(name)
+        raise CrmConfigurationError(f"Extra {given} is unknown; {fix} Known: {', '.join(EXTRAS)}")
     problem: str
     try:
         return EXTRAS[name](value)

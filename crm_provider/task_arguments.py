@@ -1,34 +1,299 @@
-"""The names of a task's arguments: one that it does not have is refused with the nearest that it has, not its value."""
+"""The arguments of operators and sensors, in one place: their types, the check of their names, the text for ``help()``.
+
+A class states its own arguments in its ``__init__`` and takes those of its bases as ``**kwargs: Unpack[...]``, a typed
+dictionary of this module. So type checkers and editors know all arguments of a class, and none is repeated in each
+class. Airflow fills ``default_args`` in by the names in the ``__init__`` of each class, so a base names its arguments
+there too; a test compares both places.
+"""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
+
+from crm_provider.suggest import nearest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Collection, MutableMapping, Sequence
+    from datetime import datetime, timedelta
+    from typing import TypeAlias
+
+    from airflow.sdk import DAG, Context, ObjectStoragePath, TaskGroup, XComArg
+    from airflow.sdk.types import WeightRuleParam
+    from typing_extensions import Required
+
+    from crm_provider._compat import RetryPolicy
+    from crm_provider.errors import CrmError
+    from crm_provider.load.fields import Empty
+    from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
+    from crm_provider.policy import ErrorPolicy
+
+    _T = TypeVar("_T")
+
+    Templated: TypeAlias = _T | XComArg
+    """The value of a template field: as it is, or the output of another task."""
+    PathArgument: TypeAlias = str | os.PathLike[str] | ObjectStoragePath | XComArg
+    """A path or a URL."""
+    PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]]
+    """Files, or the rows themselves."""
+    PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
+    """Files, or the addresses themselves."""
+    Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None
+
+    TaskAction: TypeAlias = Literal["retry", "skip", "fail"]
+    """What an operator can do about an error."""
+    SensorAction: TypeAlias = Literal["wait", "retry", "skip", "fail"]
+    """What a sensor can do about an error."""
+    RowAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
+    """What a load can do about the error of a row."""
+    TaskOnError: TypeAlias = Mapping[str | type[CrmError], TaskAction] | ErrorPolicy | None
+    SensorOnError: TypeAlias = Mapping[str | type[CrmError], SensorAction] | ErrorPolicy | None
+    LoadOnError: TypeAlias = Mapping[str | type[CrmError], RowAction] | ErrorPolicy | None
+
+
+class BaseOperatorArguments(TypedDict, total=False):
+    """The arguments of Airflow's ``BaseOperator``, except ``retry_policy``, for which CRM tasks have their own default.
+
+    Airflow documents them in ``BaseOperator``. Older versions of Airflow do not have all of them.
+    """
+
+    task_id: Required[str]
+    owner: str
+    email: str | Sequence[str] | None
+    email_on_retry: bool
+    email_on_failure: bool
+    retries: int | None
+    retry_delay: timedelta | float
+    retry_exponential_backoff: float
+    max_retry_delay: timedelta | float | None
+    start_date: datetime | None
+    end_date: datetime | None
+    depends_on_past: bool
+    ignore_first_depends_on_past: bool
+    wait_for_past_depends_before_skipping: bool
+    wait_for_downstream: bool
+    dag: DAG | None
+    params: MutableMapping[str, Any] | None
+    default_args: dict[str, Any] | None
+    priority_weight: int
+    weight_rule: WeightRuleParam
+    queue: str
+    pool: str | None
+    pool_slots: int
+    sla: timedelta | None
+    execution_timeout: timedelta | None
+    on_execute_callback: Callbacks
+    on_failure_callback: Callbacks
+    on_success_callback: Callbacks
+    on_retry_callback: Callbacks
+    on_skipped_callback: Callbacks
+    pre_execute: Callable[[Context], None] | None
+    post_execute: Callable[[Context, Any], None] | None
+    trigger_rule: str
+    resources: dict[str, Any] | None
+    run_as_user: str | None
+    map_index_template: str | None
+    max_active_tis_per_dag: int | None
+    max_active_tis_per_dagrun: int | None
+    executor: str | None
+    executor_config: dict[str, Any] | None
+    do_xcom_push: bool
+    multiple_outputs: bool
+    inlets: Any
+    outlets: Any
+    task_group: TaskGroup | None
+    doc: str | None
+    doc_md: str | None
+    doc_json: str | None
+    doc_yaml: str | None
+    doc_rst: str | None
+    task_display_name: str | None
+    logger_name: str | None
+    allow_nested_operators: bool
+    render_template_as_native_obj: bool | None
+
+
+class BaseSensorArguments(BaseOperatorArguments, total=False):
+    """The arguments of Airflow's ``BaseSensorOperator``, which documents them."""
+
+    poke_interval: timedelta | float
+    timeout: timedelta | float | None
+    soft_fail: bool
+    mode: Literal["poke", "reschedule"]
+    exponential_backoff: bool
+    max_wait: timedelta | float | None
+    silent_fail: bool
+    never_fail: bool
+
+
+class CrmArguments(BaseOperatorArguments, total=False):
+    """What the operators take besides their own arguments."""
+
+    crm_conn_id: Templated[str]
+    """The Airflow connection."""
+    on_error: TaskOnError
+    """What to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``."""
+    retry_policy: RetryPolicy | None
+    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+
+
+class CrmSensorArguments(BaseSensorArguments, total=False):
+    """What the sensors take besides their own arguments."""
+
+    crm_conn_id: Templated[str]
+    """The Airflow connection."""
+    on_error: SensorOnError
+    """What to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``."""
+    max_errors_in_a_row: int
+    """Consecutive server errors that do not end the wait. In mode ``reschedule`` they are counted on Airflow 3.3+ only;
+    before, the sensor's ``timeout`` is the limit."""
+    deferrable: bool
+    """Wait in the triggerer, where all waiting tasks of a connection share one poll and none holds a slot; the default
+    is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` do nothing then, and a
+    warning says so when the DAG is parsed."""
+    share_poll: bool
+    """False for a poll of its own while deferred."""
+    retry_policy: RetryPolicy | None
+    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+
+
+class CrmRowArguments(BaseOperatorArguments, total=False):
+    """As :class:`CrmArguments`, for operators that work on rows: these can also be rejected."""
+
+    crm_conn_id: Templated[str]
+    """The Airflow connection."""
+    on_error: LoadOnError
+    """What to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``."""
+    retry_policy: RetryPolicy | None
+    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+
+
+class LoadArguments(CrmRowArguments, total=False):
+    """What the loads take besides their own arguments."""
+
+    mapping: Templated[Mapping[str, Any]] | None
+    """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and all others
+    as attributes. See :class:`~crm_provider.load.mapping.Mapper`."""
+    mode: Mode
+    """``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)."""
+    plan: PlanName
+    """``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far suggest;
+    ``compare`` reads all contacts of the CRM first and sends only what differs."""
+    full_refresh: bool
+    """With ``state_path``: send every row and rebuild the state file."""
+    duplicates: Duplicates
+    """Which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)."""
+    empty: Empty
+    """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
+    region: str | None
+    """Country of phone numbers without ``+`` unless the mapping says it: ``"BR"``."""
+    lowercase_email: bool
+    """Convert addresses to lower case."""
+    suppression: PathsOrAddresses | None
+    """Addresses, or hashes of them, that are never written to: a list, a path or a pattern of files."""
+    list_ids: Templated[str | Sequence[str]]
+    """Segmentation lists that each contact is added to."""
+    resubscribe: bool
+    """Also add contacts to the lists that the CRM shows as unsubscribed or blacklisted."""
+    on_invalid: OnInvalid
+    """``reject`` rows that are not valid, or ``stop`` before the first call."""
+    max_rejects: int | str
+    """Most rejected rows with which the task succeeds: a number or a share such as ``"1%"``."""
+    rejects_path: PathArgument | None
+    """File for the rejected rows, unchanged, each with the reason."""
+    state_path: PathArgument | None
+    """File that remembers what was loaded: the next run leaves out the rows that did not change."""
+    report_path: PathArgument | None
+    """File for a Markdown report; by default in the site's ``report_directory``, else beside the rejects file."""
+    checkpoint_path: PathArgument | None
+    """File that a retry resumes from, instead of Airflow's task state store."""
+    errors_in_a_row: int
+    """The load stops after so many consecutive rows that failed because of the server."""
+    dry_run: bool
+    """Check all rows and plan, but write nothing."""
+
+
+def rendered(value: Templated[_T]) -> _T:
+    """The value as it is once Airflow has rendered the template field: for type checkers only, nothing is changed."""
+    return cast("_T", value)
+
+
+# -- names --------------------------------------------------------------------------------------------------
 
 
 def check_names(operator: type, given: Iterable[str]) -> None:
-    """Refuse arguments that an operator does not have. Airflow does so, too, but shows their values.
+    """Refuse arguments that an operator does not have. Airflow does so too, but shows their values.
 
-    :param given: names; those that begin with ``_`` are between Airflow and itself
-    :raises TypeError: if there are any; it names the nearest that it has
+    :param given: names; those that begin with ``_`` are internal to Airflow
+    :raises TypeError: if there are any; it names the nearest argument of the operator
     """
-    known = _names(operator)
+    known = frozenset(own_parameters(operator))
     wrong = [name for name in given if name not in known and not name.startswith("_")]
     if wrong:
         raise TypeError(f"{operator.__name__} has no argument {', '.join(_hinted(name, known) for name in wrong)}")
 
 
 @functools.cache
-def _names(operator: type) -> frozenset[str]:
-    """What the ``__init__`` of the operator and those of its bases take by name."""
-    made = [vars(base)["__init__"] for base in operator.__mro__[:-1] if "__init__" in vars(base)]
-    parameters = (parameter for init in made for parameter in inspect.signature(init).parameters.values())
-    named = {one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)}
-    return frozenset(named - {"self"})
+def own_parameters(operator: type) -> Mapping[str, inspect.Parameter]:
+    """The named parameters of ``__init__`` of the operator and then of its bases; the first one of a name counts."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in operator.__mro__[:-1]:
+        if "__init__" in vars(base):
+            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
+                if name != "self" and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                    found.setdefault(name, parameter.replace(kind=parameter.KEYWORD_ONLY))
+    return found
 
 
 def _hinted(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name)
+    close = nearest(name, sorted(known))
+    return f"{name!r} (did you mean {close!r}?)" if close else repr(name)
+
+
+# -- help() -------------------------------------------------------------------------------------------------
+
+
+class ClassSignature:
+    """``__signature__`` of a class and its subclasses: all arguments, those of the bases included.
+
+    ``help()``, ``inspect.signature``, Sphinx and notebooks show it. Airflow reads the ``__init__`` of each class.
+    """
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        return inspect.Signature(list(own_parameters(owner).values()))
+
+
+_FIELD = re.compile(r"^:(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?=^:|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def full_docstring(cls: type) -> str | None:
+    """The docstring of a class, with the parameters that its bases document.
+
+    :return: None if the class has no docstring of its own
+    """
+    if not cls.__doc__:
+        return None
+    text = inspect.cleandoc(cls.__doc__)
+    found = list(_FIELD.finditer(text))
+    summary = text[: found[0].start()].rstrip() if found else text
+    own = {field["name"]: field[0].strip() for field in found if field["name"]}
+    others = [field[0].strip() for field in found if not field["name"]]
+    inherited = {name: field for name, field in _documented(cls.__mro__[1:]) if name not in own}
+    fields = "\n".join([*own.values(), *inherited.values(), *others])
+    return f"{summary}\n\n{fields}\n" if fields else text
+
+
+def _documented(classes: Iterable[type]) -> Iterator[tuple[str, str]]:
+    """The parameters that classes of this package document, the nearest class first."""
+    seen: set[str] = set()
+    for cls in classes:
+        if cls.__module__.startswith("crm_provider."):
+            for field in _FIELD.finditer(inspect.cleandoc(vars(cls).get("__doc__") or "")):
+                name = field["name"]
+                if name and name not in seen:
+                    seen.add(name)
+                    yield name, field[0].strip()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from crm_provider import site_config
-from crm_provider.hidden import shown
+from crm_provider.hidden import unmask
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 
@@ -25,7 +25,7 @@ def path_of(value: Any, name: str) -> AnyPath:
 
 def with_connection(value: Any) -> Any:
     """A URL, or the URLs of a list, as ``ObjectStoragePath``, which knows its connection; anything else as it is."""
-    value = shown(value)
+    value = unmask(value)
     if isinstance(value, list):
         return [with_connection(item) if isinstance(item, str) else item for item in value]
     if isinstance(value, str) and "://" in value:

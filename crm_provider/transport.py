@@ -22,6 +22,7 @@ from crm_provider.catalogue import Repeat, repeat_for
 from crm_provider.pacing import BudgetBusy, Pacer, pacer_for
 from crm_provider.redaction import private_path, without_values
 from crm_provider.responses import WRITES, Answer, value_of
+from crm_provider.server_clock import ServerClock, ServerMoment
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen, Observer, Told
 from crm_provider.wire import Wire
@@ -120,6 +121,12 @@ class RetryBudget:
 
 ONE_TRY = RetryBudget(tries=1)
 
+FirstSent = Callable[[], "ServerMoment | None"]
+"""When a write was first sent, by the CRM's clock; None while no answer has shown that clock."""
+
+ReadBack = Callable[[FirstSent], Any]
+"""Reads whether a write without an answer has happened; returns None if it has not."""
+
 SHORTEST_WAIT = 1.0
 """Seconds that an attempt waits for a slot even when reading back has used up the budget's time."""
 
@@ -152,6 +159,7 @@ class Transport:
         if observer is not None:
             self.observe(observer)
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
+        self.server_clock = ServerClock()
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
         self._wire = Wire(settings, user_agent=" ".join(products.split()))
 
@@ -163,10 +171,10 @@ class Transport:
         """Close the connections that are kept open."""
         self._wire.close()
 
-    def send(self, call: Call, *, settle: Callable[[], Any] | None = None, budget: RetryBudget | None = None) -> Any:
+    def send(self, call: Call, *, settle: ReadBack | None = None, budget: RetryBudget | None = None) -> Any:
         """Send a call until it succeeds, cannot be repeated, or the budget is spent.
 
-        :param settle: for a POST: read whether an attempt that got no answer has happened; its result, or None if not
+        :param settle: for a POST: reads whether an attempt that got no answer has happened
         :param budget: another budget than the transport's own
         :return: the content of the answer, its envelope unwrapped
         :raises CrmError: the last attempt's typed error, with how often and how long it was tried
@@ -174,18 +182,24 @@ class Transport:
         _ = call.path  # refuses a wrong part before a slot is taken
         return _Sending(self, call, settle, budget or self.budget).run()
 
-    def once(self, call: Call, max_wait: float, *, attempt: int = 1) -> Any:
+    def once(
+        self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None
+    ) -> Any:
         """One attempt: wait for a slot, send, read, classify.
 
+        :param leaving: called with the clock's seconds when the slot has come, just before the request leaves
         :raises BudgetBusy: no slot came in time, nothing was sent
         """
         waited = self._pacer.acquire(max_wait)
         started = self.clock()
+        if leaving is not None:
+            leaving(started)
         status: int | None = None
         error_type: str | None = INTERRUPTED
         try:
             answer = self._wire.round_trip(call)
             status = answer.status
+            self.server_clock.note(answer.header("date"), sent=started, received=self.clock())
             value = self._value(answer)
         except e.CrmError as error:
             status, error_type = status or error.status, error.type
@@ -222,7 +236,7 @@ class Transport:
 class _Sending:
     """The attempts of one call."""
 
-    def __init__(self, transport: Transport, call: Call, settle: Callable[[], Any] | None, budget: RetryBudget) -> None:
+    def __init__(self, transport: Transport, call: Call, settle: ReadBack | None, budget: RetryBudget) -> None:
         self.transport, self.call, self.settle, self.budget = transport, call, settle, budget
         self.maybe_done = False
         """Whether an attempt may have happened, as far as is known now."""
@@ -230,6 +244,8 @@ class _Sending:
         """Whether any attempt got no answer: a later conflict may be our own doing."""
         self.last_error: e.CrmError | None = None
         self.started = transport.clock()
+        self.first_left: float | None = None
+        """When the first attempt left."""
         self.rounds = 0
         self.over = False
         """Whether no slot came in time for another attempt."""
@@ -255,16 +271,17 @@ class _Sending:
     def _attempt(self) -> Any:
         self.rounds += 1
         if self.maybe_done and self.last_error and self.call.method == "POST" and self.settle is not None:
-            found = self._settled(self.settle, self.last_error)
+            found = self._settled(self.last_error)
             if found is not None:
                 return found
             self.maybe_done, self.last_error.outcome_known = False, True
         try:
-            return self.transport.once(self.call, max(self._left(), SHORTEST_WAIT), attempt=self.rounds)
+            max_wait = max(self._left(), SHORTEST_WAIT)
+            return self.transport.once(self.call, max_wait, attempt=self.rounds, leaving=self._note_leaving)
         except BudgetBusy as busy:
             raise self._not_sent(busy) from None
         except self.call.done_if:
-            found = (self.settle() if self.settle else {}) if self.lost_one else None
+            found = (self._read_back() if self.settle else {}) if self.lost_one else None
             if found is None:
                 raise
             return found
@@ -285,12 +302,21 @@ class _Sending:
             path=self.call.shown,
         )
 
-    @staticmethod
-    def _settled(settle: Callable[[], Any], original: e.CrmError) -> Any:
+    def _note_leaving(self, now: float) -> None:
+        if self.first_left is None:
+            self.first_left = now
+
+    def _read_back(self) -> Any:
+        first_left = self.first_left
+        if self.settle is None or first_left is None:
+            return None
+        return self.settle(lambda: self.transport.server_clock.at(first_left))
+
+    def _settled(self, original: e.CrmError) -> Any:
         """What reading says about the attempt that got no answer; the original error if reading fails."""
         try:
-            return settle()
-        except e.CrmAccessError:
+            return self._read_back()
+        except (e.CrmAccessError, e.CrmConflictError):
             raise
         except e.CrmError as unread:
             original.remark = f"reading back whether it happened failed too: {unread.type}"

@@ -112,5 +112,5 @@ class Waiting:
             self.errors_in_a_row = self.failed_in_a_row = 0
         self.not_before = next_look(error, self.failed_in_a_row, now, interval=interval, jitter=jitter)
         if self.errors_in_a_row > self.limit:
-            return Decision(Action.RETRY, f"max_errors_in_a_row={self.limit}")
+            return Decision.by_rule(Action.RETRY, f"max_errors_in_a_row={self.limit}")
         return decision

@@ -16,13 +16,11 @@ from pathlib import Path
 
 from docs_text import DOCS, ROOT
 
-from crm_provider.policy import OPERATORS, ErrorPolicy, Line, explain
+from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
+from crm_provider.policy_table import Line, explain
 
 PACKAGE = ROOT / "crm_provider"
 FOLDERS = ("operators", "transfers", "sensors")
-
-REQUIRED = {"contact_email"}
-"""Parameters that are None by default only so that ``email`` may stand for them."""
 
 GUIDES: Mapping[str, Mapping[str, str]] = {
     "CrmOperator": {
@@ -41,12 +39,12 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "mapping": "load-mapping.md",
         "mode": "load.md#modes",
         "plan": "load.md#plans-few-calls",
-        "compare": "load.md#plans-few-calls",
         "duplicates": "load.md#several-rows-with-one-email",
         "suppression": "load.md#people-who-have-said-no",
         "list_ids": "load.md#people-who-have-said-no",
         "rejects_path": "load.md#rejects",
         "state_path": "load.md#plans-few-calls",
+        "full_refresh": "load.md#plans-few-calls",
         "report_path": "load.md#what-it-leaves-behind",
         "checkpoint_path": "load.md#resuming",
         "dry_run": "load.md#dry-run",
@@ -145,11 +143,12 @@ def own_parameter_table(document: Path, name: str) -> str:
 def outcomes(name: str) -> str:
     """The lines of ``python -m crm_provider policy --for NAME``, those that say the same as one."""
     usual = explain(_policy(name))
-    order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.action))
+    order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.effect))
     rows = []
-    for (action, in_call, origin), lines in groupby(order, key=lambda line: (line.action, line.in_call, line.origin)):
-        rows.append((", ".join(f"`{line.type}`" for line in lines), in_call, action, f"`{origin}`"))
-    text = _markdown_table(("Errors", "In one call", "Outcome", "Says"), rows)
+    for (_, in_call, effect, origin), lines in groupby(order, key=_cells):
+        same = list(lines)
+        rows.append((", ".join(f"`{line.type}`" for line in same), in_call, same[0].action, effect, f"`{origin}`"))
+    text = _markdown_table(("Errors", "In one call", "Outcome", "What happens", "Decided by"), rows)
     for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
         differ = [
             line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
@@ -188,7 +187,7 @@ def parameters(cls: Source) -> Iterator[Parameter]:
     if init is not None:
         for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
             name = argument.arg
-            shown = "required" if default is None or name in REQUIRED else _default(default, cls)
+            shown = "required" if default is None else _default(default, cls)
             yield Parameter(name, shown, _plain(said[name]), cls.node.name)
     for base in cls.bases:
         yield from parameters(base)
@@ -291,10 +290,14 @@ def _policy(name: str) -> ErrorPolicy:
     return ErrorPolicy(work=OPERATORS[name], operator=name)
 
 
+def _cells(line: Line) -> tuple[str, str, str, str]:
+    return line.action, line.in_call, line.effect, line.origin
+
+
 def _strength(line: Line) -> tuple[bool, int]:
     """What the operator says itself comes first, then what is not a failure."""
     order = ("skip", "wait", "retry", "reject", "fail")
-    return line.origin.startswith("default["), order.index(line.action) if line.action in order else 0
+    return line.decided_by is DecidedBy.DEFAULT, order.index(line.action) if line.action in order else 0
 
 
 def _counted(line: Line) -> str:

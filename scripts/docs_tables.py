@@ -27,8 +27,10 @@ from crm_provider.catalogue import CATALOGUE
 from crm_provider.client import CrmClient
 from crm_provider.load import plan
 from crm_provider.load.summary import duration
+from crm_provider.on_error import label
 from crm_provider.pacing import LONGEST_PAUSE, MARGIN
-from crm_provider.policy import ACTIONS_OF, NO_ERRORS, OPERATORS, PRESETS, Action, ErrorPolicy, Work, explain
+from crm_provider.policy import ACTIONS_OF, OPERATORS, OUTCOME_OVERRIDES, PRESETS, Action, ErrorPolicy, Work
+from crm_provider.policy_table import explain
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.settings import Settings
 
@@ -133,19 +135,15 @@ def unknown_answers() -> str:
 def presets() -> str:
     """Where an operator differs from the table."""
     rows = []
-    for operator, differences in PRESETS.items():
+    for operator, differences in (*PRESETS.items(), *OUTCOME_OVERRIDES.items()):
         for error, action in differences.items():
             default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
-            name = error.type if error.type in CATALOGUE else error.__name__
-            rows.append((code(operator), code(name), action.value, default.action.value))
-    for operator, counted in NO_ERRORS.items():
-        for error, outcome in counted.items():
-            default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
-            rows.append((code(operator), code(error.type), f"count the row as {outcome}", default.action.value))
+            does = "count the row as unchanged" if action is Action.UNCHANGED else action.value
+            rows.append((code(operator), code(label(error)), does, default.action.value))
     return table(("Operator", "Error", "Does", "In place of"), rows)
 
 
-def senseless_pairs() -> str:
+def invalid_pairs() -> str:
     """Which action each family refuses, in which kind of work, and why."""
     rows = []
     families: list[type[errors.CrmError]] = [errors.CrmError, *errors.CrmError.__subclasses__()]
@@ -175,13 +173,13 @@ def actions() -> str:
         Action.RETRY: "this try fails; Airflow's `retries` apply",
         Action.SKIP: "the task ends as skipped",
         Action.FAIL: "the task ends as failed, with no further try",
-        Action.WAIT: "not yet: the sensor asks again",
+        Action.WAIT: "not yet: the sensor checks again",
         Action.REJECT: "the row is put into the rejects file, and the load goes on",
     }
     in_loads = {
         Action.RETRY: "; in a load the row is sent again",
         Action.SKIP: "; in a load the row is counted as skipped",
-        Action.FAIL: "; in a load all stops",
+        Action.FAIL: "; in a load the run ends",
     }
     rows = (
         (
@@ -278,7 +276,7 @@ class Recorder(transport.Transport):
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: transport.Call, *, settle: Callable[[], Any] | None = None, budget: Any = None) -> Any:
+    def send(self, call: transport.Call, *, settle: transport.ReadBack | None = None, budget: Any = None) -> Any:
         repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
@@ -405,7 +403,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "unknown-answers": unknown_answers,
     "presets": presets,
     "actions": actions,
-    "senseless-pairs": senseless_pairs,
+    "invalid-pairs": invalid_pairs,
     "extras": extras,
     "site-options": site_options,
     "connection-mistakes": connection_mistakes,

@@ -33,7 +33,12 @@ _ALL = (
     Group(
         "policy",
         ("policy",),
-        (f"{UNIT}/test_policy.py", f"{UNIT}/test_policy_cli.py"),
+        (
+            f"{UNIT}/test_policy.py",
+            f"{UNIT}/test_policy_table.py",
+            f"{UNIT}/test_policy_cli.py",
+            f"{UNIT}/test_suggest.py",
+        ),
         (
             f"{UNIT}/test_policy.py::test_any_text_is_taken_or_refused",
             f"{UNIT}/test_policy.py::test_policy_survives_as_data",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.calls.base import Calls, Record, id_of, mapping_of
-from crm_provider.ordering import UpsertOrder
+from crm_provider.ordering import LearnedOrder
 from crm_provider.paging import Page
+from crm_provider.remote_contact import RemoteContact, made_since
 from crm_provider.responses import by_status_alone
-from crm_provider.transport import ONE_TRY, Call, Transport
+from crm_provider.segments import list_ids_of
+from crm_provider.transport import ONE_TRY, Call, FirstSent, Transport
+from crm_provider.upsert import ContactWriter, Creation, WriteOutcome, may_be_absent
 
 
 class ContactRef(TypedDict):
@@ -25,17 +28,19 @@ class ContactRef(TypedDict):
 class UpsertResult(ContactRef):
     """A contact that was upserted.
 
-    ``unchanged``: it existed, and there were no attributes to write.
+    ``unchanged``: it existed, and there was nothing to write.
     """
 
-    outcome: Literal["created", "updated", "unchanged"]
+    outcome: WriteOutcome
 
 
 @dataclass(frozen=True)
-class _ReadBack:
-    """A record that was found by reading, after the answer to its creation was lost."""
+class _NewContact:
+    """What a caller wants to be written, for a :class:`~crm_provider.upsert.ContactWriter`."""
 
-    record: Record
+    email: str
+    attributes: Mapping[str, Any] | None
+    origin: Mapping[str, Any] | None
 
 
 class ContactCalls(Calls):
@@ -43,7 +48,7 @@ class ContactCalls(Calls):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
-        self._order = UpsertOrder()
+        self._writer = ContactWriter(self, order=LearnedOrder())
 
     def get_contact(self, email: str) -> Record:
         """One contact: ``id``, ``email``, ``status``, ``attributes``, ``segmentedListsIds``, ...
@@ -63,16 +68,47 @@ class ContactCalls(Calls):
         :param origin: where the contact came from: ``url``, ``utmSource``, ...
         :raises CrmContactAlreadyExistsError: if there is one with this email
         """
-        made = self._create_contact(email, attributes, origin)
-        if isinstance(made, _ReadBack) and _is_other(made.record, attributes):
+        creation = self.create_or_find(email, attributes=attributes, origin=origin)
+        if not creation.made:
             raise e.CrmContactAlreadyExistsError(
-                "Contact already exists, with other attributes.", method="POST", path="/contacts"
+                "Contact already exists: it was there before this call.", method="POST", path="/contacts"
             )
-        return self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email, _CREATE)
+        return self._contact_ref(creation.record, email, _CREATE)
+
+    def create_or_find(
+        self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
+    ) -> Creation:
+        """Create a contact. If the answer is lost, say whether this call made it or found one that was there before.
+
+        ``createdAt`` and the CRM's own clock (the header ``Date``) tell the two apart, or else the values.
+
+        :raises CrmContactAlreadyExistsError: if the CRM says so to a creation of which no answer was lost
+        """
+        call = Call(
+            method="POST",
+            route="/contacts",
+            body=_new_contact(email, attributes, origin),
+            done_if=(e.CrmConflictError,),
+        )
+        try:
+            made = self._transport.send(call, settle=lambda first_sent: self._found(email, attributes, first_sent))
+        except e.CrmConflictError as conflict:
+            if by_status_alone(conflict) and self._exists(email):
+                raise _already_exists(conflict) from conflict
+            raise
+        return made if isinstance(made, Creation) else Creation(mapping_of(made, call))
 
     def update_contact(self, email: str, *, attributes: Mapping[str, Any]) -> ContactRef:
         """Write attributes of a contact; attributes that are not named are kept (*inferred*).
 
+        :raises CrmContactNotFoundError: if there is no contact with this email
+        """
+        return self._contact_ref(self.send_update(email, attributes=attributes), email, _UPDATE)
+
+    def send_update(self, email: str, *, attributes: Mapping[str, Any]) -> Record:
+        """Write attributes of a contact.
+
+        :return: the CRM's answer, which need not have an id
         :raises CrmContactNotFoundError: if there is no contact with this email
         """
         call = Call(
@@ -82,7 +118,7 @@ class ContactCalls(Calls):
             body=validate.attributes(attributes),
             loose=True,
         )
-        return self._contact_ref(self._record(call), email, _UPDATE)
+        return self._record(call)
 
     def upsert_contact(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
@@ -96,16 +132,10 @@ class ContactCalls(Calls):
         :param origin: used when the contact is created; an update leaves it alone
         """
         _new_contact(email, attributes, origin)  # everything is checked before either half is sent
-        if attributes is not None and self._order.update_first:
-            try:
-                ref = self.update_contact(email, attributes=attributes)
-            except e.CrmNotFoundError as missing:
-                if not may_be_absent(missing):
-                    raise
-                return self._create_or_update(email, attributes, origin)
-            self._order.learn(existed=True)
-            return {**ref, "outcome": "updated"}
-        return self._create_or_update(email, attributes, origin)
+        written = self._writer.write(_NewContact(email, attributes, origin))
+        call = _CREATE if written.outcome == "created" else _UPDATE
+        answer = written.answer or ({} if written.remote is None else {"id": written.remote.id})
+        return {**self._contact_ref(answer, email, call), "outcome": written.outcome}
 
     def delete_contact(self, email: str) -> None:
         """Delete a contact (that it can be deleted is documented, the path is *inferred*).
@@ -122,6 +152,24 @@ class ContactCalls(Calls):
             )
         )
 
+    def add_contact_to_lists(self, email: str, list_ids: Sequence[str]) -> Record:
+        """Add a contact to segmentation lists. If the answer is lost, the contact is read before it is sent again.
+
+        :param list_ids: ids of the lists
+        :raises CrmContactNotFoundError: if there is no such contact
+        :raises CrmSegmentationListNotFoundError: if one of the lists does not exist
+        """
+        ids = validate.uuids(list_ids, "list_ids")
+        call = Call(
+            method="POST",
+            route="/segments/add-contact/{email}",
+            parts={"email": validate.email(email)},
+            body={"segmentedListsIds": ids},
+            loose=True,
+        )
+        answer = self._transport.send(call, settle=lambda first_sent: self._membership(email, ids))
+        return answer if isinstance(answer, dict) else {}
+
     def list_contacts(self) -> Iterator[Record]:
         """All contacts, each once, ten with a call; the API has no filter."""
         return self._walk("/contacts")
@@ -132,46 +180,23 @@ class ContactCalls(Calls):
             self._transport.send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts"
         ).total
 
-    def _create_or_update(
-        self, email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
-    ) -> UpsertResult:
-        try:
-            made = self._create_contact(email, attributes, origin)
-        except e.CrmContactAlreadyExistsError:
-            self._order.learn(existed=True)
-            return self._update_or_read(email, attributes)
-        if isinstance(made, _ReadBack) and not has_attributes(made.record, attributes):
-            return self._update_or_read(email, attributes)
-        self._order.learn(existed=False)
-        ref = self._contact_ref(made.record if isinstance(made, _ReadBack) else made, email, _CREATE)
-        return {**ref, "outcome": "created"}
+    def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: FirstSent) -> Creation | None:
+        """The contact after a creation that got no answer, None if there is none."""
+        record = self._read_back(email)
+        if record is None:
+            return None
+        remote = RemoteContact.of(record, email)
+        same = remote.has(attributes) and not remote.unwanted
+        return Creation(record, made=made_since(remote.created_at, first_sent(), same_values=same), read_back=True)
 
-    def _update_or_read(self, email: str, attributes: Mapping[str, Any] | None) -> UpsertResult:
-        if attributes is None:
-            return {
-                "id": id_of(self.get_contact(email).get("id"), "/contacts/{email}"),
-                "email": validate.email(email),
-                "outcome": "unchanged",
-            }
-        return {**self.update_contact(email, attributes=attributes), "outcome": "updated"}
+    def _membership(self, email: str, ids: list[str]) -> Record | None:
+        contact = self._read_back(email)
+        return {} if contact and {i.lower() for i in ids} <= {i.lower() for i in list_ids_of(contact)} else None
 
-    def _create_contact(
-        self, email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
-    ) -> Record | _ReadBack:
-        body = _new_contact(email, attributes, origin)
-        call = Call(method="POST", route="/contacts", body=body, done_if=(e.CrmConflictError,))
-        try:
-            made = self._transport.send(call, settle=lambda: self._read_back(email))
-        except e.CrmConflictError as conflict:
-            if by_status_alone(conflict) and self._exists(email):
-                raise _already_exists(conflict) from conflict
-            raise
-        return made if isinstance(made, _ReadBack) else mapping_of(made, call)
-
-    def _read_back(self, email: str) -> _ReadBack | None:
+    def _read_back(self, email: str) -> Record | None:
         call = Call(method="GET", route="/contacts/{email}", parts={"email": validate.email(email)})
         try:
-            return _ReadBack(mapping_of(self._transport.send(call, budget=ONE_TRY), call))
+            return mapping_of(self._transport.send(call, budget=ONE_TRY), call)
         except e.CrmNotFoundError as missing:
             if not may_be_absent(missing):
                 raise
@@ -184,7 +209,7 @@ class ContactCalls(Calls):
             return False
         return True
 
-    def _contact_ref(self, answer: Record, email: str, written: tuple[str, str]) -> ContactRef:
+    def _contact_ref(self, answer: Mapping[str, Any], email: str, written: tuple[str, str]) -> ContactRef:
         """Id and email; read once more if the answer has no id, for its form is documented in two ways.
 
         :param written: path and method of the call that was answered
@@ -194,14 +219,6 @@ class ContactCalls(Calls):
 
 
 _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")
-
-
-def may_be_absent(error: e.CrmNotFoundError) -> bool:
-    """Whether there may be no such contact: the CRM says so, or only the status of a call about the contact does.
-
-    A 404 alone may come from a wrong base URL or a proxy: only a creation that succeeds after it proves it.
-    """
-    return isinstance(error, e.CrmContactNotFoundError) or (by_status_alone(error) and error.path == _UPDATE[0])
 
 
 def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsError:
@@ -221,20 +238,3 @@ def _new_contact(email: str, attributes: Mapping[str, Any] | None, origin: Mappi
     if origin is not None:
         body["origin"] = validate.attributes(origin, "origin", reserved=frozenset())
     return body
-
-
-def has_attributes(contact: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> bool:
-    """Whether a contact shows all of these attribute values."""
-    found = contact.get("attributes")
-    values = found if isinstance(found, Mapping) else {}
-    return all(values.get(name) == value for name, value in (attributes or {}).items())
-
-
-def _is_other(contact: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> bool:
-    """Whether a contact that was read back after a lost create is not our own: it shows none of the values sent.
-
-    Some may differ in an own one, for the CRM may write a phone number its own way.
-    """
-    found = contact.get("attributes")
-    shown = [name for name in attributes or {} if isinstance(found, Mapping) and name in found]
-    return bool(shown) and all(str(found[name]) != str((attributes or {})[name]) for name in shown)  # type: ignore[index]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.calls.base import Calls, Record, id_of, mapping_of
-from crm_provider.transport import Call
+from crm_provider.comparison import shows
+from crm_provider.remote_contact import made_since
+from crm_provider.server_clock import ServerMoment, utc_time
+from crm_provider.transport import Call, FirstSent
 
 
 class DealCalls(Calls):
@@ -32,11 +35,48 @@ class DealCalls(Calls):
         if attributes is not None:
             body["attributes"] = _deal_attributes(attributes)
         call = Call(method="POST", route="/deals", body=body, done_if=(e.CrmConflictError,))
-        deal = mapping_of(
-            self._transport.send(call, settle=lambda: self.find_deal(contact_id, pipeline_id, stage_id=stage_id)), call
-        )
+
+        def read_back(first_sent: FirstSent) -> Record | None:
+            return self.find_own_deal(
+                contact_id, pipeline_id, stage_id=stage_id, attributes=attributes, since=first_sent
+            )
+
+        deal = mapping_of(self._transport.send(call, settle=read_back), call)
         id_of(deal.get("id"), call.shown, "POST")
         return deal
+
+    def find_own_deal(
+        self,
+        contact_id: str,
+        pipeline_id: str,
+        *,
+        stage_id: str,
+        attributes: Mapping[str, Any] | None,
+        since: Callable[[], ServerMoment | None],
+    ) -> Record | None:
+        """The deal that an earlier attempt to create it has made, None if it has made none.
+
+        ``createdAt`` tells it from a deal that was there before, or else the attributes.
+
+        :param since: when the earliest such attempt was sent, by the CRM's clock; asked after the deals were read
+        :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing tells who made it
+        """
+        undecided = False
+        for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
+            created_at = utc_time(deal.get("createdAt"))
+            same = shows(deal.get("attributes"), attributes) and bool(attributes)
+            moment = since()
+            if made_since(created_at, moment, same_values=same or not (created_at is None or moment is None)):
+                return deal
+            undecided = undecided or created_at is None or moment is None
+        if undecided:
+            raise e.CrmContactAssociatedWithADealError(
+                "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
+                "whether an earlier attempt created it.",
+                method="POST",
+                path="/deals",
+            )
+        return None
 
     def find_deal(
         self,
@@ -51,6 +91,15 @@ class DealCalls(Calls):
         :param stage_id: only a deal in this stage
         :param attributes: only a deal that shows no other values for these
         """
+        for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
+            found = deal.get("attributes")
+            shown = found if isinstance(found, Mapping) else {}
+            if shows(shown, {name: value for name, value in (attributes or {}).items() if shown.get(name) is not None}):
+                return deal
+        return None
+
+    def _deals_of(self, contact_id: str, pipeline_id: str, *, stage_id: str | None) -> Iterator[Record]:
+        """Deals of a contact in a pipeline; a listing that leaves a field out does not speak against the deal."""
         ids = {
             "contactId": validate.uuid(contact_id, "contact_id"),
             "pipelineId": validate.uuid(pipeline_id, "pipeline_id"),
@@ -58,11 +107,9 @@ class DealCalls(Calls):
         if stage_id is not None:
             ids["stageId"] = validate.uuid(stage_id, "stage_id")
         for deal in self.list_deals():
-            shown = deal.get("attributes")
-            same = _fits(deal, ids) and _fits(shown if isinstance(shown, dict) else {}, attributes or {})
-            if same and deal.get("contactId") is not None:
-                return deal
-        return None
+            shown = {name: deal[name] for name in ids if deal.get(name) is not None}
+            if "contactId" in shown and all(str(value).lower() == ids[name].lower() for name, value in shown.items()):
+                yield deal
 
     def get_deal(self, deal_id: str) -> Record:
         """One deal: at least ``id``, ``contactId``, ``pipelineId``, ``stageId``, ``attributes`` (fields *inferred*).
@@ -118,12 +165,6 @@ class DealCalls(Calls):
     def list_deals(self) -> Iterator[Record]:
         """All deals, each once, ten with a call (envelope *inferred*)."""
         return self._walk("/deals")
-
-
-def _fits(record: Record, wanted: Mapping[str, Any]) -> bool:
-    """Whether fields have these values; a listing that leaves a field out does not speak against it."""
-    shown = {name: record[name] for name in wanted if record.get(name) is not None}
-    return all(str(value).lower() == str(wanted[name]).lower() for name, value in shown.items())
 
 
 def _deal(deal_id: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def check_arguments(given: Mapping[str, Any], *, later: Callable[[Any], bool], c
     _check_rejects_path(known.get("rejects_path"))
     _check_paths_differ(known)
     if complete:
-        remembers(given)
+        _check_full_refresh(given)
 
 
 FILES = ("source", "rejects", "rejects_path", "state_path", "report_path", "checkpoint_path")
@@ -53,20 +53,11 @@ def _check_paths_differ(known: Mapping[str, Any]) -> None:
 def options_of(given: Mapping[str, Any]) -> LoadOptions:
     """The options among the arguments.
 
-    :raises SourceError: if one makes no sense, or two contradict each other
+    :raises SourceError: if one is not valid, or two contradict each other
     """
     found = {name: value for name, value in given.items() if name in _OPTIONS}
     lists = found.get("list_ids") or ()
     found["list_ids"] = several(lists)
-    compare, plan = given.get("compare"), given.get("plan", "auto")
-    if compare not in (None, "crm"):
-        raise SourceError(
-            f"compare={compare!r} is unknown; use 'crm' to compare with what the CRM has, or leave it out"
-        )
-    if compare is not None:
-        if plan not in ("auto", "compare"):
-            raise SourceError(f"compare={compare!r} is a plan of its own and does not go with plan={plan!r}")
-        found["plan"] = "compare"
     return LoadOptions(**found)
 
 
@@ -78,21 +69,9 @@ def mapper_of(given: Mapping[str, Any]) -> Mapper:
     return Mapper(given.get("mapping"), **{name: given[name] for name in _DEFAULTS if name in given})
 
 
-def remembers(given: Mapping[str, Any]) -> bool:
-    """Whether the load keeps a state file and leaves out what was loaded before.
-
-    :raises SourceError: if the arguments contradict each other
-    """
-    changed_only, state_path = given.get("changed_only"), given.get("state_path")
-    if state_path is None and (changed_only or given.get("full_refresh")):
-        name = "changed_only" if changed_only else "full_refresh"
-        raise SourceError(f"{name}=True needs state_path: the file that tells the next run what was loaded")
-    if state_path is not None and changed_only is False:
-        raise SourceError(
-            "changed_only=False does not go with state_path: the file would no longer tell what the CRM has; "
-            "use full_refresh=True to send all rows and keep it right, or leave state_path out"
-        )
-    return state_path is not None
+def _check_full_refresh(given: Mapping[str, Any]) -> None:
+    if given.get("full_refresh") and given.get("state_path") is None:
+        raise SourceError("full_refresh=True needs state_path: the file that tells the next run what was loaded")
 
 
 def _check_rejects_path(path: Any) -> None:

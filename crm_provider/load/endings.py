@@ -12,8 +12,9 @@ from crm_provider.load.preflight import RowMapper
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
-from crm_provider.load.verdict import Step, Verdict, is_retryable, judge
-from crm_provider.load.window import Flight, Landed
+from crm_provider.load.sender import Flight
+from crm_provider.load.verdict import RowAction, RowDecision, decide_row, is_retryable
+from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action, Decision, ErrorPolicy
 
@@ -37,6 +38,7 @@ class Endings:
         self._rejects, self._fingerprints = rejects, fingerprints
         self._held: deque[tuple[Flight, e.CrmError, int]] = deque()
         """Rows that failed for the server's sake, and how many rows had been launched by then."""
+        self._unfinished: set[int] = set()
         self._launched = 0
         self._throttled_in_a_row = 0
         self.again: deque[Flight] = deque()
@@ -58,7 +60,8 @@ class Endings:
             self._throttled_in_a_row = 0
             self.reject_held(before=landed.flight)
             self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=landed.sent.called)
-            if landed.sent.outcome is not Outcome.SUPPRESSED:
+            self._unfinished.discard(landed.flight.row.number)
+            if landed.sent.outcome is not Outcome.SUPPRESSED and landed.sent.is_whole:
                 self._remember(landed.flight.contact)
 
     def without_call(self, item: WorkItem) -> None:
@@ -72,13 +75,18 @@ class Endings:
             self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is Fate.SUPPRESSED else Outcome.UNCHANGED)
 
     @property
+    def made(self) -> list[int]:
+        """Rows that are not done and whose contacts this load has made: the next try must not take them for others'."""
+        return sorted(self._unfinished)
+
+    @property
     def is_holding(self) -> bool:
         """Whether rows that failed for the server's sake wait for a sign that it works."""
         return bool(self._held)
 
     def server_is_down(self, error: e.CrmError) -> None:
         """A call that is no row's has failed as the rows that are held have: the next try sends them again."""
-        self._end_run(error, Decision(Action.RETRY, "the CRM does not work, so that no row is to blame"))
+        self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
 
     def reject_held(self, *, before: Flight | None = None) -> None:
         """The CRM works: rows that failed for its sake are rejected.
@@ -90,32 +98,35 @@ class Endings:
         while self._held and (before is None or self._held[0][2] < before.order):
             flight, error, _ = self._held.popleft()
             self._forget(flight.contact)
-            self._reject(flight.row, error)
+            self._reject(flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _failed(self, flight: Flight, error: e.CrmError) -> None:
-        verdict = judge(error, self._policy, mode=self._options.mode, sends=flight.sends)
-        if verdict.step is Step.HOLD:
+        if flight.made is not None and flight.made.certain:
+            self._unfinished.add(flight.row.number)
+        decided = decide_row(error, self._policy, sends=flight.sends)
+        if decided.action is RowAction.HOLD:
             self._hold(flight, error)
-        elif verdict.step is Step.AGAIN:
-            self._send_again(flight, error, verdict)
-        elif verdict.step is Step.STOP:
-            self._end_run(error, verdict.decision)
+        elif decided.action is RowAction.RESEND:
+            self._send_again(flight, error, decided)
+        elif decided.action is RowAction.STOP:
+            self._end_run(error, decided.decision)
         else:
             self._throttled_in_a_row = 0
             self.reject_held(before=flight)
-            self._answered(flight, error, verdict)
+            self._answered(flight, error, decided)
 
-    def _answered(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+    def _answered(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
         number = flight.row.number
-        if verdict.step is Step.UNCHANGED:
+        self._unfinished.discard(number)
+        if decided.action is RowAction.UNCHANGED:
             self._remember(flight.contact)
             self._ledger.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(flight.contact)
-            if verdict.step is Step.REJECT:
-                self._reject(flight.row, error)
+            if decided.action is RowAction.REJECT:
+                self._reject(flight, error)
             else:
                 self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
@@ -123,13 +134,13 @@ class Endings:
         """Keep a row that failed for the server's sake until it is known whether all do."""
         self._held.append((flight, error, self._launched))
         if len(self._held) >= self._options.errors_in_a_row:
-            self._end_run(error, Decision(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
+            self._end_run(error, Decision.by_rule(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
 
-    def _send_again(self, flight: Flight, error: e.CrmError, verdict: Verdict) -> None:
+    def _send_again(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
         if isinstance(error, e.CrmThrottledError):
             self._throttled_in_a_row += 1
             if self._throttled_in_a_row >= self._options.errors_in_a_row:
-                self._end_run(error, verdict.decision)
+                self._end_run(error, decided.decision)
         flight.sends += 1
         self.again.append(flight)
 
@@ -138,7 +149,9 @@ class Endings:
 
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 
-    def _reject(self, row: Row, error: e.CrmError) -> None:
+    def _reject(self, flight: Flight, error: e.CrmError) -> None:
+        row = flight.row
+        self._unfinished.discard(row.number)
         message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
@@ -148,6 +161,7 @@ class Endings:
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
+            made=flight.made,
         )
         self._write(reject, sent=True)
 

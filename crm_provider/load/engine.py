@@ -39,9 +39,9 @@ class Load:
     :param client: its transport draws on the key's budget, sleeps with ``interrupt`` and tells ``pulse`` of its calls
     :param rate: calls per second that the key is allowed
     :param rejects: None to only count what is rejected
-    :param fingerprints: of what was loaded before (``changed_only``), None to send every row
+    :param fingerprints: of what was loaded before, None to send every row
     :param epoch: tells tries of one run apart from a run that was started anew
-    :param time_limit: seconds that one try may take, None for no limit
+    :param time_limit: seconds that the load may take, with the retries that resume it; None for no limit
     """
 
     source: Source

@@ -9,9 +9,13 @@ from typing import Any, Literal, TypeAlias, get_args
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load import moments, numerals, phones, values
+from crm_provider.load.nested import value_at
+from crm_provider.load.null_words import ERROR_FIX, is_error_value
 from crm_provider.load.rows import SourceError
-from crm_provider.load.targets import Place, Target, target_of, unknown
+from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Conversion, Unfit, is_empty
+from crm_provider.load.unreadable import Unreadable
+from crm_provider.suggest import unknown
 
 Empty = Literal["skip", "clear", "null", "keep"]
 """What an empty value becomes.
@@ -92,6 +96,17 @@ def field_of(name: Any, spec: Any, defaults: Defaults) -> Field:
 def column_field(target: Target, column: str, defaults: Defaults) -> Field:
     """The line for a column that needs no conversion."""
     return _field(target, {"column": column}, defaults)
+
+
+def nested_field(target: Target, column: str) -> Field:
+    """The line for a column of nested fields in a row that has none: the others have become columns of their own."""
+
+    def read(row: Mapping[str, Any]) -> Any:
+        if not is_empty(row.get(column)):
+            raise Unfit("no nested value", "give the load a mapping")
+        return LEFT_OUT
+
+    return Field(target, column, True, read, {"column": column})
 
 
 def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
@@ -210,15 +225,23 @@ def _no_email(_given: Any) -> Any:
 def _reader(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
+    is_path = "." in column
+
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)
+        if given is _MISSING and is_path:
+            given = value_at(row, column, _MISSING)
         if isinstance(given, str):
             written = given.strip()
+            if written[:1] == "#" and is_error_value(written):
+                raise Unfit("an error value of a spreadsheet", ERROR_FIX)
             return convert(written) if written else fallback(given)
         if given is _MISSING:
             if optional:
                 return fallback(None)
             raise Unfit("column missing", "add it to the row, or make the field optional in the mapping")
+        if isinstance(given, Unreadable):
+            raise Unfit("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else convert(given)
 
     return read

@@ -1,4 +1,4 @@
-"""What was loaded before: a keyed fingerprint for each contact, so that unchanged rows cost no call (``changed_only``).
+"""What was loaded before: a keyed fingerprint for each contact, so that unchanged rows cost no call.
 
 The state file holds no address and no value, only hashes under a key that is derived from the API key: nobody without
 that key can test whether an address is in it, and the file of another account matches nothing. An entry that is missing

@@ -24,7 +24,7 @@ def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[Table]:
     :raises SourceError: while reading, if it is one JSON text over many lines, or no text
     """
     with open_lines(path, encoding=encoding, newline="\n") as lines:
-        yield Table(None, _records(lines), lambda: place(lines.path, lines.number))
+        yield Table(None, _records(lines))
 
 
 def _records(lines: Lines) -> Iterator[Record]:
@@ -37,9 +37,9 @@ def _records(lines: Lines) -> Iterator[Record]:
             _refuse_one_text(lines, text)
             begun = True
         try:
-            yield _object(text), None
+            yield _object(text), None, lines.number
         except _Unusable as why:
-            yield {LINE: text}, f"{place(lines.path, lines.number)} {why}"
+            yield {LINE: text}, f"{place(lines.path, lines.number)} {why}", lines.number
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

@@ -22,11 +22,22 @@ from dataclasses import asdict
 from typing import Any
 
 from crm_provider import validate
-from crm_provider.load.fields import EMPTIES, LEFT_OUT, Defaults, Empty, Field, column_field, field_of
+from crm_provider.load.fields import (
+    EMPTIES,
+    LEFT_OUT,
+    Defaults,
+    Empty,
+    Field,
+    column_field,
+    field_of,
+    nested_field,
+)
+from crm_provider.load.nested import has_column
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
-from crm_provider.load.source_options import look_like_values
-from crm_provider.load.targets import Place, Target, nearest, target_of, unknown
+from crm_provider.load.source_options import HeaderLine, is_nameless, look_like_values, shared_name
+from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Unfit
+from crm_provider.suggest import nearest, unknown
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +59,8 @@ class Mapper:
 
     :param mapping: field of the CRM (``email``, an attribute, ``attributes.<name>``, ``origin.<key>``) -> column, or a
         mapping with ``column`` and ``type``, ``empty``, ``default``, ``optional`` and the options of the type, or
-        ``{"constant": value}``; None takes the column ``email`` (in any case) and all others as attributes
+        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. None takes the
+        column ``email`` (in any case) and all others as attributes; of an extract's columns those that can be written
     :param empty: what an empty value becomes where the mapping does not say: :data:`crm_provider.load.fields.Empty`
     :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
     :param lowercase_email: write addresses in lower case; by default the case is kept
@@ -70,6 +82,7 @@ class Mapper:
         self._defaults = Defaults(empty=empty, region=region, lowercase_email=lowercase_email)
         self._plan = None if mapping is None else _Plan(_checked(mapping, self._defaults))
         self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._logged: set[str] = set()
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -84,23 +97,22 @@ class Mapper:
         :raises SourceError: with all that is wrong, and the nearest columns
         """
         if self._plan is None:
-            if problems := self._plan_for(tuple(columns)).problems:
+            if problems := self._plan_for(columns if isinstance(columns, tuple) else tuple(columns)).problems:
                 raise SourceError("; ".join(map(str, problems)))
             return
-        missing = [
-            f"mapping[{field.target.label!r}]: the source has no column {field.column!r}{_hint(field.column, columns)}"
-            for field in self._plan.fields
-            if field.column is not None and not field.optional and field.column not in columns
-        ]
+        needed = [field for field in self._plan.fields if field.column is not None and not field.optional]
+        missing = [field for field in needed if not has_column(columns, field.column)]
         if missing:
-            if look_like_values(columns):
-                raise SourceError(
-                    f"{'; '.join(missing)}. Its first line looks like data, not like the names of columns; name them: "
-                    "source_options={'header': [...]}"
-                )
-            more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
-            shown = ", ".join(map(repr, list(columns)[:SHOWN_COLUMNS])) or "none"
-            raise SourceError(f"{'; '.join(missing)}. Its columns: {shown}{more}")
+            raise SourceError(self._what_is_missing(missing, columns))
+
+    def _what_is_missing(self, missing: Collection[Field], columns: Collection[str]) -> str:
+        wanted = self.columns or ()
+        texts = [f"mapping[{field.target.label!r}]: {_not_there(field.column, columns, wanted)}" for field in missing]
+        if look_like_values(columns, wanted):
+            return f"{'; '.join(texts)}. {_no_header_line(columns)}"
+        more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+        shown = ", ".join(map(repr, list(columns)[:SHOWN_COLUMNS])) or "none"
+        return f"{'; '.join(texts)}. Its columns: {shown}{more}"
 
     def as_data(self) -> dict[str, Any]:
         """All that decides what a row becomes, as plain data; two spellings of one mapping give the same."""
@@ -118,7 +130,7 @@ class Mapper:
         """
         if row.problem is not None:
             raise InvalidRow(Problem("row", "", "cannot be read", row.problem))
-        given = row.values
+        given = row.values if self._plan is not None else _opened(row.values)
         plan = self._plan or self._plan_for(tuple(given))
         problems = list(plan.problems)
         found: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
@@ -141,17 +153,33 @@ class Mapper:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             plan = self._plans[columns] = _plan_of(columns, self._defaults)
+            self._log_left_out(columns, plan.left_out)
         return plan
+
+    def _log_left_out(self, columns: tuple[Any, ...], left_out: Collection[str]) -> None:
+        """Say once of each column that it is not taken."""
+        fresh = [name for name in left_out if name not in self._logged]
+        if fresh and not look_like_values(columns):
+            self._logged.update(fresh)
+            log.info(
+                "Without a mapping these columns are left out, for they are read-only in the CRM or have no name (a "
+                "pandas index, for example: write it with index=False): %s",
+                ", ".join(map(repr, sorted(fresh))),
+            )
 
 
 class _Plan:
     """What is done with each row, laid out for speed.
 
     :param problems: of the columns themselves, and so of every row that has them
+    :param left_out: columns that are not taken
     """
 
-    def __init__(self, fields: tuple[Field, ...], problems: tuple[Problem, ...] = ()) -> None:
+    def __init__(
+        self, fields: tuple[Field, ...], problems: tuple[Problem, ...] = (), left_out: tuple[str, ...] = ()
+    ) -> None:
         self.fields = fields
+        self.left_out = left_out
         self.problems = problems
         self.steps = tuple((int(field.target.place), field.target.name, field.read, field) for field in fields)
 
@@ -178,20 +206,68 @@ def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
 
 
 def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
-    fields, problems = [], []
-    email = _email_column(columns)
+    """Without a mapping: each column is an attribute; of the columns of an extract those that can be written."""
+    fields: list[Field] = []
+    problems: list[Problem] = []
+    left_out: list[str] = []
+    email, is_extract = _email_column(columns), _is_extract(columns)
     if isinstance(email, Problem):
         problems.append(email)
     for column in columns:
         if column == email:
             fields.append(column_field(Target(Place.EMAIL, EMAIL), column, defaults))
-        elif not isinstance(column, str) or not column.strip() or column in validate.RESERVED_ATTRIBUTES - {EMAIL}:
-            problems.append(
-                Problem(str(column), "", "no attribute can have the name of this column", "give the load a mapping")
-            )
+            continue
+        target = _target_of_column(column, is_extract=is_extract)
+        if isinstance(target, Problem):
+            problems.append(target)
+        elif target is None:
+            left_out.append(column)
+        elif target.name in NESTED and column == target.name:
+            fields.append(nested_field(target, column))
         else:
-            fields.append(column_field(Target(Place.ATTRIBUTES, column), column, defaults))
-    return _Plan(tuple(fields), tuple(problems))
+            fields.append(column_field(target, column, defaults))
+    return _Plan(tuple(fields), tuple(problems), tuple(left_out))
+
+
+def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | None:
+    """The field that a column is without a mapping; None if it is none."""
+    impossible = Problem(str(column), "", "no attribute can have the name of this column", "give the load a mapping")
+    if not isinstance(column, str) or not column.strip():
+        return impossible
+    if shared_name(column) is not None:
+        return Problem(column, "", "several columns have this name", "give the load a mapping of the columns to take")
+    target = _target_in_extract(column) if is_extract else Target(Place.ATTRIBUTES, column)
+    if target is None or is_nameless(column):
+        return None
+    reserved = target.place is Place.ATTRIBUTES and target.name in validate.RESERVED_ATTRIBUTES
+    return impossible if reserved and not (is_extract and column in NESTED) else target
+
+
+def _target_in_extract(column: str) -> Target | None:
+    """The field that a column of an extract is; None if it is read-only."""
+    head, _, name = column.partition(".")
+    return Target(NESTED[head], name or head) if head in NESTED and (name or column == head) else None
+
+
+NESTED = {"attributes": Place.ATTRIBUTES, "origin": Place.ORIGIN}
+"""Fields of a contact that hold others."""
+
+
+def _is_extract(columns: tuple[Any, ...]) -> bool:
+    """Whether the columns are those of the CRM's own contacts, as an extract has them."""
+    names = [column for column in columns if isinstance(column, str)]
+    return any(name in ("attributes", "segmentedListsIds") or name.startswith("attributes.") for name in names)
+
+
+def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract."""
+    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    if not nested:
+        return values
+    opened = {name: value for name, value in values.items() if name not in nested}
+    for name, inner in nested.items():
+        opened.update({f"{name}.{key}": value for key, value in inner.items()})
+    return opened
 
 
 def _email_column(columns: tuple[Any, ...]) -> str | Problem:
@@ -203,10 +279,33 @@ def _email_column(columns: tuple[Any, ...]) -> str | Problem:
         return near[0]
     if near:
         return Problem(EMAIL, "", f"several columns may be it: {', '.join(map(repr, near))}", "give the load a mapping")
-    return Problem(EMAIL, "", "column missing", f"give the load a mapping{_hint(EMAIL, columns)}")
+    several = [column for column in columns if isinstance(column, str) and shared_name(column) == EMAIL]
+    if several:
+        return Problem(EMAIL, "", f"{len(several)} columns have this name", "give the load a mapping that names one")
+    fix = f"give the load a mapping{_hint(EMAIL, columns)}"
+    if isinstance(columns, HeaderLine) and look_like_values(columns):
+        fix = f"{fix}. {_no_header_line(columns)}"
+    return Problem(EMAIL, "", "column missing", fix)
 
 
-def _hint(column: Any, columns: Collection[Any]) -> str:
-    names = () if look_like_values(columns) else columns
+def _not_there(column: Any, columns: Collection[str], wanted: Collection[str]) -> str:
+    several = [name for name in columns if shared_name(name) == column]
+    if several:
+        return f"the source has {len(several)} columns {column!r}; name one of them: {' or '.join(map(repr, several))}"
+    return f"the source has no column {column!r}{_hint(column, columns, wanted)}"
+
+
+def _no_header_line(columns: Collection[Any]) -> str:
+    """What to do if the line that was read as the header line seems to be none; it shows nothing of it."""
+    where = f"{columns.place} was read" if isinstance(columns, HeaderLine) else "Its first line was read"
+    return (
+        f"{where} as the header line, but looks like data, not like the names of columns (other lines before it: "
+        "source_options={'skip_lines': <how many>}; no header line: source_options={'header': [...]}; garbled: "
+        "source_options={'encoding': ...})"
+    )
+
+
+def _hint(column: Any, columns: Collection[Any], wanted: Collection[Any] = ()) -> str:
+    names = () if look_like_values(columns, wanted) else columns
     close = nearest(column, [name for name in names if isinstance(name, str)])
     return f" (did you mean {close!r}?)" if close else ""

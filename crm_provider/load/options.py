@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,9 +10,10 @@ from typing import Any, Literal, get_args
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.rows import SourceError
+from crm_provider.suggest import hint
 
 Mode = Literal["upsert", "create", "update"]
-PlanName = Literal["auto", "learned", "create_first", "update_first", "compare"]
+PlanName = Literal["auto", "learned", "compare"]
 Duplicates = Literal["last", "first", "reject"]
 OnInvalid = Literal["reject", "stop"]
 
@@ -26,8 +26,8 @@ class LoadOptions:
     """How to load.
 
     :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the cheapest; ``learned``, ``create_first`` and ``update_first`` are orders of the two
-        halves of an upsert; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
+        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
     :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
     :param on_invalid: ``reject`` the rows that cannot be sent and send the others, or ``stop`` before the first write
     :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
@@ -51,7 +51,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             _one_of(name, getattr(self, name), choices)
-        if self.mode != "upsert" and self.plan in ("learned", "create_first", "update_first"):
+        if self.mode != "upsert" and self.plan == "learned":
             raise SourceError(f"plan={self.plan!r} is for mode='upsert'; mode={self.mode!r} takes 'auto' or 'compare'")
         rejects_allowed(self.max_rejects, 0)
         if isinstance(self.errors_in_a_row, bool) or self.errors_in_a_row < 1:
@@ -78,9 +78,7 @@ _CHOICES = {
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        close = difflib.get_close_matches(str(value).lower(), choices, n=1)
-        hint = f"did you mean {close[0]!r}? Known" if close else "known"
-        raise SourceError(f"{name}={value!r} is unknown; {hint}: {', '.join(choices)}")
+        raise SourceError(f"{name}={value!r} is unknown; {hint(value, choices, 'known')}: {', '.join(choices)}")
 
 
 def rejects_allowed(max_rejects: int | str, rows: int) -> int:

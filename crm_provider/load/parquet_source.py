@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from crm_provider.load.parquet_library import arrow_modules
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import Record, Table
-from crm_provider.load.source_options import check_names
+from crm_provider.load.source_files import Record, Table, folder_refused
+from crm_provider.load.source_options import told_apart
 
 BATCH = 1000
 """Rows that are Python values at a time."""
@@ -31,25 +31,24 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
     try:
         opened = path.open("rb")
     except IsADirectoryError:
-        raise SourceError(f"{path} is a folder; give a pattern of the files in it") from None
+        raise folder_refused(path) from None
     with opened as file:
         with _reading(path):
             table = parquet.ParquetFile(
                 file, buffer_size=READ_AHEAD, pre_buffer=False, coerce_int96_timestamp_unit="us"
             )
-            columns = tuple(table.schema_arrow.names)
-        check_names(columns, str(path))
-        yield Table(columns, _records(path, table))
+            columns = told_apart(table.schema_arrow.names, str(path))
+        yield Table(columns, _records(path, table, columns))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-def _records(path: AnyPath, table: Any) -> Iterator[Record]:
+def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
     done = 0
     with _reading(path):
         for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
-            yield from _values(path, _in_microseconds(batch), done)
+            yield from _values(path, _exact(batch.rename_columns(list(columns))), done)
             done += batch.num_rows
 
 
@@ -61,7 +60,7 @@ def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
             yield _value_by_value(batch, n, f"{path}, row {done + n + 1}")
         return
     for row in rows:
-        yield row, None
+        yield row, None, 0
 
 
 def _value_by_value(batch: Any, n: int, where: str) -> Record:
@@ -72,21 +71,46 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
         except _no_python_value():
             bad.append(repr(name))
     problem = f"{where}: {', '.join(bad)} cannot become a Python value (a date after the year 9999?)" if bad else None
-    return values, problem
+    return values, problem, 0
 
 
-def _in_microseconds(batch: Any) -> Any:
-    pa, _ = _pyarrow()
+def _exact(batch: Any) -> Any:
+    """A batch whose values Python has: times of microseconds, and floats with the digits that were written.
+
+    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
+    """
     for n, field in enumerate(batch.schema):
-        kind = field.type
-        if getattr(kind, "unit", None) != "ns":
-            continue
-        if pa.types.is_timestamp(kind):
-            kind = pa.timestamp("us", kind.tz)
-        else:
-            kind = pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
-        batch = batch.set_column(n, field.name, batch.column(n).cast(kind, safe=False))
+        exact = _exact_type(field.type)
+        if exact != field.type:
+            column = batch.column(n).cast(_exact_type(field.type, float_as_text=True), safe=False)
+            batch = batch.set_column(n, field.name, column.cast(exact))
     return batch
+
+
+def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
+    """A type with exact values in place of short floats and of nanoseconds, also in lists, structs and dictionaries."""
+    pa, _ = _pyarrow()
+
+    def exact(inner: Any) -> Any:
+        return _exact_type(inner, float_as_text=float_as_text)
+
+    if pa.types.is_float32(kind):
+        return pa.string() if float_as_text else pa.float64()
+    if pa.types.is_dictionary(kind):
+        return exact(kind.value_type) if exact(kind.value_type) != kind.value_type else kind
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(exact(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(n).with_type(exact(kind.field(n).type)) for n in range(kind.num_fields)])
+    return _in_microseconds(kind) if getattr(kind, "unit", None) == "ns" else kind
+
+
+def _in_microseconds(kind: Any) -> Any:
+    pa, _ = _pyarrow()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
 
 
 def _no_python_value() -> tuple[type[Exception], ...]:
@@ -95,13 +119,14 @@ def _no_python_value() -> tuple[type[Exception], ...]:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """``pyarrow`` and ``pyarrow.parquet``, which have no type annotations."""
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    :raises SourceError: if they are not installed
+    """
     try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise SourceError(
-            "Parquet files need pyarrow, which is not installed: pip install 'airflow-provider-crm[parquet]'"
-        ) from None
+        return arrow_modules()
+    except ValueError as missing:
+        raise SourceError(str(missing)) from None
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from crm_provider.load.numerals import digits
 from crm_provider.load.unfit import Conversion, Unfit
+from crm_provider.suggest import hint
 
 INSTALL = "pip install 'airflow-provider-crm[phone]'"
 
@@ -48,6 +48,5 @@ def _known(region: str, regions: set[str]) -> str:
     code = region.strip().upper()
     if code in regions:
         return code
-    close = difflib.get_close_matches("GB" if code == "UK" else code, sorted(regions), n=1, cutoff=0.5)
-    fix = f"did you mean {close[0]!r}? Give" if close else "give"
-    raise ValueError(f"region {region!r} is not known; {fix} the two letters of ISO 3166, such as 'BR' or 'GB'")
+    fix = hint("GB" if code == "UK" else code, sorted(regions), "give")
+    raise ValueError(f"region {region!r} is unknown; {fix} the two letters of ISO 3166, such as 'BR' or 'GB'")

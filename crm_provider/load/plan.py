@@ -11,15 +11,16 @@ mode         without reading                       ``compare``: read all contact
 ``update``   ``R``                                 ``T / 10 + R * (1 - h * u)``
 ===========  ====================================  =====================================
 
-Lists that each contact is added to cost one call a row more, and without ``compare`` another one for each contact that
-exists, to see whether it is unsubscribed. ``h`` and ``u`` are estimated by reading a few rows' contacts, and only where
-the answer can change the choice.
+Lists that contacts are added to cost one call more for each contact, and another one for each contact that exists, to
+see whether it is unsubscribed (not with ``resubscribe``); in mode ``create`` only new contacts are added. ``h`` and
+``u`` are estimated by reading a few rows' contacts, and only where the answer can change the choice. Where nothing is
+estimated, a plan's calls are the most that it can take (:func:`most_calls`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,7 +64,7 @@ class Sample:
 class Plan:
     """What will be done.
 
-    :param name: ``compare``, ``learned``, ``create_first``, ``update_first``, or the mode where it is the one call
+    :param name: ``compare``, ``learned``, or the mode where it is the one call
     :param calls: what it is expected to cost, what was spent on choosing included
     :param why: one sentence
     """
@@ -81,18 +82,53 @@ class Plan:
         return self.calls / rate
 
 
-def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: bool = False) -> float:
-    """Calls for all rows if the learned order is used, or the one call of the mode.
+@dataclass(frozen=True)
+class Lists:
+    """What the lists that contacts are added to cost.
 
-    :param lists: whether each contact is added to lists
+    :param wanted: whether there are any
+    :param guarded: whether each contact that exists is read first, to see whether it is unsubscribed
     """
+
+    wanted: bool = False
+    guarded: bool = False
+
+    def calls(self, mode: Mode, rows: float, h: float) -> float:
+        """Expected calls for rows of which a share ``h`` exists."""
+        listed = rows * (1 - h) if mode == "create" else rows * h if mode == "update" else rows
+        read = rows * h if self.guarded and mode != "create" else 0.0
+        return (listed + read) * self.wanted
+
+
+NO_LISTS = Lists()
+
+_MOST: Mapping[Mode, tuple[int, int, int]] = {
+    # calls of one row at most: without lists, with lists, with lists and the guard
+    "upsert": (2, 3, 4),
+    "create": (1, 2, 2),
+    "update": (1, 2, 3),
+}
+
+
+def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool = False) -> int:
+    """Calls that rows can take at most if no call fails and nobody else changes the contacts meanwhile.
+
+    :param compares: whether all contacts were read before; their reading is not counted
+    """
+    each = _MOST[mode][lists.wanted + (lists.wanted and lists.guarded)]
+    first = mode == "create" and lists.wanted  # one read shows the CRM's clock
+    return rows * (each - 1 if compares and mode == "upsert" else each) + first
+
+
+def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: Lists = NO_LISTS) -> float:
+    """Expected calls for all rows if the learned order is used, or the one call of the mode."""
     plain = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
-    return plain + rows * (1 if mode == "create" else 1 + h) * lists
+    return plain + lists.calls(mode, rows, h)
 
 
-def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: bool = False) -> float:
-    """Calls for all rows if the contacts of the CRM are read first."""
-    return pages_of(total) + rows * (1 - (h if mode == "create" else h * u)) + rows * lists
+def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: Lists = NO_LISTS) -> float:
+    """Expected calls for all rows if the contacts of the CRM are read first."""
+    return pages_of(total) + rows * (1 - (h if mode == "create" else h * u)) + lists.calls(mode, rows, h)
 
 
 def pages_of(total: int) -> int:
@@ -107,7 +143,7 @@ def choose(
     rows: int,
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
-    lists: bool = False,
+    lists: Lists = NO_LISTS,
     may_compare: bool = True,
 ) -> tuple[Plan, Sample]:
     """The plan for a load.
@@ -116,40 +152,43 @@ def choose(
     :param rows: rows that will be sent, if nothing is known of the CRM
     :param total: reads how many contacts the CRM has (one call), None if it does not say
     :param sample: reads the contacts of so many more rows (one call each), and tells of all that were read
-    :param lists: whether each contact is added to lists
+    :param lists: what lists cost that each contact is added to
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """
     plain = "learned" if mode == "upsert" else mode
     if rows == 0:
         return Plan("nothing", 0, "no row is left to be sent"), Sample()
+    most = most_calls(mode, rows, lists)
     if wanted in ("auto", "compare") and not may_compare:
-        cost = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists))
-        return Plan(plain, cost, "an earlier try was stopped while it read all contacts; calls at most"), Sample()
+        why = "an earlier try was stopped while it read all contacts; calls at most"
+        return Plan(plain, most, why), Sample()
     if wanted == "compare":
         count = total()
-        cost = rows * (1 + lists) + pages_of(count or 0) + 1
-        return Plan("compare", cost, f"as asked for; the CRM tells of {_count(count)}, read ten with a call"), Sample()
+        cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
+        why = f"as asked for; the CRM tells of {_count(count)}, read ten with a call; calls at most"
+        return Plan("compare", cost, why), Sample()
     if wanted != "auto":
-        most = 2 if wanted in ("create_first", "update_first") else 1.5
-        return Plan(wanted, math.ceil(rows * (most + 2 * lists)), "as asked for; calls at most"), Sample()
+        return Plan(wanted, most, "as asked for; calls at most"), Sample()
     return _cheapest(mode, rows, total, sample, lists=lists)
 
 
 def _cheapest(
-    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: bool
+    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: Lists
 ) -> tuple[Plan, Sample]:
     plain = "learned" if mode == "upsert" else mode
-    worst = math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists))
+    most = most_calls(mode, rows, lists)
     if rows < SAMPLE_LEAST / SAMPLE_SHARE / 10:
-        return Plan(plain, worst, f"{rows} row(s) are too few to make up for looking first"), Sample()
+        why = f"{rows} row(s) are too few for a pre-check to pay off; calls at most"
+        return Plan(plain, most, why), Sample()
     count = total()
     if count is None:
-        return Plan(plain, worst + 1, "the CRM does not tell how many contacts it has"), Sample()
+        return Plan(plain, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
     if count == 0:
-        return Plan(plain, rows * (1 + lists) + 1, "the CRM has no contact yet, so each row is one call"), Sample()
-    if pages_of(count) >= worst:
-        why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save"
-        return Plan(plain, worst + 1, why), Sample()
+        calls = most_calls("create", rows, lists) + 1
+        return Plan(plain, calls, "the CRM has no contact yet, so each row is new"), Sample()
+    if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
+        why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; calls at most"
+        return Plan(plain, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
     seen = Sample()
@@ -160,7 +199,7 @@ def _cheapest(
     return _by_sample(mode, count, seen, costs), seen
 
 
-def _costs(mode: Mode, rows: int, total: int, lists: bool, seen: Sample) -> tuple[float, float]:
+def _costs(mode: Mode, rows: int, total: int, lists: Lists, seen: Sample) -> tuple[float, float]:
     """Calls without reading, and with ``compare``, if the sample is like all rows."""
     h, u = seen.share_existing, seen.share_same
     plain = calls_without_reading(mode, rows, h, lists=lists)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from crm_provider.load.null_words import NullWords
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources import Source
@@ -82,27 +83,45 @@ def check(
     :raises SourceError: if the source or the mapping cannot be used; the text names the place
     :raises Interrupted: if the load was told to stop
     """
-    if source.columns is not None:
-        mapper.check_columns(source.columns)
-    work, problems, digest = WorkTable(), _Problems(), hashlib.sha256(_options_text(mapper, options))
+    _check_columns(source, mapper)
+    place: Callable[[int], str] = getattr(source, "place", lambda number: "")
+    work, problems, words = WorkTable(), _Problems(), NullWords()
+    digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
     try:
         for row in _rows_of(source, interrupt):
             digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
             try:
                 contact = mapper(row)
             except InvalidRow as invalid:
-                problems.count(invalid)
+                problems.count(invalid, place(row.number))
                 work.add(row, Fate.INVALID)
                 continue
+            words.note(*((contact.attributes, contact.attributes) if columns is None else (row.values, columns)))
             if suppressed(contact.email):
                 work.add(row, Fate.SUPPRESSED)
             else:
                 work.add(row, Fate.SAME if unchanged(contact) else Fate.SEND, contact.key)
         work.settle_duplicates(options.duplicates)
+        if (warning := words.warning()) is not None:
+            log.warning("%s", warning)
     except BaseException:
         work.close()
         raise
     return Preflight(work, problems.as_data(), digest.hexdigest()[:32])
+
+
+def _check_columns(source: Source, mapper: RowMapper) -> None:
+    """Whether the source has the columns that the mapping needs; of several files each.
+
+    :raises SourceError: with all that is wrong; of several files it names the first one that lacks a column
+    """
+    if source.columns is not None:
+        mapper.check_columns(source.columns)
+    for file, columns in source.tables() if hasattr(source, "tables") else ():
+        try:
+            mapper.check_columns(columns)
+        except SourceError as wrong:
+            raise SourceError(f"{file}: {wrong}") from None
 
 
 def _rows_of(source: Source, interrupt: Interrupt | None) -> Iterator[Row]:
@@ -120,12 +139,14 @@ class _Problems:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._examples: dict[tuple[str, str, str], Problem] = {}
+        self._places: dict[tuple[str, str, str], str] = {}
         self._vary: set[tuple[str, str, str]] = set()
 
-    def count(self, invalid: InvalidRow) -> None:
+    def count(self, invalid: InvalidRow, place: str = "") -> None:
         for problem in invalid.problems:
             key = (problem.field, problem.column, problem.kind)
             self._counts[key] += 1
+            self._places.setdefault(key, place)
             if self._examples.setdefault(key, problem).fix != problem.fix:
                 self._vary.add(key)
 
@@ -133,8 +154,9 @@ class _Problems:
         return {self._text(key): count for key, count in self._counts.items()}
 
     def _text(self, key: tuple[str, str, str]) -> str:
-        example = self._examples[key]
-        return str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
+        example, place = self._examples[key], self._places[key]
+        text = str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
+        return f"{text} (first: {place})" if place and place.split(" (row")[0] not in text else text
 
 
 def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:

@@ -9,6 +9,9 @@ such as ``+5531999999999`` survives). What no cell can hold as it is (numbers, l
 ``_cells`` says where; it is empty for the rows of a CSV source.
 
 Values that JSON has no form for are written as exact text (:func:`crm_provider.json_safe.lenient_json`).
+
+A row that its source could not read has a mark of its values beside it (``form``; in CSV in ``_cells``): as long as
+they are the same, nobody has corrected it.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from crm_provider.json_safe import lenient_json as plain
 from crm_provider.load.flatten import json_text, json_value
+from crm_provider.load.rows import Made
+from crm_provider.server_clock import ServerMoment
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Reject:
     :param message: what is wrong; no value of the row
     :param retryable: whether the same row may succeed later
     :param original: its number in the first source of all, if its load's source was itself a rejects file
+    :param made: what was made of it before it was rejected; None if nothing was
     """
 
     number: int
@@ -44,6 +51,15 @@ class Reject:
     request_id: str | None = None
     retryable: bool = False
     original: int | None = None
+    made: Made | None = None
+    form: str = ""
+    """Of a row that its source could not read: :func:`form_mark` of its values."""
+
+
+def form_mark(values: Mapping[str, Any]) -> str:
+    """Tells whether a row was changed since it was written, in either format; no value can be read from it."""
+    written = json_value(json_text(dict(sorted(plain(values).items())), ascii_only=True))
+    return blake2b(json_text(written, ascii_only=True).encode(), digest_size=8).hexdigest()
 
 
 class RejectLines(Protocol):
@@ -100,7 +116,13 @@ class JsonLines:
             "request_id": reject.request_id,
             "retryable": reject.retryable,
         }
-        return json_text(found if reject.original is None else {**found, "original_row": reject.original})
+        if reject.original is not None:
+            found["original_row"] = reject.original
+        if reject.made is not None:
+            found["made"] = _made_data(reject.made)
+        if reject.form:
+            found["form"] = reject.form
+        return json_text(found)
 
     def parse(self, line: str) -> Reject:
         try:
@@ -115,7 +137,8 @@ class JsonLines:
         return Reject(
             found["row"], found["values"], found["type"], **texts,
             request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
-            original=original if isinstance(original, int) else None,
+            original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
+            form=str(found.get("form") or ""),
         )  # fmt: skip
 
 
@@ -150,12 +173,16 @@ class CsvLines:
 
     def line(self, reject: Reject) -> str:
         columns, values = self._columns or (), plain(reject.values)
-        special = {
+        special: dict[str, Any] = {
             "json": [name for name in columns if name in values and not _fits(values[name])],
             "missing": [name for name in columns if name not in values],
             "more": {name: value for name, value in values.items() if name not in columns},
         }
-        notes = {name: found for name, found in special.items() if found}
+        notes: dict[str, Any] = {name: found for name, found in special.items() if found}
+        if reject.made is not None:
+            notes["made"] = _made_data(reject.made)
+        if reject.form:
+            notes["form"] = reject.form
         original = "" if reject.original is None else str(reject.original)
         after = [
             reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
@@ -174,9 +201,10 @@ class CsvLines:
         type_, message, action, request_id, original, notes = texts[len(columns) :]
         if not number.strip().isdecimal() or retryable not in ("yes", "no"):
             raise ValueError("its _row is no number, or its _retryable is not yes or no")
+        values, made, form = _restored(given, notes)
         return Reject(
-            int(number), _restored(given, notes), type_, message, action, request_id or None,
-            retryable == "yes", int(original) if original.strip().isdecimal() else None,
+            int(number), values, type_, message, action, request_id or None,
+            retryable == "yes", int(original) if original.strip().isdecimal() else None, made, form,
         )  # fmt: skip
 
 
@@ -207,15 +235,29 @@ def _cell(value: Any) -> str:
     return _guarded(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
 
 
-def _restored(given: dict[str, Any], notes: str) -> dict[str, Any]:
-    """The values of a row from its cells."""
+def _made_data(made: Made) -> dict[str, Any]:
+    return {"certain": made.certain, "since": None if made.since is None else made.since.as_data()}
+
+
+def _made_of(data: Any) -> Made | None:
+    if not isinstance(data, Mapping):
+        return None
+    return Made(ServerMoment.from_data(data.get("since")), certain=data.get("certain") is True)
+
+
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:
+    """The values of a row from its cells, what was made of it, and the mark of its form.
+
+    A cell that was empty may have been filled in.
+    """
     try:
         found = json_value(notes) if notes.strip() else {}
         for name in found.get("json", []):
             given[name] = json_value(given[name]) if given[name] else None
         for name in found.get("missing", []):
-            given.pop(name)
-        return {**given, **found.get("more", {})}
+            if not given[name]:
+                given.pop(name)
+        return {**given, **found.get("more", {})}, _made_of(found.get("made")), str(found.get("form", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
 

@@ -36,7 +36,8 @@ class RejectReader:
 
     def __init__(self, lines: RejectLines, name: str) -> None:
         self._lines, self._name = lines, name
-        self._number = 0
+        self.number = 0
+        """Of the line that was read last, from 1; a header counts, and line breaks within a row of CSV do not."""
         self._header: str | None = None
 
     def read(self, line: str) -> Reject | None:
@@ -44,12 +45,12 @@ class RejectReader:
 
         :raises SourceError: if it is neither
         """
-        self._number += 1
+        self.number += 1
         try:
-            if self._number == 1 and self._lines.read_header(line):
+            if self.number == 1 and self._lines.read_header(line):
                 self._header = line
             if line == self._header:
                 return None
             return self._lines.parse(line) if line.strip() else None
         except ValueError as wrong:
-            raise SourceError(f"{self._name}, row {self._number} of the file (a header counts): {wrong}") from None
+            raise SourceError(f"{self._name}, row {self.number} of the file (a header counts): {wrong}") from None

@@ -7,12 +7,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 from crm_provider.load.journal import Changed
 from crm_provider.load.paths import AnyPath, CannotWrite, is_local
-from crm_provider.load.reject_lines import Reject
+from crm_provider.load.reject_lines import Reject, form_mark
 from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import SourceError
+from crm_provider.load.source_files import EXTRA, LINE
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ class RejectsFile:
     :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
     :param columns: of the source, in their order; for CSV, by default those of the first rejected row
     :param original: from a row's number to its number in the first source (``RejectedRows.original``)
+    :param place: from a row's number to the file, line and row that its message begins with
+    :param is_malformed: whether a row, by its number, could not be read; sent again, it is rejected until it is
+        corrected
     :raises SourceError: if the format is unknown, or cannot be written row by row
     """
 
@@ -46,6 +51,8 @@ class RejectsFile:
         format: RejectsFormat | None = None,  # noqa: A002 - the word of everyone who reads files
         columns: Sequence[str] | None = None,
         original: Callable[[int], int] | None = None,
+        place: Callable[[int], str] = lambda number: "",
+        is_malformed: Callable[[int], bool] = lambda number: False,
     ) -> None:
         self.path = path
         self.count = 0
@@ -53,8 +60,15 @@ class RejectsFile:
         self.has_unsynced = False
         self._columns = columns
         self._original = original
+        self._place, self._is_malformed = place, is_malformed
         self._lines, self._journal = lines_and_journal(path, format)
         self._forget_lines()
+
+    @classmethod
+    def of(cls, path: AnyPath, source: Any, *, format: RejectsFormat | None = None) -> RejectsFile:  # noqa: A002
+        """The rejects file of a load from a source, with what the source knows of its rows."""
+        known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
+        return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
 
     @property
     def is_local(self) -> bool:
@@ -102,8 +116,7 @@ class RejectsFile:
 
         :raises CannotWrite: the row is not in the file
         """
-        if self._original is not None:
-            reject = replace(reject, original=self._original(reject.number))
+        reject = self._with_place(reject)
         header = None
         if not self.count:
             header = self._header(reject)
@@ -113,6 +126,15 @@ class RejectsFile:
         self._numbers.append(reject.number)
         self.count += 1
         self.has_unsynced = True
+
+    def _with_place(self, reject: Reject) -> Reject:
+        """A reject with what the source knows of its row."""
+        number, place = reject.number, self._place(reject.number)
+        if self._original is not None:
+            reject = replace(reject, original=self._original(number))
+        if self._is_malformed(number):  # its message names the place
+            return replace(reject, form=form_mark(reject.values))
+        return replace(reject, message=f"{place}: {reject.message}") if place else reject
 
     def sync(self) -> None:
         """After this the rows so far survive anything."""
@@ -196,7 +218,8 @@ class RejectsFile:
         """The first line, None if there is one already: also that of another try, whose columns it then tells."""
         first = next(self._journal.lines(), None)
         if first is None:
-            return self._lines.header_for(self._columns if self._columns is not None else list(reject.values))
+            own = [name for name in reject.values if name not in (LINE, EXTRA)]
+            return self._lines.header_for(self._columns if self._columns is not None else own)
         RejectReader(self._lines, self.path.name).read(first)
         return None
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from crm_provider.addresses import person_key
+from crm_provider.server_clock import ServerMoment
 
 
 class Outcome(str, Enum):
@@ -26,6 +27,18 @@ class Outcome(str, Enum):
 
 
 @dataclass(frozen=True)
+class Made:
+    """An earlier attempt to send a row has made its contact, or may have.
+
+    :param since: when the load of that attempt began, by the CRM's clock; None if that is not known
+    :param certain: whether the contact is known to have been made
+    """
+
+    since: ServerMoment | None = None
+    certain: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a source, as given.
 
@@ -33,11 +46,13 @@ class Row:
     :param values: column to value; texts from CSV, JSON values or Python values from elsewhere
     :param problem: why the row cannot be used, if its source could not read it properly (a ragged line); it names the
         place, never a value
+    :param made: what the load that rejected the row may have made of it; None for the rows of any other source
     """
 
     number: int
     values: Mapping[str, Any]
     problem: str | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)

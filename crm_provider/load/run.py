@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
-from crm_provider.load.order import FixedOrder, LearnedOrder
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import Preflight, stop_if_invalid
 from crm_provider.load.progress import Position, Progress, noted
 from crm_provider.load.rejects import RejectsFile, RowsLost
-from crm_provider.load.rows import Outcome, SourceError
-from crm_provider.load.sender import Order, Sender
+from crm_provider.load.rows import Made, Outcome, SourceError
+from crm_provider.load.sender import Flight, Sender
 from crm_provider.load.sending import Sending
 from crm_provider.load.stops import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
 from crm_provider.load.verdict import judge_run
-from crm_provider.load.window import Flight, Interrupted, Window, width_for
+from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
+from crm_provider.ordering import LearnedOrder
 from crm_provider.pacing import MARGIN
+from crm_provider.server_clock import ServerMoment
+from crm_provider.upsert import ContactWriter
 
 if TYPE_CHECKING:
     from crm_provider.load.engine import Load
 
 log = logging.getLogger(__name__)
 
-READING_STOPPED = "reading_stopped"
-"""Note in a checkpoint."""
+READING_STOPPED, BEGAN, MADE = "reading_stopped", "began", "made"
+"""Notes in a checkpoint: that a try was stopped while it read all contacts; when the load began, by the CRM's clock;
+rows that are not done and whose contacts it has made."""
 
 
 class Run:
@@ -47,8 +50,13 @@ class Run:
         self.survey = Survey(load.client, load.mapper, found.work, self.ledger.done, load.interrupt)
         self.reading_stopped = before is not None and bool(before.notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
+        self.is_resumed = before is not None
+        notes = before.notes if before is not None else {}
+        self.began = ServerMoment.from_data(notes.get(BEGAN))
+        made = notes.get(MADE)
+        self.made_before = frozenset(made if isinstance(made, list) else [])
         self.plan = plans.Plan("nothing", 0, "")
-        self.order: Order = LearnedOrder()
+        self.order = LearnedOrder()
         self.endings = Endings(
             ledger=self.ledger,
             options=load.options,
@@ -59,6 +67,8 @@ class Run:
         )
         self.saver = Saver(self._save, every=self._save_interval, clock=load.clock)
         self.progress = Progress(load.rate, load.clock)
+        self.saved_calls = 0
+        """Calls of this try that a checkpoint has."""
 
     # -- the whole -------------------------------------------------------------------------------------------
 
@@ -86,12 +96,19 @@ class Run:
             log.info("Interrupted while the contacts of the CRM were read.")
         finally:
             self.survey.known.close()
+            self._save_calls()
         return self._ended()
+
+    def _save_calls(self) -> None:
+        """Calls of a try that ended before its last row count, also those that were made while it planned."""
+        if not self.load.options.dry_run and self.load.pulse.calls > self.saved_calls:
+            self._save_if_possible()
 
     def _write(self) -> None:
         if self.load.rejects is not None:
             self.load.rejects.resume(self.ledger.done.__contains__) if self.ledger.rows else self.load.rejects.start()
         self._save()  # a file that cannot be written is found out before the first call
+        self._note_start()
         try:
             if self.plan.compares:
                 self.reading_stopped = True
@@ -101,6 +118,17 @@ class Run:
         except BaseException:
             self._save_if_possible()
             raise
+        self._save()
+
+    def _note_start(self) -> None:
+        """Write down when the load began, where a later try must know which contacts are older."""
+        load = self.load
+        is_needed = load.options.mode == "create" and load.options.list_ids and self.survey.rows
+        if self.began is not None or not is_needed:
+            return
+        if load.client.server_time(self.started) is None:
+            load.client.ping()  # no answer has shown the CRM's clock yet
+        self.began = load.client.server_time(self.started)
         self._save()
 
     def _ended(self) -> Summary:
@@ -157,7 +185,7 @@ class Run:
             mode=load.options.mode,
             wanted=load.options.plan,
             rows=survey.rows,
-            lists=bool(load.options.list_ids),
+            lists=plans.Lists(bool(load.options.list_ids), guarded=not load.options.resubscribe),
             may_compare=not self.reading_stopped,
             total=survey.total,
             sample=survey.sample,
@@ -166,10 +194,7 @@ class Run:
             "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
             self.plan.name, self.plan.calls, duration(self._plan_seconds()), load.rate * MARGIN, self.plan.why,
         )  # fmt: skip
-        if self.plan.name in ("create_first", "update_first"):
-            self.order = FixedOrder(update_first=self.plan.name == "update_first")
-        else:
-            self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
+        self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows)
 
     def _plan_seconds(self) -> float:
         return self.plan.seconds(self.load.rate * MARGIN)
@@ -179,19 +204,20 @@ class Run:
         if limit is not None and self._plan_seconds() > limit:
             raise SourceError(
                 f"the load would take about {duration(self._plan_seconds())} ({self.plan.calls:,} calls at "
-                f"{self.load.rate * MARGIN:g} per second), but execution_timeout is {duration(limit)}; raise it, load "
-                "less, or set check_timeout=False (a load that is cut off goes on in its next try)"
+                f"{self.load.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
+                "tries that are left; raise execution_timeout or retries, or load less"
             )
 
     def _send_all(self) -> None:
         load, options = self.load, self.load.options
-        sender = Sender(
+        writer = ContactWriter(
             load.client,
             mode=options.mode,
             order=self.order,
             lists=options.checked_lists(),
             guard=not options.resubscribe,
         )
+        sender = Sender(writer, began=self.began)
         Sending(
             items=(item for item in self.found.work.items() if item.row.number not in self.ledger.done),
             window=Window(sender.send, lambda: width_for(load.rate, load.pulse.latency)),
@@ -208,7 +234,10 @@ class Run:
         contact = self.load.mapper(item.row)
         if self.load.fingerprints is not None:
             self.load.fingerprints.forget(contact)  # until the call has succeeded
-        return Flight(item.row, contact, self.survey.known.get(contact))
+        made = item.row.made
+        if made is None and self.is_resumed:
+            made = Made(self.began, certain=item.row.number in self.made_before)
+        return Flight(item.row, contact, self.survey.known.get(contact), made=made)
 
     def _tick_reading(self, contacts: int) -> None:
         self.progress.tick_reading(contacts, self.load.pulse.calls)
@@ -244,8 +273,19 @@ class Run:
         saved = self.ledger.checkpoint(
             epoch=load.epoch, fingerprint=self.found.fingerprint, calls=load.pulse.calls, seconds=self._seconds()
         )
-        stopped = {READING_STOPPED: True} if self.reading_stopped else {}
-        load.checkpoints.save(replace(saved, notes={**noted(self._position()), **stopped}))
+        load.checkpoints.save(replace(saved, notes=self._notes()))
+        self.saved_calls = load.pulse.calls
+
+    def _notes(self) -> dict[str, Any]:
+        notes = noted(self._position())
+        if self.reading_stopped:
+            notes[READING_STOPPED] = True
+        if self.began is not None:
+            notes[BEGAN] = self.began.as_data()
+        made = [*self.endings.made, *(number for number in self.made_before if number not in self.ledger.done)]
+        if made:
+            notes[MADE] = sorted(set(made))
+        return notes
 
     def _seconds(self) -> float:
         return self.load.clock() - self.started

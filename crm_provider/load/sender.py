@@ -1,25 +1,36 @@
-"""One row to the CRM: which calls, in which order, by what is known of its contact."""
+"""One row to the CRM: the contact, then its lists; what was written is kept for the case that the row is sent again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from crm_provider import errors as e
-from crm_provider.calls.contacts import may_be_absent
-from crm_provider.client import CrmClient
-from crm_provider.load.known import ABSENT, Seen
-from crm_provider.load.options import Mode
-from crm_provider.load.rows import Contact, Outcome
+from crm_provider.load.rows import Contact, Made, Outcome, Row
+from crm_provider.remote_contact import RemoteContact, made_since
+from crm_provider.server_clock import ServerMoment
+from crm_provider.upsert import ContactWriter, Written
 
 
-class Order(Protocol):
-    """Which half of an upsert goes first."""
+@dataclass
+class Flight:
+    """A row that is being sent.
 
-    @property
-    def update_first(self) -> bool: ...
+    :param contact: what it becomes
+    :param seen: its contact as the CRM was seen to have it, None if nobody has looked
+    :param sends: how often, this time included
+    :param order: 1-based launch order
+    :param made: what an earlier send, try or load may have made of it, None if there was none
+    :param written: what an earlier send of this try has written; then only its lists are left
+    """
 
-    def learn(self, *, existed: bool) -> None: ...
+    row: Row
+    contact: Contact
+    seen: RemoteContact | None
+    sends: int = 1
+    order: int = 0
+    made: Made | None = None
+    written: Written | None = None
 
 
 @dataclass(frozen=True)
@@ -27,143 +38,53 @@ class Sent:
     """How a row was sent.
 
     :param called: whether a write was needed for it
+    :param is_whole: whether the CRM now has all that the row says; False if it was kept out of the lists
     """
 
     outcome: Outcome
     called: bool = True
+    is_whole: bool = True
 
 
 class Sender:
-    """Sends contacts; threads may share it.
+    """Sends rows; threads may share it.
 
-    A contact that is (or may be) unsubscribed is looked at before anything is written if it is to be added to lists:
-    then nothing at all is written of its row.
-
-    :param lists: segmentation lists that each contact is added to
-    :param guard: leave out contacts that the CRM shows as unsubscribed or blacklisted, where there are ``lists``
+    :param began: when this load began, by the CRM's clock: a contact that is older was not made by it
     """
 
-    def __init__(
-        self, client: CrmClient, *, mode: Mode, order: Order, lists: tuple[str, ...] = (), guard: bool = True
-    ) -> None:
-        self._client, self._mode, self._order = client, mode, order
-        self._lists = lists
-        self._guard = guard and bool(lists)
+    def __init__(self, writer: ContactWriter, *, began: ServerMoment | None = None) -> None:
+        self._writer, self._began = writer, began
 
-    def send(self, contact: Contact, seen: Seen | None) -> Sent:
-        """Send one contact.
+    def send(self, flight: Flight) -> Sent:
+        """Send one row.
 
-        :param seen: what the CRM was seen to have, None if nobody has looked
         :raises CrmError: what decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
         """
-        if self._mode == "create":
-            return self._create_only(contact, seen)
-        if self._mode == "update":
-            return self._update_only(contact, seen)
-        return self._upsert(contact, seen)
+        again = flight.written is not None
+        contact = flight.written or self._write(flight)
+        listed = self._writer.add_to_lists(flight.contact, contact, again=again)
+        outcome = Outcome(listed.outcome)
+        if contact.outcome == "unchanged" and self._writer.mode == "create" and flight.row.made is None:
+            outcome = Outcome.CREATED  # by an earlier try of this load
+        return Sent(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
 
-    # -- modes ----------------------------------------------------------------------------------------------
-
-    def _create_only(self, contact: Contact, seen: Seen | None) -> Sent:
-        if seen is not None and seen.exists:
-            raise e.CrmContactAlreadyExistsError("Contact already exists.", method="POST", path="/contacts")
+    def _write(self, flight: Flight) -> Written:
+        is_ours = None if flight.made is None else partial(self._is_ours, flight, flight.made)
         try:
-            sent = self._create(contact)
-        except e.CrmContactAlreadyExistsError:
-            if not self._lists or not contact.attributes:
-                raise
-            return self._perhaps_own(contact)
-        return self._listed(contact, sent)
+            written = self._writer.write(flight.contact, flight.seen, is_ours=is_ours)
+        except e.CrmError as error:
+            if not error.outcome_known and flight.made is None:
+                flight.made = Made(self._began)
+            raise
+        flight.written = written
+        if written.outcome == "created":
+            flight.made = Made(self._began, certain=True)
+        return written
 
-    def _perhaps_own(self, contact: Contact) -> Sent:
-        """A contact that exists. With all values of the row it counts as made by an earlier try.
-
-        That one may not have got as far as the lists.
-
-        :raises CrmContactAlreadyExistsError: if it has others
-        """
-        seen = self._look(contact)
-        if not seen.has(contact):
-            raise e.CrmContactAlreadyExistsError("Contact already exists.", method="POST", path="/contacts", status=409)
-        return self._change(contact, seen)
-
-    def _update_only(self, contact: Contact, seen: Seen | None) -> Sent:
-        if self._guard and (seen is None or not seen.exists):
-            return self._change(contact, self._look(contact))
-        if seen is not None and seen.exists:
-            return self._change(contact, seen)
-        return self._listed(contact, self._update(contact, contact.email))
-
-    def _upsert(self, contact: Contact, seen: Seen | None) -> Sent:
-        if seen is not None and seen.exists:
-            try:
-                return self._change(contact, seen)
-            except e.CrmNotFoundError as missing:  # gone since it was read
-                if not may_be_absent(missing):
-                    raise
-                return self._listed(contact, self._create(contact))
-        if seen is None and self._order.update_first and (contact.attributes or self._guard):
-            return self._existing_first(contact)
-        return self._new_first(contact)
-
-    def _existing_first(self, contact: Contact) -> Sent:
-        try:
-            sent = self._change(contact, self._look(contact)) if self._guard else self._overwrite(contact)
-        except e.CrmNotFoundError as missing:
-            if not may_be_absent(missing):
-                raise
-            return self._new_first(contact)
-        self._order.learn(existed=True)
-        return sent
-
-    def _new_first(self, contact: Contact) -> Sent:
-        existed = False
-        try:
-            sent = self._create(contact)
-        except e.CrmContactAlreadyExistsError:
-            existed = True
-        self._order.learn(existed=existed)
-        if not existed:
-            return self._listed(contact, sent)
-        if self._guard or not contact.attributes:
-            return self._change(contact, self._look(contact))
-        return self._overwrite(contact)
-
-    # -- steps ----------------------------------------------------------------------------------------------
-
-    def _change(self, contact: Contact, seen: Seen) -> Sent:
-        """An existing contact that was read: write what differs."""
-        if not seen.exists or seen.email is None:
-            raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
-        if seen.unwanted and self._guard:
-            return Sent(Outcome.SUPPRESSED)
-        sent = Sent(Outcome.UNCHANGED, called=False) if seen.has(contact) else self._update(contact, seen.email)
-        return self._listed(contact, sent, seen)
-
-    def _overwrite(self, contact: Contact) -> Sent:
-        """An existing contact of which nothing is known."""
-        return self._listed(contact, self._update(contact, contact.email))
-
-    def _create(self, contact: Contact) -> Sent:
-        self._client.create_contact(contact.email, attributes=contact.attributes or None, origin=contact.origin)
-        return Sent(Outcome.CREATED)
-
-    def _update(self, contact: Contact, email: str) -> Sent:
-        if not contact.attributes:
-            return Sent(Outcome.UNCHANGED, called=False)
-        self._client.update_contact(email, attributes=contact.attributes)
-        return Sent(Outcome.UPDATED)
-
-    def _look(self, contact: Contact) -> Seen:
-        try:
-            return Seen.of(self._client.get_contact(contact.email), contact.email)
-        except e.CrmContactNotFoundError:
-            return ABSENT
-
-    def _listed(self, contact: Contact, sent: Sent, seen: Seen = ABSENT) -> Sent:
-        """Add the contact to the lists that it is not in yet; a change of its lists is a change of the contact."""
-        missing = [id_ for id_ in self._lists if id_.lower() not in seen.lists]
-        if not missing:
-            return sent
-        self._client.add_contact_to_lists(seen.email or contact.email, missing)
-        return Sent(Outcome.UPDATED) if sent.outcome is Outcome.UNCHANGED else sent
+    @staticmethod
+    def _is_ours(flight: Flight, made: Made, remote: RemoteContact) -> bool:
+        """Whether a contact that exists is the one that an earlier send, try or load has made."""
+        same = remote.has(flight.contact.attributes)
+        if remote.created_at is None or made.since is None:
+            return made.certain and same
+        return made_since(remote.created_at, made.since, same_values=same)

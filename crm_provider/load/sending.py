@@ -8,7 +8,8 @@ from crm_provider import errors as e
 from crm_provider.load.checkpoint import DoneRows
 from crm_provider.load.endings import Endings
 from crm_provider.load.paths import CannotWrite
-from crm_provider.load.window import Flight, Interrupt, Window
+from crm_provider.load.sender import Flight
+from crm_provider.load.window import Interrupt, Window
 from crm_provider.load.work import Fate, WorkItem
 
 LOOKAHEAD = 500

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,11 @@ EXTRA = "__extra__"
 LINE = "__line__"
 """Key of a row that could not be taken apart: as it was given."""
 
-Record = tuple[Mapping[str, Any], "str | None"]
-"""Values, and what is wrong with them."""
+Record = tuple[Mapping[str, Any], "str | None", int]
+"""Values, what is wrong with them, and their first line in the file; 0 for a format without lines."""
+
+LARGEST_ROW = 2 << 20
+"""Characters of a line of text, and of all lines of a record: the CRM's gateway takes 10 MB."""
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -30,12 +35,10 @@ class Table:
 
     :param columns: None if each record has its own
     :param records: to be read once, while the file is open
-    :param place: file and lines of the record that was read last; None if the format has no lines
     """
 
     columns: tuple[str, ...] | None
     records: Iterator[Record]
-    place: Callable[[], str] | None = None
 
 
 def expanded(path: Any, given: object = None) -> list[AnyPath]:
@@ -64,11 +67,27 @@ def there(given: object) -> Iterator[None]:
 
     :param given: how the user wrote it
     :raises NoSuchFile: if it is not there
+    :raises SourceError: if it is a folder, which some object stores say only when they are asked
     """
     try:
         yield
     except FileNotFoundError:
+        if is_folder(given):
+            raise folder_refused(given) from None
         raise NoSuchFile(f"there is no file {given}; correct the path, or see whether the file has arrived") from None
+
+
+def is_folder(path: Any) -> bool:
+    """Whether a path object is a folder; False if that cannot be told."""
+    try:
+        return bool(path.is_dir())
+    except (AttributeError, OSError, NotImplementedError):
+        return False
+
+
+def folder_refused(path: object) -> SourceError:
+    """The error for a folder in place of a file."""
+    return SourceError(f"{path} is a folder; give a pattern of the files in it, such as {str(path).rstrip('/')}/*.csv")
 
 
 def format_of(path: AnyPath) -> str:
@@ -79,10 +98,69 @@ def format_of(path: AnyPath) -> str:
     stem, _, suffix = path.name.lower().removesuffix(".gz").rpartition(".")
     if stem and suffix in FORMATS:
         return FORMATS[suffix]
+    if suffix in _OTHER_SUFFIXES:
+        raise SourceError(f"{path} is {_OTHER_SUFFIXES[suffix]}")
+    if is_folder(path):
+        raise folder_refused(path)
     known = ", ".join(f".{name}" for name in FORMATS)
     raise SourceError(
         f"{path} does not tell its format; set source_format, or rename it to end in one of {known} (.gz may follow)"
     )
+
+
+_SHEET = "a spreadsheet, which is not read; save the sheet as 'CSV UTF-8'"
+_ARCHIVE = "an archive, which is not read; unpack it first (of packed files only gzip is read: .csv.gz)"
+_OTHER_SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys(("xlsx", "xlsm", "xlsb", "xls", "ods", "numbers"), _SHEET),
+    **dict.fromkeys(("zip", "7z", "rar", "tar", "tgz", "bz2", "xz", "zst"), _ARCHIVE),
+    **dict.fromkeys(("vcf", "ldif", "pst", "mbox", "xml", "html", "htm", "pdf"), "no table; export it as CSV"),
+    **dict.fromkeys(
+        ("avro", "orc", "feather", "arrow", "pkl", "pickle"),
+        "in a format that is not read; write Parquet, CSV or JSON lines",
+    ),
+}
+"""Suffixes of files that people hand over in place of a table of text -> what to do."""
+
+
+class Places:
+    """Where each row of a source is, and which rows could not be read: for messages about them.
+
+    Four bytes are kept of a row, for there may be millions.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, str]] = []
+        self._lines = array("I")
+        self._malformed = array("I")
+
+    def begin(self, file: object) -> None:
+        """The rows that follow are of another file."""
+        self._files.append((len(self._lines), str(file)))
+
+    def note(self, line: int, problem: str | None) -> None:
+        """One more row.
+
+        :param line: of the file; 0 for a format without lines
+        """
+        self._lines.append(line)
+        if problem is not None:
+            self._malformed.append(len(self._lines))
+
+    def place(self, number: int) -> str:
+        """File, line and row of the file; empty for a row that is not known.
+
+        :param number: of the row in the source, from 1
+        """
+        if not 0 < number <= len(self._lines) or not self._files:
+            return ""
+        first, file = self._files[bisect_right(self._files, number - 1, key=lambda entry: entry[0]) - 1]
+        line = self._lines[number - 1]
+        return f"{file}, line {line} (row {number - first})" if line else f"{file}, row {number - first}"
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row could not be read."""
+        n = bisect_left(self._malformed, number)
+        return n < len(self._malformed) and self._malformed[n] == number
 
 
 def place(path: AnyPath, first: int, last: int | None = None) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import io
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from encodings.aliases import aliases
 from typing import Any
 
 from crm_provider.load.rows import SourceError
+from crm_provider.suggest import hint, unknown
 
 FORMATS: Mapping[str, str] = {
     "csv": "csv",
@@ -21,18 +23,30 @@ FORMATS: Mapping[str, str] = {
 }
 """What a format may be called, as a suffix or by ``format``."""
 
-_OPTIONS = {"csv": ("delimiter", "encoding", "quotechar", "header"), "jsonl": ("encoding",), "parquet": ()}
+ROWS = "rows"
+"""Stands for the format of a source that is no file: a list of rows."""
+
+_OPTIONS = {
+    "csv": ("delimiter", "encoding", "quotechar", "header", "skip_lines", "null_values"),
+    "jsonl": ("encoding", "null_values"),
+    "parquet": ("null_values",),
+    ROWS: ("null_values",),
+}
 _OPTIONS["tsv"] = _OPTIONS["csv"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """How to read text files.
+    """How to read the rows of a source.
 
-    :param delimiter: between two fields; by default the one of comma, semicolon, tab and bar that the header line has
+    :param delimiter: between two fields; by default the one that the first line names (``sep=;``), or else that one of
+        comma, semicolon, tab and bar that gives most lines as many fields as the header line has
     :param encoding: any that Python knows; a byte order mark in the file goes before
     :param quotechar: around fields that hold a delimiter, quote or line end; ``""`` if quotes have no meaning
     :param header: names of the columns, for files without a header line
+    :param skip_lines: lines of the file before the header line (notes, comments), as an editor counts them
+    :param null_values: words that stand for "no value", such as ``["NULL", "N/A"]``: cells that hold nothing else are
+        read as empty; case matters
     :raises SourceError: naming the option, the problem and the fix
     """
 
@@ -40,6 +54,8 @@ class FileOptions:
     encoding: str = "utf-8"
     quotechar: str = '"'
     header: tuple[str, ...] | None = None
+    skip_lines: int = 0
+    null_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
@@ -51,6 +67,8 @@ class FileOptions:
         _check_encoding(self.encoding)
         if self.header is not None:
             object.__setattr__(self, "header", _checked_header(self.header))
+        _check_count("skip_lines", self.skip_lines)
+        object.__setattr__(self, "null_values", _checked_words(self.null_values))
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None, *, format: str) -> FileOptions:  # noqa: A002
@@ -66,9 +84,10 @@ class FileOptions:
         known, allowed = [field.name for field in fields(cls)], _OPTIONS[format]
         for name in options or {}:
             if name not in known:
-                raise SourceError(f"source_options: {_unknown(name, known)}")
+                raise SourceError(unknown("source_options:", name, known))
             if name not in allowed:
-                raise SourceError(f"source_options: {name!r} has no meaning for {format} files; leave it out")
+                files = "a list of rows" if format == ROWS else f"{format} files"
+                raise SourceError(f"source_options: {name!r} has no meaning for {files}; leave it out")
         given = {name: value for name, value in (options or {}).items() if value is not None}
         return cls(**({"delimiter": "\t"} if format == "tsv" else {}) | given)
 
@@ -82,7 +101,7 @@ def checked_format(name: str | None) -> str | None:
         return None
     plain = str(name).lower().lstrip(".").removesuffix(".gz")
     if plain not in FORMATS:
-        raise SourceError(f"source_format: {_unknown(name, FORMATS)}")
+        raise SourceError(unknown("source_format:", name, FORMATS))
     return FORMATS[plain]
 
 
@@ -105,18 +124,78 @@ def check_names(names: Iterable[str], place: str) -> None:
         seen[name] = position
 
 
-def look_like_values(names: Iterable[Any]) -> bool:
-    """Whether a header line is missing, so that the first row was taken for one: then no message shows its names."""
-    return any("@" in str(name) for name in names)
+class HeaderLine(tuple[str, ...]):  # noqa: SLOT001 - a tuple can have no slots with names
+    """Names of columns as the first line of a text file has them. They may be values: the line may be missing.
+
+    :ivar place: the line that was read
+    """
+
+    place: str
+
+    @classmethod
+    def of(cls, names: Iterable[str], place: str) -> HeaderLine:
+        made = cls(names)
+        made.place = place
+        return made
+
+
+def told_apart(names: Iterable[str], place: str) -> tuple[str, ...]:
+    """Names of columns, each once.
+
+    A column without a name becomes ``(column 3)``; two ``name`` become ``name (column 2)`` and ``name (column 5)``.
+    So neither stops a load that does not use them, and a mapping can use them.
+
+    :param place: where they are, for the message
+    :raises SourceError: if another column is called so already
+    """
+    given = list(names)
+    counts = Counter(given)
+    made = tuple(
+        name if name and counts[name] == 1 else f"{name} (column {position})".strip()
+        for position, name in enumerate(given, 1)
+    )
+    if len(set(made)) < len(made):
+        raise SourceError(f"{place}: several columns have the same name; give each its own")
+    return made
+
+
+def is_nameless(column: str) -> bool:
+    """Whether a column has no name of its own: that of :func:`told_apart`, or what pandas calls its index."""
+    return _NAMELESS.fullmatch(column) is not None
+
+
+def shared_name(column: str) -> str | None:
+    """The name that a column of :func:`told_apart` shares with another one."""
+    found = _SHARED.fullmatch(column)
+    return found[1] if found else None
+
+
+def look_like_values(names: Collection[Any], wanted: Collection[Any] = ()) -> bool:
+    """Whether the names of columns may be values, so that no message may show them.
+
+    Of a header line that was read it is assumed, unless it holds a column that the mapping names, or one for addresses.
+
+    :param wanted: columns that the mapping names
+    """
+    if any("@" in str(name) for name in names):
+        return True
+    if not isinstance(names, HeaderLine) or any(name in wanted for name in names):
+        return False
+    has_long_number = any(sum(character.isdigit() for character in name) > MOST_DIGITS for name in names)
+    return has_long_number or not any(len(name) <= LONGEST_NAME and _EMAIL_WORD.search(name) for name in names)
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
 
+MOST_DIGITS = 6
+"""In a name of a column; a phone number has more."""
 
-def _unknown(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name).lower(), known := list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? Known" if close else "known"
-    return f"{name!r} is unknown; {hint}: {', '.join(known)}"
+LONGEST_NAME = 40
+"""Characters of a name of a column; a note has more."""
+
+_EMAIL_WORD = re.compile(r"(?i)(?<![a-z])(e-?mails?|mails?|correo|courriel|e-?post)(?![a-z])")
+_NAMELESS = re.compile(r"\(column \d+\)|Unnamed: \d+|__index_level_\d+__")
+_SHARED = re.compile(r"(.+) \(column \d+\)")
 
 
 def _check_character(name: str, value: Any) -> None:
@@ -134,12 +213,23 @@ def _check_encoding(name: Any) -> None:
     try:
         io.TextIOWrapper(io.BytesIO(), encoding=name).close()
     except (LookupError, ValueError):
-        close = difflib.get_close_matches(name.lower().replace("-", "_"), {*aliases, *aliases.values()}, n=1)
-        hint = f"did you mean {close[0].replace('_', '-')!r}? Usual" if close else "usual"
+        known = sorted({alias.replace("_", "-") for alias in (*aliases, *aliases.values())})
+        usual = hint(name.replace("_", "-"), known, "usual")
         raise SourceError(
-            f"source_options: encoding {name!r} is unknown; {hint} ones: utf-8, cp1252 (Windows, Excel), latin-1, "
+            f"source_options: encoding {name!r} is unknown; {usual} ones: utf-8, cp1252 (Windows, Excel), latin-1, "
             "utf-16"
         ) from None
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SourceError(f"source_options: {name} must be the number of lines before the header line, such as 3")
+
+
+def _checked_words(words: Any) -> tuple[str, ...]:
+    if not isinstance(words, (list, tuple, set, frozenset)) or not all(isinstance(word, str) for word in words):
+        raise SourceError('source_options: null_values must be a list of words, such as ["NULL", "N/A"]')
+    return tuple(word.strip() for word in words)
 
 
 def _checked_header(names: Any) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -14,8 +15,8 @@ from crm_provider.load.jsonl_source import open_jsonl
 from crm_provider.load.parquet_source import open_parquet
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.source_files import LINE, Table, expanded, format_of, there
-from crm_provider.load.source_options import FileOptions, checked_format, look_like_values
+from crm_provider.load.source_files import LINE, Places, Table, expanded, format_of, there
+from crm_provider.load.source_options import ROWS, FileOptions, checked_format
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
 """Opens one file; leaving the context closes it."""
@@ -55,8 +56,8 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
     under :data:`~crm_provider.load.source_files.EXTRA`, a line that cannot be parsed is the text under
     :data:`~crm_provider.load.source_files.LINE`.
 
-    :param source: a list of rows (mappings of column to value), a path, a pattern (``"in/leads-*.csv"``; files in the
-        order of their names), or a list of both
+    :param source: a list of rows (mappings of column to value), a list of pages (lists of rows), a path, a pattern
+        (``"in/leads-*.csv"``; files in the order of their names), or a list of both
     :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default told by the suffix (``.gz`` may follow)
     :param options: how the files are to be read: the fields of
         :class:`~crm_provider.load.source_options.FileOptions`, for example ``{"delimiter": ";", "encoding": "cp1252"}``
@@ -66,7 +67,7 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
     paths = _paths(source)
     if paths:
         return FilesSource(paths, format=format, options=options)
-    if format is not None or options:
+    if format is not None or (options and _has_rows(source)):
         raise SourceError(
             "source_format and source_options say how to read files, but the source is no file; leave them out"
         )
@@ -74,42 +75,85 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         return cast(Source, source)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
-    return RowsSource(source)
+    return RowsSource(source, null_values=FileOptions.of(options, format=ROWS).null_values)
 
 
 class RowsSource:
     """Rows that are in memory: what an upstream task returned.
 
-    :param rows: mappings of column to value
+    :param rows: mappings of column to value, or pages of them (lists), which count as one list
+    :param null_values: texts that stand for no value
     """
 
     name = "the list of rows"
 
-    def __init__(self, rows: Sequence[Any]) -> None:
+    def __init__(self, rows: Sequence[Any], *, null_values: Collection[str] = ()) -> None:
         self._rows = rows
+        self._nulls = frozenset(null_values)
+        self._places = Places()
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
         """Those of all rows together; None for no rows."""
-        names = {name: None for row in self._rows if isinstance(row, Mapping) for name in row if isinstance(name, str)}
+        names = {
+            name: None for row in self._given() if isinstance(row, Mapping) for name in row if isinstance(name, str)
+        }
         return tuple(names) or None
 
     def rows(self) -> Iterator[Row]:
-        for number, given in enumerate(self._rows, 1):
-            if not isinstance(given, Mapping):
-                problem = f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
-                yield Row(number, {LINE: given}, problem)
-            elif not all(isinstance(name, str) for name in given):
-                problem = f"row {number} has a column whose name is no text; name the column"
-                yield Row(number, {str(name): value for name, value in given.items()}, problem)
+        self._places = places = Places()
+        for number, given in enumerate(self._given(), 1):
+            row = _row_of(number, given)
+            places.note(0, row.problem)
+            yield replace(row, values=without_nulls(row.values, self._nulls)) if self._nulls else row
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row that :meth:`rows` gave could not be read."""
+        return self._places.is_malformed(number)
+
+    def _given(self) -> Iterator[Any]:
+        """The rows, page by page if the first item is a page; an empty page has none."""
+        if not self._rows or not isinstance(self._rows[0], (list, tuple)):
+            yield from self._rows
+            return
+        for page in self._rows:
+            if isinstance(page, (list, tuple)):
+                yield from page
             else:
-                yield Row(number, given)
+                yield page
+
+
+def _row_of(number: int, given: Any) -> Row:
+    if not isinstance(given, Mapping):
+        return Row(
+            number, {LINE: given}, f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
+        )
+    if not all(isinstance(name, str) for name in given):
+        problem = f"row {number} has a column whose name is no text; name the column"
+        return Row(number, {str(name): value for name, value in given.items()}, problem)
+    return Row(number, given)
+
+
+def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str | None = None) -> dict[str, Any]:
+    """A row with nothing in place of the texts that stand for no value, also in nested ones.
+
+    :param empty: what is put there
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, str) and value.strip() in words:
+            value = empty  # noqa: PLW2901 - the value of the copy
+        elif isinstance(value, Mapping):
+            value = without_nulls(value, words, empty)  # noqa: PLW2901
+        found[name] = value
+    return found
 
 
 class FilesSource:
-    """Files of one format with the same columns, read one after the other as if they were one.
+    """Files of one format, read one after the other as if they were one.
 
-    Which files a pattern means is settled here, once.
+    Their columns may differ: whether each file has those that the mapping needs is to be checked with :meth:`tables`,
+    before the first row is used. Which files a pattern means is settled here, once.
 
     :param paths: as for :func:`open_source`, which explains the others too
     """
@@ -125,10 +169,12 @@ class FilesSource:
         self._files = [file for path in paths for file in expanded(_path(path), path)]
         self._given = {str(_path(path)): path for path in paths}
         self._format = chosen or _common_format(self._files)
-        self._open = _opener(self._format, FileOptions.of(options, format=self._format))
+        read = FileOptions.of(options, format=self._format)
+        self._open = _opener(self._format, read)
+        self._nulls, self._empty = frozenset(read.null_values), "" if self._format in ("csv", "tsv") else None
+        self._places = Places()
         more = len(self._files) - 1
         self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
-        self._place: Callable[[], str] | None = None
 
     @property
     def files(self) -> Sequence[AnyPath]:
@@ -137,22 +183,42 @@ class FilesSource:
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
-        """Those of the first file; the others must have them too, in any order."""
+        """Those of the first file."""
         with self._opened(self._files[0]) as table:
             return table.columns
 
+    def tables(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each file with its columns; nothing for a format in which each row has its own.
+
+        :raises SourceError: if a file has none of the columns of the first one: its header line is missing
+        """
+        if self.columns is None:
+            return
+        for file in self._files:
+            with self._opened(file) as table:
+                self._check_columns(file, table.columns)
+                yield str(file), table.columns or ()
+
     def rows(self) -> Iterator[Row]:
+        self._places = places = Places()
         number = 0
         for file in self._files:
             with self._opened(file) as table:
                 self._check_columns(file, table.columns)
-                self._place = table.place
-                for number, (values, problem) in enumerate(table.records, number + 1):  # noqa: B020
+                places.begin(file)
+                for number, (values, problem, line) in enumerate(table.records, number + 1):  # noqa: B020
+                    places.note(line, problem)
+                    if self._nulls:
+                        values = without_nulls(values, self._nulls, self._empty)  # noqa: PLW2901
                     yield Row(number, values, problem)
 
     def place(self, number: int) -> str:
-        """File and lines of the row that was given last; empty if the format has no lines."""
-        return self._place() if self._place is not None else ""
+        """File, line and row of a row that :meth:`rows` gave, for messages."""
+        return self._places.place(number)
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row that :meth:`rows` gave could not be read."""
+        return self._places.is_malformed(number)
 
     @contextmanager
     def _opened(self, file: AnyPath) -> Iterator[Table]:
@@ -162,23 +228,18 @@ class FilesSource:
             yield table
 
     def _check_columns(self, file: AnyPath, columns: tuple[str, ...] | None) -> None:
-        if columns is None or self.columns is None or set(columns) == set(self.columns):
+        """Refuse a file whose first line cannot be its header line."""
+        first = self.columns
+        if columns is None or first is None or set(columns) == set(first):
             return
-        first = self._files[0]
-        if look_like_values((*columns, *self.columns)) or not set(columns) & set(self.columns):
-            raise SourceError(f"{file} has no column of {first}; give it the header line if it is missing")
-        missing = [f"has no {name!r}" for name in self.columns if name not in columns]
-        added = [f"has {name!r}" for name in columns if name not in self.columns]
-        raise SourceError(
-            f"{file} has other columns than {first}: it {', '.join(missing + added)}; "
-            "load files of different columns separately"
-        )
+        if not set(columns) & set(first) or any("@" in name for name in (*columns, *first)):
+            raise SourceError(f"{file} and {self._files[0]} have no header line in common; add it where it is missing")
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
 
 _ACCEPTED = (
-    "give a list of mappings (column to value), a path or pattern of files, or a list of paths; "
+    "give a list of mappings (column to value) or of pages of them, a path or pattern of files, or a list of paths; "
     "what can be read only once (a generator) must become a list or a file first"
 )
 

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from crm_provider import errors as e
 from crm_provider.calls.base import Record
-from crm_provider.calls.contacts import may_be_absent
 from crm_provider.client import CrmClient
-from crm_provider.load.known import ABSENT, Known, Seen
+from crm_provider.load.known import Known
 from crm_provider.load.plan import SAMPLE_MOST, Sample
 from crm_provider.load.preflight import RowMapper
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkItem, WorkTable
+from crm_provider.remote_contact import ABSENT, RemoteContact
+from crm_provider.upsert import may_be_absent
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Survey:
     def _keep(self, record: Record) -> None:
         email = record.get("email")
         if isinstance(email, str) and email:
-            self.known.put(email, Seen.of(record, email).only(self._attributes))
+            self.known.put(email, RemoteContact.of(record, email).only(self._attributes))
 
     def _check_interrupt(self) -> None:
         if self._interrupt.is_set:
@@ -113,7 +114,7 @@ class Survey:
         self._check_interrupt()
         contact = self._mapper(item.row)
         try:
-            seen = Seen.of(self._client.get_contact(contact.email), contact.email)
+            seen = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
             seen = ABSENT
         except (e.CrmDataError, e.CrmRequestError):  # of this row: it is heard of again when the row is sent
@@ -123,4 +124,4 @@ class Survey:
                 raise
             return False, False
         self.known.put(contact.email, seen.only(self._attributes))
-        return seen.exists, seen.exists and seen.has(contact)
+        return seen.exists, seen.exists and seen.has(contact.attributes)

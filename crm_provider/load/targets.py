@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from crm_provider import validate
 from crm_provider.load.rows import SourceError
+from crm_provider.suggest import nearest
 
 
 class Place(IntEnum):
@@ -55,7 +54,7 @@ def target_of(name: Any) -> Target:
     if prefix == "attributes" and rest:
         return Target(Place.ATTRIBUTES, _attribute(rest, name))
     if dot:
-        hint = nearest(prefix, ("origin", "attributes"), default="attributes")
+        hint = nearest(prefix, ("origin", "attributes")) or "attributes"
         meant = f"attributes.{name}" if hint == "attributes" and prefix[:4] != "attr" else f"{hint}.{rest}"
         raise SourceError(
             f"mapping[{name!r}]: a name with a dot starts with 'origin.' or 'attributes.'; did you mean {meant!r}?"
@@ -63,21 +62,6 @@ def target_of(name: Any) -> Target:
     if name in validate.RESERVED_ATTRIBUTES:
         raise SourceError(f"mapping[{name!r}]: name a single field of it; did you mean '{name}.<name>'?")
     return Target(Place.ATTRIBUTES, name)
-
-
-def nearest(word: Any, choices: Iterable[str], *, default: str | None = None) -> str | None:
-    """The choice that was probably meant."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.5)
-    return by_lower[close[0]] if close else default
-
-
-def unknown(what: str, word: Any, choices: Iterable[str]) -> str:
-    """A message about a word that is none of the choices."""
-    known = list(choices)
-    close = nearest(word, known)
-    hint = f"did you mean {close!r}? Known" if close else "known"
-    return f"{what} {word!r} is not known; {hint}: {', '.join(known)}"
 
 
 def _attribute(name: str, key: str) -> str:

@@ -13,13 +13,16 @@ from typing import Any
 
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import place
+from crm_provider.load.source_files import LARGEST_ROW, folder_refused, place
 
-LONGEST_LINE = 1 << 20
+LONGEST_LINE = LARGEST_ROW
 """Characters; without an end to it a file without line ends would be read into memory whole."""
 
 CHUNK = 1 << 18
 """Bytes that are asked of a file at once."""
+
+DAMAGED = "\0" * 64
+"""So many NULs in a row are a block that was never written: no value has them."""
 
 _SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
 
@@ -52,9 +55,16 @@ class Lines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if "\0" in line or _MARK in line or len(line) == LONGEST_LINE:
+                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
                     raise self._wrong(line)
                 yield line
+
+    def _shows_no_text(self, line: str) -> bool:
+        """Whether NULs show that the encoding is wrong (in the first line) or the file is damaged.
+
+        A few may be part of a value.
+        """
+        return "\0" in line and (self.number == 1 or DAMAGED in line)
 
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
@@ -81,10 +91,11 @@ def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]
         try:
             file = closing.enter_context(path.open("rb"))
         except IsADirectoryError:
-            raise SourceError(f"{path} is a folder; give a pattern of the files in it") from None
+            raise folder_refused(path) from None
         packed = closing.enter_context(buffered(file))
         with _unpacking(path):
             content = closing.enter_context(_unpacked(path, packed))
+            _refuse_other_kinds(path, content.peek(64)[:64])
             marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.peek(4).startswith(mark)), None)
         text = io.TextIOWrapper(content, marked or encoding, errors="crm_provider.mark", newline=newline)
         yield Lines(path, closing.enter_context(text))
@@ -96,6 +107,35 @@ def buffered(file: Any) -> io.BufferedReader:
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
+
+_OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "an Excel workbook or a ZIP archive; save the sheet as 'CSV UTF-8', or unpack it"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as 'CSV UTF-8'"),
+    (b"PAR1\x15", "a Parquet file; name it .parquet, or set source_format='parquet'"),
+    (b"BZh91AY", "packed with bzip2; unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ", "packed with xz; unpack it, or pack it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it, or pack it with gzip"),
+    (b"7z\xbc\xaf", "a 7-Zip archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"%PDF", "a PDF document; export the table as CSV"),
+    (b"Obj\x01", "an Avro file; write Parquet, CSV or JSON lines"),
+    (b"SQLite format 3", "a SQLite database; load it with SqlToCrmContactsOperator"),
+)
+"""What a file begins with -> what it is, and what to do."""
+
+_PAGES = (b"<!doctype", b"<html", b"<table", b"<?xml")
+
+
+def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
+    """Refuse what is no text, whatever its name says.
+
+    :raises SourceError: saying what it is and what to do
+    """
+    found = next((what for start, what in _OTHER_KINDS if head.startswith(start)), None)
+    if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(_PAGES):
+        found = "a web page or XML; export the table as CSV (a login page in place of a file looks like this, too)"
+    if found is not None:
+        raise SourceError(f"{path} is {found}")
 
 
 class _Raw(io.RawIOBase):

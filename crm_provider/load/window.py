@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from crm_provider import errors as e
-from crm_provider.load.known import Seen
-from crm_provider.load.rows import Contact, Row
-from crm_provider.load.sender import Sent
+from crm_provider.load.sender import Flight, Sent
 from crm_provider.traffic import CallSeen, Traffic
 
 LEAST, MOST = 4, 64
@@ -75,21 +73,6 @@ def width_for(rate: float, latency: float) -> int:
     return min(max(math.ceil(rate * latency * 1.1) + 1, LEAST), MOST)
 
 
-@dataclass
-class Flight:
-    """A row that is being sent.
-
-    :param sends: how often, this time included
-    :param order: the how manieth row it was to leave
-    """
-
-    row: Row
-    contact: Contact
-    seen: Seen | None
-    sends: int = 1
-    order: int = 0
-
-
 @dataclass(frozen=True)
 class Landed:
     """A row that was sent, with what came of it; neither if the load was interrupted."""
@@ -106,7 +89,7 @@ class Window:
     :param width: how many at once, asked again each time
     """
 
-    def __init__(self, send: Callable[[Contact, Seen | None], Sent], width: Callable[[], int]) -> None:
+    def __init__(self, send: Callable[[Flight], Sent], width: Callable[[], int]) -> None:
         self._send, self._width = send, width
         self._pool = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
         self._flights: dict[concurrent.futures.Future[Sent], Flight] = {}
@@ -120,7 +103,7 @@ class Window:
 
     def launch(self, flight: Flight) -> None:
         """Send a row in a thread."""
-        self._flights[self._pool.submit(self._send, flight.contact, flight.seen)] = flight
+        self._flights[self._pool.submit(self._send, flight)] = flight
 
     def landed(self, timeout: float) -> Iterator[Landed]:
         """Rows whose sending has ended, after at most ``timeout`` seconds; one that is not taken comes again.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from crm_provider.load.known import digest
@@ -65,7 +65,7 @@ class WorkTable:
         :param key: of its contact, for rows that may be sent
         """
         try:
-            given = pickle.dumps((dict(row.values), row.problem))
+            given = pickle.dumps((dict(row.values), row.problem, row.made))
         except (TypeError, AttributeError, pickle.PicklingError):
             kinds = sorted({type(value).__name__ for value in row.values.values()})
             raise SourceError(
@@ -118,9 +118,9 @@ def without_views(row: Row) -> Row:
     if not any(isinstance(value, (memoryview, bytearray)) for value in row.values.values()):
         return row
     plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
-    return Row(row.number, plain, row.problem)
+    return replace(row, values=plain)
 
 
 def _item(number: int, fate: int, given: bytes) -> WorkItem:
-    values, problem = pickle.loads(given)  # noqa: S301 - written above, into a file that only this process can open
-    return WorkItem(Row(number, values, problem), Fate(fate))
+    values, problem, made = pickle.loads(given)  # noqa: S301 - written above, into a file that only this process can open
+    return WorkItem(Row(number, values, problem, made), Fate(fate))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from crm_provider.load.extract_options import Format
 from crm_provider.load.flatten import Record, cell, json_text, pick
+from crm_provider.load.parquet_library import arrow_modules
 
 Add = Callable[[Record], None]
 """Writes one record."""
@@ -116,14 +116,3 @@ def _parquet_writer(file: IO[bytes], columns: Sequence[str]) -> Iterator[Add]:
 
 def _encodable(value: str | None) -> str | None:
     return value if value is None else value.encode("utf-8", "replace").decode("utf-8")
-
-
-def arrow_modules() -> tuple[Any, Any]:
-    """``pyarrow`` and ``pyarrow.parquet``.
-
-    :raises ValueError: if they are not installed
-    """
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ValueError("Parquet needs pyarrow: pip install 'airflow-provider-crm[parquet]'") from None

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider._compat import Context, mask_secret
-from crm_provider.operators.base import CrmOperator, contact_email_of
-from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.operators.base import CrmOperator
+from crm_provider.policy import Action
+from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import Missing, rendered_to_none
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmArguments, Templated
 
 SENT_KEY = "crm_automation_sent"
 """Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""
@@ -19,21 +26,20 @@ SENT_KEY = "crm_automation_sent"
 class CrmTriggerAutomationOperator(CrmOperator):
     """Start one automation for a contact.
 
-    It is never started twice unless you say so: if no answer tells whether it was started, the task fails without a
-    retry, and a retry after the worker died in mid-call fails too (Airflow 3.3+). A call that was not sent or was
-    refused is retried as usual. ``on_error={"CrmTransientError": "retry"}`` retries whatever may have happened.
+    It is never started twice unless you ask for it. If the answer is lost, the task fails without a retry; a retry
+    after the worker died during the call fails too (Airflow 3.3+). A call that was not sent or was refused is retried
+    as usual. ``on_error={"CrmTransientError": "retry"}`` retries in all these cases.
 
-    The three ids are the secret of the automation's URL. They may be templates, such as
-    ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs, but are no template fields: Airflow stores
-    and shows those.
+    The three ids are the secret part of the automation's URL. They may be templates, such as
+    ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs. They are not template fields, because
+    Airflow stores and shows the values of these.
 
     XCom: ``{"outcome": "started"}``.
 
     :param webhook_id: first part of the automation's URL, after ``/webhook/``
     :param channel_uid: second part, after ``/c/``
     :param workflow_id: third part, after ``/w/``
-    :param contact_email: the contact's address. ``email`` alone is taken for it; with both, ``email`` is
-        Airflow's own: where alerts about the task go
+    :param contact_email: the contact's address
     :param fields: values of custom fields by their names
     """
 
@@ -47,17 +53,30 @@ class CrmTriggerAutomationOperator(CrmOperator):
         webhook_id: str,
         channel_uid: str,
         workflow_id: str,
-        contact_email: str | None = None,
-        fields: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        contact_email: Templated[str],
+        fields: Templated[Mapping[str, Any]] | None = None,
+        **kwargs: Unpack[CrmArguments],
     ) -> None:
-        contact_email = contact_email_of(self, contact_email, kwargs)
         super().__init__(**kwargs)
         self.webhook_id = webhook_id
         self.channel_uid = channel_uid
         self.workflow_id = workflow_id
-        self.contact_email = contact_email
-        self.fields = fields
+        self.contact_email = rendered(contact_email)
+        self.fields = rendered(fields)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            webhook_id: str = ...,
+            channel_uid: str = ...,
+            workflow_id: str = ...,
+            contact_email: Templated[str] = ...,
+            fields: Templated[Mapping[str, Any]] | None = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")
@@ -77,13 +96,6 @@ class CrmTriggerAutomationOperator(CrmOperator):
         note.remove()
         self.log.info("Automation started.")
         return {"outcome": "started"}
-
-    def decide(self, error: e.CrmError) -> Decision:
-        """As the policy says; what certainly did not start the automation is retried like anything else."""
-        decision = super().decide(error)
-        if error.outcome_known and decision.origin.startswith(f"{self.policy_name}["):
-            return ErrorPolicy(site=self.error_policy.site).decide(error)
-        return decision
 
     def _refuse_to_repeat(self) -> None:
         """Raise if an earlier try was cut off and its call must not be repeated."""

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
-from crm_provider.outcome import conclude
-from crm_provider.policy import Decision, ErrorPolicy, OnError
+from crm_provider.outcome import raise_for_decision
+from crm_provider.policy import ErrorPolicy, OnError
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
-from crm_provider.task_arguments import check_names
-from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.task_arguments import rendered
+from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
+    from crm_provider.server_clock import ServerMoment
+    from crm_provider.task_arguments import BaseOperatorArguments, Templated
 
 
-class CrmOperator(RenderedFieldsMixin, HasErrorPolicy, BaseOperator):
+class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
     """One write to the CRM.
 
     Rendered template fields are stored and shown by Airflow: they hold what the DAG author put there. The XCom holds
     ids and outcomes, never a contact's values; for ``map_index_template`` it is at hand as ``crm_result``.
 
     :param crm_conn_id: the Airflow connection
-    :param on_error: what to do on which error, on top of the default: ``{"DEAL_NOT_FOUND": "skip"}``
-    :param retry_policy: on Airflow 3.3+: by default only errors worth it are retried, after the server's delay
-    :raises ValueError: if a line of ``on_error`` makes no sense; at DAG parse
+    :param on_error: what to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``
+    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for
+    :raises ValueError: if a line of ``on_error`` is not valid; at DAG parse
     """
 
     template_fields: Sequence[str] = ("crm_conn_id",)
@@ -42,13 +48,13 @@ class CrmOperator(RenderedFieldsMixin, HasErrorPolicy, BaseOperator):
     def __init__(
         self,
         *,
-        crm_conn_id: str = DEFAULT_CONN_ID,
+        crm_conn_id: Templated[str] = DEFAULT_CONN_ID,
         on_error: OnError | ErrorPolicy | None = None,
-        retry_policy: Any = DEFAULT_RETRY_POLICY,
-        **kwargs: Any,
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
-        self.crm_conn_id = crm_conn_id
+        self.crm_conn_id = rendered(crm_conn_id)
         self.set_error_policy(on_error)
 
     @cached_property
@@ -64,13 +70,9 @@ class CrmOperator(RenderedFieldsMixin, HasErrorPolicy, BaseOperator):
             check_rendered(self)
             result = self.call(context)
         except e.CrmError as error:
-            conclude(error, self.decide(error), context)
+            raise_for_decision(error, self.decide(error), context)
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
-
-    def decide(self, error: e.CrmError) -> Decision:
-        """What to do about an error of the call."""
-        return self.error_policy.decide(error)
 
     @abc.abstractmethod
     def call(self, context: Context) -> dict[str, Any]:
@@ -81,19 +83,13 @@ class CrmOperator(RenderedFieldsMixin, HasErrorPolicy, BaseOperator):
         """
 
 
-def contact_email_of(task: object, contact_email: str | None, kwargs: dict[str, Any]) -> str:
-    """The contact's address: ``contact_email``, or ``email`` if only that is given.
+CLOCKS_APART = timedelta(seconds=5)
+"""How far Airflow's clock and the CRM's may be from each other when a record's age is compared with a run's."""
 
-    Airflow's operators have an ``email`` of their own: where *alerts* about the task go, by default also on failure. It
-    must never become the contact's, and ``default_args={"email": ...}`` must never become the contact. In a mapped task
-    the two cannot be told apart, so that there only ``contact_email`` will do.
 
-    :raises TypeError: if neither is given; it names the argument that may be meant for it
-    """
-    mapped = getattr(task, "_BaseOperator__from_mapped", False)
-    if contact_email is None and not mapped:
-        contact_email = kwargs.pop("email", None)
-    if contact_email is None:
-        check_names(type(task), kwargs)  # it may be there under another name
-        raise TypeError("missing keyword argument 'contact_email'")
-    return contact_email
+def run_start(context: Context) -> ServerMoment | None:
+    """When this DAG run began: a record that a try of its tasks has made is younger. None if Airflow does not say."""
+    from crm_provider.server_clock import ServerMoment
+
+    started = getattr(context.get("dag_run"), "start_date", None)
+    return None if started is None else ServerMoment(started - CLOCKS_APART, started + CLOCKS_APART)

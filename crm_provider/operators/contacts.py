@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from crm_provider import validate
 from crm_provider._compat import Context
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.links import CrmContactLink
-from crm_provider.operators.base import CrmOperator, contact_email_of
+from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.policy import Action
 from crm_provider.redaction import without_values
+from crm_provider.task_arguments import rendered
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmArguments, Templated
 
 Mode = Literal["upsert", "create", "update"]
 
@@ -23,10 +30,9 @@ class CrmUpsertContactOperator(CrmOperator):
     """Create a contact, or update it if it exists.
 
     XCom: ``{"id": <contact id>, "outcome": "created" | "updated" | "unchanged" | "found"}``;
-    ``found``: in mode ``create``, a second try found the contact that an earlier one had created.
+    ``found``: in mode ``create``, a retry found the contact that an earlier try had created.
 
-    :param contact_email: the contact's address, in the case given. ``email`` alone is taken for it; with both,
-        ``email`` is Airflow's own: where alerts about the task go
+    :param contact_email: the contact's address, in the case given
     :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
     :param origin: where the contact came from (``url``, ``utmSource``, ...); used only when it is created
     :param mode: ``upsert``; or ``create``, which skips if the contact exists; or ``update``, which fails if it does not
@@ -40,27 +46,38 @@ class CrmUpsertContactOperator(CrmOperator):
     def __init__(
         self,
         *,
-        contact_email: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        origin: Mapping[str, Any] | None = None,
+        contact_email: Templated[str],
+        attributes: Templated[Mapping[str, Any]] | None = None,
+        origin: Templated[Mapping[str, Any]] | None = None,
         mode: Mode = "upsert",
-        **kwargs: Any,
+        **kwargs: Unpack[CrmArguments],
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; use one of {', '.join(get_args(Mode))}")
-        contact_email = contact_email_of(self, contact_email, kwargs)
         super().__init__(**kwargs)
-        self.contact_email = contact_email
-        self.attributes = attributes
-        self.origin = origin
+        self.contact_email = rendered(contact_email)
+        self.attributes = rendered(attributes)
+        self.origin = rendered(origin)
         self.mode = mode
-        if mode != "upsert":
-            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={mode!r})")
+        self.set_error_policy(self.on_error, mode=mode)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_email: Templated[str] = ...,
+            attributes: Templated[Mapping[str, Any]] | None = ...,
+            origin: Templated[Mapping[str, Any]] | None = ...,
+            mode: Mode = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")
         if self.mode == "create":
-            result = self._create(email, retried=context["ti"].try_number > 1)
+            result = self._create(email, context)
         elif self.mode == "update":
             ref = self.hook.update_contact(email, attributes=self.attributes or {})
             result = {"id": ref["id"], "outcome": "updated"}
@@ -70,36 +87,48 @@ class CrmUpsertContactOperator(CrmOperator):
         self.log.info("Contact %s %s.", result["id"], result["outcome"])
         return result
 
-    def _create(self, email: str, *, retried: bool) -> dict[str, Any]:
+    def _create(self, email: str, context: Context) -> dict[str, Any]:
         try:
             ref = self.hook.create_contact(email, attributes=self.attributes, origin=self.origin)
         except CrmContactAlreadyExistsError:
-            from crm_provider.calls.contacts import has_attributes
-
-            contact = self.hook.get_contact(email) if retried else {}
-            if not contact or not has_attributes(contact, self.attributes and validate.attributes(self.attributes)):
+            if context["ti"].try_number == 1:
                 raise
-            return {"id": contact["id"], "outcome": "found"}  # an earlier try got that far
+            from crm_provider.remote_contact import RemoteContact, made_since
+
+            record = self.hook.get_contact(email)
+            contact = RemoteContact.of(record, email)
+            sent = None if self.attributes is None else validate.attributes(self.attributes)
+            if not made_since(contact.created_at, run_start(context), same_values=contact.has(sent)):
+                raise
+            return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
         return {"id": ref["id"], "outcome": "created"}
 
 
 class CrmDeleteContactOperator(CrmOperator):
-    """Delete a contact. By default the task is skipped if there is none: what it is for is so already.
+    """Delete a contact. By default the task is skipped if the contact does not exist.
 
-    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a second try found no contact, for an earlier one may have
-    deleted it.
+    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a retry found no contact, so an earlier try may have deleted
+    it.
 
-    :param contact_email: the contact's address, in the case given. ``email`` alone is taken for it; with both,
-        ``email`` is Airflow's own: where alerts about the task go
+    :param contact_email: the contact's address, in the case given
     """
 
     template_fields: Sequence[str] = ("contact_email", *CrmOperator.template_fields)
     policy_name = "CrmDeleteContactOperator"
 
-    def __init__(self, *, contact_email: str | None = None, **kwargs: Any) -> None:
-        contact_email = contact_email_of(self, contact_email, kwargs)
+    def __init__(self, *, contact_email: Templated[str], **kwargs: Unpack[CrmArguments]) -> None:
         super().__init__(**kwargs)
-        self.contact_email = contact_email
+        self.contact_email = rendered(contact_email)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_email: Templated[str] = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")
@@ -107,7 +136,7 @@ class CrmDeleteContactOperator(CrmOperator):
         try:
             self.hook.delete_contact(email)
         except CrmContactNotFoundError as missing:
-            if context["ti"].try_number == 1 or self.error_policy.decide(missing).action is not Action.SKIP:
+            if context["ti"].try_number == 1 or self.decide(missing).action is not Action.SKIP:
                 raise
             outcome = "gone"
         self.log.info("Contact %s.", outcome)
@@ -115,22 +144,30 @@ class CrmDeleteContactOperator(CrmOperator):
 
 
 class CrmVerifyEmailOperator(CrmOperator):
-    """Have the CRM verify an address; may take up to 29 seconds. It need not be a contact's.
+    """Have the CRM verify an address, which need not belong to a contact. This may take up to 29 seconds.
 
-    XCom: ``{"outcome": "verified", "answer": {...}}``: what the CRM answered, without the address. The form of the
-    answer is not documented: ``verified`` says that it was looked at, what was found is in ``answer``.
+    XCom: ``{"outcome": "verified", "answer": {...}}``: the CRM's answer, without the address. The format of the answer
+    is not documented: ``verified`` means that the CRM answered, and the result is in ``answer``.
 
-    :param contact_email: the address. ``email`` alone is taken for it; with both, ``email`` is Airflow's own: where
-        alerts about the task go
+    :param contact_email: the address
     """
 
     template_fields: Sequence[str] = ("contact_email", *CrmOperator.template_fields)
     policy_name = "CrmVerifyEmailOperator"
 
-    def __init__(self, *, contact_email: str | None = None, **kwargs: Any) -> None:
-        contact_email = contact_email_of(self, contact_email, kwargs)
+    def __init__(self, *, contact_email: Templated[str], **kwargs: Unpack[CrmArguments]) -> None:
         super().__init__(**kwargs)
-        self.contact_email = contact_email
+        self.contact_email = rendered(contact_email)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_email: Templated[str] = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider._compat import Context
 from crm_provider.links import CrmContactLink, CrmDealLink
-from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.base import CrmOperator, run_start
+from crm_provider.task_arguments import rendered
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmArguments, Templated
 
 
 class CrmCreateDealOperator(CrmOperator):
     """Create a deal for a contact. By default the task is skipped if the contact has a deal.
 
-    A second try looks for just this deal before it creates one, for the first try may have got that far: the deal
-    is then ``found``. The API cannot search, so this reads the account's deals, ten with a call.
+    A retry first looks for this deal, because an earlier try may have created it: the outcome is then ``found``. The
+    API cannot search, so this reads the account's deals, ten with each call.
 
     XCom: ``{"id": <deal id>, "contact_id": ..., "stage_id": ..., "outcome": "created" | "found"}``.
 
@@ -38,20 +45,33 @@ class CrmCreateDealOperator(CrmOperator):
     def __init__(
         self,
         *,
-        contact_id: str,
-        pipeline_id: str,
-        stage_id: str,
-        attributes: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        contact_id: Templated[str],
+        pipeline_id: Templated[str],
+        stage_id: Templated[str],
+        attributes: Templated[Mapping[str, Any]] | None = None,
+        **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
-        self.contact_id = contact_id
-        self.pipeline_id = pipeline_id
-        self.stage_id = stage_id
-        self.attributes = attributes
+        self.contact_id = rendered(contact_id)
+        self.pipeline_id = rendered(pipeline_id)
+        self.stage_id = rendered(stage_id)
+        self.attributes = rendered(attributes)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_id: Templated[str] = ...,
+            pipeline_id: Templated[str] = ...,
+            stage_id: Templated[str] = ...,
+            attributes: Templated[Mapping[str, Any]] | None = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        deal = self._earlier() if context["ti"].try_number > 1 else None
+        deal = self._earlier(context) if context["ti"].try_number > 1 else None
         outcome = "found" if deal else "created"
         if deal is None:
             deal = self.hook.create_deal(
@@ -63,10 +83,14 @@ class CrmCreateDealOperator(CrmOperator):
         self.log.info("Deal %s of contact %s %s.", deal["id"], self.contact_id, outcome)
         return {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id, "outcome": outcome}
 
-    def _earlier(self) -> dict[str, Any] | None:
-        """What an earlier try may have created: the same contact, pipeline, stage and attributes."""
-        return self.hook.find_deal(
-            self.contact_id, self.pipeline_id, stage_id=self.stage_id, attributes=self.attributes
+    def _earlier(self, context: Context) -> dict[str, Any] | None:
+        """What an earlier try of this task has created."""
+        return self.hook.find_own_deal(
+            self.contact_id,
+            self.pipeline_id,
+            stage_id=self.stage_id,
+            attributes=self.attributes,
+            since=lambda: run_start(context),
         )
 
 
@@ -76,17 +100,28 @@ class CrmMoveDealStageOperator(CrmOperator):
     XCom: ``{"id": <deal id>, "stage_id": ..., "outcome": "moved"}``.
 
     :param deal_id: id of the deal
-    :param stage_id: id of the stage that it moves to
+    :param stage_id: id of the new stage
     """
 
     template_fields: Sequence[str] = ("deal_id", "stage_id", *CrmOperator.template_fields)
     operator_extra_links = (CrmDealLink(),)
     policy_name = "CrmMoveDealStageOperator"
 
-    def __init__(self, *, deal_id: str, stage_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, deal_id: Templated[str], stage_id: Templated[str], **kwargs: Unpack[CrmArguments]) -> None:
         super().__init__(**kwargs)
-        self.deal_id = deal_id
-        self.stage_id = stage_id
+        self.deal_id = rendered(deal_id)
+        self.stage_id = rendered(stage_id)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            deal_id: Templated[str] = ...,
+            stage_id: Templated[str] = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         self.hook.move_deal(self.deal_id, stage_id=self.stage_id)

@@ -12,30 +12,37 @@ from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
+from crm_provider.task_arguments import rendered
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.calls.base import Listing
     from crm_provider.load.parts import Owner
+    from crm_provider.task_arguments import CrmArguments, PathArgument, Templated
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):
-    """Read a listing, ten records with a call, into a file: JSON lines, CSV or Parquet.
+    """Read a listing, ten records with each call, into a file: JSON lines, CSV or Parquet.
 
-    The file is there whole or not at all. A further try goes on after the last page that is safe; a task that a user
-    cleared starts anew. The listing may change meanwhile: the XCom tells.
+    The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task
+    starts again. The XCom says whether the listing changed while it was read.
 
     XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "path",
     "seconds"}``: counts, no values.
 
     :param target: path or URL of the file (``s3://conn_id@bucket/contacts.csv.gz``), or an ``ObjectStoragePath``; its
-        name tells the format
+        suffix decides the format
     :param fields: only these fields, by dotted names such as ``attributes.name``; in tables the columns, in this order
-    :param format: ``jsonl``, ``csv`` or ``parquet``, where the name does not tell
-    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
-    :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
-    :raises ValueError: if an option makes no sense; at DAG parse
+    :param format: ``jsonl``, ``csv`` or ``parquet``, if the suffix does not say it
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
+        then fail
+    :param formula_guard: CSV: put an apostrophe before text that a spreadsheet could take for a formula
+    :raises ValueError: if an option is not valid; at DAG parse
     """
 
     template_fields: Sequence[str] = ("target", "fields", *CrmOperator.template_fields)
@@ -45,24 +52,39 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     def __init__(
         self,
         *,
-        target: Any,
-        fields: Sequence[str] | None = None,
+        target: PathArgument,
+        fields: Templated[Sequence[str]] | None = None,
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_if_changed(if_changed)
         if format is not None:
             format_of("", format)
+        check_pyarrow(target, format)
         if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
             checked_fields(fields)
         self.target = path_text(target)
-        self.fields = fields
+        self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
         self.formula_guard = formula_guard
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            target: PathArgument = ...,
+            fields: Templated[Sequence[str]] | None = ...,
+            format: Format | None = ...,  # noqa: A002 - as above
+            if_changed: IfChanged = ...,
+            formula_guard: bool = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.extract import Extract, ExtractUnsaved
@@ -93,7 +115,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
         """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
         waits = isinstance(error, e.CrmThrottledError)
-        return self.error_policy.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
+        return self.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
 
 
 class CrmExtractContactsOperator(_ExtractOperator):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crm_provider import validate
 from crm_provider._compat import Context
-from crm_provider.operators.base import CrmOperator, contact_email_of
+from crm_provider.operators.base import CrmOperator
+from crm_provider.task_arguments import rendered
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmArguments, Templated
 
 
 class CrmAddContactToListsOperator(CrmOperator):
@@ -15,19 +22,34 @@ class CrmAddContactToListsOperator(CrmOperator):
 
     XCom: ``{"list_ids": [...], "outcome": "added"}``.
 
-    :param contact_email: the contact's address. ``email`` alone is taken for it; with both, ``email`` is
-        Airflow's own: where alerts about the task go
+    :param contact_email: the contact's address
     :param list_ids: ids of the lists, or one id
     """
 
     template_fields: Sequence[str] = ("contact_email", "list_ids", *CrmOperator.template_fields)
     policy_name = "CrmAddContactToListsOperator"
 
-    def __init__(self, *, list_ids: str | Sequence[str], contact_email: str | None = None, **kwargs: Any) -> None:
-        contact_email = contact_email_of(self, contact_email, kwargs)
+    def __init__(
+        self,
+        *,
+        contact_email: Templated[str],
+        list_ids: Templated[str | Sequence[str]],
+        **kwargs: Unpack[CrmArguments],
+    ) -> None:
         super().__init__(**kwargs)
-        self.contact_email = contact_email
-        self.list_ids = list_ids
+        self.contact_email = rendered(contact_email)
+        self.list_ids = rendered(list_ids)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_email: Templated[str] = ...,
+            list_ids: Templated[str | Sequence[str]] = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")

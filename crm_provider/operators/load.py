@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from crm_provider._compat import AirflowSkipException, Context
-from crm_provider.hidden import comes_later, hide_rows, shown
+from crm_provider._compat import Context
+from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
-from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.outcome import skip
 from crm_provider.task_paths import path_of, with_connection
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.load.sources import Source
+    from crm_provider.task_arguments import LoadArguments, PathArgument, PathsOrRows
 
 Only = Literal["retryable", "all"]
 
@@ -38,7 +43,9 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
         rows, also another task's result. Of rows Airflow stores and shows only how many there are
     :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.source_options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
@@ -47,17 +54,27 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def __init__(
         self,
         *,
-        source: Any,
+        source: PathsOrRows,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        checked_format(source_format)
+        check_pyarrow(source, checked_format(source_format))
         self.source = source
         self.source_format, self.source_options = source_format, source_options
-        if self.mode != "upsert":
-            self.set_error_policy(self.on_error, f"{self.policy_name}(mode={self.mode!r})")
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            source: PathsOrRows = ...,
+            source_format: str | None = ...,
+            source_options: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     @property
     def source(self) -> Any:
@@ -74,7 +91,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     def open_source(self) -> Source:
         from crm_provider.load.sources import open_source
 
-        source = shown(self.source)
+        source = unmask(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):
             raise SourceError(
                 "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
@@ -87,20 +104,23 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
 
 class CrmRetryRejectsOperator(CrmLoadOperator):
-    """Send the rows of a rejects file again, as they are or after they were corrected there.
+    """Send the rows of a rejects file again, as they are or corrected.
 
-    Skipped if there is no such file: no row was rejected. Give it the mapping and the mode of the load that rejected
-    the rows. Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+    The task is skipped if there is no such file, because no row was rejected. Give it the mapping and the mode of the
+    load that rejected the rows. Further parameters and the XCom:
+    :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param rejects: the rejects file; for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``
-    :param only: ``retryable``: rows that may succeed as they are; ``all``: also those that someone has to correct first
+    :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
     """
 
     template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
     policy_name = "CrmRetryRejectsOperator"
     _rows: RejectedRows | None = None
 
-    def __init__(self, *, rejects: Any, only: Only = "retryable", **kwargs: Any) -> None:
+    def __init__(
+        self, *, rejects: PathArgument | None, only: Only = "retryable", **kwargs: Unpack[LoadArguments]
+    ) -> None:
         super().__init__(**kwargs)
         if only not in get_args(Only):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
@@ -109,9 +129,20 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         if not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path)):
             self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
 
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            rejects: PathArgument | None = ...,
+            only: Only = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
+
     def execute(self, context: Context) -> Any:
         if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row
-            raise AirflowSkipException("Nothing to send: the load before has no rejects file.")
+            skip("Nothing to send: the load before has no rejects file.")
         return super().execute(context)
 
     def open_source(self) -> Source:
@@ -120,7 +151,7 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         try:
             self._rows = read_rejects(path, retryable_only=self.only == "retryable")
         except NoRejects as nothing:
-            raise AirflowSkipException(f"Nothing to send: {nothing}.") from nothing
+            skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows
 
     def call(self, context: Context) -> dict[str, Any]:
@@ -135,10 +166,6 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_files(self.rejects)
-
-    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        original = source.original if isinstance(source, RejectedRows) else None
-        return RejectsFile(path, columns=source.columns, original=original)
 
     def _check_paths(self, rejects: AnyPath | None) -> None:
         own = self._path("rejects_path")

@@ -5,37 +5,44 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
-from crm_provider._compat import AirflowFailException, Context
+from crm_provider._compat import Context
 from crm_provider.assets import note_load
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
-from crm_provider.load.arguments import check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.arguments import check_arguments, mapper_of, options_of
+from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fields import Empty
 from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import NoSuchFile, SourceError
+from crm_provider.load.stops import LoadStopped
+from crm_provider.load.verdict import judge_run
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
-from crm_provider.outcome import conclude
+from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.policy import Action, Work
+from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
 from crm_provider.task_templates import check_rendered
 
 if TYPE_CHECKING:
-    from crm_provider.load.engine import Load, LoadStopped, LoadUnsaved
+    from typing_extensions import Unpack
+
+    from crm_provider.load.engine import Load, LoadUnsaved
     from crm_provider.load.sources import Source
     from crm_provider.load.summary import Summary
     from crm_provider.load.window import Interrupt
+    from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
-    "mapping", "mode", "plan", "compare", "changed_only", "full_refresh", "duplicates", "empty", "region",
-    "lowercase_email", "list_ids", "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
+    "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
+    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
     "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
@@ -44,35 +51,32 @@ ARGUMENTS = (
 class CrmLoadOperator(LoadLineage, CrmOperator):
     """Base of the loads.
 
-    XCom, also if too many rows were rejected or an error stopped the load: counts of rows by outcome (they add up to
-    ``rows``) and of errors by type, calls, duration, and paths; never a row.
+    XCom, also if too many rows were rejected or an error stopped the load: numbers of rows by outcome (their sum is
+    ``rows``) and of errors by type, calls, duration, and paths. It never holds a row.
 
     :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
         all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
     :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the cheapest; see :class:`~crm_provider.load.options.LoadOptions`
-    :param compare: ``"crm"``: read all contacts first, and send only what differs
-    :param changed_only: leave out rows that were loaded before with the same values; by default if there is a
-        ``state_path``
-    :param full_refresh: send them too, and keep the state file right
+    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
+        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param full_refresh: with ``state_path``: send every row and rebuild the state file
     :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
-    :param empty: what an empty value becomes where the mapping does not say: ``skip``, ``clear`` or ``keep``
-    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
-    :param lowercase_email: write addresses in lower case
+    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
+    :param region: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
+    :param lowercase_email: convert addresses to lower case
     :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
     :param list_ids: segmentation lists that each contact is added to
-    :param resubscribe: also add contacts to them that the CRM shows as unsubscribed or blacklisted
-    :param on_invalid: ``reject`` the rows that cannot be sent, or ``stop`` before the first call
-    :param max_rejects: rejected rows with which the task still succeeds: a number or a share such as ``"1%"``
-    :param rejects_path: file of the rejected rows, as they were given, each with the reason
-    :param state_path: file that tells the next run what was loaded
-    :param report_path: Markdown page about the load; by default in the site's ``report_directory``, if it has one,
-        else beside the rejects
-    :param checkpoint_path: file from which a retry goes on, in place of Airflow's own store
-    :param check_timeout: refuse to start if the plan takes longer than ``execution_timeout``
-    :param errors_in_a_row: rows in a row that fail for the server's sake before the load stops
-    :param dry_run: check all rows and plan, write nothing
-    :raises ValueError: if an argument makes no sense; at DAG parse as far as it is known there
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    :param on_invalid: ``reject`` rows that are not valid, or ``stop`` before the first call
+    :param max_rejects: most rejected rows with which the task succeeds: a number or a share such as ``"1%"``
+    :param rejects_path: file for the rejected rows, unchanged, each with the reason
+    :param state_path: file that remembers what was loaded: the next run leaves out the rows that did not change
+    :param report_path: file for a Markdown report; by default in the site's ``report_directory``, else beside the
+        rejects file
+    :param checkpoint_path: file that a retry resumes from, instead of Airflow's task state store
+    :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
+    :param dry_run: check all rows and plan, but write nothing
+    :raises ValueError: if an argument is not valid; at DAG parse as far as it is known there
     """
 
     work = Work.LOAD
@@ -92,43 +96,40 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def __init__(
         self,
         *,
-        mapping: Mapping[str, Any] | None = None,
+        mapping: Templated[Mapping[str, Any]] | None = None,
         mode: Mode = "upsert",
         plan: PlanName = "auto",
-        compare: Literal["crm"] | None = None,
-        changed_only: bool | None = None,
         full_refresh: bool = False,
         duplicates: Duplicates = "last",
         empty: Empty = "skip",
         region: str | None = None,
         lowercase_email: bool = False,
-        suppression: Any = None,
-        list_ids: str | Sequence[str] = (),
+        suppression: PathsOrAddresses | None = None,
+        list_ids: Templated[str | Sequence[str]] = (),
         resubscribe: bool = False,
         on_invalid: OnInvalid = "reject",
         max_rejects: int | str = 0,
-        rejects_path: Any = None,
-        state_path: Any = None,
-        report_path: Any = None,
-        checkpoint_path: Any = None,
-        check_timeout: bool = True,
+        rejects_path: PathArgument | None = None,
+        state_path: PathArgument | None = None,
+        report_path: PathArgument | None = None,
+        checkpoint_path: PathArgument | None = None,
         errors_in_a_row: int = ERRORS_IN_A_ROW,
         dry_run: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[CrmRowArguments],
     ) -> None:
         super().__init__(**kwargs)
-        self.mapping = mapping
-        self.mode, self.plan, self.compare = mode, plan, compare
-        self.changed_only, self.full_refresh = changed_only, full_refresh
+        self.mapping = rendered(mapping)
+        self.mode, self.plan, self.full_refresh = mode, plan, full_refresh
+        self.set_error_policy(self.on_error, mode=mode)
         self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
         self.suppression = suppression
-        self.list_ids, self.resubscribe = list_ids, resubscribe
+        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
         self.rejects_path = path_text(rejects_path)
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
-        self.check_timeout, self.errors_in_a_row = check_timeout, errors_in_a_row
+        self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         check_arguments(self._arguments(), later=comes_later)
 
@@ -142,13 +143,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self._suppression = hide_list(value, "addresses")
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Airflow's ``partial``, which makes no operator before the task runs: what is given is checked already."""
-        made = super().partial(**kwargs)
-        given = {**(kwargs.get("default_args") or {}), **kwargs}
+    def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
         check_arguments(known, later=comes_later, complete=False)
-        return made
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -168,18 +165,18 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
             raise
-        except SourceError as wrong:  # the same input would fail again
-            raise AirflowFailException(str(wrong)) from wrong
+        except LoadStopped as stopped:
+            raise_for_decision(stopped.error, stopped.decision, context)
+        except SourceError as wrong:
+            fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
-            if error.decided is not None:
-                raise  # by the load itself
-            conclude(error, self.decide(error), context)
+            raise_for_decision(error, judge_run(error, self.error_policy), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.conclusion import done, what_to_do
-        from crm_provider.load.engine import LoadInterrupted, LoadStopped, LoadUnsaved, too_many_rejects
+        from crm_provider.load.engine import LoadInterrupted, LoadUnsaved, too_many_rejects
         from crm_provider.load.summary import Summary
 
         with ExitStack() as opened:
@@ -192,6 +189,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 summary = load.run()
             except LoadStopped as stopped:
                 self._stopped(stopped, load, context)
+                raise
             except LoadUnsaved as unsaved:
                 self._unsaved(unsaved, load, context)
                 raise
@@ -206,7 +204,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
         if problem is not None:
             self._push_result(context, summary)
-            raise AirflowFailException(f"{problem}. {what_to_do(load)}")
+            fail_without_retry(f"{problem}. {what_to_do(load)}")
         result = self._result(summary)
         note_load(self, context, result)
         return result
@@ -240,7 +238,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=interrupt.sleep, observer=pulse))
         options, rejects = options_of(given), self._path("rejects_path")
-        state = self._path("state_path") if remembers(given) else None
+        state = self._path("state_path")
         fingerprints = None
         if state is not None:
             effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
@@ -250,7 +248,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             opened.callback(fingerprints.close)
         suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
         opened.callback(suppression.close)
-        limit = self.execution_timeout if self.check_timeout else None
+        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
         return Load(
             source=source,
             mapper=mapper_of(given),
@@ -262,15 +260,22 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             rejects=None if rejects is None else self._rejects_file(rejects, source),
             fingerprints=fingerprints,
             full_refresh=self.full_refresh,
-            checkpoints=checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects),
+            checkpoints=checkpoints,
             epoch=int(context["ti"].max_tries or 0),
             suppressed=suppression.__contains__,
             interrupt=interrupt,
-            time_limit=None if limit is None else limit.total_seconds(),
+            time_limit=self._time_limit(context["ti"], checkpoints),
         )
 
+    def _time_limit(self, ti: Any, checkpoints: Checkpoints) -> float | None:
+        """Seconds that ``execution_timeout`` leaves for the load: in this try, and in its retries if they resume it."""
+        if self.execution_timeout is None:
+            return None
+        retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
+        return self.execution_timeout.total_seconds() * (1 + max(retries, 0))
+
     def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        return RejectsFile(path, columns=source.columns)
+        return RejectsFile.of(path, source)
 
     def _path(self, name: str) -> AnyPath | None:
         value = getattr(self, name)
@@ -284,14 +289,13 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     # -- after -----------------------------------------------------------------------------------------------
 
-    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> NoReturn:
+    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> None:
         error = stopped.error
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
         self._push_result(context, summary)
         done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
-        conclude(error, stopped.decision, context)
 
     def _unsaved(self, unsaved: LoadUnsaved, load: Load, context: Context) -> None:
         summary = self._concluded(load, unsaved.summary, f"{unsaved}.")

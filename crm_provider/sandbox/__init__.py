@@ -1,4 +1,4 @@
-"""A stateful stand-in for the CRM's API on this machine: for demos, for trying out DAGs, and for tests.
+"""A local, stateful stand-in for the CRM's API: for demos, for trying out DAGs, and for tests.
 
 From a shell: ``python -m crm_provider.sandbox --port 8000 --seed demo``. From Python::
 
@@ -7,35 +7,32 @@ From a shell: ``python -m crm_provider.sandbox --port 8000 --seed demo``. From P
     with Sandbox(seed="demo") as sandbox:
         ...  # sandbox.url, sandbox.api_key, sandbox.store
 
-In pytest: the fixtures of :mod:`crm_provider.testing`. All of it is described in ``docs/sandbox.md``.
+In pytest: the fixtures of :mod:`crm_provider.testing`. ``docs/sandbox.md`` describes everything.
 
-How it is built::
+Modules, from the outside to the inside::
 
-    app, admin, serving          HTTP: FastAPI and uvicorn; loaded only when a server starts
-    server, __main__             Sandbox, and the command line
-    gateway                      the way of a call: route, key, faults, rate limit, backend, journal
-      calls, routes              what a call is about
-      faults, faultbook, magic   what goes wrong on purpose, and when
-      effects                    what that does to the answer
-      bucket, journal            rate limit; what was seen
-    operations, validation       the API's calls, and the checks of what they are sent
-      store, tables, records     the CRM's rules and its state; developer: a made-up one
-    problems, answers            errors from the catalogue; envelopes
-    settings, seeds, ids, clock  set-up
+    server, __main__      Sandbox, and the command line
+    http_server, admin    HTTP and the admin routes (FastAPI and uvicorn, loaded only when a server starts)
+    gateway               how a request passes: route, key, faults, rate limit, backend, journal
+    fault_rules, faults   when a fault applies, and what it does
+    routes, operations    how a request is read, and what the API does with it
+    seeds, store          initial data, and the CRM's state with its rules
+    responses, journal    errors and envelopes; what was received
+    settings, ids         set-up, clock, hosts; stable ids
+
+From the rest of the package it uses only the error catalogue and the version.
 """
 
 from __future__ import annotations
 
-from crm_provider.sandbox.clock import Clock, ManualClock, SystemClock
-from crm_provider.sandbox.faultbook import FaultStatus
+from crm_provider.sandbox.fault_rules import MAGIC_EMAILS, FaultStatus, MagicEmail
 from crm_provider.sandbox.faults import EFFECTS, Fault
 from crm_provider.sandbox.journal import Counters, JournalEntry
-from crm_provider.sandbox.magic import MAGIC_EMAILS, MagicEmail
-from crm_provider.sandbox.problems import RefusedError
-from crm_provider.sandbox.seed_fields import SeedError
+from crm_provider.sandbox.responses import RefusedError
+from crm_provider.sandbox.seeds import SeedError
 from crm_provider.sandbox.server import Sandbox
-from crm_provider.sandbox.settings import DEFAULT_API_KEY, Settings
-from crm_provider.sandbox.store import Store
+from crm_provider.sandbox.settings import DEFAULT_API_KEY, Clock, ManualClock, SandboxSettings, SystemClock
+from crm_provider.sandbox.store import CrmStore
 
 __all__ = [
     "DEFAULT_API_KEY",
@@ -43,6 +40,7 @@ __all__ = [
     "MAGIC_EMAILS",
     "Clock",
     "Counters",
+    "CrmStore",
     "Fault",
     "FaultStatus",
     "JournalEntry",
@@ -50,8 +48,7 @@ __all__ = [
     "ManualClock",
     "RefusedError",
     "Sandbox",
+    "SandboxSettings",
     "SeedError",
-    "Settings",
-    "Store",
     "SystemClock",
 ]

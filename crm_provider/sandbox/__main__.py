@@ -1,4 +1,4 @@
-"""``python -m crm_provider.sandbox``: a sandbox to point an Airflow at, until Ctrl-C."""
+"""``python -m crm_provider.sandbox``: a sandbox for an Airflow connection, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import threading
 from collections.abc import Sequence
 from typing import get_args
 
-from crm_provider.sandbox.magic import MAGIC_EMAILS
+from crm_provider.sandbox.fault_rules import MAGIC_EMAILS
 from crm_provider.sandbox.server import Sandbox
-from crm_provider.sandbox.settings import DEFAULT_API_KEY, Envelope, SuccessShape
+from crm_provider.sandbox.settings import ADMIN_PATH, DEFAULT_API_KEY, Envelope, SuccessShape
 
 USAGE_ERROR = 2
 _CHECK_EVERY = 1.0
-"""Seconds between looks at whether the server is still alive."""
+"""Seconds between checks whether the server is still alive."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sandbox until SIGINT or SIGTERM.
 
-    :param arguments: the command line without the program's name; by default that of this process
-    :return: the exit code: 0 after a stop by signal, 1 if the server died, 2 if it could not start as asked
+    :param arguments: the command line without the program's name; by default this process's
+    :return: the exit code: 0 after a signal, 1 if the server died, 2 if it could not start with these options
     """
     options = _parser().parse_args(arguments)
     stop = threading.Event()
@@ -47,21 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m crm_provider.sandbox",
-        description="A stateful stand-in for the CRM's API on a loopback port of this machine.",
+        description="A local, stateful stand-in for the CRM's API on a loopback port of this machine.",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
-    add("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    add("--port", type=int, default=8000, help="0 chooses a free port (default: %(default)s)")
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME[:PORT]",
+        help="serve requests to this host name too, for example behind a proxy; can be repeated",
+    )
     add("--seed", default="demo", help="empty, demo, contacts:N or a path ending in .json (default: %(default)s)")
-    add("--state", metavar="FILE", help="keep what it holds in this file, and go on with that (before --seed)")
-    add("--rate", type=float, default=5.0, help="calls per second (default: %(default)s)")
-    add("--burst", type=int, default=2, help="calls at once (default: %(default)s)")
+    add("--state", metavar="FILE", help="keep the data in this file, and continue with it instead of --seed")
+    add("--rate", type=float, default=5.0, help="requests per second (default: %(default)s)")
+    add("--burst", type=int, default=2, help="requests at once (default: %(default)s)")
     add("--no-limit", action="store_true", help="no rate limit")
-    add("--envelope", choices=get_args(Envelope), default="v1", help="how errors are written (default: %(default)s)")
-    add("--success", choices=get_args(SuccessShape), default="wrapped", help="how successes are written")
+    add("--envelope", choices=get_args(Envelope), default="v1", help="format of errors (default: %(default)s)")
+    add("--success", choices=get_args(SuccessShape), default="wrapped", help="format of successes")
     add("--api-key", default=DEFAULT_API_KEY, help="the key that is accepted (default: %(default)s)")
-    add("--membership-delay", type=float, default=0.0, help="seconds until an added list shows on a contact")
-    add("--no-magic", action="store_true", help="the addresses at sandbox.test behave like others")
+    add("--membership-delay", type=float, default=0.0, help="seconds until a new list membership shows on a contact")
+    add("--no-magic", action="store_true", help="no special behaviour for the addresses at sandbox.test")
     return parser
 
 
@@ -69,6 +76,7 @@ def _sandbox(options: argparse.Namespace) -> Sandbox:
     return Sandbox(
         host=options.host,
         port=options.port,
+        allowed_hosts=options.allowed_host,
         seed=options.seed,
         state=options.state,
         rate=None if options.no_limit else options.rate,
@@ -83,23 +91,23 @@ def _sandbox(options: argparse.Namespace) -> Sandbox:
 
 def _reason(error: Exception, options: argparse.Namespace) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {options.port} on {options.host} is in use: choose another one, or --port 0 for a free one"
+        return f"port {options.port} on {options.host} is in use: choose another one, or use --port 0 for a free one"
     return str(error)
 
 
 def _welcome(sandbox: Sandbox) -> str:
-    limit = f"{sandbox.settings.rate:g} calls/s, burst {sandbox.settings.burst}" if sandbox.settings.rate else "none"
+    limit = f"{sandbox.settings.rate:g} requests/s, burst {sandbox.settings.burst}" if sandbox.settings.rate else "none"
     lines = [
         f"CRM sandbox    {sandbox.url}",
         f"API key        {sandbox.api_key}",
         f"Rate limit     {limit}",
-        f"Admin routes   {sandbox.root_url}/__sandbox__ (OpenAPI: /__sandbox__/openapi.json)",
+        f"Admin routes   {sandbox.root_url}{ADMIN_PATH} (OpenAPI: {ADMIN_PATH}/openapi.json)",
         "",
-        "Airflow connection, to paste:",
+        "Airflow connection, ready to paste:",
         f"  export AIRFLOW_CONN_CRM_DEFAULT={shlex.quote(sandbox.connection_json())}",
     ]
     if sandbox.settings.magic:
-        lines += ["", "Magic emails (with +tags too):"]
+        lines += ["", "Magic emails (+tags are allowed):"]
         lines += [f"  {row.email:24} {row.does}" for row in MAGIC_EMAILS]
     return "\n".join([*lines, "", "Stop with Ctrl-C."])
 

@@ -1,6 +1,6 @@
-"""The way of a call through the sandbox: route, key, faults in front, rate limit, faults behind it, backend, journal.
+"""How a request passes the sandbox: route, key, faults in front, rate limit, faults behind it, backend, journal.
 
-Pure Python: a call comes in as a value and its outcome goes out as one. ``app`` puts HTTP around it.
+Pure Python: a request comes in as a value and an outcome is returned. ``http_server`` puts HTTP around it.
 """
 
 from __future__ import annotations
@@ -10,85 +10,77 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactAssociatedWithADealError, CrmInvalidParamsError
 from crm_provider.sandbox import ids
-from crm_provider.sandbox.answers import Writer
-from crm_provider.sandbox.bucket import TokenBucket
-from crm_provider.sandbox.calls import Call, Visit, field_names, look_at
-from crm_provider.sandbox.clock import Clock, SystemClock, timestamp
-from crm_provider.sandbox.developer import DeveloperStore
-from crm_provider.sandbox.effects import Outcome, strike
-from crm_provider.sandbox.faultbook import FaultBook
-from crm_provider.sandbox.faults import Fault
-from crm_provider.sandbox.journal import Fingerprints, Journal, JournalEntry
-from crm_provider.sandbox.magic import MagicBook, magic_email
-from crm_provider.sandbox.operations import Success
-from crm_provider.sandbox.problems import RefusedError, gateway_problem
-from crm_provider.sandbox.records import JsonObject
-from crm_provider.sandbox.routes import Route
-from crm_provider.sandbox.seeds import fill, load_seed, snapshot
-from crm_provider.sandbox.settings import Settings
-from crm_provider.sandbox.store import Store
+from crm_provider.sandbox.fault_rules import FaultRules, MagicFaults, magic_email
+from crm_provider.sandbox.faults import Fault, RequestOutcome, apply_fault
+from crm_provider.sandbox.journal import JournalEntry, RequestJournal, ValueHasher
+from crm_provider.sandbox.operations import ApiSuccess
+from crm_provider.sandbox.responses import RefusedError, ResponseWriter, gateway_reply
+from crm_provider.sandbox.routes import ParsedRequest, RawRequest, Route, field_names, parse_request
+from crm_provider.sandbox.seeds import SEEDED_AT, fill, load_seed, snapshot
+from crm_provider.sandbox.settings import Clock, SandboxOptions, SandboxSettings, SystemClock, timestamp
+from crm_provider.sandbox.store import ContactRecord, CrmStore, DealRecord, JsonObject, SegmentationList, Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from crm_provider.sandbox.settings import SettingsFields
-
-_DUPLICATES = {
-    ("POST /contacts", CrmContactAlreadyExistsError.type),
-    ("POST /deals", CrmContactAssociatedWithADealError.type),
+_CREATIONS = {
+    ("POST /contacts", "CONTACT_ALREADY_EXISTS"),
+    ("POST /deals", "CONTACT_ASSOCIATED_WITH_A_DEAL"),
 }
-"""Calls that tried to create what was there: what a client that repeats a lost POST blindly is caught by."""
+"""Requests that tried to create what exists: this exposes a client that blindly repeats a POST."""
 
 _ONLY_BY_RESET = frozenset({"seed", "journal_size"})
 
+_ROUNDING = 1e-6
+"""Part of a token that may be missing: sums of floats drift, and a request exactly on time must pass."""
+
 
 class Gateway:
-    """The sandbox without HTTP: all its state, and what becomes of each call.
+    """The sandbox without HTTP: its whole state, and the outcome of each request.
 
-    :param keep: is given the state as a document after each change by a call
+    :param keep: receives the state as a document after each change by a request
     :raises SeedError: the settings' seed cannot be used
     """
 
     def __init__(
         self,
-        settings: Settings | None = None,
+        settings: SandboxSettings | None = None,
         *,
         clock: Clock | None = None,
         keep: Callable[[JsonObject], None] | None = None,
     ) -> None:
         self._keep = keep
         self.clock = clock or SystemClock()
-        self.store = Store(self.clock)
+        self.store = CrmStore(self.clock)
         self.lock = self.store.lock
-        self.fingerprints = Fingerprints()
-        self.start_settings = settings or Settings()
+        self.hasher = ValueHasher()
+        self.start_settings = settings or SandboxSettings()
         self.reset()
 
-    def reset(self, settings: Settings | None = None) -> None:
-        """Start anew: the seed's state, the settings of the start, full bucket; no faults, empty journal.
+    def reset(self, settings: SandboxSettings | None = None) -> None:
+        """Start again with the seed's state, the initial settings and a full bucket, without faults and journal.
 
-        :param settings: settings to start with from now on; None keeps those of the last start
+        :param settings: initial settings from now on; None keeps the current ones
         :raises SeedError: the seed cannot be used; then nothing changes
         """
         start = settings or self.start_settings
-        fresh = Store(self.clock)
+        fresh = CrmStore(self.clock)
         fill(fresh, load_seed(start.seed))
         with self.lock:
             self.start_settings = start
             self._seq = 0
-            self.store.take_over(fresh)
-            self.faults = FaultBook(self.clock)
-            self.journal = Journal(start.journal_size)
-            self._magic = MagicBook(self.clock)
+            self.store.replace_with(fresh)
+            self.faults = FaultRules(self.clock)
+            self.journal = RequestJournal(start.journal_size)
+            self._magic = MagicFaults(self.clock)
             self._use(start)
             self._fill_bucket()
 
-    def configure(self, **changes: Unpack[SettingsFields]) -> Settings:
-        """Change settings until the next reset; a change of the limit starts with a full bucket.
+    def configure(self, **changes: Unpack[SandboxOptions]) -> SandboxSettings:
+        """Change settings until the next reset. Changing the rate limit fills the bucket.
 
-        :return: the settings in use now
+        :return: the current settings
         :raises ValueError: a value is not possible, or the field can only be changed by a reset
         """
         if fixed := sorted(_ONLY_BY_RESET & changes.keys()):
@@ -99,98 +91,99 @@ class Gateway:
                 self._fill_bucket()
             return self.settings
 
-    def handle(self, call: Call) -> Outcome:
-        """What becomes of a call; its effect on the state and its line in the journal are done when this returns."""
+    def handle(self, raw: RawRequest) -> RequestOutcome:
+        """The outcome of a request. The state and the journal are up to date when this returns."""
         with self.lock:
             self._seq += 1
-            writer = Writer(
+            writer = ResponseWriter(
                 envelope=self.settings.envelope,
                 success=self.settings.success,
                 request_id=ids.request_id(self._seq),
             )
-            visit = look_at(call, self.store)
-            outcome = self._decide(visit, writer)
-            self._note(visit, writer.request_id, outcome)
-            if self._keep is not None and outcome.applied and visit.method != "GET":
+            parsed = parse_request(raw, self.store)
+            outcome = self._decide(parsed, writer)
+            self._record(parsed, writer.request_id, outcome)
+            if self._keep is not None and outcome.applied and parsed.method != "GET":
                 self._keep(snapshot(self.store))
             return outcome
 
-    # -- in front of the backend -----------------------------------------------------------------------------
+    # -- in front of the backend -------------------------------------------------------------------------
 
-    def _decide(self, visit: Visit, writer: Writer) -> Outcome:
-        route = visit.route
+    def _decide(self, parsed: ParsedRequest, writer: ResponseWriter) -> RequestOutcome:
+        route = parsed.route
         if route is None:
-            return _gateway_says("unknown route", writer)
-        if not route.keyless and (case := self._key_problem(visit.key)):
-            return _gateway_says(case, writer)
-        if fault := self._pick_fault(visit, in_front=True):
-            return strike(fault, writer, lambda: self._backend(route, visit, writer))
-        if not self._bucket.take():
-            return _gateway_says("throttled", writer)
-        fault = self._pick_fault(visit, in_front=False)
-        return strike(fault, writer, lambda: self._backend(route, visit, writer))
+            return _gateway_error("unknown route", writer)
+        if not route.keyless and (case := self._key_error(parsed.key)):
+            return _gateway_error(case, writer)
+        fault = self._pick_fault(parsed, in_front=True)
+        if fault is None:
+            if not self._bucket.take():
+                return _gateway_error("throttled", writer)
+            fault = self._pick_fault(parsed, in_front=False)
+        return apply_fault(fault, writer, lambda: self._backend(route, parsed, writer))
 
-    def _key_problem(self, key: str | None) -> str | None:
+    def _key_error(self, key: str | None) -> str | None:
         if key is None:
             return "key missing"
         valid = self.settings.api_key
         accepted = valid is not None and hmac.compare_digest(key.encode(), valid.encode())
         return None if accepted else "key refused"
 
-    def _pick_fault(self, visit: Visit, *, in_front: bool) -> Fault | None:
-        chosen = self.faults.pick(visit.sighting, in_front=in_front)
+    def _pick_fault(self, parsed: ParsedRequest, *, in_front: bool) -> Fault | None:
+        chosen = self.faults.pick(parsed.facts, in_front=in_front)
         if chosen is None and self.settings.magic:
-            return self._magic.pick(visit.sighting, in_front=in_front)
+            return self._magic.pick(parsed.facts, in_front=in_front)
         return chosen
 
-    # -- the backend -----------------------------------------------------------------------------------------
+    # -- the backend -------------------------------------------------------------------------------------
 
-    def _backend(self, route: Route, visit: Visit, writer: Writer) -> Outcome:
-        store = DeveloperStore(self.clock) if visit.developer_mode else self.store
+    def _backend(self, route: Route, parsed: ParsedRequest, writer: ResponseWriter) -> RequestOutcome:
+        store = DeveloperStore(self.clock) if parsed.developer_mode else self.store
         try:
-            success = _carry_out(route, visit, store)
+            success = _carry_out(route, parsed, store)
         except RefusedError as refused:
-            error = refused.problem.type
-            return Outcome(
-                answer=writer.fail(refused.problem),
+            error = refused.reply.type
+            return RequestOutcome(
+                response=writer.fail(refused.reply),
                 error=error,
-                duplicate=(route.name, error) in _DUPLICATES,
+                duplicate=(route.name, error) in _CREATIONS,
                 detail=refused.detail,
             )
         if route.name == "POST /contacts" and self._is_blocked(success.data["email"]):
             store.block_contact(success.data["email"])
-        return Outcome(answer=writer.succeed(success.status, success.data), applied=not visit.developer_mode)
+        response = writer.succeed(success.status, success.data)
+        return RequestOutcome(response=response, applied=not parsed.developer_mode)
 
     def _is_blocked(self, email: str) -> bool:
         row = magic_email(email) if self.settings.magic else None
         return row is not None and row.blocked
 
-    # -- book-keeping ----------------------------------------------------------------------------------------
+    # -- book-keeping ------------------------------------------------------------------------------------
 
-    def _note(self, visit: Visit, request_id: str, outcome: Outcome) -> None:
+    def _record(self, parsed: ParsedRequest, request_id: str, outcome: RequestOutcome) -> None:
         self.journal.add(
             JournalEntry(
                 seq=self._seq,
                 at=self.clock.monotonic(),
                 time=timestamp(self.clock.now()),
-                method=visit.method,
-                route=visit.sighting.template,
+                method=parsed.method,
+                route=parsed.facts.template,
                 request_id=request_id,
-                status=outcome.answer.status if outcome.answer else None,
+                status=outcome.response.status if outcome.response else None,
                 error=outcome.error,
                 fault=outcome.fault,
                 applied=outcome.applied,
                 duplicate=outcome.duplicate,
-                developer_mode=visit.developer_mode,
-                latency=outcome.hold,
-                key=self.fingerprints.of(visit.key),
-                email=self.fingerprints.of(visit.sighting.email),
-                fields=field_names(visit.request.body),
+                developer_mode=parsed.developer_mode,
+                latency=outcome.delay,
+                key=self.hasher.hash(parsed.key),
+                email=self.hasher.hash(parsed.facts.email),
+                fields=field_names(parsed.request.body),
                 detail=outcome.detail,
             )
         )
 
-    def _use(self, settings: Settings) -> None:
+    def _use(self, settings: SandboxSettings) -> None:
         self.settings = settings
         self.store.membership_delay = settings.membership_delay
 
@@ -198,14 +191,97 @@ class Gateway:
         self._bucket = TokenBucket(rate=self.settings.rate, burst=self.settings.burst, clock=self.clock)
 
 
-def _carry_out(route: Route, visit: Visit, store: Store) -> Success:
-    if any(not value.strip() for value in visit.request.params.values()):
-        raise RefusedError(CrmInvalidParamsError, text=route.blank)
-    if visit.refusal:
-        raise visit.refusal
-    return route.operation(store, visit.request)
+def _carry_out(route: Route, parsed: ParsedRequest, store: CrmStore) -> ApiSuccess:
+    if any(not value.strip() for value in parsed.request.params.values()):
+        raise RefusedError("INVALID_PARAMS", text=route.blank)
+    if parsed.refusal:
+        raise parsed.refusal
+    return route.operation(store, parsed.request)
 
 
-def _gateway_says(case: str, writer: Writer) -> Outcome:
-    problem = gateway_problem(case)
-    return Outcome(answer=writer.fail(problem), error=problem.type)
+def _gateway_error(case: str, writer: ResponseWriter) -> RequestOutcome:
+    error = gateway_reply(case)
+    return RequestOutcome(response=writer.fail(error), error=error.type)
+
+
+# -- rate limit ---------------------------------------------------------------------------------------------
+
+
+class TokenBucket:
+    """Admits ``burst`` requests at once and one more every ``1 / rate`` seconds. A rejected request costs nothing.
+
+    In any ``t`` seconds it admits at most ``burst + rate * t`` requests.
+
+    :param rate: tokens per second, None for no limit
+    """
+
+    def __init__(self, *, rate: float | None, burst: int, clock: Clock) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._tokens = float(burst)
+        self._filled_at = clock.monotonic()
+
+    def take(self) -> bool:
+        """Whether a request may pass now."""
+        if self._rate is None:
+            return True
+        now = self._clock.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if self._tokens < 1 - _ROUNDING:
+            return False
+        self._tokens -= 1
+        return True
+
+
+# -- developer mode: header x-developer-mode: true ------------------------------------------------------------
+
+_PEOPLE = ("first@developer.example", "second@developer.example", "third@developer.example")
+
+
+class DeveloperStore(CrmStore):
+    """Made-up data for one request: everything that the request names exists, and nothing conflicts with it.
+
+    Bodies are still checked. The store is discarded after the request, so nothing is kept.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        for email in _PEOPLE:
+            self.put_deal(_made_up_deal(self._make_up(email, ids.contact_id(email)).id))
+        self.add_list("Developer list")
+
+    def contact(self, email: str) -> ContactRecord:
+        return self.contacts.get(email) or self._make_up(email, ids.contact_id(email))
+
+    def contact_with_id(self, contact_id: str) -> ContactRecord:
+        known = (contact for contact in self.contacts.values() if contact.id == contact_id)
+        return next(known, None) or self._make_up(f"{contact_id}@developer.example", contact_id)
+
+    def deal(self, deal_id: str) -> DealRecord:
+        if deal_id in self.deals:
+            return self.deals[deal_id]
+        owner = self._make_up(f"{deal_id}@developer.example", ids.contact_id(deal_id))
+        return self.put_deal(_made_up_deal(owner.id, deal_id))
+
+    def stage(self, pipeline_id: str, stage_id: str) -> Stage:
+        return Stage(id=stage_id, name=f"Made up for pipeline {pipeline_id}")
+
+    def segmentation_list(self, list_id: str) -> SegmentationList:
+        return SegmentationList(id=list_id, name="Made up")
+
+    def _make_up(self, email: str, contact_id: str) -> ContactRecord:
+        attributes = {"name": "Developer Mode", "phone": "+15550100000"}
+        return self.put_contact(ContactRecord(id=contact_id, email=email, created_at=SEEDED_AT, attributes=attributes))
+
+
+def _made_up_deal(contact_id: str, deal_id: str | None = None) -> DealRecord:
+    return DealRecord(
+        id=deal_id or ids.deal_id(contact_id),
+        contact_id=contact_id,
+        pipeline_id=ids.pipeline_id("Sales"),
+        stage_id=ids.stage_id("Sales", "New"),
+        created_at=SEEDED_AT,
+        attributes={"pb_name": "Developer Mode", "pb_amount": "100"},
+    )

@@ -1,4 +1,4 @@
-"""Ids that are the same in every sandbox, so that an example DAG or a test can name them.
+"""Ids that are the same in every sandbox, so that an example DAG or a test can use them.
 
 >>> from crm_provider.sandbox import ids
 >>> ids.stage_id("Sales", "Won") == ids.stage_id("Sales", "Won")
@@ -10,16 +10,19 @@ from __future__ import annotations
 import uuid
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "sandbox.test")
-"""All ids of the sandbox are version 5 uuids in this namespace."""
+"""All ids of the sandbox are version 5 UUIDs in this namespace."""
 
 
 def pipeline_id(name: str) -> str:
-    """The id of a seeded pipeline."""
+    """The id of a pipeline."""
     return _id("pipeline", name)
 
 
 def stage_id(pipeline: str, name: str) -> str:
-    """The id of a stage of a seeded pipeline, both given by name."""
+    """The id of a stage.
+
+    :param pipeline: name of the pipeline
+    """
     return _id("stage", f"{pipeline}/{name}")
 
 
@@ -31,7 +34,7 @@ def list_id(name: str) -> str:
 def contact_id(email: str, birth: int = 1) -> str:
     """The id of a contact.
 
-    :param birth: 1 for the first contact with this email; a contact that is deleted and created again gets a new id
+    :param birth: 1 for the first contact with this email, 2 for the one created after that was deleted, and so on
     """
     return _id("contact", email if birth == 1 else f"{email}#{birth}")
 
@@ -39,14 +42,14 @@ def contact_id(email: str, birth: int = 1) -> str:
 def deal_id(contact: str, birth: int = 1) -> str:
     """The id of a contact's deal.
 
-    :param contact: the contact's id
+    :param contact: id of the contact
     :param birth: 1 for the contact's first deal, 2 for the one created after that was deleted, and so on
     """
     return _id("deal", contact if birth == 1 else f"{contact}#{birth}")
 
 
 def request_id(number: int) -> str:
-    """The request id of the sandbox's n-th call since its start or reset."""
+    """The id of the n-th request since the start or the last reset."""
     return _id("request", str(number))
 
 

@@ -1,4 +1,4 @@
-"""What the sandbox saw: the calls one by one, without any value that was sent, and counters over all of them."""
+"""What the sandbox received: each request without any value that was sent, and counters over all requests."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from http import HTTPStatus
 from typing import Any
 
 WINDOW = 1.0
-"""Seconds of the window in which ``highest_rate`` counts calls."""
+"""Seconds of the window in which ``highest_rate`` counts requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One call.
+    """One request.
 
-    :param seq: number of the call since the start or reset, from 1
+    :param seq: number of the request since the start or the last reset, from 1
     :param at: monotonic time of its arrival, in seconds
     :param time: wall time of its arrival
     :param route: the route's path with placeholders, or ``unknown``
-    :param status: None if the connection was closed without an answer
-    :param error: the error's type in the catalogue, also if its answer was lost
-    :param fault: name of the fault that struck
-    :param applied: whether the call was carried out with success (never in developer mode)
-    :param duplicate: it tried to create a contact, or a contact's deal, that was there already
-    :param latency: seconds for which the answer was held back
-    :param key: fingerprint of the API key that was sent
-    :param email: fingerprint of the email that the call was about
+    :param status: None if the connection was closed without a response
+    :param error: the error's type in the catalogue, even if the response was lost
+    :param fault: name of the fault that was applied
+    :param applied: whether the request was carried out successfully (never in developer mode)
+    :param duplicate: it tried to create a contact, or a contact's deal, that exists
+    :param latency: seconds by which the response was delayed
+    :param key: keyed hash of the API key that was sent
+    :param email: keyed hash of the email that the request was about
     :param fields: names of the body's fields, for example ``attributes.phone``
     :param detail: which rule of the API was broken
     """
@@ -60,16 +60,16 @@ class JournalEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Totals since the start or reset.
+    """Totals since the start or the last reset.
 
-    :param total: calls that arrived
-    :param highest_rate: the most calls that arrived within any one second
-    :param throttled: answers with status 429
-    :param duplicate_contacts: contacts that were created although they were there
-    :param duplicate_deals: deals that were created although the contact had one
-    :param calls: calls by method and route, for example ``GET /contacts/{email}``
+    :param total: number of requests
+    :param highest_rate: the most requests within any one second
+    :param throttled: responses with status 429
+    :param duplicate_contacts: attempts to create a contact that exists
+    :param duplicate_deals: attempts to create a deal for a contact that has one
+    :param calls: requests by method and route, for example ``GET /contacts/{email}``
     :param errors: errors by type
-    :param journal_dropped: calls that no longer fit into the journal
+    :param journal_dropped: requests that no longer fit into the journal
     """
 
     total: int = 0
@@ -82,21 +82,24 @@ class Counters:
     journal_dropped: int = 0
 
 
-class Fingerprints:
-    """Keyed hashes: they tell two values apart and say nothing about either. Another process has other ones."""
+class ValueHasher:
+    """Keyed hashes of values: equal values have equal hashes, and no hash reveals its value. The key is per process."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(16)
 
-    def of(self, value: str | None) -> str | None:
-        """The fingerprint of a value, None for none."""
+    def hash(self, value: str | None) -> str | None:
+        """The hash of a value, None for None."""
         if value is None:
             return None
         return hmac.new(self._secret, value.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-class Journal:
-    """The calls, of which the last ``size`` are kept, and the counters, which count all."""
+class RequestJournal:
+    """The last requests, and the counters over all requests.
+
+    :param size: how many requests are kept
+    """
 
     def __init__(self, size: int) -> None:
         self._entries: deque[JournalEntry] = deque(maxlen=size)
@@ -109,7 +112,7 @@ class Journal:
         self._errors: Counter[str] = Counter()
 
     def add(self, entry: JournalEntry) -> None:
-        """Note a call."""
+        """Record a request."""
         self._entries.append(entry)
         self._total += 1
         self._throttled += entry.status == HTTPStatus.TOO_MANY_REQUESTS
@@ -132,11 +135,11 @@ class Journal:
         status: int | None = None,
         email: str | None = None,
     ) -> list[JournalEntry]:
-        """The calls that fit all of these, oldest first.
+        """The requests that match all of these, oldest first.
 
-        :param since: only those with a greater ``seq``
+        :param since: only requests with a greater ``seq``
         :param route: the route's path with placeholders
-        :param email: fingerprint
+        :param email: keyed hash
         """
         wanted = {"method": method, "route": route, "status": status, "email": email}
         filters = {name: value for name, value in wanted.items() if value is not None}
@@ -147,7 +150,7 @@ class Journal:
         ]
 
     def counters(self) -> Counters:
-        """The totals up to now."""
+        """The current totals."""
         return Counters(
             total=self._total,
             highest_rate=self._highest_rate,

@@ -1,7 +1,7 @@
-"""Seeds: what a sandbox holds when it starts and after a reset.
+"""Seeds: the data of a sandbox after its start and after a reset, and the file that keeps it.
 
-A seed is a document in the form that :func:`snapshot` writes. By hand less is enough: ids and dates may be left out,
-and wherever a document names a list, pipeline, stage or contact it may give the name (or email) instead of the id::
+A seed is a document in the format that :func:`snapshot` returns. A handwritten one may be shorter: ids and dates may be
+left out, and a list, pipeline, stage or contact may be referred to by its name (or email) instead of its id::
 
     {"pipelines": [{"name": "Sales", "stages": [{"name": "New"}, {"name": "Won"}]}],
      "lists": [{"name": "Newsletter"}, {"name": "Late", "appears_after": 5}],
@@ -12,20 +12,26 @@ and wherever a document names a list, pipeline, stage or contact it may give the
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crm_provider.sandbox import ids
-from crm_provider.sandbox import seed_fields as check
-from crm_provider.sandbox.choices import not_one_of
-from crm_provider.sandbox.records import Contact, Deal, JsonObject, Pipeline, SegmentationList, Stage
-from crm_provider.sandbox.seed_fields import SeedError
-from crm_provider.sandbox.store import Store
+from crm_provider.sandbox.settings import not_one_of
+from crm_provider.sandbox.store import (
+    ContactRecord,
+    CrmStore,
+    DealRecord,
+    JsonObject,
+    Pipeline,
+    SegmentationList,
+    Stage,
+)
 
-SEEDED_AT = "2025-01-01T00:00:00.000Z"
-"""Creation date of seeded records: fixed, so that equal seeds are equal to the letter."""
+SEEDED_AT = "2024-01-01T00:00:00.000Z"
+"""``createdAt`` of seeded records: fixed, so that equal seeds are identical, and older than anything created now."""
 
 _LONGEST_DELAY = 1e9
 """Seconds."""
@@ -35,12 +41,16 @@ _STAGES = ("New", "Qualified", "Proposal", "Won", "Lost")
 _PEOPLE = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "John", "Katherine", "Ken", "Leslie", "Margaret")
 
 
+class SeedError(ValueError):
+    """A seed cannot be used. The message names the place in it."""
+
+
 def load_seed(seed: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """The document of a seed.
 
     :param seed: ``empty``; ``demo``: two pipelines, two lists, some contacts and a deal; ``contacts:N``: the same
         pipelines and lists with N contacts; the path of a JSON file; or the document itself
-    :raises SeedError: there is no such seed, or the file is not one
+    :raises SeedError: there is no such seed, or the file cannot be read
     """
     if not isinstance(seed, str):
         return _checked(seed, "the seed")
@@ -58,10 +68,10 @@ def load_seed(seed: str | Mapping[str, Any]) -> Mapping[str, Any]:
         raise SeedError(f"seed {seed!r} cannot be read: {error}") from error
 
 
-def fill(store: Store, document: Mapping[str, Any]) -> None:
-    """Add what a document holds to a store.
+def fill(store: CrmStore, document: Mapping[str, Any]) -> None:
+    """Add the records of a document to a store.
 
-    :raises SeedError: a field is missing, or names something that is not in the document
+    :raises SeedError: a field is missing, or refers to something that is not in the document
     """
     for place, record in _records(document, "pipelines"):
         store.put_pipeline(_pipeline(record, place))
@@ -73,8 +83,8 @@ def fill(store: Store, document: Mapping[str, Any]) -> None:
         store.put_deal(_deal(record, place, store))
 
 
-def snapshot(store: Store) -> JsonObject:
-    """The state as a document: seeding with it restores the state. Automations that were started are not in it."""
+def snapshot(store: CrmStore) -> JsonObject:
+    """The state as a document. Seeding with it restores the state, except for started automations."""
     with store.lock:
         now = store.clock.monotonic()
         lists = [
@@ -83,13 +93,49 @@ def snapshot(store: Store) -> JsonObject:
         return {
             "pipelines": [pipeline.as_json() for pipeline in store.pipelines.values()],
             "lists": lists,
-            # memberships still to come are in it as well, without their delay
+            # includes memberships that do not show yet, without the rest of their delay
             "contacts": [contact.as_json(float("inf")) for contact in store.contacts.values()],
             "deals": [deal.as_json() for deal in store.deals.values()],
         }
 
 
-# -- the seeds that come with it ----------------------------------------------------------------------------
+class StateFile:
+    """A file with the state of a sandbox, so that the next sandbox continues with it.
+
+    It holds a seed document and is replaced before a write gets its response, so no confirmed write is lost. Each write
+    takes the time to write all records: use it for a few thousand contacts.
+
+    :param path: of a JSON file, which need not exist yet
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+
+    def seed(self, otherwise: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+        """The content of the file, or another seed if there is no file yet.
+
+        :raises ValueError: it cannot be read
+        """
+        try:
+            found: object = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return otherwise
+        except ValueError as broken:
+            raise ValueError(f"the state file {self._path} cannot be read ({broken}); remove it") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"the state file {self._path} holds no state of a sandbox; use another path")
+        return found
+
+    def write(self, document: JsonObject) -> None:
+        """Replace the file atomically."""
+        draft = self._path.with_name(f".{self._path.name}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)  # the folder may be shared
+        with open(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(document, file)
+        draft.replace(self._path)
+
+
+# -- built-in seeds -----------------------------------------------------------------------------------------
 
 
 def _structure() -> JsonObject:
@@ -131,12 +177,12 @@ def _checked(document: object, what: str) -> Mapping[str, Any]:
     try:
         json.dumps(document, ensure_ascii=False, allow_nan=False, default=dict).encode()
     except (ValueError, TypeError, RecursionError):
-        raise SeedError(f"{what} holds something that JSON has no form for") from None
+        raise SeedError(f"{what} contains a value that JSON cannot represent") from None
     return document
 
 
 def _records(document: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for index, record in enumerate(check.several(document, part, part)):
+    for index, record in enumerate(_sequence(document, part, part)):
         place = f"{part}[{index}]"
         if not isinstance(record, Mapping):
             raise SeedError(f"{place} must be an object")
@@ -144,68 +190,68 @@ def _records(document: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapp
 
 
 def _pipeline(record: Mapping[str, Any], place: str) -> Pipeline:
-    name = check.required_text(record, "name", place)
+    name = _required_string(record, "name", place)
     stages = tuple(_stage(stage, at, name) for at, stage in _records(record, "stages"))
-    return Pipeline(id=check.own_id(record, place) or ids.pipeline_id(name), name=name, stages=stages)
+    return Pipeline(id=_string(record, "id", place) or ids.pipeline_id(name), name=name, stages=stages)
 
 
 def _stage(record: Mapping[str, Any], place: str, pipeline: str) -> Stage:
-    name = check.required_text(record, "name", place)
-    return Stage(id=check.own_id(record, place) or ids.stage_id(pipeline, name), name=name)
+    name = _required_string(record, "name", place)
+    return Stage(id=_string(record, "id", place) or ids.stage_id(pipeline, name), name=name)
 
 
 def _list(record: Mapping[str, Any], place: str, now: float) -> SegmentationList:
-    name = check.required_text(record, "name", place)
+    name = _required_string(record, "name", place)
     after = record.get("appears_after", 0)
     if not isinstance(after, (int, float)) or not 0 <= after < _LONGEST_DELAY:
         raise SeedError(f"{place}.appears_after must be a number of seconds from 0")
-    return SegmentationList(id=check.own_id(record, place) or ids.list_id(name), name=name, visible_from=now + after)
+    return SegmentationList(id=_string(record, "id", place) or ids.list_id(name), name=name, visible_from=now + after)
 
 
-def _contact(record: Mapping[str, Any], place: str, store: Store) -> Contact:
-    email = check.required_text(record, "email", place)
+def _contact(record: Mapping[str, Any], place: str, store: CrmStore) -> ContactRecord:
+    email = _required_string(record, "email", place)
     if email in store.contacts:
-        raise SeedError(f"{place}.email is there already")
-    contact_id = check.own_id(record, place) or ids.contact_id(email)
+        raise SeedError(f"{place}.email is used twice")
+    contact_id = _string(record, "id", place) or ids.contact_id(email)
     if store.email_of(contact_id):
-        raise SeedError(f"{place}.id is there already")
+        raise SeedError(f"{place}.id is used twice")
     lists = {segment.name: segment.id for segment in store.lists.values()}
-    named = check.several(record, "segmentedListsIds", f"{place}.segmentedListsIds")
-    memberships = (check.resolved(lists, name, f"{place}.segmentedListsIds") for name in named)
-    return Contact(
+    named = _sequence(record, "segmentedListsIds", f"{place}.segmentedListsIds")
+    memberships = (_resolved(lists, name, f"{place}.segmentedListsIds") for name in named)
+    return ContactRecord(
         id=contact_id,
         email=email,
-        created_at=check.text(record, "createdAt", place) or SEEDED_AT,
-        attributes=check.mapping(record, "attributes", place) or {},
-        origin=check.mapping(record, "origin", place),
+        created_at=_string(record, "createdAt", place) or SEEDED_AT,
+        attributes=_object(record, "attributes", place) or {},
+        origin=_object(record, "origin", place),
         memberships=dict.fromkeys(memberships, float("-inf")),
-        unsubscribed_at=check.text(record, "unsubscribedAt", place),
-        blacklisted_at=check.text(record, "blacklistedAt", place),
-        status=check.text(record, "status", place) or "active",
-        source=check.text(record, "source", place) or "PublicApi",
+        unsubscribed_at=_string(record, "unsubscribedAt", place),
+        blacklisted_at=_string(record, "blacklistedAt", place),
+        status=_string(record, "status", place) or "active",
+        source=_string(record, "source", place) or "PublicApi",
     )
 
 
-def _deal(record: Mapping[str, Any], place: str, store: Store) -> Deal:
+def _deal(record: Mapping[str, Any], place: str, store: CrmStore) -> DealRecord:
     contact = _deal_contact(record.get("contactId"), f"{place}.contactId", store)
     pipelines = {pipeline.name: pipeline.id for pipeline in store.pipelines.values()}
-    pipeline = check.resolved(pipelines, record.get("pipelineId"), f"{place}.pipelineId")
+    pipeline = _resolved(pipelines, record.get("pipelineId"), f"{place}.pipelineId")
     stages = {stage.name: stage.id for stage in store.pipelines[pipeline].stages}
-    deal_id = check.own_id(record, place) or ids.deal_id(contact)
+    deal_id = _string(record, "id", place) or ids.deal_id(contact)
     if deal_id in store.deals:
-        raise SeedError(f"{place}.id is there already")
-    return Deal(
+        raise SeedError(f"{place}.id is used twice")
+    return DealRecord(
         id=deal_id,
         contact_id=contact,
         pipeline_id=pipeline,
-        stage_id=check.resolved(stages, record.get("stageId"), f"{place}.stageId"),
-        created_at=check.text(record, "createdAt", place) or SEEDED_AT,
-        attributes=check.mapping(record, "attributes", place) or {},
+        stage_id=_resolved(stages, record.get("stageId"), f"{place}.stageId"),
+        created_at=_string(record, "createdAt", place) or SEEDED_AT,
+        attributes=_object(record, "attributes", place) or {},
     )
 
 
-def _deal_contact(named: object, place: str, store: Store) -> str:
-    """The id of the contact that a deal names; looked up in the indexes, because there may be very many."""
+def _deal_contact(named: object, place: str, store: CrmStore) -> str:
+    """The id of the contact that a deal refers to. It uses the indexes, because there may be very many contacts."""
     word = str(named)
     contact = word if store.email_of(word) else store.contacts[word].id if word in store.contacts else None
     if contact is None:
@@ -213,3 +259,44 @@ def _deal_contact(named: object, place: str, store: Store) -> str:
     if store.deal_of(contact):
         raise SeedError(f"{place}: this contact has a deal already")
     return contact
+
+
+# -- fields of a record -------------------------------------------------------------------------------------
+
+
+def _required_string(record: Mapping[str, Any], field: str, place: str) -> str:
+    value = record.get(field)
+    if not isinstance(value, str) or not value:
+        raise SeedError(f"{place}.{field} must be a string")
+    return value
+
+
+def _string(record: Mapping[str, Any], field: str, place: str) -> str | None:
+    value = record.get(field)
+    if value is not None and not isinstance(value, str):
+        raise SeedError(f"{place}.{field} must be a string")
+    return value
+
+
+def _object(record: Mapping[str, Any], field: str, place: str) -> JsonObject | None:
+    value = record.get(field)
+    if value is not None and not isinstance(value, Mapping):
+        raise SeedError(f"{place}.{field} must be an object")
+    return None if value is None else dict(value)
+
+
+def _sequence(record: Mapping[str, Any], field: str, place: str) -> Sequence[Any]:
+    value = record.get(field, ())
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise SeedError(f"{place} must be a list")
+    return value
+
+
+def _resolved(ids_by_name: Mapping[str, str], named: object, place: str) -> str:
+    """The id for a name or an id in a document."""
+    word = str(named)
+    if word in ids_by_name.values():
+        return word
+    if word not in ids_by_name:
+        raise SeedError(not_one_of(place, named, ids_by_name))
+    return ids_by_name[word]

@@ -1,36 +1,38 @@
-"""The sandbox for Python: a server in a thread, with its state and controls at hand."""
+"""The sandbox for Python: a server in a thread, with methods for its state, its faults and its journal."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from crm_provider.sandbox.clock import Clock
-from crm_provider.sandbox.faultbook import FaultStatus
+from crm_provider.sandbox.fault_rules import FaultStatus
 from crm_provider.sandbox.faults import Fault
 from crm_provider.sandbox.gateway import Gateway
 from crm_provider.sandbox.journal import Counters, JournalEntry
-from crm_provider.sandbox.records import JsonObject
-from crm_provider.sandbox.routes import BASE_PATH
-from crm_provider.sandbox.seeds import snapshot
-from crm_provider.sandbox.settings import Settings
-from crm_provider.sandbox.state_file import StateFile
-from crm_provider.sandbox.store import Store
+from crm_provider.sandbox.seeds import StateFile, snapshot
+from crm_provider.sandbox.settings import (
+    BASE_PATH,
+    Clock,
+    SandboxOptions,
+    SandboxSettings,
+    is_loopback,
+    split_host,
+)
+from crm_provider.sandbox.store import CrmStore, JsonObject
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from crm_provider.sandbox.serving import ServerThread
-    from crm_provider.sandbox.settings import SettingsFields
+    from crm_provider.sandbox.http_server import ServerThread
 
 
 class Sandbox:
-    """A stand-in for the API on a loopback port of this machine.
+    """A local stand-in for the API, on a loopback port of this machine.
 
     Example::
 
@@ -40,12 +42,15 @@ class Sandbox:
             assert sandbox.counters().total == 1
 
     :param host: a loopback address; anything else is refused
-    :param port: 0 takes a free one
-    :param clock: the time that pacing, delays and times to live go by; see :class:`~..clock.ManualClock`
-    :param state: file that keeps what the sandbox holds, for the next one: see :class:`~..state_file.StateFile`. It
-        goes before the seed. Settings, faults and the journal are not in it
-    :param settings: the fields of :class:`~crm_provider.sandbox.settings.Settings`
-    :raises ValueError: a setting, the seed, the state or the host is not possible
+    :param port: 0 chooses a free port
+    :param allowed_hosts: host names besides this machine's loopback under which clients may reach it, for example
+        through a proxy: ``name`` for any port, or ``name:port``
+    :param clock: the time for the rate limit, delays, lifetimes, ``createdAt`` and the header ``Date``; see
+        :class:`~crm_provider.sandbox.ManualClock`
+    :param state: file that keeps the data for the next sandbox, see :class:`~crm_provider.sandbox.seeds.StateFile`. It
+        takes precedence over the seed. Settings, faults and the journal are not kept
+    :param settings: the fields of :class:`~crm_provider.sandbox.SandboxSettings`
+    :raises ValueError: a setting, the seed, the state or a host is not possible
     """
 
     def __init__(
@@ -53,13 +58,17 @@ class Sandbox:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        allowed_hosts: Sequence[str] = (),
         clock: Clock | None = None,
         state: str | os.PathLike[str] | None = None,
-        **settings: Unpack[SettingsFields],
+        **settings: Unpack[SandboxOptions],
     ) -> None:
         self._host = loopback_address(host)
         self._port = port
-        chosen, file = Settings(**settings), None if state is None else StateFile(state)
+        self._allowed_hosts = tuple(allowed_hosts)
+        for name in self._allowed_hosts:
+            split_host(name)  # raises if it is not a host
+        chosen, file = SandboxSettings(**settings), None if state is None else StateFile(state)
         if file is not None:
             chosen = replace(chosen, seed=file.seed(chosen.seed))
         self._gateway = Gateway(chosen, clock=clock, keep=None if file is None else file.write)
@@ -68,24 +77,24 @@ class Sandbox:
     # -- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start the server; it answers when this returns.
+        """Start the server and return when it responds.
 
         :raises OSError: the port is in use
         """
-        # imported here, because a test suite that only loads the pytest plugin should not load a web framework
-        from crm_provider.sandbox.serving import ServerThread
+        # imported here: a test suite that only loads the pytest plugin should not load a web framework
+        from crm_provider.sandbox.http_server import ServerThread
 
         if self._server is not None:
             raise RuntimeError("the sandbox is running already")
         listener = _listen(self._host, self._port)
         self._port = listener.getsockname()[1]
-        server = ServerThread(self._gateway, listener)
+        server = ServerThread(self._gateway, listener, allowed_hosts=self._allowed_hosts)
         server.start()
         self._server = server
         return self
 
     def stop(self) -> None:
-        """Stop the server, if it runs; the state can still be looked at."""
+        """Stop the server if it runs. The state stays available."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -98,7 +107,7 @@ class Sandbox:
     ) -> None:
         self.stop()
 
-    # -- how to reach it -------------------------------------------------------------------------------------
+    # -- addresses and key -----------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -107,9 +116,9 @@ class Sandbox:
 
     @property
     def root_url(self) -> str:
-        """Scheme, host and port: the admin routes are under ``/__sandbox__`` from here.
+        """Scheme, host and port. The admin routes are below ``/__sandbox__`` of it.
 
-        :raises RuntimeError: not started yet, so there is no port
+        :raises RuntimeError: it was never started, so it has no port
         """
         if not self._port:
             raise RuntimeError("the sandbox has no port before it is started")
@@ -117,12 +126,12 @@ class Sandbox:
 
     @property
     def running(self) -> bool:
-        """Whether the server answers."""
+        """Whether the server is up."""
         return self._server is not None and self._server.running
 
     @property
     def api_key(self) -> str | None:
-        """The key that is accepted now, None if every key is refused."""
+        """The key that is accepted now, None if every key is rejected."""
         return self.settings.api_key
 
     def connection_json(self, **extra: Any) -> str:
@@ -135,63 +144,63 @@ class Sandbox:
     # -- state and settings ----------------------------------------------------------------------------------
 
     @property
-    def store(self) -> Store:
-        """The CRM's state, to look at and to change."""
+    def store(self) -> CrmStore:
+        """The state of the CRM, to read and to change."""
         return self._gateway.store
 
     @property
-    def settings(self) -> Settings:
-        """The settings in use."""
+    def settings(self) -> SandboxSettings:
+        """The current settings."""
         return self._gateway.settings
 
-    def configure(self, **changes: Unpack[SettingsFields]) -> Settings:
+    def configure(self, **changes: Unpack[SandboxOptions]) -> SandboxSettings:
         """Change settings until the next reset, for example ``configure(api_key=None)``: the key is revoked.
 
         :raises ValueError: a value is not possible, or the field (seed, journal_size) can only be changed by a reset
         """
         return self._gateway.configure(**changes)
 
-    def reset(self, settings: Settings | None = None) -> None:
-        """Start anew: the seed's state and the settings of the start; no faults, empty journal, full bucket.
+    def reset(self, settings: SandboxSettings | None = None) -> None:
+        """Start again with the seed's state, the initial settings and a full bucket, without faults and journal.
 
-        :param settings: settings to start with from now on; None keeps those of the last start
+        :param settings: initial settings from now on; None keeps the current ones
         """
         self._gateway.reset(settings)
 
     def snapshot(self) -> JsonObject:
-        """The state as a seed document: ``Settings(seed=sandbox.snapshot())`` brings it back."""
+        """The state as a seed document: ``Sandbox(seed=sandbox.snapshot())`` restores it."""
         return snapshot(self.store)
 
     # -- faults ----------------------------------------------------------------------------------------------
 
     def add_fault(self, fault: Fault | None = None, /, **fields: Any) -> Fault:
-        """Add a rule that makes calls go wrong.
+        """Add a fault rule.
 
-        :param fault: the rule; or give the fields of :class:`~crm_provider.sandbox.faults.Fault`
+        :param fault: the rule; or pass the fields of :class:`~crm_provider.sandbox.Fault`
         :return: the rule with its name
         :raises ValueError: the rule makes no sense; the message names the nearest valid choice
         """
         if fault is not None and fields:
-            raise TypeError("give a Fault or its fields, not both")
+            raise TypeError("pass a Fault or its fields, not both")
         with self._gateway.lock:
             return self._gateway.faults.add(fault or Fault(**fields))
 
     def remove_fault(self, name: str) -> bool:
-        """Take a rule out; False if there is none with this name."""
+        """Remove a rule; False if there is none with this name."""
         with self._gateway.lock:
             return self._gateway.faults.remove(name)
 
     def clear_faults(self) -> None:
-        """Take all rules out; magic addresses stay as they are."""
+        """Remove all rules. Magic addresses are not affected."""
         with self._gateway.lock:
             self._gateway.faults.clear()
 
     def faults(self) -> list[FaultStatus]:
-        """The rules, and how often each struck."""
+        """The rules with their counters."""
         with self._gateway.lock:
             return self._gateway.faults.statuses()
 
-    # -- what it saw -----------------------------------------------------------------------------------------
+    # -- journal ---------------------------------------------------------------------------------------------
 
     def journal(
         self,
@@ -202,19 +211,19 @@ class Sandbox:
         status: int | None = None,
         email: str | None = None,
     ) -> list[JournalEntry]:
-        """The calls that fit all of these, oldest first.
+        """The requests that match all of these, oldest first.
 
-        :param since: only calls with a greater ``seq``
+        :param since: only requests with a greater ``seq``
         :param route: path with placeholders, for example ``/contacts/{email}``
-        :param email: only calls about this contact
+        :param email: only requests about this contact
         """
         with self._gateway.lock:
             return self._gateway.journal.entries(
-                since=since, method=method, route=route, status=status, email=self._gateway.fingerprints.of(email)
+                since=since, method=method, route=route, status=status, email=self._gateway.hasher.hash(email)
             )
 
     def counters(self) -> Counters:
-        """Totals since the start or reset."""
+        """Totals since the start or the last reset."""
         with self._gateway.lock:
             return self._gateway.journal.counters()
 
@@ -222,29 +231,24 @@ class Sandbox:
 def loopback_address(host: str) -> str:
     """The address to listen on.
 
-    :raises ValueError: other machines could reach it; with the reason
+    :raises ValueError: other machines could reach it
     """
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:  # another name: it may mean another address tomorrow
-        address = None
-    if address is None or not address.is_loopback:
+    address = "127.0.0.1" if host == "localhost" else host
+    if not is_loopback(address):
         raise ValueError(
-            f"the sandbox listens on loopback only, not on {host!r}: its admin routes have no password and show all "
-            "it holds. Use 127.0.0.1, ::1 or localhost"
+            f"the sandbox listens on loopback only, not on {host!r}: its admin routes have no password and reveal all "
+            "data. Use 127.0.0.1, ::1 or localhost"
         )
-    return str(address)
+    return address
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # The protocol is named, because asyncio switches TCP_NODELAY on only where it is: without that each answer on a
-    # kept connection waits 40 ms for an acknowledgement.
+    # The protocol is named because asyncio sets TCP_NODELAY only then. Without it each response on a kept connection
+    # waits 40 ms for an acknowledgement.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if (
-            os.name == "posix"
-        ):  # a port of a sandbox that has just stopped is free again; elsewhere it means something else
+        if os.name == "posix":  # frees the port of a sandbox that has just stopped; on Windows it does something else
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen()

@@ -15,44 +15,48 @@ from typing import TYPE_CHECKING, Any
 from crm_provider import errors as e
 from crm_provider._compat import (
     AirflowSensorTimeout,
-    AirflowSkipException,
     BaseSensorOperator,
     Context,
     PokeReturnValue,
     conf,
 )
-from crm_provider.outcome import conclude, reschedule_at
+from crm_provider.outcome import raise_for_decision, reschedule, sensor_timeout, skip
 from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
 from crm_provider.questions import DirectLookup, Question
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
-from crm_provider.task_policy import HasErrorPolicy, for_base_operator
+from crm_provider.task_arguments import rendered
+from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
+    from crm_provider.task_arguments import BaseSensorArguments, Templated
 
 STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
 
 
-class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
+class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     """Waits for something in the CRM.
 
-    What is "not yet" and what ends the wait is said by the error policy, not by ``silent_fail`` or ``never_fail``;
-    ``soft_fail`` skips on a timeout only. A refused key always fails.
+    The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
+    not. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
-    :param on_error: what to do on which error, on top of the default: ``{"CONTACT_NOT_FOUND": "fail"}``
-    :param max_errors_in_a_row: server errors in a row that are waited through. In mode ``reschedule`` they are counted
-        on Airflow 3.3+ only; before, the sensor's ``timeout`` is the bound
-    :param deferrable: wait in the triggerer, where all who wait on a connection share one poll and none holds a slot;
-        by default as Airflow's ``[operators] default_deferrable`` says. ``exponential_backoff`` and ``max_wait`` do
+    :param on_error: what to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``
+    :param max_errors_in_a_row: consecutive server errors that do not end the wait. In mode ``reschedule`` they are
+        counted on Airflow 3.3+ only; before, the sensor's ``timeout`` is the limit
+    :param deferrable: wait in the triggerer, where all waiting tasks of a connection share one poll and none holds a
+        slot; the default is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` do
         nothing then, and a warning says so when the DAG is parsed
     :param share_poll: False for a poll of its own while deferred
-    :param retry_policy: on Airflow 3.3+: by default only errors worth it are retried, after the server's delay
-    :raises ValueError: if a line of ``on_error`` makes no sense; at DAG parse
+    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for
+    :raises ValueError: if a line of ``on_error`` is not valid; at DAG parse
     """
 
     template_fields: Sequence[str] = ("crm_conn_id",)
@@ -65,16 +69,16 @@ class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
     def __init__(
         self,
         *,
-        crm_conn_id: str = DEFAULT_CONN_ID,
+        crm_conn_id: Templated[str] = DEFAULT_CONN_ID,
         on_error: OnError | ErrorPolicy | None = None,
         max_errors_in_a_row: int = MAX_ERRORS_IN_A_ROW,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         share_poll: bool = True,
-        retry_policy: Any = DEFAULT_RETRY_POLICY,
-        **kwargs: Any,
+        retry_policy: RetryPolicy | None = DEFAULT_RETRY_POLICY,
+        **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         super().__init__(**for_base_operator(self, retry_policy, kwargs))
-        self.crm_conn_id = crm_conn_id
+        self.crm_conn_id = rendered(crm_conn_id)
         self.max_errors_in_a_row = max_errors_in_a_row
         self.deferrable = deferrable
         self.share_poll = share_poll
@@ -122,9 +126,9 @@ class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
         try:
             self.last_result = self._look_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
-            raise AirflowSensorTimeout(f"{timeout} The last answer was: {self._waiting.last_answer}") from timeout
+            sensor_timeout(f"{timeout} The last answer was: {self._waiting.last_answer}", cause=timeout)
         except e.CrmError as error:
-            conclude(error, self._ends or self.error_policy.decide(error), context)
+            raise_for_decision(error, self._ends or self.decide(error), context)
         return self.last_result
 
     def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
@@ -151,10 +155,10 @@ class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Resume after the triggerer: hand on the answer, or raise what ended the wait."""
         if "error" in event:
-            self._ends = Decision(Action(event["decision"]["action"]), event["decision"]["origin"])
+            self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
         if "last_answer" in event:
-            raise AirflowSensorTimeout(
+            sensor_timeout(
                 f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
             )
         self.log.info("Found: %s", event["answer"])
@@ -171,10 +175,10 @@ class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
         except AirflowSensorTimeout as timeout:
             if self.soft_fail:
-                raise AirflowSkipException(f"Skipped by soft_fail. {timeout}") from timeout
+                skip(f"Skipped by soft_fail. {timeout}", cause=timeout)
             raise
         except e.CrmError as error:
-            conclude(error, self._ends or self.error_policy.decide(error), context)
+            raise_for_decision(error, self._ends or self.decide(error), context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Ask once; an error that policy calls "not yet" is a False, any other is raised as it is."""
@@ -215,7 +219,7 @@ class CrmSensor(RenderedFieldsMixin, HasErrorPolicy, BaseSensorOperator):
         date = min(to_wall(self._waiting.not_before), started + self.timeout + 1)
         if date > time.time():
             self.silent_fail = self.never_fail = False  # they would hide the reschedule, too
-            raise reschedule_at(datetime.fromtimestamp(date, timezone.utc))
+            reschedule(datetime.fromtimestamp(date, timezone.utc))
 
     # -- memory over reschedules ----------------------------------------------------------------------------
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider.links import CrmContactLink
-from crm_provider.operators.base import contact_email_of
 from crm_provider.questions import ContactIs
 from crm_provider.sensors.base import CrmSensor
+from crm_provider.task_arguments import rendered
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmSensorArguments, Templated
 
 
 class CrmContactSensor(CrmSensor):
-    """Waits until a contact exists and, if they are given, has a status and attribute values.
+    """Waits until a contact exists and has the status and attribute values that are given.
 
     XCom: ``{"id": <contact id>, "status": ...}``.
 
-    :param contact_email: the contact's address. ``email`` alone is taken for it; with both, ``email`` is
-        Airflow's own: where alerts about the task go
-    :param status: the status that it must have; ``active`` is the only documented one
-    :param attributes: attribute values that it must have
+    :param contact_email: the contact's address
+    :param status: the expected status; ``active`` is the only documented one
+    :param attributes: the expected attribute values
     """
 
     template_fields: Sequence[str] = ("contact_email", "status", "attributes", *CrmSensor.template_fields)
@@ -30,16 +35,27 @@ class CrmContactSensor(CrmSensor):
     def __init__(
         self,
         *,
-        contact_email: str | None = None,
-        status: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        contact_email: Templated[str],
+        status: Templated[str] | None = None,
+        attributes: Templated[Mapping[str, Any]] | None = None,
+        **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
-        contact_email = contact_email_of(self, contact_email, kwargs)
         super().__init__(**kwargs)
-        self.contact_email = contact_email
-        self.status = status
-        self.attributes = attributes
+        self.contact_email = rendered(contact_email)
+        self.status = rendered(status)
+        self.attributes = rendered(attributes)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            contact_email: Templated[str] = ...,
+            status: Templated[str] | None = ...,
+            attributes: Templated[Mapping[str, Any]] | None = ...,
+            **kwargs: Unpack[CrmSensorArguments],
+        ) -> OperatorPartial: ...
 
     def question(self) -> ContactIs:
         return ContactIs(email=self.contact_email, status=self.status, attributes=self.attributes)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from crm_provider.links import CrmDealLink
 from crm_provider.questions import DealInStage, Until
 from crm_provider.sensors.base import CrmSensor
+from crm_provider.task_arguments import rendered
 from crm_provider.validate import several
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmSensorArguments, Templated
 
 
 class CrmDealStageSensor(CrmSensor):
@@ -25,13 +32,32 @@ class CrmDealStageSensor(CrmSensor):
     operator_extra_links = (CrmDealLink(),)
     policy_name = "CrmDealStageSensor"
 
-    def __init__(self, *, deal_id: str, stage_ids: str | Sequence[str], until: Until = "in", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        deal_id: Templated[str],
+        stage_ids: Templated[str | Sequence[str]],
+        until: Until = "in",
+        **kwargs: Unpack[CrmSensorArguments],
+    ) -> None:
         if until not in get_args(Until):
             raise ValueError(f"until is {until!r}; use one of {', '.join(get_args(Until))}")
         super().__init__(**kwargs)
-        self.deal_id = deal_id
-        self.stage_ids = stage_ids
+        self.deal_id = rendered(deal_id)
+        self.stage_ids = rendered(stage_ids)
         self.until = until
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            deal_id: Templated[str] = ...,
+            stage_ids: Templated[str | Sequence[str]] = ...,
+            until: Until = ...,
+            **kwargs: Unpack[CrmSensorArguments],
+        ) -> OperatorPartial: ...
 
     def question(self) -> DealInStage:
         return DealInStage(deal_id=self.deal_id, stage_ids=several(self.stage_ids), until=self.until)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from crm_provider.questions import InList, ListExists, Match
 from crm_provider.sensors.base import CrmSensor
+from crm_provider.task_arguments import rendered
 from crm_provider.validate import several
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.task_arguments import CrmSensorArguments, Templated
 
 
 class CrmListSensor(CrmSensor):
@@ -16,17 +23,34 @@ class CrmListSensor(CrmSensor):
     XCom: ``{"id": <list id>, "name": ...}``.
 
     :param list_id: its id
-    :param list_name: its exact name; two lists of one name are an error. Give either id or name
+    :param list_name: its exact name; two lists with this name are an error. Give either id or name
     """
 
     template_fields: Sequence[str] = ("list_id", "list_name", *CrmSensor.template_fields)
     policy_name = "CrmListSensor"
 
-    def __init__(self, *, list_id: str | None = None, list_name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        list_id: Templated[str] | None = None,
+        list_name: Templated[str] | None = None,
+        **kwargs: Unpack[CrmSensorArguments],
+    ) -> None:
         super().__init__(**kwargs)
         _one_of(list_id, list_name)
-        self.list_id = list_id
-        self.list_name = list_name
+        self.list_id = rendered(list_id)
+        self.list_name = rendered(list_name)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            list_id: Templated[str] | None = ...,
+            list_name: Templated[str] | None = ...,
+            **kwargs: Unpack[CrmSensorArguments],
+        ) -> OperatorPartial: ...
 
     def question(self) -> ListExists:
         return ListExists(list_id=self.list_id, list_name=self.list_name)
@@ -51,25 +75,38 @@ class CrmListMembershipSensor(CrmSensor):
     def __init__(
         self,
         *,
-        emails: str | Sequence[str],
-        list_id: str | None = None,
-        list_name: str | None = None,
+        emails: Templated[str | Sequence[str]],
+        list_id: Templated[str] | None = None,
+        list_name: Templated[str] | None = None,
         match: Match = "all",
-        **kwargs: Any,
+        **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
         _one_of(list_id, list_name)
         if match not in get_args(Match):
             raise ValueError(f"match is {match!r}; use one of {', '.join(get_args(Match))}")
-        self.emails = emails
-        self.list_id = list_id
-        self.list_name = list_name
+        self.emails = rendered(emails)
+        self.list_id = rendered(list_id)
+        self.list_name = rendered(list_name)
         self.match = match
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            emails: Templated[str | Sequence[str]] = ...,
+            list_id: Templated[str] | None = ...,
+            list_name: Templated[str] | None = ...,
+            match: Match = ...,
+            **kwargs: Unpack[CrmSensorArguments],
+        ) -> OperatorPartial: ...
 
     def question(self) -> InList:
         return InList(emails=several(self.emails), list_id=self.list_id, list_name=self.list_name, match=self.match)
 
 
-def _one_of(list_id: str | None, list_name: str | None) -> None:
+def _one_of(list_id: Templated[str] | None, list_name: Templated[str] | None) -> None:
     if (list_id is None) == (list_name is None):
         raise ValueError("give either list_id or list_name")

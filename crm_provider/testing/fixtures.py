@@ -35,10 +35,10 @@ def _crm_sandbox_server() -> Iterator[Sandbox]:
 @pytest.fixture
 def crm_sandbox(request: pytest.FixtureRequest, _crm_sandbox_server: Sandbox) -> Sandbox:
     """A running :class:`crm_provider.sandbox.Sandbox` in fresh state; the marker ``crm_sandbox`` changes settings."""
-    from crm_provider.sandbox import Settings
+    from crm_provider.sandbox import SandboxSettings
 
     marker = request.node.get_closest_marker("crm_sandbox")
-    _crm_sandbox_server.reset(Settings(**marker.kwargs) if marker else Settings())
+    _crm_sandbox_server.reset(SandboxSettings(**marker.kwargs) if marker else SandboxSettings())
     return _crm_sandbox_server
 
 

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.source_files import Places
+from crm_provider.transfers.sql_drivers import drivers_of, streaming_cursor
 
 FETCH_SIZE = 1000
 """Rows that are fetched at once: what is kept in memory."""
 
-CURSOR_NAME = "crm_load"
+FAILURES_IN_A_ROW = 100
+"""Rows in a row that cannot be read, after which the query ends: a broken cursor gives the same error for ever."""
+
+Batch: TypeAlias = "list[Any]"
+
+_NOT_HELD = "has a value that the database's driver cannot hold; cast it to text in the query"
+
+_ONE_BY_ONE = frozenset({"sqlite3", "MySQLdb", "pymysql"})
+"""Drivers whose cursors make one row after another anyway. Those of PostgreSQL let themselves be told what to do with
+values that Python cannot hold; of others it is not known what a single row costs."""
+
+
+class _Failed(str):
+    """The name of a driver's error, in place of a row."""
+
+    __slots__ = ()
 
 
 class SqlRows:
@@ -26,6 +43,7 @@ class SqlRows:
     :param sql: one query
     :param parameters: of the query, in the driver's own style
     :param fetch_size: rows that are fetched at once
+    :raises SourceError: if it is more than one statement
     """
 
     name = "the result of the query"
@@ -33,9 +51,12 @@ class SqlRows:
     def __init__(
         self, connect: Callable[[], Any], sql: str, *, parameters: Any = None, fetch_size: int = FETCH_SIZE
     ) -> None:
+        check_single(sql)
         self._connect, self._sql, self._parameters, self._fetch_size = connect, sql, parameters, fetch_size
         self._open = ExitStack()
-        self._asked: tuple[Any, list[Any]] | None = None
+        self._asked: tuple[Any, Batch] | None = None
+        self._one_by_one, self._failed_in_a_row = False, 0
+        self._places = Places()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -55,16 +76,51 @@ class SqlRows:
 
     def rows(self) -> Iterator[Row]:
         """All rows, numbered from 1."""
-        columns, number = self.columns, 0
+        columns = self.columns
         cursor, batch = self._asked or self._ask()
-        self._asked = None
+        self._asked, self._places = None, Places()
         try:
-            while batch:
-                for number, values in enumerate(batch, number + 1):  # noqa: B020
-                    yield Row(number, dict(zip(columns, values, strict=True)))
-                batch = cursor.fetchmany(self._fetch_size)
+            for number, values in enumerate(self._fetched(cursor, batch), 1):
+                problem = (
+                    None if not isinstance(values, _Failed) else f"row {number} of the query {_NOT_HELD} ({values})"
+                )
+                self._places.note(0, problem)
+                yield Row(number, {} if problem else dict(zip(columns, values, strict=True)), problem)
         finally:
             self.close()
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row that :meth:`rows` gave could not be read."""
+        return self._places.is_malformed(number)
+
+    def _fetched(self, cursor: Any, batch: Batch) -> Iterator[Any]:
+        """The rows of a cursor; in place of one that the driver cannot read the name of its error."""
+        while batch:
+            yield from batch
+            batch = self._next_batch(cursor)
+
+    def _next_batch(self, cursor: Any) -> Batch:
+        """The next rows. One by one where that costs nothing: of many at once all are lost if one cannot be read.
+
+        :raises Exception: the driver's, if it is not about a row, or there are too many of them in a row
+        """
+        if not self._one_by_one:
+            return list(cursor.fetchmany(self._fetch_size))
+        batch: Batch = []
+        while len(batch) < self._fetch_size:
+            try:
+                row = cursor.fetchone()
+            except Exception as wrong:
+                self._failed_in_a_row += 1
+                if not _is_of_one_row(wrong) or self._failed_in_a_row > FAILURES_IN_A_ROW:
+                    raise
+                batch.append(_Failed(type(wrong).__name__))
+                continue
+            if row is None:
+                break
+            self._failed_in_a_row = 0
+            batch.append(row)
+        return batch
 
     def close(self) -> None:
         """Close cursor and connection."""
@@ -81,43 +137,31 @@ class SqlRows:
             cursor = opening.enter_context(closing(streaming_cursor(connection)))
             cursor.arraysize = self._fetch_size
             cursor.execute(*([self._sql, self._parameters] if self._parameters else [self._sql]))
-            first = cursor.fetchmany(self._fetch_size) if _may_have_rows(cursor) else []
+            self._one_by_one = any(name in _ONE_BY_ONE for name in drivers_of(connection))
+            self._failed_in_a_row = 0
+            first = self._next_batch(cursor) if _may_have_rows(cursor) else []
             self._open = opening.pop_all()
-        return cursor, list(first)
-
-
-def streaming_cursor(connection: Any) -> Any:
-    """A cursor that does not fetch the whole result at once, as the driver makes it."""
-    driver = next((name for name in _drivers(connection) if name in _CURSORS), None)
-    return connection.cursor() if driver is None else _CURSORS[driver](connection)
+        return cursor, first
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-def _named(connection: Any) -> Any:
-    return connection.cursor(name=CURSOR_NAME)
+def check_single(sql: str) -> None:
+    """Refuse more than one statement: only the first would be read, and the others might do harm.
+
+    :raises SourceError: if there are several
+    """
+    sqlparse = importlib.import_module("sqlparse")  # late: DAG files import this module; Airflow brings the library
+    statements = [part for part in sqlparse.split(sql) if sqlparse.format(part, strip_comments=True).strip(" ;\r\n\t")]
+    if len(statements) > 1:
+        raise SourceError(f"sql has {len(statements)} statements; give one query, without a ';' in it but at its end")
 
 
-def _unbuffered(driver: str) -> Callable[[Any], Any]:
-    def cursor(connection: Any) -> Any:
-        return connection.cursor(importlib.import_module(f"{driver}.cursors").SSCursor)
-
-    return cursor
-
-
-_CURSORS: Mapping[str, Callable[[Any], Any]] = {
-    "psycopg2": _named,
-    "psycopg": _named,
-    "MySQLdb": _unbuffered("MySQLdb"),
-    "pymysql": _unbuffered("pymysql"),
-}
-"""Drivers whose ordinary cursor takes in the whole result when the query is run."""
-
-
-def _drivers(connection: Any) -> list[str]:
-    """The top-level modules of a connection's class and of those that it is derived from."""
-    return [cls.__module__.partition(".")[0] for cls in type(connection).__mro__]
+def _is_of_one_row(wrong: Exception) -> bool:
+    """Whether an error while rows are fetched is about a value of one of them."""
+    is_of_value = isinstance(wrong, (ValueError, OverflowError))  # also UnicodeDecodeError
+    return is_of_value or any(cls.__name__ == "DataError" for cls in type(wrong).__mro__)
 
 
 def _may_have_rows(cursor: Any) -> bool:

@@ -9,23 +9,28 @@ from crm_provider._compat import AirflowException, BaseHook
 from crm_provider.lineage import Lineage, lineage_of_query
 from crm_provider.load.rows import SourceError
 from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.task_arguments import rendered
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
     from crm_provider.load.sources import Source
+    from crm_provider.task_arguments import LoadArguments, Templated
 
 
 class SqlToCrmContactsOperator(CrmLoadOperator):
     """Load the rows of a query as contacts. They are streamed: with PostgreSQL and MySQL by a cursor of the server.
 
-    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry goes on where
-    the last try stopped only if the query gives the same rows in the same order: give it an ``ORDER BY``.
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
+    the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.
 
     :param sql: one query, or the name of a ``.sql`` file
     :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
-    :param parameters: of the query, in the style of the database's driver
+    :param parameters: parameters of the query, in the style of the database's driver
     :param hook_params: arguments for the hook
-    :param fetch_size: rows that are fetched at once
+    :param fetch_size: rows to fetch at once
     """
 
     template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmLoadOperator.template_fields)
@@ -40,21 +45,35 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
     def __init__(
         self,
         *,
-        sql: str,
-        sql_conn_id: str,
-        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        sql: Templated[str],
+        sql_conn_id: Templated[str],
+        parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = None,
         hook_params: Mapping[str, Any] | None = None,
         fetch_size: int = FETCH_SIZE,
-        **kwargs: Any,
+        **kwargs: Unpack[LoadArguments],
     ) -> None:
         super().__init__(**kwargs)
         if isinstance(fetch_size, bool) or fetch_size < 1:
             raise SourceError(f"fetch_size must be a number of rows, at least 1, but is {fetch_size!r}")
-        self.sql = sql
-        self.sql_conn_id = sql_conn_id
-        self.parameters = parameters
+        self.sql = rendered(sql)
+        self.sql_conn_id = rendered(sql_conn_id)
+        self.parameters = rendered(parameters)
         self.hook_params = hook_params
         self.fetch_size = fetch_size
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            sql: Templated[str] = ...,
+            sql_conn_id: Templated[str] = ...,
+            parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = ...,
+            hook_params: Mapping[str, Any] | None = ...,
+            fetch_size: int = ...,
+            **kwargs: Unpack[LoadArguments],
+        ) -> OperatorPartial: ...
 
     def open_source(self) -> Source:
         for name in ("sql", "sql_conn_id"):

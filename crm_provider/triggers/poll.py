@@ -99,8 +99,7 @@ class CrmPollTrigger(BaseTrigger):
         if ending.answer is None and ending.error is None:
             yield TriggerEvent({"last_answer": waiting.last_answer})
         elif ending.error is not None and ending.decision is not None:
-            decision = {"action": ending.decision.action.value, "origin": ending.decision.origin}
-            yield TriggerEvent({"error": ending.error.as_dict(), "decision": decision})
+            yield TriggerEvent({"error": ending.error.as_dict(), "decision": ending.decision.as_data()})
         else:
             yield TriggerEvent({"answer": ending.answer})
 

@@ -103,7 +103,7 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
         interrupt = Interrupt()
         with load_client(sandbox, ProcessPacer(RATE, BURST), interrupt) as (client, pulse):
             load = Load(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
-                        options=LoadOptions(plan="create_first"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
+                        options=LoadOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
                         interrupt=interrupt)  # fmt: skip
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 running = pool.submit(load.run)
@@ -134,7 +134,7 @@ def calls() -> list[str]:
     first = {"a loop: create, and update on a conflict": plain_loop(people())}
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder, "state")
-        for plan in ("create_first", "update_first", "learned", "compare", "auto"):
+        for plan in ("learned", "compare", "auto"):
             first[f'`plan="{plan}"`'] = calls_of(people(), plan, None)
         day = calls_of(people(), "auto", state, also=people(later=True))
     again = {"the loop, a day later": plain_loop(people(later=True), existing=people()),

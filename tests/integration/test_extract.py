@@ -15,8 +15,7 @@ from airflow.sdk import DAG, ObjectStoragePath
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractListsOperator
 from crm_provider.readahead import AT_ONCE
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]

@@ -15,8 +15,7 @@ from crm_provider.load.scratch import Scratch
 from crm_provider.load.stops import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunTask = Callable[..., Any]
 NO_SPACE = "cannot be written: No space left on device"

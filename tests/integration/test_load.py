@@ -14,7 +14,7 @@ from concurrent import futures
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +22,12 @@ from airflow.sdk import DAG, ObjectStoragePath, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.load import sending
+from crm_provider.load.checkpoint import NoCheckpoints
 from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.sending import Sending
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.sandbox import Sandbox, Store, ids
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings, ids
+from crm_provider.task_checkpoints import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -271,23 +272,20 @@ def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbo
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mode": ({"mode": "upser"}, "mode='upser' is unknown; did you mean 'upsert'"),
-    "plan": ({"plan": "create_first", "mode": "create"}, "plan='create_first' is for mode='upsert'"),
+    "plan": ({"plan": "update_first"}, "plan='update_first' is unknown"),
     "duplicates": ({"duplicates": "newest"}, "duplicates='newest' is unknown"),
     "on_invalid": ({"on_invalid": "fail"}, "on_invalid='fail' is unknown"),
     "max_rejects": ({"max_rejects": "many"}, "max_rejects='many' must be a number of rows"),
-    "compare": ({"compare": "state"}, "compare='state' is unknown; use 'crm'"),
-    "compare and plan": ({"compare": "crm", "plan": "learned"}, "does not go with plan='learned'"),
-    "changed_only": ({"changed_only": True}, "changed_only=True needs state_path"),
+    "plan and mode": ({"plan": "learned", "mode": "create"}, "plan='learned' is for mode='upsert'"),
     "full_refresh": ({"full_refresh": True}, "full_refresh=True needs state_path"),
-    "not changed_only": ({"changed_only": False, "state_path": "s"}, "use full_refresh=True"),
     "mapping without email": ({"mapping": {"name": "first"}}, "mapping has no 'email'"),
     "mapping to nowhere": ({"mapping": {"email": "mail", "orgin.url": "u"}}, "did you mean 'origin.url'"),
     "region": ({"mapping": {"email": "mail", "phone": {"column": "p", "type": "phon"}}}, "phon"),
-    "empty": ({"empty": "nothing"}, "empty 'nothing' is not known"),
+    "empty": ({"empty": "nothing"}, "empty 'nothing' is unknown"),
     "rejects format": ({"rejects_path": "r.parquet"}, "rejects"),
     "list id": ({"list_ids": "newsletter"}, "list_ids"),
     "format": ({"source_format": "xls"}, "'xls' is unknown"),
-    "on_error action": ({"on_error": {"INVALID_INPUT": "wait"}}, "'wait' is no action of a load"),
+    "on_error action": ({"on_error": {"INVALID_INPUT": "wait"}}, "'wait' is not an action of a load"),
     "on_error pair": ({"on_error": {"FORBIDDEN": "reject"}}, "Did you mean 'fail'"),
     "one file for two": ({"rejects_path": "a", "state_path": "a"}, "state_path is the file of rejects_path"),
     "errors_in_a_row": ({"errors_in_a_row": 0}, "errors_in_a_row must be at least 1"),
@@ -301,9 +299,7 @@ def test_a_wrong_argument_is_an_error_when_the_dag_is_read(case: str) -> None:
         CrmLoadContactsOperator(task_id="load", source="in.csv", **arguments)
 
 
-@pytest.mark.parametrize(
-    "case", [name for name in WRONG if name not in ("format", "changed_only", "full_refresh", "not changed_only")]
-)
+@pytest.mark.parametrize("case", [name for name in WRONG if name not in ("format", "full_refresh")])
 def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read(case: str) -> None:
     arguments, message = WRONG[case]
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
@@ -312,7 +308,7 @@ def test_a_wrong_argument_of_partial_is_an_error_when_the_dag_is_read(case: str)
 
 def test_what_the_other_half_of_a_mapped_task_brings_is_no_error_yet() -> None:
     with DAG("halves", schedule=None):
-        CrmLoadContactsOperator.partial(task_id="load", changed_only=True).expand_kwargs(
+        CrmLoadContactsOperator.partial(task_id="load", full_refresh=True).expand_kwargs(
             [{"source": "a.csv", "state_path": "a"}, {"source": "b.csv", "state_path": "b"}]
         )
 
@@ -501,7 +497,7 @@ def test_compare_writes_only_what_differs(crm: Sandbox, run_task: RunTask) -> No
     for row in rows(20):
         crm.store.create_contact(email=row["mail"], attributes={"name": row["first"]})
     given = [*rows(18), *rows(2, name="New", first=19), *rows(1, first=21)]
-    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, compare="crm")
+    end = run_task(CrmLoadContactsOperator, source=given, mapping=MAPPING, plan="compare")
     assert counts(end.result) == {"created": 1, "updated": 2, "unchanged": 18}
     made = calls(crm)
     assert {name: count for name, count in made.items() if not name.startswith("GET")} == {
@@ -513,7 +509,7 @@ def test_compare_writes_only_what_differs(crm: Sandbox, run_task: RunTask) -> No
     assert end.result["plan"]["name"] == "compare"
 
 
-def test_changed_only_costs_a_call_for_each_change(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+def test_a_state_file_saves_all_calls_but_those_for_changes(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     state = tmp_path / "state"
     arguments = {"source": str(path), "mapping": MAPPING, "state_path": str(state)}
@@ -527,24 +523,44 @@ def test_changed_only_costs_a_call_for_each_change(crm: Sandbox, run_task: RunTa
 
     before = len(crm.journal())
     as_csv(path, [*rows(18), *rows(2, name="New", first=19)])
-    second = run_task(CrmLoadContactsOperator, plan="update_first", **arguments)
+    second = run_task(CrmLoadContactsOperator, mode="update", **arguments)
     assert counts(second.result) == {"updated": 2, "unchanged": 18}
     assert len(crm.journal()) - before == second.result["calls"] == 2
 
-    third = run_task(CrmLoadContactsOperator, plan="update_first", full_refresh=True, **arguments)
+    third = run_task(CrmLoadContactsOperator, mode="update", full_refresh=True, **arguments)
     assert counts(third.result) == {"updated": 20}
 
 
-def test_a_load_that_cannot_end_in_time_does_not_start(crm: Sandbox, run_task: RunTask) -> None:
-    timeout = {"execution_timeout": timedelta(seconds=100)}  # of 121 that it takes at 5 calls per second
-    end = run_task(CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", **timeout)
+def test_a_load_that_cannot_end_in_time_does_not_start(
+    crm: Sandbox, run_task: RunTask, resuming: dict[str, str]
+) -> None:
+    load = {"source": rows(400), "mapping": MAPPING, "plan": "learned"}  # takes 121 s at 5 calls per second
+    timeout = {"execution_timeout": timedelta(seconds=100)}
+    end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=0)
     assert end.states == ["failed"]
-    assert "check_timeout=False" in str(end.error)
+    assert "raise execution_timeout or retries, or load less" in str(end.error)
     assert not crm.journal()
-    end = run_task(
-        CrmLoadContactsOperator, source=rows(400), mapping=MAPPING, plan="learned", check_timeout=False, **timeout
-    )
-    assert end.state == "success", "the sandbox has no rate limit here"
+    end = run_task(CrmLoadContactsOperator, **load, **timeout, **resuming, retries=1)
+    assert end.state == "success", "a retry would finish it; the sandbox has no rate limit here"
+
+
+@pytest.mark.parametrize(
+    ("try_number", "checkpoints", "seconds"),
+    [
+        (1, TaskStateCheckpoints({}), 300.0),  # this try and two retries
+        (3, TaskStateCheckpoints({}), 100.0),
+        (4, TaskStateCheckpoints({}), 100.0),  # after a clear
+        (1, NoCheckpoints(), 100.0),  # a retry would begin with the first row
+    ],
+)
+def test_what_execution_timeout_leaves_for_a_load(try_number: int, checkpoints: Any, seconds: float) -> None:
+    load = CrmLoadContactsOperator(task_id="load", source="a.csv", execution_timeout=timedelta(seconds=100))
+    assert load._time_limit(SimpleNamespace(max_tries=2, try_number=try_number), checkpoints) == seconds
+
+
+def test_without_execution_timeout_there_is_no_limit() -> None:
+    load = CrmLoadContactsOperator(task_id="load", source="a.csv")
+    assert load._time_limit(SimpleNamespace(max_tries=2, try_number=1), NoCheckpoints()) is None
 
 
 # -- people who have said no ----------------------------------------------------------------------------------
@@ -689,15 +705,15 @@ def test_a_terminated_task_saves_and_the_retry_goes_on(
     resuming: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    create = Store.create_contact
+    create = CrmStore.create_contact
 
-    def create_and_terminate(self: Store, *arguments: Any, **keywords: Any) -> Any:
+    def create_and_terminate(self: CrmStore, *arguments: Any, **keywords: Any) -> Any:
         made = create(self, *arguments, **keywords)
         if len(self.contacts) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    monkeypatch.setattr(Store, "create_contact", create_and_terminate)
+    monkeypatch.setattr(CrmStore, "create_contact", create_and_terminate)
     end = run_task(CrmLoadContactsOperator, source=rows(100), mapping=MAPPING, **resuming)
     assert end.states == ["up_for_retry", "success"]
     assert "LoadInterrupted" in end.log
@@ -748,8 +764,8 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
         CrmLoadContactsOperator,
         source=rows(100),
         mapping=MAPPING,
-        check_timeout=False,
         execution_timeout=timedelta(seconds=1),
+        retries=50,  # 30 s at 5 calls per second are more than one try may take
         **resuming,
     )
     assert end.states == ["up_for_retry", "success"]

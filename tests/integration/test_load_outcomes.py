@@ -17,8 +17,7 @@ from airflow.sdk import DAG
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.policy import OPERATORS, Work
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 RunDag = Callable[..., Any]

@@ -163,7 +163,6 @@ def partial(**arguments: Any) -> Any:
     ("make", "alerts"),
     [
         pytest.param(lambda: operator(contact_email=ADA), None, id="contact_email"),
-        pytest.param(lambda: operator(email=ADA), None, id="email alone is the contact's"),
         pytest.param(lambda: operator(contact_email=ADA, email=ALERTS), ALERTS, id="both"),
         pytest.param(lambda: partial().expand(contact_email=[ADA]), None, id="expand contact_email"),
         pytest.param(lambda: partial().expand_kwargs([{"contact_email": ADA}]), None, id="expand_kwargs contact_email"),
@@ -191,7 +190,7 @@ def partial(**arguments: Any) -> Any:
         ),
     ],
 )
-def test_which_email_is_the_contacts(
+def test_contact_email_is_the_contacts_and_email_is_airflows(
     make: Callable[[], Any], alerts: str | None, crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent_to: list[Any] = []
@@ -218,7 +217,6 @@ def test_which_email_is_the_contacts(
     ],
 )
 def test_a_mapped_task_takes_no_email_for_the_contacts(make: Callable[[], Any], crm: Sandbox, run_dag: RunDag) -> None:
-    """There it cannot be told from the address of ``default_args`` that alerts go to."""
     with dag_of() as dag:
         make()
     (end,) = run_dag(dag).tasks.values()
@@ -242,6 +240,11 @@ def test_alerts_in_default_args_stay_alerts(make: Callable[[], Any], crm: Sandbo
     assert end.states == ["success"]
     assert renamed(crm) == {ADA}
     assert ALERTS not in crm.store.contacts
+
+
+def test_email_alone_is_not_the_contacts() -> None:
+    with dag_of(), pytest.raises(TypeError, match="missing keyword argument 'contact_email'"):
+        operator(email=ADA)
 
 
 @pytest.mark.parametrize("kind", [CrmUpsertContactOperator, CrmAddContactToListsOperator])

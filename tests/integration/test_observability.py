@@ -17,8 +17,7 @@ from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertC
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.sensors.contacts import CrmContactSensor
 
 RunTask = Callable[..., Any]

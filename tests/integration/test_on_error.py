@@ -230,22 +230,22 @@ MEMBERS = (CrmListMembershipSensor, {"list_name": "Newsletter", "emails": "ada@e
         pytest.param(
             CREATE_DEAL, {"STAGE_NOT_FOUND": "skipp"}, "mean 'skip'.*Valid.*retry, skip, fail", id="no action"
         ),
-        pytest.param(ADD, {"CONTACT_NOT_FOUND": None}, "None is no action", id="None"),
-        pytest.param(ADD, {"CONTACT_NOT_FOUND": ["skip"]}, "no action", id="a list"),
+        pytest.param(ADD, {"CONTACT_NOT_FOUND": None}, "None is not an action", id="None"),
+        pytest.param(ADD, {"CONTACT_NOT_FOUND": ["skip"]}, "not an action", id="a list"),
         pytest.param(
-            MOVE_DEAL, {"DEAL_NOT_FOUND": "wait"}, "no action of a task.*mean 'retry'", id="wait in an operator"
+            MOVE_DEAL, {"DEAL_NOT_FOUND": "wait"}, "not an action of a task.*mean 'retry'", id="wait in an operator"
         ),
         pytest.param(
-            MOVE_DEAL, {"DEAL_NOT_FOUND": "reject"}, "no action of a task.*mean 'skip'", id="reject in an operator"
+            MOVE_DEAL, {"DEAL_NOT_FOUND": "reject"}, "not an action of a task.*mean 'skip'", id="reject in an operator"
         ),
-        pytest.param(SENSOR, {"CONTACT_NOT_FOUND": "reject"}, "no action of a sensor", id="reject in a sensor"),
+        pytest.param(SENSOR, {"CONTACT_NOT_FOUND": "reject"}, "not an action of a sensor", id="reject in a sensor"),
         pytest.param(
             UPSERT, {"INVALID_INPUT": "retry"}, "same values get the same answer.*mean 'fail'", id="retry bad data"
         ),
         pytest.param(UPSERT, {"CrmError": "retry"}, "would include CrmRequestError", id="retry everything"),
         pytest.param(SENSOR, {"FORBIDDEN": "wait"}, "stays refused.*mean 'fail'", id="wait on a refused key"),
         pytest.param(MEMBERS, {"INVALID_VALUE": "wait"}, "same values.*mean 'fail'", id="wait for better values"),
-        pytest.param(SENSOR, {"CrmProtocolError": "skip"}, "not understood.*mean 'fail'", id="skip the unknown"),
+        pytest.param(SENSOR, {"CrmProtocolError": "skip"}, "cannot be understood.*mean 'fail'", id="skip the unknown"),
         pytest.param(
             UPSERT,
             {"FORBIDDEN": "fail", "CrmForbiddenError": "skip"},
@@ -270,5 +270,5 @@ def test_a_policy_for_loads_does_not_fit_a_task() -> None:
     from crm_provider.policy import Work
 
     policy = ErrorPolicy({"INVALID_INPUT": "reject"}, work=Work.LOAD)
-    with dag_of(), pytest.raises(ValueError, match="no action of a task"):
+    with dag_of(), pytest.raises(ValueError, match="not an action of a task"):
         CrmMoveDealStageOperator(**MOVE, on_error=policy)

@@ -32,8 +32,7 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.policy import OPERATORS, Work
-from crm_provider.sandbox import Sandbox, ids
-from crm_provider.sandbox import Settings as SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings, ids
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor

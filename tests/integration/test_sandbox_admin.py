@@ -21,7 +21,8 @@ class Admin:
         self._root = f"{sandbox.root_url}/__sandbox__"
 
     def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        answer = requests.request(method, self._root + path, json=body, timeout=60)
+        headers = {"content-type": "application/json"}
+        answer = requests.request(method, self._root + path, json=body, headers=headers, timeout=60)
         assert answer.status_code == status, answer.text
         return answer.json()
 
@@ -164,7 +165,7 @@ def test_counters_are_those_of_python(crm_sandbox: Sandbox, admin: Admin) -> Non
 
 def test_admin_calls_are_no_calls_of_the_api(crm_sandbox: Sandbox, admin: Admin) -> None:
     admin("GET", "/journal")
-    assert admin("GET", "/nope", status=404) == {"detail": "Not Found"}
+    assert admin("DELETE", "/faults/a%0Ab", status=404) == {"detail": "there is no fault named 'a\\nb'"}
     assert admin("PUT", "/faults", {}, status=405) == {"detail": "Method Not Allowed"}
     assert crm_sandbox.counters().total == 0
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox.effects import ELSEWHERE, LARGE
+from crm_provider.sandbox.faults import ELSEWHERE, LARGE
 
 KEY = {"x-api-key": "sandbox-key"}
 pytestmark = pytest.mark.crm_sandbox(rate=None)
@@ -40,16 +40,17 @@ def raw(sandbox: Sandbox, request: bytes) -> bytes:
     return bytes(received)
 
 
-def post(email: str) -> bytes:
+def post(sandbox: Sandbox, email: str) -> bytes:
     body = b'{"email": "%s"}' % email.encode()
-    head = b"POST /v2/contacts HTTP/1.1\r\nhost: x\r\nx-api-key: sandbox-key\r\ncontent-length: %d\r\n\r\n"
-    return head % len(body) + body
+    host = urlsplit(sandbox.url).netloc.encode()
+    head = b"POST /v2/contacts HTTP/1.1\r\nhost: %b\r\nx-api-key: sandbox-key\r\ncontent-length: %d\r\n\r\n"
+    return head % (host, len(body)) + body
 
 
 @pytest.mark.parametrize(("effect", "applied"), [("drop", False), ("lost", True)])
 def test_the_connection_closes_without_a_single_byte(crm_sandbox: Sandbox, effect: str, applied: bool) -> None:
     crm_sandbox.add_fault(effect=effect)
-    assert raw(crm_sandbox, post("n@example.com")) == b""
+    assert raw(crm_sandbox, post(crm_sandbox, "n@example.com")) == b""
     assert ("n@example.com" in crm_sandbox.store.contacts) is applied
     (noted,) = crm_sandbox.journal()
     assert (noted.status, noted.applied, noted.fault) == (None, applied, f"{effect}-1")
@@ -57,7 +58,7 @@ def test_the_connection_closes_without_a_single_byte(crm_sandbox: Sandbox, effec
 
 def test_a_connection_that_was_used_before_breaks_as_well(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="drop", nth=2)
-    received = raw(crm_sandbox, post("n@example.com") + post("m@example.com"))
+    received = raw(crm_sandbox, post(crm_sandbox, "n@example.com") + post(crm_sandbox, "m@example.com"))
     assert received.count(b"HTTP/1.1 ") == 1
     assert received.startswith(b"HTTP/1.1 201")
 
@@ -72,7 +73,7 @@ def test_the_next_connection_works(crm_sandbox: Sandbox) -> None:
 
 def test_an_answer_that_ends_too_early(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="truncate", variant="closed")
-    head, _, body = raw(crm_sandbox, post("n@example.com")).partition(b"\r\n\r\n")
+    head, _, body = raw(crm_sandbox, post(crm_sandbox, "n@example.com")).partition(b"\r\n\r\n")
     (length,) = (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
     assert len(body) == length // 2
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
@@ -139,6 +140,6 @@ def test_a_redirect(crm_sandbox: Sandbox) -> None:
 def test_a_client_that_leaves_before_its_body_is_there_was_never_seen(crm_sandbox: Sandbox) -> None:
     where = urlsplit(crm_sandbox.url)
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=60) as connection:
-        connection.sendall(post("n@example.com")[:-3])
+        connection.sendall(post(crm_sandbox, "n@example.com")[:-3])
     assert requests.get(f"{crm_sandbox.url}/segments", headers=KEY, timeout=60).ok
     assert [noted.route for noted in crm_sandbox.journal()] == ["/segments"]

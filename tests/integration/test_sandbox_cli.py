@@ -88,12 +88,13 @@ def test_it_says_how_to_use_it_and_stops_cleanly(how: signal.Signals) -> None:
 
 def test_its_options_reach_the_sandbox() -> None:
     options = ["--seed", "contacts:3", "--rate", "2.5", "--burst", "4", "--envelope", "v2", "--success", "flat"]
-    with running(*options, "--membership-delay", "9", "--no-magic") as (_, printed):
-        assert "2.5 calls/s, burst 4" in printed
+    allowed = ["--allowed-host", "crm-sandbox", "--allowed-host", "other:9000"]
+    with running(*options, *allowed, "--membership-delay", "9", "--no-magic") as (_, printed):
+        assert "2.5 requests/s, burst 4" in printed
         assert "sandbox.test" not in printed
         root = re.search(r"http://\S+?(?=/v2)", printed)
         assert root
-        shown = requests.get(f"{root[0]}/__sandbox__/settings", timeout=60).json()
+        shown = requests.get(f"{root[0]}/__sandbox__/settings", headers={"host": "crm-sandbox"}, timeout=60).json()
     expected = {"seed": "contacts:3", "rate": 2.5, "burst": 4, "envelope": "v2", "success": "flat"}
     assert {**shown, **expected, "membership_delay": 9, "magic": False} == shown
 
@@ -109,6 +110,7 @@ def failure(*arguments: str) -> str:
     [
         (["--host", "0.0.0.0"], "loopback only"),
         (["--seed", "demmo"], "did you mean 'demo'"),
+        (["--allowed-host", "http://a"], "not a host name"),
         (["--seed", "no-such-file.json"], "cannot be read"),
         (["--rate", "0"], "None for no limit"),
     ],
@@ -123,5 +125,6 @@ def test_a_port_in_use_is_one_line(crm_sandbox: Sandbox) -> None:
     port = crm_sandbox.root_url.rpartition(":")[2]
     errors = failure("--port", port)
     assert errors == (
-        f"crm_provider.sandbox: port {port} on 127.0.0.1 is in use: choose another one, or --port 0 for a free one\n"
+        f"crm_provider.sandbox: port {port} on 127.0.0.1 is in use: "
+        "choose another one, or use --port 0 for a free one\n"
     )

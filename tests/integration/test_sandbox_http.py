@@ -9,14 +9,15 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crm_provider.sandbox import ManualClock, Sandbox, Settings, ids
+from crm_provider.sandbox import ManualClock, Sandbox, SandboxSettings, ids
+from crm_provider.sandbox.http_server import MAX_BODY
 
 KEY = {"x-api-key": "sandbox-key"}
 
@@ -101,6 +102,47 @@ def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
     assert crm_sandbox.counters().throttled == 1
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 421),
+        ({"origin": "https://evil.example", "content-type": "application/json"}, 403),
+        ({"sec-fetch-site": "cross-site", "content-type": "application/json"}, 403),
+        ({"content-type": "text/plain"}, 415),
+    ],
+    ids=str,
+)
+def test_a_web_page_is_refused(crm_sandbox: Sandbox, headers: dict[str, str], status: int) -> None:
+    crm_sandbox.store.create_contact("n@example.com")
+    reset = f"{crm_sandbox.root_url}/__sandbox__/reset"
+    assert requests.post(reset, headers=headers, timeout=60).status_code == status
+    assert "n@example.com" in crm_sandbox.store.contacts
+
+
+def test_an_allowed_host_is_served() -> None:
+    with Sandbox(seed="empty", allowed_hosts=["crm-sandbox"]) as sandbox:
+        for host, status in [("crm-sandbox", 200), ("crm-sandbox:9000", 200), ("other", 421)]:
+            headers = {**KEY, "host": host}
+            assert requests.get(f"{sandbox.url}/contacts", headers=headers, timeout=60).status_code == status
+
+
+@pytest.mark.crm_sandbox(rate=None)
+def test_a_body_above_the_limit_is_refused_and_the_connection_stays(crm_sandbox: Sandbox) -> None:
+    with requests.Session() as session:
+        for path in ("/v2/contacts", "/__sandbox__/seed"):
+            headers = {**KEY, "content-type": "application/json"}
+            refused = session.post(crm_sandbox.root_url + path, b" " * (MAX_BODY + 1), headers=headers, timeout=60)
+            assert (refused.status_code, "Request Too Long" in refused.text) == (413, True)
+        assert session.get(f"{crm_sandbox.url}/contacts", headers=KEY, timeout=60).status_code == 200
+
+
+def test_the_header_date_is_that_of_the_sandboxs_clock() -> None:
+    with Sandbox(seed="empty", clock=ManualClock()) as sandbox:
+        for url in (f"{sandbox.url}/contacts", f"{sandbox.root_url}/__sandbox__/ready"):
+            dates = requests.get(url, headers=KEY, timeout=60).raw.headers.getlist("date")
+            assert dates == ["Wed, 01 Jan 2025 00:00:00 GMT"]
+
+
 @pytest.mark.crm_sandbox(envelope="v2-text", success="flat", api_key="other", rate=None)
 def test_the_marker_chooses_settings(crm_sandbox: Sandbox) -> None:
     def get(email: str) -> requests.Response:
@@ -127,7 +169,8 @@ def test_answers_on_a_kept_connection_come_at_once(crm_sandbox: Sandbox) -> None
 def test_a_slow_answer_holds_up_nobody_else_and_its_write_is_done_at_once(crm_sandbox: Sandbox) -> None:
     crm_sandbox.add_fault(effect="latency", latency=3600, method="POST")
     with socket.create_connection(address(crm_sandbox)) as slow:
-        head = "POST /v2/contacts HTTP/1.1\r\nhost: x\r\nx-api-key: sandbox-key\r\ncontent-length: 25\r\n\r\n"
+        host = urlsplit(crm_sandbox.url).netloc
+        head = f"POST /v2/contacts HTTP/1.1\r\nhost: {host}\r\nx-api-key: sandbox-key\r\ncontent-length: 25\r\n\r\n"
         slow.sendall(head.encode() + b'{"email":"n@example.com"}')
         until_called(crm_sandbox)
         found = requests.get(f"{crm_sandbox.url}/contacts/n@example.com", headers=KEY, timeout=60)
@@ -173,7 +216,7 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
         sandbox.add_fault(effect="latency", latency=60)
         with sandbox, requests.Session() as session, socket.create_connection(address(sandbox)) as idle:
             half = socket.create_connection(address(sandbox))
-            half.sendall(b"POST /v2/contacts HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12")
+            half.sendall(b"POST /v2/contacts HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12")
             session.get(f"{sandbox.root_url}/__sandbox__/ready", timeout=60)
             waiting = threading.Thread(target=answered_or_cut_off, args=[session, f"{sandbox.url}/segments"])
             waiting.start()
@@ -235,7 +278,7 @@ def test_the_connection_of_the_fixture(crm_sandbox: Sandbox, crm_connection: str
 
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_the_fixture_is_fresh_each_time(crm_sandbox: Sandbox, name: str) -> None:
-    assert crm_sandbox.settings == Settings()
+    assert crm_sandbox.settings == SandboxSettings()
     assert crm_sandbox.counters().total == 0
     assert crm_sandbox.faults() == []
     assert len(crm_sandbox.store.contacts) == 11

@@ -14,9 +14,10 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.sdk import Connection
 
 from crm_provider.load.rows import SourceError
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import Settings as SandboxSettings
-from crm_provider.transfers.sql_rows import CURSOR_NAME, SqlRows, streaming_cursor
+from crm_provider.sandbox import Sandbox, SandboxSettings
+from crm_provider.transfers import sql_drivers
+from crm_provider.transfers.sql_drivers import CURSOR_NAME, streaming_cursor
+from crm_provider.transfers.sql_rows import SqlRows
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 RunTask = Callable[..., Any]
@@ -100,6 +101,7 @@ def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, ho
         ("CREATE TABLE other (mail TEXT)", "gives no rows"),
         ("SELECT first FROM leads", "no column 'mail'"),
         (" ", "sql is empty"),
+        ("SELECT mail, first FROM leads; DELETE FROM leads", "sql has 2 statements; give one query"),
     ],
 )
 def test_a_query_that_will_not_do_fails_without_a_retry(
@@ -212,5 +214,11 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Any]:
     ],
     indirect=["driver"],
 )
-def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(driver: Any, asked: Any) -> None:
+def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(
+    driver: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[Any] = []
+    monkeypatch.setattr(sql_drivers, "teach_psycopg2", taught.append)
+    monkeypatch.setattr(sql_drivers, "teach_psycopg", taught.append)
     assert streaming_cursor(driver) == asked
+    assert taught == [driver] * ("psycopg" in type(driver).__module__)

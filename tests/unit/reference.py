@@ -189,6 +189,10 @@ EXCEPTIONS = {
             "TIMEOUT",
         )
     },
+    # a load that only creates leaves existing contacts alone
+    ("CrmLoadContactsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
+    ("CrmRetryRejectsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
+    ("SqlToCrmContactsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
     ("CrmListSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
     ("CrmListMembershipSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
 }

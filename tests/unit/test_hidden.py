@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 
-from crm_provider.hidden import Hidden, comes_later, hide_list, hide_rows, shown
+from crm_provider.hidden import Hidden, comes_later, hide_list, hide_rows, unmask
 
 ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
 
@@ -27,14 +27,14 @@ def test_rows_are_hidden(given: Any, text: str) -> None:
     hidden = hide_rows(given)
     assert isinstance(hidden, Hidden)
     assert str(hidden) == repr(hidden) == text
-    assert shown(hidden) is given
+    assert unmask(hidden) is given
     assert hide_rows(hidden) is hidden
 
 
 @pytest.mark.parametrize("given", ["in/*.csv", ["a.csv", "b.csv"], [ObjectStoragePath("file:///a")], [], None])
 def test_paths_are_shown(given: Any) -> None:
     assert hide_rows(given) == given
-    assert shown(given) is given
+    assert unmask(given) is given
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +14,22 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider import outcome, site_config
-from crm_provider._compat import AirflowFailException, AirflowRescheduleException, AirflowSkipException
-from crm_provider.policy import Action, Decision, Work
+from crm_provider._compat import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
+from crm_provider.policy import Action, DecidedBy, Decision, ErrorPolicy, Work
 from crm_provider.retry import CrmRetryPolicy
 
 from .fakes import logged
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SITE = "airflow.cfg [crm] on_error"
+
+
+BY_DEFAULT = {action: Decision(action, DecidedBy.DEFAULT, "X") for action in Action}
 
 
 class Frozen(datetime):
@@ -60,7 +70,7 @@ def ended(
     ti = ti or TaskInstance()
     task = SimpleNamespace(retry_policy=retry_policy) if retry_policy else SimpleNamespace()
     with pytest.raises(BaseException) as caught:  # noqa: PT011 -- Airflow's own have no common base
-        outcome.conclude(error, Decision(action, "default[X]"), {"ti": ti, "task": task})
+        outcome.raise_for_decision(error, BY_DEFAULT[action], {"ti": ti, "task": task})
     return caught.value, ti
 
 
@@ -98,7 +108,6 @@ def test_retry_raises_the_typed_error_and_says_what_is_left(tries: tuple[int, in
     raised, _ = ended(error, Action.RETRY, TaskInstance(*tries))
     assert raised is error
     assert error.remark == says
-    assert error.decided == Decision(Action.RETRY, "default[X]")
 
 
 def test_a_remark_is_added_to_what_was_said_before() -> None:
@@ -117,8 +126,18 @@ def test_a_remark_is_added_to_what_was_said_before() -> None:
         ((3, 2), None, e.CrmDealNotFoundError, "Not retried, by default[X]"),
         ((1, 0), None, e.CrmDealNotFoundError, "Not retried, by default[X]"),
         ((1, 2), CrmRetryPolicy(), e.CrmDealNotFoundError, "Not retried, by default[X]"),
-        ((1, 2), object(), e.CrmDealNotFoundError, "To fail by default[X]; the task's own retry policy decides"),
-        ((1, 0), object(), e.CrmDealNotFoundError, "To fail by default[X]; the task's own retry policy decides"),
+        (
+            (1, 2),
+            object(),
+            e.CrmDealNotFoundError,
+            "The outcome is fail, by default[X], but the task's own retry policy decides",
+        ),
+        (
+            (1, 0),
+            object(),
+            e.CrmDealNotFoundError,
+            "The outcome is fail, by default[X], but the task's own retry policy decides",
+        ),
     ],
 )
 def test_fail(tries: tuple[int, int], policy: Any, raises: type[Exception], remark: str) -> None:
@@ -128,7 +147,6 @@ def test_fail(tries: tuple[int, int], policy: Any, raises: type[Exception], rema
     assert error.remark == remark
     assert str(raised) == str(error)
     assert raised is error or raised.__cause__ is error
-    assert error.decided == Decision(Action.FAIL, "default[X]")
 
 
 # -- a long wait --------------------------------------------------------------------------------------------
@@ -192,6 +210,91 @@ def test_who_does_not_retry_does_not_wait_either(action: Action) -> None:
     assert not isinstance(raised, AirflowRescheduleException)
 
 
+# -- other ends ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "raises"),
+    [
+        (outcome.fail_without_retry, AirflowFailException),
+        (outcome.skip, AirflowSkipException),
+        (outcome.sensor_timeout, AirflowSensorTimeout),
+    ],
+)
+def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -> None:
+    cause = ValueError("why")
+    for given in (cause, None):
+        with pytest.raises(raises, match=r"^because$") as caught:
+            end("because", cause=given)
+        assert type(caught.value) is raises
+        assert caught.value.__cause__ is given
+
+
+def test_reschedule() -> None:
+    with pytest.raises(AirflowRescheduleException) as caught:
+        outcome.reschedule(NOW)
+    assert caught.value.reschedule_date == NOW
+
+
+def test_airflows_exceptions_are_raised_in_one_place_only() -> None:
+    package = Path(outcome.__file__).parent
+    raised = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Raise)
+        and any(isinstance(part, ast.Name) and part.id.startswith("Airflow") for part in ast.walk(node))
+    }
+    assert raised == {"outcome.py"}
+
+
+# -- the retry policy -----------------------------------------------------------------------------------------
+
+
+def asked(policy: CrmRetryPolicy, error: BaseException, context: Any) -> tuple[str, str | None]:
+    """What Airflow 3.3 is answered after a try."""
+    pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3+")
+    found = policy.evaluate(error, 1, 3, context)
+    return found.action.name, found.reason
+
+
+def decided(error: e.CrmError, decision: Decision, task: Any) -> dict[str, Any]:
+    """The context of a try that a decision has ended."""
+    context: Any = {"ti": TaskInstance(), "task": task}
+    with pytest.raises(e.CrmError):
+        outcome.raise_for_decision(error, decision, context)
+    return dict(context)
+
+
+class Task:
+    """One with an error policy of its own, and Airflow's default for the rest."""
+
+    error_policy = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
+    max_retry_delay = None
+
+
+def test_the_retry_policy_does_what_was_decided_about_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_config, "on_error", lambda work: {})
+    error = not_found()
+    limit = Decision.by_rule(Action.RETRY, "max_errors_in_a_row=3")
+    context = decided(error, limit, Task())
+    assert asked(CrmRetryPolicy(), error, context) == ("RETRY", "DEAL_NOT_FOUND: retry, by max_errors_in_a_row=3")
+    assert asked(CrmRetryPolicy(), not_found(), context) == (
+        "FAIL",
+        "DEAL_NOT_FOUND: skip, by on_error[DEAL_NOT_FOUND]",
+    )
+
+
+def test_without_a_decision_it_asks_the_task_then_itself_and_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_config, "on_error", lambda work: {e.CrmNotFoundError: Action.RETRY})
+    policy = CrmRetryPolicy({"DEAL_NOT_FOUND": "fail"})
+    gone = e.CrmContactNotFoundError("gone")
+    assert asked(policy, not_found(), {"task": Task()}) == ("FAIL", "DEAL_NOT_FOUND: skip, by on_error[DEAL_NOT_FOUND]")
+    assert asked(policy, not_found(), {"task": SimpleNamespace()})[0] == "FAIL"
+    assert asked(policy, gone, None) == ("RETRY", f"CONTACT_NOT_FOUND: retry, by {SITE}[CrmNotFoundError]")
+    assert asked(policy, KeyError("a mistake"), None)[0] == "DEFAULT"
+
+
 # -- what is left behind ------------------------------------------------------------------------------------
 
 
@@ -208,6 +311,7 @@ def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog
             "suggested_action": not_found().suggested_action,
             "request_id": "req-1",
             "action": action.value,
+            "decided_by": "default",
             "origin": "default[X]",
         }
     }

@@ -14,21 +14,22 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import ERROR_CLASSES
+from crm_provider.on_error import ACTIONS_OF, Action, OnError, Work, checked
 from crm_provider.policy import (
-    ACTIONS_OF,
     DEFAULTS,
-    NO_ERRORS,
     OPERATORS,
+    OUTCOME_OVERRIDES,
     PRESETS,
-    Action,
+    ROW_RULES,
+    DecidedBy,
+    Decision,
     ErrorPolicy,
-    OnError,
-    Work,
-    checked,
-    explain,
+    RowRule,
+    row_rule,
+    with_mode,
 )
 
-from .reference import EXCEPTIONS, OUTCOMES, REPEATED, TYPES
+from .reference import EXCEPTIONS, OUTCOMES, TYPES
 
 WORKS = pytest.mark.parametrize("work", Work, ids=lambda work: work.value)
 TYPE = pytest.mark.parametrize("type_", TYPES)
@@ -40,7 +41,7 @@ VALID = {
     Work.LOAD: {"retry", "skip", "fail", "reject"},
 }
 
-SENSELESS: dict[type[e.CrmError], set[str]] = {
+INVALID: dict[type[e.CrmError], set[str]] = {
     # family -> actions that make no sense on it
     e.CrmAccessError: {"wait", "reject"},
     e.CrmRequestError: {"retry", "wait"},
@@ -50,11 +51,11 @@ SENSELESS: dict[type[e.CrmError], set[str]] = {
 }
 
 
-def senseless(error: type[e.CrmError], action: str) -> bool:
+def invalid(error: type[e.CrmError], action: str) -> bool:
     """Whether a pair is refused: the error belongs to a family it makes no sense on, or has such a family below it."""
     return any(
         action in actions and (issubclass(error, family) or issubclass(family, error))
-        for family, actions in SENSELESS.items()
+        for family, actions in INVALID.items()
     )
 
 
@@ -81,7 +82,7 @@ def test_operator_differs_only_where_the_design_says(type_: str, operator: str) 
 
 
 def test_every_exception_of_the_design_has_its_operator() -> None:
-    assert {operator for operator, _ in EXCEPTIONS} == set(PRESETS) <= set(OPERATORS)
+    assert {operator for operator, _ in EXCEPTIONS} == {*PRESETS, *OUTCOME_OVERRIDES} <= set(OPERATORS)
 
 
 @WORKS
@@ -112,14 +113,13 @@ def test_defaults_and_presets_make_sense(work: Work) -> None:
     for error, actions in DEFAULTS.items():
         assert actions[list(Work).index(work)] in ACTIONS_OF[work]
         assert (
-            not senseless(error, actions[list(Work).index(work)].value)
-            or actions[list(Work).index(work)] is Action.FAIL
+            not invalid(error, actions[list(Work).index(work)].value) or actions[list(Work).index(work)] is Action.FAIL
         )
     for operator in (name for name in PRESETS if OPERATORS[name] is work):
         assert checked({error: action.value for error, action in PRESETS[operator].items()}, work)
 
 
-def test_what_each_kind_of_work_knows() -> None:
+def test_what_each_kind_of_work_has() -> None:
     assert {work: {action.value for action in actions} for work, actions in ACTIONS_OF.items()} == VALID
 
 
@@ -156,7 +156,95 @@ def test_a_line_for_a_family_beats_the_preset_of_a_type() -> None:
 
 def test_origin_of_a_preset() -> None:
     decision = ErrorPolicy(operator="CrmCreateDealOperator").decide(e.CrmContactAssociatedWithADealError)
+    assert decision == Decision(
+        Action.SKIP, DecidedBy.OPERATOR, "CONTACT_ASSOCIATED_WITH_A_DEAL", "CrmCreateDealOperator"
+    )
     assert decision.origin == "CrmCreateDealOperator[CONTACT_ASSOCIATED_WITH_A_DEAL]"
+
+
+def test_origin_of_a_rule_is_its_text() -> None:
+    decision = Decision.by_rule(Action.RETRY, "errors_in_a_row=3")
+    assert decision == Decision(Action.RETRY, DecidedBy.RULE, "errors_in_a_row=3")
+    assert decision.origin == "errors_in_a_row=3"
+
+
+@pytest.mark.parametrize("decided_by", DecidedBy)
+@pytest.mark.parametrize("operator", [None, "CrmListSensor"])
+def test_a_decision_survives_as_data(decided_by: DecidedBy, operator: str | None) -> None:
+    decision = Decision(Action.WAIT, decided_by, "DEAL_NOT_FOUND", operator)
+    assert Decision.from_data(json.loads(json.dumps(decision.as_data()))) == decision
+
+
+@pytest.mark.parametrize(
+    ("error", "on_error", "site", "action"),
+    [
+        (e.CrmTimeoutError("x", outcome_known=False), {}, {}, "fail"),
+        (e.CrmTimeoutError, {}, {}, "fail"),
+        (e.CrmTimeoutError("x", outcome_known=True), {}, {}, "retry"),
+        (e.CrmTimeoutError("x", outcome_known=True), {}, {"CrmTransientError": "skip"}, "skip"),
+        (e.CrmTimeoutError("x", outcome_known=False), {"CrmTransientError": "retry"}, {}, "retry"),
+        (e.CrmTimeoutError("x", outcome_known=True), {"CrmTransientError": "fail"}, {}, "fail"),
+    ],
+)
+def test_an_automation_that_certainly_was_not_started_is_retried(
+    error: e.CrmError, on_error: OnError, site: OnError, action: str
+) -> None:
+    policy = ErrorPolicy(on_error, operator="CrmTriggerAutomationOperator", site=site)
+    assert policy.decide(error).action.value == action
+
+
+def test_other_presets_hold_whatever_is_known() -> None:
+    for known in (True, False):
+        error = e.CrmContactNotFoundError("x", outcome_known=known)
+        assert ErrorPolicy(operator="CrmDeleteContactOperator").decide(error).action is Action.SKIP
+
+
+# -- rows of a load -----------------------------------------------------------------------------------------
+
+LOADS = ["CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator"]
+
+
+@pytest.mark.parametrize("operator", LOADS)
+def test_every_load_has_its_three_modes(operator: str) -> None:
+    names = [operator, f"{operator}(mode='create')", f"{operator}(mode='update')"]
+    assert [with_mode(operator, mode) for mode in ("upsert", "create", "update")] == names
+    assert {OPERATORS[name] for name in names} == {Work.LOAD}
+    for name, expected in zip(names, ["reject", "unchanged", "reject"], strict=True):
+        assert action_of(ErrorPolicy(work=Work.LOAD, operator=name), "CONTACT_ALREADY_EXISTS") == expected
+
+
+def test_a_name_that_is_not_known_has_no_modes() -> None:
+    assert with_mode(None, "create") is None
+
+
+def test_only_loads_that_create_take_an_error_for_an_outcome() -> None:
+    assert set(OUTCOME_OVERRIDES) == {f"{name}(mode='create')" for name in LOADS}
+
+
+RULES = {
+    ("retry", e.CrmTooManyRequestsError): RowRule.RESEND_THROTTLED,
+    ("retry", e.CrmTimeoutError): RowRule.HOLD,
+    ("retry", e.CrmContactNotFoundError): RowRule.RESEND,
+    ("reject", e.CrmTimeoutError): RowRule.HOLD,
+    ("reject", e.CrmContactNotFoundError): RowRule.REJECT,
+    ("skip", e.CrmTimeoutError): RowRule.SKIP,
+    ("skip", e.CrmTooManyRequestsError): RowRule.SKIP,
+    ("fail", e.CrmTimeoutError): RowRule.STOP,
+    ("fail", e.CrmContactNotFoundError): RowRule.STOP,
+    ("unchanged", e.CrmContactAlreadyExistsError): RowRule.UNCHANGED,
+}
+
+
+@pytest.mark.parametrize(("action", "error"), RULES)
+def test_what_an_action_means_for_a_row(action: str, error: type[e.CrmError]) -> None:
+    expected = RULES[action, error]
+    assert row_rule(Action(action), error) is expected
+    assert row_rule(Action(action), error("x")) is expected
+
+
+def test_every_action_of_a_load_has_a_rule_for_every_error() -> None:
+    assert set(ROW_RULES) == {*ACTIONS_OF[Work.LOAD], Action.UNCHANGED}
+    assert all(e.CrmError in rules for rules in ROW_RULES.values())
 
 
 ALIASES = ["DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"]
@@ -171,20 +259,27 @@ SITE = "airflow.cfg [crm] on_error"
 
 
 @pytest.mark.parametrize(
-    ("on_error", "site", "action", "origin"),
+    ("on_error", "site", "action", "decided_by", "line", "origin"),
     [
-        ({}, {"DEAL_NOT_FOUND": "retry"}, "retry", f"{SITE}[DEAL_NOT_FOUND]"),
-        ({}, {"CrmNotFoundError": "retry"}, "retry", f"{SITE}[CrmNotFoundError]"),
-        ({"CrmNotFoundError": "fail"}, {"DEAL_NOT_FOUND": "retry"}, "fail", "on_error[CrmNotFoundError]"),
-        ({}, {"CrmThrottledError": "skip"}, "fail", "default[DEAL_NOT_FOUND]"),
+        ({}, {"DEAL_NOT_FOUND": "retry"}, "retry", "site", "DEAL_NOT_FOUND", f"{SITE}[DEAL_NOT_FOUND]"),
+        ({}, {"CrmNotFoundError": "retry"}, "retry", "site", "CrmNotFoundError", f"{SITE}[CrmNotFoundError]"),
+        (
+            {"CrmNotFoundError": "fail"},
+            {"DEAL_NOT_FOUND": "retry"},
+            "fail",
+            "task",
+            "CrmNotFoundError",
+            "on_error[CrmNotFoundError]",
+        ),
+        ({}, {"CrmThrottledError": "skip"}, "fail", "default", "DEAL_NOT_FOUND", "default[DEAL_NOT_FOUND]"),
     ],
 )
 def test_a_line_of_the_site_stands_below_the_tasks_own(
-    on_error: OnError, site: OnError, action: str, origin: str
+    on_error: OnError, site: OnError, action: str, decided_by: str, line: str, origin: str
 ) -> None:
     decision = ErrorPolicy(on_error, site=site).decide(e.CrmDealNotFoundError)
-    assert (decision.action.value, decision.origin) == (action, origin)
-    assert decision.is_asked_for is not origin.startswith("default")
+    assert decision == Decision(Action(action), DecidedBy(decided_by), line)
+    assert decision.origin == origin
 
 
 def test_a_line_of_the_site_stands_above_the_operators_own() -> None:
@@ -253,7 +348,7 @@ def test_the_nearest_class_above_decides(lines: dict[str, str], work: Work, erro
     decision = policy.decide(error)
     if wanted:
         assert decision.action.value == wanted[max(depth, key=lambda name: depth[name])]
-        assert decision.origin.startswith("on_error[")
+        assert decision.decided_by is DecidedBy.TASK
     else:
         assert decision == ErrorPolicy(work=work).decide(error)
 
@@ -274,7 +369,7 @@ def refusal(on_error: Any, work: Work) -> str:
 def test_every_pair_is_taken_or_refused_with_a_valid_choice(
     error: type[e.CrmError], action: Action, work: Work
 ) -> None:
-    fits = action.value in VALID[work] and not senseless(error, action.value)
+    fits = action.value in VALID[work] and not invalid(error, action.value)
     if fits or action is Action.FAIL:
         assert ErrorPolicy({error: action}, work=work).decide(error).action is action
         return
@@ -283,7 +378,7 @@ def test_every_pair_is_taken_or_refused_with_a_valid_choice(
     valid = re.findall(r"Valid for this error in a \w+: ([\w, ]+)\.$", text)[0].split(", ")
     assert set(meant) <= set(valid)
     assert len(meant) == 1
-    assert set(valid) == {choice for choice in VALID[work] if choice == "fail" or not senseless(error, choice)}
+    assert set(valid) == {choice for choice in VALID[work] if choice == "fail" or not invalid(error, choice)}
     for choice in valid:
         assert ErrorPolicy({error: choice}, work=work).decide(error).action.value == choice
 
@@ -296,20 +391,28 @@ def test_every_pair_is_taken_or_refused_with_a_valid_choice(
         ({"CrmDealNotFound": "skip"}, Work.TASK, "Did you mean 'CrmDealNotFoundError'?"),
         ({KeyError: "skip"}, Work.TASK, "unknown error <class 'KeyError'>"),
         ({404: "skip"}, Work.TASK, "unknown error 404"),
-        ({"DEAL_NOT_FOUND": "skp"}, Work.TASK, "'skp' is no action. Did you mean 'skip'?"),
-        ({"DEAL_NOT_FOUND": None}, Work.TASK, "None is no action."),
-        ({"DEAL_NOT_FOUND": ["skip"]}, Work.TASK, "['skip'] is no action."),
-        ({"DEAL_NOT_FOUND": "reject"}, Work.TASK, "'reject' is no action of a task. Did you mean 'skip'?"),
-        ({"DEAL_NOT_FOUND": "wait"}, Work.TASK, "'wait' is no action of a task. Did you mean 'retry'?"),
-        ({"DEAL_NOT_FOUND": "wait"}, Work.LOAD, "'wait' is no action of a load. Did you mean 'retry'?"),
+        ({"DEAL_NOT_FOUND": "skp"}, Work.TASK, "'skp' is not an action. Did you mean 'skip'?"),
+        (
+            {"DEAL_NOT_FOUND": None},
+            Work.TASK,
+            "None is not an action. See: python -m crm_provider policy. Valid for this error in a task: ",
+        ),
+        (
+            {"DEAL_NOT_FOUND": ["skip"]},
+            Work.TASK,
+            "['skip'] is not an action. See: python -m crm_provider policy. Valid",
+        ),
+        ({"DEAL_NOT_FOUND": "reject"}, Work.TASK, "'reject' is not an action of a task. Did you mean 'skip'?"),
+        ({"DEAL_NOT_FOUND": "wait"}, Work.TASK, "'wait' is not an action of a task. Did you mean 'retry'?"),
+        ({"DEAL_NOT_FOUND": "wait"}, Work.LOAD, "'wait' is not an action of a load. Did you mean 'retry'?"),
         ({"INVALID_INPUT": "retry"}, Work.TASK, "the same values get the same answer. Did you mean 'fail'?"),
         ({"INVALID_INPUT": "retry"}, Work.LOAD, "the same values get the same answer. Did you mean 'reject'?"),
         ({"FORBIDDEN": "wait"}, Work.SENSOR, "a refused key or connection stays refused"),
         ({"FORBIDDEN": "wait"}, Work.SENSOR, "Did you mean 'fail'?"),
         ({"CrmError": "retry"}, Work.TASK, "it would include CrmRequestError: the same request"),
-        ({"PROTOCOL": "skip"}, Work.TASK, "never passed over. Did you mean 'fail'?"),
+        ({"PROTOCOL": "skip"}, Work.TASK, "never ignored. Did you mean 'fail'?"),
         (["DEAL_NOT_FOUND"], Work.TASK, "on_error must be a mapping of error to action"),
-        ("DEAL_NOT_FOUND", Work.TASK, "but is a str."),
+        ("DEAL_NOT_FOUND", Work.TASK, "but is of type str."),
     ],
     ids=str,
 )
@@ -318,12 +421,12 @@ def test_refusal_names_the_nearest_valid_choice(on_error: Any, work: Work, expec
 
 
 def test_a_text_like_nothing_that_is_known_is_sent_to_the_whole_table() -> None:
-    with pytest.raises(ValueError, match=r"unknown error 'zzz'\. See: python -m crm_provider policy$"):
+    with pytest.raises(ValueError, match=r"unknown error 'zzz'\. See: python -m crm_provider policy\.$"):
         checked({"zzz": "skip"}, Work.TASK)
 
 
 def test_a_name_that_is_half_right_is_enough_for_a_hint() -> None:
-    with pytest.raises(ValueError, match=r"'retrying later' is no action\. Did you mean 'retry'\?"):
+    with pytest.raises(ValueError, match=r"'retrying later' is not an action\. Did you mean 'retry'\?"):
         checked({"DEAL_NOT_FOUND": "retrying later"}, Work.TASK)
 
 
@@ -343,54 +446,12 @@ def test_any_text_is_taken_or_refused(key: str, value: str, work: Work) -> None:
 
 @pytest.mark.parametrize("given_", [None, {}, ErrorPolicy()], ids=["none", "empty", "policy"])
 def test_nothing_to_override(given_: Any) -> None:
-    assert checked(given_, Work.TASK) == {}
+    assert ErrorPolicy(given_).on_error == {}
 
 
 def test_a_policy_can_be_given_as_a_policy_but_is_checked_again() -> None:
-    task = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
-    assert checked(task, Work.LOAD) == {e.CrmDealNotFoundError: Action.SKIP}
-    with pytest.raises(ValueError, match="'wait' is no action of a task"):
-        checked(ErrorPolicy({"DEAL_NOT_FOUND": "wait"}, work=Work.SENSOR), Work.TASK)
-
-
-# -- the effective table ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("operator", [None, *OPERATORS])
-def test_table_says_what_the_policy_decides(operator: str | None) -> None:
-    work = OPERATORS[operator] if operator else Work.TASK
-    policy = ErrorPolicy({"CrmTransientError": "fail", "DEAL_NOT_FOUND": "skip"}, work=work, operator=operator)
-    lines = explain(policy)
-    assert [line.type for line in lines] == list(CATALOGUE)
-    for line in lines:
-        decision = policy.decide(ERROR_CLASSES[line.error])
-        counted = NO_ERRORS.get(operator or "", {}).get(ERROR_CLASSES[line.error])
-        told = (counted, f"{operator}[{line.type}]") if counted else (decision.action.value, decision.origin)
-        assert (line.action, line.origin) == told
-        assert (line.error, line.status) == (TYPES[line.type], CATALOGUE[line.type].status)
-
-
-def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_told_otherwise() -> None:
-    name = "CrmLoadContactsOperator(mode='create')"
-
-    def line(on_error: dict[str, str]) -> tuple[str, str]:
-        lines = explain(ErrorPolicy(on_error, work=Work.LOAD, operator=name))
-        return next((found.action, found.origin) for found in lines if found.type == "CONTACT_ALREADY_EXISTS")
-
-    assert line({}) == ("unchanged", f"{name}[CONTACT_ALREADY_EXISTS]")
-    assert line({"CrmConflictError": "reject"}) == ("reject", "on_error[CrmConflictError]")
-
-
-@TYPE
-def test_table_says_what_happens_within_a_call(type_: str) -> None:
-    notes = {
-        "CONTACT_NOT_FOUND": ["upsert: create instead", "after an own lost delete: done"],
-        "CONTACT_ALREADY_EXISTS": ["upsert: update instead", "after an own lost create: done"],
-        "DEAL_NOT_FOUND": ["after an own lost delete: done"],
-        "CONTACT_ASSOCIATED_WITH_A_DEAL": ["after an own lost create: done"],
-    }
-    repeated = {0: ["-"], 3: ["send again", "POST", "reading"], 4: ["wait", "send again"]}
-    expected = notes.get(type_) or repeated[len(REPEATED.get(type_, ()))]
-    in_call = next(line.in_call for line in explain() if line.type == type_)
-    assert [words for words in expected if words not in in_call] == []
-    assert (in_call == "-") is (expected == ["-"])
+    task: Any = ErrorPolicy({"DEAL_NOT_FOUND": "skip"})
+    sensor: Any = ErrorPolicy({"DEAL_NOT_FOUND": "wait"}, work=Work.SENSOR)
+    assert ErrorPolicy(task, work=Work.LOAD).on_error == {e.CrmDealNotFoundError: Action.SKIP}
+    with pytest.raises(ValueError, match="'wait' is not an action of a task"):
+        ErrorPolicy(sensor)

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from crm_provider.__main__ import main
-from crm_provider.policy import OPERATORS, ErrorPolicy, Work, explain
+from crm_provider.policy import OPERATORS, ErrorPolicy, Work
+from crm_provider.policy_table import explain
 
 from .reference import OUTCOMES, TYPES
 
@@ -62,9 +63,10 @@ def test_all_types_are_in_the_table() -> None:
 def test_markdown_is_a_table(capsys: Capture) -> None:
     rows = run(capsys, "--format", "markdown").splitlines()
     assert len(rows) == len(TYPES) + 2
-    assert {row.count("|") for row in rows} == {8}
-    assert rows[1] == "|---|---|---|---|---|---|---|"
-    cells = ["STAGE_NOT_FOUND", "CrmStageNotFoundError", "404", "-", "fail", "default[STAGE_NOT_FOUND]"]
+    assert {row.count("|") for row in rows} == {9}
+    assert rows[1] == "|---|---|---|---|---|---|---|---|"
+    cells = ["STAGE_NOT_FOUND", "CrmStageNotFoundError", "404", "-", "fail", "fail the task, no further try"]
+    cells.append("default[STAGE_NOT_FOUND]")
     assert f"| {' | '.join(cells)} | check that the stage exists |" in rows
 
 
@@ -76,12 +78,12 @@ def test_markdown_is_a_table(capsys: Capture) -> None:
             "unknown operator 'CrmMoveDealOperator'. Did you mean 'CrmMoveDealStageOperator'?",
         ),
         (["--for", "x"], "unknown operator 'x'. Known: CrmUpsertContactOperator, "),
-        (["--on-error", "{DEAL: skip}"], "--on-error is no JSON ("),
+        (["--on-error", "{DEAL: skip}"], "--on-error is not valid JSON ("),
         (["--on-error", '["skip"]'], "on_error must be a mapping"),
         (["--on-error", "[]"], "on_error must be a mapping"),
         (["--on-error", '{"DEAL_NOT_FOUNT": "skip"}'], "Did you mean 'DEAL_NOT_FOUND'?"),
         (["--on-error", '{"INVALID_INPUT": "retry"}'], "Valid for this error in a task: skip, fail."),
-        (["--for", "sensor", "--on-error", '{"DEAL_NOT_FOUND": "reject"}'], "'reject' is no action of a sensor."),
+        (["--for", "sensor", "--on-error", '{"DEAL_NOT_FOUND": "reject"}'], "'reject' is not an action of a sensor."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

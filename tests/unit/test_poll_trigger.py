@@ -15,7 +15,7 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.policy import Action, DecidedBy, Decision, ErrorPolicy
 from crm_provider.polling import Ending
 from crm_provider.questions import ContactIs, InList, ListExists, Question
 from crm_provider.rounds import Round
@@ -118,9 +118,11 @@ def test_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     error = e.CrmForbiddenError("no", status=403, request_id="req-7", method="GET", path="/segments")
-    ending = Ending(error=error, decision=Decision(Action.FAIL, "default[CrmAccessError]"))
+    ending = Ending(error=error, decision=Decision(Action.FAIL, DecidedBy.DEFAULT, "CrmAccessError"))
     [event] = events(trigger(), FakePoller(ending), monkeypatch)
-    assert event["decision"] == {"action": "fail", "origin": "default[CrmAccessError]"}
+    assert event["decision"] == {
+        "action": "fail", "decided_by": "default", "line": "CrmAccessError", "operator": None,
+    }  # fmt: skip
     back = e.CrmError.from_dict(event["error"])
     assert (type(back), str(back), back.request_id) == (e.CrmForbiddenError, str(error), "req-7")
 
@@ -140,7 +142,7 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     policy: ErrorPolicy = asked["policy"]
     assert policy.decide(e.CrmLimitExceededError("x")).action is Action.RETRY
     assert policy.decide(e.CrmSegmentationListNotFoundError("x")) == Decision(
-        Action.WAIT, "CrmListSensor[SEGMENTATION_LIST_NOT_FOUND]"
+        Action.WAIT, DecidedBy.OPERATOR, "SEGMENTATION_LIST_NOT_FOUND", "CrmListSensor"
     )
 
 

@@ -14,7 +14,8 @@ from crm_provider.__main__ import main
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.contacts import CrmDeleteContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
-from crm_provider.policy import Action, Decision, ErrorPolicy, Work, explain
+from crm_provider.policy import Action, DecidedBy, Decision, ErrorPolicy, Work
+from crm_provider.policy_table import explain
 from crm_provider.provider_info import get_provider_info
 from crm_provider.retry import CrmRetryPolicy
 
@@ -112,17 +113,18 @@ ORDER = {
 @pytest.mark.parametrize("case", ORDER)
 def test_who_goes_before_whom(case: str) -> None:
     given, (action, origin) = ORDER[case]
-    assert decide(e.CrmDealNotFoundError, **given) == Decision(Action(action), origin)
+    decision = decide(e.CrmDealNotFoundError, **given)
+    assert (decision.action.value, decision.origin) == (action, origin)
 
 
 def test_the_site_goes_before_an_operators_preset(site: Site) -> None:
     assert CrmDeleteContactOperator(task_id="t", contact_email="a@b.co").decide(
         e.CrmContactNotFoundError("Contact not found.")
-    ) == Decision(Action.SKIP, "CrmDeleteContactOperator[CONTACT_NOT_FOUND]")
+    ) == Decision(Action.SKIP, DecidedBy.OPERATOR, "CONTACT_NOT_FOUND", "CrmDeleteContactOperator")
     site(on_error={"CONTACT_NOT_FOUND": "fail"})
     assert CrmDeleteContactOperator(task_id="t", contact_email="a@b.co").decide(
         e.CrmContactNotFoundError("Contact not found.")
-    ) == Decision(Action.FAIL, "airflow.cfg [crm] on_error[CONTACT_NOT_FOUND]")
+    ) == Decision(Action.FAIL, DecidedBy.SITE, "CONTACT_NOT_FOUND")
 
 
 def test_lines_of_one_kind_of_work_go_before_those_for_all(site: Site) -> None:
@@ -141,7 +143,7 @@ def test_what_the_site_asks_for_is_no_quiet_success() -> None:
     policy = ErrorPolicy(work=Work.LOAD, operator=operator, site={"CONTACT_ALREADY_EXISTS": "reject"})
     (line,) = [line for line in explain(policy) if line.type == "CONTACT_ALREADY_EXISTS"]
     assert (line.action, line.origin) == ("reject", "airflow.cfg [crm] on_error[CONTACT_ALREADY_EXISTS]")
-    assert policy.decide(e.CrmContactAlreadyExistsError).is_asked_for
+    assert policy.decide(e.CrmContactAlreadyExistsError).decided_by is DecidedBy.SITE
 
 
 def test_a_retry_policy_of_a_task_of_ones_own_follows_the_site(site: Site) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.responses import Answer
-from crm_provider.transport import ONE_TRY, Call, RetryBudget
+from crm_provider.transport import ONE_TRY, Call, FirstSent, ReadBack, RetryBudget
 
 from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, logged, lost, refused
 from .reference import REPEATED, TYPES
@@ -226,11 +225,11 @@ def test_a_404_on_the_first_delete_is_an_error() -> None:
 # -- a lost POST ---------------------------------------------------------------------------------------------
 
 
-def answers(*found: Any) -> Callable[[], Any]:
+def answers(*found: Any) -> ReadBack:
     """A settle that finds this, one after the other; an exception is raised."""
     queue = list(found)
 
-    def settle() -> Any:
+    def settle(first_sent: FirstSent) -> Any:
         assert queue, "settled once too often"
         result = queue.pop(0)
         if isinstance(result, Exception):
@@ -358,7 +357,7 @@ def test_no_slot_for_a_further_try_leaves_the_original_error() -> None:
 def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
     made = bench(lost, lost)
 
-    def slow_settle() -> None:
+    def slow_settle(first_sent: FirstSent) -> None:
         made.clock.now += 100.0
 
     remaining = failed(made, POST, settle=slow_settle)

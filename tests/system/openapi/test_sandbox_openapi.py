@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from crm_provider.sandbox import DEFAULT_API_KEY, Settings
-from crm_provider.sandbox.admin import ADMIN_PATH
-from crm_provider.sandbox.app import CLOSE_EXTENSION, create_app
+from crm_provider.sandbox import DEFAULT_API_KEY, SandboxSettings
 from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.http_server import CLOSE_EXTENSION, SandboxApp
 from crm_provider.sandbox.routes import ROUTES
+from crm_provider.sandbox.settings import ADMIN_PATH
 
 from .sandbox_document import document
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.system
 EXAMPLES = int(os.environ.get("CRM_FUZZ_EXAMPLES", "40"))
 """Of each operation."""
 
-KEY = {"x-api-key": DEFAULT_API_KEY}
+KEY = {"x-api-key": DEFAULT_API_KEY, "content-type": "application/json"}
 CHECKS = [
     openapi_checks.status_code_conformance,
     openapi_checks.content_type_conformance,
@@ -54,8 +54,8 @@ def _close() -> None:
 
 closing = asyncio.Event()
 closing.set()  # answers that are held back go out at once
-gateway = Gateway(Settings(rate=None))
-sandbox = create_app(gateway, closing)
+gateway = Gateway(SandboxSettings(rate=None))
+sandbox = SandboxApp(gateway, closing, allowed_hosts=["testserver"])
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,7 @@ def test_an_operation_keeps_to_its_document(name: str) -> None:
     @PROPERTY
     @given(case=OPERATIONS[name].as_strategy())
     def keeps_to_it(case: Any) -> None:
-        gateway.reset(Settings(rate=None))
+        gateway.reset(SandboxSettings(rate=None))
         answer = case.call(headers=KEY)
         assert answer.status_code < 500
         case.validate_response(answer, checks=CHECKS)
@@ -97,7 +97,7 @@ def test_an_operation_keeps_to_its_document(name: str) -> None:
 @settings(PROPERTY, max_examples=EXAMPLES * 3)
 @given(cases=st.lists(st.one_of([operation.as_strategy() for operation in OPERATIONS.values()]), max_size=8))
 def test_after_any_calls_nothing_breaks_that_was_not_told_to(cases: list[Any]) -> None:
-    gateway.reset(Settings(rate=None))
+    gateway.reset(SandboxSettings(rate=None))
     for case in cases:
         try:
             answer = case.call(headers=KEY)

@@ -18,7 +18,7 @@ from crm_provider.__main__ import main
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.policy import OPERATORS, Action, ErrorPolicy, Work, checked
 from unit.reference import EXCEPTIONS, OUTCOMES, TYPES
-from unit.test_policy import VALID, senseless
+from unit.test_policy import VALID, invalid
 
 from .conftest import Guard
 
@@ -88,7 +88,7 @@ def is_fine(lines: Any, work: Work) -> bool:
         error, plain = meant(key), str.__str__(action) if isinstance(action, str) else None
         if error is None or plain not in VALID[work]:
             return False
-        if plain != "fail" and senseless(error, plain):
+        if plain != "fail" and invalid(error, plain):
             return False
         if said.setdefault(error, plain) != plain:
             return False

@@ -13,6 +13,7 @@ from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
 from crm_provider.load.window import Pulse
 from crm_provider.paging import ListedPage, Page
 from crm_provider.traffic import CallSeen
+from crm_provider.upsert import Creation
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
 """From the name of a call and the email to what goes wrong."""
@@ -38,14 +39,14 @@ class FakeCrm:
     def counts(self) -> Counter[str]:
         return Counter(name for name, _ in self.calls)
 
-    def create_contact(self, email: str, *, attributes: Any = None, origin: Any = None) -> dict[str, Any]:
+    def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         with self._call("create", email):
             if email in self.contacts:
                 raise e.CrmContactAlreadyExistsError("Contact already exists.", status=409)
             self.add(email, attributes, origin=origin)
-            return {"id": f"id-{email}", "email": email}
+            return Creation({"id": f"id-{email}", "email": email})
 
-    def update_contact(self, email: str, *, attributes: Any) -> dict[str, Any]:
+    def send_update(self, email: str, *, attributes: Any) -> dict[str, Any]:
         assert attributes
         with self._call("update", email):
             self._there(email)["attributes"].update(attributes)
@@ -73,6 +74,9 @@ class FakeCrm:
                 pass
             items = found[start : start + 10]
             yield ListedPage(number=number, page=Page(items, len(found)), fresh=items)
+
+    def server_time(self, local: float) -> None:
+        """No answer of this CRM shows its clock."""
 
     def ping(self) -> None:
         with self._call("ping", ""):

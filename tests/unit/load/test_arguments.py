@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.arguments import FILES, check_arguments, mapper_of, options_of, remembers
+from crm_provider.load.arguments import FILES, check_arguments, mapper_of, options_of
 from crm_provider.load.rows import Row, SourceError
 
 LIST = "11111111-1111-4111-8111-111111111111"
@@ -30,15 +30,13 @@ def check(**given: Any) -> None:
         ({"list_ids": "Newsletter"}, r"list_ids\[0\]"),
         ({"mapping": {"email": 5}}, "mapping"),
         ({"empty": "delete"}, "empty"),
-        ({"compare": "all"}, "compare='all' is unknown; use 'crm'"),
-        ({"compare": "crm", "plan": "learned"}, "compare='crm' is a plan of its own"),
+        ({"plan": "create_first"}, "plan='create_first' is unknown; known: auto, learned, compare"),
+        ({"plan": "learned", "mode": "create"}, "plan='learned' is for mode='upsert'"),
         ({"rejects_path": "rejects.xlsx"}, "rejects_path: "),
         ({"rejects_path": Path("rejects.xlsx")}, "rejects_path: "),
         ({"source": "a.csv", "rejects_path": "a.csv"}, "rejects_path is the file of source"),
         ({"state_path": "s", "checkpoint_path": Path("s")}, "checkpoint_path is the file of state_path"),
-        ({"changed_only": True}, "changed_only=True needs state_path"),
         ({"full_refresh": True}, "full_refresh=True needs state_path"),
-        ({"state_path": "s", "changed_only": False}, "changed_only=False does not go with state_path"),
     ],
 )
 def test_what_makes_no_sense_is_told_when_the_dag_is_read(given: dict[str, Any], problem: str) -> None:
@@ -55,12 +53,12 @@ def test_what_makes_no_sense_is_told_when_the_dag_is_read(given: dict[str, Any],
         {"mapping": {"email": "mail"}, "region": "BR", "empty": "skip"},
         {"list_ids": LIST},
         {"list_ids": [LIST]},
-        {"compare": "crm"},
-        {"compare": "crm", "plan": "compare"},
+        {"plan": "compare"},
+        {"plan": "compare", "mode": "create"},
         {"rejects_path": "{{ path }}", "source": "{{ path }}"},
         {"rejects_path": "s3://bucket/rejects.xlsx"},  # looked at when the task runs
         {"rejects_path": "rejects.jsonl", "report_path": "report.md", "source": [{"email": "a@x.io"}]},
-        {"state_path": "s", "changed_only": True},
+        {"state_path": "s"},
         {"state_path": "s", "full_refresh": True},
     ],
 )
@@ -77,13 +75,13 @@ def test_every_two_files_of_a_load_must_differ() -> None:
 
 
 def test_of_a_mapped_task_what_is_not_given_may_come_with_each_map() -> None:
-    check_arguments({"changed_only": True}, later=later, complete=False)
+    check_arguments({"full_refresh": True}, later=later, complete=False)
     with pytest.raises(SourceError):
-        check_arguments({"changed_only": True}, later=later)
+        check_arguments({"full_refresh": True}, later=later)
 
 
 def test_options() -> None:
-    options = options_of({"list_ids": LIST, "compare": "crm", "mode": "update", "source": "not an option"})
+    options = options_of({"list_ids": LIST, "plan": "compare", "mode": "update", "source": "not an option"})
     assert (options.list_ids, options.plan, options.mode) == ((LIST,), "compare", "update")
     assert options_of({"list_ids": None}).list_ids == ()
     assert options_of({"list_ids": [LIST]}).list_ids == (LIST,)
@@ -94,9 +92,3 @@ def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
     row = Row(1, {"mail": "ADA@x.io"})
     assert mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
     assert mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"
-
-
-def test_a_load_remembers_if_it_has_a_file_for_it() -> None:
-    assert remembers({"state_path": "s"})
-    assert not remembers({})
-    assert not remembers({"changed_only": False})

@@ -9,14 +9,14 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.load.endings import NOT_KNOWN, Endings
 from crm_provider.load.ledger import Ledger
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import LoadOptions, Mode
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Sent
+from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.verdict import SENDS_OF_A_ROW
-from crm_provider.load.window import Flight, Landed
+from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.policy import Action, Decision, ErrorPolicy, Work
+from crm_provider.policy import Action, Decision, ErrorPolicy, Work, with_mode
 
 from .fake_crm import PlainMapper
 
@@ -41,12 +41,14 @@ class Notes:
 class Scene:
     """Endings over real books."""
 
-    def __init__(self, on_error: dict[str, str] | None = None, *, keeps: bool = True, **options: Any) -> None:
+    def __init__(
+        self, on_error: dict[str, str] | None = None, *, keeps: bool = True, mode: Mode = "upsert", **options: Any
+    ) -> None:
         self.notes, self.ledger = Notes(), Ledger()
         self.endings = Endings(
             ledger=self.ledger,
-            options=LoadOptions(**options),
-            policy=ErrorPolicy(on_error or {}, work=Work.LOAD),
+            options=LoadOptions(mode=mode, **options),
+            policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
             mapper=PlainMapper(),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
@@ -279,7 +281,7 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
     assert it.endings.stop is not None
     error, decision = it.endings.stop
     assert error is last
-    assert decision == Decision(Action.RETRY, "the CRM does not work, so that no row is to blame")
+    assert decision == Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault")
     it.endings.reject_held()
     assert it.rejected == []
 

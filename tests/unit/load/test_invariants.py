@@ -25,7 +25,7 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.pacing import ProcessPacer
-from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.policy import ErrorPolicy, Work, with_mode
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen
@@ -123,7 +123,7 @@ class Story:
                 client=client,
                 pulse=pulse,
                 options=LoadOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
-                policy=ErrorPolicy(work=Work.LOAD),
+                policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", self.mode)),
                 rate=RATE,
                 rejects=RejectsFile(self.folder / "rejects.jsonl"),
                 checkpoints=FileCheckpoints(self.folder / "checkpoint"),

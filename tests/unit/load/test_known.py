@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.known import ABSENT, Known, Seen, digest, is_unwanted
+from crm_provider.load.known import Known, digest
 from crm_provider.load.rows import Contact
+from crm_provider.remote_contact import ABSENT, RemoteContact, is_unwanted
 
 ADA = "ada@x.org"
 
@@ -39,7 +40,7 @@ ADA = "ada@x.org"
     ],
 )
 def test_has(found: dict[str, Any], wanted: dict[str, Any], same: bool) -> None:
-    assert Seen(ADA, found).has(Contact(ADA, wanted)) is same
+    assert RemoteContact(ADA, found).has(wanted) is same
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_unwanted(record: dict[str, Any], unwanted: bool) -> None:
 
 
 def test_a_record_of_any_form_can_be_kept() -> None:
-    seen = Seen.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
+    seen = RemoteContact.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
     assert (seen.email, seen.attributes, seen.lists) == (ADA, {}, frozenset())
 
 
@@ -72,13 +73,15 @@ def test_what_is_taken_from_a_record() -> None:
         "segmentedListsIds": ["A1-x", "b2"],
         "status": "unsubscribed",
     }
-    assert Seen.of(record, ADA) == Seen("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"a1-x", "b2"}), unwanted=True)
-    assert Seen.of({}, ADA) == Seen.of({"email": ""}, ADA) == Seen(ADA)
+    assert RemoteContact.of(record, ADA) == RemoteContact(
+        "Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"a1-x", "b2"}), unwanted=True, id="7"
+    )
+    assert RemoteContact.of({}, ADA) == RemoteContact.of({"email": ""}, ADA) == RemoteContact(ADA)
 
 
 def test_known_gives_back_what_was_put() -> None:
     known = Known()
-    seen = Seen("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
+    seen = RemoteContact("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
     known.put("Ada@x.org", seen)
     assert known.get(Contact("ada@X.ORG")) == seen
     assert known.get(Contact("bob@x.org")) is None
@@ -89,7 +92,7 @@ def test_known_gives_back_what_was_put() -> None:
 def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() -> None:
     known = Known()
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
-        known.put(email, Seen(email))
+        known.put(email, RemoteContact(email))
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
         found = known.get(Contact(email))
         assert found is not None
@@ -97,15 +100,15 @@ def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() ->
 
 
 def test_only_the_attributes_that_are_written_are_kept() -> None:
-    assert Seen(ADA, {"a": 1, "b": 2}).only({"b", "c"}).attributes == {"b": 2}
+    assert RemoteContact(ADA, {"a": 1, "b": 2}).only({"b", "c"}).attributes == {"b": 2}
 
 
 def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
     known = Known()
     for name in ("old", "new"):
-        known.put(ADA, Seen(ADA, {"name": name}))
+        known.put(ADA, RemoteContact(ADA, {"name": name}))
     assert len(known) == 1
-    assert known.get(Contact(ADA)) == Seen(ADA, {"name": "new"})
+    assert known.get(Contact(ADA)) == RemoteContact(ADA, {"name": "new"})
     known.put("bob@x.org", ABSENT)
     assert len(known) == 2
     assert known.get(Contact("bob@x.org")) == ABSENT
@@ -114,8 +117,8 @@ def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
 
 def test_lists_of_any_order_are_kept() -> None:
     known, lists = Known(), frozenset(f"list {n}" for n in range(20))
-    known.put(ADA, Seen(ADA, {}, lists))
-    assert known.get(Contact(ADA)) == Seen(ADA, {}, lists)
+    known.put(ADA, RemoteContact(ADA, {}, lists))
+    assert known.get(Contact(ADA)) == RemoteContact(ADA, {}, lists)
 
 
 def test_addresses_are_kept_as_sixteen_bytes() -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.load.checkpoint import Checkpoint
-from crm_provider.load.known import Seen
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, SENT_ROWS, Ledger, Saver
 from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
@@ -22,6 +21,7 @@ from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkTable
+from crm_provider.remote_contact import RemoteContact
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -188,7 +188,7 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     sample = found.sample(10)  # more of them
     assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
     assert len(crm.calls) == 3
-    assert found.known.get(Contact("a@x")) == Seen("a@x", {"name": "A"})
+    assert found.known.get(Contact("a@x")) == RemoteContact("a@x", {"name": "A"})
     missing = found.known.get(Contact("c@x"))
     assert missing is not None
     assert not missing.exists

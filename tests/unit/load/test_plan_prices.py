@@ -6,12 +6,26 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.plan import Plan, Sample, calls_with_compare, calls_without_reading, choose
+from crm_provider.load.plan import (
+    NO_LISTS,
+    Lists,
+    Plan,
+    Sample,
+    calls_with_compare,
+    calls_without_reading,
+    choose,
+    most_calls,
+)
 
-TOO_DEAR = "more than it could save"
+FEW = "49 row(s) are too few for a pre-check to pay off; calls at most"
+NO_TOTAL = "the CRM does not say how many contacts it has; calls at most"
+TOO_DEAR = "more than it could save; calls at most"
 HALF = Sample(10, 5, 4)  # h = 0.5, u = 0.8
 NONE_SAME = Sample(10, 5, 0)
 ONE_SAME = Sample(10, 1, 1)  # h = 0.1, u = 1
+
+
+GUARDED = Lists(wanted=True, guarded=True)
 
 
 def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, Sample]:
@@ -21,7 +35,9 @@ def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, 
         assert seen is not None and n == seen.rows
         return seen
 
-    return choose(**{"mode": "upsert", "wanted": "auto", **given}, total=lambda: total, sample=look)
+    lists = GUARDED if given.pop("lists", False) else NO_LISTS
+    options = {"mode": "upsert", "wanted": "auto", "lists": lists, **given}
+    return choose(**options, total=lambda: total, sample=look)
 
 
 def test_no_row_is_left() -> None:
@@ -32,12 +48,12 @@ def test_no_row_is_left() -> None:
 @pytest.mark.parametrize(
     ("mode", "lists", "name", "calls"),
     [
-        ("upsert", False, "learned", 152),  # 101 * 1.5
-        ("upsert", True, "learned", 303),  # 101 * (1.5 + 1.5)
+        ("upsert", False, "learned", 202),  # 2 calls a row
+        ("upsert", True, "learned", 404),  # create, read, update, add
         ("create", False, "create", 101),
-        ("create", True, "create", 202),
+        ("create", True, "create", 203),  # create, add; one read shows the CRM's clock
         ("update", False, "update", 101),
-        ("update", True, "update", 253),  # 101 * (1 + 1.5)
+        ("update", True, "update", 303),  # read, update, add
     ],
 )
 def test_all_contacts_are_not_read_again_after_a_try_that_was_stopped_meanwhile(
@@ -49,33 +65,23 @@ def test_all_contacts_are_not_read_again_after_a_try_that_was_stopped_meanwhile(
 
 
 @pytest.mark.parametrize("may_compare", [True, False])
-@pytest.mark.parametrize(
-    ("wanted", "lists", "calls"),
-    [
-        ("learned", False, 152),
-        ("learned", True, 354),  # 101 * (1.5 + 2)
-        ("create_first", False, 202),
-        ("create_first", True, 404),
-        ("update_first", False, 202),
-        ("update_first", True, 404),
-    ],
-)
-def test_an_order_that_was_asked_for(wanted: str, lists: bool, calls: int, may_compare: bool) -> None:
-    found = chosen(None, None, rows=101, wanted=wanted, lists=lists, may_compare=may_compare)
-    assert found == (Plan(wanted, calls, "as asked for; calls at most"), Sample())
+@pytest.mark.parametrize(("lists", "calls"), [(False, 202), (True, 404)])
+def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool) -> None:
+    found = chosen(None, None, rows=101, wanted="learned", lists=lists, may_compare=may_compare)
+    assert found == (Plan("learned", calls, "as asked for; calls at most"), Sample())
 
 
 @pytest.mark.parametrize(
     ("total", "lists", "calls", "told"),
     [
         (5000, False, 100 + 500 + 1, "5,000 contacts"),
-        (5000, True, 200 + 500 + 1, "5,000 contacts"),
+        (5000, True, 300 + 500 + 1, "5,000 contacts"),
         (0, False, 100 + 1 + 1, "0 contacts"),
-        (None, True, 200 + 1 + 1, "an unknown number of contacts"),
+        (None, True, 300 + 1 + 1, "an unknown number of contacts"),
     ],
 )
 def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, told: str) -> None:
-    why = f"as asked for; the CRM tells of {told}, read ten with a call"
+    why = f"as asked for; the CRM tells of {told}, read ten with a call; calls at most"
     assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
 
 
@@ -83,19 +89,49 @@ def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: i
     ("rows", "total", "mode", "lists", "plan"),
     [
         # too few rows
-        (49, None, "upsert", False, Plan("learned", 74, "49 row(s) are too few to make up for looking first")),
-        (49, None, "upsert", True, Plan("learned", 147, "49 row(s) are too few to make up for looking first")),
-        (49, None, "create", False, Plan("create", 49, "49 row(s) are too few to make up for looking first")),
+        (
+            49,
+            None,
+            "upsert",
+            False,
+            Plan("learned", 98, FEW),
+        ),
+        (
+            49,
+            None,
+            "upsert",
+            True,
+            Plan("learned", 196, FEW),
+        ),
+        (
+            49,
+            None,
+            "create",
+            False,
+            Plan("create", 49, FEW),
+        ),
         # a CRM that does not tell
-        (50, None, "upsert", False, Plan("learned", 76, "the CRM does not tell how many contacts it has")),
-        (50, None, "upsert", True, Plan("learned", 151, "the CRM does not tell how many contacts it has")),
-        (50, None, "update", False, Plan("update", 51, "the CRM does not tell how many contacts it has")),
+        (
+            50,
+            None,
+            "upsert",
+            False,
+            Plan("learned", 101, NO_TOTAL),
+        ),
+        (
+            50,
+            None,
+            "upsert",
+            True,
+            Plan("learned", 201, NO_TOTAL),
+        ),
+        (50, None, "update", False, Plan("update", 51, NO_TOTAL)),
         # an empty CRM
-        (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contact yet, so each row is one call")),
-        (100, 0, "create", True, Plan("create", 201, "the CRM has no contact yet, so each row is one call")),
+        (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contact yet, so each row is new")),
+        (100, 0, "create", True, Plan("create", 202, "the CRM has no contact yet, so each row is new")),
         # reading takes as many calls as the dearest way without
-        (100, 1500, "upsert", False, Plan("learned", 151, f"reading 1,500 contacts takes 150 calls, {TOO_DEAR}")),
-        (100, 3000, "upsert", True, Plan("learned", 301, f"reading 3,000 contacts takes 300 calls, {TOO_DEAR}")),
+        (100, 1500, "upsert", False, Plan("learned", 201, f"reading 1,500 contacts takes 150 calls, {TOO_DEAR}")),
+        (100, 3000, "upsert", True, Plan("learned", 401, f"reading 3,000 contacts takes 300 calls, {TOO_DEAR}")),
         (100, 1001, "update", False, Plan("update", 101, f"reading 1,001 contacts takes 101 calls, {TOO_DEAR}")),
     ],
 )
@@ -108,11 +144,11 @@ def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists:
     [
         # 100 to read, 1000 * (1 - 0.4) to send, 11 to choose
         (HALF, "upsert", False, "compare", 711, "first costs 700 calls, not reading 1,500"),
-        (HALF, "upsert", True, "compare", 1711, "first costs 1,700 calls, not reading 3,000"),
+        (HALF, "upsert", True, "compare", 2211, "first costs 2,200 calls, not reading 3,000"),
         (HALF, "create", False, "compare", 611, "first costs 600 calls, not reading 1,000"),
-        (HALF, "create", True, "compare", 1611, "first costs 1,600 calls, not reading 2,000"),
+        (HALF, "create", True, "compare", 1111, "first costs 1,100 calls, not reading 1,500"),
         (HALF, "update", False, "compare", 711, "first costs 700 calls, not reading 1,000"),
-        (HALF, "update", True, "compare", 1711, "first costs 1,700 calls, not reading 2,500"),
+        (HALF, "update", True, "compare", 1711, "first costs 1,700 calls, not reading 2,000"),
         (NONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,100 with"),
         (ONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,000 with"),  # no dearer, but one thing more
         (ONE_SAME, "upsert", False, "compare", 1011, "first costs 1,000 calls, not reading 1,100"),
@@ -155,3 +191,39 @@ def test_it_is_looked_ten_by_ten_up_to_one_percent(rows: int, seen: list[Sample]
 def test_without_lists_no_call_is_reckoned_for_them() -> None:
     assert calls_without_reading("upsert", 100, 0.25) == 125.0
     assert calls_with_compare("upsert", 100, 100, 0.5, 0.5) == 10 + 75.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "lists", "compares", "calls"),
+    [
+        # what one row takes at most, counted by hand
+        ("upsert", NO_LISTS, False, 2),  # create (it exists), update
+        ("upsert", Lists(wanted=True), False, 3),  # create, update, add
+        ("upsert", GUARDED, False, 4),  # create, read, update, add
+        ("upsert", NO_LISTS, True, 1),  # create, or update
+        ("upsert", Lists(wanted=True), True, 2),
+        ("upsert", GUARDED, True, 3),  # read again, update, add
+        ("create", NO_LISTS, False, 1),
+        ("create", GUARDED, False, 3),  # the CRM's clock, create, add
+        ("update", NO_LISTS, False, 1),
+        ("update", Lists(wanted=True), False, 2),
+        ("update", GUARDED, False, 3),
+        ("update", GUARDED, True, 3),
+    ],
+)
+def test_the_most_calls_of_a_row(mode: Any, lists: Lists, compares: bool, calls: int) -> None:
+    assert most_calls(mode, 1, lists, compares=compares) == calls
+
+
+@pytest.mark.parametrize(
+    ("mode", "lists", "h", "calls"),
+    [
+        ("upsert", Lists(wanted=True), 0.5, 100),
+        ("upsert", GUARDED, 0.5, 150),
+        ("create", GUARDED, 0.25, 75),  # only the new ones
+        ("update", Lists(wanted=True), 0.25, 25),  # only those that exist
+        ("update", GUARDED, 0.25, 50),
+    ],
+)
+def test_what_lists_are_expected_to_cost(mode: Any, lists: Lists, h: float, calls: float) -> None:
+    assert lists.calls(mode, 100, h) == calls

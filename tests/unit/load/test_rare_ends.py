@@ -24,7 +24,7 @@ from crm_provider.load.sending import Sending
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt
-from crm_provider.policy import Action, Decision
+from crm_provider.policy import Action, DecidedBy, Decision
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people
@@ -33,7 +33,7 @@ from .test_engine import Setting, people
 def test_a_load_that_was_ended_says_how_far_it_got() -> None:
     summary = Summary(rows=3, left=1)
     error = e.CrmForbiddenError("no", status=403)
-    stopped = LoadStopped(error, Decision(Action.FAIL, "default[CrmAccessError]"), summary)
+    stopped = LoadStopped(error, Decision(Action.FAIL, DecidedBy.DEFAULT, "CrmAccessError"), summary)
     assert str(stopped) == f"{error} The load stopped after: {summary.line()}"
     assert str(LoadInterrupted(summary)) == f"The load was interrupted; {summary.line()}"
 
@@ -78,14 +78,6 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
     with pytest.raises(LoadInterrupted):
         it.run()
     assert set(it.crm.counts()) == {"page"}
-
-
-@pytest.mark.parametrize("plan", ["create_first", "update_first"])
-def test_an_order_that_was_asked_for_is_kept_to(tmp_path: Path, plan: str) -> None:
-    it = Setting(tmp_path, people(3), plan=plan)
-    it.run()
-    first = plan.removesuffix("_first")
-    assert it.crm.counts() == {"create": 3} | ({first: 3} if first == "update" else {})
 
 
 def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_columns_of_csv_are_those_of_the_source(tmp_path: Path) -> None:
     rows = [{"b": "1"}, {"a": "2", "b": "3", "c": "4"}]
     written(path, *(reject(n, **row) for n, row in enumerate(rows, start=1)), columns=("a", "b"))
     source = read_rejects(path)
-    assert source.columns == ("a", "b")
+    assert (source.header, source.columns) == (("a", "b"), None)
     assert [row.values for row in source.rows()] == rows
 
 

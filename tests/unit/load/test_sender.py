@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.load.known import ABSENT, Seen
-from crm_provider.load.order import FixedOrder, LearnedOrder
-from crm_provider.load.rows import Contact, Outcome
-from crm_provider.load.sender import Sender, Sent
+from crm_provider.load.rows import Contact, Made, Outcome, Row
+from crm_provider.load.sender import Flight, Sender, Sent
+from crm_provider.ordering import LearnedOrder
+from crm_provider.remote_contact import ABSENT, RemoteContact
+from crm_provider.server_clock import ServerMoment
+from crm_provider.upsert import ContactWriter, Creation
 
 from .fake_crm import FakeCrm
 
@@ -21,19 +25,40 @@ HAS = {"name": "Ada"}
 OLD = {"name": "A."}
 
 
+def order_of(*, update_first: bool) -> LearnedOrder:
+    return LearnedOrder(share=float(update_first), weight=1.0)
+
+
+def sender_of(
+    crm: FakeCrm,
+    *,
+    mode: Any = "upsert",
+    order: Any = None,
+    lists: tuple[str, ...] = (),
+    guard: bool = True,
+    began: ServerMoment | None = None,
+) -> Sender:
+    writer = ContactWriter(crm, mode=mode, order=order or LearnedOrder(), lists=lists, guard=guard)  # type: ignore[arg-type]
+    return Sender(writer, began=began)
+
+
+def flight_of(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> Flight:
+    return Flight(Row(1, {}), contact, seen, made=made)
+
+
 def send(
     crm: FakeCrm,
     *,
     contact: Contact = NEW,
-    seen: Seen | None = None,
+    seen: RemoteContact | None = None,
     mode: Any = "upsert",
     update_first: bool = False,
     lists: tuple[str, ...] = (),
     guard: bool = True,
 ) -> tuple[str, list[str]]:
-    sender = Sender(crm, mode=mode, order=FixedOrder(update_first=update_first), lists=lists, guard=guard)  # type: ignore[arg-type]
+    sender = sender_of(crm, mode=mode, order=order_of(update_first=update_first), lists=lists, guard=guard)
     try:
-        outcome = sender.send(contact, seen).outcome.value
+        outcome = sender.send(flight_of(contact, seen)).outcome.value
     except e.CrmError as error:
         outcome = error.type
     return outcome, [name for name, _ in crm.calls]
@@ -46,8 +71,8 @@ def crm_with(attributes: dict[str, Any] | None, **fields: Any) -> FakeCrm:
     return crm
 
 
-def seen(attributes: dict[str, Any] | None, **fields: Any) -> Seen:
-    return ABSENT if attributes is None else Seen.of({"email": ADA, "attributes": attributes, **fields}, ADA)
+def seen(attributes: dict[str, Any] | None, **fields: Any) -> RemoteContact:
+    return ABSENT if attributes is None else RemoteContact.of({"email": ADA, "attributes": attributes, **fields}, ADA)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +119,7 @@ def test_a_contact_that_has_come_since_is_updated() -> None:
 def test_a_contact_is_written_in_the_spelling_of_the_crm() -> None:
     crm = FakeCrm()
     crm.add("Ada@x.org", OLD)
-    known = Seen.of(crm.contacts["Ada@x.org"], "Ada@x.org")
+    known = RemoteContact.of(crm.contacts["Ada@x.org"], "Ada@x.org")
     assert send(crm, seen=known) == ("updated", ["update"])
 
 
@@ -102,8 +127,9 @@ def test_a_contact_is_written_in_the_spelling_of_the_crm() -> None:
     ("mode", "there", "outcome", "calls"),
     [
         ("upsert", None, "created", ["create"]),
-        ("upsert", OLD, "unchanged", ["create", "get"]),
-        ("update", OLD, "unchanged", []),
+        ("upsert", OLD, "unchanged", ["create"]),  # the conflict proves that it exists
+        ("update", OLD, "unchanged", ["get"]),
+        ("update", None, "CONTACT_NOT_FOUND", ["get"]),
     ],
 )
 def test_a_row_without_attributes(mode: str, there: Any, outcome: str, calls: list[str]) -> None:
@@ -117,7 +143,7 @@ def test_a_row_without_attributes(mode: str, there: Any, outcome: str, calls: li
         (OLD, False, False, "updated", ["create", "get", "update", "add"]),
         (HAS, False, True, "updated", ["get", "add"]),
         (None, False, True, "created", ["get", "create", "add"]),
-        (HAS, True, False, "updated", ["add"]),
+        (HAS, True, False, "updated", ["get", "add"]),  # the guard asks at the time of the write
     ],
 )
 def test_lists(there: Any, known: bool, update_first: bool, outcome: str, calls: list[str]) -> None:
@@ -164,9 +190,9 @@ def test_a_contact_that_a_listing_has_missed_is_looked_at_before_it_is_added_to_
 
 def test_what_is_learned() -> None:
     crm, order = FakeCrm(), LearnedOrder()
-    sender = Sender(crm, mode="upsert", order=order)  # type: ignore[arg-type]
+    sender = sender_of(crm, order=order)
     for _ in range(3):
-        sender.send(NEW, None)
+        sender.send(flight_of())
     assert [name for name, _ in crm.calls] == ["create", "create", "update", "create", "update"]
     assert order.share == pytest.approx(2 / 3)
 
@@ -192,7 +218,7 @@ def by_status(call_: str, path: str) -> FakeCrm:
 
 
 @pytest.mark.parametrize("known", [None, seen(OLD)])
-def test_a_contact_that_only_a_status_says_is_missing_is_created(known: Seen | None) -> None:
+def test_a_contact_that_only_a_status_says_is_missing_is_created(known: RemoteContact | None) -> None:
     found = send(by_status("update", "/contacts/{email}"), update_first=True, seen=known)
     assert found == ("created", ["update", "create"])
 
@@ -201,7 +227,7 @@ def test_a_contact_that_only_a_status_says_is_missing_is_created(known: Seen | N
 def test_what_only_a_status_says_of_a_list_is_not_said_of_the_contact(mode: str) -> None:
     crm = by_status("add", "/segments/add-contact/{email}")
     crm.add(ADA, HAS)
-    assert send(crm, mode=mode, update_first=True, seen=seen(HAS), lists=(LIST,)) == ("HTTP_404", ["add"])
+    assert send(crm, mode=mode, update_first=True, seen=seen(HAS), lists=(LIST,)) == ("HTTP_404", ["get", "add"])
     crm.calls.clear()
     assert send(crm, mode=mode, update_first=True, lists=(LIST,)) == ("HTTP_404", ["get", "add"])
 
@@ -216,32 +242,33 @@ def test_a_row_that_is_only_to_be_updated_ends_with_what_the_status_says() -> No
 )
 @pytest.mark.parametrize("lists", [(), (LIST,)])
 def test_each_row_is_learned_from_once(update_first: bool, there: Any, learned: list[bool], lists: Any) -> None:
-    class Order(FixedOrder):
+    class Order(LearnedOrder):
         def learn(self, *, existed: bool) -> None:
             seen_so_far.append(existed)
 
     seen_so_far: list[bool] = []
-    sender = Sender(crm_with(there), mode="upsert", order=Order(update_first=update_first), lists=lists)  # type: ignore[arg-type]
-    sender.send(NEW, None)
+    order = Order(share=float(update_first), weight=1.0)
+    sender_of(crm_with(there), order=order, lists=lists).send(flight_of())
     assert seen_so_far == learned
 
 
 def test_what_only_a_status_says_is_learned_from_the_proof() -> None:
-    class Order(FixedOrder):
+    class Order(LearnedOrder):
         def learn(self, *, existed: bool) -> None:
             seen_so_far.append(existed)
 
     seen_so_far: list[bool] = []
     crm = by_status("update", "/contacts/{email}")
     crm.add(ADA, OLD)
-    Sender(crm, mode="upsert", order=Order(update_first=True), lists=()).send(NEW, None)  # type: ignore[arg-type]
+    sender_of(crm, order=Order(share=1.0, weight=1.0)).send(flight_of())
     assert ([name for name, _ in crm.calls], seen_so_far) == (["update", "create", "update"], [True])
 
 
-def raised(contact: Contact, mode: str, crm: FakeCrm, known: Seen | None, lists: tuple[str, ...] = ()) -> e.CrmError:
-    sender = Sender(crm, mode=mode, order=FixedOrder(update_first=False), lists=lists)  # type: ignore[arg-type]
+def raised(
+    contact: Contact, mode: str, crm: FakeCrm, known: RemoteContact | None, lists: tuple[str, ...] = ()
+) -> e.CrmError:
     with pytest.raises(e.CrmError) as caught:
-        sender.send(contact, known)
+        sender_of(crm, mode=mode, lists=lists).send(flight_of(contact, known))
     return caught.value
 
 
@@ -249,9 +276,6 @@ def test_what_is_known_without_a_call_is_told_as_the_crm_would() -> None:
     exists = raised(NEW, "create", crm_with(OLD), seen(OLD))
     assert (exists.message, exists.method, exists.path) == ("Contact already exists.", "POST", "/contacts")
     assert exists.status is None, "no call was answered"
-    other = raised(NEW, "create", crm_with(OLD), None, lists=(LIST,))
-    assert (other.message, other.method, other.path) == ("Contact already exists.", "POST", "/contacts")
-    assert other.status == 409
     gone = raised(NEW, "update", FakeCrm(), None, lists=(LIST,))
     assert (gone.message, gone.method, gone.path) == ("Contact not found.", "GET", "/contacts/{email}")
     assert gone.status == 404
@@ -264,16 +288,140 @@ def test_the_origin_goes_with_a_new_contact() -> None:
 
 
 @pytest.mark.parametrize("known", [None, seen(OLD)])
-def test_a_row_that_needed_no_write_says_so(known: Seen | None) -> None:
-    sender = Sender(crm_with(OLD), mode="update", order=FixedOrder(update_first=False))  # type: ignore[arg-type]
-    assert sender.send(Contact(ADA), known) == Sent(Outcome.UNCHANGED, called=False)
-    assert sender.send(NEW, None) == Sent(Outcome.UPDATED, called=True)
+def test_a_row_that_needed_no_write_says_so(known: RemoteContact | None) -> None:
+    sender = sender_of(crm_with(OLD), mode="update")
+    assert sender.send(flight_of(Contact(ADA), known)) == Sent(Outcome.UNCHANGED, called=False)
+    assert sender.send(flight_of()) == Sent(Outcome.UPDATED, called=True)
 
 
 def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_those_it_is_not_in() -> None:
     upper = LIST.upper().replace("1", "A")
     crm = FakeCrm()
     crm.add("Ada@x.org", HAS, segmentedListsIds=[upper.lower()])
-    known = Seen.of(crm.contacts["Ada@x.org"], "Ada@x.org")
-    assert send(crm, seen=known, lists=(upper, LIST)) == ("updated", ["add"])
+    known = RemoteContact.of(crm.contacts["Ada@x.org"], "Ada@x.org")
+    assert send(crm, seen=known, lists=(upper, LIST), guard=False) == ("updated", ["add"])
     assert crm.contacts["Ada@x.org"]["segmentedListsIds"] == [upper.lower(), LIST]
+
+
+# -- what was made, and what was there before ----------------------------------------------------------------
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+BEGAN = ServerMoment(NOON, NOON + timedelta(seconds=1))
+BEFORE, SINCE = "2026-02-01T00:00:00.000Z", "2026-03-01T12:00:05.000Z"
+
+
+class Losing(FakeCrm):
+    """The answer to each creation is lost; what is read back was made, or was there before."""
+
+    def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
+        was_there = email in self.contacts
+        with contextlib.suppress(e.CrmContactAlreadyExistsError):
+            super().create_or_find(email, attributes=attributes, origin=origin)
+        return Creation(self.contacts[email], made=not was_there, read_back=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "fields", "lists", "outcome", "calls"),
+    [
+        ("upsert", None, {}, (), "created", ["create"]),
+        ("upsert", None, {}, (LIST,), "created", ["create", "add"]),
+        ("upsert", OLD, {}, (), "updated", ["create", "update"]),
+        ("upsert", HAS, {}, (), "unchanged", ["create"]),
+        ("upsert", HAS, {}, (LIST,), "updated", ["create", "add"]),
+        ("upsert", OLD, {"status": "unsubscribed"}, (), "updated", ["create", "update"]),
+        ("upsert", OLD, {"status": "unsubscribed"}, (LIST,), "suppressed", ["create"]),
+        ("upsert", HAS, {"blacklistedAt": "2026-01-01"}, (LIST,), "suppressed", ["create"]),
+        ("create", None, {}, (LIST,), "created", ["create", "add"]),
+        ("create", OLD, {}, (LIST,), "CONTACT_ALREADY_EXISTS", ["create"]),
+        ("create", HAS, {}, (LIST,), "CONTACT_ALREADY_EXISTS", ["create"]),
+    ],
+)
+def test_what_is_found_after_a_lost_creation_is_treated_as_what_was_read(
+    mode: str, there: Any, fields: dict[str, str], lists: tuple[str, ...], outcome: str, calls: list[str]
+) -> None:
+    crm = Losing()
+    if there is not None:
+        crm.add(ADA, there, **fields)
+    assert send(crm, mode=mode, lists=lists) == (outcome, calls)
+    assert crm.contacts[ADA].get("segmentedListsIds", []) == ([LIST] if "add" in calls else [])
+
+
+@pytest.mark.parametrize("mode", ["upsert", "create"])
+def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
+    failures = [e.CrmTooManyRequestsError("slow down", status=429)]
+    crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
+    sender, flight = sender_of(crm, mode=mode, lists=(LIST,)), flight_of()
+    with pytest.raises(e.CrmTooManyRequestsError):
+        sender.send(flight)
+    assert flight.made == Made(None, certain=True)
+    assert sender.send(flight) == Sent(Outcome.CREATED)
+    assert [name for name, _ in crm.calls] == ["create", "add", "get", "add"]
+
+
+def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_out() -> None:
+    failures = [e.CrmTooManyRequestsError("slow down", status=429)]
+    crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
+    sender, flight = sender_of(crm, lists=(LIST,)), flight_of()
+    with pytest.raises(e.CrmTooManyRequestsError):
+        sender.send(flight)
+    crm.contacts[ADA]["status"] = "unsubscribed"
+    assert sender.send(flight) == Sent(Outcome.CREATED, is_whole=False)
+    assert "segmentedListsIds" not in crm.contacts[ADA]
+
+
+@pytest.mark.parametrize(
+    ("created_at", "attributes", "made", "outcome"),
+    [
+        # an earlier try of this load has made it
+        (SINCE, HAS, Made(BEGAN), "created"),
+        (SINCE, {**HAS, "name": "ADA"}, Made(BEGAN), "created"),
+        (None, HAS, Made(BEGAN, certain=True), "created"),
+        # it was there before this load
+        (BEFORE, HAS, Made(BEGAN), "CONTACT_ALREADY_EXISTS"),
+        (BEFORE, HAS, Made(BEGAN, certain=True), "CONTACT_ALREADY_EXISTS"),
+        (SINCE, HAS, None, "CONTACT_ALREADY_EXISTS"),  # no earlier attempt: somebody else has made it just now
+        # nothing tells
+        (None, HAS, Made(BEGAN), "CONTACT_ALREADY_EXISTS"),
+        (SINCE, HAS, Made(None), "CONTACT_ALREADY_EXISTS"),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
+    created_at: str | None, attributes: dict[str, Any], made: Made | None, outcome: str, known: bool
+) -> None:
+    fields = {} if created_at is None else {"createdAt": created_at}
+    crm = crm_with(attributes, **fields)
+    seen_then = RemoteContact.of(crm.contacts[ADA], ADA) if known else None
+    sender = sender_of(crm, mode="create", lists=(LIST,), began=BEGAN)
+    try:
+        found = sender.send(flight_of(seen=seen_then, made=made)).outcome.value
+    except e.CrmError as error:
+        found = error.type
+    assert found == outcome
+    assert crm.contacts[ADA].get("segmentedListsIds", []) == ([LIST] if outcome == "created" else [])
+    assert crm.contacts[ADA]["attributes"] == attributes
+
+
+def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
+    crm = crm_with(HAS, createdAt=SINCE)
+    flight = Flight(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
+    sender = sender_of(crm, mode="create", lists=(LIST,))
+    assert sender.send(flight).outcome is Outcome.UPDATED
+    assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
+    assert sender.send(flight_of(made=Made(BEGAN, certain=True))).outcome is Outcome.CREATED, "of this load"
+
+
+def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
+    crm = FakeCrm(trouble=lambda call, email: e.CrmTimeoutError("no answer", outcome_known=False))
+    flight = flight_of()
+    with pytest.raises(e.CrmTimeoutError):
+        sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(flight)
+    assert flight.made == Made(BEGAN)
+
+
+def test_a_known_contact_is_read_again_before_it_is_written_to_under_the_guard() -> None:
+    crm = crm_with(OLD, status="unsubscribed")  # since it was read
+    assert send(crm, seen=seen(OLD), lists=(LIST,)) == ("suppressed", ["get"])
+    assert crm.contacts[ADA]["attributes"] == OLD
+    crm = crm_with(HAS, segmentedListsIds=[LIST])
+    assert send(crm, seen=seen(HAS, segmentedListsIds=[LIST]), lists=(LIST,)) == ("unchanged", [])

@@ -11,9 +11,9 @@ from crm_provider import errors as e
 from crm_provider.load import sending
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Sent
+from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.sending import WAKE, Sending
-from crm_provider.load.window import Flight, Interrupt, Landed
+from crm_provider.load.window import Interrupt, Landed
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.policy import Action
 from unit.fakes import FakeClock

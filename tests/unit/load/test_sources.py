@@ -93,7 +93,7 @@ def test_what_is_no_source_is_refused_with_what_would_be(given: Any) -> None:
 @pytest.mark.parametrize("arguments", [{"format": "csv"}, {"options": {"delimiter": ";"}}])
 @pytest.mark.parametrize("given", [[{"email": "a@x.io"}], Query()])
 def test_options_of_files_are_refused_for_rows(given: Any, arguments: Any) -> None:
-    with pytest.raises(SourceError, match="the source is no file"):
+    with pytest.raises(SourceError, match=r"the source is no file|no meaning for a list of rows"):
         open_source(given, **arguments)
 
 
@@ -251,7 +251,7 @@ def test_every_known_format_is_tried() -> None:
     assert {*SAME, "parquet"} == set(FORMATS)
 
 
-@pytest.mark.parametrize("name", ["leads.xlsx", "leads", "_SUCCESS", "csv"])
+@pytest.mark.parametrize("name", ["leads.dat", "leads", "_SUCCESS", "csv"])
 def test_a_suffix_that_tells_nothing_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SourceError, match=rf"{name} does not tell its format; set source_format"):
@@ -308,17 +308,19 @@ def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
     assert source.columns == ("email", "age")
 
 
-def test_other_columns_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_may_have_other_columns_than_the_first(tmp_path: Path) -> None:
     write(tmp_path, a_csv="email,age\na@x.io,1\n", b_csv="email,city\nb@x.io,Rio\n")
     source = open_source(tmp_path / "*.csv")
-    with pytest.raises(SourceError, match=r"b\.csv has other columns than .*a\.csv: it has no 'age', has 'city'"):
-        list(source.rows())
+    assert [row.values for row in source.rows()] == [
+        {"email": "a@x.io", "age": "1"},
+        {"email": "b@x.io", "city": "Rio"},
+    ]
 
 
 @pytest.mark.parametrize("header", ["email,age", "known@x.io,2"])
 def test_a_file_without_its_header_is_not_quoted(header: str, tmp_path: Path) -> None:
     write(tmp_path, a_csv=f"{header}\na@x.io,1\n", b_csv="secret@x.io,2\nb@x.io,3\n")
-    with pytest.raises(SourceError, match=r"b\.csv has no column of .*a\.csv; give it the header line") as caught:
+    with pytest.raises(SourceError, match=r"b\.csv and .*a\.csv have no header line in common") as caught:
         list(open_source(tmp_path / "*.csv").rows())
     assert "secret" not in str(caught.value)
 

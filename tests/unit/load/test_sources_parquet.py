@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import sys
+from contextlib import nullcontext
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.load import parquet_source
+from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources import open_source
 
@@ -154,23 +156,69 @@ def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, mo
         list(open_source(good).rows())
 
 
-@pytest.mark.parametrize(
-    ("names", "message"), [(["a", "b", "a"], "columns 1 and 3 have the same name"), (["a", ""], "column 2 has no name")]
-)
-def test_columns_that_cannot_be_told_apart(tmp_path: Path, names: list[str], message: str) -> None:
-    path = write(tmp_path / "leads.parquet", pa.Table.from_arrays([pa.array([1])] * len(names), names=names))
-    with pytest.raises(SourceError, match=f"leads.parquet: {message}"):
-        list(open_source(path).rows())
+def test_columns_of_one_name_and_without_a_name_are_told_apart(tmp_path: Path) -> None:
+    arrays = [pa.array([number]) for number in (1, 2, 3, 4)]
+    path = write(tmp_path / "leads.parquet", pa.Table.from_arrays(arrays, names=["a", "b", "a", ""]))
+    source = open_source(path)
+    assert source.columns == ("a (column 1)", "b", "a (column 3)", "(column 4)")
+    assert [row.values for row in source.rows()] == [{"a (column 1)": 1, "b": 2, "a (column 3)": 3, "(column 4)": 4}]
+
+
+def test_floats_of_32_bits_have_the_digits_that_were_written(tmp_path: Path) -> None:
+    short = pa.float32()
+    columns = {
+        "plain": pa.array([0.1, 123456.79, None], short),
+        "list": pa.array([[0.1, None], [], None], pa.list_(short)),
+        "struct": pa.array(
+            [{"a": 0.1, "b": 0.1}, None, {"a": None, "b": 1}], pa.struct([("a", short), ("b", pa.float64())])
+        ),
+        "dictionary": pa.array([0.1, 0.7, 0.1], short).dictionary_encode(),
+        "double": pa.array([0.1, 12345678.901234567, None], pa.float64()),
+    }
+    path = write(tmp_path / "leads.parquet", pa.table(columns))
+    rows = [row.values for row in open_source(path).rows()]
+    assert [row["plain"] for row in rows] == [0.1, 123456.79, None]
+    assert [row["list"] for row in rows] == [[0.1, None], [], None]
+    assert [row["struct"] for row in rows] == [{"a": 0.1, "b": 0.1}, None, {"a": None, "b": 1.0}]
+    assert [row["dictionary"] for row in rows] == [0.1, 0.7, 0.1]
+    assert [row["double"] for row in rows] == [0.1, 12345678.901234567, None]
+
+
+def test_nanoseconds_within_lists_and_structs_are_cut(tmp_path: Path) -> None:
+    at = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    columns = {"list": pa.ListArray.from_arrays([0, 1], at), "struct": pa.StructArray.from_arrays([at], ["at"])}
+    path = write(tmp_path / "leads.parquet", pa.table(columns))
+    (row,) = open_source(path).rows()
+    moment = datetime(2023, 11, 14, 22, 13, 20, 123456)  # noqa: DTZ001 - of a time without a zone
+    assert row.values == {"list": [moment], "struct": {"at": moment}}
+
+
+NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"
 
 
 def test_without_pyarrow_the_extra_is_named(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def missing(name: str) -> Any:
-        if name.startswith("pyarrow"):
-            raise ModuleNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(parquet_source.importlib, "import_module", missing)
-    with pytest.raises(SourceError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SourceError, match=NO_PYARROW):
         list(open_source(good).rows())
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "needed"),
+    [
+        ("in/leads.parquet", None, True),
+        ("s3://bucket/{{ ds }}/*.PARQUET", None, True),
+        (["a.csv", Path("b.parquet")], None, True),
+        ("in/leads", "parquet", True),
+        ("in/leads.parquet", "csv", False),
+        ("in/{{ ds }}.csv", None, False),
+        ([{"email": "a@ex.co"}], None, False),
+        (None, None, False),
+    ],
+)
+def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
+    files: Any, form: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_pyarrow(files, form)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=NO_PYARROW) if needed else nullcontext():
+        check_pyarrow(files, form)

@@ -96,7 +96,7 @@ def refused(path: Path, **options: Any) -> str:
             "secret Jos\xe9\n".encode("latin-1"),
             "is not utf-8; save it as UTF-8, or, of a source, give its own encoding in source_options, such as",
         ),
-        ("utf-8", b"secret\0\n", "holds a NUL character"),
+        ("utf-8", b"secret" + bytes(64) + b"\n", "holds a NUL character"),
         (
             "ascii",
             "secret é\n".encode(),

@@ -1,86 +1,145 @@
-"""Each error of the catalogue -> what happens to the row: design section 4's last column, written out."""
+"""Each error of the catalogue -> what happens to the row, in every load operator and mode; the printed table agrees."""
 
 from __future__ import annotations
 
 import pytest
 
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.errors import CrmTooManyRequestsError
-from crm_provider.load.verdict import SENDS_OF_A_ROW, Step, is_retryable, judge, judge_run
-from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.errors import CrmError, CrmThrottledError, CrmTooManyRequestsError
+from crm_provider.load.verdict import SENDS_OF_A_ROW, RowAction, decide_row, is_retryable, judge_run
+from crm_provider.policy import OPERATORS, ErrorPolicy, Work
+from crm_provider.policy_table import explain
 
-STEPS = {
-    "MISSING_BODY": Step.REJECT,
-    "INVALID_PARAMS": Step.REJECT,
-    "INVALID_REQUEST": Step.REJECT,
-    "INVALID_INPUT": Step.REJECT,
-    "INVALID_VALUE": Step.REJECT,
-    "UNKNOWN_ROUTE": Step.REJECT,
-    "FORBIDDEN": Step.STOP,
-    "UNAUTHORIZED": Step.STOP,
-    "TLS": Step.STOP,
-    "CONFIGURATION": Step.STOP,
-    "CONTACT_NOT_FOUND": Step.REJECT,
-    "DEAL_NOT_FOUND": Step.REJECT,
-    "SEGMENTATION_LIST_NOT_FOUND": Step.STOP,
-    "PIPELINE_NOT_FOUND": Step.STOP,
-    "STAGE_NOT_FOUND": Step.STOP,
-    "CONTACT_ALREADY_EXISTS": Step.REJECT,
-    "CONTACT_ASSOCIATED_WITH_A_DEAL": Step.REJECT,
-    "TOO_MANY_REQUESTS": Step.AGAIN,
-    "LIMIT_EXCEEDED": Step.STOP,
-    "INTERNAL_SERVER_ERROR": Step.HOLD,
-    "BAD_GATEWAY": Step.HOLD,
-    "SERVICE_UNAVAILABLE": Step.HOLD,
-    "GATEWAY_TIMEOUT": Step.HOLD,
-    "CONNECTION": Step.HOLD,
-    "TIMEOUT": Step.HOLD,
-    "PROTOCOL": Step.STOP,
+ACTIONS = {
+    # design, section 4: the last column
+    "MISSING_BODY": RowAction.REJECT,
+    "INVALID_PARAMS": RowAction.REJECT,
+    "INVALID_REQUEST": RowAction.REJECT,
+    "INVALID_INPUT": RowAction.REJECT,
+    "INVALID_VALUE": RowAction.REJECT,
+    "UNKNOWN_ROUTE": RowAction.REJECT,
+    "FORBIDDEN": RowAction.STOP,
+    "UNAUTHORIZED": RowAction.STOP,
+    "TLS": RowAction.STOP,
+    "CONFIGURATION": RowAction.STOP,
+    "CONTACT_NOT_FOUND": RowAction.REJECT,
+    "DEAL_NOT_FOUND": RowAction.REJECT,
+    "SEGMENTATION_LIST_NOT_FOUND": RowAction.STOP,
+    "PIPELINE_NOT_FOUND": RowAction.STOP,
+    "STAGE_NOT_FOUND": RowAction.STOP,
+    "CONTACT_ALREADY_EXISTS": RowAction.REJECT,
+    "CONTACT_ASSOCIATED_WITH_A_DEAL": RowAction.REJECT,
+    "TOO_MANY_REQUESTS": RowAction.RESEND,
+    "LIMIT_EXCEEDED": RowAction.STOP,
+    "INTERNAL_SERVER_ERROR": RowAction.HOLD,
+    "BAD_GATEWAY": RowAction.HOLD,
+    "SERVICE_UNAVAILABLE": RowAction.HOLD,
+    "GATEWAY_TIMEOUT": RowAction.HOLD,
+    "CONNECTION": RowAction.HOLD,
+    "TIMEOUT": RowAction.HOLD,
+    "PROTOCOL": RowAction.STOP,
 }
 
+LOADS = [name for name, work in OPERATORS.items() if work is Work.LOAD]
 LOAD = ErrorPolicy(work=Work.LOAD)
+CREATE = "CrmLoadContactsOperator(mode='create')"
+
+
+def error_of(type_: str) -> CrmError:
+    return CATALOGUE[type_].error("trouble")
+
+
+def action_of(type_: str, policy: ErrorPolicy, *, sends: int = 1) -> RowAction:
+    return decide_row(error_of(type_), policy, sends=sends).action
 
 
 def test_the_table_names_every_error() -> None:
-    assert set(STEPS) == set(CATALOGUE)
+    assert set(ACTIONS) == set(CATALOGUE)
 
 
+@pytest.mark.parametrize("operator", [None, *LOADS])
 @pytest.mark.parametrize("type_", CATALOGUE)
-def test_by_default(type_: str) -> None:
-    assert judge(CATALOGUE[type_].error("trouble"), LOAD, mode="upsert", sends=1).step is STEPS[type_]
+def test_by_default(type_: str, operator: str | None) -> None:
+    creates = operator is not None and operator.endswith("(mode='create')")
+    expected = RowAction.UNCHANGED if creates and type_ == "CONTACT_ALREADY_EXISTS" else ACTIONS[type_]
+    assert action_of(type_, ErrorPolicy(work=Work.LOAD, operator=operator)) is expected
 
 
-def test_create_only_counts_an_existing_contact_as_unchanged_unless_told_otherwise() -> None:
-    error = CATALOGUE["CONTACT_ALREADY_EXISTS"].error("exists")
-    assert judge(error, LOAD, mode="create", sends=1).step is Step.UNCHANGED
-    for action, step in {"skip": Step.SKIP, "reject": Step.REJECT, "fail": Step.STOP}.items():
-        policy = ErrorPolicy({"CONTACT_ALREADY_EXISTS": action}, work=Work.LOAD)
-        assert judge(error, policy, mode="create", sends=1).step is step
+# -- the printed table --------------------------------------------------------------------------------------
+
+PRINTED = {
+    # what the table says -> what happens to the first, second and third sending of a row, after a short delay
+    "count the row as unchanged": [RowAction.UNCHANGED] * 3,
+    "count the row as skipped": [RowAction.SKIP] * 3,
+    "reject the row": [RowAction.REJECT] * 3,
+    "reject the row as retryable; errors_in_a_row in a row: end the run": [RowAction.HOLD] * 3,
+    "send the row again, 3 times in all, then reject it": [RowAction.RESEND, RowAction.RESEND, RowAction.REJECT],
+    "send the row again; a wait of 60 s or more, or errors_in_a_row in a row: end the run": [RowAction.RESEND] * 3,
+    "end the run": [RowAction.STOP] * 3,
+}
+
+ON_ERROR: list[dict[str, str]] = [
+    {},
+    {"CONTACT_ALREADY_EXISTS": "reject", "CrmTransientError": "reject", "CONTACT_NOT_FOUND": "retry"},
+    {"CrmConflictError": "retry", "CrmTransientError": "fail", "CrmDataError": "skip", "CrmThrottledError": "skip"},
+    {"CrmConflictError": "fail", "CrmNotFoundError": "skip", "CrmAccessError": "retry", "CrmThrottledError": "fail"},
+]
 
 
-@pytest.mark.parametrize(("seconds", "step"), [(None, Step.AGAIN), (1, Step.AGAIN), (59, Step.AGAIN), (60, Step.STOP)])
-def test_a_long_wait_is_not_sat_out(seconds: float | None, step: Step) -> None:
+@pytest.mark.parametrize("operator", LOADS)
+@pytest.mark.parametrize("on_error", ON_ERROR, ids=range(len(ON_ERROR)))
+@pytest.mark.parametrize("place", ["on_error", "site"])
+def test_a_load_does_what_the_table_prints(operator: str, on_error: dict[str, str], place: str) -> None:
+    policy = ErrorPolicy(work=Work.LOAD, operator=operator, **{place: on_error})  # type: ignore[arg-type]
+    for line in explain(policy):
+        error = error_of(line.type)
+        if isinstance(error, CrmThrottledError):
+            error.retry_after = 1.0
+        decided = [decide_row(error, policy, sends=n) for n in (1, 2, 3)]
+        assert [one.action for one in decided] == PRINTED[line.effect], line.type
+        assert {one.decision.origin for one in decided} == {line.origin}
+        assert {one.decision.action.value for one in decided} == {line.action}
+
+
+def test_the_cases_above_meet_every_effect() -> None:
+    met = {
+        line.effect
+        for operator in LOADS
+        for on_error in ON_ERROR
+        for line in explain(ErrorPolicy(on_error, work=Work.LOAD, operator=operator))
+    }
+    assert met == set(PRINTED)
+
+
+# -- what is not in the table's words ------------------------------------------------------------------------
+
+
+def test_create_only_counts_an_existing_contact_as_unchanged_unless_on_error_says_otherwise() -> None:
+    for action, expected in {"skip": RowAction.SKIP, "reject": RowAction.REJECT, "fail": RowAction.STOP}.items():
+        policy = ErrorPolicy({"CONTACT_ALREADY_EXISTS": action}, work=Work.LOAD, operator=CREATE)
+        assert action_of("CONTACT_ALREADY_EXISTS", policy) is expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "action"),
+    [(None, RowAction.RESEND), (1, RowAction.RESEND), (59, RowAction.RESEND), (60, RowAction.STOP)],
+)
+def test_a_long_wait_ends_the_run(seconds: float | None, action: RowAction) -> None:
     error = CrmTooManyRequestsError("slow down", status=429, retry_after=seconds)
-    assert judge(error, LOAD, mode="upsert", sends=1).step is step
+    assert decide_row(error, LOAD, sends=1).action is action
 
 
 def test_a_row_whose_error_is_to_be_retried_is_sent_a_few_times_and_then_rejected() -> None:
     policy = ErrorPolicy({"CONTACT_NOT_FOUND": "retry"}, work=Work.LOAD)
-    error = CATALOGUE["CONTACT_NOT_FOUND"].error("gone")
-    steps = [judge(error, policy, mode="update", sends=n).step for n in range(1, SENDS_OF_A_ROW + 1)]
-    assert steps == [Step.AGAIN] * (SENDS_OF_A_ROW - 1) + [Step.REJECT]
-
-
-def test_a_user_may_end_the_run_on_a_server_error_or_skip_its_row() -> None:
-    error = CATALOGUE["SERVICE_UNAVAILABLE"].error("down")
-    for action, step in {"fail": Step.STOP, "skip": Step.SKIP, "reject": Step.HOLD}.items():
-        policy = ErrorPolicy({"CrmTransientError": action}, work=Work.LOAD)
-        assert judge(error, policy, mode="upsert", sends=1).step is step
+    actions = [action_of("CONTACT_NOT_FOUND", policy, sends=n) for n in range(1, SENDS_OF_A_ROW + 1)]
+    assert actions == [RowAction.RESEND] * (SENDS_OF_A_ROW - 1) + [RowAction.REJECT]
+    assert SENDS_OF_A_ROW == 3, "the printed table says so"
 
 
 def test_what_may_succeed_later() -> None:
-    later = {type_ for type_, spec in CATALOGUE.items() if is_retryable(spec.error("x"))}
-    assert later == {t for t, s in STEPS.items() if s is Step.HOLD} | {"TOO_MANY_REQUESTS", "LIMIT_EXCEEDED"}
+    later = {type_ for type_ in CATALOGUE if is_retryable(error_of(type_))}
+    held = {type_ for type_, action in ACTIONS.items() if action is RowAction.HOLD}
+    assert later == held | {"TOO_MANY_REQUESTS", "LIMIT_EXCEEDED"}
 
 
 # -- calls that are no row's --------------------------------------------------------------------------------
@@ -101,5 +160,5 @@ def test_what_may_succeed_later() -> None:
     ],
 )
 def test_skip_and_reject_are_for_rows(type_: str, on_error: dict[str, str], action: str, origin: str) -> None:
-    decision = judge_run(CATALOGUE[type_].error("trouble"), ErrorPolicy(on_error, work=Work.LOAD))
+    decision = judge_run(error_of(type_), ErrorPolicy(on_error, work=Work.LOAD))
     assert (decision.action.value, decision.origin) == (action, origin)

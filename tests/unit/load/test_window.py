@@ -9,10 +9,10 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.load import window as windows
-from crm_provider.load.known import Seen
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Sent
-from crm_provider.load.window import LEAST, MOST, REMEMBERED, Flight, Interrupt, Interrupted, Pulse, Window, width_for
+from crm_provider.load.sender import Flight, Sent
+from crm_provider.load.window import LEAST, MOST, REMEMBERED, Interrupt, Interrupted, Pulse, Window, width_for
+from crm_provider.remote_contact import RemoteContact
 from crm_provider.traffic import CallSeen
 
 PATIENCE = 120.0
@@ -27,14 +27,15 @@ class Gate:
 
     def __init__(self, shut: set[str] | None = None) -> None:
         self._shut, self._open, self._lock = shut, threading.Event(), threading.Lock()
-        self.began: list[tuple[str, Seen | None]] = []
+        self.began: list[tuple[str, RemoteContact | None]] = []
         self.ended: list[str] = []
         self.threads: list[str] = []
         self.all_began = threading.Semaphore(0)
 
-    def __call__(self, contact: Contact, seen: Seen | None) -> Sent:
+    def __call__(self, flight: Flight) -> Sent:
+        contact = flight.contact
         with self._lock:
-            self.began.append((contact.email, seen))
+            self.began.append((contact.email, flight.seen))
             self.threads.append(threading.current_thread().name)
         self.all_began.release()
         if self._shut is None or contact.email in self._shut:
@@ -64,7 +65,7 @@ def open_later() -> Iterator[Callable[[Gate], Gate]]:
         gate.open()
 
 
-def flight(number: int, seen: Seen | None = None) -> Flight:
+def flight(number: int, seen: RemoteContact | None = None) -> Flight:
     return Flight(Row(number, {}), Contact(f"p{number}@x"), seen)
 
 
@@ -143,7 +144,7 @@ def test_as_many_are_at_work_as_the_widest_window_holds(open_later: Callable[[Ga
 
 
 def test_a_row_is_sent_with_what_was_seen_of_its_contact() -> None:
-    gate, seen = Gate(shut=set()), Seen("P1@x", {"name": "Ann"})
+    gate, seen = Gate(shut=set()), RemoteContact("P1@x", {"name": "Ann"})
     window = Window(gate, lambda: 1)
     sent = flight(1, seen)
     window.launch(sent)
@@ -186,7 +187,7 @@ def test_of_an_empty_window_nothing_is_waited_for() -> None:
 
 @pytest.mark.parametrize("raised", [Interrupted(), e.CrmForbiddenError("no"), KeyError("a bug")])
 def test_what_comes_back_from_a_flight(raised: Exception) -> None:
-    def send(contact: Contact, seen: Seen | None) -> Sent:
+    def send(flight: Flight) -> Sent:
         raise raised
 
     window = Window(send, lambda: 1)

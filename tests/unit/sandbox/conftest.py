@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from crm_provider.sandbox import DEFAULT_API_KEY, ManualClock, Settings, Store
-from crm_provider.sandbox.calls import Call
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox import DEFAULT_API_KEY, CrmStore, ManualClock, SandboxSettings
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.routes import RawRequest
 from crm_provider.sandbox.seeds import fill, load_seed
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def store(clock: ManualClock) -> Store:
+def store(clock: ManualClock) -> CrmStore:
     """The demo seed."""
-    store = Store(clock)
+    store = CrmStore(clock)
     fill(store, load_seed("demo"))
     return store
 
@@ -33,7 +33,7 @@ def store(clock: ManualClock) -> Store:
 @pytest.fixture
 def gateway(clock: ManualClock) -> Gateway:
     """The demo seed, no rate limit."""
-    return Gateway(Settings(rate=None), clock=clock)
+    return Gateway(SandboxSettings(rate=None), clock=clock)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def send(gateway: Gateway) -> Send:
         key: str | None = DEFAULT_API_KEY,
         headers: Mapping[str, str] | None = None,
         base: str = "/v2",
-    ) -> Outcome:
+    ) -> RequestOutcome:
         raw_path, _, query = f"{base}{path}".partition("?")
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         sent = {**({} if key is None else {"x-api-key": key}), **(headers or {})}
-        return gateway.handle(Call(method=method, raw_path=raw_path, query=query, headers=sent, body=content))
+        return gateway.handle(RawRequest(method=method, raw_path=raw_path, query=query, headers=sent, body=content))
 
     return send

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.sandbox import ManualClock
-from crm_provider.sandbox.bucket import TokenBucket
+from crm_provider.sandbox.gateway import TokenBucket
 
 
 def admitted(bucket: TokenBucket, attempts: int) -> int:

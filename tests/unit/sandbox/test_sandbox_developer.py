@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from crm_provider.sandbox import ids, seeds
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
 from crm_provider.sandbox.routes import ROUTES
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 DEVELOPER = {"x-developer-mode": "true"}
 SOME_ID = "12345678-1234-5678-1234-567812345678"
 BODIES: dict[str, Any] = {
@@ -39,15 +39,15 @@ def test_every_call_works_whatever_it_names_and_leaves_the_state_alone(
 ) -> None:
     before = seeds.snapshot(gateway.store)
     outcome = send(route.method, filled(route.template), BODIES.get(route.name), headers=DEVELOPER)
-    assert outcome.answer is not None
-    assert outcome.answer.status in (200, 201), outcome.answer.body
+    assert outcome.response is not None
+    assert outcome.response.status in (200, 201), outcome.response.body
     assert not outcome.applied
     assert seeds.snapshot(gateway.store) == before
     assert not gateway.store.automations
 
 
 def test_fake_data_comes_back(send: Send) -> None:
-    answer = send("GET", "/contacts/ada@example.com", headers=DEVELOPER).answer
+    answer = send("GET", "/contacts/ada@example.com", headers=DEVELOPER).response
     assert answer is not None
     assert answer.json["data"]["email"] == "ada@example.com"
     assert answer.json["data"]["attributes"]["name"] == "Developer Mode"

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.sandbox import EFFECTS, Fault, ManualClock
-from crm_provider.sandbox.effects import ELSEWHERE, Outcome
-from crm_provider.sandbox.faultbook import FaultBook
-from crm_provider.sandbox.faults import Effect, Sighting
+from crm_provider.sandbox import EFFECTS, Fault, ManualClock, ids
+from crm_provider.sandbox.fault_rules import FaultRules
+from crm_provider.sandbox.faults import ELSEWHERE, Effect, RequestFacts, RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
-from crm_provider.sandbox.problems import PROBLEM_NAMES
+from crm_provider.sandbox.responses import ERROR_NAMES
+from crm_provider.sandbox.seeds import snapshot
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 ADA = "/contacts/ada@example.com"
 NEW = {"email": "new@example.com"}
 
 
 def sighting(
     method: str = "GET", path: str = ADA, template: str = "/contacts/{email}", email: str | None = "ada@example.com"
-) -> Sighting:
-    return Sighting(method=method, path=path, template=template, email=email)
+) -> RequestFacts:
+    return RequestFacts(method=method, path=path, template=template, email=email)
 
 
 def strikes(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
     """The numbers of the calls that a rule strikes, from 1."""
-    book = FaultBook(clock, [Fault(effect="drop", **rule)])
+    book = FaultRules(clock, [Fault(effect="drop", **rule)])
     return [number for number in range(1, calls + 1) if book.pick(sighting(), in_front=True)]
 
 
@@ -104,7 +105,7 @@ def test_which_of_six_calls_are_struck(clock: ManualClock, rule: dict[str, Any],
 
 
 def test_a_rule_ends_with_its_time_to_live(clock: ManualClock) -> None:
-    book = FaultBook(clock, [Fault(effect="drop", seconds=10)])
+    book = FaultRules(clock, [Fault(effect="drop", seconds=10)])
     clock.advance(9.9)
     assert book.pick(sighting(), in_front=True)
     clock.advance(0.1)
@@ -121,21 +122,21 @@ def test_chance_is_the_same_for_the_same_seed(clock: ManualClock) -> None:
 
 def test_the_first_rule_that_strikes_wins_and_later_ones_do_not_see_the_call(clock: ManualClock) -> None:
     rules = [Fault(effect="drop", name="second call", nth=2), Fault(effect="html", name="any")]
-    book = FaultBook(clock, rules)
+    book = FaultRules(clock, rules)
     names = [picked.name for _ in range(3) if (picked := book.pick(sighting(), in_front=True))]
     assert names == ["any", "second call", "any"]
     assert [(status.matched, status.hits) for status in book.statuses()] == [(3, 1), (2, 2)]
 
 
 def test_rules_get_names_and_names_are_unique(clock: ManualClock) -> None:
-    book = FaultBook(clock)
+    book = FaultRules(clock)
     assert [book.add(Fault(effect="drop")).name, book.add(Fault(effect="lost")).name] == ["drop-1", "lost-2"]
     with pytest.raises(ValueError, match="named 'drop-1' already"):
         book.add(Fault(effect="drop", name="drop-1"))
 
 
 def test_rules_can_be_taken_out(clock: ManualClock) -> None:
-    book = FaultBook(clock, [Fault(effect="drop", name="a"), Fault(effect="drop", name="b")])
+    book = FaultRules(clock, [Fault(effect="drop", name="a"), Fault(effect="drop", name="b")])
     assert book.remove("a")
     assert not book.remove("a")
     assert [status.fault.name for status in book.statuses()] == ["b"]
@@ -154,51 +155,72 @@ def test_a_throttled_call_does_not_count_for_rules_behind_the_limit(send: Send, 
 # -- what it does ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROBLEM_NAMES)
+@pytest.mark.parametrize("name", ERROR_NAMES)
 def test_every_error_of_the_catalogue_can_be_answered(send: Send, gateway: Gateway, name: str) -> None:
     fault = gateway.faults.add(Fault(effect="error", error=name))
     outcome = send("POST", "/contacts", NEW)
-    assert outcome.answer is not None
-    assert (outcome.answer.status, outcome.error) == (fault.problem.status, fault.problem.type)
+    assert outcome.response is not None
+    assert (outcome.response.status, outcome.error) == (fault.reply.status, fault.reply.type)
     assert not outcome.applied
     assert "new@example.com" not in gateway.store.contacts
 
 
+ADA_ID, ALAN_ID = ids.contact_id("ada@example.com"), ids.contact_id("alan@example.com")
+DEAL = f"/deals/{ids.deal_id(ADA_ID)}"
+NEW_DEAL = {"contactId": ALAN_ID, "pipelineId": ids.pipeline_id("Sales"), "stageId": ids.stage_id("Sales", "New")}
+WRITES: list[tuple[str, str, Any]] = [
+    ("POST", "/contacts", NEW),
+    ("PUT", ADA, {"position": "Boss"}),
+    ("DELETE", ADA, None),
+    ("POST", "/deals", NEW_DEAL),
+    ("PUT", DEAL, {"stageId": ids.stage_id("Sales", "Won")}),
+    ("DELETE", DEAL, None),
+    ("POST", "/segments/add-contact/alan@example.com", {"segmentedListsIds": [ids.list_id("Newsletter")]}),
+    ("POST", "/webhook/a/c/b/w/c", {"email": "ada@example.com"}),
+]
+
+
+def state(gateway: Gateway) -> Any:
+    return snapshot(gateway.store), gateway.store.automations
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["error", "drop", "html", "redirect"])
-def test_what_strikes_instead_of_the_backend_carries_nothing_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+def test_a_write_that_is_lost_before_it_is_handled_changes_nothing(
+    send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
+) -> None:
     gateway.faults.add(Fault(effect=effect, error="FORBIDDEN" if effect == "error" else None))
-    assert not send("POST", "/contacts", NEW).applied
-    assert "new@example.com" not in gateway.store.contacts
+    before = state(gateway)
+    outcome = send(method, path, body)
+    assert (outcome.response is None, outcome.applied) == (effect == "drop", False)
+    assert state(gateway) == before
 
 
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("effect", ["latency", "drip", "large", "lost", "lost_error", "truncate", "garbage"])
-def test_what_strikes_after_the_backend_carries_the_call_out(send: Send, gateway: Gateway, effect: Effect) -> None:
+def test_a_write_whose_response_is_lost_is_done(
+    send: Send, gateway: Gateway, effect: Effect, method: str, path: str, body: Any
+) -> None:
     gateway.faults.add(Fault(effect=effect, latency=1))
-    outcome = send("POST", "/contacts", NEW)
-    assert outcome.applied
-    assert (outcome.hold, outcome.drip) == ((0, 1) if effect == "drip" else (1, 0))
-    assert "new@example.com" in gateway.store.contacts
-
-
-def test_lost_and_drop_have_no_answer(send: Send, gateway: Gateway) -> None:
-    for effect in ("lost", "drop"):
-        gateway.faults.clear()
-        gateway.faults.add(Fault(effect=effect))
-        assert send("GET", ADA).answer is None
+    before = state(gateway)
+    outcome = send(method, path, body)
+    assert (outcome.response is None, outcome.applied) == (effect == "lost", True)
+    assert (outcome.delay, outcome.drip) == ((0, 1) if effect == "drip" else (1, 0))
+    assert state(gateway) != before
 
 
 def test_a_lost_refusal_is_still_known_to_the_journal(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="lost"))
     outcome = send("POST", "/contacts", {"email": "ada@example.com"})
-    assert (outcome.answer, outcome.error, outcome.applied) == (None, "CONTACT_ALREADY_EXISTS", False)
+    assert (outcome.response, outcome.error, outcome.applied) == (None, "CONTACT_ALREADY_EXISTS", False)
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, 500), ("GATEWAY_TIMEOUT", 504)])
 def test_carried_out_but_answered_with_an_error(send: Send, gateway: Gateway, error: str | None, status: int) -> None:
     gateway.faults.add(Fault(effect="lost_error", error=error))
     outcome = send("POST", "/contacts", NEW)
-    assert outcome.answer is not None
-    assert outcome.answer.status == status
+    assert outcome.response is not None
+    assert outcome.response.status == status
     assert outcome.applied
 
 
@@ -206,7 +228,7 @@ def test_html_and_redirect(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="html", status=503, count=1))
     gateway.faults.add(Fault(effect="redirect", count=1))
     gateway.faults.add(Fault(effect="redirect", location="http://127.0.0.1:1/", status=307))
-    page, redirect, other = (send("GET", ADA).answer for _ in range(3))
+    page, redirect, other = (send("GET", ADA).response for _ in range(3))
     assert page is not None
     assert redirect is not None
     assert other is not None
@@ -217,19 +239,19 @@ def test_html_and_redirect(send: Send, gateway: Gateway) -> None:
 
 
 def test_truncated_json(send: Send, gateway: Gateway) -> None:
-    whole = send("GET", ADA).answer
+    whole = send("GET", ADA).response
     gateway.faults.add(Fault(effect="truncate", count=1))
     gateway.faults.add(Fault(effect="truncate", variant="closed"))
     unreadable, broken = send("GET", ADA), send("GET", ADA)
     assert whole is not None
-    assert unreadable.answer is not None
-    assert broken.answer is not None
+    assert unreadable.response is not None
+    assert broken.response is not None
     with pytest.raises(ValueError, match="line 1"):
-        _ = unreadable.answer.json
+        _ = unreadable.response.json
     assert unreadable.cut is None
     assert broken.cut is not None
-    assert 0 < broken.cut < len(broken.answer.body)
-    assert broken.answer.json["data"] == whole.json["data"]
+    assert 0 < broken.cut < len(broken.response.body)
+    assert broken.response.json["data"] == whole.json["data"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +265,7 @@ def test_truncated_json(send: Send, gateway: Gateway) -> None:
 )
 def test_garbage(send: Send, gateway: Gateway, rule: dict[str, Any], status: int, body: bytes) -> None:
     gateway.faults.add(Fault(effect="garbage", **rule))
-    answer = send("GET", ADA).answer
+    answer = send("GET", ADA).response
     assert answer is not None
     assert (answer.status, answer.body) == (status, body)
 
@@ -251,8 +273,8 @@ def test_garbage(send: Send, gateway: Gateway, rule: dict[str, Any], status: int
 def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
     gateway.faults.add(Fault(effect="error", error="unavailable", latency=3, retry_after=9))
     outcome = send("GET", ADA)
-    assert outcome.answer is not None
-    assert (outcome.hold, outcome.answer.headers["Retry-After"]) == (3, "9")
+    assert outcome.response is not None
+    assert (outcome.delay, outcome.response.headers["Retry-After"]) == (3, "9")
 
 
 # -- rules that make no sense ---------------------------------------------------------------------------------
@@ -264,7 +286,7 @@ def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
         ({"effect": "eror"}, "did you mean 'error'"),
         ({"effect": "error"}, "needs an error"),
         ({"effect": "error", "error": "DEAL_NOT_FOND"}, "did you mean 'DEAL_NOT_FOUND'"),
-        ({"effect": "error", "error": "CONNECTION"}, "never an answer"),
+        ({"effect": "error", "error": "CONNECTION"}, "never a response"),
         ({"effect": "latency"}, "needs latency"),
         ({"effect": "drop", "error": "FORBIDDEN"}, "'drop' has no option 'error'"),
         ({"effect": "drop", "status": 500}, "'drop' has no option 'status'"),
@@ -281,6 +303,15 @@ def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
         ({"effect": "drop", "latency": -1}, "not be negative"),
         ({"effect": "drop", "seconds": 0}, "above 0"),
         ({"effect": "drop", "probability": 1.1}, "between 0 and 1"),
+        ({"effect": "latency", "latency": math.nan}, "latency must be finite"),
+        ({"effect": "latency", "latency": math.inf}, "latency must be finite"),
+        ({"effect": "drop", "seconds": math.inf}, "finite"),
+        ({"effect": "error", "error": "FORBIDDEN", "retry_after": "1\r\nx: y"}, "one line of Latin-1"),
+        ({"effect": "error", "error": "FORBIDDEN", "retry_after": "\u20ac"}, "one line of Latin-1"),
+        ({"effect": "redirect", "location": "https://evil.example/\n"}, "one line of Latin-1"),
+        ({"effect": "redirect", "location": "https://\u20ac.example/"}, "one line of Latin-1"),
+        ({"effect": "drop", "name": "a/b"}, "without a slash"),
+        ({"effect": "drop", "name": "a\nb"}, "one line"),
     ],
 )
 def test_senseless_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:
@@ -297,4 +328,4 @@ def test_types_that_the_gateway_says_strike_in_front_of_the_limit() -> None:
     assert Fault(effect="error", error="throttled").in_front
     assert not Fault(effect="error", error="TOO_MANY_REQUESTS").in_front
     assert not Fault(effect="lost_error", error="GATEWAY_TIMEOUT").in_front
-    assert CATALOGUE["TOO_MANY_REQUESTS"].type == Fault(effect="error", error="throttled").problem.type
+    assert CATALOGUE["TOO_MANY_REQUESTS"].type == Fault(effect="error", error="throttled").reply.type

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from crm_provider.sandbox import Fault, ManualClock, SeedError, Settings
-from crm_provider.sandbox.calls import Call
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox import Fault, ManualClock, SandboxSettings, SeedError
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
+from crm_provider.sandbox.routes import RawRequest
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 ADA = "/contacts/ada@example.com"
 
 
-def said(outcome: Outcome) -> tuple[int, Any]:
-    assert outcome.answer is not None
-    return outcome.answer.status, outcome.answer.json
+def said(outcome: RequestOutcome) -> tuple[int, Any]:
+    assert outcome.response is not None
+    return outcome.response.status, outcome.response.json
 
 
 @pytest.mark.parametrize("base", ["", "/v1"])
@@ -90,7 +90,7 @@ def test_the_chosen_envelope_is_used(send: Send, gateway: Gateway) -> None:
 
 
 def test_request_ids_differ_and_are_in_header_body_and_journal(send: Send, gateway: Gateway) -> None:
-    answers = [send("GET", ADA).answer, send("GET", ADA).answer]
+    answers = [send("GET", ADA).response, send("GET", ADA).response]
     headers = [answer.headers["x-amzn-requestid"] for answer in answers if answer]
     assert len(set(headers)) == 2
     assert headers == [answer.json["requestId"] for answer in answers if answer]
@@ -99,14 +99,14 @@ def test_request_ids_differ_and_are_in_header_body_and_journal(send: Send, gatew
 
 def test_the_same_calls_get_the_same_answers_in_every_sandbox() -> None:
     def run() -> list[bytes]:
-        gateway = Gateway(Settings(rate=None), clock=ManualClock())
+        gateway = Gateway(SandboxSettings(rate=None), clock=ManualClock())
         headers = {"x-api-key": "sandbox-key"}
         calls = [
-            Call(method="POST", raw_path="/v2/contacts", headers=headers, body=b'{"email": "n@example.com"}'),
-            Call(method="GET", raw_path="/v2/contacts", headers=headers),
-            Call(method="GET", raw_path="/v2/contacts/x", headers=headers),
+            RawRequest(method="POST", raw_path="/v2/contacts", headers=headers, body=b'{"email": "n@example.com"}'),
+            RawRequest(method="GET", raw_path="/v2/contacts", headers=headers),
+            RawRequest(method="GET", raw_path="/v2/contacts/x", headers=headers),
         ]
-        return [outcome.answer.body for outcome in map(gateway.handle, calls) if outcome.answer]
+        return [outcome.response.body for outcome in map(gateway.handle, calls) if outcome.response]
 
     assert run() == run()
     assert len(run()) == 3
@@ -114,24 +114,24 @@ def test_the_same_calls_get_the_same_answers_in_every_sandbox() -> None:
 
 def test_reset_brings_back_everything_as_it_was_at_the_start(send: Send, gateway: Gateway) -> None:
     store = gateway.store
-    contacts, first = dict(store.contacts), send("GET", ADA).answer
+    contacts, first = dict(store.contacts), send("GET", ADA).response
     gateway.configure(envelope="v2", membership_delay=5, api_key="other")
     gateway.faults.add(Fault(effect="drop"))
     store.delete_contact("ada@example.com")
     store.add_list("More")
     send("POST", "/webhook/a/c/b/w/c", {"email": "a@example.com"}, key=None)
     gateway.reset()
-    assert gateway.settings == Settings(rate=None)
+    assert gateway.settings == SandboxSettings(rate=None)
     assert store is gateway.store
     assert (dict(store.contacts), len(store.deals), len(store.lists)) == (contacts, 1, 2)
     assert (store.membership_delay, store.automations, gateway.faults.statuses()) == (0, (), [])
     assert gateway.journal.counters().total == 0
-    assert send("GET", ADA).answer == first
+    assert send("GET", ADA).response == first
 
 
 def test_reset_refills_the_bucket(clock: ManualClock) -> None:
-    gateway = Gateway(Settings(rate=1, burst=1), clock=clock)
-    call = Call(method="GET", raw_path="/v2/contacts", headers={"x-api-key": "sandbox-key"})
+    gateway = Gateway(SandboxSettings(rate=1, burst=1), clock=clock)
+    call = RawRequest(method="GET", raw_path="/v2/contacts", headers={"x-api-key": "sandbox-key"})
     for _ in range(2):
         assert gateway.handle(call).applied
         assert gateway.handle(call).error == "TOO_MANY_REQUESTS"
@@ -147,17 +147,17 @@ def test_reset_forgets_which_magic_addresses_have_struck(send: Send, gateway: Ga
 
 
 def test_a_reset_with_settings_keeps_them(gateway: Gateway) -> None:
-    gateway.reset(Settings(seed="empty", envelope="gateway"))
+    gateway.reset(SandboxSettings(seed="empty", envelope="gateway"))
     gateway.configure(envelope="v1")
     gateway.reset()
-    assert gateway.settings == Settings(seed="empty", envelope="gateway")
+    assert gateway.settings == SandboxSettings(seed="empty", envelope="gateway")
     assert not gateway.store.contacts
 
 
 def test_a_reset_to_a_bad_seed_changes_nothing(gateway: Gateway) -> None:
     with pytest.raises(SeedError):
-        gateway.reset(Settings(seed={"deals": [{"contactId": "nobody"}]}))
-    assert gateway.start_settings == Settings(rate=None)
+        gateway.reset(SandboxSettings(seed={"deals": [{"contactId": "nobody"}]}))
+    assert gateway.start_settings == SandboxSettings(rate=None)
     assert len(gateway.store.contacts) == 11
 
 
@@ -170,4 +170,4 @@ def test_what_only_a_reset_can_change(gateway: Gateway, change: Any) -> None:
 def test_an_impossible_change_changes_nothing(gateway: Gateway) -> None:
     with pytest.raises(ValueError, match="burst"):
         gateway.configure(burst=0, envelope="v2")
-    assert gateway.settings == Settings(rate=None)
+    assert gateway.settings == SandboxSettings(rate=None)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from crm_provider.sandbox import Fault, ManualClock, Settings
-from crm_provider.sandbox.calls import Call
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox import Fault, ManualClock, SandboxSettings
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
-from crm_provider.sandbox.journal import Journal, JournalEntry
+from crm_provider.sandbox.journal import JournalEntry, RequestJournal
+from crm_provider.sandbox.routes import RawRequest
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 ADA = "/contacts/ada@example.com"
 
 
@@ -37,8 +37,8 @@ def test_an_entry_says_what_happened(send: Send, gateway: Gateway, clock: Manual
         fault="mine",
         applied=True,
         latency=2,
-        key=gateway.fingerprints.of("sandbox-key"),
-        email=gateway.fingerprints.of("n@example.com"),
+        key=gateway.hasher.hash("sandbox-key"),
+        email=gateway.hasher.hash("n@example.com"),
         fields=("email", "attributes.phone", "origin"),
     )
 
@@ -59,17 +59,17 @@ def test_no_value_that_was_sent_is_in_the_journal(send: Send, gateway: Gateway) 
 
 
 def test_fingerprints_tell_values_apart_and_depend_on_a_secret(gateway: Gateway) -> None:
-    one, other = gateway.fingerprints.of("a@example.com"), gateway.fingerprints.of("b@example.com")
-    assert one == gateway.fingerprints.of("a@example.com") != other
-    assert one != Gateway(Settings(seed="empty")).fingerprints.of("a@example.com")
-    assert gateway.fingerprints.of(None) is None
+    one, other = gateway.hasher.hash("a@example.com"), gateway.hasher.hash("b@example.com")
+    assert one == gateway.hasher.hash("a@example.com") != other
+    assert one != Gateway(SandboxSettings(seed="empty")).hasher.hash("a@example.com")
+    assert gateway.hasher.hash(None) is None
 
 
 def test_filters(send: Send, gateway: Gateway) -> None:
     send("GET", ADA)
     send("GET", "/contacts/no@example.com")
     send("DELETE", ADA)
-    find, email = gateway.journal.entries, gateway.fingerprints.of("ada@example.com")
+    find, email = gateway.journal.entries, gateway.hasher.hash("ada@example.com")
     assert [noted.seq for noted in find(since=1)] == [2, 3]
     assert [noted.seq for noted in find(method="GET")] == [1, 2]
     assert [noted.seq for noted in find(route="/contacts/{email}", status=404)] == [2]
@@ -78,9 +78,9 @@ def test_filters(send: Send, gateway: Gateway) -> None:
 
 
 def test_only_the_last_calls_are_kept_but_all_are_counted(clock: ManualClock) -> None:
-    gateway = Gateway(Settings(rate=None, journal_size=3), clock=clock)
+    gateway = Gateway(SandboxSettings(rate=None, journal_size=3), clock=clock)
     for _ in range(5):
-        gateway.handle(Call(method="GET", raw_path="/v2/contacts", headers={"x-api-key": "sandbox-key"}))
+        gateway.handle(RawRequest(method="GET", raw_path="/v2/contacts", headers={"x-api-key": "sandbox-key"}))
     assert [noted.seq for noted in gateway.journal.entries()] == [3, 4, 5]
     counters = gateway.journal.counters()
     assert (counters.total, counters.calls, counters.journal_dropped) == (5, {"GET /contacts": 5}, 2)
@@ -97,7 +97,7 @@ def test_only_the_last_calls_are_kept_but_all_are_counted(clock: ManualClock) ->
     ],
 )
 def test_the_highest_rate_in_any_second(times: list[float], highest: int) -> None:
-    journal = Journal(size=2)  # less than the window holds: the counter must not depend on it
+    journal = RequestJournal(size=2)  # less than the window holds: the counter must not depend on it
     for seq, at in enumerate(times, start=1):
         journal.add(entry(seq, at))
     assert journal.counters().highest_rate == highest

@@ -7,27 +7,27 @@ from collections.abc import Callable
 import pytest
 
 from crm_provider.sandbox import MAGIC_EMAILS, Fault
-from crm_provider.sandbox.effects import Outcome
+from crm_provider.sandbox.fault_rules import magic_email
+from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
-from crm_provider.sandbox.magic import magic_email
 
-Send = Callable[..., Outcome]
+Send = Callable[..., RequestOutcome]
 
 
-def create(send: Send, email: str) -> Outcome:
+def create(send: Send, email: str) -> RequestOutcome:
     return send("POST", "/contacts", {"email": email})
 
 
-def update(send: Send, email: str) -> Outcome:
+def update(send: Send, email: str) -> RequestOutcome:
     return send("PUT", f"/contacts/{email}", {"position": "Boss"})
 
 
-def get(send: Send, email: str) -> Outcome:
+def get(send: Send, email: str) -> RequestOutcome:
     return send("GET", f"/contacts/{email}")
 
 
-def statuses(outcomes: list[Outcome]) -> list[int | None]:
-    return [outcome.answer.status if outcome.answer else None for outcome in outcomes]
+def statuses(outcomes: list[RequestOutcome]) -> list[int | None]:
+    return [outcome.response.status if outcome.response else None for outcome in outcomes]
 
 
 def test_throttled(send: Send) -> None:
@@ -36,7 +36,7 @@ def test_throttled(send: Send) -> None:
 
 def test_quota(send: Send) -> None:
     for _ in range(3):
-        answer = create(send, "quota@sandbox.test").answer
+        answer = create(send, "quota@sandbox.test").response
         assert answer is not None
         assert (answer.status, answer.json) == (429, {"message": "Limit Exceeded"})
         assert answer.headers["Retry-After"] == "3600"
@@ -52,7 +52,7 @@ def test_invalid(send: Send, gateway: Gateway) -> None:
 def test_lost(send: Send) -> None:
     assert get(send, "lost@sandbox.test").error == "CONTACT_NOT_FOUND"
     lost = create(send, "lost@sandbox.test")
-    assert (lost.answer, lost.applied) == (None, True)
+    assert (lost.response, lost.applied) == (None, True)
     assert get(send, "lost@sandbox.test").applied
     again = create(send, "lost@sandbox.test")
     assert (again.error, again.duplicate) == ("CONTACT_ALREADY_EXISTS", True)
@@ -68,17 +68,17 @@ def test_error(send: Send) -> None:
 
 def test_slow(send: Send) -> None:
     outcome = create(send, "slow@sandbox.test")
-    assert (outcome.hold, outcome.applied) == (2.0, True)
+    assert (outcome.delay, outcome.applied) == (2.0, True)
 
 
 def test_forbidden(send: Send) -> None:
-    answer = get(send, "forbidden@sandbox.test").answer
+    answer = get(send, "forbidden@sandbox.test").response
     assert answer is not None
     assert (answer.status, answer.json["errorCode"]) == (403, "FORBIDDEN")
 
 
 def test_html(send: Send) -> None:
-    answer = get(send, "html@sandbox.test").answer
+    answer = get(send, "html@sandbox.test").response
     assert answer is not None
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
@@ -86,7 +86,7 @@ def test_html(send: Send) -> None:
 def test_blocked(send: Send) -> None:
     assert get(send, "blocked@sandbox.test").error == "CONTACT_NOT_FOUND"
     assert create(send, "blocked@sandbox.test").applied
-    answer = get(send, "blocked@sandbox.test").answer
+    answer = get(send, "blocked@sandbox.test").response
     assert answer is not None
     assert {"unsubscribedAt", "blacklistedAt"} < set(answer.json["data"])
 

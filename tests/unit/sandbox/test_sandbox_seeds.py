@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crm_provider.sandbox import ManualClock, SeedError, Store, ids
+from crm_provider.sandbox import CrmStore, ManualClock, SeedError, ids
 from crm_provider.sandbox.seeds import fill, load_seed, snapshot
 
+CONTACT = {"email": "ann@example.com"}
 SEED: dict[str, Any] = {
     "pipelines": [{"name": "Sales", "stages": [{"name": "New"}, {"id": "my-won", "name": "Won"}]}],
     "lists": [{"name": "Newsletter"}, {"id": "my-list", "name": "Late", "appears_after": 5}],
@@ -25,8 +27,8 @@ SEED: dict[str, Any] = {
 }
 
 
-def filled(seed: Any, clock: ManualClock | None = None) -> Store:
-    store = Store(clock or ManualClock())
+def filled(seed: Any, clock: ManualClock | None = None) -> CrmStore:
+    store = CrmStore(clock or ManualClock())
     fill(store, load_seed(seed))
     return store
 
@@ -90,15 +92,38 @@ def test_a_file(tmp_path: Path) -> None:
         ([], "must be an object"),
         ({"contact": []}, "did you mean 'contacts'"),
         ({"contacts": ["x"]}, r"contacts\[0\] must be an object"),
-        ({"contacts": [{}]}, r"contacts\[0\].email must be a text"),
-        ({"contacts": [{"email": "a@b.co"}, {"email": "a@b.co"}]}, r"contacts\[1\].email is there already"),
+        ({"contacts": [{}]}, r"contacts\[0\].email must be a string"),
+        ({"contacts": [{"email": "a@b.co"}, {"email": "a@b.co"}]}, r"contacts\[1\].email is used twice"),
         ({**SEED, "contacts": [{"email": "a@b.co", "segmentedListsIds": ["Newsleter"]}]}, "did you mean 'Newsletter'"),
         ({**SEED, "deals": [{}]}, r"deals\[0\].contactId: there is no contact"),
         ({**SEED, "deals": [SEED["deals"][0]] * 2}, r"deals\[1\].contactId: this contact has a deal already"),
         ({**SEED, "deals": [{**SEED["deals"][0], "stageId": "Nw"}]}, r"deals\[0\].stageId 'Nw'.*did you mean 'New'"),
         ({**SEED, "deals": [{**SEED["deals"][0], "pipelineId": "Sale"}]}, "did you mean 'Sales'"),
-        ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a text"),
-        ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a text"),
+        ({"pipelines": [{"name": "A", "stages": [{}]}]}, r"stages\[0\].name must be a string"),
+        ({"lists": [{"name": ""}]}, r"lists\[0\].name must be a string"),
+        ({"pipelines": 5}, "pipelines must be a list"),
+        ({"lists": None}, "lists must be a list"),
+        ({"contacts": "abc"}, "contacts must be a list"),
+        (
+            {"pipelines": [{"name": "Sales", "stages": 7}]},
+            r"pipelines\[0\].*stages must be a list|stages must be a list",
+        ),
+        ({"lists": [{"name": "a", "appears_after": []}]}, r"lists\[0\]\.appears_after must be a number"),
+        ({"lists": [{"name": "a", "appears_after": -1}]}, r"lists\[0\]\.appears_after must be a number"),
+        ({"lists": [{"name": "a", "id": {}}]}, r"lists\[0\]\.id must be a string"),
+        ({"contacts": [{**CONTACT, "id": 5}]}, r"contacts\[0\]\.id must be a string"),
+        ({"contacts": [{**CONTACT, "attributes": "xy"}]}, r"contacts\[0\]\.attributes must be an object"),
+        ({"contacts": [{**CONTACT, "origin": 5}]}, r"contacts\[0\]\.origin must be an object"),
+        ({"contacts": [{**CONTACT, "status": 5}]}, r"contacts\[0\]\.status must be a string"),
+        ({"contacts": [{**CONTACT, "segmentedListsIds": None}]}, r"contacts\[0\]\.segmentedListsIds must be a list"),
+        ({"contacts": [{**CONTACT, "id": "1"}, {"email": "x@y.z", "id": "1"}]}, r"contacts\[1\]\.id is used twice"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": math.inf}}]}, "that JSON cannot represent"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": "\ud800"}}]}, "that JSON cannot represent"),
+        ({"contacts": [{**CONTACT, "attributes": {"n": object()}}]}, "that JSON cannot represent"),
+        (
+            {**SEED, "deals": [{**SEED["deals"][0], "id": "my-deal"}, SEED["deals"][1]]},
+            r"deals\[1\]\.id is used twice",
+        ),
     ],
 )
 def test_a_bad_seed_is_refused_with_the_place(seed: Any, message: str) -> None:

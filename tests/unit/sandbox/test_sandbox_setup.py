@@ -1,7 +1,8 @@
-"""Settings, names, ids and time."""
+"""SandboxSettings, names, ids and time."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import uuid
@@ -11,10 +12,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from crm_provider.sandbox import Fault, ManualClock, Sandbox, Settings, ids
-from crm_provider.sandbox.choices import not_one_of
-from crm_provider.sandbox.clock import timestamp
-from crm_provider.sandbox.settings import SettingsFields
+from crm_provider.sandbox import Fault, ManualClock, Sandbox, SandboxSettings, ids
+from crm_provider.sandbox.settings import SandboxOptions, not_one_of, timestamp
 
 
 def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_no_airflow() -> None:
@@ -27,8 +26,8 @@ def test_importing_the_sandbox_or_the_pytest_plugin_loads_no_web_framework_and_n
 
 
 def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
-    own, keywords = get_type_hints(Settings), get_type_hints(SettingsFields)
-    assert keywords == {field.name: own[field.name] for field in fields(Settings)}
+    own, keywords = get_type_hints(SandboxSettings), get_type_hints(SandboxOptions)
+    assert keywords == {field.name: own[field.name] for field in fields(SandboxSettings)}
 
 
 @pytest.mark.parametrize(
@@ -39,9 +38,15 @@ def test_settings_as_keyword_arguments_are_the_fields_of_settings() -> None:
         ({"rate": 0}, "None for no limit"),
         ({"burst": 0}, "at least 1"),
         ({"journal_size": 0}, "at least 1"),
-        ({"membership_delay": -1}, "not be negative"),
-        ({"api_key": " "}, "None refuses every key"),
+        ({"membership_delay": -1}, "not negative"),
+        ({"api_key": " "}, "None rejects every key"),
         ({"seed": "demmo"}, "did you mean 'demo'"),
+        ({"rate": math.nan}, "rate must be above 0"),
+        ({"rate": math.inf}, "rate must be above 0"),
+        ({"burst": 10**400}, "burst and journal_size must be at most"),
+        ({"journal_size": 10**30}, "burst and journal_size must be at most"),
+        ({"membership_delay": math.nan}, "membership_delay must be finite"),
+        ({"membership_delay": math.inf}, "membership_delay must be finite"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_reason(wrong: dict[str, Any], message: str) -> None:
@@ -53,6 +58,14 @@ def test_impossible_settings_are_refused_with_the_reason(wrong: dict[str, Any], 
 def test_only_loopback_is_listened_on(host: str) -> None:
     with pytest.raises(ValueError, match=r"loopback only.*no password"):
         Sandbox(host=host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "*", "a b", "http://a", "a/b", "a:b", "a:999999", "user@a", "[::1", "\u0430.example"]
+)
+def test_an_allowed_host_is_a_name_with_an_optional_port(host: str) -> None:
+    with pytest.raises(ValueError, match="not a host name"):
+        Sandbox(allowed_hosts=[host])
 
 
 def test_a_url_before_the_start_says_why_there_is_none() -> None:

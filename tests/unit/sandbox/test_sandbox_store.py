@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from crm_provider.sandbox import ManualClock, RefusedError, Store, ids
+from crm_provider.sandbox import CrmStore, ManualClock, RefusedError, ids
 
 ADA, ALAN = "ada@example.com", "alan@example.com"
 NEW, WON = ids.stage_id("Sales", "New"), ids.stage_id("Sales", "Won")
@@ -17,17 +17,17 @@ UNKNOWN = "00000000-0000-0000-0000-000000000000"
 def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(RefusedError) as caught:
         call()
-    return caught.value.problem.type
+    return caught.value.reply.type
 
 
-def the_deal(store: Store) -> str:
+def the_deal(store: CrmStore) -> str:
     return next(iter(store.deals))
 
 
 # -- contacts -----------------------------------------------------------------------------------------------
 
 
-def test_a_created_contact_is_there(store: Store) -> None:
+def test_a_created_contact_is_there(store: CrmStore) -> None:
     store.create_contact("new@example.com", attributes={"name": "New"}, origin={"url": "https://a.example"})
     shown = store.contact("new@example.com").as_json(0)
     assert shown == {
@@ -42,22 +42,22 @@ def test_a_created_contact_is_there(store: Store) -> None:
     }
 
 
-def test_a_contact_is_created_once(store: Store) -> None:
+def test_a_contact_is_created_once(store: CrmStore) -> None:
     assert refusal(lambda: store.create_contact(ADA)) == "CONTACT_ALREADY_EXISTS"
 
 
-def test_the_case_of_an_email_counts(store: Store) -> None:
+def test_the_case_of_an_email_counts(store: CrmStore) -> None:
     store.create_contact(ADA.upper())
     assert store.contact(ADA.upper()).id != store.contact(ADA).id
 
 
-def test_an_update_keeps_what_is_not_sent(store: Store) -> None:
+def test_an_update_keeps_what_is_not_sent(store: CrmStore) -> None:
     store.update_contact(ADA, {"phone": "+4930123", "position": "Engineer"})
     attributes = store.contact(ADA).attributes
     assert attributes == {"name": "Ada Example", "phone": "+4930123", "position": "Engineer"}
 
 
-def test_what_does_not_exist_cannot_be_read_changed_or_deleted(store: Store) -> None:
+def test_what_does_not_exist_cannot_be_read_changed_or_deleted(store: CrmStore) -> None:
     nobody = "nobody@example.com"
     assert refusal(lambda: store.contact(nobody)) == "CONTACT_NOT_FOUND"
     assert refusal(lambda: store.update_contact(nobody, {})) == "CONTACT_NOT_FOUND"
@@ -67,14 +67,14 @@ def test_what_does_not_exist_cannot_be_read_changed_or_deleted(store: Store) -> 
     assert refusal(lambda: store.delete_deal(UNKNOWN)) == "DEAL_NOT_FOUND"
 
 
-def test_a_deleted_contact_is_gone_with_its_deal_and_comes_back_as_another_one(store: Store) -> None:
+def test_a_deleted_contact_is_gone_with_its_deal_and_comes_back_as_another_one(store: CrmStore) -> None:
     old = store.delete_contact(ADA)
     assert ADA not in store.contacts
     assert not store.deals
     assert store.create_contact(ADA).id != old.id
 
 
-def test_a_blocked_contact_shows_when(store: Store, clock: ManualClock) -> None:
+def test_a_blocked_contact_shows_when(store: CrmStore, clock: ManualClock) -> None:
     clock.advance(60)
     store.block_contact(ADA)
     shown = store.contact(ADA).as_json(clock.monotonic())
@@ -85,7 +85,7 @@ def test_a_blocked_contact_shows_when(store: Store, clock: ManualClock) -> None:
 # -- deals --------------------------------------------------------------------------------------------------
 
 
-def create(store: Store, contact: str = ALAN, pipeline: str = SALES, stage: str = NEW) -> str:
+def create(store: CrmStore, contact: str = ALAN, pipeline: str = SALES, stage: str = NEW) -> str:
     contact_id = store.contacts[contact].id if contact in store.contacts else contact
     return store.create_deal(contact_id=contact_id, pipeline_id=pipeline, stage_id=stage).id
 
@@ -101,19 +101,19 @@ def create(store: Store, contact: str = ALAN, pipeline: str = SALES, stage: str 
     ],
 )
 def test_a_deal_needs_a_free_contact_and_a_stage_of_its_pipeline(
-    store: Store, wrong: dict[str, str], error: str
+    store: CrmStore, wrong: dict[str, str], error: str
 ) -> None:
     assert refusal(lambda: create(store, **wrong)) == error
     assert len(store.deals) == 1
 
 
-def test_a_contact_may_have_a_deal_again_after_the_first_was_deleted(store: Store) -> None:
+def test_a_contact_may_have_a_deal_again_after_the_first_was_deleted(store: CrmStore) -> None:
     old = the_deal(store)
     store.delete_deal(old)
     assert create(store, ADA) != old
 
 
-def test_a_deal_moves_within_its_pipeline_and_keeps_the_rest(store: Store) -> None:
+def test_a_deal_moves_within_its_pipeline_and_keeps_the_rest(store: CrmStore) -> None:
     deal = store.update_deal(the_deal(store), stage_id=WON, attributes={"pb_amount": "7"})
     assert (deal.stage_id, deal.pipeline_id) == (WON, SALES)
     assert deal.attributes == {"pb_name": "First order", "pb_amount": "7"}
@@ -121,7 +121,7 @@ def test_a_deal_moves_within_its_pipeline_and_keeps_the_rest(store: Store) -> No
     assert store.deal(deal.id).stage_id == WON
 
 
-def test_a_deal_goes_to_another_contact_if_that_one_is_free(store: Store) -> None:
+def test_a_deal_goes_to_another_contact_if_that_one_is_free(store: CrmStore) -> None:
     deal, other = the_deal(store), create(store)
     alan = store.contacts[ALAN].id
     assert refusal(lambda: store.update_deal(deal, contact_id=alan)) == "CONTACT_ASSOCIATED_WITH_A_DEAL"
@@ -132,7 +132,7 @@ def test_a_deal_goes_to_another_contact_if_that_one_is_free(store: Store) -> Non
     create(store, ADA)  # free now
 
 
-def test_an_updated_deal_keeps_its_place_in_the_pages(store: Store) -> None:
+def test_an_updated_deal_keeps_its_place_in_the_pages(store: CrmStore) -> None:
     first, second = the_deal(store), create(store)
     store.update_deal(first, stage_id=WON)
     assert list(store.deals) == [first, second]
@@ -141,11 +141,11 @@ def test_an_updated_deal_keeps_its_place_in_the_pages(store: Store) -> None:
 # -- lists --------------------------------------------------------------------------------------------------
 
 
-def shown_lists(store: Store, email: str) -> list[str]:
+def shown_lists(store: CrmStore, email: str) -> list[str]:
     return list(store.contact(email).as_json(store.clock.monotonic())["segmentedListsIds"])
 
 
-def test_a_contact_is_added_to_all_lists_or_none(store: Store) -> None:
+def test_a_contact_is_added_to_all_lists_or_none(store: CrmStore) -> None:
     known = [ids.list_id("Newsletter"), ids.list_id("Trial users")]
     assert refusal(lambda: store.add_to_lists(ALAN, [known[0], UNKNOWN])) == "SEGMENTATION_LIST_NOT_FOUND"
     assert shown_lists(store, ALAN) == []
@@ -155,7 +155,7 @@ def test_a_contact_is_added_to_all_lists_or_none(store: Store) -> None:
 
 
 def test_a_membership_shows_after_its_delay_and_adding_again_does_not_restart_it(
-    store: Store, clock: ManualClock
+    store: CrmStore, clock: ManualClock
 ) -> None:
     store.membership_delay = 10
     newsletter = ids.list_id("Newsletter")
@@ -167,7 +167,7 @@ def test_a_membership_shows_after_its_delay_and_adding_again_does_not_restart_it
     assert shown_lists(store, ALAN) == [newsletter]
 
 
-def test_a_list_can_appear_later(store: Store, clock: ManualClock) -> None:
+def test_a_list_can_appear_later(store: CrmStore, clock: ManualClock) -> None:
     late = store.add_list("Late", appears_after=5)
     assert late not in store.visible_lists
     assert refusal(lambda: store.add_to_lists(ALAN, [late.id])) == "SEGMENTATION_LIST_NOT_FOUND"
@@ -176,6 +176,6 @@ def test_a_list_can_appear_later(store: Store, clock: ManualClock) -> None:
     store.add_to_lists(ALAN, [late.id])
 
 
-def test_a_pipeline_can_be_added(store: Store) -> None:
+def test_a_pipeline_can_be_added(store: CrmStore) -> None:
     store.add_pipeline("Renewals", ["Open", "Done"])
     create(store, pipeline=ids.pipeline_id("Renewals"), stage=ids.stage_id("Renewals", "Done"))

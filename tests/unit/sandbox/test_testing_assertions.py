@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crm_provider.sandbox import ManualClock, Sandbox, ids
-from crm_provider.sandbox.calls import Call
+from crm_provider.sandbox.routes import RawRequest
 from crm_provider.testing import assert_never_throttled, assert_no_duplicates, assert_rate_kept
 
 
@@ -13,7 +13,7 @@ def calls(sandbox: Sandbox, count: int, method: str = "GET", path: str = "/conta
     headers = {"x-api-key": "sandbox-key"}
     for _ in range(count):
         # straight to the gateway: no server is needed to fill a journal
-        sandbox._gateway.handle(Call(method=method, raw_path=f"/v2{path}", headers=headers, body=body))
+        sandbox._gateway.handle(RawRequest(method=method, raw_path=f"/v2{path}", headers=headers, body=body))
 
 
 @pytest.fixture

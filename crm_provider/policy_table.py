@@ -1,0 +1,148 @@
+"""The effective policy as a table: for each error type what happens, who decided, and what the client does first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crm_provider import errors as e
+from crm_provider.catalogue import CATALOGUE, ErrorSpec, Repeat
+from crm_provider.policy import ONLY_IF_UNKNOWN, Action, DecidedBy, ErrorPolicy, Work, row_rule
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the effective table.
+
+    :param in_call: what the client does by itself within one call, ``-`` if nothing
+    :param effect: what the action means for the task, the sensor, or the row and its load
+    :param origin: who decided, as text
+    """
+
+    type: str
+    error: str
+    status: int | None
+    in_call: str
+    action: str
+    effect: str
+    decided_by: DecidedBy
+    origin: str
+    advice: str
+
+
+AGAIN = "send again"
+AGAIN_IF_NOT_DONE = "send again; a POST only after reading that it did not happen"
+AGAIN_IF_NOT_SENT = "send again only if it was certainly not carried out"
+
+REPEATS: Mapping[str, str] = {
+    "CrmUpsertContactOperator(mode='update')": AGAIN,
+    "CrmMoveDealStageOperator": AGAIN,
+    "CrmDeleteContactOperator": AGAIN,
+    "CrmExtractContactsOperator": AGAIN,
+    "CrmExtractDealsOperator": AGAIN,
+    "CrmExtractListsOperator": AGAIN,
+    "CrmVerifyEmailOperator": AGAIN_IF_NOT_SENT,
+    "CrmTriggerAutomationOperator": AGAIN_IF_NOT_SENT,
+}
+"""What the client does about a server error, by the calls that an operator makes; by default it creates with a POST."""
+
+_LOST_POST = "success if the response to our earlier POST was lost"
+_LOST_DELETE = "success if the response to our earlier DELETE was lost"
+_UPSERT = {"CONTACT_NOT_FOUND": "create the contact instead", "CONTACT_ALREADY_EXISTS": "update the contact instead"}
+_CREATE = {"CONTACT_ALREADY_EXISTS": _LOST_POST}
+
+CALL_NOTES: Mapping[str, Mapping[str, str]] = {
+    "CrmUpsertContactOperator": _UPSERT,
+    "CrmUpsertContactOperator(mode='create')": {
+        "CONTACT_ALREADY_EXISTS": f"{_LOST_POST}, in this try or an earlier one",
+    },
+    "CrmDeleteContactOperator": {
+        "CONTACT_NOT_FOUND": f"{_LOST_DELETE}; in a later try success instead of skip",
+    },
+    "CrmCreateDealOperator": {"CONTACT_ASSOCIATED_WITH_A_DEAL": _LOST_POST},
+    "CrmLoadContactsOperator": _UPSERT,
+    "CrmLoadContactsOperator(mode='create')": _CREATE,
+    "CrmRetryRejectsOperator": _UPSERT,
+    "CrmRetryRejectsOperator(mode='create')": _CREATE,
+    "SqlToCrmContactsOperator": _UPSERT,
+    "SqlToCrmContactsOperator(mode='create')": _CREATE,
+    Work.LOAD.value: {name: f"upsert: {note}" for name, note in _UPSERT.items()},
+    Work.TASK.value: {
+        "CONTACT_NOT_FOUND": "upsert: create instead; delete: success after a lost response",
+        "CONTACT_ALREADY_EXISTS": "upsert: update instead; create: success after a lost response",
+        "DEAL_NOT_FOUND": "delete: success after a lost response",
+        "CONTACT_ASSOCIATED_WITH_A_DEAL": "create: success after a lost response",
+    },
+}
+"""What the client does about a type within one call, beyond sending it again: operator (or kind of work) -> type."""
+
+_TASK_EFFECTS: Mapping[Action, Mapping[type[e.CrmError], str]] = {
+    Action.RETRY: {
+        e.CrmThrottledError: "retry after the server's delay; 60 s or more: reschedule, keep the try",
+        e.CrmError: "retry, if the task has tries left",
+    },
+    Action.SKIP: {e.CrmError: "skip the task"},
+    Action.FAIL: {e.CrmError: "fail the task, no further try"},
+}
+
+EFFECTS: Mapping[Work, Mapping[Action, Mapping[type[e.CrmError], str]]] = {
+    Work.TASK: _TASK_EFFECTS,
+    Work.SENSOR: {
+        **_TASK_EFFECTS,
+        Action.WAIT: {
+            e.CrmThrottledError: "check again, not before the time that the server asks for",
+            e.CrmTransientError: "check again; after more than max_errors_in_a_row in a row: as retry",
+            e.CrmError: "check again",
+        },
+    },
+}
+"""What an action means, by the most specific class of the error. Of a load: :data:`crm_provider.policy.ROW_RULES`."""
+
+
+def explain(policy: ErrorPolicy | None = None) -> list[Line]:
+    """The effective table: one line for each error type, with the origin of its action."""
+    policy = policy or ErrorPolicy()
+    lines = []
+    for spec in CATALOGUE.values():
+        decision = policy.decide(spec.error)
+        lines.append(
+            Line(
+                type=spec.type,
+                error=spec.error.__name__,
+                status=spec.status,
+                in_call=_in_call(policy, spec),
+                action=decision.action.value,
+                effect=_effect(policy, decision.action, spec.error)
+                + _if_known(policy, decision.decided_by, spec.error),
+                decided_by=decision.decided_by,
+                origin=decision.origin,
+                advice=spec.advice,
+            )
+        )
+    return lines
+
+
+def _in_call(policy: ErrorPolicy, spec: ErrorSpec) -> str:
+    key = policy.operator if policy.operator is not None else policy.work.value
+    if (note := CALL_NOTES.get(key, {}).get(spec.type)) is not None:
+        return note
+    if spec.repeat is Repeat.ANY_CALL:
+        return "wait, send again"
+    if spec.repeat is Repeat.NEVER:
+        return "-"
+    return AGAIN if policy.work is Work.SENSOR else REPEATS.get(key, AGAIN_IF_NOT_DONE)
+
+
+def _effect(policy: ErrorPolicy, action: Action, error: type[e.CrmError]) -> str:
+    if policy.work is Work.LOAD:
+        return row_rule(action, error).value
+    effects = EFFECTS[policy.work][action]
+    return next(effects[cls] for cls in error.__mro__ if cls in effects)
+
+
+def _if_known(policy: ErrorPolicy, decided_by: DecidedBy, error: type[e.CrmError]) -> str:
+    """What an operator's preset leaves alone that applies only while the outcome of the call is unknown."""
+    if decided_by is not DecidedBy.OPERATOR or policy.operator not in ONLY_IF_UNKNOWN:
+        return ""
+    otherwise = ErrorPolicy(policy.on_error, policy.work, site=policy.site).decide(error).action
+    return f"; if the call was certainly not carried out: {otherwise.value}"

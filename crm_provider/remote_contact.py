@@ -1,0 +1,97 @@
+"""A contact as the CRM shows it, and whether it was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from crm_provider.comparison import shows
+from crm_provider.segments import list_ids_of
+from crm_provider.server_clock import ServerMoment, utc_time
+
+UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist", "opted_out", "optout", "opted-out"})
+"""Values of ``status`` that say that a person does not want to be contacted. The values are not documented; the older
+API showed the same as ``unsubscribedAt`` and ``blacklistedAt``, which count too."""
+
+CLOCKS_APART = timedelta(seconds=1)
+"""How far the clock behind ``createdAt`` may be from the one behind ``Date``: two machines of one service."""
+
+
+@dataclass(frozen=True)
+class RemoteContact:
+    """A contact of the CRM, as far as a write needs it.
+
+    :param email: as the CRM writes it, None if the CRM has no such contact
+    :param attributes: those that may be written
+    :param lists: ids of the segmentation lists that it is in, in lower case
+    :param unwanted: whether it is unsubscribed or blacklisted
+    :param created_at: by the CRM's clock; None if the CRM does not show it
+    :param id: as the CRM shows it
+    """
+
+    email: str | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+    unwanted: bool = False
+    created_at: datetime | None = None
+    id: Any = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], email: str) -> RemoteContact:
+        """From a record of the API.
+
+        :param email: taken if the record has none
+        """
+        found, own = record.get("attributes"), record.get("email")
+        return cls(
+            email=own if isinstance(own, str) and own else email,
+            attributes=dict(found) if isinstance(found, Mapping) else {},
+            lists=frozenset(id_.lower() for id_ in list_ids_of(record)),
+            unwanted=is_unwanted(record),
+            created_at=utc_time(record.get("createdAt")),
+            id=record.get("id"),
+        )
+
+    @property
+    def exists(self) -> bool:
+        return self.email is not None
+
+    def only(self, names: Collection[str]) -> RemoteContact:
+        """With no other attributes than these."""
+        return replace(self, attributes={name: value for name, value in self.attributes.items() if name in names})
+
+    def has(self, attributes: Mapping[str, Any] | None) -> bool:
+        """Whether writing these attributes would change nothing."""
+        return shows(self.attributes, attributes)
+
+    def lacks(self, list_ids: Collection[str]) -> list[str]:
+        """Those of these lists that it is not in."""
+        return [list_id for list_id in list_ids if list_id.lower() not in self.lists]
+
+
+ABSENT = RemoteContact(None)
+
+
+def is_unwanted(record: Mapping[str, Any]) -> bool:
+    """Whether a contact is unsubscribed or blacklisted."""
+    status = record.get("status")
+    said = isinstance(status, str) and status.strip().casefold() in UNWANTED
+    return said or bool(record.get("unsubscribedAt")) or bool(record.get("blacklistedAt"))
+
+
+def made_since(created_at: datetime | None, since: ServerMoment | None, *, same_values: bool) -> bool:
+    """Whether a record that was found after a creation without an answer is the one that this creation made.
+
+    ``createdAt`` decides where it can. Where it cannot (it is missing, or within the doubt of the clocks), a record
+    that shows all the values sent counts as made: there is nothing left to write to it.
+
+    :param since: when the creation was first sent, in the CRM's time; None if no answer has shown the CRM's clock
+    :param same_values: whether the record shows all the values that were sent
+    """
+    if created_at is None or since is None:
+        return same_values
+    if created_at >= since.latest:
+        return True
+    return same_values and created_at >= since.earliest - CLOCKS_APART

@@ -1,0 +1,296 @@
+"""One contact to the CRM: which calls, in which order, by what is known of it. Hook and loads write through this.
+
+What was *made* and what was *found* is told apart at every creation: a contact that was there before is treated as any
+contact that was read, however it came to light (a conflict, a listing, or reading back after an answer was lost).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from crm_provider import errors as e
+from crm_provider.remote_contact import ABSENT, RemoteContact
+from crm_provider.responses import by_status_alone
+
+Mode = Literal["upsert", "create", "update"]
+
+WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
+
+
+@dataclass(frozen=True)
+class Creation:
+    """What came of creating a contact.
+
+    :param record: the CRM's answer; after a lost answer the contact as it was read back
+    :param made: False if it was there before
+    :param read_back: whether ``record`` is the whole contact
+    """
+
+    record: Mapping[str, Any]
+    made: bool = True
+    read_back: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of a contact.
+
+    :param outcome: ``suppressed``: nothing, because the CRM shows the contact as unsubscribed or blacklisted
+    :param called: whether a write was sent
+    :param answer: the CRM's answer to the write, None without one
+    :param remote: the contact as it was read, None if it was not read
+    :param is_whole: False if it was written but kept out of the lists, because it was unsubscribed meanwhile
+    """
+
+    outcome: WriteOutcome
+    called: bool = True
+    answer: Mapping[str, Any] | None = None
+    remote: RemoteContact | None = None
+    is_whole: bool = True
+
+
+class ContactApi(Protocol):
+    """The calls that an upsert is made of."""
+
+    def create_or_find(
+        self, email: str, *, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
+    ) -> Creation: ...
+
+    def send_update(self, email: str, *, attributes: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def get_contact(self, email: str) -> Mapping[str, Any]: ...
+
+    def add_contact_to_lists(self, email: str, list_ids: Sequence[str]) -> Mapping[str, Any]: ...
+
+
+class ContactToWrite(Protocol):
+    """A contact as a caller wants it."""
+
+    @property
+    def email(self) -> str: ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any] | None:
+        """None or empty: there is nothing to write but the contact itself."""
+
+    @property
+    def origin(self) -> Mapping[str, Any] | None:
+        """Used when the contact is created."""
+
+
+class CallOrder(Protocol):
+    """Which half of an upsert goes first."""
+
+    @property
+    def update_first(self) -> bool: ...
+
+    def learn(self, *, existed: bool) -> None: ...
+
+
+class ContactWriter:
+    """Writes contacts; threads may share it.
+
+    With the guard, an existing contact is read before anything is written to it, and nothing at all is written if the
+    CRM shows it as unsubscribed or blacklisted.
+
+    :param order: which half of an upsert goes first
+    :param lists: segmentation lists that each contact is added to
+    :param guard: leave out unsubscribed and blacklisted contacts, where there are ``lists``
+    """
+
+    def __init__(
+        self,
+        api: ContactApi,
+        *,
+        order: CallOrder,
+        mode: Mode = "upsert",
+        lists: tuple[str, ...] = (),
+        guard: bool = True,
+    ) -> None:
+        self.mode = mode
+        self._api, self._order, self._lists = api, order, lists
+        self._guard = guard and bool(lists)
+
+    def write(
+        self,
+        contact: ContactToWrite,
+        remote: RemoteContact | None = None,
+        *,
+        is_ours: Callable[[RemoteContact], bool] | None = None,
+    ) -> Written:
+        """Create or update a contact; its lists are for :meth:`add_to_lists`.
+
+        :param remote: the contact as it was read some time ago, None if nobody has looked
+        :param is_ours: in mode ``create``: whether a contact that exists was made by an earlier attempt at this row;
+            then it is ``unchanged``, and may be added to lists. None if there was no such attempt
+        :raises CrmContactAlreadyExistsError: in mode ``create``, if the contact was there before
+        :raises CrmContactNotFoundError: in mode ``update``, if there is no such contact
+        """
+        if self.mode == "create":
+            return self._create_only(contact, remote, is_ours)
+        if self.mode == "update":
+            return self._update_only(contact, remote)
+        return self._upsert(contact, remote)
+
+    def add_to_lists(self, contact: ContactToWrite, written: Written, *, again: bool = False) -> Written:
+        """Add a contact that was written to the lists that it is not in yet.
+
+        A change of its lists is a change of the contact.
+
+        :param again: whether time has passed since it was written: then the guard looks once more
+        """
+        if written.outcome == "suppressed" or not self._lists:
+            return written
+        remote = self._look(contact) if again and self._guard else written.remote
+        if remote is not None and remote.unwanted and self._guard:
+            return replace(written, is_whole=False)
+        missing = (remote or ABSENT).lacks(self._lists)
+        if not missing:
+            return written
+        self._api.add_contact_to_lists((remote or ABSENT).email or contact.email, missing)
+        outcome: WriteOutcome = "updated" if written.outcome == "unchanged" else written.outcome
+        return Written(outcome, answer=written.answer, remote=remote)
+
+    # -- modes ----------------------------------------------------------------------------------------------
+
+    def _create_only(
+        self,
+        contact: ContactToWrite,
+        remote: RemoteContact | None,
+        is_ours: Callable[[RemoteContact], bool] | None,
+    ) -> Written:
+        if remote is not None and remote.exists:
+            if is_ours is None or not is_ours(remote):
+                raise _already_exists(None)
+            return self._own(self._look(contact), is_ours)
+        try:
+            creation = self._create(contact)
+        except e.CrmContactAlreadyExistsError:
+            if is_ours is None:
+                raise
+            return self._own(self._look(contact), is_ours)
+        if creation.made:
+            return self._made(contact, creation)
+        return self._own(RemoteContact.of(creation.record, contact.email), is_ours)
+
+    @staticmethod
+    def _own(remote: RemoteContact, is_ours: Callable[[RemoteContact], bool] | None) -> Written:
+        """A contact that exists, if an earlier attempt at its row has made it."""
+        if is_ours is None or not remote.exists or not is_ours(remote):
+            raise _already_exists(409)
+        return Written("unchanged", called=False, remote=remote)
+
+    def _update_only(self, contact: ContactToWrite, remote: RemoteContact | None) -> Written:
+        if remote is not None and remote.exists:
+            return self._change(contact, remote)
+        if self._guard or not (contact.attributes or self._lists):
+            return self._change(contact, self._look(contact), fresh=True)
+        return self._overwrite(contact)  # if there is no such contact, this call or that of the lists says so
+
+    def _upsert(self, contact: ContactToWrite, remote: RemoteContact | None) -> Written:
+        if remote is not None and remote.exists:
+            try:
+                return self._change(contact, remote)
+            except e.CrmNotFoundError as missing:  # gone since it was read
+                if not may_be_absent(missing):
+                    raise
+                return self._new_first(contact, learn=False)
+        if remote is None and self._order.update_first and (contact.attributes or self._guard):
+            return self._existing_first(contact)
+        return self._new_first(contact)
+
+    def _existing_first(self, contact: ContactToWrite) -> Written:
+        try:
+            if self._guard:
+                written = self._change(contact, self._look(contact), fresh=True)
+            else:
+                written = self._overwrite(contact)
+        except e.CrmNotFoundError as missing:
+            if not may_be_absent(missing):
+                raise
+            return self._new_first(contact)
+        self._order.learn(existed=True)
+        return written
+
+    def _new_first(self, contact: ContactToWrite, *, learn: bool = True) -> Written:
+        creation: Creation | None = None
+        with contextlib.suppress(e.CrmContactAlreadyExistsError):
+            creation = self._create(contact)
+        made = creation is not None and creation.made
+        if learn:
+            self._order.learn(existed=not made)
+        if creation is not None and made:
+            return self._made(contact, creation)
+        if creation is not None:
+            return self._change(contact, RemoteContact.of(creation.record, contact.email), fresh=True)
+        if self._guard:
+            return self._change(contact, self._look(contact), fresh=True)
+        return self._overwrite(contact)
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def _create(self, contact: ContactToWrite) -> Creation:
+        return self._api.create_or_find(contact.email, attributes=contact.attributes or None, origin=contact.origin)
+
+    def _made(self, contact: ContactToWrite, creation: Creation) -> Written:
+        """A contact that this creation has made.
+
+        One that was read back need not show all the values: the CRM may write some in a way of its own. An upsert
+        writes them once more, which does no harm.
+        """
+        if not creation.read_back:
+            return Written("created", answer=creation.record)
+        remote = RemoteContact.of(creation.record, contact.email)
+        if self.mode == "upsert" and contact.attributes and not remote.has(contact.attributes):
+            self._api.send_update(contact.email, attributes=contact.attributes)
+        return Written("created", answer=creation.record, remote=remote)
+
+    def _change(self, contact: ContactToWrite, remote: RemoteContact, *, fresh: bool = False) -> Written:
+        """An existing contact that was read: write what differs.
+
+        :param fresh: it was read just now
+        """
+        if remote.unwanted and self._guard:
+            return Written("suppressed", called=False, remote=remote)
+        is_done = remote.exists and remote.has(contact.attributes) and not remote.lacks(self._lists)
+        if self._guard and not fresh and not is_done:
+            return self._change(contact, self._look(contact), fresh=True)
+        if not remote.exists or remote.email is None:
+            raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
+        if remote.has(contact.attributes) or not contact.attributes:
+            return Written("unchanged", called=False, remote=remote)
+        answer = self._api.send_update(remote.email, attributes=contact.attributes)
+        return Written("updated", answer=answer, remote=remote)
+
+    def _overwrite(self, contact: ContactToWrite) -> Written:
+        """An existing contact of which nothing is known."""
+        if not contact.attributes:
+            return Written("unchanged", called=False)
+        return Written("updated", answer=self._api.send_update(contact.email, attributes=contact.attributes))
+
+    def _look(self, contact: ContactToWrite) -> RemoteContact:
+        try:
+            return RemoteContact.of(self._api.get_contact(contact.email), contact.email)
+        except e.CrmContactNotFoundError:
+            return ABSENT
+
+
+def may_be_absent(error: e.CrmNotFoundError) -> bool:
+    """Whether there may be no such contact: the CRM says so, or only the status of a call about the contact does.
+
+    A 404 alone may come from a wrong base URL or a proxy: only a creation that succeeds after it proves it.
+    """
+    if isinstance(error, e.CrmContactNotFoundError):
+        return True
+    return by_status_alone(error) and error.path == "/contacts/{email}"
+
+
+def _already_exists(status: int | None) -> e.CrmContactAlreadyExistsError:
+    """The conflict, where no answer of this call says it.
+
+    :param status: None if no call was made
+    """
+    return e.CrmContactAlreadyExistsError("Contact already exists.", status=status, method="POST", path="/contacts")

@@ -1,0 +1,327 @@
+"""The load engine under the model: the only file here that imports the package.
+
+The client sends its requests to the stand-in, and time passes only there. Rows that are on their way together are
+worked on one after the other, in the order in which they left, so that a scenario goes the same way each time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import parse_qsl, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import BaseAdapter
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.load.arguments import mapper_of, options_of
+from crm_provider.load.checkpoint import FileCheckpoints
+from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped
+from crm_provider.load.fingerprints import Fingerprints, secret_for
+from crm_provider.load.ledger import Ledger
+from crm_provider.load.rejected_rows import RejectedRows
+from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rows import Row
+from crm_provider.load.suppression import Suppression
+from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.settings import Settings
+from crm_provider.transport import Transport
+
+from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
+from .scenario import LoadSpec
+
+POOLS = ("concurrent.futures.ThreadPoolExecutor", "crm_provider.readahead.ThreadPoolExecutor")
+"""Where the engine gets its threads from."""
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that is done after it counts."""
+
+
+Wire = Callable[[str, str, Mapping[str, str], Any], Http]
+"""Method, path, query and body of a request to its answer."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one try ended.
+
+    :param how: ``done``, ``stopped`` (by an error of the run) or ``interrupted``
+    :param error: type of the error of the run
+    """
+
+    how: str
+    rows: int
+    left: int
+    counts: Mapping[str, int]
+    calls: int
+    forecast: int
+    plan: str
+    error: str | None = None
+
+
+@dataclass
+class Files:
+    """The files of a load.
+
+    :param state: None for no state file
+    :param source: a rejects file that is loaded again, None for the rows of the specification
+    """
+
+    checkpoint: Path
+    rejects: Path
+    state: Path | None = None
+    source: Path | None = None
+
+
+class _Inline(concurrent.futures.Executor):
+    """Does at once what it is given."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._given = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        future = _Numbered(self._given)
+        self._given += 1
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as every executor does
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing is left to be done."""
+
+
+class _Numbered(concurrent.futures.Future):  # type: ignore[type-arg]
+    """One of several that come out of a set in the order in which they went in."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Adapter(BaseAdapter):
+    """Takes the place of the network under a session of ``requests``."""
+
+    def __init__(self, wire: Wire, started: Callable[[bool], None]) -> None:
+        super().__init__()
+        self._wire, self._started = wire, started
+
+    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
+        url = urlsplit(str(request.url))
+        body = json.loads(request.body) if request.body else None
+        self._started(True)
+        try:
+            answer = self._wire(str(request.method), url.path.removeprefix("/v2"), dict(parse_qsl(url.query)), body)
+        except Refused:
+            self._started(False)
+            raise requests.ConnectionError(ConnectionRefusedError(111, "Connection refused")) from None
+        except Lost:
+            raise requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer")) from None
+        except TimedOut:
+            raise requests.ReadTimeout("no answer") from None
+        return _response(request, answer)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _response(request: requests.PreparedRequest, answer: Http) -> requests.Response:
+    made = requests.Response()
+    length = len(answer.body) + (10 if answer.cut else 0)
+    headers = {**answer.headers, "Content-Length": str(length)}
+    made.status_code, made.request, made.url = answer.status, request, str(request.url)
+    made.headers.update(headers)
+    made.raw = urllib3.HTTPResponse(
+        io.BytesIO(answer.body),
+        status=answer.status,
+        headers=headers,
+        preload_content=False,
+        enforce_content_length=True,
+    )
+    return made
+
+
+class _Pacer:
+    """Gives each slot at once."""
+
+    def acquire(self, max_wait: float) -> float:
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Nobody else draws on this budget."""
+
+
+@dataclass
+class _Rows:
+    given: tuple[Mapping[str, Any], ...]
+    name: str = "rows"
+    columns: None = None
+
+    def rows(self) -> Iterator[Row]:
+        for number, values in enumerate(self.given, start=1):
+            yield Row(number, values)
+
+
+class _Checkpoints(FileCheckpoints):
+    """Tells of each save, before and after."""
+
+    def __init__(self, path: Path, on_save: Callable[[str], None]) -> None:
+        super().__init__(path)
+        self._on_save = on_save
+
+    def save(self, checkpoint: Any) -> None:
+        self._on_save("before")
+        super().save(checkpoint)
+        self._on_save("after")
+
+
+@contextlib.contextmanager
+def client_of(
+    wire: Wire, clock: Clock, interrupt: Interrupt | None = None, pulse: Pulse | None = None
+) -> Iterator[Any]:
+    """A client whose requests go to the stand-in."""
+
+    def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+        if interrupt is not None:
+            interrupt.sleep(0)
+
+    settings = Settings(api_key="key", base_url="http://127.0.0.1:9/v2")
+    transport = Transport(
+        settings, pacer=_Pacer(), clock=clock, sleep=sleep, jitter=lambda: 0.5, observer=pulse
+    )  # fmt: skip
+    http = transport._wire
+    adapter = _Adapter(wire, lambda sent: setattr(http._progress, "sent", sent))
+    for scheme in ("http://", "https://"):
+        http._session.get_adapter(f"{scheme}x").close()
+        http._session.mount(scheme, adapter)
+    with CrmClient(settings, transport=transport) as client:
+        yield client
+
+
+def attempt(
+    spec: LoadSpec,
+    files: Files,
+    crm: FakeCrm,
+    wire: Wire,
+    *,
+    on_outcome: Callable[[int, str], None],
+    on_save: Callable[[str], None],
+    with_interrupt: Callable[[Callable[[], None]], None],
+) -> Ended:
+    """One try of a load.
+
+    :param on_outcome: is told of each row how it ended, as it happens
+    :param on_save: is told ``before`` and ``after`` each save of a checkpoint
+    :param with_interrupt: is given what interrupts the load
+    :raises Killed: whatever was written after it is to be taken back
+    """
+    interrupt, pulse = Interrupt(), Pulse()
+    with_interrupt(interrupt.set)
+    given = {
+        "mapping": None, "mode": spec.mode, "plan": spec.plan, "empty": spec.empty, "duplicates": spec.duplicates,
+        "list_ids": spec.list_ids, "resubscribe": spec.resubscribe, "max_rejects": "100%",
+    }  # fmt: skip
+    options = options_of(given)
+    with contextlib.ExitStack() as opened:
+        for name in POOLS:
+            opened.enter_context(mock.patch(name, _Inline))
+        opened.enter_context(_outcomes_told(on_outcome))
+        client = opened.enter_context(client_of(wire, crm.clock, interrupt, pulse))
+        fingerprints = None
+        if files.state is not None:
+            effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
+            effect |= {"mode": "create"} if spec.mode == "create" else {}
+            fingerprints = Fingerprints(files.state, secret_for(client.settings), effect=effect)
+            opened.callback(fingerprints.close)
+        suppression = opened.enter_context(contextlib.closing(Suppression.read(list(spec.suppression))))
+        source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
+        load = Load(
+            source=source,
+            mapper=mapper_of(given),
+            client=client,
+            pulse=pulse,
+            options=options,
+            policy=ErrorPolicy(work=Work.LOAD, operator="CrmLoadContactsOperator"),
+            rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
+            fingerprints=fingerprints,
+            full_refresh=spec.full_refresh and files.state is not None,
+            checkpoints=_Checkpoints(files.checkpoint, on_save),
+            suppressed=suppression.__contains__,
+            interrupt=interrupt,
+            clock=crm.clock,
+        )
+        try:
+            return _ended("done", load.run())
+        except LoadStopped as stopped:
+            return _ended("stopped", stopped.summary, stopped.error.type)
+        except LoadInterrupted as interrupted:
+            return _ended("interrupted", interrupted.summary)
+
+
+def _ended(how: str, summary: Any, error: str | None = None) -> Ended:
+    counts = {outcome.value: count for outcome, count in summary.counts.items() if count}
+    return Ended(how, summary.rows, summary.left, counts, summary.calls, summary.plan_calls, summary.plan, error)
+
+
+@contextlib.contextmanager
+def _outcomes_told(told: Callable[[int, str], None]) -> Iterator[None]:
+    enter = Ledger.enter
+
+    def noted(self: Ledger, number: int, outcome: Any, **details: Any) -> None:
+        enter(self, number, outcome, **details)
+        told(number, outcome.value)
+
+    with mock.patch.object(Ledger, "enter", noted):
+        yield
+
+
+def rejects_of(path: Path) -> dict[int, dict[str, Any]]:
+    """The rows of a rejects file by number: their ``values`` and ``type``.
+
+    :raises AssertionError: if a row is in it twice
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = {line["row"]: line for line in lines}
+    assert len(found) == len(lines), "a row is in the rejects file twice"
+    return found
+
+
+def create_deal(client: Any, contact_id: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
+    """Create a deal.
+
+    :return: its id; or the type of the error, and whether the error says that it is known what happened
+    """
+    try:
+        deal = client.create_deal(
+            contact_id=contact_id,
+            pipeline_id=fields["pipelineId"],
+            stage_id=fields["stageId"],
+            attributes=fields["attributes"] or None,
+        )
+    except e.CrmError as error:
+        return None, error.type, error.outcome_known
+    return str(deal["id"]), None, True
+
+
+def forget_checkpoint(path: Path) -> None:
+    """As the operator does when a load is done."""
+    FileCheckpoints(path).clear()

@@ -1,0 +1,404 @@
+"""What holds after every load, whatever went wrong meanwhile: each rule is a function that raises with its own text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from .fake_crm import Event
+from .model import Wanted, has_values, wanted_of
+from .story import Told
+
+WRITES = frozenset({"create", "update", "add"})
+UNWANTED = frozenset({"unsubscribe", "blacklist"})
+
+
+class Broken(AssertionError):
+    """An invariant that does not hold."""
+
+
+class Facts:
+    """A load that has ended, and what can be said about each of its rows."""
+
+    def __init__(self, told: Told) -> None:
+        self.told, self.spec = told, told.spec
+        self.rows = wanted_of(told.rows, told.spec)
+        self.sent = {row.key: row for row in self.rows.values() if row.fate == "send"}
+        self.ours = [event for event in told.log if event.actor == "us"]
+        self.beside = {event.key for event in told.log if event.actor == "beside"}
+        self.guards = bool(self.spec.lists) and not self.spec.resubscribe
+        self.is_one_try = len(told.tries) == 1 and not told.is_resent
+        self.faults = any(event.fault for event in told.log)
+
+    def outcome(self, row: Wanted) -> str:
+        return self.told.outcomes[row.number]
+
+    def decided(self) -> Iterator[tuple[Wanted, str]]:
+        """The rows that were to be sent, each with its outcome."""
+        for row in self.sent.values():
+            yield row, self.outcome(row)
+
+    def done(self, key: str) -> list[Event]:
+        """What we have done to a contact."""
+        return [event for event in self.ours if event.key == key and event.what in WRITES and event.effect]
+
+    def is_unclear(self, key: str) -> bool:
+        """Whether nothing but its values tells if we have made a contact: the answer to that was lost, or a try was."""
+        if self.told.has_dates:
+            return False
+        lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.told.history)
+        return lost or not self.is_one_try
+
+    def made(self, key: str) -> bool:
+        """Whether this load (or the one whose rejects it loads) has made the contact."""
+        since = self.told.history if self.told.is_resent else self.told.log
+        return any(
+            event.actor == "us" and event.what == "create" and event.effect and event.key == key
+            and self._of_this_chain(event)
+            for event in since
+        )  # fmt: skip
+
+    def _of_this_chain(self, event: Event) -> bool:
+        found = self.told.end.get(event.key)
+        return found is not None and found.ours and found.chain == self.told.chain
+
+    def unwanted_at_some_time(self, key: str) -> bool:
+        before, after = self.told.start.get(key), self.told.end.get(key)
+        return any(found is not None and found.unwanted for found in (before, after)) or any(
+            event.key == key and (event.unwanted or event.what in UNWANTED) for event in self.told.history
+        )
+
+
+def is_lost(event: Event) -> bool:
+    """Whether we cannot know if a call was handled."""
+    return event.fault not in (None, "429", "quota", "refused", "key revoked")
+
+
+def require(holds: bool, text: str) -> None:
+    if not holds:
+        raise Broken(text)
+
+
+# -- the books ----------------------------------------------------------------------------------------------------
+
+
+def each_row_has_one_outcome(facts: Facts) -> None:
+    told = facts.told
+    require(set(told.outcomes) == set(told.rows), "a row has no outcome")
+    counts = Counter(told.outcomes.values())
+    require(counts == Counter(told.ended.counts), f"the rows ended as {dict(counts)}, the summary says otherwise")
+    require(
+        sum(told.ended.counts.values()) == told.ended.rows == len(told.rows), "the counts do not add up to the rows"
+    )
+    require(told.ended.left == 0, "rows are left")
+
+
+def rejects_file_holds_the_rejected_rows(facts: Facts) -> None:
+    told = facts.told
+    rejected = {number for number, outcome in told.outcomes.items() if outcome == "rejected"}
+    require(set(told.rejects) == rejected, f"rejected: {sorted(rejected)}, in the file: {sorted(told.rejects)}")
+    for number, line in told.rejects.items():
+        require(line["values"] == dict(told.rows[number]), f"row {number} is in the rejects file with other values")
+
+
+def calls_are_counted(facts: Facts) -> None:
+    told = facts.told
+    require(told.ended.calls == told.calls, f"calls are {told.calls}, the summary says {told.ended.calls}")
+
+
+def calls_stay_within_the_forecast(facts: Facts) -> None:
+    told = facts.told
+    if facts.is_one_try and facts.spec.is_clean and told.has_clear_errors:
+        require(told.calls <= told.ended.forecast, f"{told.calls} calls, the forecast was {told.ended.forecast}")
+
+
+# -- what is decided without a call -------------------------------------------------------------------------------
+
+
+def rows_that_are_not_sent_end_as_documented(facts: Facts) -> None:
+    right = {"invalid": "rejected", "ambiguous": "rejected", "duplicate": "skipped", "suppressed": "suppressed"}
+    types = {"invalid": "INVALID_VALUE", "ambiguous": "DUPLICATE_ROW"}
+    for row in facts.rows.values():
+        outcome = facts.outcome(row)
+        if row.fate in right:
+            require(outcome == right[row.fate], f"row {row.number} is {row.fate} and ended as {outcome}")
+        else:
+            require(outcome != "skipped", f"row {row.number} was skipped, but no other row has its email")
+        if row.fate in types:
+            found = facts.told.rejects[row.number]["type"]
+            require(found == types[row.fate], f"row {row.number} is {row.fate} and was rejected as {found}")
+
+
+def only_the_contacts_of_rows_are_written(facts: Facts) -> None:
+    for event in facts.ours:
+        if event.what not in WRITES:
+            continue
+        row = facts.sent.get(event.key)
+        require(row is not None, f"a contact was written whose row is not to be sent: {event}")
+        assert row is not None
+        given = event.body if event.what == "update" else (event.body or {}).get("attributes") or {}
+        extra = {} if event.what == "add" else {n: v for n, v in given.items() if n not in row.attributes}
+        require(not extra, f"values were written that the row does not have: {event}")
+        values = {} if event.what == "add" else given
+        require(has_values(row.attributes, values), f"other values were written than those of the row: {event}")
+
+
+def nobody_on_the_suppression_list_is_written(facts: Facts) -> None:
+    people = {row.key for row in facts.rows.values() if row.fate == "suppressed"}
+    for event in facts.ours:
+        require(event.key not in people or event.what not in WRITES, f"a suppressed person was written: {event}")
+
+
+# -- consent ------------------------------------------------------------------------------------------------------
+
+
+def nobody_unwanted_is_listed(facts: Facts) -> None:
+    """The guard looks at the time of the write: since then there were calls about the same contact at most."""
+    if not facts.guards:
+        return
+    for place, event in enumerate(facts.told.log):
+        if event.actor != "us" or event.what not in ("add", "update") or not (event.effect and event.unwanted):
+            continue
+        since = _since_it_became_unwanted(facts.told.log[:place], event.key)
+        is_race = since is not None and all(e.key == event.key for e in since if e.actor == "us")
+        require(is_race, f"a person who is unsubscribed or blacklisted was written to: {event}")
+
+
+def _since_it_became_unwanted(log: list[Event], key: str) -> list[Event] | None:
+    """What happened since then; None if that was before the load."""
+    for place in range(len(log) - 1, -1, -1):
+        event = log[place]
+        if event.actor == "beside" and event.key == key and event.what in UNWANTED:
+            return log[place:]
+    return None
+
+
+def suppressed_means_unwanted(facts: Facts) -> None:
+    for row, outcome in facts.decided():
+        if outcome == "suppressed":
+            is_right = facts.guards and facts.unwanted_at_some_time(row.key)
+            require(is_right, f"row {row.number} is suppressed, but nobody said no")
+        before = facts.told.start.get(row.key)
+        if facts.guards and before is not None and before.unwanted and row.key not in facts.beside:
+            allowed = {"suppressed", "rejected"} | ({"unchanged"} if facts.spec.mode == "create" else set())
+            require(outcome in allowed, f"row {row.number} is of an unsubscribed person and ended as {outcome}")
+
+
+# -- modes --------------------------------------------------------------------------------------------------------
+
+
+def create_changes_nothing_that_was_there(facts: Facts) -> None:
+    if facts.spec.mode != "create":
+        return
+    for event in facts.ours:
+        if event.effect and event.what in ("update", "add"):
+            was_there = event.chain is not None and event.chain != facts.told.chain
+            require(
+                not was_there or facts.is_unclear(event.key),
+                f"mode create changed a contact that was there before the load: {event}",
+            )
+
+
+def create_lists_what_it_made(facts: Facts) -> None:
+    if facts.spec.mode != "create" or not facts.spec.lists:
+        return
+    for row, outcome in facts.decided():
+        is_ours = facts.made(row.key) and not facts.is_unclear(row.key) and row.key not in facts.beside
+        if outcome in ("created", "updated", "unchanged") and is_ours:
+            missing = set(facts.spec.list_ids) - set(facts.told.end[row.key].lists)
+            require(not missing, f"row {row.number} is {outcome}: the load made its contact, which is not in its lists")
+
+
+def update_creates_nothing(facts: Facts) -> None:
+    if facts.spec.mode == "update":
+        made = [event for event in facts.ours if event.what == "create"]
+        require(not made, f"mode update has sent a creation: {made[:1]}")
+
+
+# -- outcomes and the CRM -----------------------------------------------------------------------------------------
+
+
+def created_means_made_by_this_load(facts: Facts) -> None:
+    for row, outcome in facts.decided():
+        if facts.is_unclear(row.key):
+            continue
+        made = [e for e in facts.ours if e.key == row.key and e.what == "create" and e.effect]
+        if outcome == "created":
+            was_made = bool(made) or (facts.told.is_resent and facts.made(row.key))
+            require(was_made, f"row {row.number} counts as created, but this load has made no such contact")
+            if row.key not in facts.beside:
+                require(
+                    row.key in facts.told.end, f"row {row.number} counts as created, but the CRM has no such contact"
+                )
+        elif made and facts.is_one_try and outcome not in ("rejected", "suppressed"):
+            require(row.key in facts.beside, f"row {row.number} was created and counts as {outcome}")
+
+
+def updated_means_written(facts: Facts) -> None:
+    for row, outcome in facts.decided():
+        if facts.is_unclear(row.key):
+            continue
+        written = facts.done(row.key) or (facts.told.is_resent and facts.made(row.key))
+        if outcome == "updated":
+            require(bool(written), f"row {row.number} counts as updated, but nothing was written")
+        elif outcome == "unchanged" and facts.is_one_try:
+            require(not written, f"row {row.number} counts as unchanged, but it was written")
+
+
+def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
+    for row, outcome in facts.decided():
+        if outcome not in ("created", "updated", "unchanged") or row.key in facts.beside:
+            continue
+        if outcome == "unchanged" and not _calls_about(facts, row.key):
+            continue  # left out because of the state file: see below
+        found = facts.told.end.get(row.key)
+        require(found is not None, f"row {row.number} is {outcome}, but the CRM has no such contact")
+        assert found is not None
+        if facts.spec.mode == "create" and (facts.is_unclear(row.key) or not facts.made(row.key)):
+            continue  # left alone
+        require(has_values(found.attributes, row.attributes), f"row {row.number} is {outcome}, but the CRM has others")
+        missing = set(facts.spec.list_ids) - set(found.lists)
+        require(not missing, f"row {row.number} is {outcome}, but its contact is not in all lists")
+
+
+def untouched_contacts_are_as_they_were(facts: Facts) -> None:
+    if facts.told.is_resent:
+        return
+    for key, before in facts.told.start.items():
+        if key not in facts.beside and not facts.done(key):
+            require(facts.told.end.get(key) == before, f"{key} changed, but nobody changed it")
+
+
+def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
+    """No call was made about it: because of the state file, and rightly so."""
+    for row, outcome in facts.decided():
+        if outcome != "unchanged" or _calls_about(facts, row.key):
+            continue
+        remembers = facts.told.has_state and not facts.spec.full_refresh
+        require(remembers, f"row {row.number} is unchanged, but nobody has looked")
+        if _changed_beside_since_our_last_call(facts, row.key):
+            continue
+        found = facts.told.end.get(row.key)
+        require(found is not None, f"row {row.number} was left out as loaded before, but the CRM has no such contact")
+        assert found is not None
+        if facts.spec.mode == "create" and not found.ours:
+            continue
+        require(
+            facts.spec.mode == "create"
+            or (has_values(found.attributes, row.attributes) and set(facts.spec.list_ids) <= set(found.lists)),
+            f"row {row.number} was left out as loaded before, but the CRM has other values or lists",
+        )  # fmt: skip
+
+
+def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
+    """The same row in two loads that follow each other: the second one leaves it out."""
+    told, last = facts.told, facts.told.last
+    if last is None or told.is_resent or not told.has_state or facts.spec.full_refresh:
+        return
+    before = Facts(last)
+    if not (_effect(last) == _effect(told) and before.is_one_try and last.spec.is_clean):
+        return
+    for row, outcome in facts.decided():
+        was = before.sent.get(row.key)
+        if was is None or before.outcome(was) not in ("created", "updated", "unchanged") or not _is_same_row(was, row):
+            continue
+        calls = [event for event in facts.ours if event.key == row.key]
+        require(
+            outcome == "unchanged" and not calls, f"row {row.number} was loaded before, and is {outcome}: {calls[:1]}"
+        )
+
+
+def _effect(told: Told) -> tuple[bool, list[int]]:
+    """What else than its values decides what a row does."""
+    return told.spec.mode == "create", sorted(told.spec.lists)
+
+
+def _is_same_row(one: Wanted, other: Wanted) -> bool:
+    return one.email == other.email and repr(one.attributes) == repr(other.attributes)
+
+
+def _calls_about(facts: Facts, key: str) -> bool:
+    """Whether this load has asked the CRM about a contact, also by reading all."""
+    return any(e.key == key or e.what == "page" for e in facts.ours)
+
+
+def _changed_beside_since_our_last_call(facts: Facts, key: str) -> bool:
+    for event in reversed(facts.told.history):
+        if event.key == key and event.actor == "beside":
+            return True
+        if event.actor == "us" and event.key == key and event.what in WRITES and event.effect:
+            return False
+    return False
+
+
+def rejected_for_a_reason(facts: Facts) -> None:
+    for row, outcome in facts.decided():
+        if outcome != "rejected":
+            absent = facts.spec.mode == "update" and row.key not in facts.told.start and row.key not in facts.beside
+            require(not absent, f"row {row.number}: mode update, no such contact, and it counts as {outcome}")
+            continue
+        type_ = facts.told.rejects[row.number]["type"]
+        if type_ in ("CONTACT_NOT_FOUND", "HTTP_404"):
+            gone = facts.spec.mode == "update" and row.key not in facts.told.start
+            require(gone or row.key in facts.beside, f"row {row.number} was rejected as {type_}, but it is there")
+        else:
+            require(type_ in REJECTS, f"row {row.number} was rejected as {type_}")
+            require(facts.faults, f"row {row.number} was rejected as {type_}, but nothing went wrong")
+
+
+REJECTS = frozenset(
+    {"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "GATEWAY_TIMEOUT", "BAD_GATEWAY", "CONNECTION", "TIMEOUT"}
+)
+
+
+# -- lost answers -------------------------------------------------------------------------------------------------
+
+
+def a_lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
+    unknown: dict[str, int] = {}
+    for event in facts.ours:
+        if event.what == "get":
+            unknown.pop(event.key, None)
+        if event.what != "create":
+            continue
+        is_again = unknown.get(event.key) == event.attempt
+        require(not is_again, f"a creation whose answer was lost was sent again without a look: {event}")
+        if is_lost(event):
+            unknown[event.key] = event.attempt
+
+
+INVARIANTS: tuple[Callable[[Facts], None], ...] = (
+    each_row_has_one_outcome,
+    rejects_file_holds_the_rejected_rows,
+    rows_that_are_not_sent_end_as_documented,
+    nobody_on_the_suppression_list_is_written,
+    only_the_contacts_of_rows_are_written,
+    nobody_unwanted_is_listed,
+    suppressed_means_unwanted,
+    create_changes_nothing_that_was_there,
+    create_lists_what_it_made,
+    update_creates_nothing,
+    rejected_for_a_reason,
+    created_means_made_by_this_load,
+    updated_means_written,
+    the_crm_has_what_the_outcomes_say,
+    a_row_left_out_is_in_the_crm,
+    what_was_loaded_before_costs_no_call,
+    untouched_contacts_are_as_they_were,
+    a_lost_creation_is_read_before_it_is_sent_again,
+    calls_are_counted,
+    calls_stay_within_the_forecast,
+)
+"""All of them."""
+
+
+def broken(told: Told) -> dict[str, str]:
+    """The invariants that do not hold, by their names, and why."""
+    facts = Facts(told)
+    found = {}
+    for invariant in INVARIANTS:
+        try:
+            invariant(facts)
+        except Broken as why:
+            found[invariant.__name__] = str(why)
+    return found

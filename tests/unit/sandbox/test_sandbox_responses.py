@@ -1,0 +1,128 @@
+"""Envelopes: every error of the catalogue in every form, and both forms of success."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, Source
+from crm_provider.sandbox.responses import (
+    ERROR_NAMES,
+    ErrorReply,
+    RefusedError,
+    ResponseWriter,
+    error_reply,
+    gateway_reply,
+)
+from crm_provider.sandbox.settings import Envelope, SuccessShape
+
+ENVELOPES = get_args(Envelope)
+VENDOR = [spec for spec in CATALOGUE.values() if spec.source is Source.VENDOR]
+WITHOUT_ANSWER = [spec.type for spec in CATALOGUE.values() if spec.status is None]
+
+
+def writer(envelope: Envelope = "v1", success: SuccessShape = "wrapped") -> ResponseWriter:
+    return ResponseWriter(envelope=envelope, success=success, request_id="the-request-id")
+
+
+@pytest.mark.parametrize("spec", VENDOR, ids=lambda spec: spec.type)
+def test_a_vendors_error_in_each_envelope(spec: Any) -> None:
+    problem = error_reply(spec.type)
+    text = spec.messages[0]
+    bodies = {
+        "v1": {"error": text, "errorCode": spec.type, "requestId": "the-request-id"},
+        "v2": {"code": spec.type, "message": text},
+        "v2-text": {"message": text},
+    }
+    for envelope, body in bodies.items():
+        answer = writer(envelope).fail(problem)  # type: ignore[arg-type]
+        assert (answer.status, answer.json) == (spec.status, body)
+        assert answer.headers["x-amzn-requestid"] == "the-request-id"
+        assert "x-amzn-ErrorType" not in answer.headers
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES)
+@pytest.mark.parametrize("case", GATEWAY_ANSWERS, ids=lambda answer: answer.case)
+def test_the_gateways_own_answers_look_the_same_in_every_envelope(case: Any, envelope: Envelope) -> None:
+    answer = writer(envelope).fail(gateway_reply(case.case))
+    assert (answer.status, answer.json) == (case.status, dict(case.body))
+    assert answer.headers.get("x-amzn-ErrorType") == case.error_type
+
+
+@pytest.mark.parametrize("spec", VENDOR, ids=lambda spec: spec.type)
+def test_the_gateways_envelope_uses_its_own_words_if_it_has_any(spec: Any) -> None:
+    answer = writer("gateway").fail(error_reply(spec.type))
+    own = [a for a in GATEWAY_ANSWERS if a.type == spec.type]
+    assert answer.status == spec.status
+    if own:
+        assert (answer.json, answer.headers["x-amzn-ErrorType"]) in [(dict(a.body), a.error_type) for a in own]
+        assert None not in answer.json.values()
+    else:
+        assert answer.json == {"message": spec.messages[0]}
+
+
+def test_every_name_makes_the_error_that_the_catalogue_has_for_it() -> None:
+    for name in ERROR_NAMES:
+        problem = error_reply(name)
+        spec = CATALOGUE[problem.type]
+        assert problem.status == spec.status
+        if problem.gateway is None:
+            assert problem.text in spec.messages
+
+
+def test_which_names_there_are() -> None:
+    expected = {spec.type for spec in CATALOGUE.values() if spec.status} | set(ALIASES)
+    assert set(ERROR_NAMES) == expected | {answer.case for answer in GATEWAY_ANSWERS}
+
+
+def test_types_of_the_gateway_are_said_by_the_gateway() -> None:
+    for spec in CATALOGUE.values():
+        if spec.status is not None:
+            assert (error_reply(spec.type).gateway is not None) is (spec.source is Source.GATEWAY)
+
+
+def test_an_alias_is_the_text_of_its_type() -> None:
+    assert error_reply("deal_id_is_necessary") == ErrorReply(
+        type="INVALID_PARAMS", status=422, text="DEAL_ID_IS_NECESSARY"
+    )
+
+
+@pytest.mark.parametrize("name", WITHOUT_ANSWER)
+def test_what_is_never_an_answer_is_refused_with_the_way_to_get_it(name: str) -> None:
+    with pytest.raises(ValueError, match=r"never a response.*use the effect"):
+        error_reply(name)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'CONTACT_NOT_FOUND'"):
+        error_reply("CONTACT_NOT_FOUN")
+    with pytest.raises(ValueError, match="did you mean 'quota used up'"):
+        error_reply("quota used")
+
+
+def test_only_errors_that_are_answers_can_be_a_refusal() -> None:
+    assert RefusedError("INVALID_PARAMS", text="EMAIL_IS_NECESSARY").reply.text == "EMAIL_IS_NECESSARY"
+    with pytest.raises(ValueError, match="never a response"):
+        RefusedError("CONNECTION")
+
+
+@pytest.mark.parametrize("value", [30, "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+def test_retry_after_is_sent_as_given(value: int | str) -> None:
+    assert writer().fail(error_reply("throttled"), retry_after=value).headers["Retry-After"] == str(value)
+    assert "Retry-After" not in writer().fail(error_reply("throttled")).headers
+
+
+@pytest.mark.parametrize(
+    ("envelope", "success", "body"),
+    [
+        ("v1", "wrapped", {"message": "Success", "data": {"id": "1"}, "requestId": "the-request-id"}),
+        ("v1", "flat", {"id": "1", "requestId": "the-request-id"}),
+        ("v2", "wrapped", {"message": "Success", "data": {"id": "1"}}),
+        ("gateway", "flat", {"id": "1"}),
+    ],
+)
+def test_success(envelope: Envelope, success: SuccessShape, body: Any) -> None:
+    answer = writer(envelope, success).succeed(201, {"id": "1"})
+    assert (answer.status, answer.json) == (201, body)
+    assert answer.headers["x-amzn-requestid"] == "the-request-id"

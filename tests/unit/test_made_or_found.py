@@ -1,0 +1,274 @@
+"""After an answer was lost: whether a record that is found was made by the lost call, or was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.client import CrmClient
+from crm_provider.comparison import same_value, shows
+from crm_provider.remote_contact import made_since
+from crm_provider.server_clock import ServerClock, ServerMoment, utc_time
+from crm_provider.transport import Call
+
+from .fakes import Bench, Reply, Step, bench, data, error, lost
+
+EMAIL = "ada@example.com"
+ID, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+CONTACT_ID, PIPELINE, STAGE = (f"{n}3333333-3333-4333-8333-333333333333" for n in "123")
+NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
+NOON_HEADER = "Sun, 01 Mar 2026 12:00:00 GMT"
+
+
+# -- the CRM's clock -----------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_no_answer_has_shown_is_not_known() -> None:
+    clock = ServerClock()
+    clock.note(None, sent=1.0, received=2.0)
+    clock.note("yesterday", sent=1.0, received=2.0)
+    assert clock.at(1.5) is None
+
+
+def test_one_answer_leaves_a_span_of_its_travel_and_of_the_second_of_its_header() -> None:
+    clock = ServerClock()
+    clock.note(NOON_HEADER, sent=100.0, received=100.4)
+    assert clock.at(100.4) == ServerMoment(NOON, NOON + timedelta(seconds=1.4))
+    assert clock.at(90.4) == ServerMoment(NOON - timedelta(seconds=10), NOON - timedelta(seconds=8.6))
+
+
+def test_more_answers_narrow_the_span() -> None:
+    clock = ServerClock()
+    clock.note(NOON_HEADER, sent=100.0, received=100.1)  # noon is between 99.0 and 100.1
+    clock.note("Sun, 01 Mar 2026 12:00:01 GMT", sent=100.3, received=100.4)  # a second later between 99.3 and 100.4
+    moment = clock.at(100.0)
+    assert moment is not None
+    assert moment.earliest == NOON + timedelta(seconds=0.6)
+    assert moment.latest == NOON + timedelta(seconds=1.0)
+
+
+def test_a_clock_that_was_set_counts_as_it_is_now() -> None:
+    clock = ServerClock()
+    clock.note(NOON_HEADER, sent=100.0, received=100.0)
+    clock.note("Sun, 01 Mar 2026 11:00:00 GMT", sent=101.0, received=101.0)
+    moment = clock.at(101.0)
+    assert moment is not None
+    assert moment.earliest == NOON - timedelta(hours=1)
+
+
+def test_a_moment_survives_as_data() -> None:
+    moment = ServerMoment(NOON, NOON + timedelta(seconds=1))
+    assert ServerMoment.from_data(moment.as_data()) == moment
+    for damaged in (None, [], ["x", "y"], [moment.latest.isoformat(), moment.earliest.isoformat()], {"a": 1}, [1, 2]):
+        assert ServerMoment.from_data(damaged) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-03-01T12:00:00.000Z", NOON),
+        ("2026-03-01T09:00:00-03:00", NOON),
+        ("2026-03-01T12:00:00", NOON),
+        ("March", None),
+        ("", None),
+        (None, None),
+        (1772366400, None),
+    ],
+)
+def test_moments_of_the_api(text: Any, expected: datetime | None) -> None:
+    assert utc_time(text) == expected
+
+
+# -- made or found -------------------------------------------------------------------------------------------
+
+SINCE = ServerMoment(NOON, NOON + timedelta(seconds=1.4))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "with_same_values", "with_others"),
+    [
+        (-86400.0, False, False),  # made a day before
+        (-1.1, False, False),
+        (-0.9, True, False),  # within the doubt of two clocks: only the values tell
+        (0.7, True, False),
+        (1.4, True, True),  # surely made after the call was sent, whatever the CRM made of the values
+        (60.0, True, True),
+    ],
+)
+def test_the_age_of_a_record_decides_and_within_the_doubt_its_values(
+    seconds: float, with_same_values: bool, with_others: bool
+) -> None:
+    created = NOON + timedelta(seconds=seconds)
+    assert made_since(created, SINCE, same_values=True) is with_same_values
+    assert made_since(created, SINCE, same_values=False) is with_others
+
+
+@pytest.mark.parametrize(("created", "since"), [(None, SINCE), (NOON, None), (None, None)])
+def test_without_an_age_the_values_decide(created: datetime | None, since: ServerMoment | None) -> None:
+    assert made_since(created, since, same_values=True)
+    assert not made_since(created, since, same_values=False)
+
+
+# -- equality ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "same"),
+    [
+        ("Ada", "Ada", True),
+        ("Ada", "ada", False),
+        ("5", 5, True),
+        (5, "5", True),
+        (5, 5.0, True),
+        (0.1, "0.1", True),
+        (None, None, True),
+        (None, "", False),
+        (True, True, True),
+        (True, 1, False),
+        (1, True, False),
+        (True, "True", False),
+        ("true", True, False),
+        ([True], [1], False),
+        ([1], [True], False),
+        ({"a": [0]}, {"a": [False]}, False),
+        ([1, 2], [1, 2], True),
+        ([1, 2], [2, 1], False),
+        ([1], [1, 2], False),
+        ({"a": 1}, {"a": 1}, True),
+        ({"a": 1, "b": 2}, {"a": 1}, False),
+        ([1], ["1"], False),
+        ([], {}, False),
+        ("[1]", [1], False),
+    ],
+)
+def test_one_idea_of_equality(found: Any, wanted: Any, same: bool) -> None:
+    assert same_value(found, wanted) is same
+    assert shows({"x": found, "more": 1}, {"x": wanted}) is same
+
+
+def test_an_attribute_that_is_not_shown_is_not_there() -> None:
+    assert not shows({}, {"x": None})
+    assert not shows("no attributes", {"x": 1})
+    assert shows(None, None)
+    assert shows(None, {})
+
+
+# -- the client ----------------------------------------------------------------------------------------------
+
+
+def dated(reply: Reply) -> Reply:
+    return Reply(reply.status, reply.body, {**reply.headers, "date": NOON_HEADER})
+
+
+def contact(attributes: dict[str, Any], *, age: float | None = None, **fields: Any) -> Reply:
+    """A contact that was made so many seconds before noon; a second before noon is when our calls are sent."""
+    created = {} if age is None else {"createdAt": (NOON - timedelta(seconds=age)).isoformat()}
+    return dated(data({"id": ID, "email": EMAIL, "attributes": attributes, **created, **fields}))
+
+
+WANTED = {"name": "Ada", "phone": "+442079460958"}
+PARTLY = {"name": "Ada", "phone": "+15550100", "city": "London"}
+OLD, NOW = 86400.0, -30.0
+
+Invoke = Callable[[CrmClient], Any]
+
+
+def upsert(client: CrmClient) -> Any:
+    return client.upsert_contact(EMAIL, attributes=WANTED)["outcome"]
+
+
+def create(client: CrmClient) -> Any:
+    try:
+        client.create_contact(EMAIL, attributes=WANTED)
+    except e.CrmContactAlreadyExistsError:
+        return "exists"
+    return "created"
+
+
+def five_hundred(call: Call) -> Any:
+    return error("INTERNAL_SERVER_ERROR")(call)
+
+
+@pytest.mark.parametrize("no_answer", [lost, five_hundred], ids=["lost", "500"])
+@pytest.mark.parametrize(
+    ("invoke", "found", "writes", "outcome"),
+    [
+        # what was there before is treated as any contact that was read
+        (upsert, contact(PARTLY, age=OLD), ["POST", "PUT"], "updated"),
+        (upsert, contact(WANTED, age=OLD), ["POST"], "unchanged"),
+        (upsert, contact({**WANTED, "city": "London"}, age=OLD, status="unsubscribed"), ["POST"], "unchanged"),
+        (create, contact(PARTLY, age=OLD), ["POST"], "exists"),
+        (create, contact(WANTED, age=OLD), ["POST"], "exists"),
+        # what our call made
+        (upsert, contact(WANTED, age=NOW), ["POST"], "created"),
+        (create, contact(WANTED, age=NOW), ["POST"], "created"),
+        (create, contact({**WANTED, "phone": "442079460958"}, age=NOW), ["POST"], "created"),
+        # the CRM wrote a value in a way of its own: writing it once more does no harm
+        (upsert, contact({**WANTED, "phone": "442079460958"}, age=NOW), ["POST", "PUT"], "created"),
+        # no createdAt: the values decide
+        (upsert, contact(PARTLY), ["POST", "PUT"], "updated"),
+        (create, contact(PARTLY), ["POST"], "exists"),
+        (create, contact(WANTED), ["POST"], "created"),
+    ],
+)
+def test_a_contact_that_is_found_after_a_lost_creation(
+    no_answer: Step, invoke: Invoke, found: Reply, writes: list[str], outcome: str
+) -> None:
+    made = bench(no_answer, found, *[data({"id": ID, "email": EMAIL})] * (len(writes) - 1))
+    assert invoke(made.client) == outcome
+    assert [call.method for call in made.wire.calls if call.is_write] == writes
+    assert not made.wire.script
+    if "PUT" in writes:
+        assert made.wire.calls[-1].body == WANTED
+
+
+def deal(*, age: float | None = None, name: str = "x", id_: str = ID) -> dict[str, Any]:
+    created = {} if age is None else {"createdAt": (NOON - timedelta(seconds=age)).isoformat()}
+    ids = {"contactId": CONTACT_ID, "pipelineId": PIPELINE, "stageId": STAGE}
+    return {"id": id_, **ids, "attributes": {"pb_name": name}, **created}
+
+
+def deals(*items: dict[str, Any]) -> Reply:
+    return dated(data({"page": 0, "total": len(items), "data": list(items)}))
+
+
+def create_deal(made: Bench, attributes: dict[str, Any] | None) -> Any:
+    ids = {"contact_id": CONTACT_ID, "pipeline_id": PIPELINE, "stage_id": STAGE}
+    try:
+        return made.client.create_deal(**ids, attributes=attributes)["id"]
+    except e.CrmContactAssociatedWithADealError:
+        return "associated"
+
+
+TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "steps", "result", "posts"),
+    [
+        # ours
+        (None, [lost, deals(deal(age=NOW))], ID, 1),
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="X "))], ID, 1),
+        (None, [lost, deals(deal(age=OLD, id_=OTHER), deal(age=NOW))], ID, 1),
+        ({"pb_name": "x"}, [lost, deals(deal())], ID, 1),
+        # somebody else's: the CRM is asked again, and says so
+        (None, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
+        ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
+        # a CRM that allows a second deal: ours was not made yet
+        (None, [lost, deals(deal(age=OLD, id_=OTHER)), data({"id": ID}, 201)], ID, 2),
+        # nothing tells whose it is: never a second deal, never somebody else's
+        (None, [lost, deals(deal())], "associated", 1),
+        ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
+    ],
+)
+def test_a_deal_that_is_found_after_a_lost_creation(
+    attributes: dict[str, Any] | None, steps: list[Step], result: str, posts: int
+) -> None:
+    made = bench(*steps)
+    assert create_deal(made, attributes) == result
+    assert [call.method for call in made.wire.calls].count("POST") == posts
+    assert not made.wire.script

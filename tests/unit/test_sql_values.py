@@ -1,0 +1,238 @@
+"""Values of databases: exact, the same in each version of a driver, and a bad one is a problem of its row only."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pickle
+import sqlite3
+import sys
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.pq import Format
+
+from crm_provider.load.mapping import Mapper
+from crm_provider.load.options import LoadOptions
+from crm_provider.load.preflight import check
+from crm_provider.load.reject_lines import JsonLines, Reject
+from crm_provider.load.rows import InvalidRow, Row, SourceError
+from crm_provider.load.unreadable import Unreadable
+from crm_provider.transfers.sql_drivers import exact_json, psycopg2_types, teach_psycopg
+from crm_provider.transfers.sql_rows import FAILURES_IN_A_ROW, SqlRows, check_single
+
+OIDS = {
+    "date": 1082, "timestamp": 1114, "timestamptz": 1184, "time": 1083, "timetz": 1266, "interval": 1186, "inet": 869,
+    "cidr": 650, "json": 114, "jsonb": 3802, "inet[]": 1041, "cidr[]": 651,
+}  # fmt: skip
+
+
+def read_by_psycopg2(kind: str, text: str) -> Any:
+    (read,) = [made for made in psycopg2_types() if OIDS[kind] in made.values]
+    return read(text, None)
+
+
+def read_by_psycopg(kind: str, text: str) -> Any:
+    context = SimpleNamespace(adapters=AdaptersMap(psycopg.adapters), connection=None)
+    teach_psycopg(context)
+    return Transformer(context).get_loader(OIDS[kind], Format.TEXT).load(text.encode())  # type: ignore[arg-type]
+
+
+DRIVERS = {"psycopg2": read_by_psycopg2, "psycopg": read_by_psycopg}
+
+NOT_HELD = [
+    ("date", "infinity"), ("date", "-infinity"), ("date", "0044-03-15 BC"), ("date", "10000-01-01"),
+    ("timestamp", "infinity"), ("timestamp", "0044-03-15 00:00:00 BC"), ("timestamp", "20000-01-02 03:04:05"),
+    ("time", "24:00:00"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "text"), NOT_HELD)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_python_cannot_hold_ends_no_query(driver: str, kind: str, text: str) -> None:
+    assert DRIVERS[driver](kind, text) == Unreadable(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("date", "2024-02-29", datetime.date(2024, 2, 29)),
+        ("date", "9999-12-31", datetime.date(9999, 12, 31)),
+        ("timestamp", "2024-02-29 01:02:03.5", datetime.datetime(2024, 2, 29, 1, 2, 3, 500000)),  # noqa: DTZ001
+        ("time", "23:59:59", datetime.time(23, 59, 59)),
+        ("time", "00:00:00", datetime.time(0, 0)),
+    ],
+)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_ordinary_times_are_as_ever(driver: str, kind: str, text: str, value: Any) -> None:
+    assert DRIVERS[driver](kind, text) == value
+
+
+def test_a_null_stays_a_null() -> None:
+    (read,) = [made for made in psycopg2_types() if OIDS["date"] in made.values]
+    assert read(None, None) is None
+
+
+@pytest.mark.parametrize(("kind", "text"), [("inet", "10.0.0.1"), ("cidr", "10.0.0.0/8")])
+def test_addresses_are_text(kind: str, text: str) -> None:
+    """The other one gives text by itself."""
+    assert read_by_psycopg(kind, text) == text
+
+
+def test_arrays_of_addresses_are_lists() -> None:
+    assert read_by_psycopg("inet[]", "{10.0.0.1,::1}") == ["10.0.0.1", "::1"]
+    assert read_by_psycopg2("inet[]", "{10.0.0.1,::1}") == ["10.0.0.1", "::1"]
+
+
+JSON = '{"a": 12345678901234567.89, "b": 0.1, "c": 12345678901234567, "d": [1e-400, 1.50, 1e2]}'
+
+
+def test_the_digits_of_json_stay() -> None:
+    expected = {
+        "a": Decimal("12345678901234567.89"), "b": 0.1, "c": 12345678901234567, "d": [Decimal("1e-400"), 1.5, 100.0],
+    }  # fmt: skip
+    for found in (exact_json(JSON), read_by_psycopg("jsonb", JSON), read_by_psycopg("json", JSON)):
+        assert found == expected
+    mapped = Mapper()(Row(1, {"email": "a@ex.co", "data": exact_json('{"a": 12345678901234567.89, "b": 0.1}')}))
+    assert json.dumps(mapped.attributes) == '{"data": {"a": "12345678901234567.89", "b": 0.1}}'
+
+
+# -- a value that cannot be held is a problem of its row
+
+
+def test_only_a_row_that_sends_the_value_is_rejected() -> None:
+    values = {"email": "a@ex.co", "born": Unreadable("0044-03-15 BC"), "name": "Ana"}
+    assert Mapper({"email": "email", "name": "name"})(Row(1, values)).attributes == {"name": "Ana"}
+    with pytest.raises(
+        InvalidRow, match="born: a value that Python cannot hold; correct it, or cast it to text"
+    ) as bad:
+        Mapper()(Row(1, values))
+    assert "0044" not in str(bad.value)
+    assert "0044" not in repr(values)
+    assert pickle.loads(pickle.dumps(values)) == values
+    assert '"born": "0044-03-15 BC"' in JsonLines().line(Reject(1, values, "T", "M"))
+
+
+def test_sqlite_reads_on_behind_text_that_is_no_text() -> None:
+    sql = "SELECT 'a@ex.co' AS email, CAST(x'ff' AS TEXT) AS name, 1 AS n UNION ALL SELECT 'b@ex.co', 'B', 2"
+    rows = SqlRows(lambda: sqlite3.connect(":memory:"), sql).rows()
+    assert [dict(row.values) for row in rows] == [
+        {"email": "a@ex.co", "name": Unreadable("\ufffd"), "n": 1}, {"email": "b@ex.co", "name": "B", "n": 2},
+    ]  # fmt: skip
+
+
+class DataError(Exception):
+    """As the drivers call theirs."""
+
+
+class Cursor:
+    """A connection and its cursor, which gives rows or errors one after another."""
+
+    __module__ = "pymysql.cursors"
+    description = (("email",), ("since",))
+    arraysize = 1
+
+    def __init__(self, given: list[Any]) -> None:
+        self.given = given
+
+    def cursor(self, kind: Any) -> Cursor:
+        return self
+
+    def execute(self, sql: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fetchone(self) -> Any:
+        found = self.given.pop(0) if self.given else None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), OverflowError("secret"), DataError("secret")])
+@pytest.mark.parametrize("fetch_size", [1, 2, 10])
+def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
+    error: Exception, fetch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pymysql", "pymysql.cursors"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
+    given = [("a@ex.co", 2020), error, ("c@ex.co", 2022)]
+    source = SqlRows(lambda: Cursor(list(given)), "SELECT email, since FROM leads", fetch_size=fetch_size)
+    found = list(source.rows())
+    assert [(row.number, dict(row.values)) for row in found] == [
+        (1, {"email": "a@ex.co", "since": 2020}), (2, {}), (3, {"email": "c@ex.co", "since": 2022}),
+    ]  # fmt: skip
+    assert found[1].problem == (
+        "row 2 of the query has a value that the database's driver cannot hold; cast it to text in the query "
+        f"({type(error).__name__})"
+    )
+    assert [source.is_malformed(number) for number in (1, 2, 3)] == [False, True, False]
+    checked = check(source, Mapper(), LoadOptions())
+    assert (checked.rows, checked.to_send, checked.invalid) == (3, 2, 1)
+    checked.work.close()
+
+
+class Broken:
+    """A cursor that gives the same error for ever."""
+
+    __module__ = "sqlite3"
+    description = (("email",),)
+    arraysize = 1
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, 0
+
+    def cursor(self) -> Broken:
+        return self
+
+    def execute(self, sql: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fetchone(self) -> Any:
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [(ValueError("secret"), FAILURES_IN_A_ROW + 1), (sqlite3.OperationalError("disk I/O error"), 1)],
+)
+def test_a_cursor_that_is_broken_ends_the_query(error: Exception, asked: int) -> None:
+    cursor = Broken(error)
+    with pytest.raises(type(error)):
+        list(SqlRows(lambda: cursor, "SELECT email FROM leads").rows())
+    assert cursor.asked == asked
+
+
+# -- one statement
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        "SELECT 1;",
+        "SELECT ';' AS a, \"b;c\" FROM t -- ; no statement\n;",
+        "/* a; b */ SELECT 1 /* ; */ ;\n-- the end;\n",
+        "WITH n AS (SELECT 1) SELECT * FROM n;;",
+        "SELECT $$;$$",
+    ],
+)
+def test_one_statement(sql: str) -> None:
+    check_single(sql)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1; SELECT 2", "SELECT 1;DELETE FROM t;", "SELECT ';' ; /* a */ DROP TABLE t", "SET x = 1; SELECT 1"]
+)
+def test_a_second_statement_is_refused_before_the_first_is_run(sql: str) -> None:
+    def connect() -> Any:
+        raise AssertionError("no connection is opened")
+
+    with pytest.raises(SourceError, match="sql has 2 statements; give one query"):
+        SqlRows(connect, sql)
