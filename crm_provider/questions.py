@@ -140,9 +140,9 @@ class InList(Question):
             self.seen[person] = str(contact.get("id"))
 
     def _list_id(self, lookup: Lookup) -> str:
-        if self.list_id is not None:
+        if self.list_id is not None and self.list_name is None:
             return validate.uuid(self.list_id, "list_id").lower()
-        return str(pick_list(lookup.lists, name=self.list_name, list_id=None, field="list_name")["id"]).lower()
+        return str(pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")["id"]).lower()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,11 @@ class RenderedFieldsMixin:
         return found if is_value else text
 
 
+def is_mapped(task: Any) -> bool:
+    """Whether a task is one of a mapped task: its values are checked when it runs, so that the policy decides."""
+    return bool(getattr(task, "_BaseOperator__from_mapped", False))
+
+
 def check_rendered(task: Any) -> None:
     """Refuse fields whose template or upstream task had no value.
 

@@ -94,6 +94,19 @@ def attributes(
     return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}
 
 
+def phone_is_text(attributes: Any) -> None:
+    """Refuse a number for the attribute ``phone``: it has lost its ``+``, and leading zeros.
+
+    :raises CrmInvalidValueError: if it is one
+    """
+    phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
+    if isinstance(phone, (int, float)):
+        raise CrmInvalidValueError(
+            f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has lost its +; give "
+            "text, in a template too: '+{{ ... }}'"
+        )
+
+
 def json_value(value: Any, field: str) -> Any:
     """A value in its JSON form, see :func:`~crm_provider.json_safe.json_safe`.
 

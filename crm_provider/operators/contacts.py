@@ -76,6 +76,7 @@ class CrmUpsertContactOperator(CrmOperator):
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")
+        validate.phone_is_text(self.attributes)
         if self.mode == "create":
             result = self._create(email, context)
         elif self.mode == "update":

@@ -29,7 +29,7 @@ from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.policy import Action, Work
 from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
-from crm_provider.task_templates import check_rendered
+from crm_provider.task_templates import check_rendered, is_mapped
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -131,7 +131,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.checkpoint_path = path_text(checkpoint_path)
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
-        check_arguments(self._arguments(), later=comes_later)
+        if not is_mapped(self):
+            check_arguments(self._arguments(), later=comes_later)
 
     @property
     def suppression(self) -> Any:

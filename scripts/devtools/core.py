@@ -19,6 +19,7 @@ ABOVE = (
     "retry",
     "sensors",
     "site_config",
+    "task_arguments",
     "task_checkpoints",
     "task_paths",
     "task_policy",
