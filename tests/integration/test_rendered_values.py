@@ -204,7 +204,8 @@ def test_addresses_as_they_are_exported(crm: Sandbox, run_task: RunTask) -> None
 @pytest.mark.parametrize("name", ["suppression.txt", "suppression_spaces.csv"])
 def test_nobody_on_a_list_is_written_to(name: str, crm: Sandbox, run_task: RunTask) -> None:
     people = [
-        "no1@ex.co", "no2@ex.co", "no3@ex.co", "no4@ex.co", "no5@ex.co", "jos\u00e9@ex.co", "JOSE\u0301@EX.CO", "no6@ex.co",
+        "no1@ex.co", "no2@ex.co", "no3@ex.co", "no4@ex.co", "no5@ex.co", "jos\u00e9@ex.co", "JOSE\u0301@EX.CO",
+        "no6@ex.co",
     ]  # fmt: skip
     left_out = {"suppression.txt": 7, "suppression_spaces.csv": 1}[name]
     task = run_task(
