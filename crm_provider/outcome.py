@@ -45,6 +45,9 @@ ERROR_XCOM = "crm_error"
 def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     """The same outcomes for tasks of your own that use the hook.
 
+    Outside of a running task (a script, a plain test, ``@task.virtualenv``, ``@task.external_python``) it raises the
+    typed error, or the skip.
+
     >>> @task
     ... def note(email: str):
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
@@ -57,9 +60,29 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     try:
         yield
     except e.CrmError as error:
-        from airflow.sdk import get_current_context
+        decision = policy.decide(error)
+        context = _current_context()
+        if context is None:
+            _raise_outside_of_a_task(error, decision)
+        raise_for_decision(error, decision, context)
 
-        raise_for_decision(error, policy.decide(error), get_current_context())
+
+def _current_context() -> Context | None:
+    """The context of the running task; None in a script, a plain test, or the other interpreter of a task."""
+    from airflow.sdk import get_current_context
+
+    try:
+        return get_current_context()
+    except RuntimeError:
+        return None
+
+
+def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
+    """Raise the typed error or the skip, where there is no task to retry or to reschedule, and no XCom."""
+    log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
+    if decision.action is Action.SKIP:
+        skip(f"Skipped by {decision.origin}. {error}", cause=error)
+    raise error
 
 
 def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
@@ -69,7 +92,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     """
     ti, task = context["ti"], context["task"]
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
-    _publish(error, decision, ti)
+    _publish(error, decision, ti, task)
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
     if decision.action is Action.SKIP:
         skip(f"Skipped by {decision.origin}. {error}", cause=error)
@@ -131,7 +154,7 @@ def _remark(error: e.CrmError, text: str) -> None:
     error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
 
-def _publish(error: e.CrmError, decision: Decision, ti: Any) -> None:
+def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
     """Leave the error for later tasks and for people: in the log, and as a small XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
     value = {
@@ -145,4 +168,5 @@ def _publish(error: e.CrmError, decision: Decision, ti: Any) -> None:
         "decided_by": decision.decided_by.value,
         "origin": decision.origin,
     }
-    ti.xcom_push(key=ERROR_XCOM, value=value)
+    if getattr(task, "do_xcom_push", True):
+        ti.xcom_push(key=ERROR_XCOM, value=value)

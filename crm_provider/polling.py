@@ -209,7 +209,7 @@ class Poller:
             waiter.due = max(waiter.due, self._next_due(waiter, look.started))
 
     def _answered(self, waiter: Waiter, answer: dict[str, Any] | None, look: _Look) -> None:
-        waiter.waiting.answered()
+        waiter.waiting.answered(waiter.question.why)
         if answer is not None:
             self._end(waiter, Ending(answer=answer))
         self._wait_on(waiter, look)

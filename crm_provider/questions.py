@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.addresses import person_key
+from crm_provider.comparison import shows
 from crm_provider.segments import list_ids_of, list_name, pick_list
 
 if TYPE_CHECKING:
@@ -53,8 +54,19 @@ class DirectLookup:
         return self.client.get_deal(deal_id)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Question(abc.ABC):
-    """Something to wait for; its fields are JSON-able, so that it can be handed to another process."""
+    """Something to wait for; as data it can be handed to another process.
+
+    :ivar reasons: why the last answer was "not yet": names, types and counts, no values
+    """
+
+    reasons: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def why(self) -> str:
+        """:attr:`reasons` for a log."""
+        return "; ".join(self.reasons)
 
     @abc.abstractmethod
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
@@ -65,7 +77,7 @@ class Question(abc.ABC):
 
     def as_data(self) -> dict[str, Any]:
         """The question as JSON-able data."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+        values = {f.name: validate.json_value(getattr(self, f.name), f.name) for f in fields(self) if f.init}
         return {"question": type(self).__name__, **values}
 
     @staticmethod
@@ -101,6 +113,7 @@ class InList(Question):
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
         if not self.emails:
             raise e.CrmInvalidValueError("emails is empty; give at least one address")
+        validate.refuse_list_as_text(self.emails[0], "emails")
         checked = [validate.email(email, f"emails[{n}]") for n, email in enumerate(self.emails)]
         people = {person_key(email): email for email in reversed(checked)}
         list_id = self._list_id(lookup)
@@ -116,6 +129,7 @@ class InList(Question):
             return {"list_id": list_id, "contact_ids": list(self.seen.values())}
         if absent is not None:
             raise absent
+        self.reasons[:] = [f"{len(self.seen)} of {len(people)} contact(s) were found in the list"]
         return None
 
     def _look(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
@@ -126,9 +140,9 @@ class InList(Question):
             self.seen[person] = str(contact.get("id"))
 
     def _list_id(self, lookup: Lookup) -> str:
-        if self.list_id is not None:
+        if self.list_id is not None and self.list_name is None:
             return validate.uuid(self.list_id, "list_id").lower()
-        return str(pick_list(lookup.lists, name=self.list_name, list_id=None, field="list_name")["id"]).lower()
+        return str(pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")["id"]).lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,17 +154,16 @@ class ContactIs(Question):
     attributes: Mapping[str, Any] | None = None
 
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
-        wanted = {} if self.attributes is None else self.attributes
-        if not isinstance(wanted, Mapping):  # a template may render anything
-            raise e.CrmInvalidValueError(
-                f"attributes must be a mapping of name to value but is a {type(wanted).__name__}"
-            )
+        wanted = {} if self.attributes in (None, {}) else validate.attributes(self.attributes, reserved=frozenset())
+        status = None if self.status is None else validate.text(self.status, "status")
         contact = lookup.contact(validate.email(self.email, "contact_email"))
-        if self.status is not None and contact.get("status") != self.status:
-            return None
         found = contact.get("attributes")
         values = found if isinstance(found, Mapping) else {}
-        if any(values.get(name) != value for name, value in wanted.items()):
+        self.reasons[:] = [
+            *(["the status is another one"] if status not in (None, contact.get("status")) else []),
+            *(_difference(name, values, value) for name, value in wanted.items() if not shows(values, {name: value})),
+        ]
+        if self.reasons:
             return None
         return {"id": contact.get("id"), "status": contact.get("status")}
 
@@ -170,5 +183,20 @@ class DealInStage(Question):
         if not isinstance(stage, str):
             raise e.CrmProtocolError("the deal has no stageId", method="GET", path=f"/deals/{self.deal_id}")
         if (stage.lower() in wanted) != (self.until == "in"):
+            self.reasons[:] = [f"the deal is in stage {stage}"]
             return None
         return {"id": deal.get("id", self.deal_id), "stage_id": stage}
+
+
+def _difference(name: str, values: Mapping[str, Any], wanted: Any) -> str:
+    """How an attribute differs from what is wanted; names and types only."""
+    if name not in values:
+        return f"the contact has no attribute {name!r}"
+    return f"attribute {name!r} has another value ({_json_type(values[name])}; wanted is {_json_type(wanted)})"
+
+
+def _json_type(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "a boolean"
+    kinds = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), f"of type {type(value).__name__}")

@@ -24,10 +24,11 @@ def pick_list(
     """
     if (name is None) == (list_id is None):
         raise e.CrmInvalidValueError("give either the name or the list_id of the segmentation list")
-    if name is not None and not name.strip():
-        raise e.CrmInvalidValueError(f"{field} is empty; give the name of the segmentation list")
+    if name is not None:
+        name = validate.text(name, field)
     if list_id is not None:
-        wanted = validate.uuid(list_id, "list_id").lower()
+        list_id = validate.uuid(list_id, "list_id")
+        wanted = list_id.lower()
         found = list(islice((item for item in lists() if str(item.get("id")).lower() == wanted), 1))
     else:
         found = [item for item in lists() if list_name(item) == name]

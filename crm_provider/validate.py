@@ -6,16 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.errors import CrmInvalidValueError
+from crm_provider.json_safe import ConversionError, json_safe
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-MAX_DEPTH = 50
-"""Levels of nesting in a JSON value; attributes have one or two."""
-
-MAX_BITS = 1024
-"""Size of a whole number; Python refuses to print much larger ones."""
+_NATIVE = "give the output of a task (XComArg), or set render_template_as_native_obj=True for the DAG"
 
 RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
 """Names with a meaning of their own in the body of a contact: as an attribute they would overwrite it."""
@@ -37,12 +35,19 @@ def email(value: Any, field: str = "email") -> str:
 
 
 def uuid(value: Any, field: str) -> str:
-    """An id of the CRM.
+    """An id of the CRM, given as text or as ``uuid.UUID``.
 
     :raises CrmInvalidValueError: if it is no uuid
     """
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, str) and _UUID.fullmatch(value):
         return value
+    if value == "None":
+        raise CrmInvalidValueError(
+            f"{field} is the text 'None', which is no uuid: what a template makes of a missing value. Give it the "
+            "result of a task that has one, or copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+        )
     shown = f"text of {len(value)} characters" if isinstance(value, str) else _kind(value)
     raise CrmInvalidValueError(
         f"{field} is {shown}, which is no uuid; copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
@@ -59,6 +64,7 @@ def uuids(values: Any, field: str) -> list[str]:
 
     :raises CrmInvalidValueError: if there is none or one is no uuid
     """
+    refuse_list_as_text(values, field)
     found = list(dict.fromkeys(uuid(value, f"{field}[{n}]") for n, value in enumerate(several(values))))
     if not found:
         raise CrmInvalidValueError(f"{field} is empty; give at least one id")
@@ -73,7 +79,11 @@ def attributes(
     :raises CrmInvalidValueError: if there is none, a name is empty or reserved, or a value has no JSON form
     """
     if not isinstance(values, Mapping):
-        raise CrmInvalidValueError(f"{field} must be a mapping of name to value but is {_kind(values)}")
+        if isinstance(values, str) and values.lstrip().startswith("{"):
+            raise CrmInvalidValueError(f"{field} must be a mapping of name to value but is the text of one; {_NATIVE}")
+        raise CrmInvalidValueError(
+            f"{field} must be a mapping of name to value but is {_kind(values)}; give it as {{'name': value}}"
+        )
     if not values:
         raise CrmInvalidValueError(f"{field} is empty; give at least one, or leave the argument out")
     for name in values:
@@ -84,26 +94,51 @@ def attributes(
     return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}
 
 
-def json_value(value: Any, field: str, depth: int = 0) -> Any:
-    """A value in its plain JSON form.
+def phone_is_text(attributes: Any) -> None:
+    """Refuse a number for the attribute ``phone``: it has lost its ``+``, and leading zeros.
+
+    :raises CrmInvalidValueError: if it is one
+    """
+    phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
+    if isinstance(phone, (int, float)):
+        raise CrmInvalidValueError(
+            f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has lost its +; give "
+            "text, in a template too: '+{{ ... }}'"
+        )
+
+
+def json_value(value: Any, field: str) -> Any:
+    """A value in its JSON form, see :func:`~crm_provider.json_safe.json_safe`.
 
     :raises CrmInvalidValueError: naming the place and the type
     """
-    if depth > MAX_DEPTH:
-        raise CrmInvalidValueError(f"{field[:100]} is nested more than {MAX_DEPTH} levels deep; flatten it")
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise CrmInvalidValueError(f"{field} is too large a number; give it as text")
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [json_value(item, f"{field}[{n}]", depth + 1) for n, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise CrmInvalidValueError(f"{field} has a name that is no text; JSON knows no other")
-        return {name: json_value(item, f"{field}[{name!r}]", depth + 1) for name, item in value.items()}
-    raise CrmInvalidValueError(f"{field} is {_kind(value)}, which JSON has no form for; convert it to text or a number")
+    try:
+        return json_safe(value)
+    except ConversionError as wrong:
+        raise CrmInvalidValueError(f"{f'{field}{wrong.where}'[:200]} is {wrong}") from None
+
+
+def text(value: Any, field: str) -> str:
+    """A text; a whole number, which a natively rendered template makes of digits, is taken as its digits.
+
+    :raises CrmInvalidValueError: if it is something else, or empty
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(json_value(value, field))
+    if not isinstance(value, str):
+        raise CrmInvalidValueError(f"{field} must be text but is {_kind(value)}; give one text")
+    if not value.strip():
+        raise CrmInvalidValueError(f"{field} is empty; give a text that is not")
+    return value
+
+
+def refuse_list_as_text(value: Any, field: str) -> None:
+    """Refuse what a template makes of a list unless it renders natively.
+
+    :raises CrmInvalidValueError: if it is the text of a list
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        raise CrmInvalidValueError(f"{field} is the text of a list; {_NATIVE}")
 
 
 def path_part(value: Any, field: str) -> str:

@@ -83,10 +83,13 @@ class Waiting:
     not_before: float = 0.0
     last_answer: str = "none yet."
 
-    def answered(self) -> None:
-        """A check got a proper answer."""
+    def answered(self, why: str = "") -> None:
+        """A check got a proper answer.
+
+        :param why: it is not yet what the sensor waits for; without values
+        """
         self.errors_in_a_row = self.failed_in_a_row = 0
-        self.last_answer = "not yet."
+        self.last_answer = f"not yet: {why}." if why else "not yet."
 
     def met(
         self, error: e.CrmError, policy: ErrorPolicy, now: float, *, interval: float, jitter: float = 1.0

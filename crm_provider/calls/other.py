@@ -73,7 +73,7 @@ class OtherCalls(Calls):
         if method.upper() not in METHODS:
             raise e.CrmInvalidValueError(f"method is no HTTP method of the API; use one of {', '.join(METHODS)}")
         if json is not None:
-            validate.json_value(json, "json")
+            json = validate.json_value(json, "json")
         route = _literal_route(path, path_params or {})
         call = Call(method=method.upper(), route=route, parts=path_params or {}, query=params or {}, body=json)
         return self._transport.send(call)

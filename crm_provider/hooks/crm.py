@@ -111,6 +111,7 @@ class CrmHook(BaseHook):
 
         :raises CrmConfigurationError: if the connection is missing or a field of it is wrong
         """
+        self._check_conn_id()
         try:
             connection = await self.aget_connection(self.crm_conn_id)
         except AirflowNotFoundException:
@@ -154,11 +155,21 @@ class CrmHook(BaseHook):
         return self.client_for(settings, transport=transport)
 
     def _settings(self) -> Settings:
+        self._check_conn_id()
         try:
             connection = self.get_connection(self.crm_conn_id)
         except AirflowNotFoundException:
             connection = None
         return self._checked(connection)
+
+    def _check_conn_id(self) -> None:
+        given: Any = self.crm_conn_id
+        if not isinstance(given, str) or not given.strip() or given == "None":
+            found = "empty" if given == "" else repr(given) if given == "None" else f"of type {type(given).__name__}"
+            raise e.CrmConfigurationError(
+                f"crm_conn_id must be the id of an Airflow connection but is {found}; give one, or leave it out for "
+                f"{DEFAULT_CONN_ID!r}"
+            )
 
     def _checked(self, connection: Any) -> Settings:
         if connection is None:

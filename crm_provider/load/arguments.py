@@ -12,6 +12,7 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.paths import as_path
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
+from crm_provider.validate import several
 
 _OPTIONS = frozenset(field.name for field in fields(LoadOptions))
 _DEFAULTS = ("empty", "region", "lowercase_email")
@@ -56,7 +57,7 @@ def options_of(given: Mapping[str, Any]) -> LoadOptions:
     """
     found = {name: value for name, value in given.items() if name in _OPTIONS}
     lists = found.get("list_ids") or ()
-    found["list_ids"] = (lists,) if isinstance(lists, str) else tuple(lists)
+    found["list_ids"] = several(lists)
     return LoadOptions(**found)
 
 

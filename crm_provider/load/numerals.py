@@ -7,11 +7,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from crm_provider import validate
+from crm_provider.json_safe import MAX_DIGITS, finite, whole_number
 from crm_provider.load.unfit import Conversion, Unfit
-
-MAX_DIGITS = 400
-"""Of a number, before or after the point; Python's floats end at 308."""
 
 _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 
@@ -73,23 +70,6 @@ def digits(value: Any) -> str:
             raise Unfit("a float too large to be exact", "give it as text or as a whole number in the source")
         return str(int(value))
     return f"{finite(Decimal(float.__repr__(value))):f}"
-
-
-def whole_number(value: int) -> int:
-    """A whole number that is not absurdly large."""
-    if value.bit_length() > validate.MAX_BITS:
-        raise Unfit("too large a number", "give it as text")
-    return value
-
-
-def finite(value: Any) -> Any:
-    """A float or ``Decimal`` that is neither infinite nor absurdly long."""
-    exact = isinstance(value, Decimal)
-    if not (value.is_finite() if exact else math.isfinite(value)):
-        raise Unfit("not a finite number", "correct it, or leave it empty")
-    if exact and abs(value.adjusted()) > MAX_DIGITS:
-        raise Unfit("a number of too many digits", "give it as text")
-    return value
 
 
 def _is_mark(mark: str) -> bool:

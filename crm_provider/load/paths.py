@@ -85,7 +85,8 @@ class AnyPath(Protocol):
 def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
     """A path object. What lies on a local disk becomes a ``pathlib.Path``, whatever wraps it.
 
-    :raises ValueError: for a URL in a text: only a path object knows which connection opens it
+    :raises ValueError: for an empty path, for ``None``, and for a URL in a text: only a path object knows which
+        connection opens it
     """
     if isinstance(given, str):
         return _of_text(given)
@@ -94,7 +95,7 @@ def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
     if isinstance(given, AnyPath) and _protocol(given) not in LOCAL_PROTOCOLS:
         return given
     inner: Any = getattr(given, "path", given)
-    return pathlib.Path(inner)
+    return _at_home(pathlib.Path(inner))
 
 
 def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
@@ -277,7 +278,20 @@ def _of_text(text: str) -> AnyPath:
             f"a {scheme}:// URL must be given as a path object, which knows its connection: "
             'ObjectStoragePath("...", conn_id="...")'
         )
-    return pathlib.Path(rest if found else text)
+    if text == "None":
+        raise ValueError("a path is the text 'None': what a template makes of a missing value; name a file")
+    return pathlib.Path(rest) if found else _at_home(pathlib.Path(text))
+
+
+def _at_home(path: pathlib.Path) -> pathlib.Path:
+    """``~`` in front is the home folder, as in a shell.
+
+    :raises ValueError: if there is no such user
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("a path begins with ~, but the home folder is not known; write it out") from None
 
 
 def _protocol(path: object) -> str:

@@ -7,21 +7,12 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from crm_provider.json_safe import ConversionError
+
 Conversion: TypeAlias = Callable[[Any], Any]
 """Takes a value that is not empty (a text without space around it); returns a JSON value or raises :class:`Unfit`."""
 
-
-class Unfit(Exception):
-    """A value that cannot be converted.
-
-    :param kind: what is wrong, the same for the same mistake in every row
-    :param fix: what to do about it
-    """
-
-    def __init__(self, kind: str, fix: str) -> None:
-        super().__init__(f"{kind}; {fix}")
-        self.kind = kind
-        self.fix = fix
+Unfit = ConversionError
 
 
 def is_empty(value: Any) -> bool:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any, NoReturn
-from uuid import UUID
 
-from crm_provider import validate
 from crm_provider.addresses import NotOneAddress, one_address
-from crm_provider.load.numerals import digits, finite, whole_number
+from crm_provider.json_safe import json_safe
+from crm_provider.load.numerals import digits
 from crm_provider.load.unfit import Conversion, Unfit
 
 YES = frozenset({"true", "t", "yes", "y", "on", "1"})
@@ -22,7 +20,7 @@ NO = frozenset({"false", "f", "no", "n", "off", "0"})
 
 def auto(value: Any) -> Any:
     """As given, if JSON has a form for it; dates in ISO 8601, ``Decimal`` as its digits, ids as text."""
-    return value.strip() if isinstance(value, str) else _plain(value, 0)
+    return value.strip() if isinstance(value, str) else json_safe(value)
 
 
 def text(value: Any) -> str:
@@ -35,7 +33,7 @@ def text(value: Any) -> str:
         return digits(value)
     if isinstance(value, (Mapping, list, tuple)):
         raise Unfit("a nested value", "give it the type json, or take one of its parts in the source")
-    return str(_plain(value, 0))
+    return str(json_safe(value))
 
 
 def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversion:
@@ -86,55 +84,7 @@ def as_json(value: Any) -> Any:
             value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)
         except (ValueError, RecursionError):  # Python also refuses whole numbers of thousands of digits
             raise Unfit("no JSON", 'correct it; a plain text needs quotes ("..."), or the type text') from None
-    return _plain(value, 0)
-
-
-def utc_text(moment: datetime) -> str:
-    """A moment in ISO 8601: in UTC with ``Z`` if its zone is known, else as it stands.
-
-    The fraction has as many digits as it needs: none, three or six.
-    """
-    if moment.tzinfo is not None:
-        try:
-            moment = moment.astimezone(timezone.utc)
-        except OverflowError:
-            raise Unfit("a time outside the years 1 to 9999", "correct it in the source") from None
-    unit = "seconds" if not moment.microsecond else "microseconds" if moment.microsecond % 1000 else "milliseconds"
-    written = moment.replace(tzinfo=None).isoformat(timespec=unit)
-    return written if moment.tzinfo is None else f"{written}Z"
-
-
-def _plain(value: Any, depth: int) -> Any:
-    if depth > validate.MAX_DEPTH:
-        raise Unfit(f"nested more than {validate.MAX_DEPTH} levels deep", "flatten it")
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, int):
-        return whole_number(int(value))
-    if isinstance(value, float):
-        return float(finite(value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise Unfit("a nested value with a name that is no text", "JSON knows no other; convert it in the source")
-        return {name: _plain(item, depth + 1) for name, item in value.items()}
-    return _written(value)
-
-
-def _written(value: Any) -> str:
-    """What JSON has no form for, as text."""
-    if isinstance(value, Decimal):
-        return digits(value)
-    if isinstance(value, datetime):
-        return utc_text(value)
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        raise Unfit("a binary value", "decode it to text in the source")
-    raise Unfit(f"a value of type {type(value).__name__}", "convert it to text or a number in the source")
+    return json_safe(value)
 
 
 def _exact_float(written: str) -> float | str:

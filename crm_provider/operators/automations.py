@@ -11,6 +11,7 @@ from crm_provider._compat import Context, mask_secret
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
 from crm_provider.task_arguments import rendered
+from crm_provider.task_templates import Missing, rendered_to_none
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -108,7 +109,10 @@ class CrmTriggerAutomationOperator(CrmOperator):
             raise error
 
     def _secret(self, name: str, context: Context) -> str:
-        value = validate.path_part(self.render_template(getattr(self, name), context), name)
+        value = self.render_template(getattr(self, name), context)
+        if isinstance(value, Missing):
+            raise rendered_to_none(name)
+        value = validate.path_part(value, name)
         mask_secret(value)
         return value
 

@@ -16,6 +16,7 @@ from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import rendered
 from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
+from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from crm_provider.task_arguments import BaseOperatorArguments, Templated
 
 
-class CrmOperator(ErrorPolicyMixin, BaseOperator):
+class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
     """One write to the CRM.
 
     Rendered template fields are stored and shown by Airflow: they hold what the DAG author put there. The XCom holds
@@ -66,6 +67,7 @@ class CrmOperator(ErrorPolicyMixin, BaseOperator):
     def execute(self, context: Context) -> Any:
         """Make the call; end as the error policy says if it fails."""
         try:
+            check_rendered(self)
             result = self.call(context)
         except e.CrmError as error:
             raise_for_decision(error, self.decide(error), context)

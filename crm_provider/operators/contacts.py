@@ -76,6 +76,7 @@ class CrmUpsertContactOperator(CrmOperator):
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validate.email(self.contact_email, "contact_email")
+        validate.phone_is_text(self.attributes)
         if self.mode == "create":
             result = self._create(email, context)
         elif self.mode == "update":
@@ -97,7 +98,8 @@ class CrmUpsertContactOperator(CrmOperator):
 
             record = self.hook.get_contact(email)
             contact = RemoteContact.of(record, email)
-            if not made_since(contact.created_at, run_start(context), same_values=contact.has(self.attributes)):
+            sent = None if self.attributes is None else validate.attributes(self.attributes)
+            if not made_since(contact.created_at, run_start(context), same_values=contact.has(sent)):
                 raise
             return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
         return {"id": ref["id"], "outcome": "created"}

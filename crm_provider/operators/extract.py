@@ -16,6 +16,7 @@ from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.operators.base import CrmOperator
 from crm_provider.policy import Action
 from crm_provider.task_arguments import rendered
+from crm_provider.task_templates import is_mapped
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -64,7 +65,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         if format is not None:
             format_of("", format)
         check_pyarrow(target, format)
-        if isinstance(fields, (list, tuple)):  # else an XCom that is not there yet
+        if isinstance(fields, (list, tuple)) and not is_mapped(self):  # else an XCom that is not there yet
             checked_fields(fields)
         self.target = path_text(target)
         self.fields = rendered(fields)

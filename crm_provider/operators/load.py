@@ -17,6 +17,7 @@ from crm_provider.load.source_options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.outcome import skip
 from crm_provider.task_paths import path_of, with_connection
+from crm_provider.task_templates import is_mapped
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -126,7 +127,8 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
         self.rejects = rejects
         self.only = only
-        if not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path)):
+        known = not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path))
+        if known and not is_mapped(self):
             self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
 
     if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.policy import Action, Work
 from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
+from crm_provider.task_templates import check_rendered, is_mapped
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,7 +131,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.checkpoint_path = path_text(checkpoint_path)
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
-        check_arguments(self._arguments(), later=comes_later)
+        if not is_mapped(self):
+            check_arguments(self._arguments(), later=comes_later)
 
     @property
     def suppression(self) -> Any:
@@ -159,6 +161,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def execute(self, context: Context) -> Any:
         """Load; end as the counts and the error policy say."""
         try:
+            check_rendered(self)
             check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
         except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
@@ -201,7 +204,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             load.checkpoints.clear()
         count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            context["ti"].xcom_push(key="return_value", value=self._result(summary))
+            self._push_result(context, summary)
             fail_without_retry(f"{problem}. {what_to_do(load)}")
         result = self._result(summary)
         note_load(self, context, result)
@@ -291,14 +294,14 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         error = stopped.error
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
-        context["ti"].xcom_push(key="return_value", value=self._result(summary))
+        self._push_result(context, summary)
         done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
 
     def _unsaved(self, unsaved: LoadUnsaved, load: Load, context: Context) -> None:
         summary = self._concluded(load, unsaved.summary, f"{unsaved}.")
         count_load(context["ti"], "stopped")
-        context["ti"].xcom_push(key="return_value", value=self._result(summary))
+        self._push_result(context, summary)
 
     def _concluded(self, load: Load, summary: Summary, ending: str) -> Summary:
         from crm_provider.load.conclusion import concluded
@@ -306,6 +309,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         summary = concluded(load, summary, ending=ending, report_path=self._report_path)
         self.last_result = self._result(summary)
         return summary
+
+    def _push_result(self, context: Context, summary: Summary) -> None:
+        """Leave the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="return_value", value=self._result(summary))
 
     def _result(self, summary: Summary) -> dict[str, Any]:
         """The XCom; with the connection, which Airflow forgets after some runs."""

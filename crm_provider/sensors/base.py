@@ -27,6 +27,7 @@ from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import rendered
 from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
+from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
 
 
-class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
+class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     """Waits for something in the CRM.
 
     The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
@@ -108,6 +109,7 @@ class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
 
     @cached_property
     def _question(self) -> Question:
+        check_rendered(self)
         return self.question()
 
     def check(self) -> dict[str, Any] | None:
@@ -186,9 +188,9 @@ class CrmSensor(ErrorPolicyMixin, BaseSensorOperator):
             found = self.check()
         except e.CrmError as error:
             return self._met(error, context)
-        self._waiting.answered()
+        self._waiting.answered(self._question.why)
         self._remember(context)
-        self.log.info("Not yet." if found is None else f"Found: {found}")
+        self.log.info(f"Not yet: {self._question.why}." if found is None else f"Found: {found}")
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _met(self, error: e.CrmError, context: Context) -> bool:

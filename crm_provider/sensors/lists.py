@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 from crm_provider.questions import InList, ListExists, Match
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.task_arguments import rendered
+from crm_provider.task_templates import is_mapped
 from crm_provider.validate import several
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class CrmListSensor(CrmSensor):
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        _one_of(list_id, list_name)
+        if not is_mapped(self):
+            _one_of(list_id, list_name)
         self.list_id = rendered(list_id)
         self.list_name = rendered(list_name)
 
@@ -82,7 +84,8 @@ class CrmListMembershipSensor(CrmSensor):
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        _one_of(list_id, list_name)
+        if not is_mapped(self):
+            _one_of(list_id, list_name)
         if match not in get_args(Match):
             raise ValueError(f"match is {match!r}; use one of {', '.join(get_args(Match))}")
         self.emails = rendered(emails)

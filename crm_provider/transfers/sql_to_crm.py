@@ -76,6 +76,9 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
         ) -> OperatorPartial: ...
 
     def open_source(self) -> Source:
+        for name in ("sql", "sql_conn_id"):
+            if not isinstance(value := getattr(self, name), str):
+                raise SourceError(f"{name} must be text but is of type {type(value).__name__}; give one text")
         if not self.sql.strip():
             raise SourceError("sql is empty; give it the text of one query")
         connection = BaseHook.get_connection(self.sql_conn_id)

@@ -23,6 +23,7 @@ ABOVE = (
     "task_checkpoints",
     "task_paths",
     "task_policy",
+    "task_templates",
     "tracing",
     "transfers",
     "triggers",

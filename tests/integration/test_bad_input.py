@@ -231,7 +231,7 @@ VALUES = {
     "deal id from a task that returned nothing": (
         CrmMoveDealStageOperator,
         {**MOVE, "deal_id": "{{ None }}"},
-        ["deal_id is", *NO_UUID],
+        ["deal_id was rendered to None", "give it one"],
     ),
     "deal id with a path": (CrmMoveDealStageOperator, {**MOVE, "deal_id": f"{ID}/../contacts"}, ["deal_id", "no uuid"]),
     "stage id is a name": (CrmMoveDealStageOperator, {**MOVE, "stage_id": "Won"}, ["stage_id is", *NO_UUID]),

@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -305,7 +304,7 @@ WRONG: dict[str, Invoke] = {
     "create_contact: attributes": lambda c: c.create_contact(EMAIL, attributes={"x": {1}}),
     "create_contact: no attributes": lambda c: c.create_contact(EMAIL, attributes={}),
     "create_contact: email as attribute": lambda c: c.create_contact(EMAIL, attributes={"email": "x"}),
-    "create_contact: origin": lambda c: c.create_contact(EMAIL, origin={"x": Decimal(1)}),
+    "create_contact: origin": lambda c: c.create_contact(EMAIL, origin={"x": {1}}),
     "update_contact: email": lambda c: c.update_contact("", attributes={"x": 1}),
     "update_contact: attributes": lambda c: c.update_contact(EMAIL, attributes={"": 1}),
     "update_contact: nothing": lambda c: c.update_contact(EMAIL, attributes={}),

@@ -322,9 +322,9 @@ def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog
 # -- tasks of one's own -------------------------------------------------------------------------------------
 
 
-def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action]) -> TaskInstance:
+def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action], **task: Any) -> TaskInstance:
     ti = TaskInstance()
-    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace(**task)})
 
     def lines(work: Work) -> dict[Any, Action]:
         assert work is Work.TASK
@@ -355,6 +355,32 @@ def test_a_task_of_ones_own_ends_as_the_operators_do(
     with pytest.raises(raises), outcome.crm_errors(on_error):
         raise not_found()
     assert ti.pushed["crm_error"]["origin"] == origin
+
+
+@pytest.mark.parametrize(
+    ("on_error", "raises"),
+    [
+        ({"DEAL_NOT_FOUND": "skip"}, AirflowSkipException),
+        ({"DEAL_NOT_FOUND": "retry"}, e.CrmDealNotFoundError),
+        ({"DEAL_NOT_FOUND": "fail"}, e.CrmDealNotFoundError),
+        (None, e.CrmDealNotFoundError),
+    ],
+)
+def test_outside_of_a_task_it_is_the_typed_error_or_the_skip(
+    monkeypatch: pytest.MonkeyPatch, on_error: Any, raises: type[Exception]
+) -> None:
+    monkeypatch.setattr(site_config, "on_error", lambda work: {})
+    error = not_found()
+    with pytest.raises(raises) as raised, outcome.crm_errors(on_error):
+        raise error
+    assert raised.value is error or raised.value.__cause__ is error
+
+
+def test_a_task_without_xcoms_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    ti = own_task(monkeypatch, {}, do_xcom_push=False)
+    with pytest.raises(e.CrmDealNotFoundError), outcome.crm_errors():
+        raise not_found()
+    assert ti.pushed == {}
 
 
 def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import pytest
@@ -69,6 +71,11 @@ CRM = {
         },
         "bob@x.io": {"id": "c-bob", "status": "active", "segmentedListsIds": [VIP, TRIAL], "attributes": None},
         "cat@x.io": {"id": "c-cat", "segmentedListsIds": None},
+        "eve@x.io": {
+            "id": "c-eve",
+            "status": "active",
+            "attributes": {"score": "5", "rate": 0.5, "vip": True, "born": "2000-01-31"},
+        },
         "ill@x.io": BROKEN,
     },
     "deals": {DEAL: {"id": DEAL, "stageId": NEW.upper()}, LOST: {"id": LOST}},
@@ -162,6 +169,25 @@ ANSWERS: dict[str, tuple[Question, Any, list[str]]] = {
         {"id": DEAL, "stage_id": NEW.upper()},
         [DEAL],
     ),
+    "contact, a number as text": (
+        ContactIs(email="eve@x.io", attributes={"score": 5, "rate": "0.5", "vip": True}),
+        {"id": "c-eve", "status": "active"},
+        ["eve@x.io"],
+    ),
+    "contact, true is no number": (ContactIs(email="eve@x.io", attributes={"vip": 1}), None, ["eve@x.io"]),
+    "contact, a date": (
+        ContactIs(email="eve@x.io", attributes={"born": date(2000, 1, 31)}),
+        {"id": "c-eve", "status": "active"},
+        ["eve@x.io"],
+    ),
+    "contact, wrapped": (ContactIs(email="Ann <ann@x.io>;"), {"id": "c-ann", "status": "active"}, ["ann@x.io"]),
+    "list by a uuid": (ListExists(list_id=uuid.UUID(VIP)), {"id": VIP, "name": "VIP"}, ["lists"]),  # type: ignore[arg-type]
+    "member, spelled twice": (members(emails=("ann@x.io", "<Ann@x.io>", "mailto:ANN@X.IO")), VIP_ANN, ["ann@x.io"]),
+    "deal, stage as a uuid": (
+        DealInStage(deal_id=uuid.UUID(DEAL), stage_ids=(uuid.UUID(NEW),)),  # type: ignore[arg-type]
+        {"id": DEAL, "stage_id": NEW.upper()},
+        [DEAL],
+    ),
     "deal has not left": (DealInStage(deal_id=DEAL, stage_ids=(WON, NEW), until="left"), None, [DEAL]),
     "no such deal": (DealInStage(deal_id=WON, stage_ids=(NEW,)), e.CrmDealNotFoundError, [WON]),
     "deal without a stage": (DealInStage(deal_id=LOST, stage_ids=(NEW,), until="left"), e.CrmProtocolError, [LOST]),
@@ -178,8 +204,13 @@ def test_answers(case: str) -> None:
 def test_a_question_is_the_same_after_its_way_as_json(case: str) -> None:
     question, answer, _ = ANSWERS[case]
     copy = Question.from_data(json.loads(json.dumps(question.as_data())))
-    assert copy == question
+    assert copy.as_data() == question.as_data()
     assert ask(copy)[0] == answer
+
+
+def test_a_list_may_be_named_by_a_number() -> None:
+    question = ListExists(list_name=2024)  # type: ignore[arg-type]
+    assert ask(question, {"all_lists": [{"id": NEW, "name": "2024"}]}) == ({"id": NEW, "name": "2024"}, ["lists"])
 
 
 WRONG = {
@@ -195,6 +226,14 @@ WRONG = {
     "contact: no address": ContactIs(email="ann"),
     "contact: None": ContactIs(email=None),  # type: ignore[arg-type]
     "contact: attributes as text": ContactIs(email="ann@x.io", attributes="plan=a"),  # type: ignore[arg-type]
+    "contact: attributes are a list": ContactIs(email="ann@x.io", attributes=["plan"]),  # type: ignore[arg-type]
+    "contact: a list of addresses": ContactIs(email=["ann@x.io"]),  # type: ignore[arg-type]
+    "contact: two addresses": ContactIs(email="ann@x.io, bob@x.io"),
+    "contact: status is a list": ContactIs(email="ann@x.io", status=["active"]),  # type: ignore[arg-type]
+    "list: a mapping": ListExists(list_name={"name": "VIP"}),  # type: ignore[arg-type]
+    "member: the text of a list": members(emails=("['ann@x.io', 'bob@x.io']",)),
+    "deal: None as text": DealInStage(deal_id="None", stage_ids=(NEW,)),
+    "deal: a number": DealInStage(deal_id=5, stage_ids=(NEW,)),  # type: ignore[arg-type]
     "deal: no uuid": DealInStage(deal_id="1", stage_ids=(NEW,)),
     "deal: stage is no uuid": DealInStage(deal_id=DEAL, stage_ids=("Won",)),
     "deal: no stage": DealInStage(deal_id=DEAL, stage_ids=()),
@@ -204,6 +243,34 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> None:
     assert ask(WRONG[case]) == (e.CrmInvalidValueError, [])
+
+
+# -- why not yet ---------------------------------------------------------------------------------------------
+
+REASONS: dict[str, tuple[Question, str]] = {
+    "status": (ContactIs(email="ann@x.io", status="gone"), "the status is another one"),
+    "no such attribute": (ContactIs(email="ann@x.io", attributes={"tier": "a"}), "the contact has no attribute 'tier'"),
+    "a value": (
+        ContactIs(email="ann@x.io", attributes={"plan": "secret"}),
+        "attribute 'plan' has another value (a text; wanted is a text)",
+    ),
+    "types": (
+        ContactIs(email="eve@x.io", attributes={"vip": "true", "score": [5]}),
+        (
+            "attribute 'vip' has another value (a boolean; wanted is a text); "
+            "attribute 'score' has another value (a text; wanted is a list)"
+        ),
+    ),
+    "stage": (DealInStage(deal_id=DEAL, stage_ids=(WON,)), f"the deal is in stage {NEW.upper()}"),
+    "members": (members(emails=("ann@x.io", "cat@x.io")), "1 of 2 contact(s) were found in the list"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_why_it_is_not_yet_so(case: str) -> None:
+    question, why = REASONS[case]
+    assert ask(question)[0] is None
+    assert question.why == why
 
 
 # -- who was seen -------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
+from crm_provider.load import values
 
 UUID = "123e4567-e89b-12d3-a456-426614174000"
 
@@ -163,11 +165,10 @@ for _ in range(5_000):
     [
         (float("nan"), "attributes['a'] is not a finite number"),
         (float("inf"), "attributes['a'] is not a finite number"),
-        (Decimal(1), "attributes['a'] is of type Decimal"),
-        (datetime.now(timezone.utc), "attributes['a'] is of type datetime"),
-        (b"x", "attributes['a'] is of type bytes"),
-        ({1, 2}, "attributes['a'] is of type set"),
-        ([1, {2}], "attributes['a'][1] is of type set"),
+        (Decimal("NaN"), "attributes['a'] is not a finite number"),
+        (b"x", "attributes['a'] is a binary value; decode it to text"),
+        ({1, 2}, "attributes['a'] is a value of type set; convert it to text or a number"),
+        ([1, {2}], "attributes['a'][1] is a value of type set"),
         ({"b": [float("nan")]}, "attributes['a']['b'][0] is not a finite number"),
         ({"b": {(1, 2): "x"}}, "attributes['a']['b']"),
         ({7: "x"}, "attributes['a']"),
@@ -175,12 +176,86 @@ for _ in range(5_000):
         (LOOP, "attributes['a']"),
         (DEEP, "attributes['a']"),
     ],
-    ids=["nan", "inf", "decimal", "datetime", "bytes", "set", "in a list", "in a mapping", "key that is a tuple",
+    ids=["nan", "inf", "decimal nan", "bytes", "set", "in a list", "in a mapping", "key that is a tuple",
          "key that is a number", "a number too long for text", "in itself", "too deep"],
 )  # fmt: skip
 def test_what_has_no_json_form_is_refused(value: Any, place: str) -> None:
     message = refusal(validate.attributes, {"a": value})
     assert message.startswith(place)
+
+
+IDENTIFIER = uuid.UUID("123e4567-e89b-12d3-a456-426614174000")
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (Decimal("10.10"), "10.10"),
+        (Decimal("1E+3"), "1000"),
+        (date(2024, 1, 31), "2024-01-31"),
+        (time(9, 30), "09:30:00"),
+        (datetime(2024, 1, 31, 12, tzinfo=timezone.utc), "2024-01-31T12:00:00Z"),
+        (datetime(2024, 1, 31, 12, tzinfo=timezone(timedelta(hours=-3))), "2024-01-31T15:00:00Z"),
+        (datetime(2024, 1, 31, 12), "2024-01-31T12:00:00"),  # noqa: DTZ001 - without a zone on purpose
+        (IDENTIFIER, "123e4567-e89b-12d3-a456-426614174000"),
+        ({"a": [Decimal("0.1"), (IDENTIFIER,)]}, {"a": ["0.1", ["123e4567-e89b-12d3-a456-426614174000"]]}),
+    ],
+    ids=repr,
+)
+def test_a_value_is_sent_as_a_load_sends_it(value: Any, sent: Any) -> None:
+    assert validate.attributes({"a": value}) == {"a": sent}
+    assert values.auto(value) == sent
+
+
+def test_an_id_may_be_a_uuid_of_python() -> None:
+    assert validate.uuid(IDENTIFIER, "deal_id") == UUID
+    assert validate.uuids([IDENTIFIER, UUID], "list_ids") == [UUID]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("VIP", "VIP"), ("2024", "2024"), (2024, "2024"), (" x ", " x ")])
+def test_text_is_taken(value: Any, expected: str) -> None:
+    assert validate.text(value, "list_name") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "list_name must be text but is None; give one text"),
+        (True, "list_name must be text but is of type bool"),
+        (1.5, "list_name must be text but is of type float"),
+        (["VIP"], "list_name must be text but is of type list"),
+        (" ", "list_name is empty"),
+    ],
+)
+def test_text_is_refused(value: Any, problem: str) -> None:
+    assert problem in refusal(validate.text, value, "list_name")
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "problem"),
+    [
+        (
+            validate.attributes,
+            "{'name': 'Ada'}",
+            "x must be a mapping of name to value but is the text of one; give the",
+        ),
+        (validate.attributes, ["Ada"], "x must be a mapping of name to value but is of type list; give it as {'name'"),
+        (validate.attributes, 5, "x must be a mapping of name to value but is of type int"),
+        (
+            validate.uuids,
+            f"['{UUID}', '{UUID}']",
+            "x is the text of a list; give the output of a task (XComArg), or set",
+        ),
+        (validate.uuids, 5, "x[0] is of type int, which is no uuid"),
+        (validate.uuid, "None", "x is the text 'None', which is no uuid: what a template makes of a missing value"),
+        (validate.email, ["a@ex.co"], "x must be text but is of type list; give one email address"),
+        (validate.email, {"email": "a@ex.co"}, "x must be text but is of type dict; give one email address"),
+    ],
+)
+def test_what_templates_render_is_refused_by_name_and_type(check: Any, value: Any, problem: str) -> None:
+    message = refusal(check, value, "x")
+    assert message.startswith(problem)
+    assert "Ada" not in message and "a@ex.co" not in message
 
 
 class Attributes(dict[str, Any]):

@@ -88,6 +88,21 @@ def test_a_store_gets_the_whole_object_or_none(bucket: UPath, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/rejects.jsonl") == as_path(Path("~/rejects.jsonl")) == tmp_path / "rejects.jsonl"
+    assert as_path("a~/b") == Path("a~/b")
+    assert as_path("file:///a/~") == Path("/a/~")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("~nobody-of-this-name/x", "home folder is not known"), ("None", "'None'")]
+)
+def test_a_path_that_names_no_file_is_refused(given: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        as_path(given)
+
+
 def test_a_path_without_file_system_is_written_by_open() -> None:
     class Plain:
         name, suffix, parent, protocol = "x", "", None, "own"

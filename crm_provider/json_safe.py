@@ -1,0 +1,175 @@
+"""Values of any kind as JSON has them: one conversion for hook, operators, loads and rejects.
+
+===================================  ===============================================================
+value                                becomes
+===================================  ===============================================================
+text, ``True``, ``False``, ``None``  the same
+whole number, float                  the same, if it is finite and has a usual size
+``Decimal``                          text with exactly its digits
+moment with a zone                   text in UTC: ``2024-01-31T12:00:00Z``
+moment without a zone, date, time    text in ISO 8601, as it stands
+``uuid.UUID``                        text
+list, tuple, mapping                 a list or an object with converted values
+anything else                        :class:`ConversionError`
+===================================  ===============================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+MAX_DEPTH = 50
+"""Levels of nesting in a JSON value; attributes have one or two."""
+
+MAX_BITS = 1024
+"""Size of a whole number; Python refuses to print much larger ones."""
+
+MAX_DIGITS = 400
+"""Of a number, before or after the point; Python's floats end at 308."""
+
+LENIENT_DEPTH, LENIENT_BITS = 100, 10_000
+"""The limits of :func:`lenient_json`: a JSON reader stops at about a thousand levels."""
+
+
+class ConversionError(Exception):
+    """A value that cannot be converted.
+
+    :param kind: what is wrong, the same for the same mistake in every row
+    :param fix: what to do about it
+    :param where: the place within a nested value: ``['tags'][0]``
+    """
+
+    def __init__(self, kind: str, fix: str, where: str = "") -> None:
+        super().__init__(f"{kind}; {fix}")
+        self.kind = kind
+        self.fix = fix
+        self.where = where
+
+    def within(self, name: object) -> ConversionError:
+        """The same error, seen from the value around it."""
+        return type(self)(self.kind, self.fix, f"[{name!r}]{self.where}")
+
+
+def json_safe(value: Any) -> Any:
+    """A value with nothing in it but what JSON knows.
+
+    :raises ConversionError: if there is no exact JSON form for it; the text shows no value
+    """
+    return _safe(value, 0)
+
+
+def lenient_json(value: Any, depth: int = 0) -> Any:
+    """A value of a row that was rejected, so that nothing of it is lost.
+
+    What :func:`json_safe` refuses becomes text: bytes in base64, a number that is not finite as its name, anything else
+    as Python prints it. Moments keep their zone. ``Decimal`` stays, for
+    :func:`crm_provider.load.flatten.json_text` writes its digits.
+    """
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if depth > LENIENT_DEPTH:
+        return "(nested too deeply to be written)"
+    if isinstance(value, Mapping):
+        return {str(name): lenient_json(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [lenient_json(item, depth + 1) for item in value]
+    return _lenient_scalar(value)
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment in ISO 8601: in UTC with ``Z`` if its zone is known, else as it stands.
+
+    The fraction has as many digits as it needs: none, three or six.
+
+    :raises ConversionError: if it is outside of the years 1 to 9999 in UTC
+    """
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone(timezone.utc)
+        except OverflowError:
+            raise ConversionError("a time outside the years 1 to 9999", "correct it in the source") from None
+    unit = "seconds" if not moment.microsecond else "microseconds" if moment.microsecond % 1000 else "milliseconds"
+    written = moment.replace(tzinfo=None).isoformat(timespec=unit)
+    return written if moment.tzinfo is None else f"{written}Z"
+
+
+def whole_number(value: int) -> int:
+    """A whole number that is not absurdly large.
+
+    :raises ConversionError: if it is
+    """
+    if value.bit_length() > MAX_BITS:
+        raise ConversionError("too large a number", "give it as text")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """A float or ``Decimal`` that is neither infinite nor absurdly long.
+
+    :raises ConversionError: if it is
+    """
+    exact = isinstance(value, Decimal)
+    if not (value.is_finite() if exact else math.isfinite(value)):
+        raise ConversionError("not a finite number", "correct it, or leave it empty")
+    if exact and abs(value.adjusted()) > MAX_DIGITS:
+        raise ConversionError("a number of too many digits", "give it as text")
+    return value
+
+
+def _safe(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise ConversionError(f"nested more than {MAX_DEPTH} levels deep", "flatten it")
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        return whole_number(int(value))
+    if isinstance(value, float):
+        return float(finite(value))
+    if isinstance(value, (list, tuple)):
+        return [_within(item, number, depth) for number, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise ConversionError("a nested value with a name that is no text", "JSON knows no other; convert it")
+        return {name: _within(item, name, depth) for name, item in value.items()}
+    return _as_text(value)
+
+
+def _within(value: Any, name: object, depth: int) -> Any:
+    try:
+        return _safe(value, depth + 1)
+    except ConversionError as wrong:
+        raise wrong.within(name) from None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{finite(value):f}"
+    if isinstance(value, datetime):
+        return utc_text(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise ConversionError("a binary value", "decode it to text")
+    raise ConversionError(f"a value of type {type(value).__name__}", "convert it to text or a number")
+
+
+def _lenient_scalar(value: Any) -> Any:
+    if isinstance(value, int):
+        return value if value.bit_length() <= LENIENT_BITS else hex(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Decimal):
+        return value if value.is_finite() else str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return str(value)

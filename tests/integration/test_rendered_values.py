@@ -1,0 +1,236 @@
+"""What templates, mapped tasks and files hand over: one DAG for each class of value; the tables are unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider.errors import CrmConfigurationError, CrmInvalidValueError
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator
+from crm_provider.operators.deals import CrmMoveDealStageOperator
+from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import Sandbox, ids
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+
+DATA = Path(__file__).parents[1] / "data"
+ADA, ALAN = "ada@example.com", "alan@example.com"
+NEWSLETTER = ids.list_id("Newsletter")
+
+
+def typed(error: BaseException | None) -> BaseException | None:
+    """The typed error: Airflow below 3.3 gets one around it."""
+    return error.__cause__ if error is not None and error.__cause__ is not None else error
+
+
+# -- templates -----------------------------------------------------------------------------------------------
+
+
+def test_texts_stay_texts_where_the_dag_renders_natively(crm: Sandbox, run_dag: RunDag) -> None:
+    with DAG("native", schedule=None, render_template_as_native_obj=True, params={"phone": "+5531999999999"}) as dag:
+        CrmUpsertContactOperator(
+            task_id="task",
+            contact_email="new@example.com",
+            attributes={"phone": "{{ params.phone }}", "code": "007", "year": "2024", "score": "{{ 2 + 3 }}"},
+        )
+    assert run_dag(dag)["task"].states == ["success"]
+    assert crm.store.contacts["new@example.com"].attributes == {
+        "phone": "+5531999999999",
+        "code": "007",
+        "year": "2024",
+        "score": 5,
+    }
+
+
+TEMPLATES = {
+    # operator, arguments, how the message begins
+    "no value": (
+        CrmUpsertContactOperator,
+        {"contact_email": ADA, "attributes": {"name": "{{ params.get('name') }}"}},
+        "attributes['name'] was rendered to None",
+    ),
+    "no id": (
+        CrmMoveDealStageOperator,
+        {"deal_id": "{{ ti.xcom_pull('nobody') }}", "stage_id": ids.stage_id("Sales", "Won")},
+        "deal_id was rendered to None",
+    ),
+    "no path": (
+        CrmLoadContactsOperator,
+        {"source": [{"email": ADA}], "rejects_path": "{{ params.get('x') }}"},
+        "rejects_path was rendered to None",
+    ),
+    "no suppression": (
+        CrmLoadContactsOperator,
+        {"source": [{"email": ADA}], "suppression": "{{ params.get('x') }}"},
+        "suppression was rendered to None",
+    ),
+    "no list": (CrmListSensor, {"list_name": "{{ params.get('x') }}", "timeout": 1}, "list_name was rendered to None"),
+    "text of a mapping": (
+        CrmUpsertContactOperator,
+        {"contact_email": ADA, "attributes": "{{ {'name': 'Secret'} }}"},
+        "attributes must be a mapping of name to value but is the text of one; give the output",
+    ),
+    "text of a list": (
+        CrmAddContactToListsOperator,
+        {"contact_email": ADA, "list_ids": "{{ ['a', 'b'] }}"},
+        "list_ids is the text of a list",
+    ),
+    "two addresses": (
+        CrmDeleteContactOperator,
+        {"contact_email": "{{ ['secret@example.com', 'b@example.com'] | join(', ') }}"},
+        "contact_email has more than one address",
+    ),
+    "phone as a number": (
+        CrmUpsertContactOperator,
+        {"contact_email": ADA, "attributes": {"phone": 5531999999999}},
+        "attributes['phone'] must be text with a + (E.164) but is of type int",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_what_is_no_value_is_refused_before_any_call(case: str, crm: Sandbox, run_task: RunTask) -> None:
+    operator, arguments, says = TEMPLATES[case]
+    task = run_task(operator, **arguments)
+    assert task.states == ["failed"]
+    error = typed(task.error)
+    assert type(error) is CrmInvalidValueError and error.message.startswith(says), str(error)
+    assert "ecret" not in str(error)
+    assert crm.journal() == []
+    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
+
+
+@pytest.mark.parametrize("conn_id", [None, "", "{{ params.get('x') }}"])
+def test_no_connection(conn_id: Any, crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(CrmDeleteContactOperator, contact_email=ADA, crm_conn_id=conn_id)
+    assert task.states == ["failed"]
+    error = typed(task.error)
+    assert isinstance(error, (CrmConfigurationError, CrmInvalidValueError)) and "crm_conn_id" in error.message
+    assert crm.journal() == []
+
+
+def test_a_sensor_takes_a_number_and_its_text_for_the_same(crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.contacts[ADA].attributes["score"] = "5"
+    task = run_task(CrmContactSensor, contact_email=f"Ada <{ADA}>;", attributes={"score": 5}, timeout=1)
+    assert task.states == ["success"]
+
+
+def test_the_log_says_why_it_is_not_yet_so(crm: Sandbox, run_task: RunTask) -> None:
+    crm.store.contacts[ADA].attributes["score"] = [5]
+    task = run_task(
+        CrmContactSensor, contact_email=ADA, attributes={"score": "secret"}, timeout=0.1, poke_interval=0.05, retries=0
+    )
+    assert task.states == ["failed"]
+    why = "attribute 'score' has another value (a list; wanted is a text)"
+    assert f"Not yet: {why}." in task.log
+    assert f"The last answer was: not yet: {why}." in str(task.error)
+
+
+# -- mapped tasks --------------------------------------------------------------------------------------------
+
+MAPPED: dict[str, Callable[[dict[str, str] | None], Any]] = {
+    "address": lambda policy: CrmUpsertContactOperator.partial(
+        task_id="task", attributes={"name": "New"}, on_error=policy, retries=2
+    ).expand(contact_email=[ADA, None]),
+    "list id": lambda policy: CrmAddContactToListsOperator.partial(
+        task_id="task", contact_email=ADA, on_error=policy, retries=2
+    ).expand(list_ids=[[NEWSLETTER], None]),
+    "sensor": lambda policy: CrmListMembershipSensor.partial(
+        task_id="task", list_id=NEWSLETTER, on_error=policy, retries=2, timeout=1
+    ).expand(emails=[ADA, None]),
+    "list of a sensor": lambda policy: CrmListSensor.partial(
+        task_id="task", on_error=policy, retries=2, timeout=1
+    ).expand(list_name=["Newsletter", None]),
+}
+
+
+@pytest.mark.parametrize(("policy", "state"), [(None, "failed"), ({"INVALID_VALUE": "skip"}, "skipped")])
+@pytest.mark.parametrize("case", MAPPED)
+def test_a_bad_value_is_a_problem_of_its_row_and_the_policy_decides(
+    case: str, policy: dict[str, str] | None, state: str, crm: Sandbox, run_dag: RunDag
+) -> None:
+    with DAG("mapped", schedule=None) as dag:
+        MAPPED[case](policy)
+    run = run_dag(dag)
+    assert [run[f"task[{n}]"].states for n in (0, 1)] == [["success"], [state]]
+
+
+def test_a_load_checks_the_values_of_a_mapped_task_when_it_runs(crm: Sandbox, run_dag: RunDag) -> None:
+    with DAG("mapped", schedule=None) as dag:
+        CrmLoadContactsOperator.partial(task_id="task", source=[{"email": ADA}], retries=2).expand(
+            list_ids=[[NEWSLETTER], ["Newsletter"]]
+        )
+    run = run_dag(dag)
+    assert [run[f"task[{n}]"].states for n in (0, 1)] == [["success"], ["failed"]]
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def test_addresses_as_they_are_exported(crm: Sandbox, run_task: RunTask) -> None:
+    task = run_task(
+        CrmLoadContactsOperator,
+        source=str(DATA / "addresses.csv"),
+        mapping={"email": "email", "attributes.n": "n"},
+        suppression=["DOT@ex.co", "<nbsp@ex.co>"],
+        max_rejects=4,
+    )
+    assert task.states == ["success"]
+    expected = {
+        "angle@ex.co", "named@ex.co", "mt@ex.co", "quoted@ex.co", "trailing@ex.co", "comma@ex.co", "zerowidth@ex.co",
+        "o'hara@ex.co", "a+b@ex.co", "per%cent@ex.co", "same@EX.co",
+    }  # fmt: skip
+    assert {email for email in crm.store.contacts if email.lower().endswith("@ex.co")} == expected
+    counts = {
+        name: task.xcoms["return_value"][name] for name in ("rows", "created", "rejected", "suppressed", "skipped")
+    }
+    assert counts == {"rows": 18, "created": 11, "rejected": 4, "suppressed": 2, "skipped": 1}
+    problems = sorted(problem.partition(";")[0] for problem in task.xcoms["return_value"]["problems"])
+    assert problems == [
+        "email: has more than one address",
+        "email: is not a valid email address (it has more than one @)",
+        "email: is not a valid email address (the part after the @ has no dot)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["suppression.txt", "suppression_spaces.csv"])
+def test_nobody_on_a_list_is_written_to(name: str, crm: Sandbox, run_task: RunTask) -> None:
+    people = [
+        "no1@ex.co", "no2@ex.co", "no3@ex.co", "no4@ex.co", "no5@ex.co", "jos\u00e9@ex.co", "JOSE\u0301@EX.CO",
+        "no6@ex.co",
+    ]  # fmt: skip
+    left_out = {"suppression.txt": 7, "suppression_spaces.csv": 1}[name]
+    task = run_task(
+        CrmLoadContactsOperator, source=[{"email": p} for p in people], suppression=str(DATA / name), mode="create"
+    )
+    assert task.states == ["success"]
+    assert task.xcoms["return_value"]["suppressed"] == left_out
+    assert not {p.lower() for p in crm.store.contacts} & set(people[:left_out] if left_out == 7 else people[-1:])
+
+
+def test_a_suppression_list_that_is_not_clear_ends_the_load(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    (tmp_path / "no.txt").write_text("a@ex.co\nsecret@ex.co # left in May\n")
+    task = run_task(CrmLoadContactsOperator, source=[{"email": ADA}], suppression=str(tmp_path / "no.txt"))
+    assert task.states == ["failed"]
+    assert "no.txt, line 2 of the suppression list" in str(task.error)
+    assert "secret" not in str(task.error)
+    assert crm.journal() == []
+
+
+# -- XComs ---------------------------------------------------------------------------------------------------
+
+
+def test_no_xcom_is_pushed_where_none_is_wanted(crm: Sandbox, run_task: RunTask) -> None:
+    wrong = run_task(CrmUpsertContactOperator, contact_email="ada", do_xcom_push=False)
+    rejects = run_task(CrmLoadContactsOperator, source=[{"email": "ada"}], do_xcom_push=False)
+    for task in (wrong, rejects):
+        assert task.states == ["failed"]
+        assert {"return_value", "crm_error"} & set(task.xcoms) == set()
