@@ -51,7 +51,8 @@ class ErrorPolicyMixin:
     def set_error_policy(self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert") -> None:
         """Check and keep ``on_error``.
 
-        :param mode: of an operator with modes, which have rules of their own
+        Each mode of an operator has rules of its own.
+
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
         self.on_error = on_error

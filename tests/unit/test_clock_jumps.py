@@ -53,7 +53,7 @@ WALL_CLOCK = {
     "outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "pacing/hostfile.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "responses.py": "a Retry-After as a date, if the answer has no date of its own",
-    "sandbox/clock.py": "dates that the sandbox shows",
+    "sandbox/settings.py": "dates that the sandbox shows",
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
     "testing/skipped_waits.py": "a test's own time, for Airflow",
     "tracing.py": "spans are at a date",

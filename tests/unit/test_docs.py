@@ -67,7 +67,8 @@ def test_a_part_that_is_out_of_date_is_told_and_rewritten(tmp_path: Path, monkey
 
 def test_the_table_of_calls_has_every_call_of_the_client() -> None:
     public = {name for name in dir(CrmClient) if not name.startswith("_")}
-    assert set(docs_tables.CALLS) == public - {"close", "request"}
+    parts = {"create_or_find", "send_update", "find_own_deal", "start_of_writes"}  # of other calls, and of loads
+    assert set(docs_tables.CALLS) == public - {"close", "request", *parts}
 
 
 # -- links --------------------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def test_a_plan_that_takes_too_long_is_refused_before_the_first_write(setting: A
     ):
         it.run(time_limit=20)
     assert it.crm.calls == []
-    assert outcomes(it.run(time_limit=40)) == {"created": 100}
+    assert outcomes(it.run(time_limit=41)) == {"created": 100}
 
 
 # -- errors of rows -----------------------------------------------------------------------------------------

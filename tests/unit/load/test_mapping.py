@@ -496,9 +496,11 @@ def test_a_row_is_a_contact_or_a_list_of_problems(email: Any, value: Any, line: 
 def test_without_a_mapping_too(columns: dict[str, Any]) -> None:
     mapper, row = Mapper(), Row(1, columns)
     try:
+        mapper.check_columns(tuple(columns))
         found = mapper(row)
+    except SourceError as unusable:
+        assert str(unusable)
     except InvalidRow as invalid:
         assert invalid.problems
     else:
         assert_sendable(found)
-        mapper.check_columns(tuple(columns))
