@@ -182,6 +182,9 @@ KNOWN: dict[str, Known] = {
     "calls of a try that failed while it planned": Known(
         one(OLD, LoadSpec((ADA,), plan="compare", faults=(Fault(1, "key revoked"),))), ["updated"], WRITTEN
     ),
+    "nothing to send, in mode create with lists: no call": Known(
+        one(None, LoadSpec(({"email": "nobody"},), mode="create", lists=(0,))), ["rejected"], None, most_calls=0
+    ),
     "a nested boolean is no number": Known(
         one(Person("ada@x.org", {"a": [1]}), LoadSpec(({"email": "ada@x.org", "a": [True]},), plan="compare")),
         ["updated"],
