@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from crm_provider.calls.deals import DealCalls
 from crm_provider.calls.lists import ListCalls
 from crm_provider.calls.other import OtherCalls
-from crm_provider.server_clock import ServerMoment
+from crm_provider.remote_contact import CLOCKS_APART
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from typing_extensions import Self
 
 
@@ -41,9 +43,21 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def server_time(self, local: float) -> ServerMoment | None:
-        """A moment of the transport's clock in the CRM's time, None while no answer has shown that."""
-        return self._transport.server_clock.at(local)
+    def start_of_writes(self) -> datetime | None:
+        """A moment by the CRM's clock: what this client makes from now on is younger, what is there already is older.
+
+        One harmless call shows the clock, if no answer has yet; then the doubt about it is waited out, some seconds.
+
+        :return: None if the CRM's answers do not show its clock
+        """
+        moment = self._transport.server_time()
+        if moment is None:
+            self.ping()
+            moment = self._transport.server_time()
+        if moment is None:
+            return None
+        self._transport.sleep((moment.latest - moment.earliest + 2 * CLOCKS_APART).total_seconds())
+        return moment.latest + CLOCKS_APART
 
     def close(self) -> None:
         """Close the connections that are kept open."""

@@ -27,18 +27,6 @@ class ServerMoment:
     earliest: datetime
     latest: datetime
 
-    def as_data(self) -> list[str]:
-        """JSON-able; :meth:`from_data` reads it."""
-        return [self.earliest.isoformat(), self.latest.isoformat()]
-
-    @classmethod
-    def from_data(cls, data: Any) -> ServerMoment | None:
-        """What :meth:`as_data` gave; None for anything else."""
-        moments = [utc_time(text) for text in data] if isinstance(data, (list, tuple)) else []
-        if len(moments) != 2 or moments[0] is None or moments[1] is None or moments[0] > moments[1]:
-            return None
-        return cls(moments[0], moments[1])
-
 
 class ServerClock:
     """Relates a local monotonic clock to the CRM's clock; threads may share it."""

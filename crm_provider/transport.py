@@ -163,6 +163,10 @@ class Transport:
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
         self._wire = Wire(settings, user_agent=" ".join(products.split()))
 
+    def server_time(self) -> ServerMoment | None:
+        """Now, by the CRM's clock; None while no answer has shown it."""
+        return self.server_clock.at(self.clock())
+
     def observe(self, observer: Observer) -> None:
         """Tell this observer too, from now on."""
         self._told.add(observer)

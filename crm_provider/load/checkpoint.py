@@ -176,6 +176,10 @@ class NoCheckpoints:
         """Nothing to clear."""
 
 
+LARGEST = 64 << 20
+"""Bytes of a checkpoint that are read; of a larger one the rest is missing, so that it makes no sense."""
+
+
 class FileCheckpoints:
     """In a file, which holds no value of a row. It is replaced as a whole.
 
@@ -196,7 +200,7 @@ class FileCheckpoints:
         """
         try:
             with read_own(self.path) as file:
-                return Checkpoint.from_data(json.loads(file.read()))
+                return Checkpoint.from_data(json.loads(file.read(LARGEST)))
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError):  # no JSON or no UTF-8 either

@@ -10,7 +10,7 @@ from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load import moments, numerals, phones, values
 from crm_provider.load.nested import value_at
-from crm_provider.load.null_words import ERROR_FIX, is_error_value
+from crm_provider.load.null_words import ERROR_FIX, is_error_value, without_formula
 from crm_provider.load.rows import SourceError
 from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Conversion, Unfit, is_empty
@@ -63,7 +63,7 @@ class Field:
 Maker: TypeAlias = Callable[[dict[str, Any], Defaults], Conversion]
 
 TYPES: Mapping[str, tuple[tuple[str, ...], Maker]] = {
-    # type: (its options, how they make a conversion)
+    # name of a type: (its options, how they make a conversion)
     "auto": ((), lambda options, defaults: values.auto),
     "text": ((), lambda options, defaults: values.text),
     "number": (("decimal", "thousands"), lambda options, defaults: numerals.number(**options)),
@@ -233,8 +233,10 @@ def _reader(
             given = value_at(row, column, _MISSING)
         if isinstance(given, str):
             written = given.strip()
-            if written[:1] == "#" and is_error_value(written):
-                raise Unfit("an error value of a spreadsheet", ERROR_FIX)
+            if written[:1] in ("#", "="):
+                if is_error_value(written):
+                    raise Unfit("an error value of a spreadsheet", ERROR_FIX)
+                written = without_formula(written)
             return convert(written) if written else fallback(given)
         if given is _MISSING:
             if optional:

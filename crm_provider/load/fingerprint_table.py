@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import IO, cast
 
-from crm_provider.load.paths import AnyPath, atomic_writer, each_line
+from crm_provider.load.paths import AnyPath, atomic_writer, each_line, read_own
 from crm_provider.load.scratch import Scratch
 
 KIND = "crm_provider fingerprints "
@@ -101,12 +101,12 @@ def lines_of(path: AnyPath) -> Iterator[str]:
     :raises UnreadableError: if it is no text, or not packed as its name says
     """
     try:
-        raw = path.open("rb")
+        raw = read_own(path)
     except FileNotFoundError:
         return
     with raw, gzip.GzipFile(fileobj=raw) if _is_packed(path) else nullcontext(raw) as file:
         try:
-            for line in each_line(file):
+            for line in each_line(file, path):
                 yield line.decode("ascii").removesuffix("\n")
         except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error):
             raise UnreadableError from None

@@ -27,7 +27,7 @@ from crm_provider.load.fingerprint_table import (
 )
 from crm_provider.load.journal import Journal
 from crm_provider.load.locking import FileLock
-from crm_provider.load.paths import AnyPath, is_local, sibling
+from crm_provider.load.paths import AnyPath, is_local, read_own, sibling
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.settings import Settings
 
@@ -163,7 +163,7 @@ class Fingerprints:
         """
         if self.path.suffix.lower() == ".gz" or not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        with read_own(self.path) as file:
             begin = file.read(len(KIND))
         if begin and begin != KIND.encode():
             raise SourceError(

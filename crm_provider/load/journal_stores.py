@@ -16,6 +16,7 @@ from crm_provider.load.paths import (
     atomic_writer,
     each_line,
     private_file,
+    read_own,
     remove,
     sibling,
     writing,
@@ -212,8 +213,8 @@ class Parts:
 
 def _pieces(path: AnyPath) -> Iterator[bytes]:
     try:
-        file = path.open("rb")
+        file = read_own(path)
     except FileNotFoundError:
         return
     with file:
-        yield from each_line(file)
+        yield from each_line(file, path)

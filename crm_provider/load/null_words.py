@@ -1,4 +1,4 @@
-"""Words that programs write in place of a value: ``NULL``, ``N/A``, and the error values of spreadsheets."""
+"""What programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold a text."""
 
 from __future__ import annotations
 
@@ -51,9 +51,18 @@ _ERROR_VALUE = re.compile(
 """As Excel, LibreOffice and Google Sheets write them; ``####`` is a column that was too narrow."""
 
 
+_TEXT_FORMULA = re.compile(r'="([^"]*)"')
+
+
 def is_error_value(text: str) -> bool:
     """Whether a text is what a spreadsheet writes for a formula that has failed; such a text is never sent."""
     return _ERROR_VALUE.fullmatch(text) is not None
+
+
+def without_formula(text: str) -> str:
+    """The text in ``="0042"``: so programs write text that Excel would take for a number."""
+    found = _TEXT_FORMULA.fullmatch(text)
+    return found[1].strip() if found else text
 
 
 class NullWords:

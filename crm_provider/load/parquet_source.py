@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from crm_provider.load.parquet_library import arrow_modules
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import Record, Table, folder_refused
+from crm_provider.load.source_files import Record, Table, folder_refused, read_source
 from crm_provider.load.source_options import told_apart
 
 BATCH = 1000
 """Rows that are Python values at a time."""
+
+LARGEST_BATCH = 8 << 20
+"""Bytes of the rows that are Python values at a time; a single row has no more either."""
 
 READ_AHEAD = 1 << 18
 """Bytes of each column that are read at a time; without it, and with ``pre_buffer``, a row group is read whole."""
@@ -29,13 +33,17 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
     """
     _, parquet = _pyarrow()
     try:
-        opened = path.open("rb")
+        opened = read_source(path)
     except IsADirectoryError:
         raise folder_refused(path) from None
     with opened as file:
         with _reading(path):
             table = parquet.ParquetFile(
-                file, buffer_size=READ_AHEAD, pre_buffer=False, coerce_int96_timestamp_unit="us"
+                file,
+                buffer_size=READ_AHEAD,
+                pre_buffer=False,
+                coerce_int96_timestamp_unit="us",
+                read_dictionary=_columns_of_text(parquet, file),
             )
             columns = told_apart(table.schema_arrow.names, str(path))
         yield Table(columns, _records(path, table, columns))
@@ -44,12 +52,59 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
+def _columns_of_text(parquet: Any, file: Any) -> list[str]:
+    """Columns of which Arrow is to keep each different value once: a long one in every row would fill the memory."""
+    schema = parquet.ParquetFile(file, pre_buffer=False).schema
+    leaves = [schema.column(n) for n in range(len(schema))]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in _TEXTS]
+
+
+_TEXTS = ("STRING", "NONE", "JSON", "ENUM")
+
+
 def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
     done = 0
     with _reading(path):
         for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
-            yield from _values(path, _exact(batch.rename_columns(list(columns))), done)
-            done += batch.num_rows
+            for piece in _pieces(path, batch.rename_columns(list(columns)), done):
+                yield from _values(path, _exact(piece), done)
+                done += piece.num_rows
+
+
+def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
+    """A batch in pieces that fit into memory as Python values.
+
+    :raises SourceError: if a row does not
+    """
+    if _size(batch.columns) <= LARGEST_BATCH:
+        yield batch
+    elif batch.num_rows == 1:
+        raise SourceError(f"{path}, row {done + 1} has over {LARGEST_BATCH:,} bytes; shorten it, or leave columns out")
+    else:
+        half = batch.num_rows // 2
+        yield from _pieces(path, batch.slice(0, half), done)
+        yield from _pieces(path, batch.slice(half), done + half)
+
+
+def _size(columns: Sequence[Any]) -> int:
+    """Bytes of the values of some columns, each as often as it is there."""
+    pa, _ = _pyarrow()
+    compute, total = importlib.import_module("pyarrow.compute"), 0
+    for column in columns:
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            if pa.types.is_string(kind.value_type) or pa.types.is_binary(kind.value_type):
+                lengths = compute.binary_length(column.dictionary)
+                total += compute.sum(lengths.cast(pa.int64()).take(column.indices)).as_py() or 0
+        elif pa.types.is_struct(kind):
+            total += _size(column.flatten())
+        elif pa.types.is_map(kind):
+            total += _size([column.keys, column.items])
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            total += _size([column.flatten()])
+        else:
+            total += column.nbytes
+    return total
 
 
 def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
@@ -97,7 +152,7 @@ def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
     if pa.types.is_float32(kind):
         return pa.string() if float_as_text else pa.float64()
     if pa.types.is_dictionary(kind):
-        return exact(kind.value_type) if exact(kind.value_type) != kind.value_type else kind
+        return exact(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         make = pa.list_ if pa.types.is_list(kind) else pa.large_list
         return make(kind.value_field.with_type(exact(kind.value_type)))

@@ -186,7 +186,7 @@ class Parts:
 def _lines(part: AnyPath) -> Iterator[dict[str, Any]]:
     """The whole lines of a part; the last may have been cut off by a kill."""
     with read_own(part) as file:
-        for line in each_line(file):
+        for line in each_line(file, part):
             if not line.endswith(b"\n"):
                 return
             try:

@@ -1,7 +1,7 @@
 """Files on this machine's disks and on object stores, through one interface: that of ``pathlib``.
 
-What a load writes is private: files have mode 0600, folders that it creates 0700. What others may have put in its way
-(:mod:`crm_provider.load.planted`) is neither written to nor believed.
+What a load writes is private: files have mode 0600, folders that it creates 0700. A folder that other users can write
+to (:mod:`crm_provider.load.planted`) is refused, for reading and for writing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
-from crm_provider.load.planted import open_own
+from crm_provider.load.planted import check_folder, open_own, open_plain
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
@@ -144,6 +144,7 @@ def unwritable(path: AnyPath) -> str | None:
         return "it is a folder"
     try:
         private_folder(path.parent)
+        check_folder(path.parent)
         _draft(path).unlink()
         if os.path.lexists(path):
             os.close(open_own(path, os.O_RDONLY))
@@ -174,9 +175,28 @@ def read_own(path: AnyPath) -> IO[bytes]:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
-def each_line(file: IO[bytes] | io.BufferedIOBase) -> Iterator[bytes]:
-    """Line by line: in Airflow 3.1.0 the file of an ``ObjectStoragePath`` cannot be iterated over itself."""
-    return iter(file.readline, b"")
+def read_plain(path: AnyPath) -> IO[bytes]:
+    """Open a file that anybody may have written, such as a source.
+
+    :raises PermissionError: if it is local and a pipe or a device, which would hold up the task
+    """
+    return os.fdopen(open_plain(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+
+
+LONGEST_LINE = 64 << 20
+"""Bytes of a line of a load's own files; a rejected row has at most some ten million."""
+
+
+def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
+    """Line by line: in Airflow 3.1.0 the file of an ``ObjectStoragePath`` cannot be iterated over itself.
+
+    :param name: of the file, for the message
+    :raises CannotRead: if a line has no end: the file would have to be read into memory whole
+    """
+    for line in iter(lambda: file.readline(LONGEST_LINE), b""):
+        if len(line) == LONGEST_LINE:
+            raise CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
+        yield line
 
 
 def append(file: IO[bytes], data: bytes) -> None:
@@ -209,6 +229,7 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
     with writing(path):
         if local is not None:
             private_folder(local.parent)
+            check_folder(local.parent)
         draft = _draft(local)
     try:
         with _NamedFile(draft, path) as raw, io.BufferedWriter(raw) as binary:

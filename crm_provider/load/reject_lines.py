@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from crm_provider.json_safe import lenient_json as plain
 from crm_provider.load.flatten import json_text, json_value
 from crm_provider.load.rows import Made
-from crm_provider.server_clock import ServerMoment
+from crm_provider.server_clock import utc_time
 
 
 @dataclass(frozen=True)
@@ -236,13 +236,13 @@ def _cell(value: Any) -> str:
 
 
 def _made_data(made: Made) -> dict[str, Any]:
-    return {"certain": made.certain, "since": None if made.since is None else made.since.as_data()}
+    return {"certain": made.certain, "since": None if made.since is None else made.since.isoformat()}
 
 
 def _made_of(data: Any) -> Made | None:
     if not isinstance(data, Mapping):
         return None
-    return Made(ServerMoment.from_data(data.get("since")), certain=data.get("certain") is True)
+    return Made(utc_time(data.get("since")), certain=data.get("certain") is True)
 
 
 def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:

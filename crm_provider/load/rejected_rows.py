@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.load.paths import AnyPath, CannotRead
 from crm_provider.load.reject_lines import Reject, form_mark
 from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import Row, SourceError
@@ -112,5 +112,7 @@ def read_rejects(
 def _text_errors(name: str) -> Iterator[None]:
     try:
         yield
+    except CannotRead as refused:
+        raise SourceError(str(refused)) from None
     except UnicodeDecodeError:
         raise SourceError(f"{name} is not UTF-8; save it again in that encoding") from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from crm_provider.addresses import person_key
-from crm_provider.server_clock import ServerMoment
 
 
 class Outcome(str, Enum):
@@ -30,11 +30,11 @@ class Outcome(str, Enum):
 class Made:
     """An earlier attempt to send a row has made its contact, or may have.
 
-    :param since: when the load of that attempt began, by the CRM's clock; None if that is not known
+    :param since: by the CRM's clock: the attempt was made after it; None if that is not known
     :param certain: whether the contact is known to have been made
     """
 
-    since: ServerMoment | None = None
+    since: datetime | None = None
     certain: bool = False
 
 

@@ -26,7 +26,7 @@ from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.ordering import LearnedOrder
 from crm_provider.pacing import MARGIN
-from crm_provider.server_clock import ServerMoment
+from crm_provider.server_clock import utc_time
 from crm_provider.upsert import ContactWriter
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Run:
         """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
         self.is_resumed = before is not None
         notes = before.notes if before is not None else {}
-        self.began = ServerMoment.from_data(notes.get(BEGAN))
+        self.began = utc_time(notes.get(BEGAN))
         made = notes.get(MADE)
         self.made_before = frozenset(made if isinstance(made, list) else [])
         self.plan = plans.Plan("nothing", 0, "")
@@ -126,9 +126,7 @@ class Run:
         is_needed = load.options.mode == "create" and load.options.list_ids and self.survey.rows
         if self.began is not None or not is_needed:
             return
-        if load.client.server_time(self.started) is None:
-            load.client.ping()  # no answer has shown the CRM's clock yet
-        self.began = load.client.server_time(self.started)
+        self.began = load.client.start_of_writes()
         self._save()
 
     def _ended(self) -> Summary:
@@ -281,7 +279,7 @@ class Run:
         if self.reading_stopped:
             notes[READING_STOPPED] = True
         if self.began is not None:
-            notes[BEGAN] = self.began.as_data()
+            notes[BEGAN] = self.began.isoformat()
         made = [*self.endings.made, *(number for number in self.made_before if number not in self.ledger.done)]
         if made:
             notes[MADE] = sorted(set(made))

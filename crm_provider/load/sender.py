@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from crm_provider import errors as e
 from crm_provider.load.rows import Contact, Made, Outcome, Row
-from crm_provider.remote_contact import RemoteContact, made_since
-from crm_provider.server_clock import ServerMoment
+from crm_provider.remote_contact import RemoteContact
 from crm_provider.upsert import ContactWriter, Written
 
 
@@ -52,7 +52,7 @@ class Sender:
     :param began: when this load began, by the CRM's clock: a contact that is older was not made by it
     """
 
-    def __init__(self, writer: ContactWriter, *, began: ServerMoment | None = None) -> None:
+    def __init__(self, writer: ContactWriter, *, began: datetime | None = None) -> None:
         self._writer, self._began = writer, began
 
     def send(self, flight: Flight) -> Sent:
@@ -84,7 +84,6 @@ class Sender:
     @staticmethod
     def _is_ours(flight: Flight, made: Made, remote: RemoteContact) -> bool:
         """Whether a contact that exists is the one that an earlier send, try or load has made."""
-        same = remote.has(flight.contact.attributes)
         if remote.created_at is None or made.since is None:
-            return made.certain and same
-        return made_since(remote.created_at, made.since, same_values=same)
+            return made.certain and remote.has(flight.contact.attributes)
+        return remote.created_at >= made.since

@@ -8,9 +8,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.load.paths import AnyPath, read_plain
+from crm_provider.load.planted import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.source_options import FORMATS
 
@@ -75,6 +76,19 @@ def there(given: object) -> Iterator[None]:
         if is_folder(given):
             raise folder_refused(given) from None
         raise NoSuchFile(f"there is no file {given}; correct the path, or see whether the file has arrived") from None
+
+
+def read_source(path: AnyPath) -> IO[bytes]:
+    """Open a file of a source.
+
+    :raises SourceError: if it is a pipe or a device
+    """
+    try:
+        return read_plain(path)
+    except PermissionError as refused:
+        if refused.strerror == NO_FILE:
+            raise SourceError(f"{path} is not an ordinary file but a pipe or a device; write a file first") from None
+        raise
 
 
 def is_folder(path: Any) -> bool:

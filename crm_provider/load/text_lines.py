@@ -13,7 +13,7 @@ from typing import Any
 
 from crm_provider.load.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import LARGEST_ROW, folder_refused, place
+from crm_provider.load.source_files import LARGEST_ROW, folder_refused, place, read_source
 
 LONGEST_LINE = LARGEST_ROW
 """Characters; without an end to it a file without line ends would be read into memory whole."""
@@ -89,7 +89,7 @@ def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]
     """
     with ExitStack() as closing:
         try:
-            file = closing.enter_context(path.open("rb"))
+            file = closing.enter_context(read_source(path))
         except IsADirectoryError:
             raise folder_refused(path) from None
         packed = closing.enter_context(buffered(file))

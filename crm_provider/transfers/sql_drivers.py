@@ -46,8 +46,15 @@ def psycopg2_types() -> list[Any]:
     names = ("PYDATE", "PYDATETIME", "PYDATETIMETZ", "PYTIME", "PYINTERVAL")
     originals = [getattr(extensions, name) for name in names]
     times = [extensions.new_type(kind.values, kind.name, _careful(kind)) for kind in originals]
+    arrays = [extensions.new_array_type(_ARRAYS[made.name], f"{made.name}ARRAY", made) for made in times]
     inet_and_uuid_arrays = (1041, 651, 2951)
-    return [*times, extensions.new_array_type(inet_and_uuid_arrays, "TEXTS", extensions.UNICODE)]
+    return [*times, *arrays, extensions.new_array_type(inet_and_uuid_arrays, "TEXTS", extensions.UNICODE)]
+
+
+_ARRAYS = {
+    "PYDATE": (1182,), "PYDATETIME": (1115,), "PYDATETIMETZ": (1185,), "PYTIME": (1183, 1270), "PYINTERVAL": (1187,),
+}  # fmt: skip
+"""PostgreSQL's numbers of the arrays of each type."""
 
 
 def _careful(original: Any) -> Callable[[str | None, Any], Any]:

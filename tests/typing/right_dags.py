@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, BaseSensorOperator, ObjectStoragePath, task
+from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
 
 from crm_provider import errors as e
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
@@ -31,7 +31,7 @@ from crm_provider.retry import CrmRetryPolicy
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
-from crm_provider.task_arguments import BaseOperatorArguments, BaseSensorArguments, LoadOnError, TaskOnError
+from crm_provider.task_arguments import LoadOnError, TaskOnError
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 
@@ -169,9 +169,3 @@ class OwnOperator(CrmUpsertContactOperator):
 
 
 OwnOperator(task_id="own", shop="north", contact_email=EMAIL)
-
-
-def as_airflow_has_them(arguments: BaseOperatorArguments, sensor: BaseSensorArguments) -> None:
-    """The types in :mod:`crm_provider.task_arguments` are those of the installed Airflow."""
-    BaseOperator(**arguments)
-    BaseSensorOperator(**sensor)

@@ -11,7 +11,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
 from crm_provider.comparison import same_value, shows
-from crm_provider.remote_contact import made_since
+from crm_provider.remote_contact import CLOCKS_APART, made_since
 from crm_provider.server_clock import ServerClock, ServerMoment, utc_time
 from crm_provider.transport import Call
 
@@ -60,11 +60,25 @@ def test_a_clock_that_was_set_counts_as_it_is_now() -> None:
     assert moment.earliest == NOON - timedelta(hours=1)
 
 
-def test_a_moment_survives_as_data() -> None:
-    moment = ServerMoment(NOON, NOON + timedelta(seconds=1))
-    assert ServerMoment.from_data(moment.as_data()) == moment
-    for damaged in (None, [], ["x", "y"], [moment.latest.isoformat(), moment.earliest.isoformat()], {"a": 1}, [1, 2]):
-        assert ServerMoment.from_data(damaged) is None
+def test_a_load_waits_until_what_it_makes_is_surely_younger() -> None:
+    made = bench(dated(data({"page": 0, "total": 0, "data": []})))
+    before = made.clock.now
+    start = made.client.start_of_writes()
+    assert start == NOON + timedelta(seconds=1 + 1)  # noon at the latest when it was asked, and two clocks
+    waited = made.clock.now - before
+    assert waited == 1 + 2 * 1
+    moment = made.transport.server_time()
+    assert moment is not None
+    assert start is not None
+    assert moment.earliest - CLOCKS_APART >= start
+    assert made.client.start_of_writes() is not None  # without another call
+    assert len(made.wire.calls) == 1
+
+
+def test_a_crm_that_does_not_show_its_clock() -> None:
+    made = bench(data({"page": 0, "total": 0, "data": []}))
+    assert made.client.start_of_writes() is None
+    assert made.clock.slept == []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from crm_provider.transfers.sql_rows import FAILURES_IN_A_ROW, SqlRows, check_si
 
 OIDS = {
     "date": 1082, "timestamp": 1114, "timestamptz": 1184, "time": 1083, "timetz": 1266, "interval": 1186, "inet": 869,
-    "cidr": 650, "json": 114, "jsonb": 3802, "inet[]": 1041, "cidr[]": 651,
+    "cidr": 650, "json": 114, "jsonb": 3802, "inet[]": 1041, "cidr[]": 651, "date[]": 1182,
 }  # fmt: skip
 
 
@@ -81,6 +81,13 @@ def test_a_null_stays_a_null() -> None:
 def test_addresses_are_text(kind: str, text: str) -> None:
     """The other one gives text by itself."""
     assert read_by_psycopg(kind, text) == text
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_python_cannot_hold_within_an_array(driver: str) -> None:
+    assert DRIVERS[driver]("date[]", "{2024-02-29,infinity,NULL}") == [
+        datetime.date(2024, 2, 29), Unreadable("infinity"), None,
+    ]  # fmt: skip
 
 
 def test_arrays_of_addresses_are_lists() -> None:

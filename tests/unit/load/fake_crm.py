@@ -75,7 +75,7 @@ class FakeCrm:
             items = found[start : start + 10]
             yield ListedPage(number=number, page=Page(items, len(found)), fresh=items)
 
-    def server_time(self, local: float) -> None:
+    def start_of_writes(self) -> None:
         """No answer of this CRM shows its clock."""
 
     def ping(self) -> None:

@@ -291,6 +291,22 @@ def test_null_values_is_a_list_of_words(words: Any) -> None:
         open_source([{"email": "a@ex.co"}], options={"null_values": words})
 
 
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ('="0042"', "0042"),
+        ('"=""+55 31 9999"""', "+55 31 9999"),
+        ('="a"&"b"', '="a"&"b"'),
+        ("=A1", "=A1"),
+        ('""', None),
+        ('=""', None),
+    ],
+)
+def test_a_text_that_is_written_as_a_formula(cell: str, value: str | None, tmp_path: Path) -> None:
+    expected = {} if value is None else {"code": value}
+    assert contacts(open_source(file(tmp_path, f"email,code\na@ex.co,{cell}\n"))) == [("a@ex.co", expected)]
+
+
 # -- a problem names file, line and row
 
 

@@ -7,22 +7,24 @@ import pickle
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from crm_provider.load import checkpoint, paths
 from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
 from crm_provider.load.extract import Extract
+from crm_provider.load.fingerprint_table import lines_of
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.locking import FileLock
 from crm_provider.load.parts import Owner, Parts
 from crm_provider.load.paths import CannotRead, CannotWrite, atomic_writer, private_file, read_own, unwritable
-from crm_provider.load.planted import A_LINK, NOT_OURS, is_planted
+from crm_provider.load.planted import A_LINK, NOT_OURS, OPEN_FOLDER
 from crm_provider.load.reject_lines import Reject
+from crm_provider.load.rejected_rows import read_rejects
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.report import write_report
-from crm_provider.load.rows import Contact, Row
+from crm_provider.load.rows import Contact, Row, SourceError
+from crm_provider.load.sources import open_source
 from crm_provider.load.work import Fate, WorkTable
 from crm_provider.paging import ListedPage, Page
 
@@ -123,121 +125,218 @@ OPENERS: dict[str, Write] = {
 }
 
 
+MODES = {"sticky, as /tmp": 0o1777, "open to all": 0o777, "writable for others": 0o702}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*OPENERS, *WRITERS])
+def test_a_folder_that_others_can_write_to_is_refused(name: str, mode: str, shared: Path) -> None:
+    shared.chmod(MODES[mode])
+    (shared / "x").write_text("{}")
+    before = sorted(shared.iterdir())
+    with pytest.raises(OSError, match="every user of the machine can write to its folder"):
+        (OPENERS.get(name) or WRITERS[name])(shared / "x")
+    assert unwritable(shared / "x") == OPEN_FOLDER
+    assert sorted(shared.iterdir()) == before
+    assert (shared / "x").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_link_to_such_a_folder_is_refused(name: str, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(shared)
+    (shared / "x").write_text("{}")
+    with pytest.raises(OSError, match="every user of the machine can write to its folder"):
+        OPENERS[name](tmp_path / "mine" / "x")
+
+
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_link_to_a_file_in_such_a_folder_is_refused(name: str, shared: Path, tmp_path: Path) -> None:
+    (shared / "x").write_text("{}")
+    (tmp_path / "x").symlink_to(shared / "x")
+    with pytest.raises(OSError, match="every user of the machine can write to its folder"):
+        OPENERS[name](tmp_path / "x")
+
+
+def test_a_folder_below_such_a_folder_can_be_moved_by_others(shared: Path) -> None:
+    mine = shared / "mine"
+    mine.mkdir(mode=0o700)
+    private_file(mine / "x").close()  # below a sticky folder nobody else can move it
+    shared.chmod(0o777)
+    with pytest.raises(CannotWrite, match="every user of the machine can write"):
+        private_file(mine / "x")
+
+
+def test_planted_rejects_are_not_sent(shared: Path) -> None:
+    rejects(shared.parent / "r.jsonl")
+    (shared.parent / "r.jsonl").replace(shared / "r.jsonl")
+    with pytest.raises(
+        SourceError, match=r"r\.jsonl cannot be read: every user of the machine can write to its folder"
+    ):
+        read_rejects(shared / "r.jsonl")
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@needs_root
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_folder_of_another_user_is_refused(name: str, shared: Path) -> None:
+    shared.chmod(0o755)
+    (shared / "x").write_text("{}")
+    os.chown(shared, 12345, 12345)
+    with pytest.raises(OSError, match="its folder belongs to another user"):
+        OPENERS[name](shared / "x")
+    os.chown(shared, 12345, os.getegid())
+    shared.chmod(0o775)  # shared with a group of ours
+    OPENERS[name](shared / "x")
+
+
+@needs_root
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_link_of_another_user_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "mine" / "x").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    os.lchown(tmp_path / "link", 12345, 12345)
+    with pytest.raises(OSError, match="a link of another user leads to its folder"):
+        OPENERS[name](tmp_path / "link" / "x")
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Path:
+    """A folder that a group can write to."""
+    made = tmp_path / "group"
+    made.mkdir()
+    made.chmod(0o770)
+    return made
+
+
 @pytest.mark.parametrize("name", OPENERS)
 @pytest.mark.parametrize(
-    ("plant", "reason", "told"),
+    ("plant", "reason"),
     [
-        pytest.param(Path.symlink_to, "symbolic link", A_LINK, id="link"),
-        pytest.param(Path.hardlink_to, "another user", NOT_OURS, id="second name"),
+        pytest.param(Path.symlink_to, A_LINK, id="link"),
+        pytest.param(Path.hardlink_to, NOT_OURS, id="second name"),
     ],
 )
-def test_what_leads_to_another_file_is_refused_in_a_folder_open_to_all(
-    name: str, plant: Callable[[Path, Path], None], reason: str, told: str, shared: Path
+def test_what_leads_to_another_file_is_refused_in_a_folder_of_a_group(
+    name: str, plant: Callable[[Path, Path], None], reason: str, group: Path
 ) -> None:
-    victim, path = shared.parent / "victim", shared / "x"
+    victim, path = group.parent / "victim", group / "x"
     victim.write_bytes(b"precious")
     plant(path, victim)
-    with pytest.raises((PermissionError, CannotWrite), match=reason):
+    with pytest.raises((PermissionError, CannotWrite), match=reason.split(",", maxsplit=1)[0]):
         OPENERS[name](path)
     assert victim.read_bytes() == b"precious"
-    assert unwritable(path) == told
+    assert unwritable(path) == reason
+
+
+@needs_root
+def test_a_file_of_someone_outside_the_group_is_refused(group: Path) -> None:
+    path = group / "x"
+    path.write_text("{}")
+    os.chown(path, 12345, 12345)
+    for opened in OPENERS.values():
+        with pytest.raises((PermissionError, CannotWrite), match="another user"):
+            opened(path)
+    assert path.read_text() == "{}"
+    os.chown(path, 12345, group.stat().st_gid)  # of a member
+    for opened in OPENERS.values():
+        opened(path)
 
 
 @pytest.mark.parametrize("name", OPENERS)
-def test_a_link_in_an_own_folder_is_the_users_business(name: str, shared: Path) -> None:
-    shared.chmod(0o755)
-    (shared / "x").symlink_to(shared.parent / "elsewhere")
-    FileCheckpoints(shared.parent / "elsewhere").save(Checkpoint(epoch=0, fingerprint="x"))
-    OPENERS[name](shared / "x")
-    assert unwritable(shared / "x") is None
+def test_a_link_in_an_own_folder_is_the_users_business(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "elsewhere")
+    FileCheckpoints(tmp_path / "elsewhere").save(Checkpoint(epoch=0, fingerprint="x"))
+    OPENERS[name](tmp_path / "x")
+    assert unwritable(tmp_path / "x") is None
 
 
-def test_a_file_that_is_not_there_yet_can_be_written(shared: Path) -> None:
-    assert unwritable(shared / "x") is None
-    private_file(shared / "x").close()
-    assert stat.S_IMODE((shared / "x").stat().st_mode) == 0o600
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
 
 
-def test_what_others_put_beside_an_extract_is_left_to_them(shared: Path) -> None:
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("make", [pipe, device])
+def test_a_pipe_or_a_device_holds_nobody(name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "x")
+    with pytest.raises((PermissionError, CannotWrite), match=r"not an ordinary file|every user of the machine"):
+        OPENERS[name](tmp_path / "x")
+    assert unwritable(tmp_path / "x") is not None
+
+
+@pytest.mark.parametrize("make", [pipe, device])
+def test_a_pipe_in_place_of_a_journal_holds_nobody(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "state.db.journal")
+    with pytest.raises(OSError, match=r"not an ordinary file|every user of the machine"):
+        Fingerprints(tmp_path / "state.db", b"secret").unchanged(Contact(email="ada@example.com", attributes={}))
+
+
+@pytest.mark.parametrize("make", [pipe, device])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_pipe_in_place_of_a_source_holds_nobody(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> None:
+    make(tmp_path / f"leads.{suffix}")
+    with pytest.raises(SourceError, match="is not an ordinary file but a pipe or a device; write a file first"):
+        list(open_source(tmp_path / f"leads.{suffix}").rows())
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(checkpoint, "LARGEST", 1000)
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"row": ' + b"1" * 1000)
+    with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: a line of it has over 1,000 bytes"):
+        read_rejects(path)
+    with pytest.raises(CannotRead, match="a line of it has over 1,000 bytes"):
+        list(lines_of(path))
+    assert FileCheckpoints(path).load() is None
+
+
+def test_a_file_that_is_not_there_yet_can_be_written(group: Path) -> None:
+    assert unwritable(group / "x") is None
+    private_file(group / "x").close()
+    assert stat.S_IMODE((group / "x").stat().st_mode) == 0o600
+
+
+def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
     name = f"x.part-{Owner(work='x').mark}-0-000000"
-    (shared / name).symlink_to(shared.parent / "victim")
-    (shared.parent / "victim").write_text('{"version": 1}\n')
-    assert Parts(shared / "x", Owner(work="y")).sweep() == []
-    assert (shared / name).is_symlink()
+    (group / name).symlink_to(group.parent / "victim")
+    (group.parent / "victim").write_text('{"version": 1}\n')
+    assert Parts(group / "x", Owner(work="y")).sweep() == []
+    assert (group / name).is_symlink()
     with pytest.raises(PermissionError, match="symbolic link"):
-        list(Parts(shared / "x", Owner(work="x")).pages())
+        list(Parts(group / "x", Owner(work="x")).pages())
 
 
-def test_what_others_have_planted_is_named(shared: Path) -> None:
-    (shared / "x").symlink_to(shared.parent / "victim")
-    with pytest.raises(CannotRead, match=f"{shared / 'x'} cannot be read: it is a symbolic link") as planted:
-        FileCheckpoints(shared / "x").load()
+def test_what_others_have_planted_is_named(group: Path) -> None:
+    (group / "x").symlink_to(group.parent / "victim")
+    with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as planted:
+        FileCheckpoints(group / "x").load()
     again = pickle.loads(pickle.dumps(planted.value))
-    assert (str(again), again.what) == (str(planted.value), str(shared / "x"))
+    assert (str(again), again.what) == (str(planted.value), str(group / "x"))
 
 
-def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(shared: Path) -> None:
-    target = shared / "contacts.csv"
+def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(group: Path) -> None:
+    target = group / "contacts.csv"
     client = FakeClient(records(0, 12))
     made = Extract(client, "contacts", target)  # type: ignore[arg-type]
     pages = Parts.pages
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Parts, "pages", lambda self: [read_own(shared / "x")] if client.reads else pages(self))
-        (shared / "x").symlink_to(shared / "y")
+        patched.setattr(Parts, "pages", lambda self: [read_own(group / "x")] if client.reads else pages(self))
+        (group / "x").symlink_to(group / "y")
         with pytest.raises(CannotRead, match="symbolic link"):
             made.run()
     assert not target.exists()
 
 
-def test_a_pipe_holds_nobody(shared: Path) -> None:
-    os.mkfifo(shared / "x")
-    with pytest.raises(PermissionError, match="another user"):
-        read_own(shared / "x")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away; the rule itself is tested below")
-def test_a_file_of_another_user_is_neither_written_nor_believed(shared: Path) -> None:
-    path = shared / "x"
-    path.write_text("{}")
-    os.chown(path, 12345, -1)
-    for opened in OPENERS.values():
-        with pytest.raises((PermissionError, CannotWrite), match="another user"):
-            opened(path)
-    assert path.read_text() == "{}"
-
-
-def about(mode: int, owner: int, links: int = 1) -> Any:
-    return SimpleNamespace(st_mode=mode, st_uid=owner, st_nlink=links)
-
-
-ME, ROOT, OTHER = 1000, 0, 1001
-FILE, PIPE = stat.S_IFREG | 0o600, stat.S_IFIFO | 0o600
-
-
-@pytest.mark.parametrize(
-    ("file", "folder", "planted"),
-    [
-        (about(FILE, ME), about(0o1777, ROOT), False),
-        (about(FILE, ROOT), about(0o1777, ROOT), False),
-        (about(FILE, OTHER), about(0o1777, ROOT), True),
-        (about(FILE, ME, links=2), about(0o1777, ROOT), True),
-        (about(PIPE, ME), about(0o1777, ROOT), True),
-        (about(FILE, OTHER), about(0o755, ME), False),
-        (about(FILE, OTHER), about(0o1775, ROOT), False),
-        (about(FILE, OTHER), about(0o777, ROOT), False),
-    ],
-    ids=[
-        "own", "of the folder's owner", "of another", "own, with another name", "a pipe", "in an own folder",
-        "in a group's folder", "on a share that knows no owners",
-    ],
-)  # fmt: skip
-def test_who_may_have_put_it_there(file: Any, folder: Any, planted: bool) -> None:
-    assert is_planted(file, folder, ME) is planted
-
-
-def test_what_is_written_whole_takes_the_place_of_a_link(shared: Path) -> None:
+def test_what_is_written_whole_takes_the_place_of_a_link(group: Path) -> None:
     """The new file is made under a name that nobody can guess, and renamed."""
-    victim, path = shared.parent / "victim", shared / "x"
+    victim, path = group.parent / "victim", group / "x"
     victim.write_bytes(b"precious")
     path.symlink_to(victim)
     with atomic_writer(path) as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from crm_provider.load.rows import Contact, Made, Outcome, Row
 from crm_provider.load.sender import Flight, Sender, Sent
 from crm_provider.ordering import LearnedOrder
 from crm_provider.remote_contact import ABSENT, RemoteContact
-from crm_provider.server_clock import ServerMoment
 from crm_provider.upsert import ContactWriter, Creation
 
 from .fake_crm import FakeCrm
@@ -36,7 +35,7 @@ def sender_of(
     order: Any = None,
     lists: tuple[str, ...] = (),
     guard: bool = True,
-    began: ServerMoment | None = None,
+    began: datetime | None = None,
 ) -> Sender:
     writer = ContactWriter(crm, mode=mode, order=order or LearnedOrder(), lists=lists, guard=guard)  # type: ignore[arg-type]
     return Sender(writer, began=began)
@@ -306,7 +305,7 @@ def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_thos
 # -- what was made, and what was there before ----------------------------------------------------------------
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
-BEGAN = ServerMoment(NOON, NOON + timedelta(seconds=1))
+BEGAN = NOON
 BEFORE, SINCE = "2026-02-01T00:00:00.000Z", "2026-03-01T12:00:05.000Z"
 
 

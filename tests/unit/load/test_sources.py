@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
+from crm_provider.load import text_lines
 from crm_provider.load.rows import NoSuchFile, Row, SourceError
 from crm_provider.load.source_options import FORMATS
 from crm_provider.load.sources import FilesSource, RowsSource, Source, open_source
@@ -214,15 +215,15 @@ def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
 def test_a_file_is_closed_when_reading_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, leads_csv="email\na@x.io\nb@x.io\n")
     opened = []
-    plain = Path.open
+    plain = text_lines.read_source
 
-    def noted(path: Path, mode: str) -> Any:
-        opened.append(plain(path, mode))
+    def noted(path: Path) -> Any:
+        opened.append(plain(path))
         return opened[-1]
 
     source = open_source(tmp_path / "leads.csv")
     assert source.columns == ("email",)
-    monkeypatch.setattr(Path, "open", noted)
+    monkeypatch.setattr(text_lines, "read_source", noted)
     rows = source.rows()
     next(rows)
     rows.close()  # type: ignore[attr-defined]

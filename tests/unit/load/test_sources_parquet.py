@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import tracemalloc
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -103,7 +105,7 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
             sizes.append(len(data))
             return data
 
-    monkeypatch.setattr(Path, "open", lambda path, mode: Noted(path))
+    monkeypatch.setattr(parquet_source, "read_source", Noted)
     assert sum(1 for _ in open_source(path).rows()) == 100_000
     assert sum(sizes) >= path.stat().st_size // 2  # they were noted
     assert max(sizes) <= 5 * parquet_source.READ_AHEAD  # pages, of 1 MB, are read whole
@@ -151,7 +153,7 @@ def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, mo
 
         tell = read = seek
 
-    monkeypatch.setattr(Path, "open", lambda *_: Broken())
+    monkeypatch.setattr(parquet_source, "read_source", lambda path: Broken())
     with pytest.raises(ConnectionResetError):
         list(open_source(good).rows())
 
@@ -191,6 +193,52 @@ def test_nanoseconds_within_lists_and_structs_are_cut(tmp_path: Path) -> None:
     (row,) = open_source(path).rows()
     moment = datetime(2023, 11, 14, 22, 13, 20, 123456)  # noqa: DTZ001 - of a time without a zone
     assert row.values == {"list": [moment], "struct": {"at": moment}}
+
+
+def peak_of(read: Callable[[], int]) -> tuple[int, int]:
+    """What was read, and the most bytes that Python held meanwhile."""
+    tracemalloc.start()
+    try:
+        return read(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+LONG = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([LONG] * 1000),
+        pa.array([[LONG]] * 1000, pa.list_(pa.string())),
+        pa.array([{"a": LONG}] * 1000),
+        pa.array([LONG.encode()] * 1000, pa.binary()),
+    ],
+    ids=["text", "list", "struct", "binary"],
+)
+def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "leads.parquet", pa.table({"email": ["a@x.io"] * 1000, "note": values}))
+    assert path.stat().st_size < 1_000_000
+    before = pa.total_allocated_bytes()
+    rows, peak = peak_of(lambda: sum(1 for _ in open_source(path).rows()))
+    assert rows == 1000
+    assert peak < 30_000_000
+    assert pa.total_allocated_bytes() - before < 30_000_000
+
+
+def test_a_row_that_is_too_large_is_named(tmp_path: Path) -> None:
+    notes = ["short"] * 7 + ["secret" * 2_000_000, "short"]
+    path = write(tmp_path / "leads.parquet", pa.table({"note": notes}))
+    with pytest.raises(SourceError) as caught:
+        list(open_source(path).rows())
+    assert str(caught.value) == f"{path}, row 8 has over 8,388,608 bytes; shorten it, or leave columns out"
+
+
+def test_a_map_is_a_list_of_pairs(tmp_path: Path) -> None:
+    maps = pa.array([[("a", "b")], None, []], pa.map_(pa.string(), pa.string()))
+    path = write(tmp_path / "leads.parquet", pa.table({"m": maps}))
+    assert [row.values["m"] for row in open_source(path).rows()] == [[("a", "b")], None, []]
 
 
 NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"

@@ -252,7 +252,8 @@ def attempt(
             effect |= {"mode": "create"} if spec.mode == "create" else {}
             fingerprints = Fingerprints(files.state, secret_for(client.settings), effect=effect)
             opened.callback(fingerprints.close)
-        suppression = opened.enter_context(contextlib.closing(Suppression.read(list(spec.suppression))))
+        people = Suppression.read(list(spec.suppression)) if spec.suppression else Suppression()
+        suppression = opened.enter_context(contextlib.closing(people))
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = Load(
             source=source,
@@ -260,7 +261,7 @@ def attempt(
             client=client,
             pulse=pulse,
             options=options,
-            policy=ErrorPolicy(work=Work.LOAD, operator="CrmLoadContactsOperator"),
+            policy=ErrorPolicy(work=Work.LOAD, operator=_operator(spec.mode)),
             rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
             fingerprints=fingerprints,
             full_refresh=spec.full_refresh and files.state is not None,
@@ -275,6 +276,11 @@ def attempt(
             return _ended("stopped", stopped.summary, stopped.error.type)
         except LoadInterrupted as interrupted:
             return _ended("interrupted", interrupted.summary)
+
+
+def _operator(mode: str) -> str:
+    """As the operator names itself to the policy."""
+    return "CrmLoadContactsOperator" if mode == "upsert" else f"CrmLoadContactsOperator(mode={mode!r})"
 
 
 def _ended(how: str, summary: Any, error: str | None = None) -> Ended:
