@@ -233,11 +233,11 @@ def _without_brackets(text: str) -> str:
 def _validated(text: str) -> _Address:
     """:raises NotOneAddress: saying what is wrong with a text that has nothing around it"""
     local, at, domain = text.rpartition("@")
-    if len(_ADDRESS_LIKE.findall(text)) > 1:
-        raise _several()
     if not at:
         raise NotOneAddress(f"{_INVALID} (it has no @)", "correct it")
     if "@" in local:
+        if len(_ADDRESS_LIKE.findall(text)) > 1:
+            raise _several()
         raise NotOneAddress(f"{_INVALID} (it has more than one @)", "correct it, or give each address a row of its own")
     if any(c.isspace() for c in text):
         raise NotOneAddress(f"{_INVALID} (there is a space or other text in it)", "leave only the address")

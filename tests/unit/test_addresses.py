@@ -369,6 +369,22 @@ def test_any_text_has_an_answer_that_is_stable(text: str) -> None:
     assert unicodedata.is_normalized("NFC", written)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 999 + ")" * 999, "mailto:" * 280, "&amp;" * 399, "a" * 1998 + "@", "a@" * 999, "<" * 1999,
+        "\u0301" * 1999,
+        "a@" + "b." * 900 + "c", "'" * 1999, "a." * 120 + "@x",
+        "=" * 2_000_000,
+    ],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_a_hostile_text_is_refused(text: str) -> None:
+    with pytest.raises(NotOneAddress):
+        one_address(text)
+    assert person_key(text) is not None
+
+
 def test_the_librarys_settings_for_others_stay_as_they_are() -> None:
     import email_validator
 
