@@ -32,7 +32,7 @@ SKIP = "source_options={'skip_lines': <how many>}"
 _CLOSE = "close the quote that was left open"
 
 _EXCEL_MARK = re.compile(r'"?sep=([^"\r\n])\1*"?', re.IGNORECASE)
-"""The first line by which Excel is told the delimiter; saved again, it has some of them at its end."""
+"""The first line, which names the delimiter for Excel; a file that was saved again has some of them at its end."""
 
 _NUL = "\udcfe"
 """Stands for NUL while a line is parsed, which Python 3.10 refuses: no text decodes to it."""
