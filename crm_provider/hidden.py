@@ -43,7 +43,8 @@ def hide_rows(value: Any) -> Any:
         return Hidden(value, "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
         return [path_text(item) for item in value]
-    return hide_list(path_text(value), "rows")
+    is_pages = isinstance(value, (list, tuple)) and isinstance(value[0], (list, tuple))
+    return hide_list(path_text(value), "pages of rows" if is_pages else "rows")
 
 
 def hide_list(value: Any, noun: str) -> Any:

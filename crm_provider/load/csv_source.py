@@ -24,6 +24,9 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LONGEST_RECORD = 150_000
 """Lines of one record: a quote that is not closed must not collect the whole file."""
 
+MOST_COLUMNS = 10_000
+"""Spreadsheets have 16,384 at most, and nobody maps so many: a header line of delimiters must not fill the memory."""
+
 SAMPLE_LINES, SAMPLE_SIZE = 50, 1 << 16
 """Lines and characters that are looked at to find the delimiter."""
 
@@ -32,7 +35,7 @@ SKIP = "source_options={'skip_lines': <how many>}"
 _CLOSE = "close the quote that was left open"
 
 _EXCEL_MARK = re.compile(r'"?sep=([^"\r\n])\1*"?', re.IGNORECASE)
-"""The first line by which Excel is told the delimiter; saved again, it has some of them at its end."""
+"""The first line, which names the delimiter for Excel; a file that was saved again has some of them at its end."""
 
 _NUL = "\udcfe"
 """Stands for NUL while a line is parsed, which Python 3.10 refuses: no text decodes to it."""
@@ -185,6 +188,8 @@ class _Records:
         for fields in self._all():
             if isinstance(fields, str):
                 raise SourceError(f"{fields}; correct the header line, or skip the lines before it: {SKIP}")
+            if len(fields) > MOST_COLUMNS:
+                raise SourceError(f"{self._place()} has {len(fields):,} columns; at most {MOST_COLUMNS:,} are read")
             names = (name.strip("\ufeff\u200b \t\r\n\f\v\u00a0") for name in fields)
             return HeaderLine.of(told_apart(names, self._place()), self._place())
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from crm_provider.load.null_words import NullWords
@@ -45,6 +45,8 @@ class Preflight:
     work: WorkTable
     problems: Mapping[str, int]
     fingerprint: str
+    places: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong -> where it is for the first time: file, line and row."""
 
     @property
     def rows(self) -> int:
@@ -61,10 +63,14 @@ class Preflight:
     def problem_lines(self) -> list[str]:
         """The problems for people, the commonest first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} row(s): {problem}" for problem, count in common[:SHOWN_PROBLEMS]]
+        lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
             lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
         return lines
+
+    def _place(self, problem: str) -> str:
+        place = self.places.get(problem, "")
+        return f" (first: {place})" if place and place.partition(" (row")[0] not in problem else ""
 
 
 def check(
@@ -107,7 +113,7 @@ def check(
     except BaseException:
         work.close()
         raise
-    return Preflight(work, problems.as_data(), digest.hexdigest()[:32])
+    return Preflight(work, problems.as_data(), digest.hexdigest()[:32], problems.places())
 
 
 def _check_columns(source: Source, mapper: RowMapper) -> None:
@@ -153,10 +159,12 @@ class _Problems:
     def as_data(self) -> dict[str, int]:
         return {self._text(key): count for key, count in self._counts.items()}
 
+    def places(self) -> dict[str, str]:
+        return {self._text(key): place for key, place in self._places.items()}
+
     def _text(self, key: tuple[str, str, str]) -> str:
-        example, place = self._examples[key], self._places[key]
-        text = str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
-        return f"{text} (first: {place})" if place and place.split(" (row")[0] not in text else text
+        example = self._examples[key]
+        return str(replace(example, fix=f"for example: {example.fix}") if key in self._vary else example)
 
 
 def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:

@@ -92,7 +92,7 @@ def read_source(path: AnyPath) -> IO[bytes]:
 
 
 def is_folder(path: Any) -> bool:
-    """Whether a path object is a folder; False if that cannot be told."""
+    """Whether a path object is a folder; False if that is not known."""
     try:
         return bool(path.is_dir())
     except (AttributeError, OSError, NotImplementedError):

@@ -72,13 +72,32 @@ def _json_writer(text: io.TextIOWrapper, columns: Sequence[str] | None) -> Add:
 
 def _csv_writer(text: io.TextIOWrapper, columns: Sequence[str], *, guard: bool) -> Add:
     shown = guarded if guard else _plain
-    rows = csv.writer(text)  # lines end with CR LF, as in RFC 4180: else a lone CR in a value is not quoted
-    rows.writerow([shown(name) for name in columns])
+    # lines end with CR LF, as in RFC 4180: else a lone CR in a value is not quoted
+    rows = csv.writer(_WithNuls(text))
+    rows.writerow([_without_nul(shown(name)) for name in columns])
 
     def add(record: Record) -> None:
-        rows.writerow([shown(cell(pick(record, name))) for name in columns])
+        rows.writerow([_without_nul(shown(cell(pick(record, name)))) for name in columns])
 
     return add
+
+
+NUL_MARK = "\udcfe"
+"""Stands for NUL on the way through the csv module, which takes none in Python 3.10: no text decodes to it."""
+
+
+class _WithNuls:
+    """Puts the NULs back."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+
+    def write(self, line: str, /) -> int:
+        return self._text.write(line.replace(NUL_MARK, "\0"))
+
+
+def _without_nul(value: str) -> str:
+    return value.replace(NUL_MARK, "?").replace("\0", NUL_MARK) if "\0" in value or NUL_MARK in value else value
 
 
 def _plain(value: str | None) -> str:

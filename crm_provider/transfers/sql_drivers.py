@@ -21,7 +21,7 @@ CURSOR_NAME = "crm_load"
 def streaming_cursor(connection: Any) -> Any:
     """A cursor that does not fetch the whole result at once, as the driver makes it.
 
-    The connection reads exact values from then on, as far as its driver lets itself be told.
+    The connection reads exact values from then on, as far as its driver allows that.
     """
     driver = next((name for name in drivers_of(connection) if name in _CURSORS), None)
     return connection.cursor() if driver is None else _CURSORS[driver](connection)

@@ -24,8 +24,8 @@ Batch: TypeAlias = "list[Any]"
 _NOT_HELD = "has a value that the database's driver cannot hold; cast it to text in the query"
 
 _ONE_BY_ONE = frozenset({"sqlite3", "MySQLdb", "pymysql"})
-"""Drivers whose cursors make one row after another anyway. Those of PostgreSQL let themselves be told what to do with
-values that Python cannot hold; of others it is not known what a single row costs."""
+"""Drivers whose cursors make one row after another anyway. For those of PostgreSQL there are types that read values
+which Python cannot hold; of others it is not known what a single row costs."""
 
 
 class _Failed(str):

@@ -274,6 +274,25 @@ def test_what_only_begins_like_an_error_value_is_text(value: str) -> None:
     assert contacts(open_source([{"email": "a@ex.co", "name": value}])) == [("a@ex.co", {"name": value})]
 
 
+@pytest.mark.parametrize("word", ["NA", "null", "<null>", "None", "nan", "N/A ", "\\N", "undefined"])
+def test_words_that_others_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert contacts(open_source([{"email": "a@ex.co", "country": word}])) == [("a@ex.co", {"country": word.strip()})]
+    assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in line]
+
+
+@pytest.mark.parametrize("word", ["Nadia", "Nullmann", "no", "0", "-", "annul", ""])
+def test_other_words_are_not_counted(word: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(contacts(open_source([{"email": "a@ex.co", "name": word}]))) == 1
+    assert caplog.messages == []
+
+
+def test_lines_below_the_table_are_rejected_with_their_place(tmp_path: Path) -> None:
+    path = file(tmp_path, '"email","name"\n"a@ex.co","Ana"\n\n\n"A report"\n"Made by a program"\n')
+    assert [row.problem for row in open_source(path).rows()] == [
+        None, f"{path}, line 5 has 1 field, the header has 2", f"{path}, line 6 has 1 field, the header has 2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_named_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"leads.{suffix}"
@@ -436,6 +455,7 @@ TIES = {
     "bars in names": "email|mail,n|ame\na@ex.co,Ana\n",
     "quoted line ends": 'email;"a, b, c"\na@ex.co;"x\ny, z"\n',
     "a header over two lines": 'email;"na\nme"\na@ex.co;Ana\n',
+    "a comma in every row": "day;email\nApril 15, 2024;a@ex.co\nApril 14, 2024;b@ex.co\n",
     "only a header": "email;name\n",
 }
 

@@ -172,6 +172,11 @@ def test_a_record_that_is_too_large(tmp_path: Path, line: str, monkeypatch: pyte
     assert "secret" not in str(caught.value)
 
 
+def test_too_many_columns(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"line 1 has 10,001 columns; at most 10,000 are read"):
+        rows(tmp_path, "a" + "," * 10_000 + "\n")
+
+
 def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_source, "LONGEST_RECORD", 20)
     with pytest.raises(SourceError, match=r"lines 2 to 22: one record has over 20 lines"):

@@ -165,3 +165,11 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"):
         arrow_modules()
+
+
+def test_nul_and_half_a_character_in_csv() -> None:
+    """Python 3.10 takes no NUL by itself."""
+    file = io.BytesIO()
+    with record_writer(file, "csv", columns=["a\0", "b"]) as add:
+        add({"a\0": "x\0y", "b": "\udcfe\0,"})
+    assert file.getvalue() == b'a\0,b\r\nx\0y,"?\0,"\r\n'

@@ -1,0 +1,120 @@
+"""Files as programs export them, loaded by operators: what arrives in the CRM, and what no log shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Settings as SandboxSettings
+
+RunDag = Callable[..., Any]
+RunTask = Callable[..., Any]
+
+DATA = Path(__file__).parents[1] / "unit" / "load" / "data"
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """A CRM without contacts."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    return crm
+
+
+def attributes(crm: Sandbox) -> dict[str, Any]:
+    return {email: dict(contact.attributes) for email, contact in crm.store.contacts.items()}
+
+
+def test_notes_before_the_header_and_words_for_no_value(crm: Sandbox, run_task: RunTask) -> None:
+    mapping = {"email": "Email Address", "name": "First Name"}
+    path = str(DATA / "notes_before_header.csv")
+    end = run_task(CrmLoadContactsOperator, source=path, mapping=mapping)
+    assert end.states == ["failed"]
+    assert "source_options={'skip_lines': <how many>}" in str(end.error)
+    end = run_task(CrmLoadContactsOperator, source=path, mapping=mapping, source_options={"skip_lines": 3})
+    assert end.states == ["success"]
+    assert attributes(crm) == {"ada@ex.co": {"name": "Ada"}}
+
+
+def test_a_row_of_a_wrong_form_is_rejected_until_it_was_corrected(
+    crm: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    rejects = [str(tmp_path / f"{number}.jsonl") for number in range(3)]
+    with DAG("ragged") as dag:
+        load = CrmLoadContactsOperator(
+            task_id="load", source=str(DATA / "ragged.csv"), rejects_path=rejects[0], max_rejects=2
+        )
+        again = [
+            CrmRetryRejectsOperator(
+                task_id=f"again_{number}", rejects=rejects[number], only="all", max_rejects=2,
+                rejects_path=rejects[number + 1],
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        load >> again[0] >> again[1]
+    run = run_dag(dag)
+    assert [run[name].state for name in ("load", "again_0", "again_1")] == ["success"] * 3
+    assert [run[name].result["rejected"] for name in ("load", "again_0", "again_1")] == [2, 2, 2]
+    assert attributes(crm) == {"c@ex.co": {"name": "Caio", "city": "SP"}}
+    assert f"{DATA}/ragged.csv, line 2 has 4 fields" in Path(rejects[0]).read_text(encoding="utf-8")
+
+
+def test_a_file_without_a_header_line_shows_nothing(crm: Sandbox, run_task: RunTask) -> None:
+    end = run_task(CrmLoadContactsOperator, source=str(DATA / "no_header.csv"), mapping={"email": "E-mail"})
+    assert end.states == ["failed"]
+    assert "header line" in str(end.error)
+    for text in (str(end.error), end.log):
+        assert "31999999999" not in text
+        assert "Ana Example" not in text
+    assert not crm.journal()
+
+
+def test_pages_of_rows_are_rows(crm: Sandbox, run_task: RunTask) -> None:
+    pages = [[{"email": "a@ex.co", "name": "Ana"}], [], [{"email": "b@ex.co", "name": "Bia"}]]
+    end = run_task(CrmLoadContactsOperator, source=pages)
+    assert end.states == ["success"]
+    assert attributes(crm) == {"a@ex.co": {"name": "Ana"}, "b@ex.co": {"name": "Bia"}}
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_an_extract_loads_back(form: str, crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    given = [
+        {"email": "a@ex.co", "name": "Ana", "note": 'a "quote",\r\nand a line'},
+        {"email": "b@ex.co", "name": "Bia", "note": "x" * 140_000},
+    ]
+    first = tmp_path / "first.jsonl"  # what stands in the DAG file is a template, which changes line ends
+    first.write_text("".join(f"{json.dumps(row)}\n" for row in given), encoding="utf-8")
+    with DAG("back") as dag:
+        load = CrmLoadContactsOperator(task_id="load", source=str(first))
+        extract = CrmExtractContactsOperator(task_id="extract", target=str(tmp_path / f"contacts.{form}"))
+        back = CrmLoadContactsOperator(task_id="back", source=str(tmp_path / f"contacts.{form}"))
+        load >> extract >> back
+    run = run_dag(dag)
+    assert run["back"].state == "success"
+    assert (run["back"].result["rows"], run["back"].result["rejected"]) == (2, 0)
+    assert attributes(crm) == {row["email"]: {"name": row["name"], "note": row["note"]} for row in given}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CrmLoadContactsOperator(task_id="t", source="s3://bucket/{{ ds }}.parquet"),
+        lambda: CrmLoadContactsOperator(task_id="t", source="in/leads", source_format="parquet"),
+        lambda: CrmExtractContactsOperator(task_id="t", target="out/{{ ds }}.parquet"),
+    ],
+)
+def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
+        make()
