@@ -25,7 +25,6 @@ from crm_provider.responses import WRITES, Answer, value_of
 from crm_provider.server_clock import ServerClock, ServerMoment
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen, Observer, Told
-from crm_provider.wire import Wire
 
 if TYPE_CHECKING:
     import tenacity
@@ -153,6 +152,8 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        from crm_provider.wire import Wire  # it stands on requests, which importing a DAG must not load
+
         self.budget = budget or RetryBudget()
         self._pacer = pacer or pacer_for(settings)
         self._told = Told()

@@ -9,10 +9,9 @@ import weakref
 
 from crm_provider.load.paths import private_folder, writing
 from crm_provider.load.planted import open_own
-from crm_provider.load.rows import SourceError
 
 
-class InUse(SourceError):
+class InUse(RuntimeError):
     """Another run has the file; later it may be free."""
 
 

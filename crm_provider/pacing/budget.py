@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from crm_provider.pacing.hostfile import HostFileStore, file_name
 from crm_provider.pacing.lanes import Lane
@@ -14,7 +15,25 @@ from crm_provider.pacing.pacer import LONGEST_PAUSE, BudgetBusy, Pacer, Unlimite
 from crm_provider.pacing.redis_store import RedisStore
 from crm_provider.pacing.schedule import Pace, Verdict
 from crm_provider.pacing.stores import FallbackStore, MemoryStore, Store, Ticket
-from crm_provider.settings import Settings
+
+
+class BudgetSettings(Protocol):
+    """What a budget is made from. A connection's settings say it; the budget does not know them."""
+
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def key_fingerprint(self) -> str: ...
+
+    @property
+    def rate_store(self) -> str | None: ...
+
+    @property
+    def requests_per_second(self) -> float: ...
+
+    @property
+    def burst(self) -> int: ...
 
 
 class Budget:
@@ -87,7 +106,9 @@ _budgets: dict[tuple[str, str, str | None], Budget] = {}
 _budgets_lock = threading.Lock()
 
 
-def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None) -> Pacer:
+def pacer_for(
+    settings: BudgetSettings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
+) -> Pacer:
     """The budget of a connection's key; the same object for the same key, with the limits given last.
 
     :param lane: who calls
@@ -106,7 +127,7 @@ def pacer_for(settings: Settings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[
     return budget.lane(lane, sleep=sleep)
 
 
-def store_for(settings: Settings) -> Store:
+def store_for(settings: BudgetSettings) -> Store:
     """The store that the settings name, with what it falls back on."""
     if settings.rate_store == "process":
         return MemoryStore()

@@ -39,15 +39,15 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
     However slow this machine is: other answers take two or three reads, and the time is that of ten. For one call at
     a time.
     """
-    from crm_provider import transport
+    from crm_provider import wire
 
-    timeout, wire, ticks = 100.0, transport.Wire, itertools.count(step=10)
+    timeout, real, ticks = 100.0, wire.Wire, itertools.count(step=10)
 
     def wire_of(settings: Any, **keywords: Any) -> Any:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}
-        return wire(settings, **keywords, **clock)
+        return real(settings, **keywords, **clock)
 
-    monkeypatch.setattr(transport, "Wire", wire_of)
+    monkeypatch.setattr(wire, "Wire", wire_of)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
     return "crm_hasty"
 

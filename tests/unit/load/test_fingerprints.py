@@ -21,6 +21,7 @@ from crm_provider.load import fingerprint_table
 from crm_provider.load.fingerprint_table import TITLE, PrintTable, write_state
 from crm_provider.load.fingerprints import Fingerprints, secret_for
 from crm_provider.load.journal import Journal
+from crm_provider.load.locking import InUse
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.settings import Settings
 
@@ -378,7 +379,7 @@ def test_two_runs_at_once_are_refused_on_a_disk(tmp_path: Path) -> None:
     first, second = (Fingerprints(tmp_path / "s", SECRET) for _ in range(2))
     first.load()
     first.load()
-    with pytest.raises(SourceError, match="another run is using the state file s;"):
+    with pytest.raises(InUse, match="another run is using the state file s;"):
         second.load()
     first.close()
     second.load()
