@@ -190,7 +190,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             return self._met(error, context)
         self._waiting.answered(self._question.why)
         self._remember(context)
-        self.log.info(f"Not yet: {self._question.why}." if found is None else f"Found: {found}")
+        why = f": {self._question.why}" if self._question.why else ""
+        self.log.info(f"Not yet{why}." if found is None else f"Found: {found}")
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _met(self, error: e.CrmError, context: Context) -> bool:
