@@ -18,7 +18,7 @@ ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
     [
         (ROWS, "2 rows"),
         (tuple(ROWS), "2 rows"),
-        ([["ada@example.com"]], "1 rows"),
+        ([ROWS, ROWS, []], "3 pages of rows"),
         (["a.csv", {"email": "ada@example.com"}], "2 rows"),
         (str(ROWS), "text of rows"),
     ],
