@@ -24,10 +24,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devtools.steps import ROOT, environment
 from mutants_explained import REASONS, explanation
 from mutants_groups import COPIED, GROUPS, Group
 
+ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"
 PACKAGE = "crm_provider"
 ALIVE = ("survived", "no tests", "not checked", "suspicious", "segfault", "check was interrupted by user")
@@ -119,7 +119,7 @@ _MUTMUT = [sys.executable, "-c", "import sys; from mutmut.__main__ import cli; s
 
 def _environment() -> dict[str, str]:
     """``CI``: the same examples each time, so that a mutant that is killed once is killed the next time."""
-    return {**environment(), "CI": "true", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return {**os.environ, "CI": "true", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _copy(source: Path, target: Path) -> None:

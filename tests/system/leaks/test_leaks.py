@@ -220,7 +220,7 @@ def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes
 
 def seen_by_people(stack: AirflowStack) -> bytes:
     """The page "CRM"."""
-    request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api._get_token()}"})
+    request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api.token}"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
         return bytes(answer.read())
 
