@@ -96,7 +96,7 @@ def reliability(session: Session) -> None:
 @nox.session(python=False)
 def fuzz(session: Session) -> None:
     env = {"CRM_FUZZ_EXAMPLES": os.environ.get("CRM_FUZZ_EXAMPLES", "500")}
-    properties = ("-m", "hypothesis", "tests/unit", "tests/unit/fuzz/damaged_parquet.py")
+    properties = ("-m", "hypothesis or slow", "tests/unit", "tests/unit/fuzz/damaged_parquet.py")
     for tests in (properties, ("-m", "system", "tests/system/openapi")):
         run(session, "pytest", *tests, *session.posargs, env=env, success_codes=[0, NO_TEST])
 
@@ -170,10 +170,10 @@ def wheel(session: Session) -> None:
     """The wheel without any extra in an empty environment."""
     (path,) = Path("dist").glob("*.whl")
     session.install("--constraint", "constraints.txt", str(path))
-    home = session.create_tmp()  # for Airflow, and not to import the package from this folder
+    home = str(Path(session.create_tmp()).resolve())  # for Airflow, and not to import the package from this folder
+    session.chdir(home)
     for arguments in SMOKE:
-        with session.chdir(home):
-            session.run("python", "-W", "error::ImportWarning", *arguments, env={"AIRFLOW_HOME": home})
+        session.run("python", "-W", "error::ImportWarning", *arguments, env={"AIRFLOW_HOME": home})
 
 
 # -- make pins

@@ -28,11 +28,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import psutil
 from airflow_api import AirflowApi
 from airflow_client.client import ApiException
 from airflow_env import ReservedPort, base_env
 from airflow_runs import Health
-from processes import command_line, descendants, pss_kb
 from urllib3.exceptions import HTTPError
 
 if TYPE_CHECKING:
@@ -332,19 +332,9 @@ class AirflowStack:
 
     # -- figures
 
-    def children(self, name: str) -> dict[int, str]:
-        """Process id to command line of all descendants of a component (Linux; elsewhere empty)."""
-        return {pid: command_line(pid) for pid in descendants(self.components[name].process.pid)}
-
-    def memory(self) -> dict[str, int]:
-        """Component to memory in MB with its children, shared pages split fairly (Linux; elsewhere empty)."""
-        if sys.platform != "linux":
-            return {}
-        return {
-            component.name: sum(map(pss_kb, [component.process.pid, *descendants(component.process.pid)])) // 1024
-            for component in self.components.values()
-            if component.running
-        }
+    def children(self, name: str) -> set[int]:
+        """The process ids of all descendants of a component."""
+        return {child.pid for child in psutil.Process(self.components[name].process.pid).children(recursive=True)}
 
 
 def terminate(components: list[Component], patience: float) -> None:

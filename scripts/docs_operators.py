@@ -14,10 +14,10 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from docs_text import DOCS, ROOT
-
 from crm_provider.policy import OPERATORS, ErrorPolicy, Line, explain
 
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 PACKAGE = ROOT / "crm_provider"
 FOLDERS = ("operators", "transfers", "sensors")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import docs_operators
-from docs_text import DOCS, ROOT
+from docs_operators import DOCS, ROOT
 
 from crm_provider import bodies, errors, paging, redaction, responses, transport, waiting, wire
 from crm_provider.catalogue import CATALOGUE

@@ -19,11 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from docs_text import DOCS
-
 from crm_provider.errors import CrmError
 
-DOCUMENT = DOCS / "reliability.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 REGENERATE = "make reliability"
 
 PARTS = ("call", "network", "process")
