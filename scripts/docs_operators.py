@@ -149,7 +149,7 @@ def outcomes(name: str) -> str:
     rows = []
     for (action, in_call, origin), lines in groupby(order, key=lambda line: (line.action, line.in_call, line.origin)):
         rows.append((", ".join(f"`{line.type}`" for line in lines), in_call, action, f"`{origin}`"))
-    text = _markdown_table(("Errors", "In one call", "Outcome", "Says"), rows)
+    text = table(("Errors", "In one call", "Outcome", "Says"), rows)
     for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
         differ = [
             line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
@@ -169,7 +169,7 @@ def overview(document: Path, kind: str) -> str:
         if page.parent.name == kind:
             does = re.split(r"[.;] ", _plain(sources()[name].docstring.split("\n\n")[0]))[0]
             rows.append((f"[`{name}`]({_relative(page, document)})", does, _calls(page)))
-    return _markdown_table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
+    return table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
 
 
 def _calls(page: Path) -> str:
@@ -263,7 +263,7 @@ def _plain(text: str) -> str:
 
 def _table(document: Path, cls: Source, rows: list[Parameter]) -> str:
     rendered = templated(cls)
-    return _markdown_table(
+    return table(
         ("Parameter", "Default", "Templated", "Meaning"),
         [(_linked(one, document), one.default, "yes" if one.name in rendered else "no", one.meaning) for one in rows],
     )
@@ -278,9 +278,10 @@ def _linked(one: Parameter, document: Path) -> str:
     return f"[`{one.name}`]({link}{'#' if anchor else ''}{anchor})"
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ("---",) * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _relative(path: Path, document: Path) -> str:
