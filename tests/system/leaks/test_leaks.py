@@ -1,6 +1,6 @@
 """Nothing leaks from a real Airflow: keys nowhere, and values of rows only where the DAG's author put them.
 
-``tests/integration/test_leaks.py`` does the same for each operator with each failure at level DEBUG, in one process.
+``tests/integration/test_leaks.py`` does the same for each operator at level DEBUG, in one process.
 Here all of Airflow's own processes run, with its own database, encryption, log files, triggerer, metrics, traces and
 lineage, and all that is left behind is searched: each file, each column of each table, each exported span and metric.
 """
