@@ -28,7 +28,7 @@ demo: .venv/.ready-test ## Runs the example pipeline on a real Airflow against t
 	@$(RUN) scripts/demo.py $(ARGS)
 
 test: .venv/.ready-test ## Style, types, unit and integration tests; with ARGS only pytest, with these
-	@$(if $(value ARGS),$(RUN) -m pytest $(ARGS),$(NOX) -s style format types unit integration)
+	@$(if $(value ARGS),$(RUN) -m pytest $(ARGS),$(NOX) --parallel auto -s style format types unit integration)
 
 test-system: .venv/.ready-system ## Tests that need a real scheduler and triggerer, Celery workers, Redis or a browser; ARGS go to pytest
 	@$(NOX) -s system -- $(ARGS)
@@ -90,9 +90,10 @@ $(MADE):
 	@$(PYTHON) -c "import sys; v = '%d.%d' % sys.version_info[:2]; sys.exit(None if v in '$(SUPPORTED)'.split() else 'Python ' + v + ' is not supported, only $(SUPPORTED): try make PYTHON=python3.12')"
 	@echo "making .venv with $$($(PYTHON) --version)"
 	@rm -rf .venv
-	@$(PYTHON) -m venv .venv || $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python .venv/bin/python --version >/dev/null \
-		|| { echo "This Python cannot make virtual environments: install python3-venv, and run this again"; exit 1; }
-	@$(PYTHON) -m pip --python .venv/bin/python install --quiet --upgrade 'pip>=25.1'
+	@$(PYTHON) -m venv .venv >/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python .venv/bin/python install --quiet 'pip>=25.1' \
+		|| { echo "This Python cannot install packages: install python3-venv (Debian, Ubuntu), and run this again"; exit 1; }
+	@.venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt uv || echo "There is no uv for this machine: pip takes longer"
 	@touch $@
 

@@ -144,7 +144,13 @@ def test_an_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
     old.chmod(0o755)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    done = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "test", f"PYTHON={old}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0
     assert done.stderr.splitlines()[0].startswith("Python 3.9 is not supported, only 3.10 3.11")
     assert not (tmp_path / ".venv").exists()
@@ -154,7 +160,9 @@ def test_every_command_has_a_line_of_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(phony[1].split())
 
 
