@@ -15,6 +15,7 @@ from mutants_groups import GROUPS
 from outcomes import Expected, Row, table, verdict, why
 
 ROOT = Path(__file__).resolve().parents[2]
+MAKE = ("make", "--no-print-directory")
 
 
 # -- the demo's table and verdict
@@ -145,7 +146,7 @@ def test_an_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     done = subprocess.run(
-        ["make", "--no-print-directory", "test", f"PYTHON={old}"],
+        [*MAKE, "test", f"PYTHON={old}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -160,9 +161,7 @@ def test_every_command_has_a_line_of_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony
-    done = subprocess.run(
-        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*MAKE, "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(phony[1].split())
 
 
