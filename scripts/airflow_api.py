@@ -1,4 +1,4 @@
-"""Airflow's REST API v2 in the few calls that a demo and system tests need. Standard library only.
+"""What a demo and system tests ask a real Airflow: the official client, with waiting for runs on top.
 
 Works against Airflow 3.1 and newer with the simple auth manager in all-admins mode (see :mod:`airflow_stack`).
 """
@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from airflow_client.client import ApiClient, ApiException, Configuration
+from airflow_client.client.api.dag_api import DAGApi
+from airflow_client.client.api.dag_run_api import DagRunApi
+from airflow_client.client.api.import_error_api import ImportErrorApi
+from airflow_client.client.api.job_api import JobApi
+from airflow_client.client.api.monitor_api import MonitorApi
+from airflow_client.client.api.task_instance_api import TaskInstanceApi
+from airflow_client.client.api.x_com_api import XComApi
+from airflow_client.client.exceptions import NotFoundException
+from airflow_client.client.models.clear_task_instances_body import ClearTaskInstancesBody
+from airflow_client.client.models.dag_patch_body import DAGPatchBody
+from airflow_client.client.models.trigger_dag_run_post_body import TriggerDAGRunPostBody
 from airflow_runs import Health, Run, Task, decode_xcom, in_order, log_line
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.3
 IMPORT_ERROR_PATIENCE = 10.0  # seconds: the broken file need not be the one that is waited for
 PAGE_SIZE = 100  # Airflow's own upper limit ([api] maximum_page_limit)
-
-
-class ApiError(Exception):
-    """The api-server answered, but not with success."""
-
-    def __init__(self, method: str, path: str, status: int, body: str) -> None:
-        super().__init__(f"{method} {path} answered {status}: {body[:1000]}")
-        self.status = status
+LIMITS = {"_request_timeout": 120.0}  # seconds; the client itself waits for ever
 
 
 class DagError(Exception):
@@ -42,47 +47,42 @@ class AirflowApi:
     def __init__(self, url: str, *, check: Callable[[], None] = lambda: None) -> None:
         self.url = url
         self._check = check
-        self._token: str | None = None
-        # The server is on loopback: a proxy from the environment must not see these calls.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._configuration = Configuration(host=url)
+        self._configuration.proxy = None  # the server is on loopback: a proxy must not see these calls
+        self._client = ApiClient(self._configuration)
 
-    # -- one call
+    @property
+    def token(self) -> str:
+        """What authenticates the calls; by default that of an administrator."""
+        if not self._configuration.access_token:
+            self.token = self.request("GET", "/auth/token", authenticated=False)["access_token"]
+        return str(self._configuration.access_token)
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._configuration.access_token = token
+
+    def _as_user(self, api: Callable[[ApiClient], T]) -> T:
+        """A part of the client, logged in."""
+        return api(self._client if self.token else None)
 
     def request(self, method: str, path: str, body: object = None, *, authenticated: bool = True) -> Any:
-        """Send one call and return the decoded JSON (None for an empty answer). Raises :class:`ApiError`."""
+        """Send a call by its path, and return the decoded JSON (None for an empty answer).
+
+        :raises ApiException: the api-server answered, but not with success
+        """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if authenticated:
-            headers["Authorization"] = f"Bearer {self._get_token()}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with self._opener.open(request, timeout=120) as response:
-                answer = response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ApiError(method, path, error.code, error.read().decode(errors="replace")) from None
-        except OSError:
-            self._check()  # says more, if the api-server has died
-            raise
-        return json.loads(answer) if answer else None
-
-    def _get_token(self) -> str:
-        if self._token is None:
-            self._token = str(self.request("GET", "/auth/token", authenticated=False)["access_token"])
-        return self._token
-
-    def _pages(self, path: str, key: str) -> Iterator[dict[str, Any]]:
-        offset = 0
-        while True:
-            answer = self.request("GET", f"{path}?limit={PAGE_SIZE}&offset={offset}")
-            yield from answer[key]
-            offset += PAGE_SIZE
-            if offset >= answer["total_entries"]:
-                return
+            headers["Authorization"] = f"Bearer {self.token}"
+        response = self._client.call_api(method, self.url + path, headers, body, **LIMITS)
+        text = (response.read() or b"").decode(errors="replace")
+        if not 200 <= response.status <= 299:
+            raise ApiException.from_response(http_resp=response, body=text, data=None)
+        return json.loads(text) if text else None
 
     def health(self) -> dict[str, Health]:
         """``metadatabase``, ``scheduler``, ``dag_processor`` and ``triggerer`` as the api-server sees them."""
-        answer = self.request("GET", "/api/v2/monitor/health", authenticated=False)
+        answer = MonitorApi(self._client).get_health(**LIMITS).to_dict()
         return {name: Health.from_json(name, part or {}) for name, part in answer.items()}
 
     def jobs(self, job_type: str) -> set[int]:
@@ -91,14 +91,14 @@ class AirflowApi:
         Each start of a component is a new one, with a greater id. (Which of them are alive depends on the moment: a
         component that stands still looks dead, and one that was killed looks alive for a while.)
         """
-        answer = self.request("GET", f"/api/v2/jobs?job_type={job_type}&limit={PAGE_SIZE}")
-        return {job["id"] for job in answer["jobs"]}
+        return {job.id for job in self._as_user(JobApi).get_jobs(job_type=job_type, limit=PAGE_SIZE, **LIMITS).jobs}
 
     # -- DAGs and runs
 
     def import_errors(self) -> list[str]:
-        items = self._pages("/api/v2/importErrors", "import_errors")
-        return [f"{item['filename']}:\n{item['stack_trace']}" for item in items]
+        """The DAG files that do not import, with the reason."""
+        found = self._as_user(ImportErrorApi).get_import_errors(limit=PAGE_SIZE, **LIMITS).import_errors
+        return [f"{item.filename}:\n{item.stack_trace}" for item in found]
 
     def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
         """Wait until the DAG is parsed; not for long if there are files that do not import.
@@ -119,25 +119,29 @@ class AirflowApi:
 
     def _has_dag(self, dag_id: str) -> bool:
         try:
-            self.request("GET", f"/api/v2/dags/{dag_id}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
+            self._as_user(DAGApi).get_dag(dag_id, **LIMITS)
+        except NotFoundException:
             return False
         return True
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Unpause the DAG, start a run and return its run id."""
-        self.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
-        run = self.request("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf or {}})
-        return str(run["dag_run_id"])
+        self._as_user(DAGApi).patch_dag(dag_id, DAGPatchBody(is_paused=False), **LIMITS)
+        body = TriggerDAGRunPostBody(logical_date=None, conf=conf or {})
+        return str(self._as_user(DagRunApi).trigger_dag_run(dag_id, body, **LIMITS).dag_run_id)
 
     def run(self, dag_id: str, run_id: str) -> Run:
         """The run as it is now."""
-        path = run_path(dag_id, run_id)
-        state = self.request("GET", path)["state"]
-        tasks = [Task.from_json(item) for item in self._pages(f"{path}/taskInstances", "task_instances")]
-        return Run(dag_id, run_id, state, in_order(tasks))
+        state = self._as_user(DagRunApi).get_dag_run(dag_id, run_id, **LIMITS).state
+        instances: list[Any] = []
+        total = 1
+        while len(instances) < total:
+            page = self._as_user(TaskInstanceApi).get_task_instances(
+                dag_id, run_id, limit=PAGE_SIZE, offset=len(instances), **LIMITS
+            )
+            instances += page.task_instances
+            total = page.total_entries
+        return Run(dag_id, run_id, str(state.value), in_order(map(Task.of, instances)))
 
     def wait(
         self,
@@ -155,6 +159,7 @@ class AirflowApi:
         deadline = time.monotonic() + timeout
         seen: dict[str, tuple[str | None, int]] = {}
         while True:
+            self._check()
             run = self.run(dag_id, run_id)
             for task in run.tasks:
                 if seen.get(task.name, (None, 0)) != (task.state, task.try_number):
@@ -165,7 +170,6 @@ class AirflowApi:
                 return run
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{dag_id} is {run.state!r} after {timeout:g} s: {run.states()}")
-            self._check()
             time.sleep(POLL_SECONDS)
 
     def run_dag(
@@ -183,27 +187,28 @@ class AirflowApi:
     def clear(self, run: Run, task_ids: list[str]) -> None:
         """What a user's click on "clear" does: the tasks run again, with their tries left untouched."""
         choice = {"only_failed": False, "reset_dag_runs": True, "dry_run": False}
-        body = {"dag_run_id": run.run_id, "task_ids": task_ids, **choice}
-        self.request("POST", f"/api/v2/dags/{run.dag_id}/clearTaskInstances", body)
+        body = ClearTaskInstancesBody.from_dict({"dag_run_id": run.run_id, "task_ids": task_ids, **choice})
+        self._as_user(TaskInstanceApi).post_clear_task_instances(run.dag_id, body, **LIMITS)
 
     # -- what a task left behind
 
     def tries(self, run: Run, task: Task) -> list[Task]:
         """Every try of a task, the oldest first; a try that was retried reads "failed" or "up_for_retry"."""
-        index = "" if task.map_index < 0 else f"/{task.map_index}"
-        answer = self.request("GET", f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task.task_id}{index}/tries")
-        tries = [Task.from_json(item) for item in answer["task_instances"]]
-        return sorted(tries, key=lambda item: item.try_number)
+        instances, where = self._as_user(TaskInstanceApi), (run.dag_id, run.run_id, task.task_id)
+        if task.map_index < 0:
+            answer = instances.get_task_instance_tries(*where, **LIMITS)
+        else:
+            answer = instances.get_mapped_task_instance_tries(*where, task.map_index, **LIMITS)
+        return sorted(map(Task.of, answer.task_instances), key=lambda item: item.try_number)
 
     def xcoms(self, run: Run, task: Task) -> dict[str, Any]:
         """All XComs of a task, decoded."""
-        path = f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task.task_id}/xcomEntries"
-        entries = [item for item in self._pages(path, "xcom_entries") if item["map_index"] == task.map_index]
-        return {item["key"]: self._xcom_value(path, item["key"], task.map_index) for item in entries}
-
-    def _xcom_value(self, path: str, key: str, map_index: int) -> Any:
-        value = self.request("GET", f"{path}/{urllib.parse.quote(key, safe='')}?map_index={map_index}")["value"]
-        return decode_xcom(value)
+        xcoms = self._as_user(XComApi)
+        entries = xcoms.get_xcom_entries(run.dag_id, run.run_id, task.task_id, limit=PAGE_SIZE, **LIMITS).xcom_entries
+        keys = [entry.key for entry in entries if entry.map_index == task.map_index]
+        where = (run.dag_id, task.task_id, run.run_id)
+        found = {key: xcoms.get_xcom_entry(*where, key, map_index=task.map_index, **LIMITS) for key in keys}
+        return {key: decode_xcom(entry.actual_instance.value) for key, entry in found.items()}
 
     def log(self, run: Run, task: Task, try_number: int | None = None) -> str:
         """The log of one try (default: the last) as text, exceptions included."""
@@ -211,10 +216,11 @@ class AirflowApi:
 
     def log_events(self, run: Run, task: Task, try_number: int | None = None) -> list[dict[str, Any] | str]:
         """The log of one try as Airflow stores it: JSON events, or plain lines where a line was no event."""
+        # Not by the client's get_log: its model of an event drops all but text and time, also the exception.
         path = f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task.task_id}/logs/{try_number or task.try_number}"
-        answer = self.request("GET", f"{path}?full_content=true&map_index={task.map_index}")
-        return list(answer["content"])
+        return list(self.request("GET", f"{path}?full_content=true&map_index={task.map_index}")["content"])
 
 
 def run_path(dag_id: str, run_id: str) -> str:
+    """For :meth:`AirflowApi.request`."""
     return f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"

@@ -46,17 +46,12 @@ class Task:
         return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
 
     @classmethod
-    def from_json(cls, item: dict[str, Any]) -> Task:
-        return cls(
-            task_id=item["task_id"],
-            map_index=item["map_index"],
-            state=item["state"],
-            try_number=item["try_number"],
-            operator=item["operator"],
-            started_at=item["start_date"],
-            ended_at=item["end_date"],
-            pid=item.get("pid"),
-        )
+    def of(cls, instance: Any) -> Task:
+        """From what the official client makes of the answer."""
+        started, ended = (moment and moment.isoformat() for moment in (instance.start_date, instance.end_date))
+        state = instance.state and str(instance.state.value)
+        number, pid = instance.try_number, instance.pid
+        return cls(instance.task_id, instance.map_index, state, number, instance.operator, started, ended, pid)
 
 
 @dataclass(frozen=True)

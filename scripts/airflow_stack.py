@@ -1,4 +1,4 @@
-"""A real Airflow on this machine for as long as a ``with`` block lasts. Standard library only.
+"""A real Airflow on this machine for as long as a ``with`` block lasts.
 
 Api-server, scheduler, dag-processor and triggerer are processes of their own; LocalExecutor, SQLite, an own home::
 
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -29,10 +28,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from airflow_api import AirflowApi, ApiError
+import psutil
+from airflow_api import AirflowApi
+from airflow_client.client import ApiException
 from airflow_env import ReservedPort, base_env
 from airflow_runs import Health
-from processes import command_line, descendants, pss_kb
+from urllib3.exceptions import HTTPError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -193,7 +194,7 @@ class AirflowStack:
     def _health(self) -> dict[str, Health]:
         try:
             return self.api.health()
-        except (urllib.error.URLError, ConnectionError, TimeoutError, ApiError):  # it is not listening yet
+        except (HTTPError, ApiException):  # it is not listening yet
             return {}
 
     def check(self) -> None:
@@ -331,19 +332,9 @@ class AirflowStack:
 
     # -- figures
 
-    def children(self, name: str) -> dict[int, str]:
-        """Process id to command line of all descendants of a component (Linux; elsewhere empty)."""
-        return {pid: command_line(pid) for pid in descendants(self.components[name].process.pid)}
-
-    def memory(self) -> dict[str, int]:
-        """Component to memory in MB with its children, shared pages split fairly (Linux; elsewhere empty)."""
-        if sys.platform != "linux":
-            return {}
-        return {
-            component.name: sum(map(pss_kb, [component.process.pid, *descendants(component.process.pid)])) // 1024
-            for component in self.components.values()
-            if component.running
-        }
+    def children(self, name: str) -> set[int]:
+        """The process ids of all descendants of a component."""
+        return {child.pid for child in psutil.Process(self.components[name].process.pid).children(recursive=True)}
 
 
 def terminate(components: list[Component], patience: float) -> None:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from airflow_api import AirflowApi, ApiError, DagError
+from airflow_api import AirflowApi, DagError
+from airflow_client.client import ApiException
 from airflow_runs import Run, Task, exceptions_of
 from airflow_stack import AirflowStack, AirflowStackError
 from outcomes import Expected, Row, table, verdict, why
+from urllib3.exceptions import HTTPError
 
 from crm_provider.sandbox import Counters, Sandbox
 
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return demo(options.dag, keep=options.keep)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (AirflowStackError, ApiError, DagError, TimeoutError) as error:
+    except (AirflowStackError, ApiException, DagError, HTTPError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -14,11 +14,11 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from docs_text import DOCS, ROOT
-
 from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
 from crm_provider.policy_table import Line, explain
 
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 PACKAGE = ROOT / "crm_provider"
 FOLDERS = ("operators", "transfers", "sensors")
 
@@ -148,7 +148,7 @@ def outcomes(name: str) -> str:
     for (_, in_call, effect, origin), lines in groupby(order, key=_cells):
         same = list(lines)
         rows.append((", ".join(f"`{line.type}`" for line in same), in_call, same[0].action, effect, f"`{origin}`"))
-    text = _markdown_table(("Errors", "In one call", "Outcome", "What happens", "Decided by"), rows)
+    text = table(("Errors", "In one call", "Outcome", "What happens", "Decided by"), rows)
     for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
         differ = [
             line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
@@ -168,7 +168,7 @@ def overview(document: Path, kind: str) -> str:
         if page.parent.name == kind:
             does = re.split(r"[.;] ", _plain(sources()[name].docstring.split("\n\n")[0]))[0]
             rows.append((f"[`{name}`]({_relative(page, document)})", does, _calls(page)))
-    return _markdown_table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
+    return table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
 
 
 def _calls(page: Path) -> str:
@@ -262,7 +262,7 @@ def _plain(text: str) -> str:
 
 def _table(document: Path, cls: Source, rows: list[Parameter]) -> str:
     rendered = templated(cls)
-    return _markdown_table(
+    return table(
         ("Parameter", "Default", "Templated", "Meaning"),
         [(_linked(one, document), one.default, "yes" if one.name in rendered else "no", one.meaning) for one in rows],
     )
@@ -277,9 +277,10 @@ def _linked(one: Parameter, document: Path) -> str:
     return f"[`{one.name}`]({link}{'#' if anchor else ''}{anchor})"
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ("---",) * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _relative(path: Path, document: Path) -> str:

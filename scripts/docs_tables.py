@@ -15,12 +15,12 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import docs_operators
-from docs_text import DOCS, ROOT
+from docs_operators import DOCS, ROOT, table
 
 from crm_provider import bodies, errors, paging, redaction, responses, transport, waiting, wire
 from crm_provider.catalogue import CATALOGUE
@@ -75,12 +75,6 @@ def update(document: Path, *, write: bool) -> list[str]:
 def _in_order() -> list[Path]:
     """All documents, those that others take from first."""
     return sorted(DOCS.rglob("*.md"), key=lambda path: (path.parent == DOCS, path))
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def code(value: object) -> str:

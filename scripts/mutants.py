@@ -24,10 +24,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devtools.steps import ROOT, environment
 from mutants_explained import REASONS, explanation
 from mutants_groups import COPIED, GROUPS, Group
 
+ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"
 PACKAGE = "crm_provider"
 ALIVE = ("survived", "no tests", "not checked", "suspicious", "segfault", "check was interrupted by user")
@@ -104,7 +104,10 @@ def _run(group: Group, *, again: bool) -> None:
     if not again:
         shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:
-        _copy(ROOT / name, folder / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True, ignore=_IGNORED)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
     _configure(folder / "pyproject.toml", group)
     print(f"== {group.name}", flush=True)
     with (folder / "log").open("wb") as log:
@@ -114,20 +117,13 @@ def _run(group: Group, *, again: bool) -> None:
         raise SystemExit(f"mutmut failed, see {folder / 'log'}")
 
 
+_IGNORED = shutil.ignore_patterns("__pycache__")
 _MUTMUT = [sys.executable, "-c", "import sys; from mutmut.__main__ import cli; sys.exit(cli())"]
 
 
 def _environment() -> dict[str, str]:
     """``CI``: the same examples each time, so that a mutant that is killed once is killed the next time."""
-    return {**environment(), "CI": "true", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target)
+    return {**os.environ, "CI": "true", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _configure(pyproject: Path, group: Group) -> None:
@@ -145,7 +141,7 @@ def _configure(pyproject: Path, group: Group) -> None:
         "pytest_add_cli_args_test_selection": [*group.tests, *(f"--deselect={test}" for test in group.too_slow)],
         "type_check_command": types,
     }
-    lines = "".join(f"{key} = {_toml(values)}\n" for key, values in added.items())
+    lines = "".join(f"{key} = {json.dumps(values)}\n" for key, values in added.items())
     pyproject.write_text(before + title + lines + after, encoding="utf-8")
 
 
@@ -154,10 +150,6 @@ _ABOUT_MUTMUTS_CODE = re.compile(r"^(enable_error_code|warn_unreachable|warn_unu
 
 _NOT_OF_THE_CHANGE = ("--disable-error-code=unused-ignore", "--disable-error-code=no-redef")
 """What mypy says of mutmut's layout: all mutants of an ``__init__`` annotate the same attributes in one class."""
-
-
-def _toml(values: Sequence[str]) -> str:
-    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
 
 # -- what became of them

@@ -19,11 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from docs_text import DOCS
-
 from crm_provider.errors import CrmError
 
-DOCUMENT = DOCS / "reliability.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 REGENERATE = "make reliability"
 
 PARTS = ("call", "network", "process")
@@ -157,20 +155,6 @@ def tables(document: Path) -> dict[str, Lines]:
     return {part: _lines(text) for part, text in _MARKED.findall(document.read_text(encoding="utf-8"))}
 
 
-def told(part: str, fault: str, hit: str, *, notes: Path | None = None) -> Seen:
-    """What is told of a fault that hits one of several things, which a line may tell of together.
-
-    :param notes: what a run has noted so far: it goes before the document, which is still to be written from it
-    :raises LookupError: there is no such line
-    """
-    noted = read(notes) if notes and notes.exists() else []
-    written = [_seen(part, line) for line in tables(DOCUMENT).get(part, {}).values()]
-    for seen in (*noted, *written):
-        if (seen.part, seen.fault) == (part, fault) and hit in seen.hits.split(", "):
-            return seen
-    raise LookupError(f"docs/{DOCUMENT.name} tells nothing of {fault!r} that hits {hit!r}: run {REGENERATE}")
-
-
 def write(document: Path, new: Mapping[str, Lines]) -> None:
     """Put tables into a document; a part that is not given stays as it is."""
 
@@ -188,11 +172,6 @@ def table(lines: Lines) -> str:
 
 def _cells(line: str) -> list[str]:
     return [cell.strip().replace("\\|", "|") for cell in _CELL.split(line)[1:-1]]
-
-
-def _seen(part: str, line: str) -> Seen:
-    names = ("fault", "hits", "ends", "requests", "data", "said", "remedy")
-    return Seen(part=part, **dict(zip(names, _cells(line), strict=True)))
 
 
 def _lines(text: str) -> Lines:

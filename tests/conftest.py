@@ -65,16 +65,3 @@ def observed(request: pytest.FixtureRequest) -> Callable[..., None]:
             pytest.fail(different, pytrace=False)
 
     return compare_or_note
-
-
-@pytest.fixture
-def told(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """What another test has seen, or docs/reliability.md says that it has: ``told(fault, hit) -> reliability.Seen``.
-
-    The test needs the marker ``reliability(part)``, with the name of the table.
-    """
-    import reliability
-
-    marker = request.node.get_closest_marker("reliability")
-    assert marker is not None, "told needs the marker reliability(part)"
-    return partial(reliability.told, marker.args[0], notes=request.config.getoption("--reliability"))

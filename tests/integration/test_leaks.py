@@ -82,11 +82,11 @@ def lines_with(what: str, text: str) -> list[str]:
 
 def test_the_run_was_what_this_is_about(left: dict[str, Any]) -> None:
     """Else the searches below would find nothing, and say nothing."""
-    assert left["calls"] > 200
-    assert len(left["errors"]) > 100
+    assert left["calls"] > 80
+    assert len(left["errors"]) > 40
     assert "[urllib3.connectionpool]" in left["log"]
     assert '"GET /... HTTP/1.1" 200' in left["log"]
-    assert left["log"].count("crm_error") > 100
+    assert left["log"].count("crm_error") > 40
     assert lines_with("email", left["tables"]["rendered_task_instance_fields"])
     assert lines_with("name", left["tables"]["serialized_dag"])
     for effect in ("FORBIDDEN", "CONNECTION", "HTTP_200", "HTTP_302", "HTTP_418", "HTTP_409", "BAD_GATEWAY"):

@@ -238,4 +238,3 @@ def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) 
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
     assert "Seconds to wait for an answer" in listed
     assert "report_directory" in listed
-    assert "airflow-provider-crm" in airflow("providers", "configs")

@@ -300,12 +300,6 @@ def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path, refused: int) 
     assert crm_sandbox.counters().total == 5, "one call each, and no retries"
 
 
-def test_connections_test_as_a_command_of_its_own(crm_sandbox: Sandbox, crm_connection: str) -> None:
-    done = airflow("connections", "test", crm_connection, AIRFLOW__CORE__TEST_CONNECTION="Enabled")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Connection success" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

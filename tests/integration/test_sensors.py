@@ -9,7 +9,6 @@ import pytest
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import (
-    CrmForbiddenError,
     CrmInternalServerError,
     CrmLimitExceededError,
     CrmSegmentationListNotFoundError,
@@ -32,68 +31,13 @@ MODES = {
     "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 300},
     "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 3000},
 }
-IN_VAIN = {
-    "poke": {"mode": "poke", "poke_interval": 0.01, "timeout": 0.1},
-    "reschedule": {"mode": "reschedule", "poke_interval": 60, "timeout": 100},
-}
-"""The modes again, with a timeout that is over after some checks."""
 
 each_sensor = pytest.mark.parametrize("sensor", SENSORS)
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_flag = pytest.mark.parametrize("flag", ["soft_fail", "silent_fail", "never_fail"])
 
 
-# -- flags that hide errors ---------------------------------------------------------------------------------
-
-
-@each_sensor
-@each_mode
-@each_flag
-def test_a_refused_key_fails_whatever_flag_is_set(
-    flag: str, mode: str, sensor: str, crm: Sandbox, run_task: RunTask, waits: Waits
-) -> None:
-    crm.configure(api_key=None)
-    operator, arguments = SENSORS[sensor]
-    task = run_task(operator, **arguments, **MODES[mode], **{flag: True})
-    assert task.states == ["failed"]
-    assert isinstance(task.error, CrmForbiddenError if HAS_RETRY_POLICY else Exception)
-    assert task.xcoms["crm_error"]["action"] == "fail"
-
-
-@each_mode
-@each_flag
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param({"effect": "error", "error": "INVALID_INPUT"}, id="INVALID_INPUT"),
-        pytest.param({"effect": "error", "error": "unknown route"}, id="unknown route"),
-        pytest.param({"effect": "html", "status": 200}, id="not understandable"),
-    ],
-)
-def test_what_ends_a_wait_fails_whatever_flag_is_set(
-    fault: dict[str, Any], flag: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
-) -> None:
-    crm.add_fault(**fault)
-    task = run_task(CrmListSensor, list_name="Newsletter", **MODES[mode], **{flag: True})
-    assert task.states == ["failed"]
-
-
-@each_mode
-@each_flag
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param({"error": "CONTACT_NOT_FOUND"}, id="not yet"),
-        pytest.param({"error": "unavailable"}, id="server error"),
-        pytest.param({"error": "throttled"}, id="throttled"),
-    ],
-)
-def test_what_is_waited_through_is_waited_through_whatever_flag_is_set(
-    fault: dict[str, Any], flag: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
-) -> None:
-    crm.add_fault(effect="error", count=1, **fault)
-    task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, **MODES[mode], **{flag: True})
-    assert task.states == {"poke": ["success"], "reschedule": ["up_for_reschedule", "success"]}[mode]
+# -- flags that hide errors (how they end a wait: test_deferrable_equals_sync.py) ----------------------------------
 
 
 @each_flag
@@ -104,35 +48,6 @@ def test_a_long_retry_after_is_waited_for_whatever_flag_is_set(
     task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"], **{flag: True})
     assert task.states == ["up_for_reschedule", "success"]
     assert waits["task"] == pytest.approx([300], abs=2)
-
-
-@each_mode
-@pytest.mark.parametrize(
-    ("flags", "state"),
-    [
-        pytest.param({}, "failed", id="plain"),
-        pytest.param({"soft_fail": True}, "skipped", id="soft_fail"),
-        pytest.param({"silent_fail": True}, "failed", id="silent_fail"),
-        pytest.param({"never_fail": True}, "failed", id="never_fail"),  # it is about errors, not about timeouts
-    ],
-)
-def test_a_timeout_ends_as_in_any_sensor(
-    flags: dict[str, bool], state: str, mode: str, crm: Sandbox, run_task: RunTask, waits: Waits
-) -> None:
-    task = run_task(
-        CrmListMembershipSensor, emails=[MEMBER, NO_MEMBER], list_id=NEWSLETTER_ID, **IN_VAIN[mode], **flags
-    )
-    assert task.states == ([state] if mode == "poke" else ["up_for_reschedule", "up_for_reschedule", state])
-    assert task.try_number == 1
-    if state == "failed":
-        assert type(task.error).__name__ == "AirflowSensorTimeout"
-
-
-def test_a_timeout_says_what_the_last_answer_was(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="error", error="unavailable")
-    task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=10_000, **IN_VAIN["poke"])
-    assert task.states == ["failed"]
-    assert "SERVICE_UNAVAILABLE (503) on GET /segments" in str(task.error)
 
 
 # -- server errors in a row ---------------------------------------------------------------------------------
@@ -238,34 +153,6 @@ def test_no_retry_after_outlasts_the_timeout(crm: Sandbox, run_task: RunTask, wa
 
 
 # -- overrides that only sensors have -----------------------------------------------------------------------
-
-
-@each_mode
-@pytest.mark.parametrize(
-    ("on_error", "error", "states"),
-    [
-        pytest.param({"CONTACT_NOT_FOUND": "fail"}, "CONTACT_NOT_FOUND", ["failed"], id="fail"),
-        pytest.param({"CONTACT_NOT_FOUND": "skip"}, "CONTACT_NOT_FOUND", ["skipped"], id="skip"),
-        pytest.param({"CONTACT_NOT_FOUND": "retry"}, "CONTACT_NOT_FOUND", ["up_for_retry", "failed"], id="retry"),
-        pytest.param({"CrmTransientError": "fail"}, "unavailable", ["failed"], id="fail on server errors"),
-        pytest.param({"TOO_MANY_REQUESTS": "skip"}, "throttled", ["skipped"], id="skip if throttled"),
-        pytest.param(
-            {"FORBIDDEN": "skip"}, "FORBIDDEN", ["skipped"], id="skip on a refused key, if someone asks for it"
-        ),
-    ],
-)
-def test_on_error(
-    on_error: dict[str, str],
-    error: str,
-    states: list[str],
-    mode: str,
-    crm: Sandbox,
-    run_task: RunTask,
-    waits: Waits,
-) -> None:
-    crm.add_fault(effect="error", error=error)
-    task = run_task(CrmListMembershipSensor, emails=MEMBER, list_id=NEWSLETTER_ID, on_error=on_error, **MODES[mode])
-    assert task.states == states
 
 
 @each_mode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import threading
 import time
@@ -18,9 +17,7 @@ from crm_provider import _compat
 from crm_provider.client import CrmClient
 from crm_provider.sandbox.ids import contact_id, deal_id, list_id, pipeline_id, stage_id
 from crm_provider.triggers import cursor, watch
-from crm_provider.triggers.sweeps import SharedSweeps
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
-from crm_provider.watching import Kind, Sweep, fingerprint
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseEventTrigger
@@ -200,64 +197,6 @@ def test_members_can_be_included(crm: Sandbox) -> None:
 # -- restarts
 
 
-def test_no_loss_and_no_repeat_over_restarts(crm: Sandbox) -> None:
-    async def play(store: FakeStore, joins: list[str], events: int) -> list[str]:
-        join(crm, *joins)
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), store)
-            await triggerer.until(lambda: len(contacts(triggerer)) >= events)
-            await triggerer.until(swept(crm, 3))
-            return contacts(triggerer)
-
-    store = FakeStore()
-    assert asyncio.run(play(store, ["ada"], 0)) == []
-    assert asyncio.run(play(store, ["alan", "grace"], 2)) == people("alan", "grace")
-    assert asyncio.run(play(store, [], 0)) == []
-    assert asyncio.run(play(store, ["john"], 1)) == people("john")
-
-
-def test_a_crash_between_event_and_cursor_repeats_the_event(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def play(store: FakeStore, settle: float) -> list[str]:
-        monkeypatch.setattr(cursor, "SETTLE", settle)
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), store)
-            if not store.kept:
-                await triggerer.until(lambda: store.kept)
-                join(crm, "alan")
-            await triggerer.until(lambda: triggerer.payloads)
-            if settle == SETTLE:
-                await triggerer.until(swept(crm, 3))
-            return contacts(triggerer)
-
-    store = FakeStore()
-    assert asyncio.run(play(store, 60.0)) == people("alan")  # given, and never counted
-    assert asyncio.run(play(store, SETTLE)) == people("alan")
-
-
-def test_without_a_store_a_restart_begins_anew(crm: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-
-    async def play() -> list[str]:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined())
-            await triggerer.until(swept(crm))
-            join(crm, "alan")
-            await triggerer.until(lambda: triggerer.payloads)
-            await triggerer.until(swept(crm, 3))
-            return contacts(triggerer)
-
-    assert asyncio.run(play()) == people("alan")
-    assert sum("no state store" in line for line in caplog.messages) == 1
-
-    async def again() -> list[str]:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined())
-            await triggerer.until(swept(crm, 3))
-            return contacts(triggerer)
-
-    assert asyncio.run(again()) == []
-
-
 def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
 
@@ -275,40 +214,6 @@ def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.Monk
     assert len(first) <= 6
     assert set(first + second) == set(people(*everyone))
     assert len(first + second) == len(everyone) + 2
-
-
-def test_a_sweep_that_another_triggerer_has_overtaken_does_not_count(
-    crm: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As after a freeze: another triggerer has told of the newcomer, while this one's sweep was under way."""
-    caplog.set_level(logging.INFO)
-    store, since = FakeStore(), SharedSweeps.since
-    frozen: list[str] = []
-
-    async def freezes(self: SharedSweeps, kind: Kind, moment: float) -> Sweep:
-        sweep = await since(self, kind, moment)
-        if not frozen and any(TRIAL in groups for groups in sweep.values()):
-            other = cursor.Cursor([store], f"crm_list_id_{TRIAL}")
-            other.note({**(await other.load() or {}), **dict.fromkeys(map(fingerprint, people("alan")))})
-            await other.save()
-            frozen.append("alan")
-        return sweep
-
-    monkeypatch.setattr(SharedSweeps, "since", freezes)
-
-    async def play() -> None:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), store)
-            await triggerer.until(lambda: store.kept)
-            join(crm, "alan")
-            await triggerer.until(lambda: frozen)
-            await triggerer.until(swept(crm))
-            join(crm, "grace")
-            await triggerer.until(lambda: triggerer.payloads)
-            assert contacts(triggerer) == people("grace")
-
-    asyncio.run(play())
-    assert sum("another triggerer has looked" in line for line in caplog.messages) == 1
 
 
 # -- one sweep for all
@@ -379,29 +284,6 @@ def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.Mo
 # -- errors
 
 
-@pytest.mark.parametrize("type_", ["FORBIDDEN", "INVALID_PARAMS", "TOO_MANY_REQUESTS", "INTERNAL_SERVER_ERROR"])
-def test_an_error_is_said_once_and_not_hammered_on(type_: str, crm: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
-    crm.add_fault(effect="error", error=type_, path="/contacts")
-
-    async def play() -> None:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(poke_interval=1), FakeStore())
-            await triggerer.until(crm.journal)
-            await asyncio.sleep(3)
-            triggerer.start(joined(poke_interval=1), FakeStore())  # as Airflow does with a trigger that broke
-            await asyncio.sleep(1)
-
-    started = time.monotonic()
-    asyncio.run(play())
-    assert len(crm.journal()) <= 2 * (time.monotonic() - started), "two attempts in a sweep, one sweep in a second"
-    said = [record for record in caplog.records if "no sweep" in record.getMessage()]
-    assert len(said) <= 2
-    assert {record.levelno for record in said} == {
-        logging.ERROR if type_ in ("FORBIDDEN", "INVALID_PARAMS") else logging.WARNING
-    }
-    assert any(entry.request_id in said[0].getMessage() for entry in crm.journal())
-
-
 def test_it_heals_when_the_key_is_replaced(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     from crm_provider import watching
 
@@ -423,28 +305,6 @@ def test_it_heals_when_the_key_is_replaced(crm: Sandbox, monkeypatch: pytest.Mon
             assert contacts(triggerer) == people("alan")
 
     asyncio.run(play())
-
-
-def test_a_store_that_fails_for_a_while_loses_and_repeats_nothing(
-    crm: Sandbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def play() -> None:
-        store = FakeStore()
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), store)
-            await triggerer.until(lambda: store.kept)
-            join(crm, "alan")
-            await triggerer.until(lambda: triggerer.payloads)
-            store.refuses = True  # the event is given, its cursor is not written
-            join(crm, "grace")
-            await asyncio.sleep(5 * INTERVAL)
-            store.refuses = False
-            await triggerer.until(lambda: len(triggerer.payloads) > 1)
-            await triggerer.until(swept(crm, 3))
-            assert contacts(triggerer) == people("alan", "grace")
-
-    asyncio.run(play())
-    assert any("Airflow did not answer" in line for line in caplog.messages)
 
 
 # -- what Airflow needs of a trigger

@@ -80,10 +80,6 @@ LASTING: Mapping[str, tuple[Mapping[str, Any], type[e.CrmError], str]] = {
     "a proxy answers HTML, status 403": ({"effect": "html", "status": 403}, e.CrmForbiddenError, AT_ONCE),
 }
 
-ENDLESS = "an answer comes one byte per second, always"
-"""By a real clock, in ``tests/system`` only."""
-
-
 NOTHING_YET: Mapping[str, Any] = {
     "effect": "garbage",
     "status": 200,

@@ -97,7 +97,7 @@ def stack(
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
         }
         stack = airflow_stack(dags, env=env)
-        stack.api._token = token_of(stack, USER)
+        stack.api.token = token_of(stack, USER)
         yield stack
         stack.stop()
 

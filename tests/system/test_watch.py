@@ -192,19 +192,6 @@ def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbo
     assert len(later) <= 2  # the sweep may have been on its way
 
 
-def test_no_loss_and_no_repeat_over_a_killed_triggerer(stack: AirflowStack, sandbox: Sandbox) -> None:
-    rest(stack, sandbox)
-    before = seen(stack)
-    stack.kill("triggerer")
-    join(sandbox, 5, 6)
-    stack.restart("triggerer")
-    until(stack, lambda: len(seen(stack)) >= len(before) + 2)
-    join(sandbox, 7)
-    rest(stack, sandbox)
-    settle(stack, sandbox)
-    assert runs(stack)[len(before) :] == [ids(5), ids(6), ids(7)]
-
-
 def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sandbox: Sandbox) -> None:
     before = seen(stack)
     join(sandbox, 10)

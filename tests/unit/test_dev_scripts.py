@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line, seconds_between
-from devtools import jobs, matrix, pins, pythons, servers, venv
-from devtools.venv import stamp
 from mutants_groups import GROUPS
 from outcomes import Expected, Row, table, verdict, why
 
 ROOT = Path(__file__).resolve().parents[2]
+MAKE = ("make", "--no-print-directory")
 
 
 # -- the demo's table and verdict
@@ -133,110 +132,50 @@ def test_log_lines_show_exceptions() -> None:
 # -- set-up
 
 
-def test_the_stamp_changes_with_each_of_its_parts() -> None:
-    parts = [b"pyproject", b"constraints", b"3.11.7"]
-    changed = [stamp([*parts[:index], b"other", *parts[index + 1 :]]) for index in range(3)]
-    moved_border = stamp([b"pyprojectc", b"onstraints", b"3.11.7"])
-    assert len({stamp(parts), moved_border, *changed}) == 5
-    assert stamp(iter(parts)) == stamp(parts)
-
-
-def test_the_makefile_has_every_job() -> None:
-    targets = re.search(r"^(demo .*):$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert targets
-    assert set(targets[1].split()) == set(jobs.JOBS)
-
-
-def test_an_extra_is_installed_once_and_leaves_the_rest_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "pins.txt").touch()
-    installed: list[str] = []
-    monkeypatch.setattr(venv, "ROOT", tmp_path)
-    monkeypatch.setattr(venv, "find_uv", lambda: "uv")
-    monkeypatch.setattr(venv.pythons, "full_version", lambda _: "3.11.7")
-    monkeypatch.setattr(venv, "step", lambda title, command, *, advice: installed.append(command[-1]))
-    (tmp_path / "venv").mkdir()
-    for extra in ("test", "system", "test", "system"):
-        venv.Venv(tmp_path / "venv", tmp_path / "pins.txt", "python", extra).ensure()
-    assert installed == [".[test]", ".[system]"]
-    (tmp_path / "pins.txt").write_text("new")
-    venv.Venv(tmp_path / "venv", tmp_path / "pins.txt", "python").ensure()
-    assert installed[2:] == [".[test]"]
-
-
 def test_supported_pythons_are_those_of_the_project() -> None:
     named = re.findall(r"Python :: (3\.\d+)\"", (ROOT / "pyproject.toml").read_text())
-    assert [pythons.name(version) for version in pythons.SUPPORTED] == named
+    supported = re.search(r"^SUPPORTED := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert supported
+    assert supported[1].split() == named
 
 
-def test_an_interpreter_is_found_only_if_it_runs() -> None:
-    assert pythons.full_version(pythons.current()).startswith(pythons.name(sys.version_info[:2]))
-    assert pythons.full_version("/nowhere/python3.11") == ""
-    assert pythons.find((3, 2)) is None
+def test_an_unsupported_python_gets_one_clear_line(tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 18); $2"\n')
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    done = subprocess.run(
+        [*MAKE, "test", f"PYTHON={old}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith("Python 3.9 is not supported, only 3.10 3.11")
+    assert not (tmp_path / ".venv").exists()
 
 
-def test_every_pins_file_is_in_the_matrix_and_names_no_index() -> None:
-    assert {pin.file for pin in pins.FILES} == {*matrix.OLDER.values(), matrix.NEWEST[1]}
-    for pin in pins.FILES:
-        assert not re.search(r"://|--index|--find-links", (ROOT / pin.file).read_text()), pin.file
+def test_every_command_has_a_line_of_help() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    done = subprocess.run([*MAKE, "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines()} == set(phony[1].split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "names", "rest"),
-    [
-        ([], [], []),
-        (["airflow-3.1"], ["airflow-3.1"], []),
-        (["airflow-3.1", "--", "-k", "x"], ["airflow-3.1"], ["-k", "x"]),
-        (["-k", "x"], [], ["-k", "x"]),
-    ],
-)
-def test_arguments_of_the_matrix(arguments: list[str], names: list[str], rest: list[str]) -> None:
-    assert matrix.split(arguments) == (names, rest)
-
-
-INSTALL = "apt-get install -y --no-install-recommends"
-
-
-@pytest.mark.parametrize(
-    ("get", "packages"),
-    [(servers.get_redis, "redis-server"), (servers.get_browser, "chromium chromium-driver fonts-dejavu-core")],
-)
-@pytest.mark.parametrize(("installed", "user", "runs"), [(True, 0, False), (False, 1000, False), (False, 0, True)])
-def test_programs_are_installed_where_we_may(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    get: Callable[[], None],
-    packages: str,
-    installed: bool,
-    user: int,
-    runs: bool,
-) -> None:
-    ran: list[str] = []
-    monkeypatch.setattr(servers.shutil, "which", lambda name: name if installed or name == "apt-get" else None)
-    monkeypatch.setattr(servers.os, "geteuid", lambda: user)
-    monkeypatch.setattr(servers, "step", lambda title, command, *, advice: ran.append(" ".join(command)))
-    get()
-    assert ran == (["apt-get update", f"{INSTALL} {packages}"] if runs else [])
-    assert (f"apt-get install {packages}" in capsys.readouterr().out) == (not installed and user != 0)
-
-
-@pytest.mark.parametrize("file", ["dev.py", "devtools/pythons.py", "devtools/__init__.py"])
-def test_an_old_python_can_read_what_tells_it_that_it_is_old(file: str) -> None:
-    text = (ROOT / "scripts" / file).read_text()
-    assert not re.search(r"from __future__|\bf\"|\) -> |: list\[", re.sub(r"#.*", "", text)), "too new for Python 3.6"
+def test_every_file_of_pins_names_no_index() -> None:
+    files = [ROOT / "constraints.txt", *(ROOT / "constraints").glob("*.txt")]
+    assert len(files) == 4
+    for file in files:
+        assert not re.search(r"://|--index|--find-links", file.read_text()), file.name
 
 
 def test_times_of_airflow_and_of_the_sandbox_are_compared() -> None:
     assert seconds_between("2026-01-01T23:59:59.500Z", "2026-01-02T01:00:00+01:00") == 0.5
     with pytest.raises(ValueError, match="not happened yet"):
         seconds_between("2026-01-01T00:00:00Z", None)
-
-
-def test_dev_py_tells_what_it_can_do() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "dev.py", "--help"], capture_output=True, text=True, check=True
-    )
-    assert all(f"  {job} " in done.stdout for job in jobs.JOBS)
 
 
 def test_the_table_of_mutants_has_all_that_is_changed() -> None:

@@ -8,14 +8,15 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docs_operators
 import docs_tables
 import docs_text
 import pytest
-from devtools.jobs import JOBS
 from docs_text import DOCS, ROOT, Fence
 
 from crm_provider import __main__ as cli
@@ -27,6 +28,7 @@ from crm_provider.provider_info import CONN_FIELDS
 from crm_provider.settings import EXTRAS, Settings
 
 DOCUMENTS = docs_text.documents()
+JOBS = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 PYTHON = [fence for document in DOCUMENTS for fence in docs_text.fences(document, "python")]
 JSON = [fence for document in DOCUMENTS for fence in docs_text.fences(document, "json")]
 
@@ -85,6 +87,22 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         if not target.exists() or (anchor and anchor not in docs_text.anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+HOSTS = {
+    "airflow.apache.org", "connect.pingback.com", "docs.astral.sh", "docs.python.org", "github.com",
+    "keepachangelog.com", "nox.thea.codes", "semver.org",
+}  # fmt: skip
+"""Where a link may lead: the vendor, projects that we stand on, standards. No blog, no shortener."""
+
+
+@each_document()
+def test_external_links_are_https_and_lead_to_known_hosts(document: Path) -> None:
+    text = re.sub(r"`[^`\n]+`", "code", docs_text.prose(document))
+    links = {*docs_text.links(document), *re.findall(r"https?://[^\s)>\]]+", text)}
+    external = [link for link in links if re.match(r"[A-Za-z][\w+.-]*:|//", link)]
+    assert [link for link in external if re.match(r"https://([\w.-]+)(?=/|$)", link) is None] == []
+    assert {str(urlsplit(link).hostname) for link in external} <= HOSTS
 
 
 def test_the_readme_links_every_document() -> None:
@@ -268,7 +286,7 @@ KNOWN_LINES = (
     r"export AIRFLOW_CONN_\w+='.*'",  # test_every_connection_is_accepted, test_the_connection_as_a_uri_is_understood
     r"export AIRFLOW__[A-Z]+__[A-Z_]+=\S+",
     r"curl .*|  -d .*|(sandbox|json)='?[^']*'?",  # tests/integration/test_sandbox_docs.py
-    r"make [a-z-]+.*|python3? scripts/dev\.py .*",  # test_every_job_exists
+    r"make [a-z-]+.*",  # test_every_job_exists
     r"pip install '?airflow-provider-crm(\[\w+\])?'?",  # tests/unit/test_packages.py
     r"\.venv/bin/python scripts/\w+\.py.*",  # test_every_script_exists
     r"#.*|",
@@ -317,13 +335,14 @@ def test_every_answer_points_to_the_page_that_proves_it() -> None:
 @each_document()
 def test_every_job_exists(document: Path) -> None:
     text = document.read_text("utf-8")
-    jobs = re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)", text) + re.findall(r"scripts/dev\.py ([a-z-]+)", text)
+    jobs = re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)", text)
     assert [job for job in jobs if job not in JOBS] == []
 
 
 # -- names, messages, defaults ------------------------------------------------------------------------------
 
 
+@cache
 def defined_names() -> set[str]:
     """Every class and function of the package."""
     kinds = (ast.ClassDef, ast.FunctionDef)

@@ -301,6 +301,7 @@ def next_call_after(moment: float, process: subprocess.Popen[str]) -> list[float
     return calls
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others(folder: Path) -> None:
     rate = 100.0
     steady = [start_caller(folder, rate) for _ in range(2)]

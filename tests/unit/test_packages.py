@@ -70,7 +70,15 @@ def test_the_wheel_brings_its_licence(wheel: zipfile.ZipFile, metadata: email.me
 
 
 def test_the_sdist_has_what_is_needed_to_build_test_and_document_it(sdist: set[str]) -> None:
-    wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "Makefile", "constraints.txt"}
+    wanted = {
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+    } | {"noxfile.py"}
     for folder in ("crm_provider", "example_dags", "tests", "docs", "scripts", "constraints"):
         wanted |= files_of(ROOT / folder)
     assert wanted - sdist == set()

@@ -116,25 +116,6 @@ def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_told(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_told_of_one_of_those_that_share_a_line(document: Path, tmp_path: Path) -> None:
-    line = seen(hits="upsert, load", said="a | b")
-    wrote(tmp_path, line)
-    assert reliability.told("network", "refused", "load") == line
-    with pytest.raises(LookupError, match=reliability.REGENERATE):
-        reliability.told("network", "refused", "loa")
-    with pytest.raises(LookupError):
-        reliability.told("process", "refused", "load")
-
-
-def test_what_the_run_has_noted_goes_before_the_document(document: Path, tmp_path: Path) -> None:
-    wrote(tmp_path, seen(), seen(hits="load"))
-    notes = tmp_path / "notes.jsonl"
-    assert reliability.told("network", "refused", "upsert", notes=notes) == seen()
-    reliability.note(notes, seen(ends="success"))
-    assert reliability.told("network", "refused", "upsert", notes=notes).ends == "success"
-    assert reliability.told("network", "refused", "load", notes=notes) == seen(hits="load")
-
-
 def test_every_line_of_what_breaks_on_this_side_is_of_a_test() -> None:
     """A line of it may be seen by several; of the other two tables their own tests know."""
     sources = [path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].glob("[is]*/test_*.py")]

@@ -1,6 +1,6 @@
 """Nothing leaks from a real Airflow: keys nowhere, and values of rows only where the DAG's author put them.
 
-``tests/integration/test_leaks.py`` does the same for each operator with each failure at level DEBUG, in one process.
+``tests/integration/test_leaks.py`` does the same for each operator at level DEBUG, in one process.
 Here all of Airflow's own processes run, with its own database, encryption, log files, triggerer, metrics, traces and
 lineage, and all that is left behind is searched: each file, each column of each table, each exported span and metric.
 """
@@ -220,7 +220,7 @@ def while_it_waits(stack: AirflowStack, run: tuple[str, str]) -> dict[str, bytes
 
 def seen_by_people(stack: AirflowStack) -> bytes:
     """The page "CRM"."""
-    request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api._get_token()}"})
+    request = urllib.request.Request(f"{stack.url}/crm/", headers={"Authorization": f"Bearer {stack.api.token}"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
         return bytes(answer.read())
 

@@ -68,6 +68,7 @@ def hold_after(sandbox: Sandbox, target: Path, pages: int) -> None:
     sandbox.add_fault(effect="latency", latency=3600, after=pages + 2 * AT_ONCE - safe_pages(target))
 
 
+@pytest.mark.slow
 @pytest.mark.crm_sandbox(seed=f"contacts:{PAGES * 10 - 3}", rate=None)
 @pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz"])
 def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path) -> None:

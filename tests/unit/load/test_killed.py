@@ -34,6 +34,7 @@ def source(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_and_resumed(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

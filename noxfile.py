@@ -1,0 +1,204 @@
+"""The jobs of several steps; ``make`` is the front door and sets up the environment that most of them run in.
+
+Only the cells of the matrix and the try-out of the wheel have environments of their own, in ``.venv-matrix``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import nox
+from nox import Session
+
+nox.needs_version = ">=2025.2.9"
+nox.options.envdir = ".venv-matrix"
+nox.options.default_venv_backend = "uv|venv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+
+HERE = "{}.{}".format(*sys.version_info[:2])
+
+SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+"""Tests in several processes: each has its own Airflow, so more than a few cost more than they bring."""
+
+NO_TEST = 5
+"""The exit code of pytest when no test fits its arguments."""
+
+STACK = ("-m", "system", "tests/system/test_stack.py")
+KILLED = "tests/system/test_waiting.py::test_a_killed_triggerer_loses_nothing_and_moves_no_deadline"
+
+PACKAGES = {"redis-server": ("redis-server",), "chromedriver": ("chromium", "chromium-driver", "fonts-dejavu-core")}
+"""Programs that system tests need, and Debian's packages with them."""
+
+
+def run(session: Session, module: str, *arguments: str, **options: Any) -> None:
+    """Run a module in the environment of ``make``."""
+    session.run(sys.executable, "-m", module, *arguments, **options)
+
+
+# -- make test, make lint: side by side, and each prints what it has said when it ends
+
+
+@nox.session(python=False, allow_parallel=True)
+def style(session: Session) -> None:
+    run(session, "ruff", "check", *session.posargs, ".")
+
+
+@nox.session(python=False, allow_parallel=True)
+def format(session: Session) -> None:  # noqa: A001
+    run(session, "ruff", "format", "--check", ".")
+
+
+@nox.session(python=False, allow_parallel=True)
+def types(session: Session) -> None:
+    run(session, "mypy")
+
+
+@nox.session(python=False, allow_parallel=True)
+def unit(session: Session) -> None:
+    """Unit tests; they leave out no line and no branch of the core ([tool.coverage.run] says what that is)."""
+    run(session, "pytest", "tests/unit", "--cov", "--cov-report=term", "--cov-fail-under=100")
+
+
+@nox.session(python=False, allow_parallel=True)
+def integration(session: Session) -> None:
+    run(session, "pytest", "tests/contract", "tests/integration")
+
+
+# -- tests that need more
+
+
+@nox.session(python=False)
+def system(session: Session) -> None:
+    missing = [package for program, them in PACKAGES.items() if not shutil.which(program) for package in them]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        session.run("apt-get", "update", "-q", success_codes=range(256))
+        install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing)
+        session.run(*install, success_codes=range(256))  # the tests that need it say what is missing
+    elif missing:
+        session.warn(f"Some tests need more: apt-get install {' '.join(missing)}")
+    chosen = any(Path(argument.partition("::")[0]).exists() for argument in session.posargs)
+    run(session, "pytest", "-m", "system", *([] if chosen else ["tests/system"]), *session.posargs)
+
+
+@nox.session(python=False)
+def reliability(session: Session) -> None:
+    seen = Path(session.create_tmp(), "seen.jsonl")
+    seen.unlink(missing_ok=True)
+    run(session, "pytest", "-m", "reliability", f"--reliability={seen}", *(session.posargs or ["tests"]))
+    partly = ["--only-seen"] if session.posargs else []
+    session.run(sys.executable, "scripts/reliability.py", str(seen), "--write", *partly)
+
+
+@nox.session(python=False)
+def fuzz(session: Session) -> None:
+    env = {"CRM_FUZZ_EXAMPLES": os.environ.get("CRM_FUZZ_EXAMPLES", "500")}
+    properties = ("-m", "hypothesis or slow", "tests/unit", "tests/unit/fuzz/damaged_parquet.py")
+    for tests in (properties, ("-m", "system", "tests/system/openapi")):
+        run(session, "pytest", *tests, *session.posargs, env=env, success_codes=[0, NO_TEST])
+
+
+# -- the matrix: every supported Airflow and Python, and the lowest dependencies
+
+
+def cell(name: str, python: str, constraints: str, *runs: tuple[str, ...]) -> None:
+    """Add one environment, with the arguments of pytest for each of its runs."""
+
+    def tests(session: Session) -> None:
+        session.install("--constraint", constraints, "--editable", ".[test]")
+        for arguments in [session.posargs] if session.posargs else runs:
+            session.run("pytest", *arguments, success_codes=[0, NO_TEST])
+
+    nox.session(python=python, name=name, tags=["matrix"])(tests)
+
+
+WITH_AIRFLOW = ("tests/integration", *SIDE_BY_SIDE)
+"""The unit tests of the core know no Airflow: they say the same on each."""
+
+cell("airflow-3.1", HERE, "constraints/airflow-3.1.txt", WITH_AIRFLOW)
+cell("airflow-3.2", HERE, "constraints/airflow-3.2.txt", WITH_AIRFLOW)
+cell("lowest", HERE, "constraints/lowest.txt", ("tests/unit", "tests/integration", *SIDE_BY_SIDE), (*STACK, KILLED))
+for version in ("3.10", "3.11", "3.12", "3.13"):
+    cell(version, version, "constraints.txt", SIDE_BY_SIDE)
+
+
+# -- make docs
+
+
+@nox.session(python=False)
+def site(session: Session) -> None:
+    """Every link leads somewhere, and every page is in the navigation: warnings are errors."""
+    run(session, "sphinx", *SPHINX, "--builder=html", ".", "site")
+
+
+@nox.session(python=False)
+def linkcheck(session: Session) -> None:
+    """External links, too. Not in CI: other people's servers are not ours to depend on."""
+    run(session, "sphinx", *SPHINX, "--builder=linkcheck", ".", "build/linkcheck")
+
+
+SPHINX = ("--quiet", "--fail-on-warning", "--keep-going", "--fresh-env", "--conf-dir=docs", "--doctree-dir=build/docs")
+
+
+@nox.session(python=False)
+def examples(session: Session) -> None:
+    run(session, "pytest", "-m", "docs", "tests/docs")
+
+
+# -- make dist
+
+
+@nox.session(python=False)
+def packages(session: Session) -> None:
+    shutil.rmtree("dist", ignore_errors=True)
+    run(session, "build", "--no-isolation", "--outdir=dist")
+    run(session, "twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+
+
+SMOKE: tuple[tuple[str, ...], ...] = (
+    ("-m", "crm_provider", "policy", "--for", "CrmMoveDealStageOperator"),
+    ("-c", "from importlib.metadata import entry_points as e; [p.load() for p in e(group='apache_airflow_provider')]"),
+    ("-c", "import crm_provider.operators.load, crm_provider.sensors.lists, crm_provider.hooks.crm"),
+)
+
+
+@nox.session(python=HERE, reuse_venv=False)
+def wheel(session: Session) -> None:
+    """The wheel without any extra in an empty environment."""
+    (path,) = Path("dist").glob("*.whl")
+    session.install("--constraint", "constraints.txt", str(path))
+    home = str(Path(session.create_tmp()).resolve())  # for Airflow, and not to import the package from this folder
+    session.chdir(home)
+    for arguments in SMOKE:
+        session.run("python", "-W", "error::ImportWarning", *arguments, env={"AIRFLOW_HOME": home})
+
+
+# -- make pins
+
+PINS: dict[str, tuple[str, ...]] = {
+    "constraints.txt": ("--extra=system", "--extra=docs", "--group=tools"),
+    # An older Airflow fails every task with today's starlette and pydantic: it needs the packages of its time, one to
+    # three days after its release.
+    "constraints/airflow-3.2.txt": ("--exclude-newer=2026-05-30",),
+    "constraints/airflow-3.1.txt": ("--exclude-newer=2026-03-15",),
+    "constraints/lowest.txt": (
+        "--exclude-newer=2025-09-28",
+        "--exclude-newer-package=apache-airflow-client=2025-12-01",  # it came after its Airflow
+        "--resolution=lowest-direct",
+    ),
+}
+"""The files with exact versions. Each is made for every Python and platform at once, and names no package index."""
+
+COMPILE = ("--universal", "--python-version=3.10", "--extra=test", "--upgrade", "--no-annotate", "--no-emit-index-url")
+
+
+@nox.session(python=False)
+def pins(session: Session) -> None:
+    for file, options in PINS.items():
+        if not session.posargs or file in session.posargs:
+            output = ("--quiet", "--custom-compile-command=make pins", f"--output-file={file}", "pyproject.toml")
+            run(session, "uv", "pip", "compile", *COMPILE, *options, *output)

@@ -1,1 +1,0 @@
-"""What ``scripts/dev.py`` is made of: interpreters, virtual environments, steps, jobs. Standard library only."""
