@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from crm_provider import errors as e
 from crm_provider.catalogue import ALIASES, CATALOGUE
-from crm_provider.suggest import did_you_mean
+from crm_provider.values.suggest import did_you_mean
 
 
 class Action(str, Enum):

@@ -28,7 +28,8 @@ from crm_provider._compat import (
     AirflowSkipException,
     Context,
 )
-from crm_provider.policy import Action, Decision, ErrorPolicy, OnError, Work
+from crm_provider.on_error import Action, OnError, Work
+from crm_provider.policy import Decision, ErrorPolicy
 from crm_provider.retry import DECISION_KEY, CrmRetryPolicy
 from crm_provider.waiting import LONG_WAIT, server_delay
 

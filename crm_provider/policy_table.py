@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE, ErrorSpec, Repeat
-from crm_provider.policy import ONLY_IF_UNKNOWN, Action, DecidedBy, ErrorPolicy, Work, row_rule
+from crm_provider.on_error import Action, Work
+from crm_provider.policy import ONLY_IF_UNKNOWN, DecidedBy, ErrorPolicy, row_rule
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from crm_provider import errors as e
 from crm_provider import validate
-from crm_provider.addresses import person_key
-from crm_provider.comparison import shows
 from crm_provider.segments import list_ids_of, list_name, pick_list
+from crm_provider.values.addresses import person_key
+from crm_provider.values.json_values import shows
 
 if TYPE_CHECKING:
     from crm_provider.calls.base import Record

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from crm_provider.comparison import shows
 from crm_provider.segments import list_ids_of
-from crm_provider.server_clock import ServerMoment, utc_time
+from crm_provider.values.json_values import shows
+from crm_provider.values.server_clock import ServerMoment, utc_time
 
 UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist", "opted_out", "optout", "opted-out"})
 """Values of ``status`` that say that a person does not want to be contacted. The values are not documented; the older

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from crm_provider import errors as e
 from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
 from crm_provider.contents import UNREADABLE, content_of, parsed_body
-from crm_provider.redaction import SHORTENED, cut, without_values
+from crm_provider.values.redaction import SHORTENED, cut, without_values
 
 TYPE_KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
 """Where a body may carry the error type, most telling first (v1 used ``errorCode``; v2 is not documented)."""

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.suggest import nearest
+from crm_provider.values.suggest import nearest
 
 DEFAULT_CONN_ID = "crm_default"
 DEFAULT_BASE_URL = "https://connect.pingback.com/v2"

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
-from crm_provider.suggest import nearest
+from crm_provider.values.suggest import nearest
 
 if TYPE_CHECKING:
     import os

@@ -19,12 +19,13 @@ from urllib.parse import quote
 from crm_provider import __version__, validate
 from crm_provider import errors as e
 from crm_provider.catalogue import Repeat, repeat_for
-from crm_provider.pacing import BudgetBusy, Pacer, pacer_for
-from crm_provider.redaction import private_path, without_values
+from crm_provider.pacing.budget import pacer_for
+from crm_provider.pacing.pacer import BudgetBusy, Pacer
 from crm_provider.responses import WRITES, Answer, value_of
-from crm_provider.server_clock import ServerClock, ServerMoment
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen, Observer, Told
+from crm_provider.values.redaction import private_path, without_values
+from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 if TYPE_CHECKING:
     import tenacity

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.errors import CrmInvalidValueError
-from crm_provider.json_safe import ConversionError, json_safe
+from crm_provider.values.addresses import NotOneAddress, one_address
+from crm_provider.values.json_values import ConversionError, json_safe
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NATIVE = "give the output of a task (XComArg), or set render_template_as_native_obj=True for the DAG"
@@ -22,7 +22,7 @@ RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
 def email(value: Any, field: str = "email") -> str:
     """The one email address that a value means, in the case given (whether the CRM folds case is not known).
 
-    What is around it is removed, see :func:`~crm_provider.addresses.one_address`.
+    What is around it is removed, see :func:`~crm_provider.values.addresses.one_address`.
 
     :raises CrmInvalidValueError: if it is no text, or not exactly one address
     """
@@ -108,7 +108,7 @@ def phone_is_text(attributes: Any) -> None:
 
 
 def json_value(value: Any, field: str) -> Any:
-    """A value in its JSON form, see :func:`~crm_provider.json_safe.json_safe`.
+    """A value in its JSON form, see :func:`~crm_provider.values.json_values.json_safe`.
 
     :raises CrmInvalidValueError: naming the place and the type
     """

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from crm_provider import errors as e
-from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.on_error import Action
+from crm_provider.policy import Decision, ErrorPolicy
 
 MAX_ERRORS_IN_A_ROW = 10
 """Server errors in a row after which waiting ends; each stands for a whole check with its own retries."""

@@ -22,17 +22,18 @@ from typing import Any
 import docs_operators
 from docs_operators import DOCS, ROOT, table
 
-from crm_provider import bodies, errors, paging, redaction, responses, transport, waiting, wire
+from crm_provider import bodies, errors, paging, responses, transport, waiting, wire
 from crm_provider.catalogue import CATALOGUE
 from crm_provider.client import CrmClient
 from crm_provider.load import plan
 from crm_provider.load.summary import duration
-from crm_provider.on_error import label
-from crm_provider.pacing import LONGEST_PAUSE, MARGIN
-from crm_provider.policy import ACTIONS_OF, OPERATORS, OUTCOME_OVERRIDES, PRESETS, Action, ErrorPolicy, Work
+from crm_provider.on_error import ACTIONS_OF, Action, Work, label
+from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
+from crm_provider.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
 from crm_provider.policy_table import explain
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.settings import Settings
+from crm_provider.values import redaction
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 

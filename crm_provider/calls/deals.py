@@ -8,10 +8,10 @@ from typing import Any
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.calls.base import Calls, Record, id_of, mapping_of
-from crm_provider.comparison import shows
 from crm_provider.remote_contact import made_since
-from crm_provider.server_clock import ServerMoment, utc_time
 from crm_provider.transport import Call, FirstSent
+from crm_provider.values.json_values import shows
+from crm_provider.values.server_clock import ServerMoment, utc_time
 
 
 class DealCalls(Calls):

@@ -16,7 +16,8 @@ from crm_provider.load.sender import Flight
 from crm_provider.load.verdict import RowAction, RowDecision, decide_row, is_retryable
 from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.policy import Action, Decision, ErrorPolicy
+from crm_provider.on_error import Action
+from crm_provider.policy import Decision, ErrorPolicy
 
 NOT_KNOWN = "Whether it was written is not known."
 

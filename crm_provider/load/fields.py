@@ -15,7 +15,7 @@ from crm_provider.load.rows import SourceError
 from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Conversion, Unfit, is_empty
 from crm_provider.load.unreadable import Unreadable
-from crm_provider.suggest import unknown
+from crm_provider.values.suggest import unknown
 
 Empty = Literal["skip", "clear", "null", "keep"]
 """What an empty value becomes.

@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
+
+from crm_provider.values.json_values import json_text
 
 Record = Mapping[str, Any]
 
 FIRST = ("id", "email")
 """Columns that lead a table; the others follow by name, so that the order does not hang on that of the records."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def json_text(value: Any, *, ascii_only: bool = False) -> str:
-    """A JSON value in one line; ``Decimal`` keeps its digits.
-
-    :param ascii_only: escape everything else; without it only halves of characters, which no encoding has
-    """
-    try:
-        text = json.dumps(value, ensure_ascii=ascii_only)
-    except TypeError:  # a Decimal is in it
-        text = _exact_text(value, ascii_only=ascii_only)
-    return text if ascii_only or not _SURROGATE.search(text) else json_text(value, ascii_only=True)
-
-
-def _exact_text(value: Any, *, ascii_only: bool) -> str:
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, Mapping):
-        pairs = (
-            f"{json.dumps(k, ensure_ascii=ascii_only)}: {_exact_text(v, ascii_only=ascii_only)}"
-            for k, v in value.items()
-        )
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_exact_text(item, ascii_only=ascii_only) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=ascii_only)
-
-
-def json_value(text: str | bytes) -> Any:
-    """What :func:`json_text` wrote.
-
-    :raises ValueError: if it is no JSON
-    """
-    return json.loads(text, parse_float=Decimal)
 
 
 def cell(value: Any) -> str | None:

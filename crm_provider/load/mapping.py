@@ -37,7 +37,7 @@ from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceErro
 from crm_provider.load.source_options import HeaderLine, is_nameless, look_like_values, shared_name
 from crm_provider.load.targets import Place, Target, target_of
 from crm_provider.load.unfit import Unfit
-from crm_provider.suggest import nearest, unknown
+from crm_provider.values.suggest import nearest, unknown
 
 log = logging.getLogger(__name__)
 

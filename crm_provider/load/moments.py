@@ -8,8 +8,8 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from crm_provider.json_safe import utc_text
 from crm_provider.load.unfit import Conversion, Unfit
+from crm_provider.values.json_values import utc_text
 
 _ISO = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)"

@@ -7,8 +7,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from crm_provider.json_safe import MAX_DIGITS, finite, whole_number
 from crm_provider.load.unfit import Conversion, Unfit
+from crm_provider.values.json_values import MAX_DIGITS, finite, whole_number
 
 _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 

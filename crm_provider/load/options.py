@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from crm_provider import validate
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.rows import SourceError
-from crm_provider.suggest import hint
+from crm_provider.values.suggest import hint
 
 Mode = Literal["upsert", "create", "update"]
 PlanName = Literal["auto", "learned", "compare"]

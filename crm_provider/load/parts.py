@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, Any
 
-from crm_provider.load.flatten import json_text, json_value
 from crm_provider.load.paths import (
     AnyPath,
     append,
@@ -29,6 +28,7 @@ from crm_provider.load.paths import (
     writing,
 )
 from crm_provider.paging import ListedPage, Page
+from crm_provider.values.json_values import json_text, json_value
 
 VERSION = 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from crm_provider.load.numerals import digits
 from crm_provider.load.unfit import Conversion, Unfit
-from crm_provider.suggest import hint
+from crm_provider.values.suggest import hint
 
 INSTALL = "pip install 'airflow-provider-crm[phone]'"
 

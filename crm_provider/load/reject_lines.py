@@ -8,7 +8,7 @@ would take for a formula has an apostrophe before it, which is taken away again 
 such as ``+5531999999999`` survives). What no cell can hold as it is (numbers, lists, nothing at all) is JSON, and
 ``_cells`` says where; it is empty for the rows of a CSV source.
 
-Values that JSON has no form for are written as exact text (:func:`crm_provider.json_safe.lenient_json`).
+Values that JSON has no form for are written as exact text (:func:`crm_provider.values.json_values.lenient_json`).
 
 A row that its source could not read has a mark of its values beside it (``form``; in CSV in ``_cells``): as long as
 they are the same, nobody has corrected it.
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from crm_provider.json_safe import lenient_json as plain
-from crm_provider.load.flatten import json_text, json_value
 from crm_provider.load.rows import Made
-from crm_provider.server_clock import utc_time
+from crm_provider.values.json_values import json_text, json_value
+from crm_provider.values.json_values import lenient_json as plain
+from crm_provider.values.server_clock import utc_time
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from crm_provider.addresses import person_key
+from crm_provider.values.addresses import person_key
 
 
 class Outcome(str, Enum):
@@ -70,7 +70,7 @@ class Contact:
 
     @property
     def key(self) -> str:
-        """What tells people apart, see :func:`~crm_provider.addresses.person_key`."""
+        """What tells people apart, see :func:`~crm_provider.values.addresses.person_key`."""
         return key_of(self.email)
 
 

@@ -25,9 +25,9 @@ from crm_provider.load.verdict import judge_run
 from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.ordering import LearnedOrder
-from crm_provider.pacing import MARGIN
-from crm_provider.server_clock import utc_time
+from crm_provider.pacing.pacer import MARGIN
 from crm_provider.upsert import ContactWriter
+from crm_provider.values.server_clock import utc_time
 
 if TYPE_CHECKING:
     from crm_provider.load.engine import Load

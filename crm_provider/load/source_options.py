@@ -11,7 +11,7 @@ from encodings.aliases import aliases
 from typing import Any
 
 from crm_provider.load.rows import SourceError
-from crm_provider.suggest import hint, unknown
+from crm_provider.values.suggest import hint, unknown
 
 FORMATS: Mapping[str, str] = {
     "csv": "csv",

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place, there
 from crm_provider.load.sources import FilesSource, Source, open_source
 from crm_provider.load.text_lines import open_lines
+from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ _SIZE = 16
 class Suppression:
     """Answers whether an address is on the list: ``email in suppression``. Used by one thread.
 
-    Spellings of one address are one person (:func:`~crm_provider.addresses.person_key`), on the list and in question.
+    Spellings of one address are one person (:func:`~crm_provider.values.addresses.person_key`), on the list and in
+    question.
 
     Hashes are kept in a temporary database without a name, so memory stays flat and no address lies on the disk.
     """
@@ -56,7 +57,7 @@ class Suppression:
 
         Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed. Each
         entry is exactly one of them; what may be around an address is said at
-        :func:`~crm_provider.addresses.one_address`.
+        :func:`~crm_provider.values.addresses.one_address`.
 
         :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
             :func:`~crm_provider.load.sources.open_source` reads, with a column ``email`` or a single column; or a list

@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_provider import validate
 from crm_provider.load.rows import SourceError
-from crm_provider.suggest import nearest
+from crm_provider.values.suggest import nearest
 
 
 class Place(IntEnum):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from crm_provider.json_safe import ConversionError
+from crm_provider.values.json_values import ConversionError
 
 Conversion: TypeAlias = Callable[[Any], Any]
 """Takes a value that is not empty (a text without space around it); returns a JSON value or raises :class:`Unfit`."""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from crm_provider.addresses import NotOneAddress, one_address
-from crm_provider.json_safe import json_safe
 from crm_provider.load.numerals import digits
 from crm_provider.load.unfit import Conversion, Unfit
+from crm_provider.values.addresses import NotOneAddress, one_address
+from crm_provider.values.json_values import json_safe
 
 YES = frozenset({"true", "t", "yes", "y", "on", "1"})
 NO = frozenset({"false", "f", "no", "n", "off", "0"})

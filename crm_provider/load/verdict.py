@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from crm_provider import errors as e
-from crm_provider.policy import Action, Decision, ErrorPolicy, RowRule, row_rule
+from crm_provider.on_error import Action
+from crm_provider.policy import Decision, ErrorPolicy, RowRule, row_rule
 from crm_provider.waiting import LONG_WAIT, server_delay
 
 SENDS_OF_A_ROW = 3

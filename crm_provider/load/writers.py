@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 from crm_provider.load.extract_options import Format
-from crm_provider.load.flatten import Record, cell, json_text, pick
+from crm_provider.load.flatten import Record, cell, pick
 from crm_provider.load.parquet_library import arrow_modules
+from crm_provider.values.json_values import json_text
 
 Add = Callable[[Record], None]
 """Writes one record."""

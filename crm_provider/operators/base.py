@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
+from crm_provider.on_error import OnError
 from crm_provider.outcome import raise_for_decision
-from crm_provider.policy import ErrorPolicy, OnError
+from crm_provider.policy import ErrorPolicy
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import rendered
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
-    from crm_provider.server_clock import ServerMoment
     from crm_provider.task_arguments import BaseOperatorArguments, Templated
+    from crm_provider.values.server_clock import ServerMoment
 
 
 class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
@@ -89,7 +90,7 @@ CLOCKS_APART = timedelta(seconds=5)
 
 def run_start(context: Context) -> ServerMoment | None:
     """When this DAG run began: a record that a try of its tasks has made is younger. None if Airflow does not say."""
-    from crm_provider.server_clock import ServerMoment
+    from crm_provider.values.server_clock import ServerMoment
 
     started = getattr(context.get("dag_run"), "start_date", None)
     return None if started is None else ServerMoment(started - CLOCKS_APART, started + CLOCKS_APART)

@@ -13,8 +13,8 @@ from crm_provider.links import CrmExtractedFileLink
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
 from crm_provider.load.parquet_library import check_pyarrow
+from crm_provider.on_error import Action
 from crm_provider.operators.base import CrmOperator
-from crm_provider.policy import Action
 from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import is_mapped
 

@@ -24,9 +24,9 @@ from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.stops import LoadStopped
 from crm_provider.load.verdict import judge_run
 from crm_provider.metrics import count_load
+from crm_provider.on_error import Action, Work
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import fail_without_retry, raise_for_decision
-from crm_provider.policy import Action, Work
 from crm_provider.task_arguments import rendered
 from crm_provider.task_paths import path_of, site_report, with_connection
 from crm_provider.task_templates import check_rendered, is_mapped
@@ -34,8 +34,9 @@ from crm_provider.task_templates import check_rendered, is_mapped
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from crm_provider.load.engine import Load, LoadUnsaved
+    from crm_provider.load.engine import Load
     from crm_provider.load.sources import Source
+    from crm_provider.load.stops import LoadUnsaved
     from crm_provider.load.summary import Summary
     from crm_provider.load.window import Interrupt
     from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
@@ -177,7 +178,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.load.conclusion import done, what_to_do
-        from crm_provider.load.engine import LoadInterrupted, LoadUnsaved, too_many_rejects
+        from crm_provider.load.engine import too_many_rejects
+        from crm_provider.load.stops import LoadInterrupted, LoadUnsaved
         from crm_provider.load.summary import Summary
 
         with ExitStack() as opened:

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from crm_provider import __version__, site_config
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.policy import OPERATORS, ErrorPolicy, Work
+from crm_provider.on_error import Work
+from crm_provider.policy import OPERATORS, ErrorPolicy
 from crm_provider.policy_table import explain
 from crm_provider.ui.access import current_user, readable
 from crm_provider.ui.plugin import PREFIX

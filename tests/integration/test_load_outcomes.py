@@ -15,8 +15,9 @@ import pytest
 from airflow.sdk import DAG
 
 from crm_provider.catalogue import CATALOGUE
+from crm_provider.on_error import Work
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.policy import OPERATORS, Work
+from crm_provider.policy import OPERATORS
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 

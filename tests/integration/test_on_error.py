@@ -191,7 +191,7 @@ MEMBERS = (CrmListMembershipSensor, {"list_name": "Newsletter", "emails": "ada@e
 
 
 def test_a_policy_for_loads_does_not_fit_a_task() -> None:
-    from crm_provider.policy import Work
+    from crm_provider.on_error import Work
 
     policy = ErrorPolicy({"INVALID_INPUT": "reject"}, work=Work.LOAD)
     with dag_of(), pytest.raises(ValueError, match="not an action of a task"):

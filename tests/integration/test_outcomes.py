@@ -17,6 +17,7 @@ from airflow.sdk import DAG
 
 from crm_provider import waiting
 from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.on_error import Work
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -30,7 +31,7 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.policy import OPERATORS, Work
+from crm_provider.policy import OPERATORS
 from crm_provider.sandbox import Sandbox, SandboxSettings, ids
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor

@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer
 
-from crm_provider.pacing import Budget, Lane, hostfile, redis_store, stores
 from crm_provider.pacing import budget as budgets
+from crm_provider.pacing import hostfile, redis_store, stores
+from crm_provider.pacing.budget import Budget
+from crm_provider.pacing.lanes import Lane
 from crm_provider.pacing.redis_store import RedisStore
 from crm_provider.pacing.schedule import Pace, Schedule, Verdict
 from crm_provider.pacing.stores import StoreUnusable, Ticket
@@ -124,7 +126,8 @@ def test_a_key_of_another_kind_is_a_store_that_cannot_be_used(redis: RedisServer
 
 HOST = """
 import sys, time
-from crm_provider.pacing import pacer_for, redis_store
+from crm_provider.pacing.budget import pacer_for
+from crm_provider.pacing import redis_store
 from crm_provider.settings import Settings
 
 redis_store.TIMEOUT = float(sys.argv[2])

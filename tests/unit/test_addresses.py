@@ -12,8 +12,8 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from crm_provider import addresses
-from crm_provider.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
+from crm_provider.values import addresses
+from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 
 DATA = Path(__file__).parents[1] / "data"
 

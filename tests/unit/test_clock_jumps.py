@@ -20,9 +20,9 @@ import pytest
 import crm_provider
 from crm_provider import errors as e
 from crm_provider.load.parts import LONGEST_REST, Owner, Parts
-from crm_provider.pacing import Lane
 from crm_provider.pacing.budget import Budget
 from crm_provider.pacing.hostfile import HostFileStore
+from crm_provider.pacing.lanes import Lane
 from crm_provider.pacing.schedule import GRACE, LONGEST_NAP
 from crm_provider.paging import ListedPage, Page
 from crm_provider.sensors import base

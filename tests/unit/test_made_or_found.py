@@ -10,10 +10,10 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.comparison import same_value, shows
 from crm_provider.remote_contact import CLOCKS_APART, made_since
-from crm_provider.server_clock import ServerClock, ServerMoment, utc_time
 from crm_provider.transport import Call
+from crm_provider.values.json_values import same_value, shows
+from crm_provider.values.server_clock import ServerClock, ServerMoment, utc_time
 
 from .fakes import Bench, Reply, Step, bench, data, error, lost
 

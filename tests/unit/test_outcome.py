@@ -20,7 +20,8 @@ from crm_provider._compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
-from crm_provider.policy import Action, DecidedBy, Decision, ErrorPolicy, Work
+from crm_provider.on_error import Action, Work
+from crm_provider.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.retry import CrmRetryPolicy
 
 from .fakes import logged

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from crm_provider.pacing import LONGEST_PAUSE, MARGIN, Budget, BudgetBusy, Lane, LanePacer, ProcessPacer, SharePacer
 from crm_provider.pacing import budget as budgets
+from crm_provider.pacing.budget import Budget, LanePacer
 from crm_provider.pacing.hostfile import HostFileStore, file_name
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN, BudgetBusy, ProcessPacer, SharePacer
 from crm_provider.pacing.redis_store import RedisStore
 from crm_provider.pacing.schedule import Answer, Pace, Verdict
 from crm_provider.pacing.stores import FallbackStore, MemoryStore, Ticket

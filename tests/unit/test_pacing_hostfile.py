@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.pacing import Lane, hostfile
+from crm_provider.pacing import hostfile
 from crm_provider.pacing.hostfile import LOCK_PATIENCE, LOCK_RETRY, UNUSED, HostFileStore, file_name, private_folder
+from crm_provider.pacing.lanes import Lane
 from crm_provider.pacing.schedule import Pace, Verdict
 from crm_provider.pacing.stores import StoreUnusable, Ticket
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from crm_provider.pacing import LONGEST_PAUSE, Lane, redis_store
+from crm_provider.pacing import redis_store
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE
 from crm_provider.pacing.redis_store import EXPIRY, TIMEOUT, RedisStore
 from crm_provider.pacing.schedule import Answer, Pace, Verdict
 from crm_provider.pacing.stores import StoreUnusable, Ticket

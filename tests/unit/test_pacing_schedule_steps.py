@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from crm_provider.pacing import LONGEST_PAUSE, Lane, schedule
+from crm_provider.pacing import schedule
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE
 from crm_provider.pacing.schedule import (
     GRACE,
     HORIZON,

@@ -18,9 +18,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.pacing import LONGEST_PAUSE, Budget, BudgetBusy, Lane, hostfile, redis_store, stores
 from crm_provider.pacing import budget as budgets
+from crm_provider.pacing import hostfile, redis_store, stores
+from crm_provider.pacing.budget import Budget
 from crm_provider.pacing.hostfile import UNUSED, HostFileStore, file_name
+from crm_provider.pacing.lanes import Lane
+from crm_provider.pacing.pacer import LONGEST_PAUSE, BudgetBusy
 from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule, Verdict
 from crm_provider.pacing.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
 from crm_provider.settings import Settings

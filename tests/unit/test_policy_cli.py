@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from crm_provider.__main__ import main
-from crm_provider.policy import OPERATORS, ErrorPolicy, Work
+from crm_provider.on_error import Work
+from crm_provider.policy import OPERATORS, ErrorPolicy
 from crm_provider.policy_table import explain
 
 from .reference import OUTCOMES, TYPES

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.pacing import MARGIN, BudgetBusy, ProcessPacer, SharePacer
-from crm_provider.policy import Action, ErrorPolicy, Work
+from crm_provider.on_error import Action, Work
+from crm_provider.pacing.pacer import MARGIN, BudgetBusy, ProcessPacer, SharePacer
+from crm_provider.policy import ErrorPolicy
 from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller, Waiter
 from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
 from crm_provider.rounds import HOPELESS, Round

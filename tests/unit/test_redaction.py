@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.redaction import LONG, MOST_WORDS, without_values
+from crm_provider.values.redaction import LONG, MOST_WORDS, without_values
 
 KEY = "Zq+Key/Planted==%27Wv3"
 EMAIL = "Zq.Local+tag@zqdomain.example"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import crm_provider
-from crm_provider.suggest import did_you_mean, hint, nearest, unknown
+from crm_provider.values.suggest import did_you_mean, hint, nearest, unknown
 
 CHOICES = ["DEAL_NOT_FOUND", "CONTACT_NOT_FOUND", "skip", "fail"]
 
@@ -58,4 +58,4 @@ def test_nobody_else_looks_for_the_nearest_word() -> None:
         if (isinstance(node, ast.Import) and any(alias.name == "difflib" for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and node.module == "difflib")
     }
-    assert {user for user in users if not user.startswith("sandbox/")} == {"suggest.py"}
+    assert {user for user in users if not user.startswith("sandbox/")} == {"values/suggest.py"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.catalogue import CATALOGUE
-from crm_provider.policy import Action, ErrorPolicy, Work
+from crm_provider.on_error import Action, Work
+from crm_provider.policy import ErrorPolicy
 from crm_provider.waiting import (
     LONGEST_BACK_OFF,
     MAX_ERRORS_IN_A_ROW,

@@ -14,8 +14,9 @@ from crm_provider.load.mapping import Mapper
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.sources import open_source
 from crm_provider.load.window import LEAST, Interrupt, Pulse
-from crm_provider.pacing import ProcessPacer
-from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.on_error import Work
+from crm_provider.pacing.pacer import ProcessPacer
+from crm_provider.policy import ErrorPolicy
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 

@@ -16,7 +16,8 @@ from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.verdict import SENDS_OF_A_ROW
 from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.policy import Action, Decision, ErrorPolicy, Work, with_mode
+from crm_provider.on_error import Action, Work
+from crm_provider.policy import Decision, ErrorPolicy, with_mode
 
 from .fake_crm import PlainMapper
 

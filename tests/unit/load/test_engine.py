@@ -12,15 +12,17 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints
-from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped, too_many_rejects
+from crm_provider.load.engine import Load, too_many_rejects
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.ledger import REMOTE_EVERY
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.policy import Action, Decision, ErrorPolicy, Work, with_mode
+from crm_provider.on_error import Action, Work
+from crm_provider.policy import Decision, ErrorPolicy, with_mode
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

@@ -20,7 +20,6 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.load import journal_stores, window, work
 from crm_provider.load.checkpoint import Checkpoint
-from crm_provider.load.engine import LoadStopped, LoadUnsaved
 from crm_provider.load.extract import Extract, ExtractUnsaved
 from crm_provider.load.journal import Journal
 from crm_provider.load.ledger import SENT_ROWS
@@ -29,7 +28,7 @@ from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome
 from crm_provider.load.scratch import Scratch
-from crm_provider.load.stops import MEND
+from crm_provider.load.stops import MEND, LoadStopped, LoadUnsaved
 from crm_provider.load.window import LEAST
 from unit.fakes import FakeClock
 

@@ -12,8 +12,6 @@ import pytest
 from upath import UPath
 
 from crm_provider import errors as e
-from crm_provider.load.engine import LoadInterrupted, LoadStopped
-from crm_provider.load.known import ABSENT
 from crm_provider.load.locking import FileLock
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.paths import CannotWrite, unwritable, writing
@@ -21,10 +19,13 @@ from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.sending import Sending
+from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt
-from crm_provider.policy import Action, DecidedBy, Decision
+from crm_provider.on_error import Action
+from crm_provider.policy import DecidedBy, Decision
+from crm_provider.remote_contact import ABSENT
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people

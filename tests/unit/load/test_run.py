@@ -13,15 +13,16 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load, LoadStopped
+from crm_provider.load.engine import Load
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY
 from crm_provider.load.plan import Plan, Sample
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.run import READING_STOPPED, Run
+from crm_provider.load.stops import LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.ordering import LearnedOrder
-from crm_provider.pacing import MARGIN
+from crm_provider.pacing.pacer import MARGIN
 from crm_provider.traffic import CallSeen
 from unit.fakes import FakeClock
 

@@ -15,7 +15,7 @@ from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.sending import WAKE, Sending
 from crm_provider.load.window import Interrupt, Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.policy import Action
+from crm_provider.on_error import Action
 from unit.fakes import FakeClock
 
 from .test_endings import Scene, down, throttled

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.addresses import NotOneAddress, one_address
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.scratch import Scratch
 from crm_provider.load.suppression import Suppression
+from crm_provider.values.addresses import NotOneAddress, one_address
 
 
 def sha256(text: str) -> str:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from crm_provider.load import writers
 from crm_provider.load.extract_options import format_of
-from crm_provider.load.writers import arrow_modules, guarded, gzipped, record_writer
+from crm_provider.load.parquet_library import arrow_modules
+from crm_provider.load.writers import guarded, gzipped, record_writer
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "1", "n": Decimal("1.10"), "attributes": {"name": 'A "quoted", name\nof two lines'}, "lists": ["x"]},

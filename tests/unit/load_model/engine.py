@@ -25,15 +25,17 @@ from crm_provider import errors as e
 from crm_provider.client import CrmClient
 from crm_provider.load.arguments import mapper_of, options_of
 from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load, LoadInterrupted, LoadStopped
+from crm_provider.load.engine import Load
 from crm_provider.load.fingerprints import Fingerprints, secret_for
 from crm_provider.load.ledger import Ledger
 from crm_provider.load.rejected_rows import RejectedRows
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Row
+from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.suppression import Suppression
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.policy import ErrorPolicy, Work
+from crm_provider.on_error import Work
+from crm_provider.policy import ErrorPolicy
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 

@@ -1,4 +1,6 @@
-"""Values of any kind as JSON has them: one conversion for hook, operators, loads and rejects.
+"""Values as JSON has them: converted, written as lines, compared.
+
+Values of any kind as JSON has them: one conversion for hook, operators, loads and rejects.
 
 ===================================  ===============================================================
 value                                becomes
@@ -12,17 +14,58 @@ moment without a zone, date, time    text in ISO 8601, as it stands
 list, tuple, mapping                 a list or an object with converted values
 anything else                        :class:`ConversionError`
 ===================================  ===============================================================
+
+Whether the CRM shows the values that were sent: one idea of equality for contacts and deals, hook and loads.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def json_text(value: Any, *, ascii_only: bool = False) -> str:
+    """A JSON value in one line; ``Decimal`` keeps its digits.
+
+    :param ascii_only: escape everything else; without it only halves of characters, which no encoding has
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=ascii_only)
+    except TypeError:  # a Decimal is in it
+        text = _exact_text(value, ascii_only=ascii_only)
+    return text if ascii_only or not _SURROGATE.search(text) else json_text(value, ascii_only=True)
+
+
+def _exact_text(value: Any, *, ascii_only: bool) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{json.dumps(k, ensure_ascii=ascii_only)}: {_exact_text(v, ascii_only=ascii_only)}"
+            for k, v in value.items()
+        )
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_exact_text(item, ascii_only=ascii_only) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=ascii_only)
+
+
+def json_value(text: str | bytes) -> Any:
+    """What :func:`json_text` wrote.
+
+    :raises ValueError: if it is no JSON
+    """
+    return json.loads(text, parse_float=Decimal)
+
 
 MAX_DEPTH = 50
 """Levels of nesting in a JSON value; attributes have one or two."""
@@ -69,7 +112,7 @@ def lenient_json(value: Any, depth: int = 0) -> Any:
 
     What :func:`json_safe` refuses becomes text: bytes in base64, a number that is not finite as its name, anything else
     as Python prints it. Moments keep their zone. ``Decimal`` stays, for
-    :func:`crm_provider.load.flatten.json_text` writes its digits.
+    :func:`crm_provider.values.json_values.json_text` writes its digits.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -173,3 +216,39 @@ def _lenient_scalar(value: Any) -> Any:
     if isinstance(value, (date, time)):
         return value.isoformat()
     return str(value)
+
+
+def shows(attributes: Any, wanted: Mapping[str, Any] | None) -> bool:
+    """Whether attributes as the CRM shows them have all of these values: writing them would change nothing.
+
+    :param attributes: of a record; anything but a mapping counts as none
+    :param wanted: name -> value as it would be sent
+    """
+    found = attributes if isinstance(attributes, Mapping) else {}
+    return all(name in found and same_value(found[name], value) for name, value in (wanted or {}).items())
+
+
+def same_value(found: Any, wanted: Any) -> bool:
+    """Whether two JSON values are the same. A number and its text count as equal, true and 1 do not.
+
+    >>> same_value("5", 5), same_value(True, 1), same_value([True], [1])
+    (True, False, False)
+    """
+    if _is_plain(found) and _is_plain(wanted) and isinstance(found, str) is not isinstance(wanted, str):
+        return str(found) == str(wanted)
+    return _same_json(found, wanted)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _same_json(found: Any, wanted: Any) -> bool:
+    """Equality as JSON has it: a boolean is no number, at any depth."""
+    if isinstance(found, bool) or isinstance(wanted, bool):
+        return found is wanted
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        return found.keys() == wanted.keys() and all(_same_json(found[name], wanted[name]) for name in found)
+    if isinstance(found, (list, tuple)) and isinstance(wanted, (list, tuple)):
+        return len(found) == len(wanted) and all(map(_same_json, found, wanted))
+    return bool(found == wanted)
