@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.on_error import OnError, Work
-from crm_provider.policy import OPERATORS, ErrorPolicy
-from crm_provider.policy_table import Line, explain
+from crm_provider.errors.on_error import OnError, Work
+from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy_table import Line, explain
 from crm_provider.values.suggest import did_you_mean
 
 COLUMNS: Mapping[str, str] = {

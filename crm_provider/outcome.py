@@ -28,10 +28,9 @@ from crm_provider._compat import (
     AirflowSkipException,
     Context,
 )
-from crm_provider.on_error import Action, OnError, Work
-from crm_provider.policy import Decision, ErrorPolicy
+from crm_provider.errors.on_error import Action, OnError, Work
+from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, server_delay
 from crm_provider.retry import DECISION_KEY, CrmRetryPolicy
-from crm_provider.waiting import LONG_WAIT, server_delay
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.on_error import Action
-from crm_provider.policy import Decision, ErrorPolicy
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.questions import Question
 from crm_provider.rounds import Round
 from crm_provider.waiting import Waiting, next_look

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from crm_provider import errors as e
 from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.on_error import Action, OnError, Work
-from crm_provider.policy import Decision, ErrorPolicy
-from crm_provider.waiting import server_delay
+from crm_provider.errors.on_error import Action, OnError, Work
+from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
 
 if TYPE_CHECKING or HAS_RETRY_POLICY:
     from crm_provider._compat import RetryDecision, RetryPolicy

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from crm_provider._compat import conf
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.on_error import Action, Work, checked
+from crm_provider.errors.on_error import Action, Work, checked
 from crm_provider.settings import EXTRAS
 
 SECTION = "crm"

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from crm_provider._compat import RetryPolicy
     from crm_provider.errors import CrmError
+    from crm_provider.errors.policy import ErrorPolicy
     from crm_provider.load.fields import Empty
     from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
-    from crm_provider.policy import ErrorPolicy
 
     _T = TypeVar("_T")
 

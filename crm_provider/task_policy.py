@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.on_error import OnError, Work
-from crm_provider.policy import Decision, ErrorPolicy, with_mode
+from crm_provider.errors.on_error import OnError, Work
+from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.task_arguments import ClassSignature, check_names, full_docstring
 

@@ -1,7 +1,7 @@
 """One call over HTTP: paced, sent, read, classified, and sent again where that is harmless.
 
-What is sent again is said by the catalogue (:class:`~crm_provider.catalogue.Repeat`): after a refusal any call, after
-a failure in mid-flight only what may be repeated. A POST that may have happened is first *settled* by reading.
+What is sent again is said by the catalogue (:class:`~crm_provider.errors.catalog.Repeat`): after a refusal any call,
+after a failure in mid-flight only what may be repeated. A POST that may have happened is first *settled* by reading.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from crm_provider import __version__, validate
 from crm_provider import errors as e
-from crm_provider.catalogue import Repeat, repeat_for
+from crm_provider.errors.catalog import Repeat, repeat_for
 from crm_provider.pacing.budget import pacer_for
 from crm_provider.pacing.pacer import BudgetBusy, Pacer
 from crm_provider.responses import WRITES, Answer, value_of

@@ -6,28 +6,15 @@ import time
 from dataclasses import dataclass
 
 from crm_provider import errors as e
-from crm_provider.on_error import Action
-from crm_provider.policy import Decision, ErrorPolicy
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
 
 MAX_ERRORS_IN_A_ROW = 10
 """Server errors in a row after which waiting ends; each stands for a whole check with its own retries."""
 
-LONG_WAIT = 60.0
-"""Seconds: a server that asks for more is not waited for with a worker's slot in hand."""
-
-QUOTA_DELAY = 15 * 60.0
-"""Seconds until a used-up quota is tried again if the server does not say when."""
-
 
 LONGEST_BACK_OFF = 5 * 60.0
 """Seconds between two looks while the CRM is out of order, unless the server or the interval says more."""
-
-
-def server_delay(error: e.CrmError) -> float | None:
-    """Seconds that the server wants us to wait before the task is tried again, None if it does not say."""
-    if error.retry_after is not None:
-        return error.retry_after
-    return QUOTA_DELAY if isinstance(error, e.CrmLimitExceededError) else None
 
 
 def back_off(failed: int, *, interval: float, jitter: float) -> float:

@@ -14,8 +14,8 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
-from crm_provider.policy_table import Line, explain
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
+from crm_provider.errors.policy_table import Line, explain
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

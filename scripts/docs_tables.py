@@ -23,14 +23,14 @@ import docs_operators
 from docs_operators import DOCS, ROOT, table
 
 from crm_provider import bodies, errors, paging, responses, transport, waiting, wire
-from crm_provider.catalogue import CATALOGUE
 from crm_provider.client import CrmClient
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import ACTIONS_OF, Action, Work, label
+from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
+from crm_provider.errors.policy_table import explain
 from crm_provider.load import plan
 from crm_provider.load.summary import duration
-from crm_provider.on_error import ACTIONS_OF, Action, Work, label
 from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
-from crm_provider.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
-from crm_provider.policy_table import explain
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.settings import Settings
 from crm_provider.values import redaction

@@ -45,7 +45,7 @@ EXPLAINED = (
     Explained("words", "load.endings", "_reject", r"rstrip\('XX\.XX'\)"),
     Explained("words", "outcome", "_remark", r"rstrip\('XX\.XX'\)"),
     Explained("default said", "load.endings", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
-    Explained("no such name", "policy", "", r'operator or "XXXX"'),
+    Explained("no such name", "errors.policy", "", r'operator or "XXXX"'),
     Explained("no such name", "responses", "_spec_by_header", r'"XXXX"\)'),
     Explained("no such name", "responses", "_http_date", r'value or "XXXX"'),
     Explained("same value", "pacing.schedule", "_before", r"if i <= own else"),

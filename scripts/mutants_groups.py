@@ -32,7 +32,7 @@ STORES = f"{UNIT}/test_pacing_stores.py"
 _ALL = (
     Group(
         "policy",
-        ("policy",),
+        ("errors/policy",),
         (
             f"{UNIT}/test_policy.py",
             f"{UNIT}/test_policy_table.py",
@@ -46,7 +46,7 @@ _ALL = (
     ),
     Group(
         "answers",
-        ("errors", "catalogue", "responses"),
+        ("errors/exceptions", "errors/catalog", "responses"),
         (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
     ),
     Group("outcome", ("outcome",), (f"{UNIT}/test_outcome.py",)),

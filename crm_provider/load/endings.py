@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions
@@ -16,8 +18,6 @@ from crm_provider.load.sender import Flight
 from crm_provider.load.verdict import RowAction, RowDecision, decide_row, is_retryable
 from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.on_error import Action
-from crm_provider.policy import Decision, ErrorPolicy
 
 NOT_KNOWN = "Whether it was written is not known."
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crm_provider.client import CrmClient
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.options import LoadOptions, rejects_allowed
@@ -25,7 +26,6 @@ from crm_provider.load.sources import Source
 from crm_provider.load.stops import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Interrupted, Pulse
-from crm_provider.policy import ErrorPolicy
 
 __all__ = ["Load", "LoadInterrupted", "LoadStopped", "LoadUnsaved", "too_many_rejects"]
 

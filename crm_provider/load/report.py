@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from crm_provider.catalogue import CATALOGUE, family_advice
+from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.load.paths import AnyPath, atomic_writer
 from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary, duration

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from crm_provider import errors as e
-from crm_provider.on_error import Action
-from crm_provider.policy import Decision, ErrorPolicy, RowRule, row_rule
-from crm_provider.waiting import LONG_WAIT, server_delay
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 
 SENDS_OF_A_ROW = 3
 """How often a row is sent whose error says ``retry`` and that is neither throttled nor the server's fault."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider._compat import Context, mask_secret
-from crm_provider.on_error import Action
+from crm_provider.errors.on_error import Action
 from crm_provider.operators.base import CrmOperator
 from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import Missing, rendered_to_none

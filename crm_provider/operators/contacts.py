@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from crm_provider import validate
 from crm_provider._compat import Context
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
+from crm_provider.errors.on_error import Action
 from crm_provider.links import CrmContactLink
-from crm_provider.on_error import Action
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.task_arguments import rendered
 from crm_provider.values.redaction import without_values

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.assets import note_load
+from crm_provider.errors.on_error import Action, Work
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
@@ -24,7 +25,6 @@ from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.stops import LoadStopped
 from crm_provider.load.verdict import judge_run
 from crm_provider.metrics import count_load
-from crm_provider.on_error import Action, Work
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import fail_without_retry, raise_for_decision
 from crm_provider.task_arguments import rendered

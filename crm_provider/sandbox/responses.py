@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec, GatewayAnswer, Source
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec, GatewayAnswer, Source
 from crm_provider.sandbox.settings import Envelope, SuccessShape, not_one_of
 
 REQUEST_ID_HEADER = "x-amzn-requestid"

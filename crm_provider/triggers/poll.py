@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from crm_provider import site_config
-from crm_provider.on_error import Work
-from crm_provider.policy import ErrorPolicy
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.polling import LAST_LOOK, Ending, Poller
 from crm_provider.questions import Question
 from crm_provider.triggers.connection import PacedConnection

@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from crm_provider import __version__, site_config
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.on_error import Work
-from crm_provider.policy import OPERATORS, ErrorPolicy
-from crm_provider.policy_table import explain
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy_table import explain
 from crm_provider.ui.access import current_user, readable
 from crm_provider.ui.plugin import PREFIX
 from crm_provider.ui.query import LIMIT, LOADS, dags_with_loads, recent_loads

@@ -11,8 +11,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import and_, or_, select
 
-from crm_provider.on_error import Work
-from crm_provider.policy import OPERATORS
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS
 from crm_provider.task_checkpoints import STATE_KEY
 from crm_provider.ui.reading import ENDED, Found
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.load.checkpoint import VERSION, Checkpoint
 from crm_provider.load.progress import left_of
 from crm_provider.load.rows import Outcome

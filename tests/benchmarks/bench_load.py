@@ -31,6 +31,8 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.engine import Load
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.mapping import Mapper
@@ -39,9 +41,7 @@ from crm_provider.load.rows import Row
 from crm_provider.load.sources import open_source
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.on_error import Work
 from crm_provider.pacing.pacer import ProcessPacer, Unlimited
-from crm_provider.policy import ErrorPolicy
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from crm_provider.on_error import Work
-from crm_provider.policy import ErrorPolicy
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.polling import Ending, Poller
 from crm_provider.questions import ListExists
 from crm_provider.waiting import Waiting, to_steady

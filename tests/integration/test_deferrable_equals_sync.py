@@ -196,8 +196,8 @@ def test_table(kind: str, mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits
 
 
 def test_every_sensor_is_in_the_table() -> None:
-    from crm_provider.on_error import Work
-    from crm_provider.policy import OPERATORS
+    from crm_provider.errors.on_error import Work
+    from crm_provider.errors.policy import OPERATORS
 
     sensors = {name for name, work in OPERATORS.items() if work is Work.SENSOR}
     assert {kind.sensor.__name__ for kind in KINDS.values()} == sensors

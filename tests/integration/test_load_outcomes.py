@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 from airflow.sdk import DAG
 
-from crm_provider.catalogue import CATALOGUE
-from crm_provider.on_error import Work
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.policy import OPERATORS
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 

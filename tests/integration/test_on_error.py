@@ -10,10 +10,10 @@ import pytest
 from airflow.sdk import DAG, TaskGroup
 
 from crm_provider.errors import CrmDealNotFoundError
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.policy import ErrorPolicy
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 
@@ -191,7 +191,7 @@ MEMBERS = (CrmListMembershipSensor, {"list_name": "Newsletter", "emails": "ada@e
 
 
 def test_a_policy_for_loads_does_not_fit_a_task() -> None:
-    from crm_provider.on_error import Work
+    from crm_provider.errors.on_error import Work
 
     policy = ErrorPolicy({"INVALID_INPUT": "reject"}, work=Work.LOAD)
     with dag_of(), pytest.raises(ValueError, match="not an action of a task"):

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 from airflow.sdk import DAG
 
-from crm_provider import waiting
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.on_error import Work
+from crm_provider.errors import policy as waiting
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -31,7 +32,6 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.policy import OPERATORS
 from crm_provider.sandbox import Sandbox, SandboxSettings, ids
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor

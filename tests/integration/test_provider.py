@@ -23,10 +23,10 @@ from raw_server import refusing_port
 
 import crm_provider
 from crm_provider._compat import BaseHook, BaseOperator
-from crm_provider.on_error import Work
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS, PRESETS
 from crm_provider.operators.base import CrmOperator
 from crm_provider.operators.load_base import CrmLoadOperator
-from crm_provider.policy import OPERATORS, PRESETS
 from crm_provider.provider_info import get_provider_info
 from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor

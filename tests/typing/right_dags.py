@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
 
 from crm_provider import errors as e
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -26,7 +27,6 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.policy import ErrorPolicy
 from crm_provider.retry import CrmRetryPolicy
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.catalogue import (
+from crm_provider.errors import ERROR_CLASSES
+from crm_provider.errors.catalog import (
     ALIASES,
     CATALOGUE,
     FAMILY_ADVICE,
@@ -18,7 +19,6 @@ from crm_provider.catalogue import (
     advice_for,
     repeat_for,
 )
-from crm_provider.errors import ERROR_CLASSES
 
 from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, Row, Wired
 

@@ -20,8 +20,8 @@ from crm_provider._compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
-from crm_provider.on_error import Action, Work
-from crm_provider.policy import DecidedBy, Decision, ErrorPolicy
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.retry import CrmRetryPolicy
 
 from .fakes import logged

@@ -12,10 +12,10 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import ERROR_CLASSES
-from crm_provider.on_error import ACTIONS_OF, Action, OnError, Work, checked
-from crm_provider.policy import (
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import ACTIONS_OF, Action, OnError, Work, checked
+from crm_provider.errors.policy import (
     DEFAULTS,
     OPERATORS,
     OUTCOME_OVERRIDES,

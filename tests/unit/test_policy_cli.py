@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from crm_provider.__main__ import main
-from crm_provider.on_error import Work
-from crm_provider.policy import OPERATORS, ErrorPolicy
-from crm_provider.policy_table import explain
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy_table import explain
 
 from .reference import OUTCOMES, TYPES
 

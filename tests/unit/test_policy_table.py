@@ -11,17 +11,17 @@ import pytest
 from crm_provider import errors as e
 from crm_provider import outcome
 from crm_provider._compat import AirflowFailException, AirflowRescheduleException, AirflowSkipException
-from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import ERROR_CLASSES
-from crm_provider.on_error import Action, Work
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
+from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, Line, explain
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
-from crm_provider.policy_table import CALL_NOTES, REPEATS, Line, explain
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor

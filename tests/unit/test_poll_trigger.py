@@ -15,8 +15,8 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.on_error import Action
-from crm_provider.policy import DecidedBy, Decision, ErrorPolicy
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.polling import Ending
 from crm_provider.questions import ContactIs, InList, ListExists, Question
 from crm_provider.rounds import Round

@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE
-from crm_provider.on_error import Action, Work
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
 from crm_provider.pacing.pacer import MARGIN, BudgetBusy, ProcessPacer, SharePacer
-from crm_provider.policy import ErrorPolicy
 from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller, Waiter
 from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
 from crm_provider.rounds import HOPELESS, Round
-from crm_provider.waiting import LONGEST_BACK_OFF, QUOTA_DELAY, Waiting
+from crm_provider.waiting import LONGEST_BACK_OFF, Waiting
 
 from .fakes import FakeClock
 from .reference import OUTCOMES

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.responses import Answer
 from crm_provider.transport import ONE_TRY, Call, FirstSent, ReadBack, RetryBudget
 

@@ -9,19 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE
-from crm_provider.on_error import Action, Work
-from crm_provider.policy import ErrorPolicy
-from crm_provider.waiting import (
-    LONGEST_BACK_OFF,
-    MAX_ERRORS_IN_A_ROW,
-    QUOTA_DELAY,
-    Waiting,
-    back_off,
-    server_delay,
-    to_steady,
-    to_wall,
-)
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy, server_delay
+from crm_provider.waiting import LONGEST_BACK_OFF, MAX_ERRORS_IN_A_ROW, Waiting, back_off, to_steady, to_wall
 
 from .reference import OUTCOMES, TYPES
 

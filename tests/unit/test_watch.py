@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.policy import QUOTA_DELAY
 from crm_provider.triggers import cursor as cursor_module
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, QUOTA_DELAY
+from crm_provider.waiting import MAX_ERRORS_IN_A_ROW
 from crm_provider.watching import (
     LONGEST_BACK_OFF,
     MARKS_IN_A_CHUNK,

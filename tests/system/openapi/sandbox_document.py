@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
 
 Schema = dict[str, Any]
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.__main__ import main
 from crm_provider.errors import ERROR_CLASSES
-from crm_provider.on_error import Action, Work, checked
-from crm_provider.policy import OPERATORS, DecidedBy, ErrorPolicy
+from crm_provider.errors.on_error import Action, Work, checked
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
 from unit.reference import EXCEPTIONS, OUTCOMES, TYPES
 from unit.test_policy import VALID, invalid
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from crm_provider.client import CrmClient
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load import run
 from crm_provider.load.checkpoint import FileCheckpoints
 from crm_provider.load.engine import Load
@@ -14,9 +16,7 @@ from crm_provider.load.mapping import Mapper
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.sources import open_source
 from crm_provider.load.window import LEAST, Interrupt, Pulse
-from crm_provider.on_error import Work
 from crm_provider.pacing.pacer import ProcessPacer
-from crm_provider.policy import ErrorPolicy
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.endings import NOT_KNOWN, Endings
 from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions, Mode
@@ -16,8 +18,6 @@ from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.verdict import SENDS_OF_A_ROW
 from crm_provider.load.window import Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.on_error import Action, Work
-from crm_provider.policy import Decision, ErrorPolicy, with_mode
 
 from .fake_crm import PlainMapper
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.engine import Load, too_many_rejects
 from crm_provider.load.fingerprints import Fingerprints
@@ -21,8 +23,6 @@ from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.on_error import Action, Work
-from crm_provider.policy import Decision, ErrorPolicy, with_mode
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

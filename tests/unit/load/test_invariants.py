@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.checkpoint import FileCheckpoints
 from crm_provider.load.engine import Load
 from crm_provider.load.options import LoadOptions
@@ -25,9 +27,7 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.on_error import Work
 from crm_provider.pacing.pacer import ProcessPacer
-from crm_provider.policy import ErrorPolicy, with_mode
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen

@@ -12,6 +12,8 @@ import pytest
 from upath import UPath
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import DecidedBy, Decision
 from crm_provider.load.locking import FileLock
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.paths import CannotWrite, unwritable, writing
@@ -23,8 +25,6 @@ from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt
-from crm_provider.on_error import Action
-from crm_provider.policy import DecidedBy, Decision
 from crm_provider.remote_contact import ABSENT
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.errors.on_error import Action
 from crm_provider.load import sending
 from crm_provider.load.paths import CannotWrite
 from crm_provider.load.rows import Contact, Outcome, Row
@@ -15,7 +16,6 @@ from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.sending import WAKE, Sending
 from crm_provider.load.window import Interrupt, Landed
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.on_error import Action
 from unit.fakes import FakeClock
 
 from .test_endings import Scene, down, throttled

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from crm_provider.catalogue import CATALOGUE
 from crm_provider.errors import CrmError, CrmThrottledError, CrmTooManyRequestsError
+from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy_table import explain
 from crm_provider.load.verdict import SENDS_OF_A_ROW, RowAction, decide_row, is_retryable, judge_run
-from crm_provider.on_error import Work
-from crm_provider.policy import OPERATORS, ErrorPolicy
-from crm_provider.policy_table import explain
 
 ACTIONS = {
     # design, section 4: the last column

@@ -23,6 +23,8 @@ from requests.adapters import BaseAdapter
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.arguments import mapper_of, options_of
 from crm_provider.load.checkpoint import FileCheckpoints
 from crm_provider.load.engine import Load
@@ -34,8 +36,6 @@ from crm_provider.load.rows import Row
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.suppression import Suppression
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.on_error import Work
-from crm_provider.policy import ErrorPolicy
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.sandbox import EFFECTS, Fault, ManualClock, ids
 from crm_provider.sandbox.fault_rules import FaultRules
 from crm_provider.sandbox.faults import ELSEWHERE, Effect, RequestFacts, RequestOutcome

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from crm_provider.catalogue import ALIASES, CATALOGUE, GATEWAY_ANSWERS, Source
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, Source
 from crm_provider.sandbox.responses import (
     ERROR_NAMES,
     ErrorReply,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.catalogue import CATALOGUE
+from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.sandbox.routes import ROUTES, Route, decoded_path, find_route
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeAlias
 
-from crm_provider import errors as e
-from crm_provider.catalogue import ALIASES, CATALOGUE
+from crm_provider.errors import exceptions as e
+from crm_provider.errors.catalog import ALIASES, CATALOGUE
 from crm_provider.values.suggest import did_you_mean
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from crm_provider import errors as e
+from crm_provider.errors import exceptions as e
 
 
 class Source(str, Enum):
@@ -374,11 +374,14 @@ FAMILY_ADVICE: Mapping[type[e.CrmError], str] = MappingProxyType(
 """What to do about an answer of a family whose type is not in the catalogue."""
 
 
+e.ADVICE.update((type_, spec.advice) for type_, spec in CATALOGUE.items())
+e.ADVICE.update(FAMILY_ADVICE.items())
+e.ADVICE[e.CrmError] = CATALOGUE["PROTOCOL"].advice
+
+
 def advice_for(error: e.CrmError) -> str:
     """What to do about an error: its type's advice, else its family's."""
-    if error.type in CATALOGUE:
-        return CATALOGUE[error.type].advice
-    return family_advice(type(error))
+    return error.suggested_action
 
 
 def family_advice(error: type[e.CrmError]) -> str:

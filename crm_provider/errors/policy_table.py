@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crm_provider import errors as e
-from crm_provider.catalogue import CATALOGUE, ErrorSpec, Repeat
-from crm_provider.on_error import Action, Work
-from crm_provider.policy import ONLY_IF_UNKNOWN, DecidedBy, ErrorPolicy, row_rule
+from crm_provider.errors import exceptions as e
+from crm_provider.errors.catalog import CATALOGUE, ErrorSpec, Repeat
+from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.policy import ONLY_IF_UNKNOWN, DecidedBy, ErrorPolicy, row_rule
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ EFFECTS: Mapping[Work, Mapping[Action, Mapping[type[e.CrmError], str]]] = {
         },
     },
 }
-"""What an action means, by the most specific class of the error. Of a load: :data:`crm_provider.policy.ROW_RULES`."""
+"""What an action means, by the most specific class of the error. Of a load:
+:data:`crm_provider.errors.policy.ROW_RULES`."""
 
 
 def explain(policy: ErrorPolicy | None = None) -> list[Line]:

@@ -8,7 +8,7 @@
 4. the default (:data:`DEFAULTS`).
 
 For a load, :data:`ROW_RULES` says what an action means for the row. ``on_error`` itself is checked in
-:mod:`crm_provider.on_error`; :mod:`crm_provider.policy_table` prints the result.
+:mod:`crm_provider.errors.on_error`; :mod:`crm_provider.errors.policy_table` prints the result.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from crm_provider import errors as e
-from crm_provider.on_error import ACTIONS_OF, INVALID_ACTIONS, Action, OnError, Work, checked, label
-
-__all__ = [
-    "ACTIONS_OF", "DEFAULTS", "INVALID_ACTIONS", "ONLY_IF_UNKNOWN", "OPERATORS", "OUTCOME_OVERRIDES", "PRESETS",
-    "ROW_RULES", "Action", "DecidedBy", "Decision", "ErrorPolicy", "OnError", "RowRule", "Work", "row_rule",
-    "with_mode",
-]  # fmt: skip
+from crm_provider.errors import exceptions as e
+from crm_provider.errors.on_error import Action, OnError, Work, checked, label
 
 _R, _S, _F, _W, _J, _U = Action.RETRY, Action.SKIP, Action.FAIL, Action.WAIT, Action.REJECT, Action.UNCHANGED
 
@@ -246,3 +240,17 @@ def with_mode(operator: str | None, mode: str) -> str | None:
     "CrmLoadContactsOperator(mode='create')"
     """
     return operator if operator is None or mode == "upsert" else f"{operator}(mode={mode!r})"
+
+
+LONG_WAIT = 60.0
+"""Seconds: a server that asks for more is not waited for with a worker's slot in hand."""
+
+QUOTA_DELAY = 15 * 60.0
+"""Seconds until a used-up quota is tried again if the server does not say when."""
+
+
+def server_delay(error: e.CrmError) -> float | None:
+    """Seconds that the server wants us to wait before the task is tried again, None if it does not say."""
+    if error.retry_after is not None:
+        return error.retry_after
+    return QUOTA_DELAY if isinstance(error, e.CrmLimitExceededError) else None

@@ -1,3 +1,9 @@
+"""The classes of :mod:`crm_provider.errors`, which has their tree. Import them from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
 """Every error that the CRM, the gateway in front of it or the way to it can answer with.
 
 ::
@@ -41,13 +47,13 @@
 Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
 without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
 
-:data:`crm_provider.catalogue.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
+:data:`crm_provider.errors.catalog.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
 tests read it.
 """
 
-from __future__ import annotations
 
-from typing import Any
+ADVICE: dict[str | type[CrmError], str] = {}
+"""What to do about an error, by its type and by its class; :mod:`crm_provider.errors.catalog` fills it in."""
 
 
 class CrmError(Exception):
@@ -101,9 +107,7 @@ class CrmError(Exception):
     @property
     def suggested_action(self) -> str:
         """What to do about it, in the vendor's words where the vendor has any."""
-        from crm_provider.catalogue import advice_for
-
-        return advice_for(self)
+        return next(ADVICE[key] for key in (self.type, *type(self).__mro__) if key in ADVICE)
 
     def __str__(self) -> str:
         code = f"{self.type} ({self.status})" if self.status and str(self.status) not in self.type else self.type
@@ -367,5 +371,3 @@ def _with_subclasses(error: type[CrmError]) -> list[type[CrmError]]:
 
 ERROR_CLASSES: dict[str, type[CrmError]] = {error.__name__: error for error in _with_subclasses(CrmError)}
 """Every class above by its name."""
-
-__all__ = [*ERROR_CLASSES, "ERROR_CLASSES"]  # noqa: PLE0604 - computed, so that it cannot disagree

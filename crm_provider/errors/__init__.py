@@ -1,0 +1,123 @@
+"""Every error that the CRM, the gateway in front of it or the way to it can answer with.
+
+::
+
+    CrmError
+    ├── CrmAccessError                          the key or the connection is refused: nothing will work
+    │   ├── CrmForbiddenError                   FORBIDDEN
+    │   ├── CrmUnauthorizedError                UNAUTHORIZED
+    │   ├── CrmTlsError                         TLS
+    │   └── CrmConfigurationError               CONFIGURATION (found before any call)
+    ├── CrmRequestError                         our own mistake: the request is malformed
+    │   ├── CrmMissingBodyError                 MISSING_BODY
+    │   ├── CrmInvalidParamsError               INVALID_PARAMS
+    │   ├── CrmUnknownRouteError                UNKNOWN_ROUTE
+    │   └── CrmInvalidRequestError              INVALID_REQUEST (a 400 or 422 that does not say what is wrong)
+    ├── CrmDataError                            the values of this row or task are wrong
+    │   ├── CrmInvalidInputError                INVALID_INPUT
+    │   ├── CrmInvalidRequestError              (as above: it may be either)
+    │   └── CrmInvalidValueError                INVALID_VALUE (found before any call; a ValueError too)
+    ├── CrmNotFoundError                        what is named does not exist, or not yet
+    │   ├── CrmContactNotFoundError             CONTACT_NOT_FOUND
+    │   ├── CrmDealNotFoundError                DEAL_NOT_FOUND
+    │   ├── CrmSegmentationListNotFoundError    SEGMENTATION_LIST_NOT_FOUND
+    │   ├── CrmPipelineNotFoundError            PIPELINE_NOT_FOUND
+    │   └── CrmStageNotFoundError               STAGE_NOT_FOUND
+    ├── CrmConflictError                        it is already so
+    │   ├── CrmContactAlreadyExistsError        CONTACT_ALREADY_EXISTS
+    │   └── CrmContactAssociatedWithADealError  CONTACT_ASSOCIATED_WITH_A_DEAL
+    ├── CrmThrottledError                       too fast: refused before anything was done
+    │   ├── CrmTooManyRequestsError             TOO_MANY_REQUESTS
+    │   └── CrmLimitExceededError               LIMIT_EXCEEDED (the plan's quota is used up)
+    ├── CrmTransientError                       the service or the way to it is broken for now
+    │   ├── CrmInternalServerError              INTERNAL_SERVER_ERROR
+    │   ├── CrmBadGatewayError                  BAD_GATEWAY
+    │   ├── CrmServiceUnavailableError          SERVICE_UNAVAILABLE
+    │   ├── CrmGatewayTimeoutError              GATEWAY_TIMEOUT
+    │   ├── CrmConnectionError                  CONNECTION
+    │   └── CrmTimeoutError                     TIMEOUT
+    └── CrmProtocolError                        an answer that cannot be understood: never retried, never passed
+
+Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
+without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
+
+:data:`crm_provider.errors.catalog.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
+tests read it.
+"""
+
+from crm_provider.errors import catalog as _catalog  # noqa: F401 - it says what to do about each error
+from crm_provider.errors.exceptions import (
+    ERROR_CLASSES,
+    CrmAccessError,
+    CrmBadGatewayError,
+    CrmConfigurationError,
+    CrmConflictError,
+    CrmConnectionError,
+    CrmContactAlreadyExistsError,
+    CrmContactAssociatedWithADealError,
+    CrmContactNotFoundError,
+    CrmDataError,
+    CrmDealNotFoundError,
+    CrmError,
+    CrmForbiddenError,
+    CrmGatewayTimeoutError,
+    CrmInternalServerError,
+    CrmInvalidInputError,
+    CrmInvalidParamsError,
+    CrmInvalidRequestError,
+    CrmInvalidValueError,
+    CrmLimitExceededError,
+    CrmMissingBodyError,
+    CrmNotFoundError,
+    CrmPipelineNotFoundError,
+    CrmProtocolError,
+    CrmRequestError,
+    CrmSegmentationListNotFoundError,
+    CrmServiceUnavailableError,
+    CrmStageNotFoundError,
+    CrmThrottledError,
+    CrmTimeoutError,
+    CrmTlsError,
+    CrmTooManyRequestsError,
+    CrmTransientError,
+    CrmUnauthorizedError,
+    CrmUnknownRouteError,
+)
+
+__all__ = [
+    "ERROR_CLASSES",
+    "CrmAccessError",
+    "CrmBadGatewayError",
+    "CrmConfigurationError",
+    "CrmConflictError",
+    "CrmConnectionError",
+    "CrmContactAlreadyExistsError",
+    "CrmContactAssociatedWithADealError",
+    "CrmContactNotFoundError",
+    "CrmDataError",
+    "CrmDealNotFoundError",
+    "CrmError",
+    "CrmForbiddenError",
+    "CrmGatewayTimeoutError",
+    "CrmInternalServerError",
+    "CrmInvalidInputError",
+    "CrmInvalidParamsError",
+    "CrmInvalidRequestError",
+    "CrmInvalidValueError",
+    "CrmLimitExceededError",
+    "CrmMissingBodyError",
+    "CrmNotFoundError",
+    "CrmPipelineNotFoundError",
+    "CrmProtocolError",
+    "CrmRequestError",
+    "CrmSegmentationListNotFoundError",
+    "CrmServiceUnavailableError",
+    "CrmStageNotFoundError",
+    "CrmThrottledError",
+    "CrmTimeoutError",
+    "CrmTlsError",
+    "CrmTooManyRequestsError",
+    "CrmTransientError",
+    "CrmUnauthorizedError",
+    "CrmUnknownRouteError",
+]
