@@ -19,8 +19,7 @@ from urllib.parse import quote
 from crm_provider import __version__, validate
 from crm_provider import errors as e
 from crm_provider.errors.catalog import Repeat, repeat_for
-from crm_provider.pacing.budget import pacer_for
-from crm_provider.pacing.pacer import BudgetBusy, Pacer
+from crm_provider.rate_limit.limiter import BudgetBusy, Pacer, pacer_for
 from crm_provider.responses import WRITES, Answer, value_of
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen, Observer, Told

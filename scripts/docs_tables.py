@@ -30,8 +30,8 @@ from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, Er
 from crm_provider.errors.policy_table import explain
 from crm_provider.load import plan
 from crm_provider.load.summary import duration
-from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
 from crm_provider.settings import Settings
 from crm_provider.values import redaction
 

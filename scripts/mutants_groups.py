@@ -53,7 +53,7 @@ _ALL = (
     Group("waiting", ("waiting",), (f"{UNIT}/test_waiting.py",)),
     Group(
         "schedule",
-        ("pacing/schedule",),
+        ("rate_limit/schedule",),
         (f"{UNIT}/test_pacing_schedule_steps.py", SCHEDULE),
         (
             f"{SCHEDULE}::test_all_of_the_budget_is_used_while_there_is_work",
@@ -66,7 +66,7 @@ _ALL = (
     ),
     Group(
         "pacing",
-        ("pacing/budget", "pacing/pacer", "pacing/stores", "pacing/hostfile", "pacing/redis_store"),
+        ("rate_limit/limiter", "rate_limit/stores", "rate_limit/host_file", "rate_limit/redis"),
         (
             f"{UNIT}/test_pacing.py",
             f"{UNIT}/test_pacing_budget.py",

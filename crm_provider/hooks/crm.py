@@ -11,8 +11,8 @@ from crm_provider import errors as e
 from crm_provider import site_config
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client import CrmClient
-from crm_provider.pacing.budget import pacer_for
-from crm_provider.pacing.lanes import Lane
+from crm_provider.rate_limit.limiter import pacer_for
+from crm_provider.rate_limit.schedule import Lane
 from crm_provider.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.traffic import Observer
 from crm_provider.transport import Transport

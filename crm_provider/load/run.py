@@ -25,7 +25,7 @@ from crm_provider.load.verdict import judge_run
 from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
 from crm_provider.ordering import LearnedOrder
-from crm_provider.pacing.pacer import MARGIN
+from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.upsert import ContactWriter
 from crm_provider.values.server_clock import utc_time
 

@@ -10,9 +10,8 @@ from crm_provider.client import CrmClient
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.metrics import CallMetrics
-from crm_provider.pacing.budget import pacer_for
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import SharePacer
+from crm_provider.rate_limit.limiter import SharePacer, pacer_for
+from crm_provider.rate_limit.schedule import Lane
 from crm_provider.settings import Settings
 from crm_provider.transport import RetryBudget, Transport
 

@@ -41,7 +41,7 @@ from crm_provider.load.rows import Row
 from crm_provider.load.sources import open_source
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.pacing.pacer import ProcessPacer, Unlimited
+from crm_provider.rate_limit.limiter import ProcessPacer, Unlimited
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport

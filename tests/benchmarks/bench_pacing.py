@@ -378,8 +378,8 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
     """Threads that share a client."""
     from crm_provider.client import CrmClient
     from crm_provider.errors import CrmThrottledError
-    from crm_provider.pacing.budget import pacer_for
-    from crm_provider.pacing.lanes import Lane
+    from crm_provider.rate_limit.limiter import pacer_for
+    from crm_provider.rate_limit.schedule import Lane
     from crm_provider.settings import Settings
     from crm_provider.transport import Transport
 

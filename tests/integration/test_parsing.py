@@ -32,7 +32,7 @@ ONLY_WHEN_RUN = {
     "crm_provider.load.engine",
     "crm_provider.load.extract",
     "crm_provider.load.sources",
-    "crm_provider.pacing",
+    "crm_provider.rate_limit",
     "crm_provider.polling",
     "crm_provider.transport",
     "openlineage",

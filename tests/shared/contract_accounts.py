@@ -13,8 +13,7 @@ from typing import Any
 
 from crm_provider.client import CrmClient
 from crm_provider.errors import CrmError, CrmNotFoundError
-from crm_provider.pacing.budget import pacer_for
-from crm_provider.pacing.pacer import Pacer
+from crm_provider.rate_limit.limiter import Pacer, pacer_for
 from crm_provider.responses import Answer
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.settings import DEFAULT_BASE_URL, Settings

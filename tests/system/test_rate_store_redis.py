@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer
 
-from crm_provider.pacing import budget as budgets
-from crm_provider.pacing import hostfile, redis_store, stores
-from crm_provider.pacing.budget import Budget
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.redis_store import RedisStore
-from crm_provider.pacing.schedule import Pace, Schedule, Verdict
-from crm_provider.pacing.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit import host_file, stores
+from crm_provider.rate_limit import limiter as budgets
+from crm_provider.rate_limit import redis as redis_store
+from crm_provider.rate_limit.limiter import Budget
+from crm_provider.rate_limit.redis import RedisStore
+from crm_provider.rate_limit.schedule import Lane, Pace, Schedule, Verdict
+from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 from crm_provider.settings import Settings
 
 NEVER_MIND = 1e9
@@ -126,8 +126,8 @@ def test_a_key_of_another_kind_is_a_store_that_cannot_be_used(redis: RedisServer
 
 HOST = """
 import sys, time
-from crm_provider.pacing.budget import pacer_for
-from crm_provider.pacing import redis_store
+from crm_provider.rate_limit.limiter import pacer_for
+from crm_provider.rate_limit import redis as redis_store
 from crm_provider.settings import Settings
 
 redis_store.TIMEOUT = float(sys.argv[2])
@@ -176,7 +176,7 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(hostfile, "private_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(host_file, "private_folder", lambda: tmp_path / "state")
     monkeypatch.setattr(stores, "RECHECK", 0.2)
     pacer = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.pacing.pacer import BudgetBusy
+from crm_provider.rate_limit.limiter import BudgetBusy
 from crm_provider.responses import Answer
 from crm_provider.settings import Settings
 from crm_provider.transport import Call, RetryBudget, Transport

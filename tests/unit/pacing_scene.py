@@ -7,8 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.schedule import Answer, Pace, Schedule, Verdict
+from crm_provider.rate_limit.schedule import Answer, Lane, Pace, Schedule, Verdict
 
 NEVER_MIND = 1e9
 """Seconds that a patient caller can wait."""

@@ -17,7 +17,7 @@ from contract_accounts import (
 )
 from contract_facts import FACTS, NOT_ASKED, Finding, table
 
-from crm_provider.pacing.pacer import Unlimited
+from crm_provider.rate_limit.limiter import Unlimited
 from crm_provider.settings import DEFAULT_BASE_URL
 
 

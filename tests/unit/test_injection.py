@@ -12,7 +12,7 @@ from raw_server import RawServer, http, sends
 
 from crm_provider import errors as e
 from crm_provider.client import CrmClient
-from crm_provider.pacing.pacer import Unlimited
+from crm_provider.rate_limit.limiter import Unlimited
 from crm_provider.settings import Settings
 from crm_provider.transport import ONE_TRY, Transport
 

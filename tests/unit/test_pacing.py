@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.pacing.budget import LanePacer, pacer_for
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN, BudgetBusy, ProcessPacer, Unlimited
+from crm_provider.rate_limit.limiter import BudgetBusy, LanePacer, ProcessPacer, Unlimited, pacer_for
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane
 from crm_provider.settings import Settings
 
 from .fakes import FakeClock
@@ -208,8 +207,8 @@ def test_off_means_no_budget_at_all() -> None:
 
 FORK = """
 import os, signal, sys, threading
-from crm_provider.pacing import budget
-from crm_provider.pacing.budget import pacer_for
+from crm_provider.rate_limit import limiter as budget
+from crm_provider.rate_limit.limiter import pacer_for
 from crm_provider.settings import Settings
 
 settings = Settings(api_key="k", rate_store="process")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from crm_provider.pacing import budget as budgets
-from crm_provider.pacing.budget import Budget, LanePacer
-from crm_provider.pacing.hostfile import HostFileStore, file_name
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN, BudgetBusy, ProcessPacer, SharePacer
-from crm_provider.pacing.redis_store import RedisStore
-from crm_provider.pacing.schedule import Answer, Pace, Verdict
-from crm_provider.pacing.stores import FallbackStore, MemoryStore, Ticket
+from crm_provider.rate_limit import limiter as budgets
+from crm_provider.rate_limit.host_file import HostFileStore, file_name
+from crm_provider.rate_limit.limiter import Budget, BudgetBusy, LanePacer, ProcessPacer, SharePacer
+from crm_provider.rate_limit.redis import RedisStore
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Answer, Lane, Pace, Verdict
+from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Ticket
 from crm_provider.settings import Settings
 
 from .fakes import FakeClock, FakePacer

@@ -14,11 +14,17 @@ from typing import Any
 
 import pytest
 
-from crm_provider.pacing import hostfile
-from crm_provider.pacing.hostfile import LOCK_PATIENCE, LOCK_RETRY, UNUSED, HostFileStore, file_name, private_folder
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.schedule import Pace, Verdict
-from crm_provider.pacing.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit import host_file
+from crm_provider.rate_limit.host_file import (
+    LOCK_PATIENCE,
+    LOCK_RETRY,
+    UNUSED,
+    HostFileStore,
+    file_name,
+    private_folder,
+)
+from crm_provider.rate_limit.schedule import Lane, Pace, Verdict
+from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 
 from .fakes import FakeClock
 from .pacing_scene import NEVER_MIND
@@ -125,7 +131,7 @@ def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tup
         clock = FakeClock()
         ask(HostFileStore("key.rate", folder=folder, clock=clock))
         holder = Holder(folder / "key.rate", naps)
-        monkeypatch.setattr(hostfile, "time", holder)
+        monkeypatch.setattr(host_file, "time", holder)
         return HostFileStore("key.rate", folder=folder, clock=clock, sleep=holder.sleep), holder
 
     return held
@@ -153,7 +159,7 @@ def test_a_file_is_swept_away_once_nobody_can_need_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, age: float, swept: bool
 ) -> None:
     now = 2_000_000_000.0
-    monkeypatch.setattr(hostfile, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
+    monkeypatch.setattr(host_file, "time", SimpleNamespace(time=lambda: now, monotonic=time.monotonic))
     folder.mkdir(mode=0o700)
     (folder / "old.rate").touch()
     os.utime(folder / "old.rate", (now - age, now - age))

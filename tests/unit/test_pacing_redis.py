@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from crm_provider.pacing import redis_store
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE
-from crm_provider.pacing.redis_store import EXPIRY, TIMEOUT, RedisStore
-from crm_provider.pacing.schedule import Answer, Pace, Verdict
-from crm_provider.pacing.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit import redis as redis_store
+from crm_provider.rate_limit.redis import EXPIRY, TIMEOUT, RedisStore
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, Answer, Lane, Pace, Verdict
+from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 
 URL = "redis://:s3cret@redis.example:6380/1"
 PACE = Pace.of(5.0, 3)

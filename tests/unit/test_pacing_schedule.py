@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.pacing.lanes import WEIGHTS, Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
-from crm_provider.pacing.schedule import GRACE, HORIZON, LONGEST_NAP, Pace, Queue, Schedule, Verdict
+from crm_provider.rate_limit.schedule import (
+    GRACE,
+    HORIZON,
+    LONGEST_NAP,
+    LONGEST_PAUSE,
+    MARGIN,
+    WEIGHTS,
+    Lane,
+    Pace,
+    Queue,
+    Schedule,
+    Verdict,
+)
 
 from .pacing_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket, jain
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from crm_provider.pacing import schedule
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE
-from crm_provider.pacing.schedule import (
+from crm_provider.rate_limit import schedule
+from crm_provider.rate_limit.schedule import (
     GRACE,
     HORIZON,
     LANES,
     LONGEST_NAP,
+    LONGEST_PAUSE,
     MOST_WAITING,
     SHORTEST_NAP,
+    Lane,
     Pace,
     Queue,
     Schedule,

@@ -18,14 +18,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.pacing import budget as budgets
-from crm_provider.pacing import hostfile, redis_store, stores
-from crm_provider.pacing.budget import Budget
-from crm_provider.pacing.hostfile import UNUSED, HostFileStore, file_name
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, BudgetBusy
-from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule, Verdict
-from crm_provider.pacing.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
+from crm_provider.rate_limit import host_file, stores
+from crm_provider.rate_limit import limiter as budgets
+from crm_provider.rate_limit import redis as redis_store
+from crm_provider.rate_limit.host_file import UNUSED, HostFileStore, file_name
+from crm_provider.rate_limit.limiter import Budget, BudgetBusy
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Answer, Lane, Pace, Schedule, Verdict
+from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
 from crm_provider.settings import Settings
 
 from .fakes import FakeClock, logged
@@ -258,7 +257,7 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
     import fcntl
 
     slot(store)
-    monkeypatch.setattr(hostfile, "LOCK_PATIENCE", 0.02)
+    monkeypatch.setattr(host_file, "LOCK_PATIENCE", 0.02)
     with (folder / "key.rate").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreUnusable, match="holds the lock"):
@@ -271,10 +270,10 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
 CALLER = """
 import sys, time
 from pathlib import Path
-from crm_provider.pacing import hostfile
-from crm_provider.pacing.budget import Budget
-from crm_provider.pacing.hostfile import HostFileStore
-from crm_provider.pacing.lanes import Lane
+from crm_provider.rate_limit import host_file as hostfile
+from crm_provider.rate_limit.limiter import Budget
+from crm_provider.rate_limit.host_file import HostFileStore
+from crm_provider.rate_limit.schedule import Lane
 
 hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day, or is killed
 pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
@@ -331,10 +330,10 @@ def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_
 FAMILY = """
 import multiprocessing, sys, time
 from pathlib import Path
-from crm_provider.pacing import hostfile
-from crm_provider.pacing.budget import Budget
-from crm_provider.pacing.hostfile import HostFileStore
-from crm_provider.pacing.lanes import Lane
+from crm_provider.rate_limit import host_file as hostfile
+from crm_provider.rate_limit.limiter import Budget
+from crm_provider.rate_limit.host_file import HostFileStore
+from crm_provider.rate_limit.schedule import Lane
 
 hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day
 pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), 100.0, 2).lane(Lane.SINGLE)
@@ -490,7 +489,7 @@ def test_without_a_private_folder_each_process_paces_itself(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_to_others(monkeypatch, folder)
-    monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
+    monkeypatch.setattr(host_file, "private_folder", lambda: folder)
     store = budgets.store_for(Settings(api_key="k"))
     assert tickets(store) == [0, 1]
     assert [record.levelname for record in logged(caplog)] == ["WARNING"]
@@ -500,7 +499,7 @@ def test_without_a_private_folder_each_process_paces_itself(
 def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_told(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hostfile, "private_folder", lambda: folder)
+    monkeypatch.setattr(host_file, "private_folder", lambda: folder)
     url = "redis://:s3cret@127.0.0.1:1/0"
     store = budgets.store_for(Settings(api_key="k", rate_store=url))
     assert tickets(store) == [0, 1]

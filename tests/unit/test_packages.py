@@ -60,7 +60,7 @@ def files_of(folder: Path) -> set[str]:
 def test_the_wheel_is_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert inside == files_of(ROOT / "crm_provider")
-    assert {"crm_provider/py.typed", "crm_provider/pacing/schedule.lua"} <= inside
+    assert {"crm_provider/py.typed", "crm_provider/rate_limit/schedule.lua"} <= inside
 
 
 def test_the_wheel_brings_its_licence(wheel: zipfile.ZipFile, metadata: email.message.Message) -> None:

@@ -21,9 +21,10 @@ from crm_provider import errors as e
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.pacing.pacer import MARGIN, BudgetBusy, ProcessPacer, SharePacer
 from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller, Waiter
 from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
+from crm_provider.rate_limit.limiter import BudgetBusy, ProcessPacer, SharePacer
+from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.rounds import HOPELESS, Round
 from crm_provider.waiting import LONGEST_BACK_OFF, Waiting
 

@@ -21,7 +21,7 @@ from crm_provider import __version__
 from crm_provider import errors as e
 from crm_provider.bodies import MAX_BODY
 from crm_provider.client import CrmClient
-from crm_provider.pacing.pacer import Unlimited
+from crm_provider.rate_limit.limiter import Unlimited
 from crm_provider.responses import value_of
 from crm_provider.settings import Settings
 from crm_provider.transport import ONE_TRY, Call, Transport

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider import validate
 from crm_provider.client import CrmClient
-from crm_provider.pacing.pacer import Unlimited
+from crm_provider.rate_limit.limiter import Unlimited
 from crm_provider.sandbox import DEFAULT_API_KEY, Sandbox, ids
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport

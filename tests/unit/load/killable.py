@@ -16,7 +16,7 @@ from crm_provider.load.mapping import Mapper
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.sources import open_source
 from crm_provider.load.window import LEAST, Interrupt, Pulse
-from crm_provider.pacing.pacer import ProcessPacer
+from crm_provider.rate_limit.limiter import ProcessPacer
 from crm_provider.settings import Settings
 from crm_provider.transport import Transport
 

@@ -27,7 +27,7 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.pacing.pacer import ProcessPacer
+from crm_provider.rate_limit.limiter import ProcessPacer
 from crm_provider.sandbox import Sandbox
 from crm_provider.settings import Settings
 from crm_provider.traffic import CallSeen

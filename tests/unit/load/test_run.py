@@ -22,7 +22,7 @@ from crm_provider.load.run import READING_STOPPED, Run
 from crm_provider.load.stops import LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.ordering import LearnedOrder
-from crm_provider.pacing.pacer import MARGIN
+from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.traffic import CallSeen
 from unit.fakes import FakeClock
 

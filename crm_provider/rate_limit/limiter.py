@@ -1,7 +1,13 @@
-"""The budget of a connection's key: found by the key, kept where the connection says, drawn on in lanes."""
+"""The rate limiter of a key: callers ask it for a slot and report refusals.
+
+What callers see of the rate budget: they ask for a slot, and tell of refusals.
+
+The budget of a connection's key: found by the key, kept where the connection says, drawn on in lanes.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -9,12 +15,114 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from crm_provider.pacing.hostfile import HostFileStore, file_name
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, BudgetBusy, Pacer, Unlimited
-from crm_provider.pacing.redis_store import RedisStore
-from crm_provider.pacing.schedule import Pace, Verdict
-from crm_provider.pacing.stores import FallbackStore, MemoryStore, Store, Ticket
+from crm_provider.rate_limit.host_file import HostFileStore, file_name
+from crm_provider.rate_limit.redis import RedisStore
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane, Pace, Verdict
+from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Store, Ticket
+
+
+class BudgetBusy(Exception):
+    """No slot within the time that the caller can wait.
+
+    :param seconds: time until the next free slot
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the next free slot is {seconds:.1f} s away")
+        self.seconds = seconds
+
+
+class Pacer(Protocol):
+    """A rate budget shared by all callers of one key."""
+
+    def acquire(self, max_wait: float) -> float:
+        """Wait for the next slot.
+
+        :param max_wait: seconds that the caller can wait at most
+        :return: seconds waited
+        :raises BudgetBusy: at once, if the slot is further away; nothing is reserved then
+        """
+
+    def pause(self, seconds: float) -> None:
+        """Give no slots for a while: the CRM refused a call. Does nothing if that is over :data:`LONGEST_PAUSE`."""
+
+
+class Unlimited:
+    """No budget at all (``rate_store: off``)."""
+
+    def acquire(self, max_wait: float) -> float:
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Nothing to pause: each caller backs off by itself."""
+
+
+class ProcessPacer:
+    """Evenly spaced slots for the threads of one process, first come first served: what a share is cut with.
+
+    :param rate: calls per second that the CRM allows
+    :param burst: calls that the CRM allows at once
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        self._next = -math.inf
+        self._lock = threading.Lock()
+        self.limit(rate, burst)
+
+    def limit(self, rate: float, burst: int) -> None:
+        """Set what the CRM allows."""
+        with self._lock:
+            self.spacing = 1.0 / (rate * MARGIN)
+            self._at_once = max(burst - 1, 1)
+
+    def acquire(self, max_wait: float) -> float:
+        wait = self._reserve(max_wait)
+        if wait > 0:
+            self._sleep(wait)
+        return wait
+
+    def _reserve(self, max_wait: float) -> float:
+        with self._lock:
+            now = self._clock()
+            slot = max(self._next, now - (self._at_once - 1) * self.spacing)
+            wait = max(slot - now, 0.0)
+            if wait > max_wait:
+                raise BudgetBusy(wait)
+            self._next = slot + self.spacing
+            return wait
+
+    def pause(self, seconds: float) -> None:
+        if seconds > LONGEST_PAUSE:
+            return
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
+
+
+class SharePacer:
+    """A share of a budget, for callers that must leave room: spaced wider, and drawing on the same budget.
+
+    :param whole: the budget that everyone draws on
+    :param rate: calls per second that these callers may take of it
+    """
+
+    def __init__(self, whole: Pacer, rate: float) -> None:
+        self._whole = whole
+        self._own = ProcessPacer(rate, 1)
+
+    def acquire(self, max_wait: float) -> float:
+        waited = self._own.acquire(max_wait)
+        return waited + self._whole.acquire(max_wait - waited)
+
+    def pause(self, seconds: float) -> None:
+        self._whole.pause(seconds)
 
 
 class BudgetSettings(Protocol):

@@ -1,4 +1,8 @@
-"""Who gets the next slot: the whole state of a budget and the one rule that changes it, without clock, lock or I/O.
+"""The schedule of a key: lanes, and who gets the next slot.
+
+Who draws on the budget of a key, and how much of it each may have when all want more than there is.
+
+Who gets the next slot: the whole state of a budget and the one rule that changes it, without clock, lock or I/O.
 
 Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`HORIZON` away, to the first
 ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
@@ -15,10 +19,29 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 
-from crm_provider.pacing.lanes import WEIGHTS, Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE, MARGIN
+MARGIN = 0.99
+"""Share of the allowed rate that is used: pacing 1 % too fast is refused, 1 % too slow costs 1 %."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds that a refusal may hold back the other callers of the key. A longer wait is no matter of pace: each caller
+hears of it from the CRM and decides by itself (a task frees its slot, a sensor checks later)."""
+
+
+class Lane(Enum):
+    """A kind of caller: each lane gets its share of the budget, and what the others leave."""
+
+    SINGLE = "single"
+    """One call of a task, which a person or a pipeline waits for."""
+    WAITING = "waiting"
+    """Sensors and triggers that look again and again."""
+    BULK = "bulk"
+    """Loads and extracts of many rows."""
+
+
+WEIGHTS: dict[Lane, float] = {Lane.SINGLE: 2.0, Lane.WAITING: 1.0, Lane.BULK: 1.0}
+"""Shares of the lanes that have callers waiting; a load next to never-ending single calls keeps a third."""
 
 HORIZON = 0.3
 """Seconds before its time that a slot is given out: who wakes late loses nobody's slot. Longer would make urgent calls

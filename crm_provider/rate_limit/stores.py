@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.schedule import Answer, Pace, Schedule
+from crm_provider.rate_limit.schedule import Answer, Lane, Pace, Schedule
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.pacing import schedule as s
-from crm_provider.pacing.lanes import WEIGHTS, Lane
-from crm_provider.pacing.pacer import LONGEST_PAUSE
-from crm_provider.pacing.stores import StoreUnusable, Ticket, number_for
+from crm_provider.rate_limit import schedule as s
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, WEIGHTS, Lane
+from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
 
 if TYPE_CHECKING:
     import redis
+
 
 TIMEOUT = 1.0
 """Seconds to wait for Redis before it counts as out of order."""
@@ -50,7 +50,7 @@ class RedisStore:
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._key = url, f"crm-provider:{name}"
-        script = resources.files("crm_provider.pacing").joinpath("schedule.lua").read_bytes()
+        script = resources.files("crm_provider.rate_limit").joinpath("schedule.lua").read_bytes()
         self._script = _client(url).register_script(script)
 
     def ask(

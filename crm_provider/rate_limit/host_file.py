@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crm_provider.pacing.lanes import Lane
-from crm_provider.pacing.schedule import RECORD_SIZE, Answer, Pace, Schedule
-from crm_provider.pacing.stores import StoreUnusable, Ticket, number_for
+from crm_provider.rate_limit.schedule import RECORD_SIZE, Answer, Lane, Pace, Schedule
+from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
 """Seconds that a caller waits for the lock, which is held for microseconds: only a stopped process holds it longer."""
