@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from crm_provider.settings import DEFAULT_BASE_URL
+from crm_provider.client.settings import DEFAULT_BASE_URL
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset

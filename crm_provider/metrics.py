@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from crm_provider.load.rows import Outcome
 
 if TYPE_CHECKING:
+    from crm_provider.client.observers import CallSeen
     from crm_provider.load.summary import Summary
-    from crm_provider.traffic import CallSeen
 
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
 LOADS, ROWS = "crm.loads", "crm.load.rows"

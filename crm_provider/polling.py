@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.questions import Question

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from crm_provider import errors as e
-from crm_provider import validate
-from crm_provider.segments import list_ids_of, list_name, pick_list
+from crm_provider.client import validation
+from crm_provider.client.remote_contact import list_ids_of, list_name, pick_list
 from crm_provider.values.addresses import person_key
 from crm_provider.values.json_values import shows
 
 if TYPE_CHECKING:
-    from crm_provider.calls.base import Record
-    from crm_provider.client import CrmClient
+    from crm_provider.client.client import CrmClient
+    from crm_provider.client.pagination import Record
 
 Match = Literal["all", "any"]
 Until = Literal["in", "left"]
@@ -77,7 +77,7 @@ class Question(abc.ABC):
 
     def as_data(self) -> dict[str, Any]:
         """The question as JSON-able data."""
-        values = {f.name: validate.json_value(getattr(self, f.name), f.name) for f in fields(self) if f.init}
+        values = {f.name: validation.json_value(getattr(self, f.name), f.name) for f in fields(self) if f.init}
         return {"question": type(self).__name__, **values}
 
     @staticmethod
@@ -113,8 +113,8 @@ class InList(Question):
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
         if not self.emails:
             raise e.CrmInvalidValueError("emails is empty; give at least one address")
-        validate.refuse_list_as_text(self.emails[0], "emails")
-        checked = [validate.email(email, f"emails[{n}]") for n, email in enumerate(self.emails)]
+        validation.refuse_list_as_text(self.emails[0], "emails")
+        checked = [validation.email(email, f"emails[{n}]") for n, email in enumerate(self.emails)]
         people = {person_key(email): email for email in reversed(checked)}
         list_id = self._list_id(lookup)
         absent: e.CrmContactNotFoundError | None = None
@@ -141,7 +141,7 @@ class InList(Question):
 
     def _list_id(self, lookup: Lookup) -> str:
         if self.list_id is not None and self.list_name is None:
-            return validate.uuid(self.list_id, "list_id").lower()
+            return validation.uuid(self.list_id, "list_id").lower()
         return str(pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")["id"]).lower()
 
 
@@ -154,9 +154,9 @@ class ContactIs(Question):
     attributes: Mapping[str, Any] | None = None
 
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
-        wanted = {} if self.attributes in (None, {}) else validate.attributes(self.attributes, reserved=frozenset())
-        status = None if self.status is None else validate.text(self.status, "status")
-        contact = lookup.contact(validate.email(self.email, "contact_email"))
+        wanted = {} if self.attributes in (None, {}) else validation.attributes(self.attributes, reserved=frozenset())
+        status = None if self.status is None else validation.text(self.status, "status")
+        contact = lookup.contact(validation.email(self.email, "contact_email"))
         found = contact.get("attributes")
         values = found if isinstance(found, Mapping) else {}
         self.reasons[:] = [
@@ -177,8 +177,8 @@ class DealInStage(Question):
     until: Until = "in"
 
     def answer(self, lookup: Lookup) -> dict[str, Any] | None:
-        wanted = [stage.lower() for stage in validate.uuids(list(self.stage_ids), "stage_ids")]
-        deal = lookup.deal(validate.uuid(self.deal_id, "deal_id"))
+        wanted = [stage.lower() for stage in validation.uuids(list(self.stage_ids), "stage_ids")]
+        deal = lookup.deal(validation.uuid(self.deal_id, "deal_id"))
         stage = deal.get("stageId")
         if not isinstance(stage, str):
             raise e.CrmProtocolError("the deal has no stageId", method="GET", path=f"/deals/{self.deal_id}")

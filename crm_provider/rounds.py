@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.calls.base import Record
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import Record
 
 HOPELESS = 3
 """Failed calls in a row after which a round asks no further: the CRM is out of order, not one record."""

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crm_provider._compat import conf
+from crm_provider.client.settings import EXTRAS
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.errors.on_error import Action, Work, checked
-from crm_provider.settings import EXTRAS
 
 SECTION = "crm"
 CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from crm_provider.traffic import CallSeen, Observer
+from crm_provider.client.observers import CallSeen, Observer
 
 NANOSECONDS = 1_000_000_000
 

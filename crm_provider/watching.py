@@ -14,10 +14,10 @@ from hashlib import blake2b
 from typing import Literal
 
 from crm_provider import errors as e
-from crm_provider.calls.base import Record, id_of
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import Record, id_of
+from crm_provider.client.remote_contact import list_ids_of
 from crm_provider.errors.policy import server_delay
-from crm_provider.segments import list_ids_of
 from crm_provider.waiting import MAX_ERRORS_IN_A_ROW
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,10 @@ from typing import Any
 import docs_operators
 from docs_operators import DOCS, ROOT, table
 
-from crm_provider import bodies, errors, paging, responses, transport, waiting, wire
-from crm_provider.client import CrmClient
+from crm_provider import errors, waiting
+from crm_provider.client import body, http_session, pagination, request, responses, transport
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import ACTIONS_OF, Action, Work, label
 from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
@@ -32,7 +34,6 @@ from crm_provider.load import plan
 from crm_provider.load.summary import duration
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
-from crm_provider.settings import Settings
 from crm_provider.values import redaction
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
@@ -271,7 +272,7 @@ class Recorder(transport.Transport):
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: transport.Call, *, settle: transport.ReadBack | None = None, budget: Any = None) -> Any:
+    def send(self, call: request.Call, *, settle: transport.ReadBack | None = None, budget: Any = None) -> Any:
         repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
@@ -326,10 +327,10 @@ def limits() -> str:
         (f"{MARGIN:.0%}", "share of `requests_per_second` that is used"),
         (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back all other callers of the key, too"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
-        (f"{wire.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
-        (f"{bodies.MAX_BODY // 2**20} MB", "a larger answer, packed or unpacked, is an error"),
+        (f"{http_session.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
+        (f"{body.MAX_BODY // 2**20} MB", "a larger answer, packed or unpacked, is an error"),
         (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
-        (f"{paging.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
+        (f"{pagination.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
         (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
     )
     return table(("Value", "What it limits"), rows)

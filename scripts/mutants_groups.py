@@ -46,7 +46,7 @@ _ALL = (
     ),
     Group(
         "answers",
-        ("errors/exceptions", "errors/catalog", "responses"),
+        ("errors/exceptions", "errors/catalog", "client/responses"),
         (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
     ),
     Group("outcome", ("outcome",), (f"{UNIT}/test_outcome.py",)),

@@ -10,12 +10,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from crm_provider import errors as e
 from crm_provider import site_config
 from crm_provider._compat import AirflowNotFoundException, BaseHook
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.observers import Observer
+from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import pacer_for
 from crm_provider.rate_limit.schedule import Lane
-from crm_provider.settings import DEFAULT_CONN_ID, Settings
-from crm_provider.traffic import Observer
-from crm_provider.transport import Transport
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +38,7 @@ class CrmHook(BaseHook):
     """Talks to the Pingback Connect API v2 with the key of an Airflow connection.
 
     All calls of a hook share one client: its kept-open connections, its rate budget, and what it has learned about
-    the order of upserts. Each method is documented at :class:`~crm_provider.client.CrmClient`.
+    the order of upserts. Each method is documented at :class:`~crm_provider.client.client.CrmClient`.
 
     >>> CrmHook().get_contact("ada@example.com")["status"]
     'active'

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from crm_provider.client.validation import several
 from crm_provider.load.mapping import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.paths import as_path
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
-from crm_provider.validate import several
 
 _OPTIONS = frozenset(field.name for field in fields(LoadOptions))
 _DEFAULTS = ("empty", "region", "lowercase_email")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fingerprints import Fingerprints

@@ -16,8 +16,8 @@ from contextlib import closing
 from typing import Any, NoReturn, TypedDict
 
 from crm_provider import errors as e
-from crm_provider.calls.base import LISTINGS, Listing, Record
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import AT_ONCE, LISTINGS, ListedPage, Listing, Record, walk_pages
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
 from crm_provider.load.parquet_library import arrow_modules
@@ -25,8 +25,6 @@ from crm_provider.load.parts import Owner, Parts
 from crm_provider.load.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local, private_folder, writing
 from crm_provider.load.tally import Progress, Tally
 from crm_provider.load.writers import gzipped, record_writer
-from crm_provider.paging import ListedPage, walk_pages
-from crm_provider.readahead import AT_ONCE
 
 log = logging.getLogger(__name__)
 

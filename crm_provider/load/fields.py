@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load import moments, numerals, phones, values
 from crm_provider.load.nested import value_at
@@ -195,7 +195,7 @@ def _constant(target: Target, spec: Mapping[str, Any]) -> Field:
     if target.place is Place.EMAIL:
         raise ValueError("all rows would be one contact; name a column")
     try:
-        value = validate.json_value(spec["constant"], "'constant'")
+        value = validation.json_value(spec["constant"], "'constant'")
     except CrmInvalidValueError as wrong:
         raise ValueError(wrong.message) from None
     return Field(target, None, True, lambda row: value, {"constant": value})

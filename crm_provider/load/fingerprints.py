@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from crm_provider.client.settings import Settings
 from crm_provider.load.fingerprint_table import (
     KIND,
     SIZE,
@@ -29,7 +30,6 @@ from crm_provider.load.journal import Journal
 from crm_provider.load.locking import FileLock
 from crm_provider.load.paths import AnyPath, is_local, read_own, sibling
 from crm_provider.load.rows import Contact, SourceError
-from crm_provider.settings import Settings
 
 log = logging.getLogger(__name__)
 

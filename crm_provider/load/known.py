@@ -6,9 +6,9 @@ import hashlib
 import json
 from datetime import datetime
 
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.rows import Contact, key_of
 from crm_provider.load.scratch import Scratch
-from crm_provider.remote_contact import ABSENT, RemoteContact
 
 
 class Known:

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.load.fields import (
     EMPTIES,
     LEFT_OUT,
@@ -239,7 +239,7 @@ def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | No
     target = _target_in_extract(column) if is_extract else Target(Place.ATTRIBUTES, column)
     if target is None or is_nameless(column):
         return None
-    reserved = target.place is Place.ATTRIBUTES and target.name in validate.RESERVED_ATTRIBUTES
+    reserved = target.place is Place.ATTRIBUTES and target.name in validation.RESERVED_ATTRIBUTES
     return impossible if reserved and not (is_extract and column in NESTED) else target
 
 

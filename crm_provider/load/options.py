@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.rows import SourceError
 from crm_provider.values.suggest import hint
@@ -63,7 +63,7 @@ class LoadOptions:
         :raises SourceError: if one is no uuid
         """
         try:
-            return tuple(validate.uuids(self.list_ids, "list_ids")) if self.list_ids else ()
+            return tuple(validation.uuids(self.list_ids, "list_ids")) if self.list_ids else ()
         except CrmInvalidValueError as wrong:
             raise SourceError(wrong.message) from None
 

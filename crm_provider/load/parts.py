@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, Any
 
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.load.paths import (
     AnyPath,
     append,
@@ -27,7 +28,6 @@ from crm_provider.load.paths import (
     sibling,
     writing,
 )
-from crm_provider.paging import ListedPage, Page
 from crm_provider.values.json_values import json_text, json_value
 
 VERSION = 1

@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from crm_provider.client.pagination import PAGE_SIZE
 from crm_provider.load.options import Mode, PlanName
-from crm_provider.paging import PAGE_SIZE
 
 SAMPLE_SHARE = 0.01
 """Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
+from crm_provider.client.upsert import ContactWriter, LearnedOrder
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
@@ -24,9 +25,7 @@ from crm_provider.load.survey import Survey
 from crm_provider.load.verdict import judge_run
 from crm_provider.load.window import Interrupted, Window, width_for
 from crm_provider.load.work import Fate, WorkItem
-from crm_provider.ordering import LearnedOrder
 from crm_provider.rate_limit.schedule import MARGIN
-from crm_provider.upsert import ContactWriter
 from crm_provider.values.server_clock import utc_time
 
 if TYPE_CHECKING:

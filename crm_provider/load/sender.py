@@ -7,9 +7,9 @@ from datetime import datetime
 from functools import partial
 
 from crm_provider import errors as e
+from crm_provider.client.remote_contact import RemoteContact
+from crm_provider.client.upsert import ContactWriter, Written
 from crm_provider.load.rows import Contact, Made, Outcome, Row
-from crm_provider.remote_contact import RemoteContact
-from crm_provider.upsert import ContactWriter, Written
 
 
 @dataclass

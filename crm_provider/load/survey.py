@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import Protocol
 
 from crm_provider import errors as e
-from crm_provider.calls.base import Record
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import Record
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.client.upsert import may_be_absent
 from crm_provider.load.known import Known
 from crm_provider.load.plan import SAMPLE_MOST, Sample
 from crm_provider.load.preflight import RowMapper
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkItem, WorkTable
-from crm_provider.remote_contact import ABSENT, RemoteContact
-from crm_provider.upsert import may_be_absent
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from crm_provider.client.pagination import PAGE_SIZE, ListedPage
 from crm_provider.load.flatten import Columns
-from crm_provider.paging import PAGE_SIZE, ListedPage
 
 log = logging.getLogger(__name__)
 

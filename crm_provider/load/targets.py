@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.load.rows import SourceError
 from crm_provider.values.suggest import nearest
 
@@ -59,13 +59,13 @@ def target_of(name: Any) -> Target:
         raise SourceError(
             f"mapping[{name!r}]: a name with a dot starts with 'origin.' or 'attributes.'; did you mean {meant!r}?"
         )
-    if name in validate.RESERVED_ATTRIBUTES:
+    if name in validation.RESERVED_ATTRIBUTES:
         raise SourceError(f"mapping[{name!r}]: name a single field of it; did you mean '{name}.<name>'?")
     return Target(Place.ATTRIBUTES, name)
 
 
 def _attribute(name: str, key: str) -> str:
-    if name in validate.RESERVED_ATTRIBUTES:
+    if name in validation.RESERVED_ATTRIBUTES:
         raise SourceError(
             f"mapping[{key!r}]: no attribute can be called {name!r}: the CRM's calls use that name for something else; "
             "choose another"

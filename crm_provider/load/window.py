@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from crm_provider import errors as e
+from crm_provider.client.observers import CallSeen, Traffic
 from crm_provider.load.sender import Flight, Sent
-from crm_provider.traffic import CallSeen, Traffic
 
 LEAST, MOST = 4, 64
 """Threads. Four fill 5 calls per second as long as a call takes up to 600 ms; 64 fill 30 at 2 s."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
-from crm_provider import validate
 from crm_provider._compat import Context, mask_secret
+from crm_provider.client import validation
 from crm_provider.errors.on_error import Action
 from crm_provider.operators.base import CrmOperator
 from crm_provider.task_arguments import rendered
@@ -79,7 +79,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        email = validate.email(self.contact_email, "contact_email")
+        email = validation.email(self.contact_email, "contact_email")
         ids = [self._secret(name, context) for name in ("webhook_id", "channel_uid", "workflow_id")]
         note = _Note(context)
         try:
@@ -112,7 +112,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
         value = self.render_template(getattr(self, name), context)
         if isinstance(value, Missing):
             raise rendered_to_none(name)
-        value = validate.path_part(value, name)
+        value = validation.path_part(value, name)
         mask_secret(value)
         return value
 

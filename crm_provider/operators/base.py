@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
+from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.outcome import raise_for_decision
 from crm_provider.retry import DEFAULT_RETRY_POLICY
-from crm_provider.settings import DEFAULT_CONN_ID
 from crm_provider.task_arguments import rendered
 from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.task_templates import RenderedFieldsMixin, check_rendered

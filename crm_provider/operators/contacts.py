@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from crm_provider import validate
 from crm_provider._compat import Context
+from crm_provider.client import validation
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.errors.on_error import Action
 from crm_provider.links import CrmContactLink
@@ -75,8 +75,8 @@ class CrmUpsertContactOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        email = validate.email(self.contact_email, "contact_email")
-        validate.phone_is_text(self.attributes)
+        email = validation.email(self.contact_email, "contact_email")
+        validation.phone_is_text(self.attributes)
         if self.mode == "create":
             result = self._create(email, context)
         elif self.mode == "update":
@@ -94,11 +94,11 @@ class CrmUpsertContactOperator(CrmOperator):
         except CrmContactAlreadyExistsError:
             if context["ti"].try_number == 1:
                 raise
-            from crm_provider.remote_contact import RemoteContact, made_since
+            from crm_provider.client.remote_contact import RemoteContact, made_since
 
             record = self.hook.get_contact(email)
             contact = RemoteContact.of(record, email)
-            sent = None if self.attributes is None else validate.attributes(self.attributes)
+            sent = None if self.attributes is None else validation.attributes(self.attributes)
             if not made_since(contact.created_at, run_start(context), same_values=contact.has(sent)):
                 raise
             return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
@@ -132,7 +132,7 @@ class CrmDeleteContactOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        email = validate.email(self.contact_email, "contact_email")
+        email = validation.email(self.contact_email, "contact_email")
         outcome = "deleted"
         try:
             self.hook.delete_contact(email)
@@ -171,7 +171,7 @@ class CrmVerifyEmailOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        email = validate.email(self.contact_email, "contact_email")
+        email = validation.email(self.contact_email, "contact_email")
         said = self.hook.verify_email(email)
         answer = _without(said, email, self.hook.get_conn().settings.api_key)
         if len(str(answer)) > LARGEST_ANSWER:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.calls.base import Listing
+    from crm_provider.client.pagination import Listing
     from crm_provider.load.parts import Owner
     from crm_provider.task_arguments import CrmArguments, PathArgument, Templated
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from crm_provider import validate
 from crm_provider._compat import Context
+from crm_provider.client import validation
 from crm_provider.operators.base import CrmOperator
 from crm_provider.task_arguments import rendered
 
@@ -52,8 +52,8 @@ class CrmAddContactToListsOperator(CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        email = validate.email(self.contact_email, "contact_email")
-        list_ids = validate.uuids(self.list_ids, "list_ids")
+        email = validation.email(self.contact_email, "contact_email")
+        list_ids = validation.uuids(self.list_ids, "list_ids")
         self.hook.add_contact_to_lists(email, list_ids)
         self.log.info("Contact added to %d segmentation list(s).", len(list_ids))
         return {"list_ids": list_ids, "outcome": "added"}

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from weakref import WeakKeyDictionary, finalize
 
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.metrics import CallMetrics
 from crm_provider.rate_limit.limiter import SharePacer, pacer_for
 from crm_provider.rate_limit.schedule import Lane
-from crm_provider.settings import Settings
-from crm_provider.transport import RetryBudget, Transport
 
 log = logging.getLogger(__name__)
 

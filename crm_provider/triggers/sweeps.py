@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
 from crm_provider.triggers.connection import PacedConnection
 from crm_provider.watching import Kind, Sweep, read
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from crm_provider import errors as e
-from crm_provider import validate
 from crm_provider._compat import AirflowRuntimeError, asset_stores
+from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.polling import OFFSET
 from crm_provider.triggers.cursor import Cursor
@@ -43,7 +43,7 @@ class _WatchTrigger(BaseEventTrigger):
         self, *, group: str, crm_conn_id: str, poke_interval: float, include_existing: bool, max_per_event: int
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.group = validate.uuid(group, self.group_name)
+        self.group = validation.uuid(group, self.group_name)
         if not SHORTEST_INTERVAL <= poke_interval < math.inf:
             raise ValueError(f"poke_interval is {poke_interval!r}; give at least {SHORTEST_INTERVAL:g} second")
         if not 1 <= max_per_event <= MOST_PER_EVENT:

@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.engine import Load
@@ -43,8 +45,6 @@ from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer, Unlimited
 from crm_provider.sandbox import Sandbox
-from crm_provider.settings import Settings
-from crm_provider.transport import Transport
 
 RATE, BURST = 5.0, 2
 LATENCIES = (0.05, 0.2, 0.6, 1.0, 2.0)

@@ -376,12 +376,12 @@ def gated(gate: Callable[[], object], given: dict[str, Any], threads: int) -> li
 
 def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call]:
     """Threads that share a client."""
-    from crm_provider.client import CrmClient
+    from crm_provider.client.client import CrmClient
+    from crm_provider.client.settings import Settings
+    from crm_provider.client.transport import Transport
     from crm_provider.errors import CrmThrottledError
     from crm_provider.rate_limit.limiter import pacer_for
     from crm_provider.rate_limit.schedule import Lane
-    from crm_provider.settings import Settings
-    from crm_provider.transport import Transport
 
     settings = Settings(
         api_key=given["key"],

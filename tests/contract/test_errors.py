@@ -10,8 +10,8 @@ import pytest
 from contract_accounts import Account, a_uuid, content, shape
 
 from crm_provider import errors as e
+from crm_provider.client.responses import Answer, error_of, request_id_of
 from crm_provider.errors.catalog import CATALOGUE
-from crm_provider.responses import Answer, error_of, request_id_of
 
 Learn = Callable[..., None]
 

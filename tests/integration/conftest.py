@@ -24,7 +24,7 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 
     How often one call is sent is the client's subject: with one attempt, one fault is one failed try or check.
     """
-    from crm_provider import transport
+    from crm_provider.client import transport
 
     monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, tries=1))
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
@@ -39,15 +39,15 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
     However slow this machine is: other answers take two or three reads, and the time is that of ten. For one call at
     a time.
     """
-    from crm_provider import wire
+    from crm_provider.client import http_session
 
-    timeout, real, ticks = 100.0, wire.Wire, itertools.count(step=10)
+    timeout, real, ticks = 100.0, http_session.Wire, itertools.count(step=10)
 
     def wire_of(settings: Any, **keywords: Any) -> Any:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}
         return real(settings, **keywords, **clock)
 
-    monkeypatch.setattr(wire, "Wire", wire_of)
+    monkeypatch.setattr(http_session, "Wire", wire_of)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
     return "crm_hasty"
 
@@ -81,8 +81,8 @@ FAST = 100.0
 @pytest.fixture
 def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
+    from crm_provider.client.transport import RetryBudget
     from crm_provider.polling import Poller
-    from crm_provider.transport import RetryBudget
     from crm_provider.triggers import connection, poll
 
     start = time.monotonic()

@@ -283,7 +283,7 @@ def main(result: Path) -> None:
     from airflow.sdk.execution_time import context as sdk_context
     from airflow.utils.db import initdb
 
-    from crm_provider import transport
+    from crm_provider.client import transport
     from crm_provider.operators import automations
     from crm_provider.sandbox import Sandbox, ids
 

@@ -22,8 +22,8 @@ from broken_tasks import LASTING, NEW, PASSING, ROWS, TASKS, UNREACHED, UNREACHI
 from broken_ways import UNREACHABLE, plain_environment
 
 from crm_provider import errors as e
-from crm_provider import transport, wire
 from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.client import http_session, transport
 from crm_provider.sandbox import Sandbox
 from crm_provider.testing import assert_no_duplicates
 
@@ -157,7 +157,7 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
     ticks = itertools.count()
-    monkeypatch.setattr(wire, "Wire", partial(wire.Wire, clock=lambda: float(next(ticks))))
+    monkeypatch.setattr(http_session, "Wire", partial(http_session.Wire, clock=lambda: float(next(ticks))))
 
 
 def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:

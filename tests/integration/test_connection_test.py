@@ -83,7 +83,7 @@ def test_a_certificate_that_nobody_trusts(tls_port: int, crm: Sandbox, monkeypat
 def test_an_expired_certificate_is_told_apart(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = make_certificate(tmp_path, "localhost", expired=True)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setattr("crm_provider.settings.Settings.is_local", False)
+    monkeypatch.setattr("crm_provider.client.settings.Settings.is_local", False)
     with RawServer(closes, tls=server_context(certificate)) as server:
         assert "certificate has expired" in said(monkeypatch, crm, host=f"https://localhost:{server.port}/v2")
 

@@ -16,6 +16,7 @@ import pytest
 from docs_text import DOCS, Fence
 
 from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.client.settings import Settings
 from crm_provider.errors.policy import LONG_WAIT, QUOTA_DELAY
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
@@ -38,7 +39,6 @@ from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
-from crm_provider.settings import Settings
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 FOR_MAKE_DOCS = "airflow.providers.http"  # what docs/migration.md starts from: it runs in tests/docs

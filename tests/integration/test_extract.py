@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
+from crm_provider.client.pagination import AT_ONCE
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractListsOperator
-from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunDag = Callable[..., Any]

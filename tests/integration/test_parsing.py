@@ -27,14 +27,14 @@ with DAG("parsed"):
 
 ONLY_WHEN_RUN = {
     "airflow.triggers.base",
-    "crm_provider.client",
+    "crm_provider.client.client",
     "crm_provider.hooks.crm",
     "crm_provider.load.engine",
     "crm_provider.load.extract",
     "crm_provider.load.sources",
     "crm_provider.rate_limit",
     "crm_provider.polling",
-    "crm_provider.transport",
+    "crm_provider.client.transport",
     "openlineage",
     "phonenumbers",
     "pyarrow",

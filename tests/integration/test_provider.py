@@ -23,6 +23,7 @@ from raw_server import refusing_port
 
 import crm_provider
 from crm_provider._compat import BaseHook, BaseOperator
+from crm_provider.client.settings import Settings
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, PRESETS
 from crm_provider.operators.base import CrmOperator
@@ -30,7 +31,6 @@ from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.provider_info import get_provider_info
 from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor
-from crm_provider.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 INFO = get_provider_info()
@@ -118,7 +118,7 @@ def test_its_form_fields_are_of_the_kind_that_airflow_reads() -> None:
 
 
 def test_the_form_has_a_field_for_each_extra_and_leaves_to_the_site_what_the_site_may_say() -> None:
-    from crm_provider.settings import EXTRAS
+    from crm_provider.client.settings import EXTRAS
     from crm_provider.site_config import CONNECTION_DEFAULTS
 
     fields = INFO["connection-types"][0]["conn-fields"]

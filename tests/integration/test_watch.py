@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crm_provider import _compat
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
 from crm_provider.sandbox.ids import contact_id, deal_id, list_id, pipeline_id, stage_id
 from crm_provider.triggers import cursor, watch
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger

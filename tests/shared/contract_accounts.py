@@ -11,14 +11,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.http_session import Wire
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
+from crm_provider.client.settings import DEFAULT_BASE_URL, Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmError, CrmNotFoundError
 from crm_provider.rate_limit.limiter import Pacer, pacer_for
-from crm_provider.responses import Answer
 from crm_provider.sandbox import Sandbox, ids
-from crm_provider.settings import DEFAULT_BASE_URL, Settings
-from crm_provider.transport import Call, Transport
-from crm_provider.wire import Wire
 
 MOST_CALLS = 200
 KEPT_FOR_CLEANING = 30

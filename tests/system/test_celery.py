@@ -46,7 +46,7 @@ class Waits(logging.Handler):
             waits.append(record.args[-1])
 
 
-calls = logging.getLogger("crm_provider.transport")
+calls = logging.getLogger("crm_provider.client.transport")
 calls.setLevel(logging.DEBUG)
 calls.addHandler(Waits())
 

@@ -25,9 +25,8 @@ from airflow_env import ReservedPort
 from airflow_stack import AirflowStack
 
 from crm_provider import testing
+from crm_provider.client.pagination import AT_ONCE, PAGE_SIZE
 from crm_provider.load.ledger import SENT_ROWS
-from crm_provider.paging import PAGE_SIZE
-from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox
 from crm_provider.sandbox.journal import JournalEntry
 

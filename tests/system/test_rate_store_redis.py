@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer
 
+from crm_provider.client.settings import Settings
 from crm_provider.rate_limit import host_file, stores
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit import redis as redis_store
@@ -23,7 +24,6 @@ from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.redis import RedisStore
 from crm_provider.rate_limit.schedule import Lane, Pace, Schedule, Verdict
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket
-from crm_provider.settings import Settings
 
 NEVER_MIND = 1e9
 PATIENCE = 60.0
@@ -128,7 +128,7 @@ HOST = """
 import sys, time
 from crm_provider.rate_limit.limiter import pacer_for
 from crm_provider.rate_limit import redis as redis_store
-from crm_provider.settings import Settings
+from crm_provider.client.settings import Settings
 
 redis_store.TIMEOUT = float(sys.argv[2])
 pacer = pacer_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))

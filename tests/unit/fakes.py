@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.rate_limit.limiter import BudgetBusy
-from crm_provider.responses import Answer
-from crm_provider.settings import Settings
-from crm_provider.transport import Call, RetryBudget, Transport
 
 from .reference import ANSWERED
 

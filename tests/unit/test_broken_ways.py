@@ -16,10 +16,10 @@ from broken_ways import HOST, SLOW, UNREACHABLE, WAYS, Way, plain_environment
 from raw_server import PATIENCE, RawServer, http
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.rate_limit.limiter import Unlimited
-from crm_provider.settings import Settings
-from crm_provider.transport import RetryBudget, Transport
 
 from .fakes import KEY, FakeClock
 

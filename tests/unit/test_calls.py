@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
-from crm_provider.paging import ListedPage, Page
-from crm_provider.responses import Answer
-from crm_provider.segments import list_ids_of, list_name
-from crm_provider.transport import Call
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import ListedPage, Page
+from crm_provider.client.remote_contact import list_ids_of, list_name
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
 
 from .fakes import Bench, Reply, Step, bench, data, error, lost, refused
 

@@ -19,8 +19,8 @@ import pytest
 
 import crm_provider
 from crm_provider import errors as e
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.load.parts import LONGEST_REST, Owner, Parts
-from crm_provider.paging import ListedPage, Page
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import GRACE, LONGEST_NAP, Lane
@@ -51,7 +51,7 @@ WALL_CLOCK = {
     "load/parts.py": "the age of pages that others have left behind, in days",
     "outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
-    "responses.py": "a Retry-After as a date, if the answer has no date of its own",
+    "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
     "sandbox/settings.py": "dates that the sandbox shows",
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
     "testing/skipped_waits.py": "a test's own time, for Airflow",

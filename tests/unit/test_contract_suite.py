@@ -17,8 +17,8 @@ from contract_accounts import (
 )
 from contract_facts import FACTS, NOT_ASKED, Finding, table
 
+from crm_provider.client.settings import DEFAULT_BASE_URL
 from crm_provider.rate_limit.limiter import Unlimited
-from crm_provider.settings import DEFAULT_BASE_URL
 
 
 def test_calls_come_to_an_end() -> None:

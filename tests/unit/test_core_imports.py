@@ -36,7 +36,7 @@ CORE = sorted(
     if not any(path.relative_to(ROOT).match(pattern) for pattern in OMITTED)
 )
 
-WITH_THE_FIRST_CALL = {"crm_provider.connections"}
+WITH_THE_FIRST_CALL = {"crm_provider.client.http_session"}
 """Modules that stand on `requests`: loaded when a client is made."""
 
 ABOVE = (
@@ -84,8 +84,8 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
 
 def test_making_a_client_loads_requests_but_no_airflow() -> None:
     loaded = loaded_by(
-        "from crm_provider.client import CrmClient\n"
-        "from crm_provider.settings import Settings\n"
+        "from crm_provider.client.client import CrmClient\n"
+        "from crm_provider.client.settings import Settings\n"
         "CrmClient(Settings(api_key='k')).close()"
     )
     assert "requests" in loaded
@@ -131,7 +131,7 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 
 HANDED_ON = {
-    "crm_provider.traffic",  # guards calls from users' observers
+    "crm_provider.client.observers",  # guards calls from users' observers
     "crm_provider.polling",  # a bug is raised for each who waits
 }
 

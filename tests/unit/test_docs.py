@@ -20,13 +20,13 @@ import pytest
 from docs_text import DOCS, ROOT, Fence
 
 from crm_provider import __main__ as cli
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import EXTRAS, Settings
 from crm_provider.errors import CrmError
 from crm_provider.errors.catalog import CATALOGUE, FAMILY_ADVICE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.provider_info import CONN_FIELDS
-from crm_provider.settings import EXTRAS, Settings
 
 DOCUMENTS = docs_text.documents()
 JOBS = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))

@@ -22,12 +22,12 @@ from certificates import make_certificate, server_context
 from raw_server import PATIENCE, Behaviour, RawServer, closes, drips, http, pours, sends
 
 from crm_provider import errors as e
-from crm_provider.bodies import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
-from crm_provider.connections import TimedReader
-from crm_provider.responses import value_of
-from crm_provider.settings import Settings
-from crm_provider.transport import Call, Transport
-from crm_provider.wire import Wire
+from crm_provider.client.body import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
+from crm_provider.client.http_session import TimedReader, Wire
+from crm_provider.client.request import Call
+from crm_provider.client.responses import value_of
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 
 from .fakes import KEY, FakeClock, FakePacer
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from raw_server import RawServer, http, sends
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import ONE_TRY, Transport
 from crm_provider.rate_limit.limiter import Unlimited
-from crm_provider.settings import Settings
-from crm_provider.transport import ONE_TRY, Transport
 
 from .fakes import FakeClock
 

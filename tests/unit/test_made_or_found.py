@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
-from crm_provider.remote_contact import CLOCKS_APART, made_since
-from crm_provider.transport import Call
+from crm_provider.client.client import CrmClient
+from crm_provider.client.remote_contact import CLOCKS_APART, made_since
+from crm_provider.client.request import Call
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerClock, ServerMoment, utc_time
 

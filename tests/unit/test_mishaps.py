@@ -12,8 +12,9 @@ import pytest
 import requests.exceptions as r
 import urllib3.exceptions as u
 
-from crm_provider import bodies, mishaps, wire
-from crm_provider.transport import Call
+from crm_provider.client import body as bodies
+from crm_provider.client import http_session, transport_errors
+from crm_provider.client.request import Call
 
 POST = Call(method="POST", route="/contacts", body={"email": "ada@x.io"})
 GET = Call(method="GET", route="/contacts")
@@ -33,7 +34,7 @@ GET = Call(method="GET", route="/contacts")
 )
 @pytest.mark.parametrize("call", [GET, POST], ids=lambda call: call.method)
 def test_what_is_told_of_it(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
-    error = mishaps.transport_error(broken, call, sent=sent, proxied=False)
+    error = transport_errors.transport_error(broken, call, sent=sent, proxied=False)
     assert error.type == type_
     assert text is None or error.message == text
     assert error.outcome_known is not (sent and call.method == "POST")
@@ -64,5 +65,5 @@ def test_pieces_of_less_than_no_bytes_are_refused() -> None:
 def test_paths_and_errors_stay_out_of_the_log_of_urllib3(arguments: Any, logged: Any) -> None:
     record = logging.LogRecord("urllib3", logging.DEBUG, __file__, 1, "said", None, None)
     record.args = arguments
-    assert wire._HidePaths().filter(record)
+    assert http_session._HidePaths().filter(record)
     assert record.args == logged

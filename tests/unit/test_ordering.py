@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from crm_provider.ordering import MEMORY, LearnedOrder
+from crm_provider.client.upsert import MEMORY, LearnedOrder
 
 ROWS = 3000
 

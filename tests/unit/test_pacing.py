@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crm_provider.client.settings import Settings
 from crm_provider.rate_limit.limiter import BudgetBusy, LanePacer, ProcessPacer, Unlimited, pacer_for
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane
-from crm_provider.settings import Settings
 
 from .fakes import FakeClock
 from .pacing_scene import NEVER_MIND, TokenBucket
@@ -209,7 +209,7 @@ FORK = """
 import os, signal, sys, threading
 from crm_provider.rate_limit import limiter as budget
 from crm_provider.rate_limit.limiter import pacer_for
-from crm_provider.settings import Settings
+from crm_provider.client.settings import Settings
 
 settings = Settings(api_key="k", rate_store="process")
 before = pacer_for(settings)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from crm_provider.client.settings import Settings
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
 from crm_provider.rate_limit.limiter import Budget, BudgetBusy, LanePacer, ProcessPacer, SharePacer
 from crm_provider.rate_limit.redis import RedisStore
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Answer, Lane, Pace, Verdict
 from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Ticket
-from crm_provider.settings import Settings
 
 from .fakes import FakeClock, FakePacer
 

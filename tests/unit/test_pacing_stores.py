@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.rate_limit import host_file, stores
 from crm_provider.rate_limit import limiter as budgets
@@ -25,7 +26,6 @@ from crm_provider.rate_limit.host_file import UNUSED, HostFileStore, file_name
 from crm_provider.rate_limit.limiter import Budget, BudgetBusy
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Answer, Lane, Pace, Schedule, Verdict
 from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
-from crm_provider.settings import Settings
 
 from .fakes import FakeClock, logged
 from .pacing_scene import NEVER_MIND

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.paging import ListedPage, Page, walk, walk_pages
+from crm_provider.client.pagination import ListedPage, Page, walk, walk_pages
 
 ROUTE = "/contacts"
 MANY = 500

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.polling import Ending
 from crm_provider.questions import ContactIs, InList, ListExists, Question
 from crm_provider.rounds import Round
-from crm_provider.settings import Settings
-from crm_provider.transport import Transport
 from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.paging import Page, walk_pages
-from crm_provider.readahead import ReadAhead
+from crm_provider.client.pagination import Page, ReadAhead, walk_pages
 
 ROUTE = "/contacts"
 

@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider import responses
+from crm_provider.client import responses
+from crm_provider.client.responses import READ_FOR_MESSAGES, Answer, by_status_alone, error_of, retry_after_of, value_of
 from crm_provider.errors.catalog import Repeat, repeat_for
-from crm_provider.responses import READ_FOR_MESSAGES, Answer, by_status_alone, error_of, retry_after_of, value_of
 
 from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crm_provider.client.settings import EXTRAS, Settings, checked_base_url, is_loopback, with_port
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.settings import EXTRAS, Settings, checked_base_url, is_loopback, with_port
 
 from .fakes import KEY
 

@@ -15,11 +15,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from crm_provider import errors as e
-from crm_provider import transport
+from crm_provider.client import transport
+from crm_provider.client.observers import CallSeen
+from crm_provider.client.settings import Settings
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.settings import Settings
 from crm_provider.tracing import CallSpans, call_spans
-from crm_provider.traffic import CallSeen
 
 NOW = 1_700_000_000_000_000_000
 

@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.client.observers import CallSeen, Traffic
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
 from crm_provider.metrics import CallMetrics
-from crm_provider.responses import Answer
-from crm_provider.traffic import CallSeen, Traffic
-from crm_provider.transport import Call
 
 from . import fakes
 from .fakes import Bench, FakePacer, Reply, Step, data, error, lost, refused
@@ -115,7 +115,7 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
 
 
 def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "crm_provider.transport")
+    caplog.set_level(logging.DEBUG, "crm_provider.client.transport")
     seen_of(GET, refused, OK)
     lines = [record.getMessage() for record in fakes.logged(caplog) if record.levelname == "DEBUG"]
     assert lines == [
@@ -209,8 +209,8 @@ def test_airflow_takes_the_metrics() -> None:
 
 
 def test_a_hook_s_client_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crm_provider.client.settings import Settings
     from crm_provider.hooks.crm import CrmHook
-    from crm_provider.settings import Settings
 
     stats = Recorder()
     monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
+from crm_provider.client.transport import ONE_TRY, FirstSent, ReadBack, RetryBudget
 from crm_provider.errors.catalog import CATALOGUE
-from crm_provider.responses import Answer
-from crm_provider.transport import ONE_TRY, Call, FirstSent, ReadBack, RetryBudget
 
 from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, logged, lost, refused
 from .reference import REPEATED, TYPES

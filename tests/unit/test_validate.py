@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load import values
 
@@ -38,7 +38,7 @@ def refusal(check: Callable[..., Any], *arguments: Any) -> str:
      f"{'a' * 242}@example.com"],
 )  # fmt: skip
 def test_email_is_taken_as_given(email: str) -> None:
-    assert validate.email(email) == email
+    assert validation.email(email) == email
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ def test_email_is_taken_as_given(email: str) -> None:
     ],
 )
 def test_email_is_refused(email: Any, problem: str) -> None:
-    message = refusal(validate.email, email)
+    message = refusal(validation.email, email)
     assert problem in message
-    assert refusal(validate.email, email, "emails[3]").startswith("emails[3] ")
+    assert refusal(validation.email, email, "emails[3]").startswith("emails[3] ")
     assert not isinstance(email, str) or len(email.strip()) < 2 or email not in message
 
 
 def test_what_is_around_an_email_is_removed() -> None:
-    assert validate.email(" Ada <ada@example.com>\n") == "ada@example.com"
+    assert validation.email(" Ada <ada@example.com>\n") == "ada@example.com"
 
 
 @given(st.emails().filter(lambda email: email[0] not in "'`"))
 def test_every_email_survives_the_path(email: str) -> None:
-    assert unquote(quote(validate.path_part(validate.email(email), "email"), safe="")) == email
+    assert unquote(quote(validation.path_part(validation.email(email), "email"), safe="")) == email
 
 
 # -- ids -----------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_every_email_survives_the_path(email: str) -> None:
 
 @pytest.mark.parametrize("value", [UUID, UUID.upper(), "00000000-0000-0000-0000-000000000000"])
 def test_uuid_is_taken(value: str) -> None:
-    assert validate.uuid(value, "deal_id") == value
+    assert validation.uuid(value, "deal_id") == value
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_uuid_is_taken(value: str) -> None:
     ],
 )
 def test_uuid_is_refused(value: Any, problem: str) -> None:
-    message = refusal(validate.uuid, value, "deal_id")
+    message = refusal(validation.uuid, value, "deal_id")
     assert message.startswith("deal_id")
     assert problem in message
     assert UUID in message, "an example of how it should look"
@@ -105,7 +105,7 @@ def test_uuid_is_refused(value: Any, problem: str) -> None:
 
 @pytest.mark.parametrize("value", ["ada@example.com", "Ada Lovelace", "+5531999999999", "k3y-of-the-account"])
 def test_a_value_given_for_an_id_is_not_shown(value: str) -> None:
-    assert value not in refusal(validate.uuid, value, "contact_id")
+    assert value not in refusal(validation.uuid, value, "contact_id")
 
 
 OTHER = UUID.replace("1", "2")
@@ -123,7 +123,7 @@ OTHER = UUID.replace("1", "2")
     ids=["one", "list", "repeated", "generator", "mapping"],
 )
 def test_uuids_are_taken_once_in_order(values: Any, expected: list[str]) -> None:
-    assert validate.uuids(values, "list_ids") == expected
+    assert validation.uuids(values, "list_ids") == expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_uuids_are_taken_once_in_order(values: Any, expected: list[str]) -> None
     ],
 )
 def test_uuids_are_refused(values: Any, problem: str) -> None:
-    assert problem in refusal(validate.uuids, values, "list_ids")
+    assert problem in refusal(validation.uuids, values, "list_ids")
 
 
 # -- attributes ----------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ JSON_VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", JSON_VALUES, ids=repr)
 def test_json_values_are_taken(value: Any) -> None:
-    sent = json.dumps(validate.attributes({"field": value}), allow_nan=False)
+    sent = json.dumps(validation.attributes({"field": value}), allow_nan=False)
     assert json.loads(sent) == {"field": list(value) if isinstance(value, tuple) else value}
 
 
@@ -180,7 +180,7 @@ for _ in range(5_000):
          "key that is a number", "a number too long for text", "in itself", "too deep"],
 )  # fmt: skip
 def test_what_has_no_json_form_is_refused(value: Any, place: str) -> None:
-    message = refusal(validate.attributes, {"a": value})
+    message = refusal(validation.attributes, {"a": value})
     assert message.startswith(place)
 
 
@@ -203,18 +203,18 @@ IDENTIFIER = uuid.UUID("123e4567-e89b-12d3-a456-426614174000")
     ids=repr,
 )
 def test_a_value_is_sent_as_a_load_sends_it(value: Any, sent: Any) -> None:
-    assert validate.attributes({"a": value}) == {"a": sent}
+    assert validation.attributes({"a": value}) == {"a": sent}
     assert values.auto(value) == sent
 
 
 def test_an_id_may_be_a_uuid_of_python() -> None:
-    assert validate.uuid(IDENTIFIER, "deal_id") == UUID
-    assert validate.uuids([IDENTIFIER, UUID], "list_ids") == [UUID]
+    assert validation.uuid(IDENTIFIER, "deal_id") == UUID
+    assert validation.uuids([IDENTIFIER, UUID], "list_ids") == [UUID]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("VIP", "VIP"), ("2024", "2024"), (2024, "2024"), (" x ", " x ")])
 def test_text_is_taken(value: Any, expected: str) -> None:
-    assert validate.text(value, "list_name") == expected
+    assert validation.text(value, "list_name") == expected
 
 
 @pytest.mark.parametrize(
@@ -228,28 +228,32 @@ def test_text_is_taken(value: Any, expected: str) -> None:
     ],
 )
 def test_text_is_refused(value: Any, problem: str) -> None:
-    assert problem in refusal(validate.text, value, "list_name")
+    assert problem in refusal(validation.text, value, "list_name")
 
 
 @pytest.mark.parametrize(
     ("check", "value", "problem"),
     [
         (
-            validate.attributes,
+            validation.attributes,
             "{'name': 'Ada'}",
             "x must be a mapping of name to value but is the text of one; give the",
         ),
-        (validate.attributes, ["Ada"], "x must be a mapping of name to value but is of type list; give it as {'name'"),
-        (validate.attributes, 5, "x must be a mapping of name to value but is of type int"),
         (
-            validate.uuids,
+            validation.attributes,
+            ["Ada"],
+            "x must be a mapping of name to value but is of type list; give it as {'name'",
+        ),
+        (validation.attributes, 5, "x must be a mapping of name to value but is of type int"),
+        (
+            validation.uuids,
             f"['{UUID}', '{UUID}']",
             "x is the text of a list; give the output of a task (XComArg), or set",
         ),
-        (validate.uuids, 5, "x[0] is of type int, which is no uuid"),
-        (validate.uuid, "None", "x is the text 'None', which is no uuid: what a template makes of a missing value"),
-        (validate.email, ["a@ex.co"], "x must be text but is of type list; give one email address"),
-        (validate.email, {"email": "a@ex.co"}, "x must be text but is of type dict; give one email address"),
+        (validation.uuids, 5, "x[0] is of type int, which is no uuid"),
+        (validation.uuid, "None", "x is the text 'None', which is no uuid: what a template makes of a missing value"),
+        (validation.email, ["a@ex.co"], "x must be text but is of type list; give one email address"),
+        (validation.email, {"email": "a@ex.co"}, "x must be text but is of type dict; give one email address"),
     ],
 )
 def test_what_templates_render_is_refused_by_name_and_type(check: Any, value: Any, problem: str) -> None:
@@ -268,7 +272,7 @@ class Attributes(dict[str, Any]):
     ids=["proxy", "proxy in a list", "subclass"],
 )
 def test_what_is_taken_can_be_sent(value: Any) -> None:
-    json.dumps(validate.attributes({"a": value}))
+    json.dumps(validation.attributes({"a": value}))
 
 
 @pytest.mark.parametrize(
@@ -286,12 +290,12 @@ def test_what_is_taken_can_be_sent(value: Any) -> None:
     ],
 )
 def test_attributes_are_refused(values: Any, problem: str) -> None:
-    assert problem in refusal(validate.attributes, values)
+    assert problem in refusal(validation.attributes, values)
 
 
 def test_attributes_are_a_copy() -> None:
     given_ = {"name": "Ada"}
-    taken = validate.attributes(given_)
+    taken = validation.attributes(given_)
     given_["name"] = "Bob"
     assert taken == {"name": "Ada"}
 
@@ -306,7 +310,7 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(st.text(min_size=1, max_size=9), ANYTHING, min_size=1, max_size=4))
 def test_any_attributes_are_sendable_or_refused(values: dict[str, Any]) -> None:
     try:
-        taken = validate.attributes(values)
+        taken = validation.attributes(values)
     except CrmInvalidValueError:
         return
     assert json.loads(json.dumps(taken, allow_nan=False)) == taken
@@ -315,12 +319,12 @@ def test_any_attributes_are_sendable_or_refused(values: dict[str, Any]) -> None:
 @given(st.text("QZX", min_size=6, max_size=12))
 def test_no_refusal_shows_a_value(value: str) -> None:
     checks: list[tuple[Callable[[Any], Any], Any]] = [
-        (validate.email, value),
-        (lambda v: validate.uuid(v, "deal_id"), value),
-        (lambda v: validate.uuids([v], "list_ids"), value),
-        (validate.attributes, {"a": {value}}),
-        (validate.attributes, {"a": [value.encode()]}),
-        (lambda v: validate.path_part(v, "x"), f"{value}\n"),
+        (validation.email, value),
+        (lambda v: validation.uuid(v, "deal_id"), value),
+        (lambda v: validation.uuids([v], "list_ids"), value),
+        (validation.attributes, {"a": {value}}),
+        (validation.attributes, {"a": [value.encode()]}),
+        (lambda v: validation.path_part(v, "x"), f"{value}\n"),
     ]
     for check, wrong in checks:
         with pytest.raises(CrmInvalidValueError) as raised:
@@ -333,9 +337,9 @@ def test_no_refusal_shows_a_value(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["a", "a/b", "..x", "...", "%2e", " a ", "é", "a?b#c"])
 def test_path_part_is_taken(value: str) -> None:
-    assert validate.path_part(value, "deal_id") == value
+    assert validation.path_part(value, "deal_id") == value
 
 
 @pytest.mark.parametrize("value", ["", " ", ".", "..", None, 7, "a\nb", "a\x00", "\ud800"])
 def test_path_part_is_refused(value: Any) -> None:
-    assert refusal(validate.path_part, value, "webhookId").startswith("webhookId ")
+    assert refusal(validation.path_part, value, "webhookId").startswith("webhookId ")

@@ -19,13 +19,14 @@ from urllib3.util.wait import wait_for_read
 
 from crm_provider import __version__
 from crm_provider import errors as e
-from crm_provider.bodies import MAX_BODY
-from crm_provider.client import CrmClient
+from crm_provider.client.body import MAX_BODY
+from crm_provider.client.client import CrmClient
+from crm_provider.client.http_session import Wire
+from crm_provider.client.request import Call
+from crm_provider.client.responses import value_of
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import ONE_TRY, Transport
 from crm_provider.rate_limit.limiter import Unlimited
-from crm_provider.responses import value_of
-from crm_provider.settings import Settings
-from crm_provider.transport import ONE_TRY, Call, Transport
-from crm_provider.wire import Wire
 
 from .fakes import KEY, FakeClock
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crm_provider.paging import PAGE_SIZE
+from crm_provider.client.pagination import PAGE_SIZE
 from crm_provider.sandbox import Sandbox
 
 EXISTING, CHANGED, LATER = 0.8, 0.05, 0.02

@@ -68,8 +68,8 @@ def measure(url: str, key: str, calls: int) -> list[Cost]:
 def callers(url: str, key: str, opened: ExitStack) -> dict[str, Callable[[], object]]:
     import requests
 
-    from crm_provider.client import CrmClient
-    from crm_provider.settings import Settings
+    from crm_provider.client.client import CrmClient
+    from crm_provider.client.settings import Settings
 
     session = opened.enter_context(requests.Session())
     session.headers["x-api-key"] = key

@@ -13,10 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
-from crm_provider.responses import READ_FOR_MESSAGES, Answer, error_of, value_of
-from crm_provider.settings import Settings
-from crm_provider.transport import Call, RetryBudget, Transport
+from crm_provider.client.client import CrmClient
+from crm_provider.client.request import Call
+from crm_provider.client.responses import READ_FOR_MESSAGES, Answer, error_of, value_of
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import RetryBudget, Transport
 from unit.fakes import KEY, FakeClock, FakePacer
 from unit.reference import TYPES
 

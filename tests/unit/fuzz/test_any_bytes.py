@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.responses import value_of
-from crm_provider.settings import Settings
-from crm_provider.transport import Call
-from crm_provider.wire import Wire
+from crm_provider.client.http_session import Wire
+from crm_provider.client.request import Call
+from crm_provider.client.responses import value_of
+from crm_provider.client.settings import Settings
 
 KEY = "k3y-of-the-account"
 POST = Call(method="POST", route="/contacts", body={"email": "ada@example.com"})

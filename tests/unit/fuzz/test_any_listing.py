@@ -13,13 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider import paging, watching
-from crm_provider.client import CrmClient
-from crm_provider.paging import PAGE_SIZE, STALE_PAGES, Page, walk_pages
-from crm_provider.readahead import ReadAhead
-from crm_provider.responses import Answer
-from crm_provider.settings import Settings
-from crm_provider.transport import ONE_TRY, Call, Transport
+from crm_provider import watching
+from crm_provider.client import pagination
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import ONE_TRY, Transport
 from unit.fakes import KEY, FakeClock, FakePacer
 
 ROUTE = "/contacts"
@@ -211,7 +212,7 @@ def test_reading_ahead_and_going_on_change_nothing(bodies: list[Any], after: str
 def test_a_listing_of_ever_new_records_is_an_error_some_day(
     monkeypatch: pytest.MonkeyPatch, total: Callable[[int], int] | None
 ) -> None:
-    monkeypatch.setattr(paging, "MOST_PAGES", 50)
+    monkeypatch.setattr(pagination, "MOST_PAGES", 50)
 
     def answer(number: int) -> Page:
         return Page([{"id": number * 10 + n} for n in range(10)], total(number) if total else None)

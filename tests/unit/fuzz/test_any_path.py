@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider import validate
-from crm_provider.client import CrmClient
+from crm_provider.client import validation
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import Unlimited
 from crm_provider.sandbox import DEFAULT_API_KEY, Sandbox, ids
-from crm_provider.settings import Settings
-from crm_provider.transport import Transport
 
 BMP = [chr(code) for code in range(0x10000)]
 ASTRAL = [chr(code) for code in random.Random(7).sample(range(0x10000, sys.maxunicode + 1), 3000)]
@@ -96,7 +96,7 @@ def test_every_character_that_is_refused_is_refused_before_anything_is_sent(
     for character in REFUSED:
         for email in (f"a{character}b@x.example", f"a@x{character}y.example"):
             with pytest.raises(e.CrmInvalidValueError, match=r"is not a valid email address|has more than one address"):
-                validate.email(email)
+                validation.email(email)
     for character in REFUSED[::50]:
         with pytest.raises(e.CrmInvalidValueError, match="email"):
             client.get_contact(f"a{character}b@x.example")
@@ -105,7 +105,7 @@ def test_every_character_that_is_refused_is_refused_before_anything_is_sent(
 
 def test_every_invisible_character_is_removed() -> None:
     for character in INVISIBLE:
-        assert validate.email(f"a{character}b@{character}x.example{character}") == "ab@x.example", ascii(character)
+        assert validation.email(f"a{character}b@{character}x.example{character}") == "ab@x.example", ascii(character)
 
 
 @pytest.mark.parametrize(

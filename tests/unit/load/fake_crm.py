@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crm_provider import errors as e
+from crm_provider.client.observers import CallSeen
+from crm_provider.client.pagination import ListedPage, Page
+from crm_provider.client.upsert import Creation
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
 from crm_provider.load.window import Pulse
-from crm_provider.paging import ListedPage, Page
-from crm_provider.traffic import CallSeen
-from crm_provider.upsert import Creation
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
 """From the name of a call and the email to what goes wrong."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load import run
@@ -17,8 +19,6 @@ from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.sources import open_source
 from crm_provider.load.window import LEAST, Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer
-from crm_provider.settings import Settings
-from crm_provider.transport import Transport
 
 RATE, BURST = 100.0, 10
 

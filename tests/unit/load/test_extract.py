@@ -15,14 +15,13 @@ import pytest
 from upath import UPath
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import AT_ONCE, ListedPage, Page, walk_pages
+from crm_provider.client.settings import Settings
 from crm_provider.load import extract as module
 from crm_provider.load.extract import RESTARTS, Extract, ListingChanged
 from crm_provider.load.parts import Owner
-from crm_provider.paging import ListedPage, Page, walk_pages
-from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox
-from crm_provider.settings import Settings
 
 Records = list[dict[str, Any]]
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import AT_ONCE
+from crm_provider.client.settings import Settings
 from crm_provider.load.extract import Extract
-from crm_provider.readahead import AT_ONCE
 from crm_provider.sandbox import Sandbox
-from crm_provider.settings import Settings
 
 PROGRAM = """
 import json, sys
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
 from crm_provider.load.extract import Extract
-from crm_provider.settings import Settings
+from crm_provider.client.settings import Settings
 key, url, target = sys.argv[1:]
 with CrmClient(Settings(api_key=key, base_url=url, rate_store="off")) as client:
     print(json.dumps(Extract(client, "contacts", target).run()))

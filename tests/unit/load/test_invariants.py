@@ -16,7 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.observers import CallSeen
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.checkpoint import FileCheckpoints
@@ -29,9 +32,6 @@ from crm_provider.load.summary import Summary
 from crm_provider.load.window import Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer
 from crm_provider.sandbox import Sandbox
-from crm_provider.settings import Settings
-from crm_provider.traffic import CallSeen
-from crm_provider.transport import RetryBudget, Transport
 
 from .fake_crm import PlainMapper, Rows
 

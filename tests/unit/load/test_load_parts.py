@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.load.checkpoint import Checkpoint
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, SENT_ROWS, Ledger, Saver
 from crm_provider.load.options import LoadOptions, rejects_allowed
@@ -21,7 +22,6 @@ from crm_provider.load.summary import Summary, duration
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt, Interrupted
 from crm_provider.load.work import Fate, WorkTable
-from crm_provider.remote_contact import RemoteContact
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.load.fields import EMPTIES, TYPES
 from crm_provider.load.mapping import KEPT_PLANS, Mapper
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
@@ -471,11 +471,11 @@ LINES = st.builds(
 
 def assert_sendable(found: Contact) -> None:
     """The client refuses nothing of it."""
-    assert validate.email(found.email) == found.email
+    assert validation.email(found.email) == found.email
     if found.attributes:
-        assert validate.attributes(found.attributes) == found.attributes
+        assert validation.attributes(found.attributes) == found.attributes
     if found.origin is not None:
-        validate.attributes(found.origin, "origin", reserved=frozenset())
+        validation.attributes(found.origin, "origin", reserved=frozenset())
     json.dumps([found.attributes, found.origin], allow_nan=False)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from upath import UPath
 
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.load import parts as module
 from crm_provider.load.parts import LONGEST_REST, PAGES_AT_ONCE, Owner, Parts
-from crm_provider.paging import ListedPage, Page
 
 ME = Owner(work="dag/run/task/-1", epoch=3)
 

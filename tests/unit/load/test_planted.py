@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.load import checkpoint, paths
 from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
 from crm_provider.load.extract import Extract
@@ -26,7 +27,6 @@ from crm_provider.load.report import write_report
 from crm_provider.load.rows import Contact, Row, SourceError
 from crm_provider.load.sources import open_source
 from crm_provider.load.work import Fate, WorkTable
-from crm_provider.paging import ListedPage, Page
 
 from .test_extract import FakeClient, records
 

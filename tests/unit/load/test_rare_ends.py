@@ -12,6 +12,7 @@ import pytest
 from upath import UPath
 
 from crm_provider import errors as e
+from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
 from crm_provider.load.locking import FileLock
@@ -25,7 +26,6 @@ from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary
 from crm_provider.load.survey import Survey
 from crm_provider.load.window import Interrupt
-from crm_provider.remote_contact import ABSENT
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people

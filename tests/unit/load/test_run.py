@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.client.observers import CallSeen
+from crm_provider.client.upsert import LearnedOrder
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import FileCheckpoints
 from crm_provider.load.engine import Load
@@ -21,9 +23,7 @@ from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.run import READING_STOPPED, Run
 from crm_provider.load.stops import LoadStopped
 from crm_provider.load.summary import Summary
-from crm_provider.ordering import LearnedOrder
 from crm_provider.rate_limit.schedule import MARGIN
-from crm_provider.traffic import CallSeen
 from unit.fakes import FakeClock
 
 from .test_engine import DOWN, INVALID, LIST, REFUSED, Setting, outcomes, people

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider import validate
+from crm_provider.client import validation
 from crm_provider.load import moments, numerals, phones, values
 from crm_provider.load.unfit import Unfit, is_empty
 
@@ -510,4 +510,4 @@ def test_what_comes_out_is_json_or_a_refusal_without_the_value(convert: Callable
         assert len(shown) < 8 or shown not in str(wrong)
     else:
         json.dumps(found, allow_nan=False)
-        assert validate.json_value(found, "value") == found
+        assert validation.json_value(found, "value") == found

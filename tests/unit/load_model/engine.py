@@ -22,7 +22,9 @@ import urllib3
 from requests.adapters import BaseAdapter
 
 from crm_provider import errors as e
-from crm_provider.client import CrmClient
+from crm_provider.client.client import CrmClient
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.arguments import mapper_of, options_of
@@ -36,13 +38,11 @@ from crm_provider.load.rows import Row
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.suppression import Suppression
 from crm_provider.load.window import Interrupt, Pulse
-from crm_provider.settings import Settings
-from crm_provider.transport import Transport
 
 from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
 from .scenario import LoadSpec
 
-POOLS = ("concurrent.futures.ThreadPoolExecutor", "crm_provider.readahead.ThreadPoolExecutor")
+POOLS = ("concurrent.futures.ThreadPoolExecutor", "crm_provider.client.pagination.ThreadPoolExecutor")
 """Where the engine gets its threads from."""
 
 

@@ -9,97 +9,29 @@ from __future__ import annotations
 import logging
 import platform
 import random
-import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from crm_provider import __version__, validate
+from crm_provider import __version__
 from crm_provider import errors as e
+from crm_provider.client.observers import CallSeen, Observer, Told
+from crm_provider.client.request import Call
+from crm_provider.client.responses import Answer, value_of
+from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import Repeat, repeat_for
 from crm_provider.rate_limit.limiter import BudgetBusy, Pacer, pacer_for
-from crm_provider.responses import WRITES, Answer, value_of
-from crm_provider.settings import Settings
-from crm_provider.traffic import CallSeen, Observer, Told
-from crm_provider.values.redaction import private_path, without_values
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 if TYPE_CHECKING:
     import tenacity
 
-log = logging.getLogger(__name__)
 
-SHOWN_PARTS = frozenset({"deal_id"})
-"""Parts of a path that messages show. All others stay placeholders: personal data, or the secret of a webhook."""
+log = logging.getLogger(__name__)
 
 INTERRUPTED = "INTERRUPTED"
 """What observers are told of an attempt that was neither answered nor failed, such as one of a task that was killed."""
-
-_TEMPLATE_PART = re.compile(r"\{\w+\}|[a-z-]{0,20}")
-"""A part of a path that is a placeholder or a plain word; no id and no address is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of the API.
-
-    :param route: the path with its parts as placeholders, ``/contacts/{email}``
-    :param parts: the values of the placeholders
-    :param body: JSON body, None for none
-    :param with_key: False for the one call whose URL is the secret
-    :param done_if: errors that, after an own attempt which got no answer, mean that this attempt had succeeded
-    :param loose: the form of a successful answer is not documented and not needed
-    :param exact: numbers with a fraction come as ``Decimal``, with the digits that were sent
-    """
-
-    method: str
-    route: str
-    parts: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Any = None
-    with_key: bool = True
-    done_if: tuple[type[e.CrmError], ...] = ()
-    loose: bool = False
-    exact: bool = False
-
-    @property
-    def path(self) -> str:
-        """The path as sent: every part percent-encoded outside the unreserved set."""
-        encoded = {name: quote(validate.path_part(value, name), safe="") for name, value in self.parts.items()}
-        return re.sub(r"\{(\w+)\}", lambda m: encoded[m[1]], self.route)
-
-    @property
-    def shown(self) -> str:
-        """The path as messages show it."""
-        filled = re.sub(r"\{(\w+)\}", lambda m: self.parts[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
-        return without_values(private_path(filled), ())
-
-    @property
-    def template(self) -> str:
-        """The route without a value in it: what was written out instead of as a placeholder is ``...``."""
-        return "/".join(
-            part if _TEMPLATE_PART.fullmatch(part) else "..." for part in private_path(self.route).split("/")
-        )
-
-    @property
-    def sent(self) -> tuple[str, ...]:
-        """The values that go out with the call and must not come back in a message."""
-        hidden = [value for name, value in self.parts.items() if name not in SHOWN_PARTS]
-        return tuple(dict.fromkeys([*hidden, *map(quote, hidden), *map(str, self.query.values()), *_leaves(self.body)]))
-
-    @property
-    def is_write(self) -> bool:
-        return self.method in WRITES
-
-
-def _leaves(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +84,7 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        from crm_provider.wire import Wire  # it stands on requests, which importing a DAG must not load
+        from crm_provider.client.http_session import Wire  # it stands on requests, which importing a DAG must not load
 
         self.budget = budget or RetryBudget()
         self._pacer = pacer or pacer_for(settings)

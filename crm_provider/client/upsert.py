@@ -1,4 +1,10 @@
-"""One contact to the CRM: which calls, in which order, by what is known of it. Hook and loads write through this.
+"""The upsert of a contact, and the order of its calls.
+
+Which half of an upsert goes first: learned from what the last ones did.
+
+For a share ``h`` of contacts that exist, create-first costs ``1 + h`` calls a contact and update-first ``2 - h``.
+
+One contact to the CRM: which calls, in which order, by what is known of it. Hook and loads write through this.
 
 What was *made* and what was *found* is told apart at every creation: a contact that was there before is treated as any
 contact that was read, however it came to light (a conflict, a listing, or reading back after an answer was lost).
@@ -7,13 +13,50 @@ contact that was read, however it came to light (a conflict, a listing, or readi
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from crm_provider import errors as e
-from crm_provider.remote_contact import ABSENT, RemoteContact
-from crm_provider.responses import by_status_alone
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.client.responses import by_status_alone
+
+MEMORY = 500
+"""Rows that are remembered. With fewer, chance alone picks the dearer order too often: at 500 it costs 0.5 % of the
+calls at worst (a share of 0.53), and a source that is sorted into new and known contacts is noticed in time."""
+
+
+class LearnedOrder:
+    """Follows the share of existing contacts among the last rows; threads may share it.
+
+    :param share: what is known of the share before the first row
+    :param weight: rows that this knowledge stands for
+    """
+
+    def __init__(self, *, share: float = 0.0, weight: float = 0.0) -> None:
+        self._rows = weight
+        self._existing = share * weight
+        self._lock = threading.Lock()
+
+    @property
+    def share(self) -> float:
+        """The share of contacts that exist, 0 if nothing is known."""
+        return self._existing / self._rows if self._rows else 0.0
+
+    @property
+    def update_first(self) -> bool:
+        return self.share > 0.5
+
+    def learn(self, *, existed: bool) -> None:
+        """Take in one row."""
+        with self._lock:
+            if self._rows >= MEMORY:
+                keep = (MEMORY - 1) / self._rows
+                self._rows, self._existing = self._rows * keep, self._existing * keep
+            self._rows += 1
+            self._existing += existed
+
 
 Mode = Literal["upsert", "create", "update"]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from crm_provider import errors as e
 
 if TYPE_CHECKING:
-    from crm_provider.transport import Call
+    from crm_provider.client.request import Call
+
 
 _PROXY_SAYS_NO = frozenset({401, 403, 407})
 """What a proxy answers that will not let this worker through, however often it asks."""

@@ -1,4 +1,9 @@
-"""Calls about contacts."""
+"""Calls about contacts and segmentation lists.
+
+Calls about contacts.
+
+Calls about segmentation lists.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from crm_provider import errors as e
-from crm_provider import validate
-from crm_provider.calls.base import Calls, Record, id_of, mapping_of
-from crm_provider.ordering import LearnedOrder
-from crm_provider.paging import Page
-from crm_provider.remote_contact import RemoteContact, made_since
-from crm_provider.responses import by_status_alone
-from crm_provider.segments import list_ids_of
-from crm_provider.transport import ONE_TRY, Call, FirstSent, Transport
-from crm_provider.upsert import ContactWriter, Creation, WriteOutcome, may_be_absent
+from crm_provider.client import validation
+from crm_provider.client.pagination import Calls, Page, Record, id_of, mapping_of
+from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
+from crm_provider.client.request import Call
+from crm_provider.client.responses import by_status_alone
+from crm_provider.client.transport import ONE_TRY, FirstSent, Transport
+from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
 
 
 class ContactRef(TypedDict):
@@ -36,7 +39,7 @@ class UpsertResult(ContactRef):
 
 @dataclass(frozen=True)
 class _NewContact:
-    """What a caller wants to be written, for a :class:`~crm_provider.upsert.ContactWriter`."""
+    """What a caller wants to be written, for a :class:`~crm_provider.client.upsert.ContactWriter`."""
 
     email: str
     attributes: Mapping[str, Any] | None
@@ -55,7 +58,7 @@ class ContactCalls(Calls):
 
         :raises CrmContactNotFoundError: if there is none
         """
-        contact = self._record(Call(method="GET", route="/contacts/{email}", parts={"email": validate.email(email)}))
+        contact = self._record(Call(method="GET", route="/contacts/{email}", parts={"email": validation.email(email)}))
         id_of(contact.get("id"), "/contacts/{email}")
         return contact
 
@@ -114,8 +117,8 @@ class ContactCalls(Calls):
         call = Call(
             method="PUT",
             route="/contacts/{email}",
-            parts={"email": validate.email(email)},
-            body=validate.attributes(attributes),
+            parts={"email": validation.email(email)},
+            body=validation.attributes(attributes),
             loose=True,
         )
         return self._record(call)
@@ -146,7 +149,7 @@ class ContactCalls(Calls):
             Call(
                 method="DELETE",
                 route="/contacts/{email}",
-                parts={"email": validate.email(email)},
+                parts={"email": validation.email(email)},
                 done_if=(e.CrmContactNotFoundError,),
                 loose=True,
             )
@@ -159,11 +162,11 @@ class ContactCalls(Calls):
         :raises CrmContactNotFoundError: if there is no such contact
         :raises CrmSegmentationListNotFoundError: if one of the lists does not exist
         """
-        ids = validate.uuids(list_ids, "list_ids")
+        ids = validation.uuids(list_ids, "list_ids")
         call = Call(
             method="POST",
             route="/segments/add-contact/{email}",
-            parts={"email": validate.email(email)},
+            parts={"email": validation.email(email)},
             body={"segmentedListsIds": ids},
             loose=True,
         )
@@ -194,7 +197,7 @@ class ContactCalls(Calls):
         return {} if contact and {i.lower() for i in ids} <= {i.lower() for i in list_ids_of(contact)} else None
 
     def _read_back(self, email: str) -> Record | None:
-        call = Call(method="GET", route="/contacts/{email}", parts={"email": validate.email(email)})
+        call = Call(method="GET", route="/contacts/{email}", parts={"email": validation.email(email)})
         try:
             return mapping_of(self._transport.send(call, budget=ONE_TRY), call)
         except e.CrmNotFoundError as missing:
@@ -215,7 +218,7 @@ class ContactCalls(Calls):
         :param written: path and method of the call that was answered
         """
         found = answer.get("id") or self.get_contact(email).get("id")
-        return {"id": id_of(found, *written), "email": validate.email(email)}
+        return {"id": id_of(found, *written), "email": validation.email(email)}
 
 
 _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")
@@ -232,9 +235,25 @@ def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsEr
 
 
 def _new_contact(email: str, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -> Record:
-    body: Record = {"email": validate.email(email)}
+    body: Record = {"email": validation.email(email)}
     if attributes is not None:
-        body["attributes"] = validate.attributes(attributes)
+        body["attributes"] = validation.attributes(attributes)
     if origin is not None:
-        body["origin"] = validate.attributes(origin, "origin", reserved=frozenset())
+        body["origin"] = validation.attributes(origin, "origin", reserved=frozenset())
     return body
+
+
+class ListCalls(ContactCalls):
+    """List and find segmentation lists."""
+
+    def list_segmentation_lists(self) -> Iterator[Record]:
+        """All segmentation lists, each once, ten with a call."""
+        return self._walk("/segments")
+
+    def find_segmentation_list(self, name: str | None = None, *, list_id: str | None = None) -> Record:
+        """One segmentation list, by its exact name (reads all pages) or by its id (reads up to the list).
+
+        :raises CrmSegmentationListNotFoundError: if there is none
+        :raises CrmInvalidValueError: if several have this name
+        """
+        return pick_list(self.list_segmentation_lists, name=name, list_id=list_id)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crm_provider import errors as e
-from crm_provider.contents import UNREADABLE, content_of, parsed_body
+from crm_provider.client.body import UNREADABLE, content_of, parsed_body
 from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
 from crm_provider.values.redaction import SHORTENED, cut, without_values
 

@@ -1,16 +1,35 @@
-"""Email verification, automations, and any call that has no method of its own."""
+"""The client of the Pingback Connect API v2: one method for each call.
+
+Email verification, automations, and any call that has no method of its own.
+
+The client: one method for each call of the Pingback Connect API v2.
+
+Facts about the API are the vendor's unless marked *inferred*. Every method raises a
+:class:`~crm_provider.errors.CrmError`; values are checked before anything is sent.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from crm_provider import errors as e
-from crm_provider import validate
-from crm_provider.calls.base import Calls, Record
-from crm_provider.transport import ONE_TRY, Call
+from crm_provider.client import validation
+from crm_provider.client.contacts import ListCalls
+from crm_provider.client.deals import DealCalls
+from crm_provider.client.pagination import Calls, Record
+from crm_provider.client.remote_contact import CLOCKS_APART
+from crm_provider.client.request import Call
+from crm_provider.client.settings import Settings
+from crm_provider.client.transport import ONE_TRY, Transport
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from typing_extensions import Self
+
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -21,7 +40,7 @@ class OtherCalls(Calls):
     def verify_email(self, email: str) -> Record:
         """Have the CRM verify an address; may take up to 29 seconds. The form of the answer is not documented."""
         call = Call(
-            method="POST", route="/email-verification/{email}", parts={"email": validate.email(email)}, loose=True
+            method="POST", route="/email-verification/{email}", parts={"email": validation.email(email)}, loose=True
         )
         return _as_record(self._transport.send(call))
 
@@ -38,9 +57,9 @@ class OtherCalls(Calls):
 
         :param fields: values of custom fields by their names
         """
-        body: Record = {"email": validate.email(email)}
+        body: Record = {"email": validation.email(email)}
         if fields is not None:
-            checked = validate.attributes(fields, "fields", reserved=frozenset())
+            checked = validation.attributes(fields, "fields", reserved=frozenset())
             body["customFields"] = [{"fieldName": name, "fieldValue": value} for name, value in checked.items()]
         call = Call(
             method="POST",
@@ -73,7 +92,7 @@ class OtherCalls(Calls):
         if method.upper() not in METHODS:
             raise e.CrmInvalidValueError(f"method is no HTTP method of the API; use one of {', '.join(METHODS)}")
         if json is not None:
-            json = validate.json_value(json, "json")
+            json = validation.json_value(json, "json")
         route = _literal_route(path, path_params or {})
         call = Call(method=method.upper(), route=route, parts=path_params or {}, query=params or {}, body=json)
         return self._transport.send(call)
@@ -110,3 +129,46 @@ def _literal_route(path: str, path_params: Mapping[str, str]) -> str:
         odd = min(set(named) ^ set(path_params))
         raise e.CrmInvalidValueError(f"path and path_params differ in {odd!r}; each placeholder needs its value")
     return quote(path, safe="/%{}~")
+
+
+class CrmClient(ListCalls, DealCalls, OtherCalls):
+    """Calls of one account: its contacts, deals and segmentation lists. Threads may share a client.
+
+    >>> client = CrmClient(Settings(api_key=key))
+    >>> client.upsert_contact("ada@example.com", attributes={"name": "Ada"})["outcome"]
+    'created'
+
+    :param settings: where to, and with which key
+    :param transport: what sends the calls; by default one made from the settings
+    :param user_agent: further products for the User-Agent header
+    """
+
+    def __init__(self, settings: Settings, *, transport: Transport | None = None, user_agent: str = "") -> None:
+        super().__init__(transport or Transport(settings, user_agent=user_agent))
+        self.settings = settings
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start_of_writes(self) -> datetime | None:
+        """A moment by the CRM's clock: what this client makes from now on is younger, what is there already is older.
+
+        One harmless call shows the clock, if no answer has yet; then the doubt about it is waited out, some seconds.
+
+        :return: None if the CRM's answers do not show its clock
+        """
+        moment = self._transport.server_time()
+        if moment is None:
+            self.ping()
+            moment = self._transport.server_time()
+        if moment is None:
+            return None
+        self._transport.sleep((moment.latest - moment.earliest + 2 * CLOCKS_APART).total_seconds())
+        return moment.latest + CLOCKS_APART
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._transport.close()

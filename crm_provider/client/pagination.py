@@ -1,15 +1,30 @@
-"""Listings: page after page, without an end that never comes and without one that comes too early."""
+"""Listings, page after page, and what all calls share.
+
+Listings: page after page, without an end that never comes and without one that comes too early.
+
+A few pages of a listing at once, handed out one after the other: an answer takes longer than a slot of the rate.
+
+What all calls share: sending, and taking a record or a listing out of the answer.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider import errors as e
+from crm_provider.client.request import Call
+from crm_provider.client.transport import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 PAGE_SIZE = 10
 """Records on a page, as documented; it cannot be chosen."""
@@ -206,3 +221,112 @@ def _is_new(item: dict[str, Any], seen: set[int]) -> bool:
         return False
     seen.add(key)  # eight bytes: a million of them are 70 MB, their texts 130 MB
     return True
+
+
+AT_ONCE = 4
+"""Pages on their way that fill 5 calls per second while an answer takes up to 0.8 s."""
+
+
+class ReadAhead:
+    """Reads pages before they are asked for, as far as the total says that there are any.
+
+    Asked for pages one after the other, it has the next ones on their way; an error comes with its own page.
+
+    :param read: reads one page by its number, in any thread
+    :param at_once: pages on their way at most, the one that is asked for included
+    """
+
+    def __init__(self, read: Callable[[int], Page], *, at_once: int = AT_ONCE) -> None:
+        self._read, self._at_once = read, at_once
+        self._on_their_way: dict[int, Future[Page]] = {}
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="crm-pages")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def __call__(self, number: int) -> Page:
+        page = self._start(number).result()
+        del self._on_their_way[number]
+        pages = -(-(page.total or 0) // PAGE_SIZE)  # rounded up; a total may be larger than any float
+        for ahead in range(number + 1, min(number + 1 + self._at_once, pages)):
+            self._start(ahead)
+        return page
+
+    def _start(self, number: int) -> Future[Page]:
+        if number not in self._on_their_way:
+            self._on_their_way[number] = self._threads.submit(self._read, number)
+        return self._on_their_way[number]
+
+
+Record = dict[str, Any]
+"""A record with the API's own field names."""
+
+Listing = Literal["contacts", "deals", "lists"]
+
+LISTINGS: Mapping[Listing, str] = {"contacts": "/contacts", "deals": "/deals", "lists": "/segments"}
+"""What the API lists, and where."""
+
+
+class Calls:
+    """Base of the calls.
+
+    :param transport: what sends them
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def _record(self, call: Call) -> Record:
+        return mapping_of(self._transport.send(call), call)
+
+    def list_pages(
+        self, listing: Listing, *, earlier: Iterable[Page] = (), exact: bool = False, at_once: int = 1
+    ) -> Iterator[ListedPage]:
+        """All pages of a listing, with their numbers and totals.
+
+        :param earlier: pages from the first on that are known: they are handed back and not read again
+        :param exact: numbers with a fraction as ``Decimal``, with the digits that the CRM sent
+        :param at_once: pages on their way at most; they come in order
+        """
+        route = LISTINGS[listing]
+        with ReadAhead(lambda number: self._page(route, number, exact=exact), at_once=at_once) as read:
+            yield from walk_pages(read, route, earlier)
+
+    def _walk(self, route: str) -> Iterator[Record]:
+        return walk(lambda number: self._page(route, number), route)
+
+    def _page(self, route: str, number: int, *, exact: bool = False) -> Page:
+        call = Call(method="GET", route=route, query={"page": number}, exact=exact)
+        return Page.of(self._transport.send(call), route)
+
+
+def mapping_of(value: Any, call: Call) -> Record:
+    """The record in an answer.
+
+    :raises CrmProtocolError: if it is no object
+    """
+    if isinstance(value, dict):
+        return value
+    raise e.CrmProtocolError(
+        f"the answer is a {type(value).__name__}, not an object",
+        method=call.method,
+        path=call.shown,
+        outcome_known=not call.is_write,
+    )
+
+
+def id_of(value: Any, path: str, method: str = "GET") -> str:
+    """The id in an answer.
+
+    :raises CrmProtocolError: if there is none
+    """
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise e.CrmProtocolError("the answer has no id", path=path, method=method, outcome_known=method == "GET")

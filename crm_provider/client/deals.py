@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider import validate
-from crm_provider.calls.base import Calls, Record, id_of, mapping_of
-from crm_provider.remote_contact import made_since
-from crm_provider.transport import Call, FirstSent
+from crm_provider.client import validation
+from crm_provider.client.pagination import Calls, Record, id_of, mapping_of
+from crm_provider.client.remote_contact import made_since
+from crm_provider.client.request import Call
+from crm_provider.client.transport import FirstSent
 from crm_provider.values.json_values import shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -28,9 +29,9 @@ class DealCalls(Calls):
         :raises CrmContactAssociatedWithADealError: if the contact has a deal
         """
         body: Record = {
-            "contactId": validate.uuid(contact_id, "contact_id"),
-            "pipelineId": validate.uuid(pipeline_id, "pipeline_id"),
-            "stageId": validate.uuid(stage_id, "stage_id"),
+            "contactId": validation.uuid(contact_id, "contact_id"),
+            "pipelineId": validation.uuid(pipeline_id, "pipeline_id"),
+            "stageId": validation.uuid(stage_id, "stage_id"),
         }
         if attributes is not None:
             body["attributes"] = _deal_attributes(attributes)
@@ -101,11 +102,11 @@ class DealCalls(Calls):
     def _deals_of(self, contact_id: str, pipeline_id: str, *, stage_id: str | None) -> Iterator[Record]:
         """Deals of a contact in a pipeline; a listing that leaves a field out does not speak against the deal."""
         ids = {
-            "contactId": validate.uuid(contact_id, "contact_id"),
-            "pipelineId": validate.uuid(pipeline_id, "pipeline_id"),
+            "contactId": validation.uuid(contact_id, "contact_id"),
+            "pipelineId": validation.uuid(pipeline_id, "pipeline_id"),
         }
         if stage_id is not None:
-            ids["stageId"] = validate.uuid(stage_id, "stage_id")
+            ids["stageId"] = validation.uuid(stage_id, "stage_id")
         for deal in self.list_deals():
             shown = {name: deal[name] for name in ids if deal.get(name) is not None}
             if "contactId" in shown and all(str(value).lower() == ids[name].lower() for name, value in shown.items()):
@@ -135,9 +136,9 @@ class DealCalls(Calls):
         """
         body: Record = {}
         if contact_id is not None:
-            body["contactId"] = validate.uuid(contact_id, "contact_id")
+            body["contactId"] = validation.uuid(contact_id, "contact_id")
         if stage_id is not None:
-            body["stageId"] = validate.uuid(stage_id, "stage_id")
+            body["stageId"] = validation.uuid(stage_id, "stage_id")
         if attributes is not None:
             body["attributes"] = _deal_attributes(attributes)
         if not body:
@@ -150,7 +151,7 @@ class DealCalls(Calls):
         :raises CrmDealNotFoundError: if there is no such deal
         :raises CrmStageNotFoundError: if there is no such stage in its pipeline
         """
-        return self.update_deal(deal_id, stage_id=validate.uuid(stage_id, "stage_id"))
+        return self.update_deal(deal_id, stage_id=validation.uuid(stage_id, "stage_id"))
 
     def delete_deal(self, deal_id: str) -> None:
         """Delete a deal (that it can be deleted is documented, the path is *inferred*).
@@ -168,11 +169,13 @@ class DealCalls(Calls):
 
 
 def _deal(deal_id: str) -> dict[str, str]:
-    return {"deal_id": validate.uuid(deal_id, "deal_id")}
+    return {"deal_id": validation.uuid(deal_id, "deal_id")}
 
 
 def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
-    checked = validate.attributes(attributes, reserved=frozenset({"attributes", "contactId", "pipelineId", "stageId"}))
+    checked = validation.attributes(
+        attributes, reserved=frozenset({"attributes", "contactId", "pipelineId", "stageId"})
+    )
     amount = checked.get("pb_amount")
     if isinstance(amount, float):
         raise e.CrmInvalidValueError(
