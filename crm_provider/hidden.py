@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import XComArg
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.paths import AnyPath
 
 PLAIN = (bool, int, float, type(None))
 """Types of most arguments, checked first: the check for a path is slow before Python 3.12."""

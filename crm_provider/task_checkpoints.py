@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from crm_provider._compat import AirflowRuntimeError, Context
+from crm_provider.files.paths import AnyPath, sibling
 from crm_provider.load.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
-from crm_provider.load.paths import AnyPath, sibling
 
 log = logging.getLogger(__name__)
 

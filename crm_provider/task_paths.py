@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from crm_provider import site_config
+from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.hidden import unmask
-from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 
 

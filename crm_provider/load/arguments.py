@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from crm_provider.client.validation import several
+from crm_provider.files.paths import as_path
 from crm_provider.load.mapping import Mapper
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.paths import as_path
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import SourceError
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from crm_provider.load.paths import AnyPath, atomic_writer, is_local, read_own, remove
+from crm_provider.files.paths import AnyPath, atomic_writer, is_local, read_own, remove
 from crm_provider.load.rows import Outcome
 
 log = logging.getLogger(__name__)

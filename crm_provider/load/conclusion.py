@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crm_provider.load.paths import AnyPath, CannotWrite, sibling
+from crm_provider.files.paths import AnyPath, CannotWrite, sibling
 from crm_provider.load.report import report, write_report
 from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary

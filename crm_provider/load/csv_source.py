@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_files import EXTRA, LARGEST_ROW, LINE, Record, Table, place
 from crm_provider.load.source_options import FileOptions, HeaderLine, told_apart

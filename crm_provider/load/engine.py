@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from crm_provider.client.client import CrmClient
 from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import RowMapper, check
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.report import advice_of, commonest

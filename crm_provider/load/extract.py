@@ -18,11 +18,11 @@ from typing import Any, NoReturn, TypedDict
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, LISTINGS, ListedPage, Listing, Record, walk_pages
+from crm_provider.files.parquet import arrow_modules
+from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local, private_folder, writing
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
-from crm_provider.load.parquet_library import arrow_modules
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local, private_folder, writing
 from crm_provider.load.tally import Progress, Tally
 from crm_provider.load.writers import gzipped, record_writer
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import IO, cast
 
-from crm_provider.load.paths import AnyPath, atomic_writer, each_line, read_own
-from crm_provider.load.scratch import Scratch
+from crm_provider.files.local import Scratch
+from crm_provider.files.paths import AnyPath, atomic_writer, each_line, read_own
 
 KIND = "crm_provider fingerprints "
 TITLE = f"{KIND}1"

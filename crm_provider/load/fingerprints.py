@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from crm_provider.client.settings import Settings
+from crm_provider.files.journal import Journal
+from crm_provider.files.local import FileLock
+from crm_provider.files.paths import AnyPath, is_local, read_own, sibling
 from crm_provider.load.fingerprint_table import (
     KIND,
     SIZE,
@@ -26,9 +29,6 @@ from crm_provider.load.fingerprint_table import (
     lines_of,
     write_state,
 )
-from crm_provider.load.journal import Journal
-from crm_provider.load.locking import FileLock
-from crm_provider.load.paths import AnyPath, is_local, read_own, sibling
 from crm_provider.load.rows import Contact, SourceError
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_files import LINE, Record, Table, place
 from crm_provider.load.text_lines import Lines, open_lines

@@ -7,8 +7,8 @@ import json
 from datetime import datetime
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.files.local import Scratch
 from crm_provider.load.rows import Contact, key_of
-from crm_provider.load.scratch import Scratch
 
 
 class Known:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from crm_provider.load.parquet_library import arrow_modules
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.parquet import arrow_modules
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_files import Record, Table, folder_refused, read_source
 from crm_provider.load.source_options import told_apart

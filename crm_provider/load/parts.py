@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import IO, Any
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load.paths import (
+from crm_provider.files.paths import (
     AnyPath,
     append,
     each_line,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from crm_provider.load.journal import Journal
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.journal import Journal
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject, RejectLines
 from crm_provider.load.rows import SourceError
 

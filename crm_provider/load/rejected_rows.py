@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crm_provider.load.paths import AnyPath, CannotRead
+from crm_provider.files.paths import AnyPath, CannotRead
 from crm_provider.load.reject_lines import Reject, form_mark
 from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import Row, SourceError

@@ -9,8 +9,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from crm_provider.load.journal import Changed
-from crm_provider.load.paths import AnyPath, CannotWrite, is_local
+from crm_provider.files.journal import Changed
+from crm_provider.files.paths import AnyPath, CannotWrite, is_local
 from crm_provider.load.reject_lines import Reject, form_mark
 from crm_provider.load.reject_reader import RejectReader, RejectsFormat, lines_and_journal
 from crm_provider.load.rows import SourceError

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
-from crm_provider.load.paths import AnyPath, atomic_writer
+from crm_provider.files.paths import AnyPath, atomic_writer
 from crm_provider.load.rows import Outcome
 from crm_provider.load.summary import Summary, duration
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider.client.upsert import ContactWriter, LearnedOrder
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load import plan as plans
 from crm_provider.load.checkpoint import Checkpoint, resumable
 from crm_provider.load.endings import Endings
 from crm_provider.load.ledger import EVERY, REMOTE_EVERY, Ledger, Saver
-from crm_provider.load.paths import CannotWrite
 from crm_provider.load.preflight import Preflight, stop_if_invalid
 from crm_provider.load.progress import Position, Progress, noted
 from crm_provider.load.rejects import RejectsFile, RowsLost

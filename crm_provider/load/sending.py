@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from crm_provider import errors as e
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load.checkpoint import DoneRows
 from crm_provider.load.endings import Endings
-from crm_provider.load.paths import CannotWrite
 from crm_provider.load.sender import Flight
 from crm_provider.load.window import Interrupt, Window
 from crm_provider.load.work import Fate, WorkItem

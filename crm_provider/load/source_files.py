@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from crm_provider.load.paths import AnyPath, read_plain
-from crm_provider.load.planted import NO_FILE
+from crm_provider.files.paths import NO_FILE, AnyPath, read_plain
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.source_options import FORMATS
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
+from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.csv_source import CsvFiles
 from crm_provider.load.jsonl_source import open_jsonl
 from crm_provider.load.parquet_source import open_parquet
-from crm_provider.load.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.source_files import LINE, Places, Table, expanded, format_of, there
 from crm_provider.load.source_options import ROWS, FileOptions, checked_format

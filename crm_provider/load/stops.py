@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crm_provider import errors as e
 from crm_provider.errors.policy import Decision
-from crm_provider.load.paths import CannotWrite
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load.summary import Summary
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider.load.paths import AnyPath, as_path
+from crm_provider.files.local import Scratch
+from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
-from crm_provider.load.scratch import Scratch
 from crm_provider.load.source_files import expanded, place, there
 from crm_provider.load.sources import FilesSource, Source, open_source
 from crm_provider.load.text_lines import open_lines

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from crm_provider.load.paths import AnyPath
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_files import LARGEST_ROW, folder_refused, place, read_source
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from crm_provider.files.local import Scratch
 from crm_provider.load.known import digest
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.scratch import Scratch
 
 
 class Fate(IntEnum):

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, cast
 
+from crm_provider.files.parquet import arrow_modules
 from crm_provider.load.extract_options import Format
 from crm_provider.load.flatten import Record, cell, pick
-from crm_provider.load.parquet_library import arrow_modules
 from crm_provider.values.json_values import json_text
 
 Add = Callable[[Record], None]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
+from crm_provider.files.parquet import check_pyarrow
 from crm_provider.hidden import path_text
 from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
 from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
 from crm_provider.load.flatten import checked_fields
-from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.operators.base import CrmOperator
 from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import is_mapped

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider._compat import Context
+from crm_provider.files.parquet import check_pyarrow
+from crm_provider.files.paths import AnyPath
 from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
-from crm_provider.load.parquet_library import check_pyarrow
-from crm_provider.load.paths import AnyPath
 from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import SourceError
 from crm_provider.load.source_options import checked_format

@@ -11,15 +11,15 @@ from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.assets import note_load
 from crm_provider.errors.on_error import Action, Work
+from crm_provider.files.local import InUse
+from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
 from crm_provider.load.arguments import check_arguments, mapper_of, options_of
 from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.fields import Empty
-from crm_provider.load.locking import InUse
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
-from crm_provider.load.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.stops import LoadStopped

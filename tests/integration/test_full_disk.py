@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load import journal_stores, parts, suppression
-from crm_provider.load.scratch import Scratch
+from crm_provider.files import journal
+from crm_provider.files.local import Scratch
+from crm_provider.load import parts, suppression
 from crm_provider.load.stops import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -45,7 +46,7 @@ class Disk:
 def test_a_load(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p6@example.com")
-    Disk(monkeypatch, journal_stores, fits=1, full=1)
+    Disk(monkeypatch, journal, fits=1, full=1)
     rejects = tmp_path / "rejects.jsonl"
     task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects), max_rejects=5)
     assert task.states == ["up_for_retry", "success"]
@@ -61,7 +62,7 @@ def test_a_load_without_a_retry_leaves_its_books(
     run_task: RunTask, crm: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
-    Disk(monkeypatch, journal_stores, fits=0, full=100)
+    Disk(monkeypatch, journal, fits=0, full=100)
     task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(tmp_path / "rejects.jsonl"), retries=0)
     assert task.states == ["failed"]
     assert type(task.error).__name__ == "LoadUnsaved"

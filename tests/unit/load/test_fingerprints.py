@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.client.settings import Settings
+from crm_provider.files.journal import Journal
+from crm_provider.files.local import InUse
 from crm_provider.load import fingerprint_table
 from crm_provider.load.fingerprint_table import TITLE, PrintTable, write_state
 from crm_provider.load.fingerprints import Fingerprints, secret_for
-from crm_provider.load.journal import Journal
-from crm_provider.load.locking import InUse
 from crm_provider.load.rows import Contact, SourceError
 
 SECRET = secret_for(Settings(api_key="key"))

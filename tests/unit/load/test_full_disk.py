@@ -18,16 +18,17 @@ from typing import IO, Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.load import journal_stores, window, work
+from crm_provider.files import journal as journal_stores
+from crm_provider.files.journal import Journal
+from crm_provider.files.local import Scratch
+from crm_provider.files.paths import CannotWrite, atomic_writer
+from crm_provider.load import window, work
 from crm_provider.load.checkpoint import Checkpoint
 from crm_provider.load.extract import Extract, ExtractUnsaved
-from crm_provider.load.journal import Journal
 from crm_provider.load.ledger import SENT_ROWS
-from crm_provider.load.paths import CannotWrite, atomic_writer
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejects import RejectsFile
 from crm_provider.load.rows import Outcome
-from crm_provider.load.scratch import Scratch
 from crm_provider.load.stops import MEND, LoadStopped, LoadUnsaved
 from crm_provider.load.window import LEAST
 from unit.fakes import FakeClock

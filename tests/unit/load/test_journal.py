@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.load import journal_stores
-from crm_provider.load.journal import Journal
-from crm_provider.load.paths import is_local
+from crm_provider.files import journal
+from crm_provider.files.journal import Journal
+from crm_provider.files.paths import is_local
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
 PLACES = ["disk", "store"]
@@ -135,7 +135,7 @@ def test_a_kill_while_parts_are_dropped_doubles_nothing(
         path.unlink()
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_stores, "remove", dying)
+        patch.setattr(journal, "remove", dying)
         with pytest.raises(KeyboardInterrupt):
             made.finish()
     assert list(Journal(path).lines()) == ["a", "b", "c"]
@@ -153,7 +153,7 @@ def test_leftovers_are_dropped_by_finish_alone() -> None:
 
 
 def test_much_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_stores, "MOST_WAITING", 10)
+    monkeypatch.setattr(journal, "MOST_WAITING", 10)
     path = new_path("store", Path())
     made = Journal(path)
     for n in range(20):

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 from upath import UPath
 
-from crm_provider.load.paths import CannotWrite, as_path, atomic_writer, is_local, private_folder, sibling
+from crm_provider.files.paths import CannotWrite, as_path, atomic_writer, is_local, private_folder, sibling
 
 
 @pytest.fixture

@@ -11,15 +11,25 @@ from pathlib import Path
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load import checkpoint, paths
+from crm_provider.files import paths
+from crm_provider.files.local import FileLock
+from crm_provider.files.paths import (
+    A_LINK,
+    NOT_OURS,
+    OPEN_FOLDER,
+    CannotRead,
+    CannotWrite,
+    atomic_writer,
+    private_file,
+    read_own,
+    unwritable,
+)
+from crm_provider.load import checkpoint
 from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
 from crm_provider.load.extract import Extract
 from crm_provider.load.fingerprint_table import lines_of
 from crm_provider.load.fingerprints import Fingerprints
-from crm_provider.load.locking import FileLock
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.paths import CannotRead, CannotWrite, atomic_writer, private_file, read_own, unwritable
-from crm_provider.load.planted import A_LINK, NOT_OURS, OPEN_FOLDER
 from crm_provider.load.reject_lines import Reject
 from crm_provider.load.rejected_rows import read_rejects
 from crm_provider.load.rejects import RejectsFile

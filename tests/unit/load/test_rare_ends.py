@@ -15,12 +15,11 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
-from crm_provider.load.locking import FileLock
+from crm_provider.files.local import FileLock, Scratch
+from crm_provider.files.paths import CannotWrite, unwritable, writing
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.paths import CannotWrite, unwritable, writing
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, SourceError
-from crm_provider.load.scratch import Scratch
 from crm_provider.load.sending import Sending
 from crm_provider.load.stops import LoadInterrupted, LoadStopped
 from crm_provider.load.summary import Summary

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.load.paths import CannotWrite, is_local
+from crm_provider.files.paths import CannotWrite, is_local
 from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject
 from crm_provider.load.rejected_rows import NoRejects, read_rejects
 from crm_provider.load.rejects import RejectsFile, RowsLost

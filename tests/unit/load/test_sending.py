@@ -9,8 +9,8 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
+from crm_provider.files.paths import CannotWrite
 from crm_provider.load import sending
-from crm_provider.load.paths import CannotWrite
 from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.sender import Flight, Sent
 from crm_provider.load.sending import WAKE, Sending

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from crm_provider.files.parquet import check_pyarrow
 from crm_provider.load import parquet_source
-from crm_provider.load.parquet_library import check_pyarrow
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources import open_source
 

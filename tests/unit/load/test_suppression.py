@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
+from crm_provider.files.local import Scratch
 from crm_provider.load.rows import NoSuchFile, SourceError
-from crm_provider.load.scratch import Scratch
 from crm_provider.load.suppression import Suppression
 from crm_provider.values.addresses import NotOneAddress, one_address
 
