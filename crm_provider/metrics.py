@@ -9,7 +9,7 @@ from crm_provider.load.rows import Outcome
 
 if TYPE_CHECKING:
     from crm_provider.client.observers import CallSeen
-    from crm_provider.load.summary import Summary
+    from crm_provider.load.report import Summary
 
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
 LOADS, ROWS = "crm.loads", "crm.load.rows"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crm_provider._compat import RetryPolicy
     from crm_provider.errors import CrmError
     from crm_provider.errors.policy import ErrorPolicy
-    from crm_provider.load.fields import Empty
+    from crm_provider.load.mapping.fields import Empty
     from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
 
     _T = TypeVar("_T")
@@ -177,7 +177,7 @@ class LoadArguments(CrmRowArguments, total=False):
 
     mapping: Templated[Mapping[str, Any]] | None
     """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and all others
-    as attributes. See :class:`~crm_provider.load.mapping.Mapper`."""
+    as attributes. See :class:`~crm_provider.load.mapping.mapper.Mapper`."""
     mode: Mode
     """``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)."""
     plan: PlanName

@@ -9,7 +9,7 @@ from typing import Any
 
 from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.files.paths import AnyPath, sibling
-from crm_provider.load.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import ACTIONS_OF, Action, Work, label
 from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
-from crm_provider.load import plan
-from crm_provider.load.summary import duration
+from crm_provider.load import planner
+from crm_provider.load.report import duration
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
 from crm_provider.values import redaction
@@ -350,9 +350,9 @@ def load_costs() -> str:
 
     rows = []
     for count in (10_000, 100_000, 1_000_000):
-        without = [plan.calls_without_reading("upsert", count, share) for share in (0.0, 0.5, 1.0)]
-        compared = plan.calls_with_compare("upsert", count, count, 1.0, UNCHANGED)
-        one_call = plan.calls_without_reading("create", count, 0.0)
+        without = [planner.calls_without_reading("upsert", count, share) for share in (0.0, 0.5, 1.0)]
+        compared = planner.calls_with_compare("upsert", count, count, 1.0, UNCHANGED)
+        one_call = planner.calls_without_reading("create", count, 0.0)
         costs = [*without, one_call, compared, count * (1 - UNCHANGED)]
         rows.append((f"{count:,}", *map(hours, costs)))
     return table(

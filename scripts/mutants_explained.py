@@ -35,16 +35,16 @@ class Explained:
 _SQL_IN_OTHER_LETTERS = r"\A-(.*\b(?:CREATE|SELECT|INSERT|DELETE|ORDER BY)\b.*)\n\+(?i:\1)\Z"
 
 EXPLAINED = (
-    Explained("same order", "load.endings", "__init__", r"_launched = 1"),
-    Explained("same order", "load.endings", "launching", r"\+= 2"),
-    Explained("capitals", "load.work", "", _SQL_IN_OTHER_LETTERS),
-    Explained("capitals", "load.known", "", _SQL_IN_OTHER_LETTERS),
-    Explained("capitals", "load.fingerprint_table", "", _SQL_IN_OTHER_LETTERS),
-    Explained("capitals", "load.fingerprint_table", "lines_of", r'decode\("ASCII"\)'),
-    Explained("capitals", "load.fingerprints", "", r'"SHA256"'),
-    Explained("words", "load.endings", "_reject", r"rstrip\('XX\.XX'\)"),
+    Explained("same order", "load.row_results", "__init__", r"_launched = 1"),
+    Explained("same order", "load.row_results", "launching", r"\+= 2"),
+    Explained("capitals", "load.state.temp_tables", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.state.temp_tables", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.state.fingerprints", "", _SQL_IN_OTHER_LETTERS),
+    Explained("capitals", "load.state.fingerprints", "lines_of", r'decode\("ASCII"\)'),
+    Explained("capitals", "load.state.fingerprints", "", r'"SHA256"'),
+    Explained("words", "load.row_results", "_reject", r"rstrip\('XX\.XX'\)"),
     Explained("words", "outcome", "_remark", r"rstrip\('XX\.XX'\)"),
-    Explained("default said", "load.endings", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
+    Explained("default said", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
     Explained("no such name", "errors.policy", "", r'operator or "XXXX"'),
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"\)'),
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),
@@ -52,7 +52,7 @@ EXPLAINED = (
     Explained("same value", "rate_limit.limiter", "SharePacer", r"ProcessPacer\(rate, 2\)"),
     Explained("same value", "rate_limit.stores", "FallbackStore", r"_untold.* = \[False\]"),
     Explained("same value", "waiting", "back_off", r"min\(failed - 1, 33\)"),
-    Explained("same value", "load.plan", "choose", r"pages_of\(count or 1\)"),
+    Explained("same value", "load.planner", "choose", r"pages_of\(count or 1\)"),
     Explained("same value", "load.order", "__init__", r"share: float = 1\.0"),
 )
 

@@ -81,17 +81,17 @@ _ALL = (
     ),
     Group(
         "plan",
-        ("load/plan", "load/order", "load/verdict"),
+        ("load/planner", "load/order", "load/row_results"),
         (f"{LOAD}/test_plan.py", f"{LOAD}/test_plan_prices.py", f"{LOAD}/test_order.py", f"{LOAD}/test_verdict.py"),
     ),
     Group(
         "endings",
-        ("load/endings", "load/sender", "load/conclusion"),
+        ("load/row_results", "load/workers", "load/conclusion"),
         (f"{LOAD}/test_endings.py", f"{LOAD}/test_sender.py", f"{LOAD}/test_conclusion.py"),
     ),
     Group(
         "books",
-        ("load/checkpoint", "load/ledger", "load/tally"),
+        ("load/state/checkpoint", "load/progress", "load/tally"),
         (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
@@ -102,18 +102,18 @@ _ALL = (
     ),
     Group(
         "loop",
-        ("load/sending", "load/window", "load/work"),
+        ("load/dispatch", "load/workers", "load/state/temp_tables"),
         (f"{LOAD}/test_sending.py", f"{LOAD}/test_window.py", f"{LOAD}/test_work.py"),
     ),
     Group(
         "run",
-        ("load/run", "load/engine"),
+        ("load/job",),
         (f"{LOAD}/test_run.py", f"{LOAD}/test_full_disk.py", f"{LOAD}/test_rare_ends.py", ENGINE),
         (f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",),
     ),
     Group(
         "known",
-        ("load/fingerprints", "load/fingerprint_table", "load/known"),
+        ("load/state/fingerprints", "load/state/temp_tables"),
         (f"{LOAD}/test_fingerprints.py", f"{LOAD}/test_known.py"),
         (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
     ),

@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crm_provider.files.paths import AnyPath, CannotWrite, sibling
-from crm_provider.load.report import report, write_report
+from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.report import (
+    Summary,
+    advice_of,
+    commonest,
+    report,
+    write_report,
+)
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import Summary
 
 if TYPE_CHECKING:
-    from crm_provider.load.engine import Load
+    from crm_provider.load.job import Load
+
+
+def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
+    """Why a load counts as failed, None if it does not."""
+    rejected, allowed = summary[Outcome.REJECTED], rejects_allowed(options.max_rejects, summary.rows)
+    if rejected <= allowed:
+        return None
+    return (
+        f"{rejected:,} of {_rows(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
+        f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
+        f"{_most_often(summary, rejected)}"
+    )
+
+
+def _most_often(summary: Summary, rejected: int) -> str:
+    """The commonest reasons; no text of them holds a value."""
+    errors = {type_: count for type_, count in summary.errors.items() if count <= rejected}  # else: skipped by on_error
+    if sum(errors.values()) != rejected:  # which of them were skipped is not told apart
+        return f"The errors of all rows: {_counted(commonest(summary.errors))}"
+    (top, count), *others = commonest(errors)
+    problems = commonest(summary.problems) if top == "INVALID_VALUE" else []
+    also = _counted(others)
+    what = problems[0][0] if problems else advice_of(top)
+    return f"Most often {top} ({_rows(count)}): {what}{also and f'. Also {also}'}"
+
+
+def _counted(types: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{number:,} {type_}" for type_, number in types[:5])
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' * (number != 1)}"
+
 
 log = logging.getLogger(__name__)
 

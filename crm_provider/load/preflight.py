@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from crm_provider.load.null_words import NullWords
+from crm_provider.load.mapping.columns import NullWords
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
-from crm_provider.load.sources import Source
-from crm_provider.load.window import Interrupt, Interrupted
-from crm_provider.load.work import Fate, WorkTable, without_views
+from crm_provider.load.sources.source import Source
+from crm_provider.load.state.temp_tables import Fate, WorkTable, without_views
+from crm_provider.load.workers import Interrupt, Interrupted
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,9 @@
-"""What flows through a load: a row of the source, the contact it becomes, and how it ends."""
+"""What flows through a load: rows, contacts, outcomes.
+
+A value that Python or a database's driver has no value for: kept as the text that the database sent.
+
+What flows through a load: a row of the source, the contact it becomes, and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,22 @@ from enum import Enum
 from typing import Any
 
 from crm_provider.values.addresses import person_key
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for such a value in a row, so that only a row that sends it is rejected.
+
+    :param text: as the database wrote it, for the rejects file
+    """
+
+    text: str
+
+    def __repr__(self) -> str:
+        return "Unreadable(...)"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Outcome(str, Enum):

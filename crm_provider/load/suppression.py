@@ -17,9 +17,8 @@ from typing import Any
 from crm_provider.files.local import Scratch
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_files import expanded, place, there
-from crm_provider.load.sources import FilesSource, Source, open_source
-from crm_provider.load.text_lines import open_lines
+from crm_provider.load.sources.files import expanded, open_lines, place, there
+from crm_provider.load.sources.source import FilesSource, Source, open_source
 from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,8 @@ class Suppression:
         :func:`~crm_provider.values.addresses.one_address`.
 
         :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
-            :func:`~crm_provider.load.sources.open_source` reads, with a column ``email`` or a single column; or a list
+            :func:`~crm_provider.load.sources.source.open_source` reads, with a column ``email`` or a single column; or
+                a list
             of such paths or of rows
         :param format: as for ``open_source``, and ``txt``
         :param options: as for ``open_source``

@@ -11,9 +11,9 @@ from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import AnyPath
 from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
-from crm_provider.load.rejected_rows import NoRejects, RejectedRows, read_rejects
+from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import SourceError
-from crm_provider.load.source_options import checked_format
+from crm_provider.load.sources.options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.outcome import skip
 from crm_provider.task_paths import path_of, with_connection
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.load.sources import Source
+    from crm_provider.load.sources.source import Source
     from crm_provider.task_arguments import LoadArguments, PathArgument, PathsOrRows
 
 Only = Literal["retryable", "all"]
@@ -46,7 +46,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
     :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
     :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
-        of rows): :class:`~crm_provider.load.source_options.FileOptions`
+        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
 
     template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
@@ -90,7 +90,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         return {**super()._arguments(), "source": getattr(self, "_source", None)}
 
     def open_source(self) -> Source:
-        from crm_provider.load.sources import open_source
+        from crm_provider.load.sources.source import open_source
 
         source = unmask(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):

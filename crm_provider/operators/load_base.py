@@ -16,14 +16,22 @@ from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
-from crm_provider.load.arguments import check_arguments, mapper_of, options_of
-from crm_provider.load.checkpoint import Checkpoints, NoCheckpoints
-from crm_provider.load.fields import Empty
-from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.mapping.fields import Empty
+from crm_provider.load.options import (
+    ERRORS_IN_A_ROW,
+    Duplicates,
+    Mode,
+    OnInvalid,
+    PlanName,
+    check_arguments,
+    mapper_of,
+    options_of,
+)
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadStopped
+from crm_provider.load.row_results import judge_run
 from crm_provider.load.rows import NoSuchFile, SourceError
-from crm_provider.load.stops import LoadStopped
-from crm_provider.load.verdict import judge_run
+from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.outcome import fail_without_retry, raise_for_decision
@@ -34,11 +42,10 @@ from crm_provider.task_templates import check_rendered, is_mapped
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from crm_provider.load.engine import Load
-    from crm_provider.load.sources import Source
-    from crm_provider.load.stops import LoadUnsaved
-    from crm_provider.load.summary import Summary
-    from crm_provider.load.window import Interrupt
+    from crm_provider.load.job import Load
+    from crm_provider.load.report import LoadUnsaved, Summary
+    from crm_provider.load.sources.source import Source
+    from crm_provider.load.workers import Interrupt
     from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
@@ -56,7 +63,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     ``rows``) and of errors by type, calls, duration, and paths. It never holds a row.
 
     :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
-        all others as attributes. See :class:`~crm_provider.load.mapping.Mapper`
+        all others as attributes. See :class:`~crm_provider.load.mapping.mapper.Mapper`
     :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
     :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
         suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
@@ -177,10 +184,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.conclusion import done, what_to_do
-        from crm_provider.load.engine import too_many_rejects
-        from crm_provider.load.stops import LoadInterrupted, LoadUnsaved
-        from crm_provider.load.summary import Summary
+        from crm_provider.load.conclusion import done, too_many_rejects, what_to_do
+        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary
 
         with ExitStack() as opened:
             try:
@@ -224,10 +229,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def _prepared(self, context: Context, opened: ExitStack) -> Load:
         """The load; what it holds open is closed with ``opened``."""
-        from crm_provider.load.engine import Load
-        from crm_provider.load.fingerprints import Fingerprints, secret_for
+        from crm_provider.load.job import Load
+        from crm_provider.load.state.fingerprints import Fingerprints, secret_for
         from crm_provider.load.suppression import Suppression
-        from crm_provider.load.window import Interrupt, Pulse
+        from crm_provider.load.workers import Interrupt, Pulse
         from crm_provider.task_checkpoints import checkpoints_for
 
         given, pulse = self._arguments(), Pulse()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from crm_provider.load.unreadable import Unreadable
+from crm_provider.load.rows import Unreadable
 
 CURSOR_NAME = "crm_load"
 

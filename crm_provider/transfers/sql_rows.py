@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.source_files import Places
+from crm_provider.load.sources.files import Places
 from crm_provider.transfers.sql_drivers import drivers_of, streaming_cursor
 
 FETCH_SIZE = 1000

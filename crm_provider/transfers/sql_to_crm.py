@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.load.sources import Source
+    from crm_provider.load.sources.source import Source
     from crm_provider.task_arguments import LoadArguments, Templated
 
 

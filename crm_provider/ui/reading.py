@@ -10,10 +10,10 @@ from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from crm_provider.errors.catalog import CATALOGUE
-from crm_provider.load.checkpoint import VERSION, Checkpoint
 from crm_provider.load.progress import left_of
+from crm_provider.load.report import duration
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import duration
+from crm_provider.load.state.checkpoint import VERSION, Checkpoint
 
 OUTCOMES = (*(outcome.value for outcome in Outcome), "left")
 """Parts of the bar, in this order."""

@@ -35,14 +35,14 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load.engine import Load
-from crm_provider.load.fingerprints import Fingerprints
-from crm_provider.load.mapping import Mapper
+from crm_provider.load.job import Load
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
+from crm_provider.load.report import Summary
 from crm_provider.load.rows import Row
-from crm_provider.load.sources import open_source
-from crm_provider.load.summary import Summary
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.workers import Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer, Unlimited
 from crm_provider.sandbox import Sandbox
 

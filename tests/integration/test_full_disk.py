@@ -13,7 +13,7 @@ import pytest
 from crm_provider.files import journal
 from crm_provider.files.local import Scratch
 from crm_provider.load import parts, suppression
-from crm_provider.load.stops import MEND
+from crm_provider.load.report import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings

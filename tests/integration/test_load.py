@@ -21,10 +21,10 @@ import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.load import sending
-from crm_provider.load.checkpoint import NoCheckpoints
+from crm_provider.load import dispatch
+from crm_provider.load.dispatch import Sending
 from crm_provider.load.rows import NoSuchFile
-from crm_provider.load.sending import Sending
+from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings, ids
 from crm_provider.task_checkpoints import TaskStateCheckpoints
@@ -54,7 +54,7 @@ def resuming(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are sent one after the other: errors in a row are those of rows in a row."""
-    monkeypatch.setattr("crm_provider.load.run.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
 
 
 def rows(count: int, *, name: str = "N", first: int = 1) -> list[Row]:
@@ -706,7 +706,7 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         return install(number, strike if number == signal.SIGALRM and callable(handler) else handler)
 
     monkeypatch.setattr(signal, "signal", gently)
-    monkeypatch.setattr(sending, "LAST_WAIT", 300.0)
+    monkeypatch.setattr(dispatch, "LAST_WAIT", 300.0)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     install(signal.SIGALRM, before)

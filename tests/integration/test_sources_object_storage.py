@@ -15,7 +15,7 @@ from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
 from crm_provider.load.rows import NoSuchFile
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources.source import open_source
 
 ROWS = [{"email": "a@x.io"}, {"email": "b@x.io"}]
 

@@ -26,7 +26,7 @@ from airflow_stack import AirflowStack
 
 from crm_provider import testing
 from crm_provider.client.pagination import AT_ONCE, PAGE_SIZE
-from crm_provider.load.ledger import SENT_ROWS
+from crm_provider.load.progress import SENT_ROWS
 from crm_provider.sandbox import Sandbox
 from crm_provider.sandbox.journal import JournalEntry
 

@@ -24,7 +24,7 @@ from airflow_runs import Task
 from airflow_stack import AirflowStack
 
 from crm_provider import testing
-from crm_provider.load.ledger import SENT_ROWS
+from crm_provider.load.progress import SENT_ROWS
 from crm_provider.sandbox import Sandbox
 
 pytest.importorskip("airflow.models.task_state_store", reason="task state stores came with Airflow 3.3")

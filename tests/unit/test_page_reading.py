@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.load.checkpoint import Checkpoint
 from crm_provider.load.progress import Position, left_of, noted
+from crm_provider.load.report import Summary
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import Summary
+from crm_provider.load.state.checkpoint import Checkpoint
 from crm_provider.ui.reading import (
     BAR_WIDTH,
     LEAST_WIDTH,

@@ -16,12 +16,11 @@ import pytest
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import Format
 
-from crm_provider.load.mapping import Mapper
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
-from crm_provider.load.reject_lines import JsonLines, Reject
-from crm_provider.load.rows import InvalidRow, Row, SourceError
-from crm_provider.load.unreadable import Unreadable
+from crm_provider.load.rejects.formats import JsonLines, Reject
+from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
 from crm_provider.transfers.sql_drivers import exact_json, psycopg2_types, teach_psycopg
 from crm_provider.transfers.sql_rows import FAILURES_IN_A_ROW, SqlRows, check_single
 

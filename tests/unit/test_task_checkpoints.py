@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crm_provider._compat import AirflowRuntimeError
-from crm_provider.load.checkpoint import Checkpoint, NoCheckpoints
+from crm_provider.load.state.checkpoint import Checkpoint, NoCheckpoints
 from crm_provider.task_checkpoints import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
 
 from .fakes import logged

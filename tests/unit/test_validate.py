@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
-from crm_provider.load import values
+from crm_provider.load.mapping import converters as values
 
 UUID = "123e4567-e89b-12d3-a456-426614174000"
 

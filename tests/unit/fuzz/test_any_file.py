@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources.source import open_source
 
 from .conftest import Guard
 

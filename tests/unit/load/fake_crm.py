@@ -13,7 +13,7 @@ from crm_provider.client.observers import CallSeen
 from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.client.upsert import Creation
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
-from crm_provider.load.window import Pulse
+from crm_provider.load.workers import Pulse
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
 """From the name of a call and the email to what goes wrong."""

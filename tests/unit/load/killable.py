@@ -10,14 +10,14 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load import run
-from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load
-from crm_provider.load.fingerprints import Fingerprints
-from crm_provider.load.mapping import Mapper
-from crm_provider.load.rejects import RejectsFile
-from crm_provider.load.sources import open_source
-from crm_provider.load.window import LEAST, Interrupt, Pulse
+from crm_provider.load import job
+from crm_provider.load.job import Load
+from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.checkpoint import FileCheckpoints
+from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.workers import LEAST, Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer
 
 RATE, BURST = 100.0, 10
@@ -25,7 +25,7 @@ RATE, BURST = 100.0, 10
 
 def main(base_url: str, folder: Path) -> None:
     settings = Settings(api_key="sandbox-key", base_url=base_url)
-    run.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
+    job.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
     interrupt, pulse = Interrupt(), Pulse()
     transport = Transport(settings, pacer=ProcessPacer(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
     with CrmClient(settings, transport=transport) as client:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.arguments import FILES, check_arguments, mapper_of, options_of
+from crm_provider.load.options import FILES, check_arguments, mapper_of, options_of
 from crm_provider.load.rows import Row, SourceError
 
 LIST = "11111111-1111-4111-8111-111111111111"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.files.paths import is_local
-from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints, NoCheckpoints, resumable
+from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints, NoCheckpoints, resumable
 
 FULL = Checkpoint(
     epoch=3, fingerprint="f" * 32, done_upto=1_000_000, done_above=tuple(range(1_000_002, 1_001_002, 2)),

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from crm_provider.load.conclusion import concluded, done, rejects_of, what_to_do
-from crm_provider.load.report import report
+from crm_provider.load.report import Summary, report
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import Summary
 
 SUMMARY = Summary(rows=5, counts={Outcome.CREATED: 3, Outcome.REJECTED: 2}, calls=5)
 

@@ -9,15 +9,13 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.endings import NOT_KNOWN, Endings
-from crm_provider.load.ledger import Ledger
 from crm_provider.load.options import LoadOptions, Mode
-from crm_provider.load.reject_lines import Reject
+from crm_provider.load.progress import Ledger
+from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.row_results import NOT_KNOWN, SENDS_OF_A_ROW, Endings
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Flight, Sent
-from crm_provider.load.verdict import SENDS_OF_A_ROW
-from crm_provider.load.window import Landed
-from crm_provider.load.work import Fate, WorkItem
+from crm_provider.load.state.temp_tables import Fate, WorkItem
+from crm_provider.load.workers import Flight, Landed, Sent
 
 from .fake_crm import PlainMapper
 

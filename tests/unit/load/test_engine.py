@@ -13,16 +13,16 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints
-from crm_provider.load.engine import Load, too_many_rejects
-from crm_provider.load.fingerprints import Fingerprints
-from crm_provider.load.ledger import REMOTE_EVERY
+from crm_provider.load.conclusion import too_many_rejects
+from crm_provider.load.job import Load
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.progress import REMOTE_EVERY
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome, SourceError
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
-from crm_provider.load.summary import Summary
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints
+from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.workers import Interrupt, Pulse
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

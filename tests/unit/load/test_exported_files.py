@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from crm_provider.load.mapping import Mapper
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import Preflight, check
 from crm_provider.load.rows import InvalidRow, SourceError
-from crm_provider.load.sources import Source, open_source
-from crm_provider.load.work import Fate
+from crm_provider.load.sources.source import Source, open_source
+from crm_provider.load.state.temp_tables import Fate
 
 DATA = Path(__file__).parent / "data"
 

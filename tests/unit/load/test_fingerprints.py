@@ -20,10 +20,9 @@ from upath import UPath
 from crm_provider.client.settings import Settings
 from crm_provider.files.journal import Journal
 from crm_provider.files.local import InUse
-from crm_provider.load import fingerprint_table
-from crm_provider.load.fingerprint_table import TITLE, PrintTable, write_state
-from crm_provider.load.fingerprints import Fingerprints, secret_for
 from crm_provider.load.rows import Contact, SourceError
+from crm_provider.load.state import fingerprints as fingerprint_table
+from crm_provider.load.state.fingerprints import TITLE, Fingerprints, PrintTable, secret_for, write_state
 
 SECRET = secret_for(Settings(api_key="key"))
 PLACES = [("disk", "s.txt"), ("disk", "s.txt.gz"), ("store", "s.txt"), ("store", "s.txt.gz")]
@@ -390,7 +389,7 @@ def test_two_runs_at_once_are_refused_on_a_disk(tmp_path: Path) -> None:
 
 def test_a_kill_releases_the_lock(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from crm_provider.load.fingerprints import Fingerprints\n"
+        "import os, sys, pathlib; from crm_provider.load.state.fingerprints import Fingerprints\n"
         f"prints = Fingerprints(pathlib.Path({str(tmp_path / 's')!r}), b'x'); prints.load(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9

@@ -22,15 +22,16 @@ from crm_provider.files import journal as journal_stores
 from crm_provider.files.journal import Journal
 from crm_provider.files.local import Scratch
 from crm_provider.files.paths import CannotWrite, atomic_writer
-from crm_provider.load import window, work
-from crm_provider.load.checkpoint import Checkpoint
+from crm_provider.load import workers
 from crm_provider.load.extract import Extract, ExtractUnsaved
-from crm_provider.load.ledger import SENT_ROWS
-from crm_provider.load.reject_lines import Reject
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.progress import SENT_ROWS
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.report import MEND, LoadStopped, LoadUnsaved
 from crm_provider.load.rows import Outcome
-from crm_provider.load.stops import MEND, LoadStopped, LoadUnsaved
-from crm_provider.load.window import LEAST
+from crm_provider.load.state import temp_tables
+from crm_provider.load.state.checkpoint import Checkpoint
+from crm_provider.load.workers import LEAST
 from unit.fakes import FakeClock
 
 from .test_engine import INVALID, REFUSED, Setting, outcomes, people
@@ -121,7 +122,7 @@ def test_a_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypat
         raise CannotWrite("loaded.state", "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("crm_provider.load.fingerprints.write_state", full)
+        patched.setattr("crm_provider.load.state.fingerprints.write_state", full)
         with pytest.raises(LoadUnsaved, match=r"loaded\.state cannot be written: No space left") as cut:
             it.run()
     assert cut.value.summary.left == 0
@@ -178,7 +179,7 @@ def test_a_bug_that_came_first_is_told(it: Setting, caplog: pytest.LogCaptureFix
 def test_rows_on_their_way_are_taken_in(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first reject does not fit; the rows that are on their way meanwhile are in the books all the same."""
     it.crm.trouble = lambda call, email: INVALID if email in ("p1@x.org", "p2@x.org") else None
-    monkeypatch.setattr(window, "LEAST", 8)
+    monkeypatch.setattr(workers, "LEAST", 8)
     it.state = None
 
     def full(*_: Any) -> None:
@@ -209,7 +210,7 @@ def test_a_state_file_that_cannot_be_closed_hides_nothing(
 
 
 def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
+    monkeypatch.setattr(temp_tables, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
     it.source.given = people(ROWS, note="x" * 500)
     with pytest.raises(LoadUnsaved, match=r"temporary tables .* cannot be written: database or disk is full") as cut:
         it.run()

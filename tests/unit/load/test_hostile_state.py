@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load.checkpoint import Checkpoint, DoneRows, FileCheckpoints, resumable
-from crm_provider.load.fingerprints import Fingerprints
-from crm_provider.load.ledger import Ledger
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.progress import left_of
+from crm_provider.load.progress import Ledger, left_of
 from crm_provider.load.rows import Contact
+from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints, resumable
+from crm_provider.load.state.fingerprints import Fingerprints
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -22,14 +22,13 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
-from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load
+from crm_provider.load.job import Load
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
-from crm_provider.load.summary import Summary
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.state.checkpoint import FileCheckpoints
+from crm_provider.load.workers import Interrupt, Pulse
 from crm_provider.rate_limit.limiter import ProcessPacer
 from crm_provider.sandbox import Sandbox
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from crm_provider.load.ledger import SENT_ROWS
-from crm_provider.load.window import LEAST
+from crm_provider.load.progress import SENT_ROWS
+from crm_provider.load.workers import LEAST
 from crm_provider.sandbox import Sandbox
 
 from .killable import BURST, RATE

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact, is_unwanted
-from crm_provider.load.known import Known, digest
 from crm_provider.load.rows import Contact
+from crm_provider.load.state.temp_tables import Known, digest
 
 ADA = "ada@x.org"
 

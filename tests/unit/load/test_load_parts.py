@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.load.checkpoint import Checkpoint
-from crm_provider.load.ledger import EVERY, REMOTE_EVERY, SENT_ROWS, Ledger, Saver
 from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.planner import Survey
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
-from crm_provider.load.progress import INTERVAL, Position, Progress, line
+from crm_provider.load.progress import EVERY, INTERVAL, REMOTE_EVERY, SENT_ROWS, Ledger, Position, Progress, Saver, line
+from crm_provider.load.report import Summary, duration
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
-from crm_provider.load.summary import Summary, duration
-from crm_provider.load.survey import Survey
-from crm_provider.load.window import Interrupt, Interrupted
-from crm_provider.load.work import Fate, WorkTable
+from crm_provider.load.state.checkpoint import Checkpoint
+from crm_provider.load.state.temp_tables import Fate, WorkTable
+from crm_provider.load.workers import Interrupt, Interrupted
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows

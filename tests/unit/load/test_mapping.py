@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client import validation
-from crm_provider.load.fields import EMPTIES, TYPES
-from crm_provider.load.mapping import KEPT_PLANS, Mapper
+from crm_provider.load.mapping.fields import EMPTIES, TYPES
+from crm_provider.load.mapping.mapper import KEPT_PLANS, Mapper
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 
 ADA = {"mail": "ada@example.com"}

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from crm_provider.load.extract_options import Format
 from crm_provider.load.flatten import Columns
-from crm_provider.load.mapping import Mapper
-from crm_provider.load.null_words import is_error_value
+from crm_provider.load.mapping.columns import is_error_value
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, InvalidRow, Row
-from crm_provider.load.sources import open_source
-from crm_provider.load.work import Fate
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.temp_tables import Fate
 from crm_provider.load.writers import gzipped, record_writer
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -81,7 +81,7 @@ CONTACTS = [
 def test_an_extract_loads_back_into_the_same_contacts(
     form: Format, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "crm_provider.load.mapping")
+    caplog.set_level(logging.INFO, "crm_provider.load.mapping.mapper")
     assert loaded(extracted(tmp_path / f"contacts.{form}", form, RECORDS)) == CONTACTS
     (line,) = caplog.messages
     for name in ("id", "status", "source", "segmentedListsIds", "createdAt"):

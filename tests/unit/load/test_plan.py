@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from crm_provider.load.plan import Plan, Sample, calls_with_compare, calls_without_reading, choose, pages_of
+from crm_provider.load.planner import Plan, Sample, calls_with_compare, calls_without_reading, choose, pages_of
 
 NEVER = "must not be asked"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.plan import (
+from crm_provider.load.planner import (
     NO_LISTS,
     Lists,
     Plan,

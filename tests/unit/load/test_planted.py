@@ -24,19 +24,17 @@ from crm_provider.files.paths import (
     read_own,
     unwritable,
 )
-from crm_provider.load import checkpoint
-from crm_provider.load.checkpoint import Checkpoint, FileCheckpoints
 from crm_provider.load.extract import Extract
-from crm_provider.load.fingerprint_table import lines_of
-from crm_provider.load.fingerprints import Fingerprints
 from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.reject_lines import Reject
-from crm_provider.load.rejected_rows import read_rejects
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.report import write_report
 from crm_provider.load.rows import Contact, Row, SourceError
-from crm_provider.load.sources import open_source
-from crm_provider.load.work import Fate, WorkTable
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state import checkpoint
+from crm_provider.load.state.checkpoint import Checkpoint, FileCheckpoints
+from crm_provider.load.state.fingerprints import Fingerprints, lines_of
+from crm_provider.load.state.temp_tables import Fate, WorkTable
 
 from .test_extract import FakeClient, records
 

@@ -17,14 +17,13 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
 from crm_provider.files.local import FileLock, Scratch
 from crm_provider.files.paths import CannotWrite, unwritable, writing
+from crm_provider.load.dispatch import Sending
 from crm_provider.load.options import LoadOptions
+from crm_provider.load.planner import Survey
 from crm_provider.load.preflight import check
+from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Contact, SourceError
-from crm_provider.load.sending import Sending
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
-from crm_provider.load.summary import Summary
-from crm_provider.load.survey import Survey
-from crm_provider.load.window import Interrupt
+from crm_provider.load.workers import Interrupt
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people

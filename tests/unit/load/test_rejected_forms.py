@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.mapping import Mapper
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
-from crm_provider.load.reject_lines import Reject
-from crm_provider.load.rejected_rows import read_rejects
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.rejects.file import RejectsFile, read_rejects
+from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import InvalidRow
-from crm_provider.load.sources import open_source
-from crm_provider.load.work import Fate
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.temp_tables import Fate
 
 DATA = Path(__file__).parent / "data"
 

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.files.paths import CannotWrite, is_local
-from crm_provider.load.reject_lines import CsvLines, JsonLines, Reject
-from crm_provider.load.rejected_rows import NoRejects, read_rejects
-from crm_provider.load.rejects import RejectsFile, RowsLost
+from crm_provider.load.rejects.file import NoRejects, RejectsFile, RowsLost, read_rejects
+from crm_provider.load.rejects.formats import CsvLines, JsonLines, Reject
 from crm_provider.load.rows import SourceError
 
 FORMATS = ["jsonl", "csv"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from crm_provider.errors.catalog import CATALOGUE
-from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, report, write_report
+from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, Summary, report, write_report
 from crm_provider.load.rows import Outcome
-from crm_provider.load.summary import Summary
 
 SUMMARY = Summary(
     rows=1000,

@@ -13,16 +13,14 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.observers import CallSeen
 from crm_provider.client.upsert import LearnedOrder
-from crm_provider.load import plan as plans
-from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load
-from crm_provider.load.ledger import EVERY, REMOTE_EVERY
-from crm_provider.load.plan import Plan, Sample
+from crm_provider.load import planner as plans
+from crm_provider.load.job import READING_STOPPED, Load, Run
+from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
+from crm_provider.load.progress import EVERY, REMOTE_EVERY
+from crm_provider.load.report import LoadStopped, Summary
 from crm_provider.load.rows import Outcome, SourceError
-from crm_provider.load.run import READING_STOPPED, Run
-from crm_provider.load.stops import LoadStopped
-from crm_provider.load.summary import Summary
+from crm_provider.load.state.checkpoint import FileCheckpoints
 from crm_provider.rate_limit.schedule import MARGIN
 from unit.fakes import FakeClock
 

@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
 from crm_provider.load.rows import Contact, Made, Outcome, Row
-from crm_provider.load.sender import Flight, Sender, Sent
+from crm_provider.load.workers import Flight, Sender, Sent
 
 from .fake_crm import FakeCrm
 

@@ -10,12 +10,11 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.files.paths import CannotWrite
-from crm_provider.load import sending
+from crm_provider.load import dispatch
+from crm_provider.load.dispatch import WAKE, Sending
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Flight, Sent
-from crm_provider.load.sending import WAKE, Sending
-from crm_provider.load.window import Interrupt, Landed
-from crm_provider.load.work import Fate, WorkItem
+from crm_provider.load.state.temp_tables import Fate, WorkItem
+from crm_provider.load.workers import Flight, Interrupt, Landed, Sent
 from unit.fakes import FakeClock
 
 from .test_endings import Scene, down, throttled
@@ -199,7 +198,7 @@ def test_the_last_row_is_sent_again_too() -> None:
 
 
 def test_no_row_is_done_too_far_ahead_of_one_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "LOOKAHEAD", 5)
+    monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
     it, ahead = Loop([Fate.SEND] + [Fate.SAME] * 20), []
     it.air.slow = {1}
 
@@ -218,7 +217,7 @@ def test_a_row_that_waits_for_a_sign_of_the_server_does_not_keep_those_behind_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is on its way that could give the sign, and no further row may leave before it."""
-    monkeypatch.setattr(sending, "LOOKAHEAD", 5)
+    monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
     it = Loop([Fate.SEND] + [Fate.SAME] * 20)
     it.air.comes = lambda flight: down()
     it.run()
@@ -338,8 +337,8 @@ def test_a_load_that_is_cut_off_takes_in_what_comes_back_soon_and_begins_nothing
 
 
 def test_what_does_not_come_back_is_waited_for_a_little_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "LAST_WAIT", 0.5)
-    monkeypatch.setattr(sending, "WAKE", 0.625)
+    monkeypatch.setattr(dispatch, "LAST_WAIT", 0.5)
+    monkeypatch.setattr(dispatch, "WAKE", 0.625)
     it = Loop(4, width=4)
     it.air.slow = {1, 2, 3, 4}
     it.tick = lambda: _cut(it)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from crm_provider.load import text_lines
 from crm_provider.load.rows import NoSuchFile, Row, SourceError
-from crm_provider.load.source_options import FORMATS
-from crm_provider.load.sources import FilesSource, RowsSource, Source, open_source
+from crm_provider.load.sources import files as text_lines
+from crm_provider.load.sources.options import FORMATS
+from crm_provider.load.sources.source import FilesSource, RowsSource, Source, open_source
 
 
 def emails(source: Source) -> list[Any]:

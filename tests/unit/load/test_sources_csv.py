@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load import csv_source
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources import csv_files
+from crm_provider.load.sources.source import open_source
 
 
 def rows(folder: Path, text: str, **options: Any) -> list[Row]:
@@ -165,8 +165,8 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["secret", "secret\n"], ids=["one line", "many lines"])
 def test_a_record_that_is_too_large(tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_source, "LONGEST_RECORD", 10**9)
-    text = 'a,b\n1,2\n"' + line * (csv_source.LARGEST_ROW // len(line) + 9)
+    monkeypatch.setattr(csv_files, "LONGEST_RECORD", 10**9)
+    text = 'a,b\n1,2\n"' + line * (csv_files.LARGEST_ROW // len(line) + 9)
     with pytest.raises(SourceError, match=r"lines? 3( to \d+)?(:| is longer than 2097152 characters)") as caught:
         rows(tmp_path, text)
     assert "secret" not in str(caught.value)
@@ -178,6 +178,6 @@ def test_too_many_columns(tmp_path: Path) -> None:
 
 
 def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_source, "LONGEST_RECORD", 20)
+    monkeypatch.setattr(csv_files, "LONGEST_RECORD", 20)
     with pytest.raises(SourceError, match=r"lines 2 to 22: one record has over 20 lines"):
         rows(tmp_path, 'a,b\n"' + '1\n","' * 30)

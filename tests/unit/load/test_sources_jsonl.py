@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources.source import open_source
 
 
 def rows(folder: Path, text: str, name: str = "leads.jsonl") -> list[Row]:

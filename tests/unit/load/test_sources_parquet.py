@@ -18,9 +18,9 @@ import pytest
 from upath import UPath
 
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.load import parquet_source
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources import parquet_files
+from crm_provider.load.sources.source import open_source
 
 
 def write(path: Any, table: Any, **arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def test_files_are_numbered_on(tmp_path: Path) -> None:
 def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pa.array([f"{n * 7919 % 100_003}@{'example' * 6}.com" for n in range(100_000)])
     path = write(tmp_path / "leads.parquet", pa.table({"email": texts}), compression="none", use_dictionary=False)
-    assert path.stat().st_size > 8 * parquet_source.READ_AHEAD
+    assert path.stat().st_size > 8 * parquet_files.READ_AHEAD
     sizes = []
 
     class Noted(io.FileIO):
@@ -105,10 +105,10 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
             sizes.append(len(data))
             return data
 
-    monkeypatch.setattr(parquet_source, "read_source", Noted)
+    monkeypatch.setattr(parquet_files, "read_source", Noted)
     assert sum(1 for _ in open_source(path).rows()) == 100_000
     assert sum(sizes) >= path.stat().st_size // 2  # they were noted
-    assert max(sizes) <= 5 * parquet_source.READ_AHEAD  # pages, of 1 MB, are read whole
+    assert max(sizes) <= 5 * parquet_files.READ_AHEAD  # pages, of 1 MB, are read whole
 
 
 # -- what is no Parquet
@@ -153,7 +153,7 @@ def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, mo
 
         tell = read = seek
 
-    monkeypatch.setattr(parquet_source, "read_source", lambda path: Broken())
+    monkeypatch.setattr(parquet_files, "read_source", lambda path: Broken())
     with pytest.raises(ConnectionResetError):
         list(open_source(good).rows())
 

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources import open_source
+from crm_provider.load.sources.source import open_source
 
 SECRET = "s3cr3t"
 

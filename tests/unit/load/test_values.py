@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client import validation
-from crm_provider.load import moments, numerals, phones, values
-from crm_provider.load.unfit import Unfit, is_empty
+from crm_provider.load.mapping import converters, formats
+from crm_provider.load.mapping.converters import Unfit, is_empty
 
 ID = UUID("123e4567-e89b-12d3-a456-426614174000")
 NOON = datetime(2024, 1, 31, 12, 0, tzinfo=timezone.utc)
@@ -83,8 +83,8 @@ def test_is_not_empty(value: Any) -> None:
     ],
 )
 def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
-    assert same(values.auto(value), as_auto)
-    assert same(values.text(value), as_text)
+    assert same(converters.auto(value), as_auto)
+    assert same(converters.text(value), as_text)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_auto_and_text(value: Any, as_auto: Any, as_text: str) -> None:
         (datetime.max.replace(tzinfo=SAO_PAULO), "a time outside the years 1 to 9999"),
     ],
 )
-@pytest.mark.parametrize("convert", [values.auto, values.text])
+@pytest.mark.parametrize("convert", [converters.auto, converters.text])
 def test_auto_and_text_refuse(convert: Callable[[Any], Any], value: Any, kind: str) -> None:
     assert kind_of(convert, value) == kind
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1], (1, 2)])
 def test_text_takes_no_nested_value(value: Any) -> None:
-    assert kind_of(values.text, value) == "a nested value"
+    assert kind_of(converters.text, value) == "a nested value"
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_text_takes_no_nested_value(value: Any) -> None:
     ],
 )
 def test_number(value: Any, options: dict[str, str], expected: str) -> None:
-    assert same(numerals.number(**options)(value), expected)
+    assert same(converters.number(**options)(value), expected)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_number(value: Any, options: dict[str, str], expected: str) -> None:
     ],
 )
 def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
-    assert kind_of(numerals.number(**options), value) == kind
+    assert kind_of(converters.number(**options), value) == kind
 
 
 @pytest.mark.parametrize(
@@ -180,22 +180,22 @@ def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
 )  # fmt: skip
 def test_marks_that_cannot_be_told_apart(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="two different marks"):
-        numerals.number(**options)
+        converters.number(**options)
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4))
 def test_a_number_keeps_its_digits(value: Decimal) -> None:
     written = f"{value:f}"
-    assert numerals.number()(written) == numerals.number()(value) == written
-    english = numerals.number(thousands=",")(f"{value:,f}")
-    german = numerals.number(decimal=",", thousands=".")(f"{value:,f}".translate(str.maketrans(",.", ".,")))
+    assert converters.number()(written) == converters.number()(value) == written
+    english = converters.number(thousands=",")(f"{value:,f}")
+    german = converters.number(decimal=",", thousands=".")(f"{value:,f}".translate(str.maketrans(",.", ".,")))
     assert english == german == written
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_the_digits_of_a_float_are_that_float(value: float) -> None:
     try:
-        written = numerals.digits(value)
+        written = converters.digits(value)
     except Unfit:
         assert abs(value) > 2**53
     else:
@@ -209,11 +209,11 @@ def test_the_digits_of_a_float_are_that_float(value: float) -> None:
      (str(2**64), 2**64)],
 )  # fmt: skip
 def test_integer(value: Any, expected: int) -> None:
-    assert same(numerals.integer()(value), expected)
+    assert same(converters.integer()(value), expected)
 
 
 def test_integer_with_marks() -> None:
-    assert numerals.integer(decimal=",", thousands=".")("1.234,00") == 1234
+    assert converters.integer(decimal=",", thousands=".")("1.234,00") == 1234
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_integer_with_marks() -> None:
      (False, "no number"), ("9" * 400, "too large a number"), (1e20, "a float too large to be exact")],
 )  # fmt: skip
 def test_integer_refuses(value: Any, kind: str) -> None:
-    assert kind_of(numerals.integer(), value) == kind
+    assert kind_of(converters.integer(), value) == kind
 
 
 # -- booleans ------------------------------------------------------------------------------------------------
@@ -230,28 +230,28 @@ def test_integer_refuses(value: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, Decimal(1), "1", "true", "TRUE", "t", "Yes", "y", "on", " on "])
 def test_true(value: Any) -> None:
-    assert values.boolean()(value) is True
+    assert converters.boolean()(value) is True
 
 
 @pytest.mark.parametrize("value", [False, 0, 0.0, Decimal(0), "0", "false", "False", "F", "no", "N", "OFF"])
 def test_false(value: Any) -> None:
-    assert values.boolean()(value) is False
+    assert converters.boolean()(value) is False
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, "2", "maybe", "sim", NOON])
 def test_neither_true_nor_false(value: Any) -> None:
-    assert kind_of(values.boolean(), value) == "neither true nor false"
+    assert kind_of(converters.boolean(), value) == "neither true nor false"
 
 
 def test_own_words_come_on_top() -> None:
-    convert = values.boolean(true=["Sim", "S"], false=["NÃO"])
+    convert = converters.boolean(true=["Sim", "S"], false=["NÃO"])
     assert [convert(word) for word in ("sim", "s", "yes", "não", "no")] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("words", [{"true": ["no"]}, {"false": ["YES "]}, {"true": ["x"], "false": ["X"]}])
 def test_a_word_has_one_meaning(words: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="would be true and false"):
-        values.boolean(**words)
+        converters.boolean(**words)
 
 
 # -- emails --------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_word_has_one_meaning(words: dict[str, list[str]]) -> None:
     ],
 )
 def test_email(value: str, lowercase: bool, expected: str) -> None:
-    assert values.email(lowercase=lowercase)(value) == expected
+    assert converters.email(lowercase=lowercase)(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_email(value: str, lowercase: bool, expected: str) -> None:
     ],
 )
 def test_email_refuses(value: Any, kind: str) -> None:
-    assert kind_of(values.email(), value) == kind
+    assert kind_of(converters.email(), value) == kind
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_email_refuses(value: Any, kind: str) -> None:
     ],
 )
 def test_json(value: Any, expected: Any) -> None:
-    assert same(values.as_json(value), expected)
+    assert same(converters.as_json(value), expected)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_json(value: Any, expected: Any) -> None:
     ],
 )
 def test_json_refuses(value: Any, kind: str) -> None:
-    assert kind_of(values.as_json, value) == kind
+    assert kind_of(converters.as_json, value) == kind
 
 
 # -- dates and times -----------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_json_refuses(value: Any, kind: str) -> None:
     ],
 )
 def test_date(value: Any, form: str | None, expected: str) -> None:
-    assert moments.day(format=form)(value) == expected
+    assert formats.day(format=form)(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_date(value: Any, form: str | None, expected: str) -> None:
      (20240131, None), (time(9), None), (1706659200.0, None)],
 )  # fmt: skip
 def test_date_refuses(value: Any, form: str | None) -> None:
-    assert kind_of(moments.day(format=form), value) == "no date"
+    assert kind_of(formats.day(format=form), value) == "no date"
 
 
 @pytest.mark.parametrize(
@@ -374,12 +374,12 @@ def test_date_refuses(value: Any, form: str | None) -> None:
     ],
 )
 def test_datetime(value: Any, zone: str | None, expected: str) -> None:
-    assert moments.moment(zone=zone)(value) == expected
+    assert formats.moment(zone=zone)(value) == expected
 
 
 def test_datetime_with_a_format() -> None:
-    assert moments.moment(format="%d/%m/%Y %H:%M", zone="UTC")("31/01/2024 12:00") == "2024-01-31T12:00:00Z"
-    assert moments.moment(format="%d/%m/%Y %H:%M %z")("31/01/2024 09:00 -0300") == "2024-01-31T12:00:00Z"
+    assert formats.moment(format="%d/%m/%Y %H:%M", zone="UTC")("31/01/2024 12:00") == "2024-01-31T12:00:00Z"
+    assert formats.moment(format="%d/%m/%Y %H:%M %z")("31/01/2024 09:00 -0300") == "2024-01-31T12:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_datetime_with_a_format() -> None:
     ],
 )
 def test_datetime_refuses(value: Any, kind: str) -> None:
-    assert kind_of(moments.moment(), value) == kind
+    assert kind_of(formats.moment(), value) == kind
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_datetime_refuses(value: Any, kind: str) -> None:
      ("%d/%m/%Y %Q", "cannot be read back")],
 )  # fmt: skip
 def test_a_format_is_checked_at_once(form: str, problem: str) -> None:
-    for make in (moments.day, moments.moment):
+    for make in (formats.day, formats.moment):
         with pytest.raises(ValueError, match=problem):
             make(format=form)
 
@@ -415,15 +415,15 @@ def test_a_format_is_checked_at_once(form: str, problem: str) -> None:
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "America", "", "../etc/passwd", "america sao paulo"])
 def test_a_time_zone_is_checked_at_once(zone: str) -> None:
     with pytest.raises(ValueError, match="is not known; give a name such as 'UTC'"):
-        moments.moment(zone=zone)
+        formats.moment(zone=zone)
 
 
 @given(st.datetimes(timezones=st.timezones(), min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)))  # noqa: DTZ001
 def test_every_moment_means_the_same_after_it(value: datetime) -> None:
-    written = moments.moment()(value)
+    written = formats.moment()(value)
     # as a difference, for an hour that the clocks of a zone show twice is never equal to one of another zone
     assert datetime.fromisoformat(written.replace("Z", "+00:00")) - value == timedelta(0)
-    assert moments.moment()(written) == written
+    assert formats.moment()(written) == written
 
 
 # -- phone numbers -------------------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_every_moment_means_the_same_after_it(value: datetime) -> None:
     ],
 )
 def test_phone(value: Any, region: str | None, expected: str) -> None:
-    assert phones.phone(region=region)(value) == expected
+    assert formats.phone(region=region)(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_phone(value: Any, region: str | None, expected: str) -> None:
     ],
 )
 def test_phone_refuses(value: Any, region: str | None, kind: str) -> None:
-    assert kind_of(phones.phone(region=region), value) == kind
+    assert kind_of(formats.phone(region=region), value) == kind
 
 
 @pytest.mark.parametrize(
@@ -471,21 +471,22 @@ def test_phone_refuses(value: Any, region: str | None, kind: str) -> None:
 )
 def test_a_region_is_checked_at_once(region: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"is unknown; .*{near}"):
-        phones.phone(region=region)
+        formats.phone(region=region)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
     with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[phone\]'"):
-        phones.phone(region="BR")
+        formats.phone(region="BR")
 
 
 # -- all of them ---------------------------------------------------------------------------------------------
 
 CONVERSIONS: list[Callable[[Any], Any]] = [
-    values.auto, values.text, values.boolean(), values.email(), values.as_json, numerals.number(), numerals.integer(),
-    numerals.number(decimal=",", thousands="."), moments.day(), moments.day(format="%d/%m/%Y"), moments.moment(),
-    moments.moment(zone="Europe/Lisbon"), phones.phone(region="BR"),
+    converters.auto, converters.text, converters.boolean(), converters.email(), converters.as_json,
+    converters.number(), converters.integer(),
+    converters.number(decimal=",", thousands="."), formats.day(), formats.day(format="%d/%m/%Y"), formats.moment(),
+    formats.moment(zone="Europe/Lisbon"), formats.phone(region="BR"),
 ]  # fmt: skip
 
 SCALARS = st.one_of(

@@ -9,7 +9,7 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
-from crm_provider.load.verdict import SENDS_OF_A_ROW, RowAction, decide_row, is_retryable, judge_run
+from crm_provider.load.row_results import SENDS_OF_A_ROW, RowAction, decide_row, is_retryable, judge_run
 
 ACTIONS = {
     # design, section 4: the last column

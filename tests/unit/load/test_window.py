@@ -10,10 +10,20 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.observers import CallSeen
 from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.load import window as windows
+from crm_provider.load import workers as windows
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.sender import Flight, Sent
-from crm_provider.load.window import LEAST, MOST, REMEMBERED, Interrupt, Interrupted, Pulse, Window, width_for
+from crm_provider.load.workers import (
+    LEAST,
+    MOST,
+    REMEMBERED,
+    Flight,
+    Interrupt,
+    Interrupted,
+    Pulse,
+    Sent,
+    Window,
+    width_for,
+)
 
 PATIENCE = 120.0
 """Seconds until a thread of a test gives up; none takes as long if all is well."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.work import Fate, WorkItem, WorkTable, without_views
+from crm_provider.load.state.temp_tables import Fate, WorkItem, WorkTable, without_views
 
 
 @pytest.fixture

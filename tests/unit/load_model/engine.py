@@ -27,17 +27,16 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load.arguments import mapper_of, options_of
-from crm_provider.load.checkpoint import FileCheckpoints
-from crm_provider.load.engine import Load
-from crm_provider.load.fingerprints import Fingerprints, secret_for
-from crm_provider.load.ledger import Ledger
-from crm_provider.load.rejected_rows import RejectedRows
-from crm_provider.load.rejects import RejectsFile
+from crm_provider.load.job import Load
+from crm_provider.load.options import mapper_of, options_of
+from crm_provider.load.progress import Ledger
+from crm_provider.load.rejects.file import RejectedRows, RejectsFile
+from crm_provider.load.report import LoadInterrupted, LoadStopped
 from crm_provider.load.rows import Row
-from crm_provider.load.stops import LoadInterrupted, LoadStopped
+from crm_provider.load.state.checkpoint import FileCheckpoints
+from crm_provider.load.state.fingerprints import Fingerprints, secret_for
 from crm_provider.load.suppression import Suppression
-from crm_provider.load.window import Interrupt, Pulse
+from crm_provider.load.workers import Interrupt, Pulse
 
 from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
 from .scenario import LoadSpec

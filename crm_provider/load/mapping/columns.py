@@ -1,0 +1,123 @@
+"""Columns of a row: paths into nested values, and words that stand for no value.
+
+Columns of a row that are paths into nested values: ``properties.email``.
+
+What programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from crm_provider.load.sources.options import HeaderLine
+
+
+def has_column(columns: Collection[str], name: str | None) -> bool:
+    """Whether rows with these columns may have a value of a name, which may be a path into a nested one."""
+    if name is None or name in columns:
+        return name is not None
+    parts = name.split(".")
+    return any(".".join(parts[:n]) in columns for n in range(1, len(parts))) and not isinstance(columns, HeaderLine)
+
+
+def value_at(row: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of a column; if there is none, that at a path into nested ones: ``properties.email``."""
+    if name in row:
+        return row[name]
+    parts = name.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        inner = row.get(".".join(parts[:n]))
+        if isinstance(inner, Mapping):
+            found = value_at(inner, ".".join(parts[n:]), default)
+            if found is not default:
+                return found
+    return default
+
+
+WORDS = frozenset(
+    {
+        "null",
+        "(null)",
+        "<null>",
+        "[null]",
+        "\\n",
+        "none",
+        "nil",
+        "nan",
+        "-nan",
+        "nat",
+        "<na>",
+        "na",
+        "n/a",
+        "n.a.",
+        "n/d",
+    }
+    | {"undefined", "not available", "not applicable"}
+)
+"""In lower case. They stay text unless ``null_values`` names them, for a surname can be Null."""
+
+LONGEST = max(map(len, WORDS))
+
+ERROR_FIX = (
+    "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
+)
+
+_ERROR_VALUE = re.compile(
+    r"#(?:"
+    r"N/A(?: N/A)?|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|SPILL!|CALC!|FIELD!|BLOCKED!|CONNECT!|UNKNOWN!|BUSY!|PYTHON!"
+    r"|EXTERNAL!|GETTING_DATA|ERROR!|#{2,}"
+    r"|N/D|VALOR!|NOME\?|NULO!|N\u00daM!"  # Portuguese
+    r"|\u00a1REF!|\u00a1VALOR!|\u00bfNOMBRE\?|\u00a1DIV/0!|\u00a1NULO!|\u00a1NUM!"  # Spanish
+    r"|NV|BEZUG!|WERT!|ZAHL!"  # German
+    r"|VALEUR!|NOM\?|NUL!|NOMBRE!"  # French
+    r")",
+    re.IGNORECASE,
+)
+"""As Excel, LibreOffice and Google Sheets write them; ``####`` is a column that was too narrow."""
+
+
+_TEXT_FORMULA = re.compile(r'="([^"]*)"')
+
+
+def is_error_value(text: str) -> bool:
+    """Whether a text is what a spreadsheet writes for a formula that has failed; such a text is never sent."""
+    return _ERROR_VALUE.fullmatch(text) is not None
+
+
+def without_formula(text: str) -> str:
+    """The text in ``="0042"``: so programs write text that Excel would take for a number."""
+    found = _TEXT_FORMULA.fullmatch(text)
+    return found[1].strip() if found else text
+
+
+class NullWords:
+    """Counts by column the words that may stand for no value and are sent as text."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._words: Counter[str] = Counter()
+
+    def note(self, values: Mapping[str, Any], columns: Collection[str]) -> None:
+        """Count those of a row.
+
+        :param columns: that are sent
+        """
+        for column in columns:
+            value = value_at(values, column) if "." in column else values.get(column)
+            if isinstance(value, str) and len(value) <= LONGEST and value.strip().lower() in WORDS:
+                self._counts[column] += 1
+                self._words[value.strip()] += 1
+
+    def warning(self) -> str | None:
+        """What was counted, the way out, and no value of a person; None if there is nothing to say."""
+        if not self._counts:
+            return None
+        counts = ", ".join(f"{column!r} {count:,}" for column, count in self._counts.most_common())
+        words = ", ".join(repr(word) for word in sorted(self._words))
+        return (
+            f"Words that often stand for no value are sent as text ({words}); cells by column: {counts}. "
+            f"If they are to be empty, give source_options={{'null_values': [{words}]}} (in a query: NULLIF)"
+        )

@@ -1,0 +1,188 @@
+"""Conversions of single values. Pure functions; no message shows the value.
+
+What a conversion takes and returns, and how it says that a value cannot be converted.
+
+Numbers of a source, without a float on the way. Pure conversions, as in :mod:`crm_provider.load.mapping.converters`.
+
+From a source's value to a JSON value: pure conversions. What does not fit is said without showing the value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NoReturn, TypeAlias
+
+from crm_provider.values.addresses import NotOneAddress, one_address
+from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
+
+Conversion: TypeAlias = Callable[[Any], Any]
+"""Takes a value that is not empty (a text without space around it); returns a JSON value or raises :class:`Unfit`."""
+
+Unfit = ConversionError
+
+
+def is_empty(value: Any) -> bool:
+    """Whether there is no value: None, a blank text, NaN, or what pandas writes for them."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return type(value).__name__ in ("NaTType", "NAType")  # pandas' NaT is a datetime, and NA has no truth value
+
+
+_EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
+
+
+def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
+    """A number as text with exactly the digits given, a point before the fraction, and no float on the way.
+
+    :param decimal: what stands before the fraction in a text
+    :param thousands: what may stand between groups of three digits
+    :raises ValueError: if the two cannot be told apart
+    """
+    if not _is_mark(decimal) or (thousands and not _is_mark(thousands)) or decimal == thousands:
+        raise ValueError(
+            f"decimal {decimal!r} and thousands {thousands!r} must be two different marks, like ',' and '.'"
+        )
+    whole = rf"\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+|\d+" if thousands else r"\d+"
+    fraction = rf"{re.escape(decimal)}\d+"
+    form = re.compile(rf"[+-]?(?:(?:{whole})(?:{fraction})?|{fraction})", re.ASCII)
+    fix = "correct it in the source, or say how it is written with decimal and thousands"
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str):
+            return digits(value)
+        written: str = value.strip()
+        if thousands == " ":
+            written = written.replace("\u00a0", " ").replace("\u202f", " ")  # the spaces that spreadsheets put there
+        if len(written) > MAX_DIGITS or not form.fullmatch(written):
+            raise Unfit("no number", fix)
+        if thousands:
+            written = written.replace(thousands, "")
+        return written.replace(decimal, ".").removeprefix("+")
+
+    return convert
+
+
+def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
+    """A whole number, as a JSON number; a fraction of zeros is dropped."""
+    as_number = number(decimal=decimal, thousands=thousands)
+
+    def convert(value: Any) -> int:
+        whole, _, fraction = as_number(value).partition(".")
+        if fraction.strip("0"):
+            raise Unfit("no whole number", "correct it, or give it the type number")
+        return whole_number(int(whole) if whole not in ("", "-") else 0)
+
+    return convert
+
+
+def digits(value: Any) -> str:
+    """The digits of a number, without an exponent; those of a float are the fewest that mean the same float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise Unfit("no number", "give a number, or a text with its digits")
+    if isinstance(value, int):
+        return str(whole_number(int(value)))
+    if isinstance(value, Decimal):
+        return f"{finite(value):f}"
+    if math.isfinite(value) and value.is_integer():
+        if abs(value) > _EXACT_FLOAT:
+            raise Unfit("a float too large to be exact", "give it as text or as a whole number in the source")
+        return str(int(value))
+    return f"{finite(Decimal(float.__repr__(value))):f}"
+
+
+def _is_mark(mark: str) -> bool:
+    return len(mark) == 1 and not mark.isalnum() and mark not in "+-"
+
+
+YES = frozenset({"true", "t", "yes", "y", "on", "1"})
+NO = frozenset({"false", "f", "no", "n", "off", "0"})
+"""What counts as a boolean, in any case."""
+
+
+def auto(value: Any) -> Any:
+    """As given, if JSON has a form for it; dates in ISO 8601, ``Decimal`` as its digits, ids as text."""
+    return value.strip() if isinstance(value, str) else json_safe(value)
+
+
+def text(value: Any) -> str:
+    """Anything that can be written in one text."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, Decimal)):
+        return digits(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        raise Unfit("a nested value", "give it the type json, or take one of its parts in the source")
+    return str(json_safe(value))
+
+
+def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversion:
+    """A JSON boolean.
+
+    :param true: more words for true, besides :data:`YES`
+    :param false: more words for false, besides :data:`NO`
+    :raises ValueError: if a word means both
+    """
+    yes = YES | {word.strip().casefold() for word in true}
+    no = NO | {word.strip().casefold() for word in false}
+    if yes & no:
+        raise ValueError(f"{', '.join(map(repr, sorted(yes & no)))} would be true and false; leave one of them out")
+
+    def convert(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = text(value).casefold()
+        if word in yes or word in no:
+            return word in yes
+        raise Unfit("neither true nor false", "correct it, or name the word in the options true or false")
+
+    return convert
+
+
+def email(*, lowercase: bool = False) -> Conversion:
+    """One email address, without what is around it, in composed characters (NFC) and in the case given.
+
+    :param lowercase: in lower case instead
+    """
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str):
+            raise Unfit(f"must be text but is of type {type(value).__name__}", "give one email address")
+        try:
+            address = one_address(value)
+        except NotOneAddress as wrong:
+            raise Unfit(wrong.kind, wrong.fix) from None
+        return address.lower() if lowercase else address
+
+    return convert
+
+
+def as_json(value: Any) -> Any:
+    """A nested value: a text is read as JSON, anything else is kept."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)
+        except (ValueError, RecursionError):  # Python also refuses whole numbers of thousands of digits
+            raise Unfit("no JSON", 'correct it; a plain text needs quotes ("..."), or the type text') from None
+    return json_safe(value)
+
+
+def _exact_float(written: str) -> float | str:
+    """A JSON number with a fraction; as text if a float would lose digits."""
+    value = float(written)
+    return value if math.isfinite(value) and Decimal(float.__repr__(value)) == Decimal(written) else written
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,319 @@
+"""The fields of a mapping: what can be named, and how its value is made.
+
+The fields of the CRM that a mapping can name.
+
+One line of a mapping: which field of the CRM gets which column, and how the value is converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal, TypeAlias, get_args
+
+from crm_provider.client import validation
+from crm_provider.errors import CrmInvalidValueError
+from crm_provider.load.mapping import converters, formats
+from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
+from crm_provider.load.mapping.converters import Conversion, Unfit, is_empty
+from crm_provider.load.rows import SourceError, Unreadable
+from crm_provider.values.suggest import nearest, unknown
+
+
+class Place(IntEnum):
+    """Where in a contact a field is."""
+
+    EMAIL = 0
+    ATTRIBUTES = 1
+    ORIGIN = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """A field of the CRM."""
+
+    place: Place
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The shortest name that a user can write for it."""
+        if self.place is Place.ORIGIN:
+            return f"origin.{self.name}"
+        return f"attributes.{self.name}" if "." in self.name else self.name
+
+    @property
+    def path(self) -> str:
+        """The unmistakable name: the same for two spellings of one field."""
+        return f"attributes.{self.name}" if self.place is Place.ATTRIBUTES else self.label
+
+
+def target_of(name: Any) -> Target:
+    """The field that a mapping's key names.
+
+    :raises SourceError: if it names none
+    """
+    if not isinstance(name, str) or not name.strip() or name != name.strip():
+        raise SourceError(f"mapping[{name!r}]: a field's name must be text, not empty and without space around it")
+    if name == "email":
+        return Target(Place.EMAIL, name)
+    prefix, dot, rest = name.partition(".")
+    if prefix == "origin" and rest:
+        return Target(Place.ORIGIN, rest)
+    if prefix == "attributes" and rest:
+        return Target(Place.ATTRIBUTES, _attribute(rest, name))
+    if dot:
+        hint = nearest(prefix, ("origin", "attributes")) or "attributes"
+        meant = f"attributes.{name}" if hint == "attributes" and prefix[:4] != "attr" else f"{hint}.{rest}"
+        raise SourceError(
+            f"mapping[{name!r}]: a name with a dot starts with 'origin.' or 'attributes.'; did you mean {meant!r}?"
+        )
+    if name in validation.RESERVED_ATTRIBUTES:
+        raise SourceError(f"mapping[{name!r}]: name a single field of it; did you mean '{name}.<name>'?")
+    return Target(Place.ATTRIBUTES, name)
+
+
+def _attribute(name: str, key: str) -> str:
+    if name in validation.RESERVED_ATTRIBUTES:
+        raise SourceError(
+            f"mapping[{key!r}]: no attribute can be called {name!r}: the CRM's calls use that name for something else; "
+            "choose another"
+        )
+    return name
+
+
+Empty = Literal["skip", "clear", "null", "keep"]
+"""What an empty value becomes.
+
+``skip`` leaves the field out: the CRM keeps what it has. ``clear`` sends an empty text: how a field is cleared is not
+documented, and a text that the CRM shows as text takes an empty one, while a null might pass for "not given" without
+a word. A field that is no text may refuse it, which rejects the row; ``null`` is there for that. ``keep`` sends the
+value as it is.
+"""
+
+EMPTIES: tuple[Empty, ...] = get_args(Empty)
+
+LEFT_OUT = object()
+"""Stands for a field that is not sent."""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the whole mapping says, where a line of it does not."""
+
+    empty: Empty = "skip"
+    region: str | None = None
+    lowercase_email: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A line of a mapping, checked.
+
+    :param column: of the source; None for a constant
+    :param optional: whether a row may lack the column
+    :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`Unfit`
+    :param data: the line as plain data, with the defaults that count for it
+    """
+
+    target: Target
+    column: str | None
+    optional: bool
+    read: Callable[[Mapping[str, Any]], Any]
+    data: Mapping[str, Any]
+
+
+Maker: TypeAlias = Callable[[dict[str, Any], Defaults], Conversion]
+
+TYPES: Mapping[str, tuple[tuple[str, ...], Maker]] = {
+    # name of a type: (its options, how they make a conversion)
+    "auto": ((), lambda options, defaults: converters.auto),
+    "text": ((), lambda options, defaults: converters.text),
+    "number": (("decimal", "thousands"), lambda options, defaults: converters.number(**options)),
+    "integer": (("decimal", "thousands"), lambda options, defaults: converters.integer(**options)),
+    "boolean": (("true", "false"), lambda options, defaults: converters.boolean(**options)),
+    "date": (("format",), lambda options, defaults: formats.day(**options)),
+    "datetime": (("format", "timezone"), lambda options, defaults: _moment(options)),
+    "phone": (("region",), lambda options, defaults: formats.phone(region=options.get("region", defaults.region))),
+    "email": ((), lambda options, defaults: converters.email(lowercase=defaults.lowercase_email)),
+    "json": ((), lambda options, defaults: converters.as_json),
+}
+"""Every type that a line of a mapping can name."""
+
+_COMMON = ("column", "type", "empty", "default", "optional")
+_WORDS = ("true", "false")  # their values are words; all other options of types are single texts
+
+
+def field_of(name: Any, spec: Any, defaults: Defaults) -> Field:
+    """A line of a mapping.
+
+    :raises SourceError: naming the field, the problem and the nearest valid choice
+    """
+    target = target_of(name)
+    try:
+        return _field(target, spec, defaults)
+    except ValueError as wrong:
+        raise SourceError(f"mapping[{name!r}]: {wrong}") from None
+
+
+def column_field(target: Target, column: str, defaults: Defaults) -> Field:
+    """The line for a column that needs no conversion."""
+    return _field(target, {"column": column}, defaults)
+
+
+def nested_field(target: Target, column: str) -> Field:
+    """The line for a column of nested fields in a row that has none: the others have become columns of their own."""
+
+    def read(row: Mapping[str, Any]) -> Any:
+        if not is_empty(row.get(column)):
+            raise Unfit("no nested value", "give the load a mapping")
+        return LEFT_OUT
+
+    return Field(target, column, True, read, {"column": column})
+
+
+def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
+    if isinstance(spec, str):
+        spec = {"column": spec}
+    if not isinstance(spec, Mapping):
+        raise ValueError(f'give a column\'s name, or a mapping such as {{"column": "tel"}}, but not {_type(spec)}')
+    if "constant" in spec:
+        return _constant(target, spec)
+    kind, options = _checked(target, spec)
+    convert = _conversion(target, kind, options, defaults)
+    column, optional, empty = spec["column"], spec.get("optional", False), spec.get("empty", defaults.empty)
+    data = {"column": column, "type": kind, **options, "optional": optional}
+    if target.place is Place.EMAIL:
+        return Field(target, column, False, _reader(column, convert, _no_email), data)
+    if kind == "phone":
+        data = {"region": defaults.region, **data}
+    if "default" in spec:
+        fallback = _default(spec["default"], convert)
+        data["default"] = fallback(None)
+    else:
+        fallback, data["empty"] = _fallback(empty), empty
+    return Field(target, column, optional, _reader(column, convert, fallback, optional=optional), data)
+
+
+def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The type of a line and that type's options.
+
+    :raises ValueError: if something in it is wrong
+    """
+    kind = spec.get("type", "email" if target.place is Place.EMAIL else "auto")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise ValueError(unknown("type", kind, TYPES))
+    own = TYPES[kind][0]
+    for option in spec:
+        if option not in (*_COMMON, *own):
+            users = [repr(name) for name, (options, _) in TYPES.items() if option in options]
+            if users:
+                raise ValueError(f"option {option!r} needs the type {' or '.join(users)}, not {kind!r}")
+            raise ValueError(unknown("option", option, (*_COMMON, *own, "constant")))
+    _check_column(spec)
+    if target.place is Place.EMAIL and (soft := [name for name in ("empty", "default", "optional") if name in spec]):
+        raise ValueError(f"every row needs an email of its own; leave out {', '.join(map(repr, soft))}")
+    if "empty" in spec and spec["empty"] not in EMPTIES:
+        raise ValueError(unknown("empty", spec["empty"], EMPTIES))
+    if "empty" in spec and "default" in spec:
+        raise ValueError("'default' says already what an empty value becomes; leave out 'empty'")
+    if not isinstance(spec.get("optional", False), bool):
+        raise ValueError(f"'optional' must be true or false, not {_type(spec['optional'])}")
+    return kind, {option: _option(option, spec[option]) for option in own if option in spec}
+
+
+def _check_column(spec: Mapping[str, Any]) -> None:
+    column = spec.get("column")
+    if not isinstance(column, str) or not column:
+        found = "is missing" if column is None else "is empty" if column == "" else f"is {_type(column)}"
+        raise ValueError(f"'column' {found}; name the source's column, or give a 'constant'")
+
+
+def _option(option: str, value: Any) -> Any:
+    if option in _WORDS:
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{option!r} must be a word or a list of words, not {_type(value)}")
+        return list(words)
+    if not isinstance(value, str):
+        raise ValueError(f"{option!r} must be text, not {_type(value)}")
+    return value
+
+
+def _conversion(target: Target, kind: str, options: dict[str, Any], defaults: Defaults) -> Conversion:
+    if target.place is not Place.EMAIL:
+        return TYPES[kind][1](options, defaults)
+    if kind != "email":
+        raise ValueError(f"the contact's email has the type 'email', not {kind!r}; leave out 'type'")
+    return TYPES["email"][1]({}, defaults)
+
+
+def _moment(options: dict[str, Any]) -> Conversion:
+    return formats.moment(format=options.get("format"), zone=options.get("timezone"))
+
+
+def _constant(target: Target, spec: Mapping[str, Any]) -> Field:
+    if others := [repr(option) for option in spec if option != "constant"]:
+        raise ValueError(f"a 'constant' is sent as it is; leave out {', '.join(others)}")
+    if target.place is Place.EMAIL:
+        raise ValueError("all rows would be one contact; name a column")
+    try:
+        value = validation.json_value(spec["constant"], "'constant'")
+    except CrmInvalidValueError as wrong:
+        raise ValueError(wrong.message) from None
+    return Field(target, None, True, lambda row: value, {"constant": value})
+
+
+def _default(given: Any, convert: Conversion) -> Callable[[Any], Any]:
+    if is_empty(given):
+        raise ValueError("'default' is empty; use 'empty' to say what an empty value becomes")
+    try:
+        value = convert(given.strip() if isinstance(given, str) else given)
+    except Unfit as wrong:
+        raise ValueError(f"'default' is {wrong}") from None
+    return lambda empty: value
+
+
+def _fallback(empty: Empty) -> Callable[[Any], Any]:
+    if empty == "keep":
+        return lambda given: given if isinstance(given, str) else None  # JSON has no form for NaN
+    value = {"skip": LEFT_OUT, "clear": "", "null": None}[empty]
+    return lambda given: value
+
+
+def _no_email(_given: Any) -> Any:
+    raise Unfit("empty", "give an email address, or leave out the row")
+
+
+def _reader(
+    column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
+) -> Callable[[Mapping[str, Any]], Any]:
+    is_path = "." in column
+
+    def read(row: Mapping[str, Any]) -> Any:
+        given = row.get(column, _MISSING)
+        if given is _MISSING and is_path:
+            given = value_at(row, column, _MISSING)
+        if isinstance(given, str):
+            written = given.strip()
+            if written[:1] in ("#", "="):
+                if is_error_value(written):
+                    raise Unfit("an error value of a spreadsheet", ERROR_FIX)
+                written = without_formula(written)
+            return convert(written) if written else fallback(given)
+        if given is _MISSING:
+            if optional:
+                return fallback(None)
+            raise Unfit("column missing", "add it to the row, or make the field optional in the mapping")
+        if isinstance(given, Unreadable):
+            raise Unfit("a value that Python cannot hold", "correct it, or cast it to text in the query")
+        return fallback(given) if is_empty(given) else convert(given)
+
+    return read
+
+
+def _type(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"

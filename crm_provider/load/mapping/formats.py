@@ -1,0 +1,173 @@
+"""Conversions to the CRM's formats: dates, times and phone numbers.
+
+Dates and times of a source, in ISO 8601. Pure conversions, as in :mod:`crm_provider.load.mapping.converters`.
+
+Phone numbers in E.164, the form that the CRM takes: ``+5531999999999``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from crm_provider.load.mapping.converters import Conversion, Unfit, digits
+from crm_provider.values.json_values import utc_text
+from crm_provider.values.suggest import hint
+
+_ISO = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](?P<time>\d\d:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d{1,9}))?"
+    r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
+)
+"""What databases and programs write; Python 3.10 reads less of ISO 8601 than 3.11, so it is read here."""
+
+_FIX = "correct it in the source, or say how it is written with format"
+
+
+def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
+    """A date as ``2024-01-31``. The time of a moment is dropped, and its day is the one that stands there.
+
+    :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
+    :raises ValueError: if the format does not hold day, month and year
+    """
+    read = _reader(format, "no date")
+
+    def convert(value: Any) -> str:
+        if isinstance(value, str):
+            value = read(value)
+        if isinstance(value, datetime):
+            value = value.date()
+        if not isinstance(value, date):
+            raise Unfit("no date", _FIX)
+        return value.isoformat()
+
+    return convert
+
+
+def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:  # noqa: A002 - the option's name
+    """A moment as ``2024-01-31T12:00:00Z``, in UTC. A date is its midnight.
+
+    :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
+    :param zone: the time zone of times that do not name their own; without it such a time is unfit
+    :raises ValueError: if the format does not hold a whole date, or the zone is not known
+    """
+    read, default_zone = _reader(format, "no date and time"), None if zone is None else _zone(zone)
+
+    def convert(value: Any) -> str:
+        if isinstance(value, str):
+            value = read(value)
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - it gets the zone below
+        if not isinstance(value, datetime):
+            raise Unfit("no date and time", _FIX)
+        if value.tzinfo is None:
+            if default_zone is None:
+                raise Unfit("a time without a time zone", 'name it with timezone, such as "UTC" or "America/Sao_Paulo"')
+            value = value.replace(tzinfo=default_zone)
+        return utc_text(value)
+
+    return convert
+
+
+def _reader(form: str | None, kind: str) -> Callable[[str], datetime]:
+    if form is not None:
+        _check_format(form)
+
+    def read(written: str) -> datetime:
+        try:
+            return _from_iso(written) if form is None else datetime.strptime(written, form)  # noqa: DTZ007
+        except ValueError:
+            raise Unfit(kind, _FIX) from None
+
+    return read
+
+
+def _from_iso(written: str) -> datetime:
+    parts = _ISO.fullmatch(written)
+    if parts is None:
+        raise ValueError
+    clock, fraction, zone = parts["time"] or "00:00", parts["fraction"], parts["zone"]
+    found = datetime.fromisoformat(f"{parts['day']}T{clock}")
+    if fraction:
+        found = found.replace(microsecond=int(fraction[:6].ljust(6, "0")))
+    return found if zone is None else found.replace(tzinfo=_offset(zone))
+
+
+def _offset(zone: str) -> timezone:
+    if zone in "Zz":
+        return timezone.utc
+    hours, minutes = int(zone[1:3]), int(zone[3:].removeprefix(":") or "0")
+    if minutes > 59:
+        raise ValueError
+    ahead = timedelta(hours=hours, minutes=minutes)
+    return timezone(-ahead if zone[0] == "-" else ahead)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # not in the database; a folder of it; no name of a file
+        raise ValueError(f"timezone {name!r} is not known; give a name such as 'UTC' or 'America/Sao_Paulo'") from None
+
+
+def _check_format(form: str) -> None:
+    """A format without a year would be read as 1900 in every row."""
+    sample = datetime(2023, 11, 22, 13, 45, 58, tzinfo=timezone.utc)
+    written = sample.strftime(form)
+    for other, what in (({"year": 2019}, "year"), ({"month": 7}, "month"), ({"day": 3}, "day")):
+        if sample.replace(**other).strftime(form) == written:  # type: ignore[arg-type]
+            raise ValueError(f"format {form!r} does not hold the {what}; write it like '%d/%m/%Y'")
+    try:
+        same = datetime.strptime(written, form).date() == sample.date()  # noqa: DTZ007
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(f"format {form!r} cannot be read back; use the codes of Python's strptime, like '%d/%m/%Y'")
+
+
+INSTALL = "pip install 'airflow-provider-crm[phone]'"
+
+
+def phone(*, region: str | None = None) -> Conversion:
+    """A phone number in E.164.
+
+    The number must be *valid* (in a range that is given out), not only *possible* (of a possible length): a local
+    number without its area code is possible, and the CRM would get the number of nobody or of someone else.
+
+    :param region: country of numbers without ``+``, two letters (ISO 3166): ``BR``
+    :raises ValueError: if the library is missing or the region is not known
+    """
+    try:
+        import phonenumbers as library
+    except ImportError:
+        raise ValueError(f"type 'phone' needs the library phonenumbers: {INSTALL}") from None
+    if region is not None:
+        region = _known(region, library.SUPPORTED_REGIONS)
+
+    def convert(value: Any) -> str:
+        written = value if isinstance(value, str) else digits(value)
+        try:
+            found = library.parse(written, region)
+        except library.NumberParseException as wrong:
+            if wrong.error_type == library.NumberParseException.INVALID_COUNTRY_CODE and "+" not in written:
+                raise Unfit("a phone number without country code", "write it with +, or name the region") from None
+            raise Unfit("no phone number", "correct it: one number, with its area code") from None
+        if not library.is_valid_number(found):
+            raise Unfit("no valid phone number", "correct it: country code, area code and number must fit")
+        if found.extension:
+            raise Unfit("a phone number with an extension", "E.164 has no place for it; remove it in the source")
+        return str(library.format_number(found, library.PhoneNumberFormat.E164))
+
+    return convert
+
+
+def _known(region: str, regions: set[str]) -> str:
+    code = region.strip().upper()
+    if code in regions:
+        return code
+    fix = hint("GB" if code == "UK" else code, sorted(regions), "give")
+    raise ValueError(f"region {region!r} is unknown; {fix} the two letters of ISO 3166, such as 'BR' or 'GB'")

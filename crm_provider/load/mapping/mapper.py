@@ -1,0 +1,314 @@
+"""The mapping of a load: from a row of the source to a contact, all its lines compiled once.
+
+::
+
+    Mapper(
+        {
+            "email": "E-mail",
+            "name": "Nome",
+            "phone": {"column": "Telefone", "type": "phone", "region": "BR"},
+            "birthday": {"column": "Nascimento", "type": "date", "format": "%d/%m/%Y", "empty": "clear"},
+            "attributes.crm.tier": {"column": "Nivel", "default": "standard"},
+            "origin.utmSource": {"constant": "warehouse"},
+        }
+    )
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from crm_provider.client import validation
+from crm_provider.load.mapping.columns import has_column
+from crm_provider.load.mapping.converters import Unfit
+from crm_provider.load.mapping.fields import (
+    EMPTIES,
+    LEFT_OUT,
+    Defaults,
+    Empty,
+    Field,
+    Place,
+    Target,
+    column_field,
+    field_of,
+    nested_field,
+    target_of,
+)
+from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
+from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
+from crm_provider.values.suggest import nearest, unknown
+
+log = logging.getLogger(__name__)
+
+EMAIL = "email"
+
+KEPT_PLANS = 256
+"""Sets of columns that are remembered without a mapping: rows of JSON lines may differ in their columns."""
+
+SHOWN_COLUMNS = 20
+"""Columns of the source that a message lists."""
+
+
+class Mapper:
+    """Makes contacts of rows.
+
+    >>> mapper = Mapper({"email": "mail", "name": "first"}, lowercase_email=True)
+    >>> mapper(Row(1, {"mail": " Ada@Example.com", "first": "Ada", "age": 36}))
+    Contact(email='ada@example.com', attributes={'name': 'Ada'}, origin=None)
+
+    :param mapping: field of the CRM (``email``, an attribute, ``attributes.<name>``, ``origin.<key>``) -> column, or a
+        mapping with ``column`` and ``type``, ``empty``, ``default``, ``optional`` and the options of the type, or
+        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. None takes the
+        column ``email`` (in any case) and all others as attributes; of an extract's columns those that can be written
+    :param empty: what an empty value becomes where the mapping does not say:
+        :data:`crm_provider.load.mapping.fields.Empty`
+    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
+    :param lowercase_email: write addresses in lower case; by default the case is kept
+    :raises SourceError: naming the field, the problem and the nearest valid choice
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping[str, Any] | None = None,
+        *,
+        empty: Empty = "skip",
+        region: str | None = None,
+        lowercase_email: bool = False,
+    ) -> None:
+        if empty not in EMPTIES:
+            raise SourceError(unknown("empty", empty, EMPTIES))
+        if not isinstance(region, (str, type(None))):
+            raise SourceError(f"region must be two letters of ISO 3166, such as 'BR', but is a {type(region).__name__}")
+        self._defaults = Defaults(empty=empty, region=region, lowercase_email=lowercase_email)
+        self._plan = None if mapping is None else _Plan(_checked(mapping, self._defaults))
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._logged: set[str] = set()
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Columns that the mapping reads, each once; None without a mapping: all of them."""
+        if self._plan is None:
+            return None
+        return tuple(dict.fromkeys(field.column for field in self._plan.fields if field.column is not None))
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Whether a source with these columns can be mapped.
+
+        :raises SourceError: with all that is wrong, and the nearest columns
+        """
+        if self._plan is None:
+            if problems := self._plan_for(columns if isinstance(columns, tuple) else tuple(columns)).problems:
+                raise SourceError("; ".join(map(str, problems)))
+            return
+        needed = [field for field in self._plan.fields if field.column is not None and not field.optional]
+        missing = [field for field in needed if not has_column(columns, field.column)]
+        if missing:
+            raise SourceError(self._what_is_missing(missing, columns))
+
+    def _what_is_missing(self, missing: Collection[Field], columns: Collection[str]) -> str:
+        wanted = self.columns or ()
+        texts = [f"mapping[{field.target.label!r}]: {_not_there(field.column, columns, wanted)}" for field in missing]
+        if look_like_values(columns, wanted):
+            return f"{'; '.join(texts)}. {_no_header_line(columns)}"
+        more = f", ... and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+        shown = ", ".join(map(repr, list(columns)[:SHOWN_COLUMNS])) or "none"
+        return f"{'; '.join(texts)}. Its columns: {shown}{more}"
+
+    def as_data(self) -> dict[str, Any]:
+        """All that decides what a row becomes, as plain data; two spellings of one mapping give the same."""
+        lines = None
+        if self._plan is not None:
+            lines = {field.target.path: dict(field.data) for field in self._plan.fields}
+            lines = {path: lines[path] for path in sorted(lines)}
+        defaults = asdict(self._defaults) if lines is None else {"lowercase_email": self._defaults.lowercase_email}
+        return {"mapping": lines, **defaults}
+
+    def __call__(self, row: Row) -> Contact:
+        """The contact of a row.
+
+        :raises InvalidRow: with all that is wrong with the row
+        """
+        if row.problem is not None:
+            raise InvalidRow(Problem("row", "", "cannot be read", row.problem))
+        given = row.values if self._plan is not None else _opened(row.values)
+        plan = self._plan or self._plan_for(tuple(given))
+        problems = list(plan.problems)
+        found: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+        for place, name, read, field in plan.steps:
+            try:
+                value = read(given)
+            except Unfit as wrong:
+                problems.append(Problem(field.target.label, field.column or "", wrong.kind, wrong.fix))
+            else:
+                if value is not LEFT_OUT:
+                    found[place][name] = value
+        if problems:
+            raise InvalidRow(*problems)
+        return Contact(found[Place.EMAIL][EMAIL], found[Place.ATTRIBUTES], found[Place.ORIGIN] or None)
+
+    def _plan_for(self, columns: tuple[Any, ...]) -> _Plan:
+        """Without a mapping: what is done with rows of these columns."""
+        plan = self._plans.get(columns)
+        if plan is None:
+            if len(self._plans) >= KEPT_PLANS:
+                self._plans.clear()
+            plan = self._plans[columns] = _plan_of(columns, self._defaults)
+            self._log_left_out(columns, plan.left_out)
+        return plan
+
+    def _log_left_out(self, columns: tuple[Any, ...], left_out: Collection[str]) -> None:
+        """Say once of each column that it is not taken."""
+        fresh = [name for name in left_out if name not in self._logged]
+        if fresh and not look_like_values(columns):
+            self._logged.update(fresh)
+            log.info(
+                "Without a mapping these columns are left out, for they are read-only in the CRM or have no name (a "
+                "pandas index, for example: write it with index=False): %s",
+                ", ".join(map(repr, sorted(fresh))),
+            )
+
+
+class _Plan:
+    """What is done with each row, laid out for speed.
+
+    :param problems: of the columns themselves, and so of every row that has them
+    :param left_out: columns that are not taken
+    """
+
+    def __init__(
+        self, fields: tuple[Field, ...], problems: tuple[Problem, ...] = (), left_out: tuple[str, ...] = ()
+    ) -> None:
+        self.fields = fields
+        self.left_out = left_out
+        self.problems = problems
+        self.steps = tuple((int(field.target.place), field.target.name, field.read, field) for field in fields)
+
+
+def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
+    if not isinstance(mapping, Mapping) or not mapping:
+        raise SourceError(
+            "mapping must be a mapping of field to column, such as {'email': 'mail', 'name': 'first_name'}, "
+            f"but is {'empty' if isinstance(mapping, Mapping) else f'a {type(mapping).__name__}'}"
+        )
+    names: dict[str, Any] = {}
+    for name in mapping:
+        path = target_of(name).path
+        if path in names:
+            raise SourceError(
+                f"mapping[{name!r}] and mapping[{names[path]!r}] are the same field; leave one of them out"
+            )
+        names[path] = name
+    if EMAIL not in names:
+        close = nearest(EMAIL, [str(name) for name in mapping])
+        fix = f"did you mean it with {close!r}? Add" if close else "add"
+        raise SourceError(f"mapping has no 'email', which tells contacts apart; {fix} 'email': '<column>'")
+    return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
+
+
+def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
+    """Without a mapping: each column is an attribute; of the columns of an extract those that can be written."""
+    fields: list[Field] = []
+    problems: list[Problem] = []
+    left_out: list[str] = []
+    email, is_extract = _email_column(columns), _is_extract(columns)
+    if isinstance(email, Problem):
+        problems.append(email)
+    for column in columns:
+        if column == email:
+            fields.append(column_field(Target(Place.EMAIL, EMAIL), column, defaults))
+            continue
+        target = _target_of_column(column, is_extract=is_extract)
+        if isinstance(target, Problem):
+            problems.append(target)
+        elif target is None:
+            left_out.append(column)
+        elif target.name in NESTED and column == target.name:
+            fields.append(nested_field(target, column))
+        else:
+            fields.append(column_field(target, column, defaults))
+    return _Plan(tuple(fields), tuple(problems), tuple(left_out))
+
+
+def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | None:
+    """The field that a column is without a mapping; None if it is none."""
+    impossible = Problem(str(column), "", "no attribute can have the name of this column", "give the load a mapping")
+    if not isinstance(column, str) or not column.strip():
+        return impossible
+    if shared_name(column) is not None:
+        return Problem(column, "", "several columns have this name", "give the load a mapping of the columns to take")
+    target = _target_in_extract(column) if is_extract else Target(Place.ATTRIBUTES, column)
+    if target is None or is_nameless(column):
+        return None
+    reserved = target.place is Place.ATTRIBUTES and target.name in validation.RESERVED_ATTRIBUTES
+    return impossible if reserved and not (is_extract and column in NESTED) else target
+
+
+def _target_in_extract(column: str) -> Target | None:
+    """The field that a column of an extract is; None if it is read-only."""
+    head, _, name = column.partition(".")
+    return Target(NESTED[head], name or head) if head in NESTED and (name or column == head) else None
+
+
+NESTED = {"attributes": Place.ATTRIBUTES, "origin": Place.ORIGIN}
+"""Fields of a contact that hold others."""
+
+
+def _is_extract(columns: tuple[Any, ...]) -> bool:
+    """Whether the columns are those of the CRM's own contacts, as an extract has them."""
+    names = [column for column in columns if isinstance(column, str)]
+    return any(name in ("attributes", "segmentedListsIds") or name.startswith("attributes.") for name in names)
+
+
+def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract."""
+    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    if not nested:
+        return values
+    opened = {name: value for name, value in values.items() if name not in nested}
+    for name, inner in nested.items():
+        opened.update({f"{name}.{key}": value for key, value in inner.items()})
+    return opened
+
+
+def _email_column(columns: tuple[Any, ...]) -> str | Problem:
+    if EMAIL in columns:
+        return EMAIL
+    near = [column for column in columns if isinstance(column, str) and column.strip().casefold() == EMAIL]
+    if len(near) == 1:
+        log.info("The source has no column 'email'; %r is taken for it", near[0])
+        return near[0]
+    if near:
+        return Problem(EMAIL, "", f"several columns may be it: {', '.join(map(repr, near))}", "give the load a mapping")
+    several = [column for column in columns if isinstance(column, str) and shared_name(column) == EMAIL]
+    if several:
+        return Problem(EMAIL, "", f"{len(several)} columns have this name", "give the load a mapping that names one")
+    fix = f"give the load a mapping{_hint(EMAIL, columns)}"
+    if isinstance(columns, HeaderLine) and look_like_values(columns):
+        fix = f"{fix}. {_no_header_line(columns)}"
+    return Problem(EMAIL, "", "column missing", fix)
+
+
+def _not_there(column: Any, columns: Collection[str], wanted: Collection[str]) -> str:
+    several = [name for name in columns if shared_name(name) == column]
+    if several:
+        return f"the source has {len(several)} columns {column!r}; name one of them: {' or '.join(map(repr, several))}"
+    return f"the source has no column {column!r}{_hint(column, columns, wanted)}"
+
+
+def _no_header_line(columns: Collection[Any]) -> str:
+    """What to do if the line that was read as the header line seems to be none; it shows nothing of it."""
+    where = f"{columns.place} was read" if isinstance(columns, HeaderLine) else "Its first line was read"
+    return (
+        f"{where} as the header line, but looks like data, not like the names of columns (other lines before it: "
+        "source_options={'skip_lines': <how many>}; no header line: source_options={'header': [...]}; garbled: "
+        "source_options={'encoding': ...})"
+    )
+
+
+def _hint(column: Any, columns: Collection[Any], wanted: Collection[Any] = ()) -> str:
+    names = () if look_like_values(columns, wanted) else columns
+    close = nearest(column, [name for name in names if isinstance(name, str)])
+    return f" (did you mean {close!r}?)" if close else ""

@@ -1,0 +1,344 @@
+"""The plan of a load: what the CRM has, and which calls are cheapest.
+
+Which calls a load will make: the cheapest way, what it costs, and why.
+
+With ``R`` rows to send, ``T`` contacts in the CRM, a share ``h`` of the rows that exist there and a share ``u`` of
+those that are equal already:
+
+===========  ====================================  =====================================
+mode         without reading                       ``compare``: read all contacts first
+===========  ====================================  =====================================
+``upsert``   ``R * (1 + min(h, 1 - h))``           ``T / 10 + R * (1 - h * u)``
+``create``   ``R``                                 ``T / 10 + R * (1 - h)``
+``update``   ``R``                                 ``T / 10 + R * (1 - h * u)``
+===========  ====================================  =====================================
+
+Lists that contacts are added to cost one call more for each contact, and another one for each contact that exists, to
+see whether it is unsubscribed (not with ``resubscribe``); in mode ``create`` only new contacts are added. ``h`` and
+``u`` are estimated by reading a few rows' contacts, and only where the answer can change the choice. Where nothing is
+estimated, a plan's calls are the most that it can take (:func:`most_calls`).
+
+Looking at the CRM before the first write: how many contacts there are, a few of them, or all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+from crm_provider import errors as e
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import PAGE_SIZE, Record
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.client.upsert import may_be_absent
+from crm_provider.load.options import Mode, PlanName
+from crm_provider.load.preflight import RowMapper
+from crm_provider.load.state.temp_tables import Fate, Known, WorkItem, WorkTable
+from crm_provider.load.workers import Interrupt, Interrupted
+
+SAMPLE_SHARE = 0.01
+"""Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
+
+SAMPLE_LEAST, SAMPLE_MOST = 5, 50
+"""Rows of a sample. Fewer say nothing; 50 tell a share to within 7 points, and more hardly change the choice."""
+
+SAMPLE_STEP = 10
+"""Rows that are looked at before it is asked for more: where few rows need a call, 1 % of the rows is more than 1 % of
+the calls."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What reading some contacts has shown.
+
+    :param rows: rows looked up
+    :param existing: how many of them the CRM has
+    :param same: how many of those have all values already
+    """
+
+    rows: int = 0
+    existing: int = 0
+    same: int = 0
+
+    @property
+    def share_existing(self) -> float:
+        return self.existing / self.rows if self.rows else 0.0
+
+    @property
+    def share_same(self) -> float:
+        return self.same / self.existing if self.existing else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    :param name: ``compare``, ``learned``, or the mode where it is the one call
+    :param calls: what it is expected to cost, what was spent on choosing included
+    :param why: one sentence
+    """
+
+    name: str
+    calls: int
+    why: str
+
+    @property
+    def compares(self) -> bool:
+        return self.name == "compare"
+
+    def seconds(self, rate: float) -> float:
+        """How long it takes with a rate of calls per second all to itself."""
+        return self.calls / rate
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the lists that contacts are added to cost.
+
+    :param wanted: whether there are any
+    :param guarded: whether each contact that exists is read first, to see whether it is unsubscribed
+    """
+
+    wanted: bool = False
+    guarded: bool = False
+
+    def calls(self, mode: Mode, rows: float, h: float) -> float:
+        """Expected calls for rows of which a share ``h`` exists."""
+        listed = rows * (1 - h) if mode == "create" else rows * h if mode == "update" else rows
+        read = rows * h if self.guarded and mode != "create" else 0.0
+        return (listed + read) * self.wanted
+
+
+NO_LISTS = Lists()
+
+_MOST: Mapping[Mode, tuple[int, int, int]] = {
+    # calls of one row at most: without lists, with lists, with lists and the guard
+    "upsert": (2, 3, 4),
+    "create": (1, 2, 2),
+    "update": (1, 2, 3),
+}
+
+
+def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool = False) -> int:
+    """Calls that rows can take at most if no call fails and nobody else changes the contacts meanwhile.
+
+    :param compares: whether all contacts were read before; their reading is not counted
+    """
+    each = _MOST[mode][lists.wanted + (lists.wanted and lists.guarded)]
+    first = mode == "create" and lists.wanted  # one read shows the CRM's clock
+    return rows * (each - 1 if compares and mode == "upsert" else each) + first
+
+
+def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: Lists = NO_LISTS) -> float:
+    """Expected calls for all rows if the learned order is used, or the one call of the mode."""
+    plain = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
+    return plain + lists.calls(mode, rows, h)
+
+
+def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: Lists = NO_LISTS) -> float:
+    """Expected calls for all rows if the contacts of the CRM are read first."""
+    return pages_of(total) + rows * (1 - (h if mode == "create" else h * u)) + lists.calls(mode, rows, h)
+
+
+def pages_of(total: int) -> int:
+    """Calls that reading all contacts takes."""
+    return max(math.ceil(total / PAGE_SIZE), 1)
+
+
+def choose(
+    *,
+    mode: Mode,
+    wanted: PlanName,
+    rows: int,
+    total: Callable[[], int | None],
+    sample: Callable[[int], Sample],
+    lists: Lists = NO_LISTS,
+    may_compare: bool = True,
+) -> tuple[Plan, Sample]:
+    """The plan for a load.
+
+    :param wanted: the plan that the user asked for
+    :param rows: rows that will be sent, if nothing is known of the CRM
+    :param total: reads how many contacts the CRM has (one call), None if it does not say
+    :param sample: reads the contacts of so many more rows (one call each), and tells of all that were read
+    :param lists: what lists cost that each contact is added to
+    :param may_compare: False if an earlier try was stopped while it read all contacts
+    """
+    plain = "learned" if mode == "upsert" else mode
+    if rows == 0:
+        return Plan("nothing", 0, "no row is left to be sent"), Sample()
+    most = most_calls(mode, rows, lists)
+    if wanted in ("auto", "compare") and not may_compare:
+        why = "an earlier try was stopped while it read all contacts; calls at most"
+        return Plan(plain, most, why), Sample()
+    if wanted == "compare":
+        count = total()
+        cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
+        why = f"as asked for; the CRM tells of {_count(count)}, read ten with a call; calls at most"
+        return Plan("compare", cost, why), Sample()
+    if wanted != "auto":
+        return Plan(wanted, most, "as asked for; calls at most"), Sample()
+    return _cheapest(mode, rows, total, sample, lists=lists)
+
+
+def _cheapest(
+    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: Lists
+) -> tuple[Plan, Sample]:
+    plain = "learned" if mode == "upsert" else mode
+    most = most_calls(mode, rows, lists)
+    if rows < SAMPLE_LEAST / SAMPLE_SHARE / 10:
+        why = f"{rows} row(s) are too few for a pre-check to pay off; calls at most"
+        return Plan(plain, most, why), Sample()
+    count = total()
+    if count is None:
+        return Plan(plain, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
+    if count == 0:
+        calls = most_calls("create", rows, lists) + 1
+        return Plan(plain, calls, "the CRM has no contact yet, so each row is new"), Sample()
+    if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
+        why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; calls at most"
+        return Plan(plain, most + 1, why), Sample()
+    costs = partial(_costs, mode, rows, count, lists)
+    size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
+    seen = Sample()
+    for looked in range(0, size, SAMPLE_STEP):
+        if looked and looked >= SAMPLE_SHARE * min(costs(seen)):
+            break
+        seen = sample(min(SAMPLE_STEP, size - looked))
+    return _by_sample(mode, count, seen, costs), seen
+
+
+def _costs(mode: Mode, rows: int, total: int, lists: Lists, seen: Sample) -> tuple[float, float]:
+    """Calls without reading, and with ``compare``, if the sample is like all rows."""
+    h, u = seen.share_existing, seen.share_same
+    plain = calls_without_reading(mode, rows, h, lists=lists)
+    return plain, calls_with_compare(mode, rows, total, h, u, lists=lists)
+
+
+def _by_sample(mode: Mode, total: int, seen: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
+    spent = seen.rows + 1
+    plain, compare = costs(seen)
+    facts = f"of {seen.rows} rows looked up {seen.existing} exist and {seen.same} are equal"
+    names = {"upsert": "learned"}.get(mode, mode)
+    if compare < plain:
+        why = f"{facts}: reading {_count(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
+        return Plan("compare", math.ceil(compare) + spent, why)
+    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_count(total)} first"
+    return Plan(names, math.ceil(plain) + spent, why)
+
+
+def _count(total: int | None) -> str:
+    return "an unknown number of contacts" if total is None else f"{total:,} contacts"
+
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 4
+"""Pages that are asked for at once: enough for 5 calls per second up to 600 ms a call."""
+
+
+class DoneSet(Protocol):
+    """Numbers of rows that are done."""
+
+    def __contains__(self, number: int) -> bool: ...
+
+
+class Survey:
+    """What is read of the CRM for a load, each contact once; it is kept, so that no call is in vain.
+
+    :param done: rows that need no look any more
+    """
+
+    def __init__(
+        self, client: CrmClient, mapper: RowMapper, work: WorkTable, done: DoneSet, interrupt: Interrupt
+    ) -> None:
+        self._client, self._mapper, self._work, self._done = client, mapper, work, done
+        self._interrupt = interrupt
+        self.known = Known()
+        self._looks: list[tuple[bool, bool]] = []
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows that are to be sent."""
+        return sum(1 for number in self._work.numbers(Fate.SEND) if number not in self._done)
+
+    @cached_property
+    def _attributes(self) -> Collection[str]:
+        """The attributes that the load writes: of others nothing is kept."""
+        names: set[str] = set()
+        for item in self._work.items(fate=Fate.SEND):
+            names.update(self._mapper(item.row).attributes)
+        return names
+
+    def total(self) -> int | None:
+        """How many contacts the CRM says it has; one call."""
+        return self._client.count_contacts()
+
+    def sample(self, n: int) -> Sample:
+        """Look at the contacts of so many more rows.
+
+        :return: what all looks have shown so far
+        :raises Interrupted: if the load was told to stop
+        """
+        self._looks += [self._look(item) for item in itertools.islice(self._candidates, n)]
+        existing = [same for exists, same in self._looks if exists]
+        return Sample(len(self._looks), len(existing), sum(existing))
+
+    @cached_property
+    def _candidates(self) -> Iterator[WorkItem]:
+        """The rows of the largest sample; an open query would keep a copy of all."""
+        left = (item for item in self._work.mixed(seed=len(self._work)) if item.row.number not in self._done)
+        return iter(list(itertools.islice(left, SAMPLE_MOST)))
+
+    def read_all(self, tick: Callable[[int], None]) -> None:
+        """Read all contacts, ten with a call, some calls at once.
+
+        A listing that contradicts itself is not relied on for what is missing from it; what it showed counts.
+
+        :param tick: told after each page how many contacts were read
+        :raises Interrupted: if the load was told to stop
+        """
+        count = 0
+        try:
+            for listed in self._client.list_pages("contacts", at_once=READ_AHEAD):
+                self._check_interrupt()
+                for record in listed.fresh:
+                    self._keep(record)
+                count += len(listed.fresh)
+                tick(count)
+        except e.CrmProtocolError as odd:
+            log.warning("Read %d contacts; the rest of the listing is not relied on: %s", count, odd)
+            return
+        self.known.complete = True
+        log.info("Read all %d contacts of the CRM.", count)
+
+    def _keep(self, record: Record) -> None:
+        email = record.get("email")
+        if isinstance(email, str) and email:
+            self.known.put(email, RemoteContact.of(record, email).only(self._attributes))
+
+    def _check_interrupt(self) -> None:
+        if self._interrupt.is_set:
+            raise Interrupted
+
+    def _look(self, item: WorkItem) -> tuple[bool, bool]:
+        """Whether the contact of a row exists, and has its values already."""
+        self._check_interrupt()
+        contact = self._mapper(item.row)
+        try:
+            seen = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
+        except e.CrmContactNotFoundError:
+            seen = ABSENT
+        except (e.CrmDataError, e.CrmRequestError):  # of this row: it is heard of again when the row is sent
+            return False, False
+        except e.CrmNotFoundError as missing:  # the status alone is no knowledge: the calls of the row will tell
+            if not may_be_absent(missing):
+                raise
+            return False, False
+        self.known.put(contact.email, seen.only(self._attributes))
+        return seen.exists, seen.exists and seen.has(contact.attributes)

@@ -1,0 +1,357 @@
+"""The rejects file: written by a load, and read as the source of the next one.
+
+The rejects file: the rows that the CRM does not have, each with the reason and what to do about it.
+
+A rejects file as the source of a load: what was rejected, once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from crm_provider.files.journal import Changed
+from crm_provider.files.paths import AnyPath, CannotRead, CannotWrite, is_local
+from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.sources.files import EXTRA, LINE, Places
+
+log = logging.getLogger(__name__)
+
+
+class RowsLost(CannotWrite):
+    """Rejected rows that were written are not in the file any more: somebody has replaced or changed it meanwhile."""
+
+
+class RejectsFile:
+    """Written row by row; complete even after a kill. There is no file as long as no row was rejected.
+
+    A run starts with :meth:`start`, or with :meth:`resume` if it goes on where an earlier try stopped. One name is for
+    one run: the file of an earlier run under it is replaced, so give each run its own (Airflow: a template with
+    ``run_id``). A file that is no rejects file is never touched.
+
+    An earlier try that Airflow has given up may live on for some seconds and write too. Which of two tries is the newer
+    one cannot be told here. So at its end neither takes a row out of the file, only lines that are doubled.
+
+    :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
+        parts are beside it
+    :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
+    :param columns: of the source, in their order; for CSV, by default those of the first rejected row
+    :param original: from a row's number to its number in the first source (``RejectedRows.original``)
+    :param place: from a row's number to the file, line and row that its message begins with
+    :param is_malformed: whether a row, by its number, could not be read; sent again, it is rejected until it is
+        corrected
+    :raises SourceError: if the format is unknown, or cannot be written row by row
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        format: RejectsFormat | None = None,  # noqa: A002 - the word of everyone who reads files
+        columns: Sequence[str] | None = None,
+        original: Callable[[int], int] | None = None,
+        place: Callable[[int], str] = lambda number: "",
+        is_malformed: Callable[[int], bool] = lambda number: False,
+    ) -> None:
+        self.path = path
+        self.count = 0
+        """Rows in the file."""
+        self.has_unsynced = False
+        self._columns = columns
+        self._original = original
+        self._place, self._is_malformed = place, is_malformed
+        self._lines, self._journal = lines_and_journal(path, format)
+        self._forget_lines()
+
+    @classmethod
+    def of(cls, path: AnyPath, source: Any, *, format: RejectsFormat | None = None) -> RejectsFile:  # noqa: A002
+        """The rejects file of a load from a source, with what the source knows of its rows."""
+        known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
+        return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.path)
+
+    def start(self) -> None:
+        """Begin anew: remove the file of an earlier run.
+
+        :raises SourceError: if the file is no rejects file
+        """
+        self._check_own()
+        if next(self._journal.lines(), None) is not None:
+            log.info("The rejects file of an earlier run is replaced: %s.", self.path)
+        self._clear()
+
+    def resume(self, done: Callable[[int], bool]) -> None:
+        """Go on with the file of an earlier try, without the rows that will be sent again.
+
+        :param done: whether a row, by its number, is not sent again; the rows for which it was true must have been
+            synced (:meth:`sync`) before that was written down
+        :raises SourceError: if the file is no rejects file
+        """
+        self._check_own()
+        reader = RejectReader(self._lines, self.path.name)
+        self._forget_lines()
+        kept: set[int] = set()
+
+        def stays(line: str) -> bool:
+            reject = reader.read(line)
+            if reject is not None:
+                if reject.number in kept or not done(reject.number):
+                    return False
+                kept.add(reject.number)
+                self._numbers.append(reject.number)
+                self.count += 1
+            self._marks.append(_mark(line))
+            return True
+
+        self._journal.keep(stays)
+        if not self.count:  # at most a header is left
+            self._clear()
+
+    def write(self, reject: Reject) -> None:
+        """Add a row. On a local disk it survives a kill from now on.
+
+        :raises CannotWrite: the row is not in the file
+        """
+        reject = self._with_place(reject)
+        header = None
+        if not self.count:
+            header = self._header(reject)
+        line = self._lines.line(reject)
+        self._journal.append(line if header is None else f"{header}\n{line}")  # at once: both or neither
+        self._marks.extend(_mark(text) for text in (header, line) if text is not None)
+        self._numbers.append(reject.number)
+        self.count += 1
+        self.has_unsynced = True
+
+    def _with_place(self, reject: Reject) -> Reject:
+        """A reject with what the source knows of its row."""
+        number, place = reject.number, self._place(reject.number)
+        if self._original is not None:
+            reject = replace(reject, original=self._original(number))
+        if self._is_malformed(number):  # its message names the place
+            return replace(reject, form=form_mark(reject.values))
+        return replace(reject, message=f"{place}: {reject.message}") if place else reject
+
+    def sync(self) -> None:
+        """After this the rows so far survive anything."""
+        if self.has_unsynced:
+            self._journal.sync()
+            self.has_unsynced = False
+
+    def finish(self, rejected: int = 0) -> None:
+        """Put all rows under the final name.
+
+        :param rejected: rows that all tries together have rejected
+        :raises RowsLost: if the file does not hold them all
+        """
+        self._journal.sync()
+        self._take_stock()
+        if (gone := rejected - len(self._numbers)) > 0:  # before this try: another's rows do not make up for them
+            raise self._lost(gone)
+        self._journal.finish()
+        self.has_unsynced = False
+
+    def _take_stock(self) -> None:
+        """Make sure that the file holds the rows of this try, each once, whoever else has written to it."""
+        if array("Q", map(_mark, self._journal.lines())) == self._marks:
+            return
+        key_of, own_marks = self._keys(), set(self._marks)
+        keys: set[int | str] = set()
+        keys_of_own_lines: set[int | str] = set()
+        is_doubled = False
+        for line in self._journal.lines():
+            key = key_of(line)
+            is_doubled |= key in keys
+            keys.add(key)
+            if _mark(line) in own_marks:
+                keys_of_own_lines.add(key)
+        if missing := set(self._numbers) - keys:
+            raise self._lost(len(missing))
+        self.count = sum(isinstance(key, int) for key in keys)
+        if is_doubled:
+            self._drop_doubled(own_marks, keys_of_own_lines)
+
+    def _drop_doubled(self, own_marks: set[int], keys_of_own_lines: set[int | str]) -> None:
+        """Of several lines with one key, keep that of this try, or else the first."""
+        key_of = self._keys()
+        kept: set[int | str] = set()
+
+        def stays(line: str) -> bool:
+            key = key_of(line)
+            if key in kept or (key in keys_of_own_lines and _mark(line) not in own_marks):
+                return False
+            kept.add(key)
+            return True
+
+        try:
+            self._journal.keep(stays, undisturbed=True)
+        except Changed:
+            log.info("Another try still writes to %s; rows that both have rejected stay in it twice.", self.path)
+        else:
+            log.info("Rows that another try has rejected as well were in %s twice; now each is in it once.", self.path)
+
+    def _keys(self) -> Callable[[str], int | str]:
+        """From each line of the file in turn to the number of its row, or, if it is no row, to the line itself."""
+        reader = RejectReader(self._lines, self.path.name)
+
+        def key_of(line: str) -> int | str:
+            try:
+                reject = reader.read(line)
+            except SourceError:
+                return line
+            return line if reject is None else reject.number
+
+        return key_of
+
+    def _lost(self, count: int) -> RowsLost:
+        return RowsLost(
+            str(self.path),
+            f"{count} rejected rows that were in it are gone, because another try or program has changed or replaced "
+            "it; the next try starts with the first row",
+        )
+
+    def _header(self, reject: Reject) -> str | None:
+        """The first line, None if there is one already: also that of another try, whose columns it then tells."""
+        first = next(self._journal.lines(), None)
+        if first is None:
+            own = [name for name in reject.values if name not in (LINE, EXTRA)]
+            return self._lines.header_for(self._columns if self._columns is not None else own)
+        RejectReader(self._lines, self.path.name).read(first)
+        return None
+
+    def _clear(self) -> None:
+        self._journal.clear()
+        self._forget_lines()
+
+    def _forget_lines(self) -> None:
+        self.count = 0
+        self._marks = array("Q")
+        """Of the lines that this try has kept or written."""
+        self._numbers = array("q")
+        """Of the rows in them."""
+
+    def _check_own(self) -> None:
+        if not self._journal.begins_like(self._lines.begin):
+            raise SourceError(
+                f"{self.path.name} would be overwritten, but it is no rejects file in this format; remove it, or give "
+                "another rejects path"
+            )
+
+
+def _mark(line: str) -> int:
+    """Tells lines apart, in 8 bytes."""
+    return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")
+
+
+class NoRejects(SourceError):
+    """There is no rejects file: no row was rejected, or the path is wrong."""
+
+
+class RejectedRows:
+    """A rejects file as the source of a load.
+
+    Its rows are numbered from 1 anew, for they are another source: edited, filtered, in another order. The numbers that
+    they had in the first source of all are kept: see :meth:`original`.
+
+    Each row has columns of its own (so ``columns`` is None): those of a list or of JSON lines may differ.
+
+    :param path: of a rejects file, also of one whose run was killed
+    :param retryable_only: leave out the rows that fail again unless someone corrects them
+    :raises NoRejects: if there is no such file
+    :raises SourceError: if it is no rejects file; the text names the line
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        retryable_only: bool = False,
+        format: RejectsFormat | None = None,  # noqa: A002
+    ) -> None:
+        self.name = path.name
+        self.columns: tuple[str, ...] | None = None
+        self._path, self._format, self._retryable_only = path, format, retryable_only
+        self.left_out = 0
+        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
+        self._originals, self._places = array("q"), Places()
+        lines, journal = lines_and_journal(path, format)
+        with _text_errors(self.name):
+            first = next(journal.lines(rest=True), None)
+        if first is None:
+            raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
+        RejectReader(lines, self.name).read(first)
+        self.header = lines.columns()
+        """The columns of a file in CSV: those of its first row. Others may have more."""
+
+    def rows(self) -> Iterator[Row]:
+        """The rows as they were given to the load that rejected them."""
+        self._originals = array("q")
+        self._places = Places()
+        self._places.begin(self._path)
+        self.left_out = 0
+        lines, journal = lines_and_journal(self._path, self._format)
+        reader = RejectReader(lines, self.name)
+        with _text_errors(self.name):
+            for line in journal.lines(rest=True):
+                reject = reader.read(line)
+                if reject is not None and self._retryable_only and not reject.retryable:
+                    self.left_out += 1
+                elif reject is not None:
+                    self._originals.append(reject.number if reject.original is None else reject.original)
+                    problem = self._form_problem(reject, reader.number)
+                    self._places.note(reader.number, problem)
+                    yield Row(len(self._originals), reject.values, problem, reject.made)
+
+    def original(self, number: int) -> int:
+        """The number in the first source of all of a row that :meth:`rows` has given."""
+        return self._originals[number - 1]
+
+    def place(self, number: int) -> str:
+        """Where in the rejects file a row of :meth:`rows` is, for messages."""
+        return self._places.place(number)
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row of :meth:`rows` could not be read by its first source, and was not corrected since."""
+        return self._places.is_malformed(number)
+
+    def _form_problem(self, reject: Reject, line: int) -> str | None:
+        """Why a row is rejected again: its source could not read it, and it is as it was."""
+        if LINE in reject.values or EXTRA in reject.values:
+            key = LINE if LINE in reject.values else EXTRA
+            what = f"put its values into the columns and remove {key} (in CSV: empty _cells)"
+        elif reject.form and reject.form == form_mark(reject.values):
+            what = "correct its values"
+        else:
+            return None
+        return (
+            f"{self._path}, line {line}: the row does not have the form of its source, as when it was rejected; {what}"
+        )
+
+
+def read_rejects(
+    path: AnyPath,
+    *,
+    retryable_only: bool = False,
+    format: RejectsFormat | None = None,  # noqa: A002
+) -> RejectedRows:
+    """The rows of a rejects file, to be loaded again; see :class:`RejectedRows`."""
+    return RejectedRows(path, retryable_only=retryable_only, format=format)
+
+
+@contextmanager
+def _text_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except CannotRead as refused:
+        raise SourceError(str(refused)) from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{name} is not UTF-8; save it again in that encoding") from None

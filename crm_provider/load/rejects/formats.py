@@ -1,0 +1,331 @@
+"""The formats of a rejects file: a row as a line, and lines as rows.
+
+A rejected row as a line of text and back, in the two formats of a rejects file; nothing of the row is lost.
+
+JSON lines: ``{"row": 7, "values": {...}, "type": ..., "message": ..., "suggested_action": ..., "request_id": ...,
+"retryable": true}``.
+
+CSV: ``_row``, the row's own columns, then the same facts in columns that begin with ``_``. A cell that a spreadsheet
+would take for a formula has an apostrophe before it, which is taken away again when the file is read (so a phone number
+such as ``+5531999999999`` survives). What no cell can hold as it is (numbers, lists, nothing at all) is JSON, and
+``_cells`` says where; it is empty for the rows of a CSV source.
+
+Values that JSON has no form for are written as exact text (:func:`crm_provider.values.json_values.lenient_json`).
+
+A row that its source could not read has a mark of its values beside it (``form``; in CSV in ``_cells``): as long as
+they are the same, nobody has corrected it.
+
+The format of a rejects file, and its lines read one after another.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+from crm_provider.files.journal import Journal
+from crm_provider.files.paths import AnyPath
+from crm_provider.load.rows import Made, SourceError
+from crm_provider.values.json_values import json_text, json_value
+from crm_provider.values.json_values import lenient_json as plain
+from crm_provider.values.server_clock import utc_time
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that the CRM does not have, and why.
+
+    :param number: of the row in the source of its load
+    :param values: the row as given
+    :param type: the error's type
+    :param message: what is wrong; no value of the row
+    :param retryable: whether the same row may succeed later
+    :param original: its number in the first source of all, if its load's source was itself a rejects file
+    :param made: what was made of it before it was rejected; None if nothing was
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    type: str
+    message: str
+    suggested_action: str = ""
+    request_id: str | None = None
+    retryable: bool = False
+    original: int | None = None
+    made: Made | None = None
+    form: str = ""
+    """Of a row that its source could not read: :func:`form_mark` of its values."""
+
+
+def form_mark(values: Mapping[str, Any]) -> str:
+    """Tells whether a row was changed since it was written, in either format; no value can be read from it."""
+    written = json_value(json_text(dict(sorted(plain(values).items())), ascii_only=True))
+    return blake2b(json_text(written, ascii_only=True).encode(), digest_size=8).hexdigest()
+
+
+class RejectLines(Protocol):
+    """A format. A line of it holds its place in a file alone, but for a header."""
+
+    begin: str
+    """What a file of the format begins with."""
+    quoted: bool
+
+    def columns(self) -> tuple[str, ...] | None:
+        """The row's own columns, None while they are not known."""
+
+    def read_header(self, first: str) -> bool:
+        """Take in a file's first line.
+
+        :return: whether it is a header and no row
+        :raises ValueError: if it is the header of another file
+        """
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        """The first line of a new file whose first row has these columns, None if the format has no header."""
+
+    def line(self, reject: Reject) -> str: ...
+
+    def parse(self, line: str) -> Reject:
+        """The row of a line.
+
+        :raises ValueError: if it is no line of this format; the text holds no value
+        """
+
+
+class JsonLines:
+    """One JSON object for each row."""
+
+    begin = '{"row":'
+    quoted = False
+
+    def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    def read_header(self, first: str) -> bool:
+        return False
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        return None
+
+    def line(self, reject: Reject) -> str:
+        found = {
+            "row": reject.number,
+            "values": plain(reject.values),
+            "type": reject.type,
+            "message": reject.message,
+            "suggested_action": reject.suggested_action,
+            "request_id": reject.request_id,
+            "retryable": reject.retryable,
+        }
+        if reject.original is not None:
+            found["original_row"] = reject.original
+        if reject.made is not None:
+            found["made"] = _made_data(reject.made)
+        if reject.form:
+            found["form"] = reject.form
+        return json_text(found)
+
+    def parse(self, line: str) -> Reject:
+        try:
+            found = json_value(line)
+        except ValueError:
+            raise ValueError("it is no whole JSON object") from None
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        _check(found, {"row": int, "values": dict, "type": str, "retryable": bool})
+        texts = {name: str(found.get(name) or "") for name in ("message", "suggested_action")}
+        request_id, original = found.get("request_id"), found.get("original_row")
+        return Reject(
+            found["row"], found["values"], found["type"], **texts,
+            request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
+            original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
+            form=str(found.get("form") or ""),
+        )  # fmt: skip
+
+
+def _check(found: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
+    for name, kind in wanted.items():
+        if not isinstance(found.get(name), kind):
+            raise ValueError(f"its {name!r} is missing or not of type {kind.__name__}")
+
+
+class CsvLines:
+    """Comma, double quotes, UTF-8. ``_retryable`` is last, so that a line that was cut off is always noticed."""
+
+    begin = "_row,"
+    quoted = True
+
+    def __init__(self) -> None:
+        self._columns: tuple[str, ...] | None = None
+
+    def columns(self) -> tuple[str, ...] | None:
+        return self._columns
+
+    def read_header(self, first: str) -> bool:
+        cells = _cells(first.removeprefix("\ufeff"))
+        if (cells[0], *cells[-len(_AFTER) :]) != ("_row", *_AFTER):
+            raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}, with commas")
+        self._columns = tuple(map(_unguarded, cells[1 : -len(_AFTER)]))
+        return True
+
+    def header_for(self, columns: Iterable[str]) -> str | None:
+        self._columns = tuple(name for name in map(str, columns) if _fits(name))
+        return _record(["_row", *map(_guarded, self._columns), *_AFTER])
+
+    def line(self, reject: Reject) -> str:
+        columns, values = self._columns or (), plain(reject.values)
+        special: dict[str, Any] = {
+            "json": [name for name in columns if name in values and not _fits(values[name])],
+            "missing": [name for name in columns if name not in values],
+            "more": {name: value for name, value in values.items() if name not in columns},
+        }
+        notes: dict[str, Any] = {name: found for name, found in special.items() if found}
+        if reject.made is not None:
+            notes["made"] = _made_data(reject.made)
+        if reject.form:
+            notes["form"] = reject.form
+        original = "" if reject.original is None else str(reject.original)
+        after = [
+            reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
+            json_text(notes, ascii_only=True) if notes else "",
+        ]  # fmt: skip
+        row = [_cell(values.get(name)) for name in columns]
+        facts = [_guarded(_UNFIT.sub("\ufffd", text)) for text in after]
+        return _record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
+
+    def parse(self, line: str) -> Reject:
+        columns, cells = self._columns or (), _cells(line)
+        if len(cells) != len(columns) + 1 + len(_AFTER):
+            raise ValueError(f"it has {len(cells)} cells and not {len(columns) + 1 + len(_AFTER)}")
+        number, *texts, retryable = (cells[0], *map(_unguarded, cells[1:-1]), cells[-1].strip().lower())
+        given = dict(zip(columns, texts, strict=False))
+        type_, message, action, request_id, original, notes = texts[len(columns) :]
+        if not number.strip().isdecimal() or retryable not in ("yes", "no"):
+            raise ValueError("its _row is no number, or its _retryable is not yes or no")
+        values, made, form = _restored(given, notes)
+        return Reject(
+            int(number), values, type_, message, action, request_id or None,
+            retryable == "yes", int(original) if original.strip().isdecimal() else None, made, form,
+        )  # fmt: skip
+
+
+_AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_row", "_cells", "_retryable")
+
+_FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
+"""A cell that begins so gets an apostrophe, and one that begins with an apostrophe another: so it is always undone."""
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no CSV file can hold: some readers stop at NUL, and halves of characters have no UTF-8."""
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _unguarded(text: str) -> str:
+    return text.removeprefix("'")
+
+
+def _fits(value: Any) -> bool:
+    return isinstance(value, str) and not _UNFIT.search(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return _guarded(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
+
+
+def _made_data(made: Made) -> dict[str, Any]:
+    return {"certain": made.certain, "since": None if made.since is None else made.since.isoformat()}
+
+
+def _made_of(data: Any) -> Made | None:
+    if not isinstance(data, Mapping):
+        return None
+    return Made(utc_time(data.get("since")), certain=data.get("certain") is True)
+
+
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:
+    """The values of a row from its cells, what was made of it, and the mark of its form.
+
+    A cell that was empty may have been filled in.
+    """
+    try:
+        found = json_value(notes) if notes.strip() else {}
+        for name in found.get("json", []):
+            given[name] = json_value(given[name]) if given[name] else None
+        for name in found.get("missing", []):
+            if not given[name]:
+                given.pop(name)
+        return {**given, **found.get("more", {})}, _made_of(found.get("made")), str(found.get("form", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
+
+
+def _record(cells: Iterable[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue()[:-2]
+
+
+def _cells(line: str) -> list[str]:
+    limit = csv.field_size_limit(max(len(line), 1))  # the default refuses cells of 128 KB
+    try:
+        return next(csv.reader([line], strict=True), [""])
+    except csv.Error:
+        raise ValueError("it is no line of CSV") from None
+    finally:
+        csv.field_size_limit(limit)  # it holds for the whole process
+
+
+RejectsFormat = Literal["jsonl", "csv"]
+
+_PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
+
+
+def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
+    """The format and the journal of a rejects file; no file is made.
+
+    :param chosen: by default CSV for the suffix ``.csv`` and JSON lines for any other
+    :raises SourceError: if the format is unknown, or cannot be written row by row
+    """
+    if path.suffix.lower() in _PACKED:
+        raise SourceError(
+            f"rejects are written row by row, which {path.suffix} does not allow; end the path in .jsonl or .csv"
+        )
+    name = chosen or ("csv" if path.suffix.lower() == ".csv" else "jsonl")
+    if name not in ("csv", "jsonl"):
+        raise SourceError(f"the format of rejects is 'jsonl' or 'csv' but not {name!r}")
+    lines = CsvLines() if name == "csv" else JsonLines()
+    return lines, Journal(path, quoted=lines.quoted)
+
+
+class RejectReader:
+    """Reads the lines of a file one after another, and knows where it is when one is wrong."""
+
+    def __init__(self, lines: RejectLines, name: str) -> None:
+        self._lines, self._name = lines, name
+        self.number = 0
+        """Of the line that was read last, from 1; a header counts, and line breaks within a row of CSV do not."""
+        self._header: str | None = None
+
+    def read(self, line: str) -> Reject | None:
+        """The row of a line; None for an empty line or a header, also one that two tries at once have both written.
+
+        :raises SourceError: if it is neither
+        """
+        self.number += 1
+        try:
+            if self.number == 1 and self._lines.read_header(line):
+                self._header = line
+            if line == self._header:
+                return None
+            return self._lines.parse(line) if line.strip() else None
+        except ValueError as wrong:
+            raise SourceError(f"{self._name}, row {self.number} of the file (a header counts): {wrong}") from None

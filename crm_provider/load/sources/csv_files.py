@@ -1,0 +1,309 @@
+"""CSV: the delimiter is found in the first lines; a line that does not fit the header is a row by itself."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from crm_provider.files.paths import AnyPath
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Lines, Record, Table, open_lines, place
+from crm_provider.load.sources.options import FileOptions, HeaderLine, told_apart
+
+log = logging.getLogger(__name__)
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+"""Those that are recognised; the first ones win a draw."""
+
+LONGEST_RECORD = 150_000
+"""Lines of one record: a quote that is not closed must not collect the whole file."""
+
+MOST_COLUMNS = 10_000
+"""Spreadsheets have 16,384 at most, and nobody maps so many: a header line of delimiters must not fill the memory."""
+
+SAMPLE_LINES, SAMPLE_SIZE = 50, 1 << 16
+"""Lines and characters that are looked at to find the delimiter."""
+
+SKIP = "source_options={'skip_lines': <how many>}"
+
+_CLOSE = "close the quote that was left open"
+
+_EXCEL_MARK = re.compile(r'"?sep=([^"\r\n])\1*"?', re.IGNORECASE)
+"""The first line, which names the delimiter for Excel; a file that was saved again has some of them at its end."""
+
+_NUL = "\udcfe"
+"""Stands for NUL while a line is parsed, which Python 3.10 refuses: no text decodes to it."""
+
+
+class CsvFiles:
+    """Opens the CSV files of a source; a delimiter that had to be found is logged once."""
+
+    def __init__(self, options: FileOptions) -> None:
+        self._options = options
+        self._logged: set[str] = {","}
+
+    @contextmanager
+    def open(self, path: AnyPath) -> Iterator[Table]:
+        """Read the header of a file; its rows come later.
+
+        :raises SourceError: if there is none
+        """
+        with open_lines(path, encoding=self._options.encoding, newline="") as lines:
+            text = _Text(lines)
+            marked = _skip_to_header(text, self._options.skip_lines)
+            delimiter = self._options.delimiter or marked or self._found(path, text)
+            if csv.field_size_limit() < LARGEST_ROW:  # it holds for the whole process, so it is only ever raised
+                csv.field_size_limit(LARGEST_ROW)
+            records = _Records(text, **self._dialect(delimiter))
+            columns = self._options.header or records.header()
+            yield Table(columns, records.of(columns))
+
+    def _dialect(self, delimiter: str) -> dict[str, Any]:
+        quoted = bool(self._options.quotechar)
+        return {
+            "delimiter": delimiter,
+            "quotechar": self._options.quotechar or None,
+            "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            "skipinitialspace": delimiter != " ",  # else a space before a quote makes the quote a part of the value
+            "strict": True,  # else a quote in the wrong place changes values without a word
+        }
+
+    def _found(self, path: AnyPath, text: _Text) -> str:
+        """The delimiter with which most records have as many fields as the header; of several, with the most fields."""
+        sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
+        header = len(self._options.header or ())
+
+        def fit(delimiter: str) -> tuple[bool, float, int]:
+            counts = _field_counts(sample, self._dialect(delimiter))
+            first = counts[0] if counts else 0
+            expected, rest = (header, counts) if header else (first, counts[1:])
+            consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
+            return first > 1 or bool(header), consistent, -abs(first - header) if header else first
+
+        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=fit)
+        if found not in self._logged:
+            self._logged.add(found)
+            log.info("%s: the fields are separated by a %s", path, DELIMITERS[found])
+        return found
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+class _Text:
+    """Lines one after another, with a look at those that follow.
+
+    :ivar number: of the line that was handed out last, from 1
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self.path = lines.path
+        self.number = 0
+        self._lines = iter(lines)
+        self._ahead: deque[str] = deque()
+        self._error: SourceError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._ahead:
+            line = self._ahead.popleft()
+        elif self._error is not None:
+            raise self._error
+        else:
+            line = next(self._lines)
+        self.number += 1
+        return line
+
+    def peek(self, lines: int = 1, characters: int = 1) -> list[str]:
+        """The lines that follow, at least one; what is wrong with a later one is raised when it is reached."""
+        size = sum(map(len, self._ahead))
+        while self._error is None and (not self._ahead or (len(self._ahead) < lines and size < characters)):
+            try:
+                line = next(self._lines, None)
+            except SourceError as wrong:
+                self._error = wrong
+                break
+            if line is None:
+                break
+            self._ahead.append(line)
+            size += len(line)
+        if not self._ahead and self._error is not None:
+            raise self._error
+        return list(self._ahead)
+
+
+def _skip_to_header(text: _Text, skip: int) -> str | None:
+    """Leave out what stands before the header line.
+
+    :return: the delimiter that Excel's first line names, if there is one
+    :raises SourceError: if there are fewer lines than are to be skipped
+    """
+    found = None
+    for _ in range(skip):
+        line = next(text, None)
+        if line is None:
+            raise SourceError(
+                f"{text.path} has {text.number} lines, and skip_lines skips {skip}; correct source_options"
+            )
+        found = found or _excel_mark(line)
+    _skip_blank(text)
+    mark = _excel_mark("".join(text.peek()[:1]))
+    if mark is not None:
+        next(text)
+        _skip_blank(text)
+    return mark or found
+
+
+def _skip_blank(text: _Text) -> None:
+    while (ahead := text.peek()) and not ahead[0].strip(" \r\n"):
+        next(text)
+
+
+def _excel_mark(line: str) -> str | None:
+    found = _EXCEL_MARK.fullmatch(line.strip("\r\n "))
+    return found[1] if found else None
+
+
+class _Records:
+    """Records of one file, with the lines that each is on."""
+
+    def __init__(self, text: _Text, **dialect: Any) -> None:
+        self._text = text
+        self._recent: list[str] = []
+        self._size = 0
+        self._has_nul = False
+        self._quote: str | None = dialect["quotechar"]
+        self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
+        self._reader = csv.reader(self._watched(), **dialect)
+
+    def header(self) -> HeaderLine:
+        for fields in self._all():
+            if isinstance(fields, str):
+                raise SourceError(f"{fields}; correct the header line, or skip the lines before it: {SKIP}")
+            if len(fields) > MOST_COLUMNS:
+                raise SourceError(f"{self._place()} has {len(fields):,} columns; at most {MOST_COLUMNS:,} are read")
+            names = (name.strip("\ufeff\u200b \t\r\n\f\v\u00a0") for name in fields)
+            return HeaderLine.of(told_apart(names, self._place()), self._place())
+        raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
+
+    def of(self, columns: tuple[str, ...]) -> Iterator[Record]:
+        expected = len(columns)
+        for fields in self._all():
+            if isinstance(fields, str):
+                yield {LINE: "".join(self._recent).rstrip("\r\n")}, fields, self._first_line
+            elif len(fields) == expected:
+                yield dict(zip(columns, fields, strict=True)), None, self._first_line
+            else:
+                yield self._ragged(columns, fields)
+
+    def _all(self) -> Iterator[list[str] | str]:
+        """The fields of each record; for one that cannot be taken apart, the reason."""
+        recent = self._recent
+        while True:
+            recent.clear()
+            self._size, self._has_nul = 0, False
+            try:
+                fields = next(self._reader, None)
+            except csv.Error as error:
+                yield self._reason(str(error))
+                continue
+            if fields is None:
+                return
+            if self._has_nul:
+                fields = [field.replace(_NUL, "\0") for field in fields]
+            if self._has_hidden_quote(fields):
+                yield f"{self._place()}: a tab or hard space stands before a quote; remove it"
+            elif fields and not (len(fields) == 1 and (not fields[0] or fields[0].isspace()) and self._is_blank()):
+                yield fields
+
+    def _is_blank(self) -> bool:
+        return not "".join(self._recent).strip()
+
+    def _has_hidden_quote(self, fields: list[str]) -> bool:
+        """Whether the quotes of a field would be taken for a part of it, because of the space before them."""
+        quote = self._quote
+        return (
+            quote is not None
+            and any(quote in line for line in self._recent)
+            and any(field[:1].isspace() and field.lstrip().startswith(quote) for field in fields)
+            and self._hidden_quote.search("".join(self._recent)) is not None
+        )
+
+    def _ragged(self, columns: Sequence[str], fields: list[str]) -> Record:
+        values: dict[str, Any] = dict(zip(columns, fields, strict=False))
+        if len(fields) > len(columns):
+            values[EXTRA] = fields[len(columns) :]
+        has = "has" if len(self._recent) == 1 else "have"
+        noun = "field" if len(fields) == 1 else "fields"
+        problem = f"{self._place()} {has} {len(fields)} {noun}, the header has {len(columns)}"
+        return values, problem, self._first_line
+
+    def _reason(self, error: str) -> str:
+        """What a csv error means.
+
+        :raises SourceError: if it is not known where the record should have ended
+        """
+        if "field limit" in error:
+            raise SourceError(
+                f"{self._place()}: a field is longer than {csv.field_size_limit()} characters; {_CLOSE}, or shorten it"
+            )
+        if "end of data" in error:
+            raise SourceError(
+                f"{self._place()}: a quote is not closed before the end of the file; close it, or fetch the "
+                "file again if it was cut off"
+            )
+        return f"{self._place()}: a quote within a quoted field is not doubled"
+
+    @property
+    def _first_line(self) -> int:
+        return self._text.number - len(self._recent) + 1
+
+    def _place(self) -> str:
+        return place(self._text.path, self._first_line, self._text.number)
+
+    def _watched(self) -> Iterator[str]:
+        recent = self._recent
+        for line in self._text:
+            recent.append(line)
+            self._size += len(line)
+            if len(recent) > LONGEST_RECORD:
+                raise SourceError(f"{self._place()}: one record has over {LONGEST_RECORD} lines; {_CLOSE}")
+            if self._size > LARGEST_ROW:
+                raise SourceError(
+                    f"{self._place()}: one record has over {LARGEST_ROW} characters; {_CLOSE}, or shorten it"
+                )
+            if "\0" in line:
+                self._has_nul = True
+                line = line.replace("\0", _NUL)  # noqa: PLW2901 - what is kept in recent stays as it was read
+            yield line
+
+
+def _quote_behind_space(delimiter: str, quote: str | None) -> re.Pattern[str]:
+    """Finds a quote at the start of a field, behind space that is not skipped."""
+    space = r"[^\S\r\n]"
+    return re.compile(rf"(?:\A|{re.escape(delimiter)}){space}*[^\S\r\n ]{space}*{re.escape(quote or '')}")
+
+
+def _field_counts(lines: list[str], dialect: dict[str, Any]) -> list[int]:
+    """Fields of each record of a sample that is not blank; -1 for one that makes no sense. The last may be cut off."""
+    counts: list[int] = []
+    reader = csv.reader((line.replace("\0", _NUL) for line in lines), **dialect)
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            if "end of data" in str(error):
+                return counts
+            counts.append(-1)
+            continue
+        if fields is None:
+            return counts
+        if fields and not (len(fields) == 1 and not fields[0].strip()):
+            counts.append(len(fields))

@@ -1,0 +1,95 @@
+"""JSON lines: one object a line. A line that is none is a row by itself, with the problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from crm_provider.files.paths import AnyPath
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.files import LINE, Lines, Record, Table, open_lines, place
+
+LARGEST_EXPONENT = 400
+"""Of ten; floats end at 308. Beyond, a number of ten characters may take gigabytes once it is written out."""
+
+
+@contextmanager
+def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[Table]:
+    """Open a file of JSON lines.
+
+    :raises SourceError: while reading, if it is one JSON text over many lines, or no text
+    """
+    with open_lines(path, encoding=encoding, newline="\n") as lines:
+        yield Table(None, _records(lines))
+
+
+def _records(lines: Lines) -> Iterator[Record]:
+    begun = False
+    for line in lines:
+        text = line.strip("\r\n")
+        if not text.strip():
+            continue
+        if not begun:
+            _refuse_one_text(lines, text)
+            begun = True
+        try:
+            yield _object(text), None, lines.number
+        except _Unusable as why:
+            yield {LINE: text}, f"{place(lines.path, lines.number)} {why}", lines.number
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+class _Unusable(Exception):
+    """What is wrong with a line, to be read after its place."""
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = _DECODER.decode(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(found, ensure_ascii=False, default=str).encode()
+    except json.JSONDecodeError as error:
+        raise _Unusable(f"is not JSON from character {error.pos + 1} on") from None
+    except UnicodeEncodeError:
+        raise _Unusable("holds half a character (a lone surrogate)") from None
+    except RecursionError:
+        raise _Unusable("is nested too deeply") from None
+    except (ValueError, ArithmeticError):
+        raise _Unusable("holds a number that is too large") from None
+    if not isinstance(found, dict):
+        raise _Unusable("is JSON but no object")
+    return found
+
+
+def _refuse_one_text(lines: Lines, text: str) -> None:
+    if text.lstrip().startswith("[") or text.strip() == "{":
+        raise SourceError(
+            f"{place(lines.path, lines.number)} begins a JSON text of many lines, which would have to be read "
+            "whole; write JSON lines instead, one object a line (jq -c '.[]')"
+        )
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Unusable("has the same key twice in an object")
+    return found
+
+
+def _number(text: str) -> Decimal:
+    number = Decimal(text)
+    if not -LARGEST_EXPONENT <= number.adjusted() <= LARGEST_EXPONENT:
+        raise _Unusable("holds a number that is too large or too small")
+    return number
+
+
+def _no_number(name: str) -> NoReturn:
+    raise _Unusable(f"holds {name}, which JSON does not know")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition, parse_float=_number, parse_constant=_no_number)

@@ -1,0 +1,196 @@
+"""Parquet: batches of rows, through pyarrow, which is loaded when the first file is opened."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from crm_provider.files.parquet import arrow_modules
+from crm_provider.files.paths import AnyPath
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
+from crm_provider.load.sources.options import told_apart
+
+BATCH = 1000
+"""Rows that are Python values at a time."""
+
+LARGEST_BATCH = 8 << 20
+"""Bytes of the rows that are Python values at a time; a single row has no more either."""
+
+READ_AHEAD = 1 << 18
+"""Bytes of each column that are read at a time; without it, and with ``pre_buffer``, a row group is read whole."""
+
+
+@contextmanager
+def open_parquet(path: AnyPath) -> Iterator[Table]:
+    """Read the schema of a file; its rows come later.
+
+    Times of nanoseconds are cut to microseconds, for Python has no finer ones.
+
+    :raises SourceError: if it is no Parquet file, its column names do not tell the columns apart, or pyarrow is missing
+    """
+    _, parquet = _pyarrow()
+    try:
+        opened = read_source(path)
+    except IsADirectoryError:
+        raise folder_refused(path) from None
+    with opened as file:
+        with _reading(path):
+            table = parquet.ParquetFile(
+                file,
+                buffer_size=READ_AHEAD,
+                pre_buffer=False,
+                coerce_int96_timestamp_unit="us",
+                read_dictionary=_columns_of_text(parquet, file),
+            )
+            columns = told_apart(table.schema_arrow.names, str(path))
+        yield Table(columns, _records(path, table, columns))
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def _columns_of_text(parquet: Any, file: Any) -> list[str]:
+    """Columns of which Arrow is to keep each different value once: a long one in every row would fill the memory."""
+    schema = parquet.ParquetFile(file, pre_buffer=False).schema
+    leaves = [schema.column(n) for n in range(len(schema))]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in _TEXTS]
+
+
+_TEXTS = ("STRING", "NONE", "JSON", "ENUM")
+
+
+def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
+    done = 0
+    with _reading(path):
+        for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
+            for piece in _pieces(path, batch.rename_columns(list(columns)), done):
+                yield from _values(path, _exact(piece), done)
+                done += piece.num_rows
+
+
+def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
+    """A batch in pieces that fit into memory as Python values.
+
+    :raises SourceError: if a row does not
+    """
+    if _size(batch.columns) <= LARGEST_BATCH:
+        yield batch
+    elif batch.num_rows == 1:
+        raise SourceError(f"{path}, row {done + 1} has over {LARGEST_BATCH:,} bytes; shorten it, or leave columns out")
+    else:
+        half = batch.num_rows // 2
+        yield from _pieces(path, batch.slice(0, half), done)
+        yield from _pieces(path, batch.slice(half), done + half)
+
+
+def _size(columns: Sequence[Any]) -> int:
+    """Bytes of the values of some columns, each as often as it is there."""
+    pa, _ = _pyarrow()
+    compute, total = importlib.import_module("pyarrow.compute"), 0
+    for column in columns:
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            if pa.types.is_string(kind.value_type) or pa.types.is_binary(kind.value_type):
+                lengths = compute.binary_length(column.dictionary)
+                total += compute.sum(lengths.cast(pa.int64()).take(column.indices)).as_py() or 0
+        elif pa.types.is_struct(kind):
+            total += _size(column.flatten())
+        elif pa.types.is_map(kind):
+            total += _size([column.keys, column.items])
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            total += _size([column.flatten()])
+        else:
+            total += column.nbytes
+    return total
+
+
+def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
+    try:
+        rows = batch.to_pylist()
+    except _no_python_value():
+        for n in range(batch.num_rows):
+            yield _value_by_value(batch, n, f"{path}, row {done + n + 1}")
+        return
+    for row in rows:
+        yield row, None, 0
+
+
+def _value_by_value(batch: Any, n: int, where: str) -> Record:
+    values, bad = {}, []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[n].as_py()
+        except _no_python_value():
+            bad.append(repr(name))
+    problem = f"{where}: {', '.join(bad)} cannot become a Python value (a date after the year 9999?)" if bad else None
+    return values, problem, 0
+
+
+def _exact(batch: Any) -> Any:
+    """A batch whose values Python has: times of microseconds, and floats with the digits that were written.
+
+    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
+    """
+    for n, field in enumerate(batch.schema):
+        exact = _exact_type(field.type)
+        if exact != field.type:
+            column = batch.column(n).cast(_exact_type(field.type, float_as_text=True), safe=False)
+            batch = batch.set_column(n, field.name, column.cast(exact))
+    return batch
+
+
+def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
+    """A type with exact values in place of short floats and of nanoseconds, also in lists, structs and dictionaries."""
+    pa, _ = _pyarrow()
+
+    def exact(inner: Any) -> Any:
+        return _exact_type(inner, float_as_text=float_as_text)
+
+    if pa.types.is_float32(kind):
+        return pa.string() if float_as_text else pa.float64()
+    if pa.types.is_dictionary(kind):
+        return exact(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(exact(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(n).with_type(exact(kind.field(n).type)) for n in range(kind.num_fields)])
+    return _in_microseconds(kind) if getattr(kind, "unit", None) == "ns" else kind
+
+
+def _in_microseconds(kind: Any) -> Any:
+    pa, _ = _pyarrow()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
+
+
+def _no_python_value() -> tuple[type[Exception], ...]:
+    pa, _ = _pyarrow()
+    return (ValueError, OverflowError, KeyError, pa.ArrowException)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    :raises SourceError: if they are not installed
+    """
+    try:
+        return arrow_modules()
+    except ValueError as missing:
+        raise SourceError(str(missing)) from None
+
+
+@contextmanager
+def _reading(path: AnyPath) -> Iterator[None]:
+    """Tell a damaged file from a file system that fails: pyarrow uses a bare OSError for the former."""
+    pa, _ = _pyarrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a name that is no text
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        raise SourceError(f"{path} is no valid Parquet file, or damaged; fetch or write it again") from None

@@ -1,0 +1,294 @@
+"""Where the rows of a load come from: a list, files, or an object of its own kind; read row by row, repeatedly."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+from crm_provider.files.paths import AnyPath, as_path
+from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.sources.csv_files import CsvFiles
+from crm_provider.load.sources.files import LINE, Places, Table, expanded, format_of, there
+from crm_provider.load.sources.jsonl_files import open_jsonl
+from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
+from crm_provider.load.sources.parquet_files import open_parquet
+
+OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
+"""Opens one file; leaving the context closes it."""
+
+
+class Source(Protocol):
+    """Rows that can be read several times, in the same order with the same numbers each time."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns, if they can be told without reading the rows; None where each row has its own.
+
+        :raises SourceError: if the source cannot be used
+        """
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, from the first, numbered from 1. A row that could not be read properly has a ``problem``.
+
+        :raises SourceError: if the source as a whole cannot be used, with file and line
+        """
+
+
+def open_source(source: Any, *, format: str | None = None, options: Mapping[str, Any] | None = None) -> Source:  # noqa: A002
+    """The rows of a list, of files, or of an object that has ``rows()`` already (returned as it is).
+
+    >>> open_source([{"email": "ada@example.com"}]).columns
+    ('email',)
+
+    Values are texts in rows of CSV. JSON numbers with a fraction or exponent are ``Decimal``, so that they stay what
+    was written. Parquet gives the Python value of each type.
+
+    Of a row that could not be read properly the values are what could be read: fields without a column are a list
+    under :data:`~crm_provider.load.sources.files.EXTRA`, a line that cannot be parsed is the text under
+    :data:`~crm_provider.load.sources.files.LINE`.
+
+    :param source: a list of rows (mappings of column to value), a list of pages (lists of rows), a path, a pattern
+        (``"in/leads-*.csv"``; files in the order of their names), or a list of both
+    :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default told by the suffix (``.gz`` may follow)
+    :param options: how the files are to be read: the fields of
+        :class:`~crm_provider.load.sources.options.FileOptions`, for example ``{"delimiter": ";", "encoding":
+            "cp1252"}``
+    :raises SourceError: if that is no source, or an option makes no sense
+    :raises NoSuchFile: if no file matches a pattern; later, when a file is read that was named and is not there
+    """
+    paths = _paths(source)
+    if paths:
+        return FilesSource(paths, format=format, options=options)
+    if format is not None or (options and _has_rows(source)):
+        raise SourceError(
+            "source_format and source_options say how to read files, but the source is no file; leave them out"
+        )
+    if _has_rows(source):
+        return cast(Source, source)
+    if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
+        raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
+    return RowsSource(source, null_values=FileOptions.of(options, format=ROWS).null_values)
+
+
+class RowsSource:
+    """Rows that are in memory: what an upstream task returned.
+
+    :param rows: mappings of column to value, or pages of them (lists), which count as one list
+    :param null_values: texts that stand for no value
+    """
+
+    name = "the list of rows"
+
+    def __init__(self, rows: Sequence[Any], *, null_values: Collection[str] = ()) -> None:
+        self._rows = rows
+        self._nulls = frozenset(null_values)
+        self._places = Places()
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """Those of all rows together; None for no rows."""
+        names = {
+            name: None for row in self._given() if isinstance(row, Mapping) for name in row if isinstance(name, str)
+        }
+        return tuple(names) or None
+
+    def rows(self) -> Iterator[Row]:
+        self._places = places = Places()
+        for number, given in enumerate(self._given(), 1):
+            row = _row_of(number, given)
+            places.note(0, row.problem)
+            yield replace(row, values=without_nulls(row.values, self._nulls)) if self._nulls else row
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row that :meth:`rows` gave could not be read."""
+        return self._places.is_malformed(number)
+
+    def _given(self) -> Iterator[Any]:
+        """The rows, page by page if the first item is a page; an empty page has none."""
+        if not self._rows or not isinstance(self._rows[0], (list, tuple)):
+            yield from self._rows
+            return
+        for page in self._rows:
+            if isinstance(page, (list, tuple)):
+                yield from page
+            else:
+                yield page
+
+
+def _row_of(number: int, given: Any) -> Row:
+    if not isinstance(given, Mapping):
+        return Row(
+            number, {LINE: given}, f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
+        )
+    if not all(isinstance(name, str) for name in given):
+        problem = f"row {number} has a column whose name is no text; name the column"
+        return Row(number, {str(name): value for name, value in given.items()}, problem)
+    return Row(number, given)
+
+
+def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str | None = None) -> dict[str, Any]:
+    """A row with nothing in place of the texts that stand for no value, also in nested ones.
+
+    :param empty: what is put there
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, str) and value.strip() in words:
+            value = empty  # noqa: PLW2901 - the value of the copy
+        elif isinstance(value, Mapping):
+            value = without_nulls(value, words, empty)  # noqa: PLW2901
+        found[name] = value
+    return found
+
+
+class FilesSource:
+    """Files of one format, read one after the other as if they were one.
+
+    Their columns may differ: whether each file has those that the mapping needs is to be checked with :meth:`tables`,
+    before the first row is used. Which files a pattern means is settled here, once.
+
+    :param paths: as for :func:`open_source`, which explains the others too
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str] | AnyPath],
+        *,
+        format: str | None = None,  # noqa: A002
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        chosen = checked_format(format)
+        self._files = [file for path in paths for file in expanded(_path(path), path)]
+        self._given = {str(_path(path)): path for path in paths}
+        self._format = chosen or _common_format(self._files)
+        read = FileOptions.of(options, format=self._format)
+        self._open = _opener(self._format, read)
+        self._nulls, self._empty = frozenset(read.null_values), "" if self._format in ("csv", "tsv") else None
+        self._places = Places()
+        more = len(self._files) - 1
+        self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
+
+    @property
+    def files(self) -> Sequence[AnyPath]:
+        """All of them, in the order in which they are read."""
+        return tuple(self._files)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """Those of the first file."""
+        with self._opened(self._files[0]) as table:
+            return table.columns
+
+    def tables(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each file with its columns; nothing for a format in which each row has its own.
+
+        :raises SourceError: if a file has none of the columns of the first one: its header line is missing
+        """
+        if self.columns is None:
+            return
+        for file in self._files:
+            with self._opened(file) as table:
+                self._check_columns(file, table.columns)
+                yield str(file), table.columns or ()
+
+    def rows(self) -> Iterator[Row]:
+        self._places = places = Places()
+        number = 0
+        for file in self._files:
+            with self._opened(file) as table:
+                self._check_columns(file, table.columns)
+                places.begin(file)
+                for number, (values, problem, line) in enumerate(table.records, number + 1):  # noqa: B020
+                    places.note(line, problem)
+                    if self._nulls:
+                        values = without_nulls(values, self._nulls, self._empty)  # noqa: PLW2901
+                    yield Row(number, values, problem)
+
+    def place(self, number: int) -> str:
+        """File, line and row of a row that :meth:`rows` gave, for messages."""
+        return self._places.place(number)
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row that :meth:`rows` gave could not be read."""
+        return self._places.is_malformed(number)
+
+    @contextmanager
+    def _opened(self, file: AnyPath) -> Iterator[Table]:
+        with ExitStack() as closing:
+            with there(self._given.get(str(file), file)):
+                table = closing.enter_context(self._open(file))
+            yield table
+
+    def _check_columns(self, file: AnyPath, columns: tuple[str, ...] | None) -> None:
+        """Refuse a file whose first line cannot be its header line."""
+        first = self.columns
+        if columns is None or first is None or set(columns) == set(first):
+            return
+        if not set(columns) & set(first) or any("@" in name for name in (*columns, *first)):
+            raise SourceError(f"{file} and {self._files[0]} have no header line in common; add it where it is missing")
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+_ACCEPTED = (
+    "give a list of mappings (column to value) or of pages of them, a path or pattern of files, or a list of paths; "
+    "what can be read only once (a generator) must become a list or a file first"
+)
+
+
+def _paths(source: Any) -> Sequence[Any]:
+    """The paths that a source names; none if it is something else."""
+    if _is_path(source):
+        return [source]
+    # A list of rows may be long, or be fetched item by item: its first one tells.
+    if not isinstance(source, Sequence) or not source or not _is_path(source[0]):
+        return []
+    for number, item in enumerate(source, 1):
+        if not _is_path(item):
+            raise SourceError(f"source is a list of paths, but its item {number} is none; {_ACCEPTED}")
+    return source
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike, AnyPath))
+
+
+def _has_rows(source: Any) -> bool:
+    """Whether it is a :class:`Source`, found without asking for its columns, which may cost a query."""
+    missing = object()
+    return all(inspect.getattr_static(source, part, missing) is not missing for part in ("name", "columns", "rows"))
+
+
+def _path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    try:
+        return as_path(given)
+    except ValueError as wrong:
+        raise SourceError(f"source: {wrong}") from None
+
+
+def _common_format(files: Sequence[AnyPath]) -> str:
+    formats = [format_of(file) for file in files]
+    for file, its_format in zip(files, formats, strict=True):
+        if its_format != formats[0]:
+            raise SourceError(
+                f"the files have several formats: {files[0]} is {formats[0]}, {file} is {its_format}; "
+                "narrow the pattern, or set source_format"
+            )
+    return formats[0]
+
+
+def _opener(format: str, options: FileOptions) -> OpenTable:  # noqa: A002
+    if format == "parquet":
+        return open_parquet
+    if format == "jsonl":
+        return lambda path: open_jsonl(path, encoding=options.encoding)
+    return CsvFiles(options).open

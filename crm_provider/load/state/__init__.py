@@ -1,0 +1,1 @@
+"""What a load keeps: the checkpoint between tries, fingerprints between loads, tables while it runs."""
