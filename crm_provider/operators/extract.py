@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
+from crm_provider.extract.writers import Format, IfChanged, check_if_changed, checked_fields, format_of
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.hidden import path_text
 from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
-from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
-from crm_provider.load.flatten import checked_fields
 from crm_provider.operators.base import CrmOperator
 from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import is_mapped
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.client.pagination import Listing
-    from crm_provider.load.parts import Owner
+    from crm_provider.extract.partial_pages import Owner
     from crm_provider.task_arguments import CrmArguments, PathArgument, Templated
 
 
@@ -88,7 +87,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.extract import Extract, ExtractUnsaved
+        from crm_provider.extract.extractor import Extract, ExtractUnsaved
 
         with self.hook.bulk_client() as client:
             extract = Extract(
@@ -158,7 +157,7 @@ def _path_of(target: Any) -> Any:
 
 def _owner(ti: Any) -> Owner:
     """The task instance. A user's clear raises ``max_tries``, a retry or a reschedule does not."""
-    from crm_provider.load.parts import Owner
+    from crm_provider.extract.partial_pages import Owner
 
     work = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
     return Owner(work=work, epoch=int(ti.max_tries or 0))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from crm_provider.extract import partial_pages
 from crm_provider.files import journal
 from crm_provider.files.local import Scratch
-from crm_provider.load import parts, suppression
+from crm_provider.load import suppression
 from crm_provider.load.report import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -90,7 +91,7 @@ def test_an_extract(
     crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, retries: int
 ) -> None:
     crm.reset(SandboxSettings(seed="contacts:35", rate=None))
-    Disk(monkeypatch, parts, fits=2, full=1)
+    Disk(monkeypatch, partial_pages, fits=2, full=1)
     target = tmp_path / "contacts.jsonl"
     task = run_task(CrmExtractContactsOperator, target=str(target), retries=retries)
     assert task.states == ["up_for_retry", "success"] if retries else ["failed"]

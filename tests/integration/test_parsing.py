@@ -30,7 +30,7 @@ ONLY_WHEN_RUN = {
     "crm_provider.client.client",
     "crm_provider.hooks.crm",
     "crm_provider.load.job",
-    "crm_provider.load.extract",
+    "crm_provider.extract.extractor",
     "crm_provider.load.sources.source",
     "crm_provider.rate_limit",
     "crm_provider.polling",

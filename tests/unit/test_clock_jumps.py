@@ -20,7 +20,7 @@ import pytest
 import crm_provider
 from crm_provider import errors as e
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load.parts import LONGEST_REST, Owner, Parts
+from crm_provider.extract.partial_pages import LONGEST_REST, Owner, Parts
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import GRACE, LONGEST_NAP, Lane
@@ -47,8 +47,8 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
 # -- who looks at the wall clock ----------------------------------------------------------------------------
 
 WALL_CLOCK = {
-    "load/extract.py": "a default, for the age of parts",
-    "load/parts.py": "the age of pages that others have left behind, in days",
+    "extract/extractor.py": "a default, for the age of parts",
+    "extract/partial_pages.py": "the age of pages that others have left behind, in days",
     "outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",

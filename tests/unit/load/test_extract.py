@@ -18,9 +18,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, ListedPage, Page, walk_pages
 from crm_provider.client.settings import Settings
-from crm_provider.load import extract as module
-from crm_provider.load.extract import RESTARTS, Extract, ListingChanged
-from crm_provider.load.parts import Owner
+from crm_provider.extract import extractor as module
+from crm_provider.extract.extractor import RESTARTS, Extract, ListingChanged
+from crm_provider.extract.partial_pages import Owner
 from crm_provider.sandbox import Sandbox
 
 Records = list[dict[str, Any]]
@@ -208,7 +208,7 @@ def test_a_stop_while_the_file_is_written_leaves_the_old_one_and_costs_no_call(
         return json.dumps(value)
 
     with monkeypatch.context() as patch:
-        patch.setattr("crm_provider.load.writers.json_text", stops)
+        patch.setattr("crm_provider.extract.writers.json_text", stops)
         with pytest.raises(KeyboardInterrupt):
             extract(client, target).run()
     assert target.read_text() == "old"

@@ -15,13 +15,13 @@ import pytest
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.client.settings import Settings
-from crm_provider.load.extract import Extract
+from crm_provider.extract.extractor import Extract
 from crm_provider.sandbox import Sandbox
 
 PROGRAM = """
 import json, sys
 from crm_provider.client.client import CrmClient
-from crm_provider.load.extract import Extract
+from crm_provider.extract.extractor import Extract
 from crm_provider.client.settings import Settings
 key, url, target = sys.argv[1:]
 with CrmClient(Settings(api_key=key, base_url=url, rate_store="off")) as client:

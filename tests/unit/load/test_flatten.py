@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.load.flatten import Columns, cell, checked_fields, flat, pick
+from crm_provider.extract.writers import Columns, cell, checked_fields, flat, pick
 from crm_provider.values.json_values import json_text, json_value
 
 RECORD = {

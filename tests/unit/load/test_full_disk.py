@@ -18,12 +18,12 @@ from typing import IO, Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.extract.extractor import Extract, ExtractUnsaved
 from crm_provider.files import journal as journal_stores
 from crm_provider.files.journal import Journal
 from crm_provider.files.local import Scratch
 from crm_provider.files.paths import CannotWrite, atomic_writer
 from crm_provider.load import workers
-from crm_provider.load.extract import Extract, ExtractUnsaved
 from crm_provider.load.progress import SENT_ROWS
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject

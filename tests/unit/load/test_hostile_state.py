@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load.parts import Owner, Parts
+from crm_provider.extract.partial_pages import Owner, Parts
 from crm_provider.load.progress import Ledger, left_of
 from crm_provider.load.rows import Contact
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints, resumable

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crm_provider.load.extract_options import Format
-from crm_provider.load.flatten import Columns
+from crm_provider.extract.writers import Columns, Format, gzipped, record_writer
 from crm_provider.load.mapping.columns import is_error_value
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
@@ -20,7 +19,6 @@ from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, InvalidRow, Row
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.temp_tables import Fate
-from crm_provider.load.writers import gzipped, record_writer
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 

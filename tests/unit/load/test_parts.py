@@ -11,8 +11,8 @@ import pytest
 from upath import UPath
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load import parts as module
-from crm_provider.load.parts import LONGEST_REST, PAGES_AT_ONCE, Owner, Parts
+from crm_provider.extract import partial_pages as module
+from crm_provider.extract.partial_pages import LONGEST_REST, PAGES_AT_ONCE, Owner, Parts
 
 ME = Owner(work="dag/run/task/-1", epoch=3)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
+from crm_provider.extract.extractor import Extract
+from crm_provider.extract.partial_pages import Owner, Parts
 from crm_provider.files import paths
 from crm_provider.files.local import FileLock
 from crm_provider.files.paths import (
@@ -24,8 +26,6 @@ from crm_provider.files.paths import (
     read_own,
     unwritable,
 )
-from crm_provider.load.extract import Extract
-from crm_provider.load.parts import Owner, Parts
 from crm_provider.load.rejects.file import RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.report import write_report

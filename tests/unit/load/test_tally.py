@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.load.tally import TELL_EVERY, Progress, Tally
+from crm_provider.extract.extractor import TELL_EVERY, Progress, Tally
 from unit.fakes import FakeClock
 
 

@@ -1,4 +1,8 @@
-"""The other way: a listing of the CRM into a file, whole or not at all, resumable page by page.
+"""The extract of a listing.
+
+What is counted while a listing is read, and what is said of it meanwhile.
+
+The other way: a listing of the CRM into a file, whole or not at all, resumable page by page.
 
 The API lists ten records a page, without a filter, an order or a snapshot: what changes while the pages are read moves
 records from page to page. One that moves down comes twice and is dropped; one that moves up past the reader is missed,
@@ -9,24 +13,101 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import AT_ONCE, LISTINGS, ListedPage, Listing, Record, walk_pages
+from crm_provider.client.pagination import AT_ONCE, LISTINGS, PAGE_SIZE, ListedPage, Listing, Record, walk_pages
+from crm_provider.extract.partial_pages import Owner, Parts
+from crm_provider.extract.writers import (
+    Columns,
+    Format,
+    IfChanged,
+    check_if_changed,
+    checked_fields,
+    format_of,
+    gzipped,
+    record_writer,
+)
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local, private_folder, writing
-from crm_provider.load.extract_options import Format, IfChanged, check_if_changed, format_of
-from crm_provider.load.flatten import checked_fields
-from crm_provider.load.parts import Owner, Parts
-from crm_provider.load.tally import Progress, Tally
-from crm_provider.load.writers import gzipped, record_writer
 
 log = logging.getLogger(__name__)
+
+TELL_EVERY = 30.0
+"""Seconds between two lines of progress."""
+
+
+@dataclass
+class Tally:
+    """What was counted while a listing was read."""
+
+    records: int = 0
+    pages: int = 0
+    calls: int = 0
+    duplicates: int = 0
+    totals: list[int] = field(default_factory=list)
+    """What the pages said that there are: each figure when it differs from the one before."""
+    columns: Columns = field(default_factory=Columns)
+
+    def note(self, listed: ListedPage) -> None:
+        """Count a page."""
+        items, total = listed.page.items, listed.page.total
+        self.records += len(listed.fresh)
+        self.duplicates += len(items) - len(listed.fresh)
+        self.pages += 1
+        self.calls += not listed.earlier
+        if total is not None and total >= len(items) and self.totals[-1:] != [total]:
+            self.totals.append(total)
+        for record in listed.fresh:
+            self.columns.note(record)
+
+    @property
+    def total(self) -> int | None:
+        return self.totals[-1] if self.totals else None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the listing shows that it changed. As many added as deleted between two pages does not show."""
+        return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
+
+    def __str__(self) -> str:
+        totals = " -> ".join(map(str, self.totals)) or "not told"
+        return f"records that the CRM says there are: {totals}; read: {self.records}; came twice: {self.duplicates}"
+
+
+class Progress:
+    """Says from time to time how far an extract is."""
+
+    def __init__(self, listing: str, clock: Callable[[], float]) -> None:
+        self._listing, self._clock = listing, clock
+        self._started = self._told = clock()
+
+    def tell(self, tally: Tally) -> None:
+        now = self._clock()
+        if now - self._told < TELL_EVERY:
+            return
+        self._told = now
+        rate = tally.calls / (now - self._started)
+        log.info(
+            "Extract of %s: %d of %s records, %d pages, %.1f pages/s, %s",
+            self._listing, tally.records, "?" if tally.total is None else tally.total, tally.pages, rate,
+            _left(tally, rate),
+        )  # fmt: skip
+
+
+def _left(tally: Tally, rate: float) -> str:
+    if tally.total is None or not rate:
+        return "nobody knows how much is left"
+    seconds = max(math.ceil(tally.total / PAGE_SIZE) - tally.pages, 0) / rate
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
 
 RESTARTS = 2
 """Further readings with ``if_changed="restart"`` before the extract fails."""
@@ -68,7 +149,7 @@ class Extract:
     to user and group (a file that it replaces keeps its own). Run again with the same owner after a kill, it goes on
     where it stopped.
 
-    :param target: path of the file; its name tells the format (:mod:`~crm_provider.load.writers`)
+    :param target: path of the file; its name tells the format (:mod:`~crm_provider.extract.writers`)
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
     :param if_changed: the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
