@@ -22,7 +22,7 @@ from typing import Any
 import docs_operators
 from docs_operators import DOCS, ROOT, table
 
-from crm_provider import errors, waiting
+from crm_provider import errors
 from crm_provider.client import body, http_session, pagination, request, responses, transport
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
@@ -35,6 +35,7 @@ from crm_provider.load.report import duration
 from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
 from crm_provider.values import redaction
+from crm_provider.waiting import backoff
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 
@@ -331,7 +332,7 @@ def limits() -> str:
         (f"{body.MAX_BODY // 2**20} MB", "a larger answer, packed or unpacked, is an error"),
         (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
         (f"{pagination.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
-        (f"{waiting.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
+        (f"{backoff.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
     )
     return table(("Value", "What it limits"), rows)
 

@@ -51,7 +51,7 @@ EXPLAINED = (
     Explained("same value", "rate_limit.schedule", "_before", r"if i <= own else"),
     Explained("same value", "rate_limit.limiter", "SharePacer", r"ProcessPacer\(rate, 2\)"),
     Explained("same value", "rate_limit.stores", "FallbackStore", r"_untold.* = \[False\]"),
-    Explained("same value", "waiting", "back_off", r"min\(failed - 1, 33\)"),
+    Explained("same value", "waiting.backoff", "back_off", r"min\(failed - 1, 33\)"),
     Explained("same value", "load.planner", "choose", r"pages_of\(count or 1\)"),
     Explained("same value", "load.order", "__init__", r"share: float = 1\.0"),
 )

@@ -50,7 +50,7 @@ _ALL = (
         (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
     ),
     Group("outcome", ("outcome",), (f"{UNIT}/test_outcome.py",)),
-    Group("waiting", ("waiting",), (f"{UNIT}/test_waiting.py",)),
+    Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting.py",)),
     Group(
         "schedule",
         ("rate_limit/schedule",),

@@ -24,12 +24,12 @@ from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.outcome import raise_for_decision, reschedule, sensor_timeout, skip
-from crm_provider.questions import DirectLookup, Question
 from crm_provider.retry import DEFAULT_RETRY_POLICY
 from crm_provider.task_arguments import rendered
 from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
 from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
+from crm_provider.waiting.conditions import DirectLookup, Question
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

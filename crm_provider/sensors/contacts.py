@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider.links import CrmContactLink
-from crm_provider.questions import ContactIs
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.task_arguments import rendered
+from crm_provider.waiting.conditions import ContactIs
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial

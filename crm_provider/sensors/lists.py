@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from crm_provider.client.validation import several
-from crm_provider.questions import InList, ListExists, Match
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.task_arguments import rendered
 from crm_provider.task_templates import is_mapped
+from crm_provider.waiting.conditions import InList, ListExists, Match
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from crm_provider.watching import Known, pack, unpack
+from crm_provider.waiting.changes import Known, pack, unpack
 
 SETTLE = 10.0
 """Seconds from the hand-over of an event to the cursor that counts it as given, and to the next event.

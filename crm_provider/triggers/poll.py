@@ -16,10 +16,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from crm_provider import site_config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.polling import LAST_LOOK, Ending, Poller
-from crm_provider.questions import Question
 from crm_provider.triggers.connection import PacedConnection
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
+from crm_provider.waiting.conditions import Question
+from crm_provider.waiting.poller import LAST_LOOK, Ending, Poller
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
 """The pollers of this process: one for each event loop and connection."""
@@ -33,7 +33,7 @@ class CrmPollTrigger(BaseTrigger):
 
     All arguments are JSON-able.
 
-    :param question: :meth:`~crm_provider.questions.Question.as_data` of what is waited for
+    :param question: :meth:`~crm_provider.waiting.conditions.Question.as_data` of what is waited for
     :param crm_conn_id: the Airflow connection
     :param poke_interval: seconds between two looks
     :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts.
@@ -42,8 +42,8 @@ class CrmPollTrigger(BaseTrigger):
     :param policy_name: the sensor whose presets apply
     :param max_errors_in_a_row: server errors in a row that are waited through
     :param share_poll: False for a poll of its own
-    :param memory: fields of :class:`~crm_provider.waiting.Waiting` after the look on the worker: what it met counts
-        on. ``not_before`` in seconds since the epoch
+    :param memory: fields of :class:`~crm_provider.waiting.backoff.Waiting` after the look on the worker: what it met
+        counts on. ``not_before`` in seconds since the epoch
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.triggers.connection import PacedConnection
-from crm_provider.watching import Kind, Sweep, read
+from crm_provider.waiting.changes import Kind, Sweep, read
 
 log = logging.getLogger(__name__)
 

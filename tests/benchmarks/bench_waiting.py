@@ -113,11 +113,11 @@ def measure(way: str, waiters: int, seconds: float) -> Figures:
 
 async def wait_and_tell(way: str, waiters: int, seconds: float) -> None:
     """Be the triggerer: wait with so many, and tell the parent what it cost."""
-    from crm_provider import polling
-    from crm_provider.questions import ListExists
     from crm_provider.triggers.poll import CrmPollTrigger
+    from crm_provider.waiting import poller
+    from crm_provider.waiting.conditions import ListExists
 
-    polling.OFFSET = 0.0  # else nobody knows where the middle between two rounds is
+    poller.OFFSET = 0.0  # else nobody knows where the middle between two rounds is
 
     noticed: list[float] = []
 

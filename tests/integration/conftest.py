@@ -82,8 +82,8 @@ FAST = 100.0
 def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
     from crm_provider.client.transport import RetryBudget
-    from crm_provider.polling import Poller
     from crm_provider.triggers import connection, poll
+    from crm_provider.waiting.poller import Poller
 
     start = time.monotonic()
 

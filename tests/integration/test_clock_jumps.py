@@ -11,9 +11,9 @@ import pytest
 
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.polling import Ending, Poller
-from crm_provider.questions import ListExists
-from crm_provider.waiting import Waiting, to_steady
+from crm_provider.waiting.backoff import Waiting, to_steady
+from crm_provider.waiting.conditions import ListExists
+from crm_provider.waiting.poller import Ending, Poller
 
 DAY = 24 * 3600.0
 

@@ -33,7 +33,7 @@ ONLY_WHEN_RUN = {
     "crm_provider.extract.extractor",
     "crm_provider.load.sources.source",
     "crm_provider.rate_limit",
-    "crm_provider.polling",
+    "crm_provider.waiting.poller",
     "crm_provider.client.transport",
     "openlineage",
     "phonenumbers",

@@ -285,7 +285,7 @@ def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.Mo
 
 
 def test_it_heals_when_the_key_is_replaced(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crm_provider import watching
+    from crm_provider.waiting import changes as watching
 
     monkeypatch.setattr(watching, "SLOW", 1.0)
     right = connection(crm)

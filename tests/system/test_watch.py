@@ -13,7 +13,7 @@ from airflow_stack import AirflowStack
 
 from crm_provider.sandbox import Sandbox
 from crm_provider.sandbox.ids import contact_id, list_id
-from crm_provider.watching import fingerprint, unpack
+from crm_provider.waiting.changes import fingerprint, unpack
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="asset state stores came with Airflow 3.3")
 

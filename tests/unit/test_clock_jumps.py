@@ -26,7 +26,7 @@ from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import GRACE, LONGEST_NAP, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.waiting import Waiting, to_steady, to_wall
+from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
 
 from .fakes import FakeClock
 
@@ -57,7 +57,7 @@ WALL_CLOCK = {
     "testing/skipped_waits.py": "a test's own time, for Airflow",
     "tracing.py": "spans are at a date",
     "ui/app.py": "how long ago, for people",
-    "waiting.py": "from one clock to the other",
+    "waiting/backoff.py": "from one clock to the other",
 }
 
 

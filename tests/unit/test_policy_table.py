@@ -26,7 +26,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
-from crm_provider.waiting import Waiting
+from crm_provider.waiting.backoff import Waiting
 
 from .reference import OUTCOMES, REPEATED, TYPES
 

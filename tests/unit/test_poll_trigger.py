@@ -19,13 +19,12 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
-from crm_provider.polling import Ending
-from crm_provider.questions import ContactIs, InList, ListExists, Question
-from crm_provider.rounds import Round
 from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
-from crm_provider.waiting import Waiting, to_wall
+from crm_provider.waiting.backoff import Waiting, to_wall
+from crm_provider.waiting.conditions import ContactIs, InList, ListExists, Question
+from crm_provider.waiting.poller import Ending, Round
 
 QUESTIONS = [
     ListExists(list_name="VIP"),

@@ -21,12 +21,11 @@ from crm_provider import errors as e
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.polling import LAST_LOOK, OFFSET, Ending, Poller, Waiter
-from crm_provider.questions import ContactIs, DealInStage, ListExists, Lookup, Question
 from crm_provider.rate_limit.limiter import BudgetBusy, ProcessPacer, SharePacer
 from crm_provider.rate_limit.schedule import MARGIN
-from crm_provider.rounds import HOPELESS, Round
-from crm_provider.waiting import LONGEST_BACK_OFF, Waiting
+from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
+from crm_provider.waiting.conditions import ContactIs, DealInStage, ListExists, Lookup, Question
+from crm_provider.waiting.poller import HOPELESS, LAST_LOOK, OFFSET, Ending, Poller, Round, Waiter
 
 from .fakes import FakeClock
 from .reference import OUTCOMES

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.questions import ContactIs, DealInStage, DirectLookup, InList, ListExists, Question
+from crm_provider.waiting.conditions import ContactIs, DealInStage, DirectLookup, InList, ListExists, Question
 
 from .fakes import bench, data, error
 

@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy, server_delay
-from crm_provider.waiting import LONGEST_BACK_OFF, MAX_ERRORS_IN_A_ROW, Waiting, back_off, to_steady, to_wall
+from crm_provider.waiting.backoff import LONGEST_BACK_OFF, MAX_ERRORS_IN_A_ROW, Waiting, back_off, to_steady, to_wall
 
 from .reference import OUTCOMES, TYPES
 
@@ -172,6 +172,6 @@ def test_what_a_timeout_tells_of_the_last_check() -> None:
 
 
 def test_a_time_of_this_process_is_told_to_others_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crm_provider.waiting.time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 50.0))
+    monkeypatch.setattr("crm_provider.waiting.backoff.time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 50.0))
     assert to_wall(60.0) == NOW + 10.0
     assert to_steady(NOW + 10.0) == 60.0

@@ -19,8 +19,8 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import QUOTA_DELAY
 from crm_provider.triggers import cursor as cursor_module
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW
-from crm_provider.watching import (
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
+from crm_provider.waiting.changes import (
     LONGEST_BACK_OFF,
     MARKS_IN_A_CHUNK,
     SLOW,

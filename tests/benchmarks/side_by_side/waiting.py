@@ -106,8 +106,8 @@ def events(way: str) -> AsyncIterator[Any]:
         return HttpSensorTrigger(
             endpoint=f"contacts/{EMAIL}", http_conn_id="crm_http", headers=headers, poke_interval=INTERVAL
         ).run()
-    from crm_provider.questions import ContactIs
     from crm_provider.triggers.poll import CrmPollTrigger
+    from crm_provider.waiting.conditions import ContactIs
 
     return CrmPollTrigger(
         question=ContactIs(email=EMAIL).as_data(),

@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider import watching
 from crm_provider.client import pagination
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
@@ -21,6 +20,7 @@ from crm_provider.client.request import Call
 from crm_provider.client.responses import Answer
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.waiting import changes as watching
 from unit.fakes import KEY, FakeClock, FakePacer
 
 ROUTE = "/contacts"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
     from crm_provider.client.pagination import Record
 
+
 Match = Literal["all", "any"]
 Until = Literal["in", "left"]
 

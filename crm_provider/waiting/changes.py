@@ -18,7 +18,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record, id_of
 from crm_provider.client.remote_contact import list_ids_of
 from crm_provider.errors.policy import server_delay
-from crm_provider.waiting import MAX_ERRORS_IN_A_ROW
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Waiting for the CRM: conditions, back-off, shared polls, changes. Imports no Airflow."""
