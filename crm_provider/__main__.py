@@ -90,9 +90,9 @@ def _policy(work: str, on_error: str, *, site: bool) -> ErrorPolicy:
 
 
 def _site_lines(work: Work) -> OnError:
-    from crm_provider import site_config
+    from crm_provider import config
 
-    return site_config.on_error(work)
+    return config.on_error(work)
 
 
 def render(lines: Sequence[Line], style: str) -> str:

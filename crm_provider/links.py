@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
-from crm_provider import site_config
+from crm_provider import config
 from crm_provider.errors import CrmConfigurationError
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _file_link(path: Any) -> str:
     if not path:
         return NO_LINK
     try:
-        return web_link(str(path), site_config.file_links())
+        return web_link(str(path), config.file_links())
     except CrmConfigurationError as wrong:
         log.warning("No link: %s", wrong)
         return NO_LINK
@@ -123,7 +123,7 @@ def _record_link(option: str, record_id: Any, operator: Any) -> str:
     if not isinstance(record_id, str) or not record_id:
         return NO_LINK
     try:
-        template = site_config.record_url(option)
+        template = config.record_url(option)
     except CrmConfigurationError as wrong:
         log.warning("No link: %s", wrong)
         return NO_LINK

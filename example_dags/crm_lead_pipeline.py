@@ -15,8 +15,8 @@ from airflow.sdk import DAG, get_current_context, task
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.outcome import ERROR_XCOM
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.tasks import ERROR_XCOM
 
 LEADS = Path(__file__).parent / "data" / "leads.csv"
 

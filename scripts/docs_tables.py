@@ -30,9 +30,9 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import ACTIONS_OF, Action, Work, label
 from crm_provider.errors.policy import OPERATORS, OUTCOME_OVERRIDES, PRESETS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
+from crm_provider.get_provider_info import CONFIG, CONN_FIELDS
 from crm_provider.load import planner
 from crm_provider.load.report import duration
-from crm_provider.provider_info import CONFIG, CONN_FIELDS
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
 from crm_provider.values import redaction
 from crm_provider.waiting import backoff

@@ -43,7 +43,7 @@ EXPLAINED = (
     Explained("capitals", "load.state.fingerprints", "lines_of", r'decode\("ASCII"\)'),
     Explained("capitals", "load.state.fingerprints", "", r'"SHA256"'),
     Explained("words", "load.row_results", "_reject", r"rstrip\('XX\.XX'\)"),
-    Explained("words", "outcome", "_remark", r"rstrip\('XX\.XX'\)"),
+    Explained("words", "tasks.outcome", "_remark", r"rstrip\('XX\.XX'\)"),
     Explained("default said", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
     Explained("no such name", "errors.policy", "", r'operator or "XXXX"'),
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"\)'),

@@ -49,7 +49,7 @@ _ALL = (
         ("errors/exceptions", "errors/catalog", "client/responses"),
         (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
     ),
-    Group("outcome", ("outcome",), (f"{UNIT}/test_outcome.py",)),
+    Group("outcome", ("tasks/outcome",), (f"{UNIT}/test_outcome.py",)),
     Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting.py",)),
     Group(
         "schedule",

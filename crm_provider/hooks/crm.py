@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from crm_provider import config
 from crm_provider import errors as e
-from crm_provider import site_config
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import Observer
@@ -178,7 +178,7 @@ class CrmHook(BaseHook):
                 f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password, "
                 f"or set the environment variable AIRFLOW_CONN_{self.crm_conn_id.upper()}"
             )
-        site = site_config.connection_defaults()
+        site = config.connection_defaults()
         try:
             own = {name: value for name, value in _extra(connection).items() if value not in ("", None)}
             settings = Settings.from_fields(
@@ -193,7 +193,7 @@ class CrmHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """The connection form on Airflow 3.1; newer ones read provider info."""
-        from crm_provider.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+        from crm_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
         return {
             "hidden_fields": UI_FIELD_BEHAVIOUR["hidden-fields"],

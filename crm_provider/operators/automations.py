@@ -10,14 +10,14 @@ from crm_provider._compat import Context, mask_secret
 from crm_provider.client import validation
 from crm_provider.errors.on_error import Action
 from crm_provider.operators.base import CrmOperator
-from crm_provider.task_arguments import rendered
-from crm_provider.task_templates import Missing, rendered_to_none
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.templates import Missing, rendered_to_none
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmArguments, Templated
+    from crm_provider.tasks.arguments import CrmArguments, Templated
 
 SENT_KEY = "crm_automation_sent"
 """Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""

@@ -13,18 +13,18 @@ from crm_provider._compat import BaseOperator, Context
 from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.outcome import raise_for_decision
-from crm_provider.retry import DEFAULT_RETRY_POLICY
-from crm_provider.task_arguments import rendered
-from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
-from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
+from crm_provider.tasks.outcome import raise_for_decision
+from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
+from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
-    from crm_provider.task_arguments import BaseOperatorArguments, Templated
+    from crm_provider.tasks.arguments import BaseOperatorArguments, Templated
     from crm_provider.values.server_clock import ServerMoment
 
 

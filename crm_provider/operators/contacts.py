@@ -11,14 +11,14 @@ from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFound
 from crm_provider.errors.on_error import Action
 from crm_provider.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, run_start
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 from crm_provider.values.redaction import without_values
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmArguments, Templated
+    from crm_provider.tasks.arguments import CrmArguments, Templated
 
 Mode = Literal["upsert", "create", "update"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider._compat import Context
 from crm_provider.links import CrmContactLink, CrmDealLink
 from crm_provider.operators.base import CrmOperator, run_start
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmArguments, Templated
+    from crm_provider.tasks.arguments import CrmArguments, Templated
 
 
 class CrmCreateDealOperator(CrmOperator):

@@ -10,12 +10,11 @@ from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
 from crm_provider.extract.writers import Format, IfChanged, check_if_changed, checked_fields, format_of
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.hidden import path_text
 from crm_provider.lineage import ExtractLineage
 from crm_provider.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
-from crm_provider.task_arguments import rendered
-from crm_provider.task_templates import is_mapped
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.templates import is_mapped, path_text
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from crm_provider.client.pagination import Listing
     from crm_provider.extract.partial_pages import Owner
-    from crm_provider.task_arguments import CrmArguments, PathArgument, Templated
+    from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from crm_provider._compat import Context
 from crm_provider.client import validation
 from crm_provider.operators.base import CrmOperator
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmArguments, Templated
+    from crm_provider.tasks.arguments import CrmArguments, Templated
 
 
 class CrmAddContactToListsOperator(CrmOperator):

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from crm_provider._compat import Context
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import AnyPath
-from crm_provider.hidden import comes_later, hide_rows, unmask
 from crm_provider.lineage import Lineage, lineage_of_files
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.options import checked_format
 from crm_provider.operators.load_base import CrmLoadOperator
-from crm_provider.outcome import skip
-from crm_provider.task_paths import path_of, with_connection
-from crm_provider.task_templates import is_mapped
+from crm_provider.tasks.outcome import skip
+from crm_provider.tasks.templates import comes_later, hide_rows, is_mapped, path_of, unmask, with_connection
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
     from crm_provider.load.sources.source import Source
-    from crm_provider.task_arguments import LoadArguments, PathArgument, PathsOrRows
+    from crm_provider.tasks.arguments import LoadArguments, PathArgument, PathsOrRows
 
 Only = Literal["retryable", "all"]
 

@@ -13,7 +13,6 @@ from crm_provider.assets import note_load
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.local import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
-from crm_provider.hidden import comes_later, hide_list, path_text
 from crm_provider.lineage import Lineage, LoadLineage
 from crm_provider.links import CrmRejectsLink, CrmReportLink
 from crm_provider.load.mapping.fields import Empty
@@ -34,10 +33,18 @@ from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.metrics import count_load
 from crm_provider.operators.base import CrmOperator
-from crm_provider.outcome import fail_without_retry, raise_for_decision
-from crm_provider.task_arguments import rendered
-from crm_provider.task_paths import path_of, site_report, with_connection
-from crm_provider.task_templates import check_rendered, is_mapped
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.outcome import fail_without_retry, raise_for_decision
+from crm_provider.tasks.templates import (
+    check_rendered,
+    comes_later,
+    hide_list,
+    is_mapped,
+    path_of,
+    path_text,
+    site_report,
+    with_connection,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
     from crm_provider.load.report import LoadUnsaved, Summary
     from crm_provider.load.sources.source import Source
     from crm_provider.load.workers import Interrupt
-    from crm_provider.task_arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
+    from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
     "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
@@ -233,7 +240,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         from crm_provider.load.state.fingerprints import Fingerprints, secret_for
         from crm_provider.load.suppression import Suppression
         from crm_provider.load.workers import Interrupt, Pulse
-        from crm_provider.task_checkpoints import checkpoints_for
+        from crm_provider.tasks.state import checkpoints_for
 
         given, pulse = self._arguments(), Pulse()
         if not self.checks_only:

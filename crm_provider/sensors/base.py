@@ -23,11 +23,11 @@ from crm_provider._compat import (
 from crm_provider.client.settings import DEFAULT_CONN_ID
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
-from crm_provider.outcome import raise_for_decision, reschedule, sensor_timeout, skip
-from crm_provider.retry import DEFAULT_RETRY_POLICY
-from crm_provider.task_arguments import rendered
-from crm_provider.task_policy import ErrorPolicyMixin, for_base_operator
-from crm_provider.task_templates import RenderedFieldsMixin, check_rendered
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
+from crm_provider.tasks.outcome import raise_for_decision, reschedule, sensor_timeout, skip
+from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
+from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 from crm_provider.waiting.conditions import DirectLookup, Question
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
-    from crm_provider.task_arguments import BaseSensorArguments, Templated
+    from crm_provider.tasks.arguments import BaseSensorArguments, Templated
 
 STATE_KEY = "crm_waiting"
 """Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""

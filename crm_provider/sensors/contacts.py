@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider.links import CrmContactLink
 from crm_provider.sensors.base import CrmSensor
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 from crm_provider.waiting.conditions import ContactIs
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmSensorArguments, Templated
+    from crm_provider.tasks.arguments import CrmSensorArguments, Templated
 
 
 class CrmContactSensor(CrmSensor):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, get_args
 from crm_provider.client.validation import several
 from crm_provider.links import CrmDealLink
 from crm_provider.sensors.base import CrmSensor
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 from crm_provider.waiting.conditions import DealInStage, Until
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
-    from crm_provider.task_arguments import CrmSensorArguments, Templated
+    from crm_provider.tasks.arguments import CrmSensorArguments, Templated
 
 
 class CrmDealStageSensor(CrmSensor):

@@ -9,7 +9,7 @@ from crm_provider._compat import AirflowException, BaseHook
 from crm_provider.lineage import Lineage, lineage_of_query
 from crm_provider.load.rows import SourceError
 from crm_provider.operators.load_base import CrmLoadOperator
-from crm_provider.task_arguments import rendered
+from crm_provider.tasks.arguments import rendered
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.load.sources.source import Source
-    from crm_provider.task_arguments import LoadArguments, Templated
+    from crm_provider.tasks.arguments import LoadArguments, Templated
 
 
 class SqlToCrmContactsOperator(CrmLoadOperator):

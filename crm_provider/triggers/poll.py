@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from crm_provider import site_config
+from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.triggers.connection import PacedConnection
@@ -88,7 +88,7 @@ class CrmPollTrigger(BaseTrigger):
                 self.on_error,
                 work=Work.SENSOR,
                 operator=self.policy_name,
-                site=site_config.on_error(Work.SENSOR),
+                site=config.on_error(Work.SENSOR),
             ),
             waiting=waiting,
             deadline=deadline,

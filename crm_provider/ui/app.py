@@ -14,7 +14,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from crm_provider import __version__, site_config
+from crm_provider import __version__, config
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
@@ -99,7 +99,7 @@ def _policy_of(operator: str) -> tuple[str, list[dict[str, Any]]]:
     work = OPERATORS[operator]
     problem = ""
     try:
-        site = site_config.on_error(work)
+        site = config.on_error(work)
     except CrmConfigurationError as wrong:
         problem, site = str(wrong), {}
     return problem, [asdict(line) for line in explain(ErrorPolicy(work=work, operator=operator, site=site))]

@@ -13,7 +13,7 @@ from sqlalchemy import and_, or_, select
 
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS
-from crm_provider.task_checkpoints import STATE_KEY
+from crm_provider.tasks.state import STATE_KEY
 from crm_provider.ui.reading import ENDED, Found
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException
 from docs_text import DOCS
 from raw_server import RawServer, http, sends
 
-from crm_provider.provider_info import get_provider_info
+from crm_provider.get_provider_info import get_provider_info
 
 PAGE = (DOCS / "comparison.md").read_text("utf-8")
 VERSIONS = dict(re.findall(r"\| `(apache-airflow-providers-[\w-]+)` \| ([\d.]+) \|", PAGE))

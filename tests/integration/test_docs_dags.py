@@ -34,11 +34,11 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.outcome import MAX_TOTAL_WAIT
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.tasks.outcome import MAX_TOTAL_WAIT
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 FOR_MAKE_DOCS = "airflow.providers.http"  # what docs/migration.md starts from: it runs in tests/docs

@@ -27,7 +27,7 @@ from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings, ids
-from crm_provider.task_checkpoints import TaskStateCheckpoints
+from crm_provider.tasks.state import TaskStateCheckpoints
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]

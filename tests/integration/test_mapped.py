@@ -13,9 +13,9 @@ from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import CrmInvalidInputError, CrmInvalidValueError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.retry import CrmRetryPolicy
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.sensors.lists import CrmListMembershipSensor
+from crm_provider.tasks import CrmRetryPolicy
 
 # Airflow's own argument: deprecated, and still what many DAGs have in their default_args
 pytestmark = pytest.mark.filterwarnings("ignore:Setting email")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crm_provider.provider_info import get_provider_info
+from crm_provider.get_provider_info import get_provider_info
 
 DAG_FILE = """
 from airflow.sdk import DAG

@@ -26,9 +26,9 @@ from crm_provider._compat import BaseHook, BaseOperator
 from crm_provider.client.settings import Settings
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, PRESETS
+from crm_provider.get_provider_info import get_provider_info
 from crm_provider.operators.base import CrmOperator
 from crm_provider.operators.load_base import CrmLoadOperator
-from crm_provider.provider_info import get_provider_info
 from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor
 
@@ -84,12 +84,12 @@ def test_reading_it_imports_nothing() -> None:
     """Airflow does so in every one of its processes."""
     script = (
         "import sys\n"
-        "from crm_provider.provider_info import get_provider_info\n"
+        "from crm_provider.get_provider_info import get_provider_info\n"
         "get_provider_info()\n"
         "watched = ('airflow', 'requests', 'tenacity', 'crm_provider')\n"
         "print(*sorted(name for name in sys.modules if name.partition('.')[0] in watched))"
     )
-    assert python(script).split() == ["crm_provider", "crm_provider.provider_info"]
+    assert python(script).split() == ["crm_provider", "crm_provider.get_provider_info"]
 
 
 def test_it_is_valid_in_airflows_schema() -> None:
@@ -119,7 +119,7 @@ def test_its_form_fields_are_of_the_kind_that_airflow_reads() -> None:
 
 def test_the_form_has_a_field_for_each_extra_and_leaves_to_the_site_what_the_site_may_say() -> None:
     from crm_provider.client.settings import EXTRAS
-    from crm_provider.site_config import CONNECTION_DEFAULTS
+    from crm_provider.config import CONNECTION_DEFAULTS
 
     fields = INFO["connection-types"][0]["conn-fields"]
     assert set(fields) == set(EXTRAS)

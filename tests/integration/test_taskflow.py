@@ -12,9 +12,8 @@ from airflow.sdk import DAG, task
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import CrmContactNotFoundError, CrmDealNotFoundError, CrmServiceUnavailableError
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.outcome import crm_errors
-from crm_provider.retry import CrmRetryPolicy
 from crm_provider.sandbox import Sandbox, ids
+from crm_provider.tasks import CrmRetryPolicy, crm_errors
 
 RunDag = Callable[..., Any]
 Waits = dict[str, list[float]]

@@ -15,9 +15,9 @@ from browser import click, picture, text_of, wait_for
 from certificates import make_certificate, server_context
 from raw_server import RawServer, closes
 
-from crm_provider.provider_info import CONN_FIELDS
+from crm_provider.config import CONNECTION_DEFAULTS
+from crm_provider.get_provider_info import CONN_FIELDS
 from crm_provider.sandbox import Sandbox
-from crm_provider.site_config import CONNECTION_DEFAULTS
 
 pytest.importorskip("selenium.webdriver", reason="needs the extra 'system'")
 pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_GET_IT)

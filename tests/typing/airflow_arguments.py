@@ -1,4 +1,4 @@
-"""The types of Airflow's arguments in :mod:`crm_provider.task_arguments` are those of the newest supported Airflow.
+"""The types of Airflow's arguments in :mod:`crm_provider.tasks.arguments` are those of the newest supported Airflow.
 
 ``tests/unit/test_typing.py`` checks this file; it is never run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from airflow.sdk import BaseOperator, BaseSensorOperator
 
-from crm_provider.task_arguments import BaseOperatorArguments, BaseSensorArguments
+from crm_provider.tasks.arguments import BaseOperatorArguments, BaseSensorArguments
 
 
 def operator(arguments: BaseOperatorArguments) -> BaseOperator:

@@ -27,11 +27,11 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.retry import CrmRetryPolicy
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
-from crm_provider.task_arguments import LoadOnError, TaskOnError
+from crm_provider.tasks import CrmRetryPolicy
+from crm_provider.tasks.arguments import LoadOnError, TaskOnError
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 

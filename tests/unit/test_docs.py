@@ -26,7 +26,7 @@ from crm_provider.errors import CrmError
 from crm_provider.errors.catalog import CATALOGUE, FAMILY_ADVICE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
-from crm_provider.provider_info import CONN_FIELDS
+from crm_provider.get_provider_info import CONN_FIELDS
 
 DOCUMENTS = docs_text.documents()
 JOBS = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))

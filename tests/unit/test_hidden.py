@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 
-from crm_provider.hidden import Hidden, comes_later, hide_list, hide_rows, unmask
+from crm_provider.tasks.templates import Hidden, comes_later, hide_list, hide_rows, unmask
 
 ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
 

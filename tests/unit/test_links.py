@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crm_provider.get_provider_info import get_provider_info
 from crm_provider.links import (
     CrmContactLink,
     CrmDealLink,
@@ -19,7 +20,6 @@ from crm_provider.links import (
     CrmReportLink,
     web_link,
 )
-from crm_provider.provider_info import get_provider_info
 
 LINKS = (CrmContactLink(), CrmDealLink(), CrmExtractedFileLink(), CrmRejectsLink(), CrmReportLink())
 RULES = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from crm_provider import config
 from crm_provider import errors as e
-from crm_provider import outcome, site_config
 from crm_provider._compat import (
     AirflowFailException,
     AirflowRescheduleException,
@@ -22,7 +22,7 @@ from crm_provider._compat import (
 )
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
-from crm_provider.retry import CrmRetryPolicy
+from crm_provider.tasks import CrmRetryPolicy, outcome
 
 from .fakes import logged
 
@@ -246,7 +246,7 @@ def test_airflows_exceptions_are_raised_in_one_place_only() -> None:
         if isinstance(node, ast.Raise)
         and any(isinstance(part, ast.Name) and part.id.startswith("Airflow") for part in ast.walk(node))
     }
-    assert raised == {"outcome.py"}
+    assert raised == {"tasks/outcome.py"}
 
 
 # -- the retry policy -----------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class Task:
 
 
 def test_the_retry_policy_does_what_was_decided_about_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_config, "on_error", lambda work: {})
+    monkeypatch.setattr(config, "on_error", lambda work: {})
     error = not_found()
     limit = Decision.by_rule(Action.RETRY, "max_errors_in_a_row=3")
     context = decided(error, limit, Task())
@@ -287,7 +287,7 @@ def test_the_retry_policy_does_what_was_decided_about_the_error(monkeypatch: pyt
 
 
 def test_without_a_decision_it_asks_the_task_then_itself_and_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_config, "on_error", lambda work: {e.CrmNotFoundError: Action.RETRY})
+    monkeypatch.setattr(config, "on_error", lambda work: {e.CrmNotFoundError: Action.RETRY})
     policy = CrmRetryPolicy({"DEAL_NOT_FOUND": "fail"})
     gone = e.CrmContactNotFoundError("gone")
     assert asked(policy, not_found(), {"task": Task()}) == ("FAIL", "DEAL_NOT_FOUND: skip, by on_error[DEAL_NOT_FOUND]")
@@ -331,7 +331,7 @@ def own_task(monkeypatch: pytest.MonkeyPatch, site: dict[Any, Action], **task: A
         assert work is Work.TASK
         return site
 
-    monkeypatch.setattr(site_config, "on_error", lines)
+    monkeypatch.setattr(config, "on_error", lines)
     return ti
 
 
@@ -370,7 +370,7 @@ def test_a_task_of_ones_own_ends_as_the_operators_do(
 def test_outside_of_a_task_it_is_the_typed_error_or_the_skip(
     monkeypatch: pytest.MonkeyPatch, on_error: Any, raises: type[Exception]
 ) -> None:
-    monkeypatch.setattr(site_config, "on_error", lambda work: {})
+    monkeypatch.setattr(config, "on_error", lambda work: {})
     error = not_found()
     with pytest.raises(raises) as raised, outcome.crm_errors(on_error):
         raise error

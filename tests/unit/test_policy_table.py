@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider import outcome
 from crm_provider._compat import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import CATALOGUE
@@ -25,6 +24,7 @@ from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejects
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.tasks import outcome
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.waiting.backoff import Waiting
 

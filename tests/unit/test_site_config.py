@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from crm_provider import config as site_config
 from crm_provider import errors as e
-from crm_provider import site_config
 from crm_provider.__main__ import main
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.errors.policy_table import explain
+from crm_provider.get_provider_info import get_provider_info
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.contacts import CrmDeleteContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
-from crm_provider.provider_info import get_provider_info
-from crm_provider.retry import CrmRetryPolicy
+from crm_provider.tasks import CrmRetryPolicy
 
 Site = Callable[..., None]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.task_arguments import check_names
+from crm_provider.tasks.arguments import check_names
 
 
 class Base:

@@ -11,7 +11,7 @@ import pytest
 
 from crm_provider._compat import AirflowRuntimeError
 from crm_provider.load.state.checkpoint import Checkpoint, NoCheckpoints
-from crm_provider.task_checkpoints import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
+from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
 
 from .fakes import logged
 

@@ -12,7 +12,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.task_templates import Missing, check_rendered
+from crm_provider.tasks.templates import Missing, check_rendered
 
 CONTEXT: dict[str, Any] = {
     "year": 2024,

@@ -16,7 +16,6 @@ import docs_operators
 import pytest
 from airflow.sdk import BaseOperator, BaseSensorOperator
 
-from crm_provider import task_arguments
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.base import CrmOperator
@@ -38,6 +37,7 @@ from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.tasks import arguments as task_arguments
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from crm_provider import config
 from crm_provider import errors as e
-from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
@@ -38,7 +38,7 @@ class CrmRetryPolicy(RetryPolicy):
     Other exceptions are left to Airflow's ordinary retries.
 
     :param on_error: overrides for tasks that have no error policy of their own; a retry policy cannot skip a task,
-        so ``skip`` fails it (use :func:`~crm_provider.outcome.crm_errors` in the task to skip)
+        so ``skip`` fails it (use :func:`~crm_provider.tasks.crm_errors` in the task to skip)
     """
 
     def __init__(self, on_error: OnError | None = None) -> None:
@@ -63,7 +63,7 @@ class CrmRetryPolicy(RetryPolicy):
             return decision
         policy = getattr(context.get("task"), "error_policy", None)
         if not isinstance(policy, ErrorPolicy):
-            policy = replace(self.error_policy, site=site_config.on_error(Work.TASK))
+            policy = replace(self.error_policy, site=config.on_error(Work.TASK))
         return policy.decide(error)
 
     def serialize(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What CRM operators and sensors share: an error policy, and arguments that are checked when the DAG is parsed."""
+"""What operators and sensors share.
+
+What CRM operators and sensors share: an error policy, and arguments that are checked when the DAG is parsed.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,20 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from crm_provider import config
 from crm_provider import errors as e
-from crm_provider import site_config
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors.on_error import OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.retry import DEFAULT_RETRY_POLICY
-from crm_provider.task_arguments import ClassSignature, check_names, full_docstring
+from crm_provider.tasks.arguments import ClassSignature, check_names, full_docstring
+from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from crm_provider._compat import RetryPolicy
-    from crm_provider.task_arguments import BaseOperatorArguments
+    from crm_provider.tasks.arguments import BaseOperatorArguments
+
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class ErrorPolicyMixin:
 
     @classmethod
     def _checked_policy(cls, on_error: Any, mode: str = "upsert") -> ErrorPolicy:
-        site = site_config.on_error(cls.work)
+        site = config.on_error(cls.work)
         return ErrorPolicy(on_error or {}, work=cls.work, operator=with_mode(cls.policy_name, mode), site=site)
 
     @classmethod

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
 
+from crm_provider import config
 from crm_provider import errors as e
-from crm_provider import site_config
 from crm_provider._compat import (
     AirflowFailException,
     AirflowRescheduleException,
@@ -30,7 +30,7 @@ from crm_provider._compat import (
 )
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, server_delay
-from crm_provider.retry import DECISION_KEY, CrmRetryPolicy
+from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     :param on_error: overrides, as for the operators
     :raises ValueError: if a line of ``on_error`` is invalid
     """
-    policy = ErrorPolicy(on_error or {}, site=site_config.on_error(Work.TASK))
+    policy = ErrorPolicy(on_error or {}, site=config.on_error(Work.TASK))
     try:
         yield
     except e.CrmError as error:
@@ -88,7 +88,7 @@ def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
 def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
     """End the task with the state that was decided on.
 
-    The decision is left in the context, where :class:`~crm_provider.retry.CrmRetryPolicy` looks for it.
+    The decision is left in the context, where :class:`~crm_provider.tasks.CrmRetryPolicy` looks for it.
     """
     ti, task = context["ti"], context["task"]
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
