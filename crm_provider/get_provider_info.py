@@ -56,18 +56,18 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "extra-links": [
-            "crm_provider.links.CrmContactLink",
-            "crm_provider.links.CrmDealLink",
-            "crm_provider.links.CrmExtractedFileLink",
-            "crm_provider.links.CrmRejectsLink",
-            "crm_provider.links.CrmReportLink",
+            "crm_provider.observability.links.CrmContactLink",
+            "crm_provider.observability.links.CrmDealLink",
+            "crm_provider.observability.links.CrmExtractedFileLink",
+            "crm_provider.observability.links.CrmRejectsLink",
+            "crm_provider.observability.links.CrmReportLink",
         ],
         "asset-uris": [
             {
                 "schemes": ["crm"],
-                "handler": "crm_provider.assets.sanitize_uri",
-                "factory": "crm_provider.assets.create_asset",
-                "to_openlineage_converter": "crm_provider.assets.convert_asset_to_openlineage",
+                "handler": "crm_provider.observability.assets.sanitize_uri",
+                "factory": "crm_provider.observability.assets.create_asset",
+                "to_openlineage_converter": "crm_provider.observability.assets.convert_asset_to_openlineage",
             }
         ],
         "config": CONFIG,

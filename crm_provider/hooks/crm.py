@@ -124,8 +124,8 @@ class CrmHook(BaseHook):
 
         :param transport: another one than that of the settings; it brings its own metrics
         """
-        from crm_provider.metrics import CallMetrics
-        from crm_provider.tracing import call_spans
+        from crm_provider.observability.metrics import CallMetrics
+        from crm_provider.observability.tracing import call_spans
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
         spans = call_spans()
@@ -141,7 +141,7 @@ class CrmHook(BaseHook):
         :param sleep: waits for a slot, and before a call is sent again; what it raises ends the wait
         :param observer: is told every call
         """
-        from crm_provider.metrics import CallMetrics
+        from crm_provider.observability.metrics import CallMetrics
 
         settings = self._settings()
         transport = Transport(

@@ -9,7 +9,7 @@ from crm_provider._compat import Context
 from crm_provider.client import validation
 from crm_provider.errors import CrmContactAlreadyExistsError, CrmContactNotFoundError
 from crm_provider.errors.on_error import Action
-from crm_provider.links import CrmContactLink
+from crm_provider.observability.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
 from crm_provider.values.redaction import without_values

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider._compat import Context
-from crm_provider.links import CrmContactLink, CrmDealLink
+from crm_provider.observability.links import CrmContactLink, CrmDealLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
 

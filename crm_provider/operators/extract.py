@@ -10,8 +10,8 @@ from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
 from crm_provider.extract.writers import Format, IfChanged, check_if_changed, checked_fields, format_of
 from crm_provider.files.parquet import check_pyarrow
-from crm_provider.lineage import ExtractLineage
-from crm_provider.links import CrmExtractedFileLink
+from crm_provider.observability.lineage import ExtractLineage
+from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.templates import is_mapped, path_text

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from crm_provider._compat import Context
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import AnyPath
-from crm_provider.lineage import Lineage, lineage_of_files
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.options import checked_format
+from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.tasks.outcome import skip
 from crm_provider.tasks.templates import comes_later, hide_rows, is_mapped, path_of, unmask, with_connection

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
-from crm_provider.assets import note_load
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.local import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
-from crm_provider.lineage import Lineage, LoadLineage
-from crm_provider.links import CrmRejectsLink, CrmReportLink
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.options import (
     ERRORS_IN_A_ROW,
@@ -31,7 +28,10 @@ from crm_provider.load.report import LoadStopped
 from crm_provider.load.row_results import judge_run
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
-from crm_provider.metrics import count_load
+from crm_provider.observability.assets import note_load
+from crm_provider.observability.lineage import Lineage, LoadLineage
+from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
+from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.outcome import fail_without_retry, raise_for_decision

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from crm_provider.links import CrmContactLink
+from crm_provider.observability.links import CrmContactLink
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
 from crm_provider.waiting.conditions import ContactIs

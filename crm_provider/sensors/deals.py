@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from crm_provider.client.validation import several
-from crm_provider.links import CrmDealLink
+from crm_provider.observability.links import CrmDealLink
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
 from crm_provider.waiting.conditions import DealInStage, Until

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider._compat import AirflowException, BaseHook
-from crm_provider.lineage import Lineage, lineage_of_query
 from crm_provider.load.rows import SourceError
+from crm_provider.observability.lineage import Lineage, lineage_of_query
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows

@@ -11,7 +11,7 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.metrics import CallMetrics
+from crm_provider.observability.metrics import CallMetrics
 from crm_provider.rate_limit.limiter import SharePacer, pacer_for
 from crm_provider.rate_limit.schedule import Lane
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset
 
-from crm_provider.assets import create_asset
+from crm_provider.observability.assets import create_asset
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator
@@ -160,7 +160,7 @@ class Counted:
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     stats = Counted()
-    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    monkeypatch.setattr("crm_provider.observability.metrics._stats", lambda: stats)
     return stats
 
 

@@ -23,7 +23,7 @@ PATIENCE = 240.0
 DAG_FILE = """
 from airflow.sdk import DAG, task
 
-from crm_provider.assets import create_asset
+from crm_provider.observability.assets import create_asset
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.operators.load import CrmLoadContactsOperator

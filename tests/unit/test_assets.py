@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from crm_provider.assets import (
+from crm_provider.observability.assets import (
     convert_asset_to_openlineage,
     create_asset,
     crm_assets,

@@ -55,7 +55,7 @@ WALL_CLOCK = {
     "sandbox/settings.py": "dates that the sandbox shows",
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
     "testing/skipped_waits.py": "a test's own time, for Airflow",
-    "tracing.py": "spans are at a date",
+    "observability/tracing.py": "spans are at a date",
     "ui/app.py": "how long ago, for people",
     "waiting/backoff.py": "from one clock to the other",
 }

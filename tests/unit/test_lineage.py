@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from crm_provider.assets import create_asset
-from crm_provider.lineage import file_dataset, lineage_of_files, lineage_of_query
+from crm_provider.observability.assets import create_asset
+from crm_provider.observability.lineage import file_dataset, lineage_of_files, lineage_of_query
 from crm_provider.operators.extract import CrmExtractDealsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator

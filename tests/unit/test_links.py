@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.get_provider_info import get_provider_info
-from crm_provider.links import (
+from crm_provider.observability.links import (
     CrmContactLink,
     CrmDealLink,
     CrmExtractedFileLink,

@@ -19,7 +19,7 @@ from crm_provider.client import transport
 from crm_provider.client.observers import CallSeen
 from crm_provider.client.settings import Settings
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.tracing import CallSpans, call_spans
+from crm_provider.observability.tracing import CallSpans, call_spans
 
 NOW = 1_700_000_000_000_000_000
 
@@ -99,7 +99,7 @@ def test_nothing_without_a_real_provider(monkeypatch: pytest.MonkeyPatch, provid
 def test_nothing_is_loaded_where_nobody_has_loaded_it() -> None:
     script = (
         "import sys\n"
-        "from crm_provider.tracing import call_spans\n"
+        "from crm_provider.observability.tracing import call_spans\n"
         "assert call_spans() is None\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )

@@ -11,7 +11,7 @@ from crm_provider import errors as e
 from crm_provider.client.observers import CallSeen, Traffic
 from crm_provider.client.request import Call
 from crm_provider.client.responses import Answer
-from crm_provider.metrics import CallMetrics
+from crm_provider.observability.metrics import CallMetrics
 
 from . import fakes
 from .fakes import Bench, FakePacer, Reply, Step, data, error, lost, refused
@@ -190,7 +190,7 @@ class Recorder:
 
 def test_metrics_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = Recorder()
-    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    monkeypatch.setattr("crm_provider.observability.metrics._stats", lambda: stats)
     metrics = CallMetrics()
     metrics(call_seen(waited=0.5))
     metrics(call_seen("TOO_MANY_REQUESTS", status=429))
@@ -213,7 +213,7 @@ def test_a_hook_s_client_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from crm_provider.hooks.crm import CrmHook
 
     stats = Recorder()
-    monkeypatch.setattr("crm_provider.metrics._stats", lambda: stats)
+    monkeypatch.setattr("crm_provider.observability.metrics._stats", lambda: stats)
     settings = Settings(api_key="k", base_url="http://127.0.0.1:9/v2", rate_store="off")
     with CrmHook().client_for(settings) as client, pytest.raises(e.CrmConnectionError):
         client.ping()

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from crm_provider.assets import SCHEME, crm_assets, dataset_of
-from crm_provider.links import ALIASES
+from crm_provider.observability.assets import SCHEME, crm_assets, dataset_of
+from crm_provider.observability.links import ALIASES
 
 Lineage: TypeAlias = Any
 """``OperatorLineage`` of Airflow's OpenLineage provider; None without it."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from crm_provider.client.observers import CallSeen
     from crm_provider.load.report import Summary
 
+
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
 LOADS, ROWS = "crm.loads", "crm.load.rows"
 

@@ -11,6 +11,7 @@ from crm_provider.client.settings import DEFAULT_BASE_URL
 if TYPE_CHECKING:
     from airflow.sdk import Asset
 
+
 SCHEME = "crm"
 LISTINGS = ("contacts", "deals", "lists")
 DEFAULT_HOST = urlsplit(DEFAULT_BASE_URL).netloc

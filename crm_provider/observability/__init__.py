@@ -1,0 +1,1 @@
+"""Metrics, traces, lineage, assets and links."""
