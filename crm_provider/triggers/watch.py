@@ -18,8 +18,8 @@ from crm_provider import errors as e
 from crm_provider._compat import AirflowRuntimeError, asset_stores
 from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
+from crm_provider.triggers.connection import SharedSweeps
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.triggers.sweeps import SharedSweeps
 from crm_provider.waiting.changes import Change, Kind, Known, Sweep, Trouble, compare, fingerprint
 from crm_provider.waiting.poller import OFFSET
 

@@ -15,9 +15,8 @@ from airflow.sdk import Connection
 
 from crm_provider.load.rows import SourceError
 from crm_provider.sandbox import Sandbox, SandboxSettings
-from crm_provider.transfers import sql_drivers
-from crm_provider.transfers.sql_drivers import CURSOR_NAME, streaming_cursor
-from crm_provider.transfers.sql_rows import SqlRows
+from crm_provider.transfers import sql_rows
+from crm_provider.transfers.sql_rows import CURSOR_NAME, SqlRows, streaming_cursor
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 RunTask = Callable[..., Any]
@@ -218,7 +217,7 @@ def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(
     driver: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []
-    monkeypatch.setattr(sql_drivers, "teach_psycopg2", taught.append)
-    monkeypatch.setattr(sql_drivers, "teach_psycopg", taught.append)
+    monkeypatch.setattr(sql_rows, "teach_psycopg2", taught.append)
+    monkeypatch.setattr(sql_rows, "teach_psycopg", taught.append)
     assert streaming_cursor(driver) == asked
     assert taught == [driver] * ("psycopg" in type(driver).__module__)

@@ -21,8 +21,14 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.formats import JsonLines, Reject
 from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
-from crm_provider.transfers.sql_drivers import exact_json, psycopg2_types, teach_psycopg
-from crm_provider.transfers.sql_rows import FAILURES_IN_A_ROW, SqlRows, check_single
+from crm_provider.transfers.sql_rows import (
+    FAILURES_IN_A_ROW,
+    SqlRows,
+    check_single,
+    exact_json,
+    psycopg2_types,
+    teach_psycopg,
+)
 
 OIDS = {
     "date": 1082, "timestamp": 1114, "timestamptz": 1184, "time": 1083, "timetz": 1266, "interval": 1186, "inet": 869,
