@@ -24,10 +24,13 @@ is loaded by every pytest run in the environment.
 from __future__ import annotations
 
 from crm_provider.testing.airflow_home import fresh_airflow_home
-from crm_provider.testing.assertions import assert_never_throttled, assert_no_duplicates, assert_rate_kept
-from crm_provider.testing.dag_ends import assert_dag_ends
-from crm_provider.testing.dag_runs import load_dag, run_dag
-from crm_provider.testing.ended import Attempt, FinishedRun, TaskEnd
+from crm_provider.testing.assertions import (
+    assert_dag_ends,
+    assert_never_throttled,
+    assert_no_duplicates,
+    assert_rate_kept,
+)
+from crm_provider.testing.dag_runs import Attempt, FinishedRun, TaskEnd, load_dag, run_dag
 from crm_provider.testing.fixtures import (
     CONNECTION_ID,
     CONNECTION_VARIABLE,

@@ -1,19 +1,281 @@
-"""Running a DAG to its end in this process: the real task runner, database, XComs, retries, reschedules, deferral."""
+"""Runs of a DAG in this process, with everything that is seen of them.
+
+What a run of a DAG left behind: states, tries, XComs, errors, logs.
+
+Watching ``dag.test``: each attempt of a task, and what is logged meanwhile.
+
+Time flies: what ``dag.test`` would wait for between two attempts is due at once.
+
+Running a DAG to its end in this process: the real task runner, database, XComs, retries, reschedules, deferral.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from crm_provider.testing.airflow_home import dag_bag, prepare_airflow, serialize
-from crm_provider.testing.ended import FinishedRun
-from crm_provider.testing.recording import MOST_ATTEMPTS, Recorder
-from crm_provider.testing.skipped_waits import skipped_waits
 
 if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a task instance.
+
+    :param state: the state right after it: ``up_for_retry``, ``up_for_reschedule`` or the last one
+    :param error: the exception that failed it; None if it did not fail
+    """
+
+    task: str
+    try_number: int
+    state: str
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """A task instance after the run.
+
+    :param xcoms: what it has left, by key
+    :param log: what was logged while it ran
+    :param waits: seconds of the waits between its attempts that were skipped
+    """
+
+    state: str | None
+    try_number: int
+    xcoms: dict[str, Any]
+    attempts: tuple[Attempt, ...]
+    log: str
+    waits: tuple[float, ...] = ()
+
+    @property
+    def states(self) -> list[str]:
+        """The state after each attempt, for example ``["up_for_retry", "success"]``."""
+        return [attempt.state for attempt in self.attempts]
+
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that failed the last attempt."""
+        return self.attempts[-1].error if self.attempts else None
+
+    @property
+    def result(self) -> Any:
+        """What the task returned."""
+        return self.xcoms.get("return_value")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A DAG run that has ended. ``run["load"]`` or, mapped, ``run["load[2]"]`` is a task instance of it.
+
+    :param log: what was logged meanwhile, by tasks and around them, exceptions included
+    """
+
+    dag_run: DagRun
+    state: str
+    tasks: dict[str, TaskEnd]
+    log: str
+
+    def __getitem__(self, task: str) -> TaskEnd:
+        return self.tasks[task]
+
+    def states(self) -> dict[str, str | None]:
+        """The state of each task instance."""
+        return {name: task.state for name, task in self.tasks.items()}
+
+
+MOST_ATTEMPTS = 20
+"""A task that was run so often without an end goes in circles."""
+
+
+def plain(state: Any) -> str:
+    """``success`` for ``TaskInstanceState.SUCCESS``."""
+    return str(getattr(state, "value", state))
+
+
+def name_of(ti: Any) -> str:
+    """``load``, or ``load[2]`` for a mapped task instance."""
+    return str(ti.task_id) if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+
+
+@dataclass
+class Recorder:
+    """Notes each attempt of a task, and what is logged while it runs.
+
+    :param most_attempts: the test fails if a task is run so often without an end
+    """
+
+    most_attempts: int = MOST_ATTEMPTS
+    attempts: list[Attempt] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    _current: str = ""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch what runs in the block."""
+        from airflow.sdk.definitions import dag as module
+
+        handler = _Handler(self)
+        with pytest.MonkeyPatch.context() as patch, _structlog_processor(self._structlog):
+            patch.setattr(module, "_run_task", self._watched(module._run_task))
+            logging.getLogger().addHandler(handler)
+            try:
+                yield
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+    def _watched(self, run_task: Callable[..., Any]) -> Callable[..., Any]:
+        """``dag.test`` calls this function for each attempt, in every Airflow since 3.0."""
+
+        def watched(*, ti: Any, task: Any, **arguments: Any) -> Any:
+            self._current, try_number = name_of(ti), ti.try_number
+            try:
+                result = run_task(ti=ti, task=task, **arguments)
+            finally:
+                self._current = ""
+            # There is no result if not the task failed, but what runs it.
+            state = plain(result.state) if result else "failed"
+            self.attempts.append(Attempt(name_of(ti), try_number, state, result.error if result else None))
+            if len(self._of(name_of(ti))) == self.most_attempts and state not in ("success", "skipped", "failed"):
+                pytest.fail(f"{name_of(ti)} was run {self.most_attempts} times without an end")  # not an Exception
+            return result
+
+        return watched
+
+    def _of(self, task: str) -> tuple[Attempt, ...]:
+        return tuple(attempt for attempt in self.attempts if attempt.task == task)
+
+    def note(self, line: str, error: object) -> None:
+        """Keep a line of the log, with the exception that was logged with it."""
+        if error is True:
+            error = sys.exc_info()[1]
+        if isinstance(error, tuple):
+            error = error[1]
+        self.lines.append((self._current, f"{line}\n{type(error).__name__}: {error}" if error else line))
+
+    def _structlog(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        details = {key: value for key, value in event.items() if key in ("reason", "error")}
+        self.note(f"{method.upper()} {event['event']} {details or ''}".strip(), event.get("exc_info"))
+        return event
+
+    def finished(self, dag_run: DagRun, waits: Mapping[str, Sequence[float]]) -> FinishedRun:
+        """What the run left behind."""
+        xcoms = _xcoms(dag_run)
+        tasks = {
+            name_of(ti): TaskEnd(
+                state=None if ti.state is None else plain(ti.state),
+                try_number=ti.try_number,
+                xcoms=xcoms.get((ti.task_id, ti.map_index), {}),
+                attempts=self._of(name_of(ti)),
+                log="\n".join(line for name, line in self.lines if name == name_of(ti)),
+                waits=tuple(waits.get(name_of(ti), ())),
+            )
+            for ti in dag_run.get_task_instances()
+        }
+        return FinishedRun(dag_run, plain(dag_run.state), tasks, "\n".join(line for _, line in self.lines))
+
+
+class _Handler(logging.Handler):
+    """Libraries, hooks and tests log through :mod:`logging`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._recorder.note(f"{record.levelname} {record.getMessage()}", record.exc_info)
+
+
+@contextmanager
+def _structlog_processor(processor: Callable[..., Any]) -> Iterator[None]:
+    """Operators' ``self.log`` and the task runner log through structlog: look at each event before it is written."""
+    import structlog
+
+    processors = structlog.get_config()["processors"]
+    processors.insert(len(processors) - 1, processor)
+    try:
+        yield
+    finally:
+        processors.remove(processor)
+
+
+def _xcoms(dag_run: DagRun) -> dict[tuple[str, int], dict[str, Any]]:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    with create_session() as session:
+        rows = select(XComModel).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id)
+        for row in session.scalars(rows):
+            found.setdefault((row.task_id, row.map_index), {})[row.key] = XComModel.deserialize_value(row)
+    return found
+
+
+@contextmanager
+def skipped_waits() -> Iterator[dict[str, list[float]]]:
+    """Skip the waits for retries and reschedules in the block; as far as Airflow knows they have been waited for.
+
+    :return: the seconds of each wait, by task instance, filled as they are skipped
+    """
+    from airflow.sdk.definitions import dag as module
+
+    run_task = module._run_task
+    noted: dict[str, list[float]] = {}
+
+    def watched(*, ti: Any, task: Any, **arguments: Any) -> Any:
+        result = run_task(ti=ti, task=task, **arguments)
+        if ti.state in ("up_for_retry", "up_for_reschedule"):
+            noted.setdefault(name_of(ti), []).append(_skip_wait(ti))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_run_task", watched)
+        yield noted
+
+
+def _skip_wait(ti: Any) -> float:
+    """Move the past of a task instance back by what is left of its wait.
+
+    :return: seconds of the whole wait, from the end of the attempt: however slow this machine is
+    """
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskreschedule import TaskReschedule
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    now = datetime.now(timezone.utc)
+    with create_session() as session:
+        wanted = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
+        row = session.scalars(select(TaskInstance).filter_by(**wanted)).one()
+        if row.state == "up_for_reschedule":
+            rows = select(TaskReschedule).where(TaskReschedule.ti_id == row.id).order_by(TaskReschedule.id)
+            reschedules = session.scalars(rows).all()
+            last = reschedules[-1]
+            whole, left = last.reschedule_date - last.end_date, last.reschedule_date - now
+            for reschedule in reschedules:
+                reschedule.start_date -= left
+                reschedule.end_date -= left
+                reschedule.reschedule_date -= left
+        else:
+            row.task = ti.task
+            due = row.next_retry_datetime()
+            whole, left = due - row.end_date, due - now
+            # dag.test holds the row as well, and would write the old end date back
+            ti.end_date = row.end_date = row.end_date - left - timedelta(milliseconds=1)
+    return float(whole.total_seconds())
+
 
 QUICK_INTERVAL = 0.1
 """Seconds between two checks of a sensor that waits within the test."""

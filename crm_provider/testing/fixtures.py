@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from crm_provider.sandbox import Sandbox
 
+
 CONNECTION_ID = "crm_default"
 CONNECTION_VARIABLE = "AIRFLOW_CONN_CRM_DEFAULT"
 

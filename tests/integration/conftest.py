@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from crm_provider.testing.skipped_waits import skipped_waits
+from crm_provider.testing.dag_runs import skipped_waits
 
 if TYPE_CHECKING:
     from crm_provider.sandbox import Sandbox

@@ -54,7 +54,7 @@ WALL_CLOCK = {
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
     "sandbox/settings.py": "dates that the sandbox shows",
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
-    "testing/skipped_waits.py": "a test's own time, for Airflow",
+    "testing/dag_runs.py": "a test's own time, for Airflow",
     "observability/tracing.py": "spans are at a date",
     "ui/app.py": "how long ago, for people",
     "waiting/backoff.py": "from one clock to the other",
