@@ -377,7 +377,7 @@ def modules() -> str:
     """Every module of the package by the first line of its docstring; the sandbox and the testing kit count as one."""
     package = ROOT / "crm_provider"
     rows = []
-    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("*/*.py"))]:
+    for path in [path for depth in ("*.py", "*/*.py", "*/*/*.py") for path in sorted(package.glob(depth))]:
         if path.parent.name in ("sandbox", "testing") and path.name != "__init__.py":
             continue
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,13 +1,22 @@
-"""The page "CRM" as a small web application inside Airflow's api-server: HTML, a style sheet and a script."""
+"""The page "CRM", and who may see what of it.
+
+Who asks and what they may see, by Airflow's own rules: the one place that touches its authentication.
+
+The page "CRM" as a small web application inside Airflow's api-server: HTML, a style sheet and a script.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import get_user
+from airflow.models.dag import DagModel
 from airflow.utils.session import create_session
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
@@ -19,10 +28,41 @@ from crm_provider.errors import CrmConfigurationError
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
-from crm_provider.ui.access import current_user, readable
-from crm_provider.ui.plugin import PREFIX
+from crm_provider.ui import PREFIX
 from crm_provider.ui.query import LIMIT, LOADS, dags_with_loads, recent_loads
 from crm_provider.ui.reading import OUTCOMES, by_connection
+
+SHOWN = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
+"""What the page shows of a DAG."""
+
+
+def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
+    """FastAPI dependency: the user who is logged in and may see Airflow's website.
+
+    :raises HTTPException: 401 if nobody is logged in, 403 if the user has no right to see the website
+    """
+    if not get_auth_manager().is_authorized_view(access_view=AccessView.WEBSITE, user=user):
+        raise HTTPException(403, "You have no right to see Airflow's website.")
+    return user
+
+
+def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:
+    """Those DAGs whose task instances and XComs the user may read."""
+    return {dag_id for dag_id in dag_ids if _may_read(user, dag_id)}
+
+
+def _may_read(user: Any, dag_id: str) -> bool:
+    manager = get_auth_manager()
+    details = DagDetails(id=dag_id, team_name=_team_of(dag_id))
+    return all(
+        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user) for entity in SHOWN
+    )
+
+
+def _team_of(dag_id: str) -> str | None:
+    find = getattr(DagModel, "get_team_name", None)  # there are teams from 3.2 on
+    return None if find is None else find(dag_id)
+
 
 PAGES = Path(__file__).parent / "pages"
 

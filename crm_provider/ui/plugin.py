@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 from airflow.plugins_manager import AirflowPlugin
 
 from crm_provider._compat import conf
-
-PREFIX = "/crm"
-"""Where the page is, below the api-server's own address."""
+from crm_provider.ui import PREFIX
 
 
 class LazyApp:

@@ -98,8 +98,7 @@ def test_who_may_see_the_website_sees_the_page(users: Users, loads: Any, role: s
 
 def test_every_path_but_the_known_files_asks_who_it_is(users: Users) -> None:
     """A page that is added and forgets to ask fails here."""
-    from crm_provider.ui.access import current_user
-    from crm_provider.ui.app import ASSETS
+    from crm_provider.ui.app import ASSETS, current_user
 
     open_paths = {
         route.path
@@ -232,7 +231,7 @@ def test_who_does_not_show_the_page_does_not_load_it(airflow_db: Path) -> None:
         "import sys, crm_provider.operators.load, crm_provider.sensors.lists\n"
         "assert 'crm_provider.ui' not in sys.modules\n"
         "import crm_provider.ui.plugin\n"
-        "assert not {'crm_provider.ui.app', 'crm_provider.ui.access'} & set(sys.modules)\n"
+        "assert not {'crm_provider.ui.app', 'crm_provider.ui.app'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
