@@ -66,7 +66,7 @@ matrix: .venv/.ready-test ## Tests on every supported Airflow and Python (ARGS="
 		$(if $(filter-out --,$(firstword $(ARGS))),--error-on-missing-interpreters -s,--no-error-on-missing-interpreters -t matrix) $(ARGS)
 
 lint: .venv/.ready-test ## Style and types (ARGS="--fix" goes to ruff)
-	@$(NOX) -s style format types -- $(ARGS)
+	@$(NOX) -s style format types layers -- $(ARGS)
 
 audit: .venv/.ready-audit ## Known vulnerabilities of the pinned versions; ARGS go to pip-audit
 	@$(RUN) -m pip_audit --strict --disable-pip --no-deps --progress-spinner off --requirement constraints.txt $(ARGS)

@@ -81,13 +81,13 @@ _ALL = (
     ),
     Group(
         "plan",
-        ("load/planner", "load/order", "load/row_results"),
-        (f"{LOAD}/test_plan.py", f"{LOAD}/test_plan_prices.py", f"{LOAD}/test_order.py", f"{LOAD}/test_verdict.py"),
+        ("load/planner",),
+        (f"{LOAD}/test_plan.py", f"{LOAD}/test_plan_prices.py"),
     ),
     Group(
         "endings",
-        ("load/row_results", "load/workers", "load/conclusion"),
-        (f"{LOAD}/test_endings.py", f"{LOAD}/test_sender.py", f"{LOAD}/test_conclusion.py"),
+        ("load/row_results", "load/conclusion"),
+        (f"{LOAD}/test_endings.py", f"{LOAD}/test_conclusion.py", f"{LOAD}/test_verdict.py"),
     ),
     Group(
         "books",
@@ -103,7 +103,13 @@ _ALL = (
     Group(
         "loop",
         ("load/dispatch", "load/workers", "load/state/temp_tables"),
-        (f"{LOAD}/test_sending.py", f"{LOAD}/test_window.py", f"{LOAD}/test_work.py"),
+        (
+            f"{LOAD}/test_sending.py",
+            f"{LOAD}/test_window.py",
+            f"{LOAD}/test_work.py",
+            f"{LOAD}/test_known.py",
+            f"{LOAD}/test_sender.py",
+        ),
     ),
     Group(
         "run",
@@ -113,8 +119,8 @@ _ALL = (
     ),
     Group(
         "known",
-        ("load/state/fingerprints", "load/state/temp_tables"),
-        (f"{LOAD}/test_fingerprints.py", f"{LOAD}/test_known.py"),
+        ("load/state/fingerprints",),
+        (f"{LOAD}/test_fingerprints.py",),
         (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
     ),
 )

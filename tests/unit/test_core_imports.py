@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +26,6 @@ OMITTED = Coverage(config_file=str(ROOT / "pyproject.toml")).get_option("run:omi
 
 VERSION = "crm_provider/__init__.py"
 
-ASIDE = ("crm_provider/sandbox/*", "crm_provider/testing/*")
-"""Not core either, but below the line: these may be imported."""
-
 CORE = sorted(
     named(path)
     for path in PACKAGE.rglob("*.py")
@@ -38,12 +34,6 @@ CORE = sorted(
 
 WITH_THE_FIRST_CALL = {"crm_provider.client.http_session"}
 """Modules that stand on `requests`: loaded when a client is made."""
-
-ABOVE = (
-    "airflow",
-    *(re.sub(r"(/\*|\.py)$", "", pattern).replace("/", ".") for pattern in OMITTED if pattern not in (*ASIDE, VERSION)),
-)
-"""What stands above the line."""
 
 HEAVY = {
     "airflow",
@@ -107,22 +97,6 @@ def source_of(name: str) -> ast.Module:
     assert spec is not None
     assert spec.origin is not None
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("name", sorted({*CORE} - {"crm_provider.__main__"}))  # --site asks for Airflow's configuration
-def test_no_airflow_below_the_line_not_even_later(name: str) -> None:
-    imported = {
-        module
-        for node in ast.walk(source_of(name))
-        for module in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert [module for module in imported if module.startswith(ABOVE)] == []
 
 
 def _raises_again(handler: ast.ExceptHandler) -> bool:
