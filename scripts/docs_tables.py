@@ -121,7 +121,7 @@ def unknown_answers() -> str:
     cases = {"400, 422": 422, "404": 404, "409": 409, "413, 415": 413, "3xx, other 4xx": 418, "other 5xx": 599}
     rows = []
     for shown, status in cases.items():
-        error = responses.error_of(responses.Answer(method="GET", path="/", status=status, headers={}, body=b""))
+        error = responses.error_of(responses.CrmResponse(method="GET", path="/", status=status, headers={}, body=b""))
         outcomes = [ErrorPolicy(work=work).decide(error).action.value for work in Work]
         rows.append((shown, code(type(error).__name__), *outcomes))
     unreadable = [ErrorPolicy(work=work).decide(errors.CrmProtocolError).action.value for work in Work]
@@ -273,13 +273,13 @@ class Recorder(transport.Transport):
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: request.Call, *, settle: transport.ReadBack | None = None, budget: Any = None) -> Any:
+    def send(self, call: request.Call, *, verify_write: transport.ReadBack | None = None, budget: Any = None) -> Any:
         repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
-        self.routes[route] = "read first, then sent again if it did not happen" if settle else lost
-        if call.done_if and call.method == "POST":
-            raise call.done_if[0]("it is already so")
+        self.routes[route] = "read first, then sent again if it did not happen" if verify_write else lost
+        if call.success_errors and call.method == "POST":
+            raise call.success_errors[0]("it is already so")
         return {"id": ID, "data": []}
 
 

@@ -66,7 +66,7 @@ class OtherCalls(Calls):
             route="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
             parts={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
             body=body,
-            with_key=False,
+            authenticated=False,
             loose=True,
         )
         return _as_record(self._transport.send(call))

@@ -91,10 +91,12 @@ class ContactCalls(Calls):
             method="POST",
             route="/contacts",
             body=_new_contact(email, attributes, origin),
-            done_if=(e.CrmConflictError,),
+            success_errors=(e.CrmConflictError,),
         )
         try:
-            made = self._transport.send(call, settle=lambda first_sent: self._found(email, attributes, first_sent))
+            made = self._transport.send(
+                call, verify_write=lambda first_sent: self._found(email, attributes, first_sent)
+            )
         except e.CrmConflictError as conflict:
             if by_status_alone(conflict) and self._exists(email):
                 raise _already_exists(conflict) from conflict
@@ -150,7 +152,7 @@ class ContactCalls(Calls):
                 method="DELETE",
                 route="/contacts/{email}",
                 parts={"email": validation.email(email)},
-                done_if=(e.CrmContactNotFoundError,),
+                success_errors=(e.CrmContactNotFoundError,),
                 loose=True,
             )
         )
@@ -170,7 +172,7 @@ class ContactCalls(Calls):
             body={"segmentedListsIds": ids},
             loose=True,
         )
-        answer = self._transport.send(call, settle=lambda first_sent: self._membership(email, ids))
+        answer = self._transport.send(call, verify_write=lambda first_sent: self._membership(email, ids))
         return answer if isinstance(answer, dict) else {}
 
     def list_contacts(self) -> Iterator[Record]:

@@ -35,14 +35,14 @@ class DealCalls(Calls):
         }
         if attributes is not None:
             body["attributes"] = _deal_attributes(attributes)
-        call = Call(method="POST", route="/deals", body=body, done_if=(e.CrmConflictError,))
+        call = Call(method="POST", route="/deals", body=body, success_errors=(e.CrmConflictError,))
 
         def read_back(first_sent: FirstSent) -> Record | None:
             return self.find_own_deal(
                 contact_id, pipeline_id, stage_id=stage_id, attributes=attributes, since=first_sent
             )
 
-        deal = mapping_of(self._transport.send(call, settle=read_back), call)
+        deal = mapping_of(self._transport.send(call, verify_write=read_back), call)
         id_of(deal.get("id"), call.shown, "POST")
         return deal
 
@@ -159,7 +159,11 @@ class DealCalls(Calls):
         :raises CrmDealNotFoundError: if there is none
         """
         call = Call(
-            method="DELETE", route="/deals/{deal_id}", parts=_deal(deal_id), done_if=(e.CrmNotFoundError,), loose=True
+            method="DELETE",
+            route="/deals/{deal_id}",
+            parts=_deal(deal_id),
+            success_errors=(e.CrmNotFoundError,),
+            loose=True,
         )
         self._transport.send(call)
 

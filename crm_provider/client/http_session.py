@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from crm_provider import errors as e
 from crm_provider.client.body import ACCEPTED, BodyRefused, whole_body
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport_errors import transport_error
 
@@ -42,7 +42,7 @@ MAX_CONNECTIONS = 64
 """Connections that are kept open: as many as a load has threads at most."""
 
 
-class Wire:
+class HttpSession:
     """A ``requests`` session that sends calls and reads answers.
 
     :param clock: monotonic seconds, for the time that an answer may take
@@ -52,7 +52,7 @@ class Wire:
         import requests
 
         _hide_paths_in_logs()
-        self._settings, self._progress = settings, Progress()
+        self._settings, self._progress = settings, SendProgress()
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             adapter = WatchedAdapter(
@@ -74,7 +74,7 @@ class Wire:
     def close(self) -> None:
         self._session.close()
 
-    def round_trip(self, call: Call) -> Answer:
+    def round_trip(self, call: Call) -> CrmResponse:
         """Send one request and read its whole answer.
 
         :raises CrmTransientError: if no whole answer came
@@ -90,13 +90,13 @@ class Wire:
                 self._settings.base_url + call.path,
                 params=dict(call.query),
                 json=call.body,
-                auth=_ApiKey(self._settings.api_key if call.with_key else None),
+                auth=_ApiKey(self._settings.api_key if call.authenticated else None),
                 timeout=(min(CONNECT_TIMEOUT, self._settings.timeout), self._settings.timeout),
                 allow_redirects=False,
                 stream=True,
             ) as response:
                 body, unread = _body(response, call)
-                return Answer(
+                return CrmResponse(
                     method=call.method,
                     path=call.shown,
                     status=response.status_code,
@@ -175,7 +175,7 @@ def _hide_paths_in_logs() -> None:
         logging.getLogger(name).addFilter(_HIDE_PATHS)  # a second time it does nothing
 
 
-class Progress(threading.local):
+class SendProgress(threading.local):
     """How far the request of this thread has come.
 
     :ivar sent: some of it is on its way: whatever happens now, the other side may have got it
@@ -197,7 +197,9 @@ class WatchedAdapter(HTTPAdapter):
     :param clock: monotonic seconds
     """
 
-    def __init__(self, *, seconds: float, clock: Callable[[], float], progress: Progress, pool_maxsize: int) -> None:
+    def __init__(
+        self, *, seconds: float, clock: Callable[[], float], progress: SendProgress, pool_maxsize: int
+    ) -> None:
         self._seconds, self._clock, self._progress = seconds, clock, progress
         self._pools: weakref.WeakSet[Any] = weakref.WeakSet()
         super().__init__(pool_maxsize=pool_maxsize)
@@ -222,7 +224,7 @@ class WatchedAdapter(HTTPAdapter):
         return http.client.HTTPResponse(cast("socket.socket", timed), *arguments, **keywords)
 
 
-def _watched(plain: Any, progress: Progress, respond: Callable[..., http.client.HTTPResponse]) -> Any:
+def _watched(plain: Any, progress: SendProgress, respond: Callable[..., http.client.HTTPResponse]) -> Any:
     class Watched(plain):  # type: ignore[misc]
         is_watched = True
         response_class = staticmethod(respond)

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallSeen:
+class RequestEvent:
     """One attempt of a call, without ids and values.
 
     :param route: the path with its parts as placeholders, ``/contacts/{email}``; never a value
@@ -37,11 +37,11 @@ class CallSeen:
         return self.status == 429
 
 
-Observer = Callable[[CallSeen], None]
+Observer = Callable[[RequestEvent], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrafficTotals:
+class RequestTotals:
     """A tally at one moment.
 
     :param waited: seconds for slots of the rate budget, all attempts together
@@ -54,7 +54,7 @@ class TrafficTotals:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-class Traffic:
+class RequestTally:
     """Counts what it is told as the observer of transports; threads may share one.
 
     >>> traffic = Traffic()
@@ -65,20 +65,20 @@ class Traffic:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals = TrafficTotals()
+        self._totals = RequestTotals()
 
-    def __call__(self, seen: CallSeen) -> None:
+    def __call__(self, seen: RequestEvent) -> None:
         with self._lock:
             before = self._totals
             failed = [] if seen.error_type is None else [seen.error_type]
-            self._totals = TrafficTotals(
+            self._totals = RequestTotals(
                 calls=before.calls + 1,
                 throttled=before.throttled + seen.throttled,
                 waited=before.waited + seen.waited,
                 errors=before.errors + Counter(failed),
             )
 
-    def snapshot(self) -> TrafficTotals:
+    def snapshot(self) -> RequestTotals:
         """All figures of one moment."""
         with self._lock:
             return self._totals
@@ -104,7 +104,7 @@ class Traffic:
         return Counter(self.snapshot().errors)
 
 
-class Told:
+class ObserverList:
     """Tells observers, and does not let their failure become the call's; the first one of each is logged."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Told:
         """Tell this one, too."""
         self._observers = (*self._observers, observer)
 
-    def __call__(self, seen: CallSeen) -> None:
+    def __call__(self, seen: RequestEvent) -> None:
         for place, observer in enumerate(self._observers):
             try:
                 observer(seen)

@@ -42,8 +42,8 @@ class Call:
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Any = None
-    with_key: bool = True
-    done_if: tuple[type[e.CrmError], ...] = ()
+    authenticated: bool = True
+    success_errors: tuple[type[e.CrmError], ...] = ()
     loose: bool = False
     exact: bool = False
 

@@ -41,7 +41,7 @@ WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CrmResponse:
     """One HTTP answer, read to its end.
 
     :param path: the route for messages, emails left as placeholders
@@ -66,7 +66,7 @@ class Answer:
         return next((value for own, value in self.headers.items() if own.lower() == name), None)
 
 
-def value_of(answer: Answer) -> Any:
+def value_of(answer: CrmResponse) -> Any:
     """The answer's content, its envelope unwrapped once; an empty body is ``{}``.
 
     :raises CrmError: the class that the answer stands for, if it is not a success
@@ -85,7 +85,7 @@ def value_of(answer: Answer) -> Any:
     return {} if parsed is None else parsed
 
 
-def error_of(answer: Answer) -> e.CrmError:
+def error_of(answer: CrmResponse) -> e.CrmError:
     """The typed error that an answer without success stands for."""
     parsed = parsed_body(answer.body)
     spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
@@ -134,7 +134,7 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 }
 
 
-def _error(answer: Answer, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
+def _error(answer: CrmResponse, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
     unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
         cut(text if _documented(text, answer.status) else _without_sent(text, answer.sent)),
@@ -196,7 +196,7 @@ _BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_ANSWERS if a.erro
 """5xx are told apart by their status: the gateway uses one header for several."""
 
 
-def _spec_by_header(answer: Answer) -> ErrorSpec | None:
+def _spec_by_header(answer: CrmResponse) -> ErrorSpec | None:
     value = answer.header("x-amzn-errortype") or ""
     return _BY_HEADER.get(value.partition(":")[0].strip())
 
@@ -242,7 +242,7 @@ def _text_of(parsed: Any) -> str | None:
     return None
 
 
-def _odd_body(answer: Answer, parsed: Any) -> str:
+def _odd_body(answer: CrmResponse, parsed: Any) -> str:
     if 300 <= answer.status < 400:
         target = answer.header("location") or ""
         return f"(a redirect to {_host_of(target) or 'this host'}: not followed, the key stays here)"
@@ -271,7 +271,7 @@ def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
     return value[:100] if _REQUEST_ID.fullmatch(value[:100]) else None
 
 
-def request_id_of(answer: Answer) -> str | None:
+def request_id_of(answer: CrmResponse) -> str | None:
     """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
     for body in _objects(parsed_body(answer.body)):
         if found := _as_request_id(body.get("requestId"), answer.sent):
@@ -308,7 +308,7 @@ def _http_date(value: str | None) -> datetime | None:
 # -- what may be shown --------------------------------------------------------------------------------------
 
 
-def shortened(answer: Answer) -> str:
+def shortened(answer: CrmResponse) -> str:
     """The start of a body, fit for a message; of JSON only its shape, for its values may be a contact's."""
     start = answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
     is_whole = len(answer.body) <= READ_FOR_MESSAGES

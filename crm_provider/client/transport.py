@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import __version__
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen, Observer, Told
+from crm_provider.client.observers import Observer, ObserverList, RequestEvent
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer, value_of
+from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import Repeat, repeat_for
-from crm_provider.rate_limit.limiter import BudgetBusy, Pacer, pacer_for
+from crm_provider.rate_limit.limiter import BudgetBusy, RateLimiter, limiter_for
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 if TYPE_CHECKING:
@@ -77,24 +77,26 @@ class Transport:
         settings: Settings,
         *,
         budget: RetryBudget | None = None,
-        pacer: Pacer | None = None,
+        pacer: RateLimiter | None = None,
         user_agent: str = "",
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        from crm_provider.client.http_session import Wire  # it stands on requests, which importing a DAG must not load
+        from crm_provider.client.http_session import (
+            HttpSession,
+        )  # it stands on requests, which importing a DAG must not load
 
         self.budget = budget or RetryBudget()
-        self._pacer = pacer or pacer_for(settings)
-        self._told = Told()
+        self._pacer = pacer or limiter_for(settings)
+        self._told = ObserverList()
         if observer is not None:
             self.observe(observer)
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         self.server_clock = ServerClock()
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
-        self._wire = Wire(settings, user_agent=" ".join(products.split()))
+        self._wire = HttpSession(settings, user_agent=" ".join(products.split()))
 
     def server_time(self) -> ServerMoment | None:
         """Now, by the CRM's clock; None while no answer has shown it."""
@@ -108,7 +110,7 @@ class Transport:
         """Close the connections that are kept open."""
         self._wire.close()
 
-    def send(self, call: Call, *, settle: ReadBack | None = None, budget: RetryBudget | None = None) -> Any:
+    def send(self, call: Call, *, verify_write: ReadBack | None = None, budget: RetryBudget | None = None) -> Any:
         """Send a call until it succeeds, cannot be repeated, or the budget is spent.
 
         :param settle: for a POST: reads whether an attempt that got no answer has happened
@@ -117,7 +119,7 @@ class Transport:
         :raises CrmError: the last attempt's typed error, with how often and how long it was tried
         """
         _ = call.path  # refuses a wrong part before a slot is taken
-        return _Sending(self, call, settle, budget or self.budget).run()
+        return _Sending(self, call, verify_write, budget or self.budget).run()
 
     def once(
         self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None
@@ -151,7 +153,7 @@ class Transport:
                 call.method, call.shown, status or error_type, seconds, waited,
             )  # fmt: skip
             self._told(
-                CallSeen(
+                RequestEvent(
                     method=call.method,
                     route=call.template,
                     status=status,
@@ -162,7 +164,7 @@ class Transport:
                 )
             )
 
-    def _value(self, answer: Answer) -> Any:
+    def _value(self, answer: CrmResponse) -> Any:
         try:
             return value_of(answer)
         except e.CrmThrottledError as throttled:
@@ -173,8 +175,8 @@ class Transport:
 class _Sending:
     """The attempts of one call."""
 
-    def __init__(self, transport: Transport, call: Call, settle: ReadBack | None, budget: RetryBudget) -> None:
-        self.transport, self.call, self.settle, self.budget = transport, call, settle, budget
+    def __init__(self, transport: Transport, call: Call, verify_write: ReadBack | None, budget: RetryBudget) -> None:
+        self.transport, self.call, self.verify_write, self.budget = transport, call, verify_write, budget
         self.maybe_done = False
         """Whether an attempt may have happened, as far as is known now."""
         self.lost_one = False
@@ -207,7 +209,7 @@ class _Sending:
 
     def _attempt(self) -> Any:
         self.rounds += 1
-        if self.maybe_done and self.last_error and self.call.method == "POST" and self.settle is not None:
+        if self.maybe_done and self.last_error and self.call.method == "POST" and self.verify_write is not None:
             found = self._settled(self.last_error)
             if found is not None:
                 return found
@@ -217,8 +219,8 @@ class _Sending:
             return self.transport.once(self.call, max_wait, attempt=self.rounds, leaving=self._note_leaving)
         except BudgetBusy as busy:
             raise self._not_sent(busy) from None
-        except self.call.done_if:
-            found = (self._read_back() if self.settle else {}) if self.lost_one else None
+        except self.call.success_errors:
+            found = (self._read_back() if self.verify_write else {}) if self.lost_one else None
             if found is None:
                 raise
             return found
@@ -245,9 +247,9 @@ class _Sending:
 
     def _read_back(self) -> Any:
         first_left = self.first_left
-        if self.settle is None or first_left is None:
+        if self.verify_write is None or first_left is None:
             return None
-        return self.settle(lambda: self.transport.server_clock.at(first_left))
+        return self.verify_write(lambda: self.transport.server_clock.at(first_left))
 
     def _settled(self, original: e.CrmError) -> Any:
         """What reading says about the attempt that got no answer; the original error if reading fails."""
@@ -263,8 +265,8 @@ class _Sending:
         if not isinstance(error, e.CrmError):
             return False
         repeat = repeat_for(error)
-        if repeat is Repeat.SETTLED and self.call.method not in ("GET", "PUT", "DELETE") and self.maybe_done:
-            return self.settle is not None
+        if repeat is Repeat.VERIFY_FIRST and self.call.method not in ("GET", "PUT", "DELETE") and self.maybe_done:
+            return self.verify_write is not None
         return repeat is not Repeat.NEVER
 
     def _delay(self, state: tenacity.RetryCallState) -> float:

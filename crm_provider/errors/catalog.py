@@ -18,7 +18,7 @@ from types import MappingProxyType
 from crm_provider.errors import exceptions as e
 
 
-class Source(str, Enum):
+class ErrorSource(str, Enum):
     """Who says so."""
 
     VENDOR = "vendor"
@@ -33,7 +33,7 @@ class Repeat(str, Enum):
     NEVER = "never"
     ANY_CALL = "any call"
     """Refused before it reached the CRM: any method may be repeated."""
-    SETTLED = "settled"
+    VERIFY_FIRST = "settled"
     """It may have been carried out: GET, PUT and DELETE are repeated, a POST is settled by reading first."""
 
 
@@ -49,7 +49,7 @@ class ErrorSpec:
     """
 
     error: type[e.CrmError]
-    source: Source
+    source: ErrorSource
     status: int | None
     messages: tuple[str, ...]
     advice: str
@@ -65,77 +65,77 @@ _SPECS = (
     # -- the vendor's 13 types: status, text and advice as documented ---------------------------------------
     ErrorSpec(
         error=e.CrmMissingBodyError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=400,
         messages=("Body is necessary.",),
         advice="the request body must not be empty",
     ),
     ErrorSpec(
         error=e.CrmForbiddenError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=403,
         messages=("User is not authorized to access this resource with an explicit deny in an identity-based policy.",),
         advice="check the API key (field Password) in the Airflow connection, or generate one in the CRM",
     ),
     ErrorSpec(
         error=e.CrmContactNotFoundError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=404,
         messages=("Contact not found.",),
         advice="check that the contact exists",
     ),
     ErrorSpec(
         error=e.CrmSegmentationListNotFoundError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=404,
         messages=("Segmentation list not found.",),
         advice="check that the segmentation list exists",
     ),
     ErrorSpec(
         error=e.CrmDealNotFoundError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=404,
         messages=("Deal not found.",),
         advice="check that the deal exists",
     ),
     ErrorSpec(
         error=e.CrmPipelineNotFoundError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=404,
         messages=("Pipeline not found.",),
         advice="check that the pipeline exists",
     ),
     ErrorSpec(
         error=e.CrmStageNotFoundError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=404,
         messages=("Stage not found.",),
         advice="check that the stage exists",
     ),
     ErrorSpec(
         error=e.CrmContactAlreadyExistsError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=409,
         messages=("Contact already exists.",),
         advice="check before creating: update the contact, or upsert it",
     ),
     ErrorSpec(
         error=e.CrmContactAssociatedWithADealError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=409,
         messages=("Contact already associated with a deal.",),
         advice="check the contact's deals before creating or updating one",
     ),
     ErrorSpec(
         error=e.CrmInvalidInputError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=422,
         messages=("Invalid JSON body.",),
         advice="send a valid body with all required fields",
     ),
     ErrorSpec(
         error=e.CrmInvalidParamsError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=422,
         messages=("DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"),
         aliases=("DEAL_ID_IS_NECESSARY", "CONTACT_EMAIL_IS_NECESSARY", "EMAIL_IS_NECESSARY"),
@@ -143,7 +143,7 @@ _SPECS = (
     ),
     ErrorSpec(
         error=e.CrmTooManyRequestsError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=429,
         messages=("Too many requests.",),
         advice="slow down: lower requests_per_second in the connection if other tools use the same key",
@@ -151,78 +151,78 @@ _SPECS = (
     ),
     ErrorSpec(
         error=e.CrmInternalServerError,
-        source=Source.VENDOR,
+        source=ErrorSource.VENDOR,
         status=500,
         messages=("An unexpected error occurred.", "Internal server error"),
         advice="try again later, then ask the vendor's support with the request id",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     # -- the gateway in front ------------------------------------------------------------------------------
     ErrorSpec(
         error=e.CrmUnauthorizedError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=401,
         messages=("Unauthorized",),
         advice="check that the Airflow connection has an API key (field Password) and that no proxy strips headers",
     ),
     ErrorSpec(
         error=e.CrmUnknownRouteError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=403,
         messages=("Missing Authentication Token",),
         advice="check the base URL (it ends in /v2) and the path: the key is not the problem",
     ),
     ErrorSpec(
         error=e.CrmLimitExceededError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=429,
         messages=("Limit Exceeded",),
         advice="wait until the quota of the plan is renewed, or ask the vendor to raise it",
     ),
     ErrorSpec(
         error=e.CrmBadGatewayError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=502,
         messages=("Internal server error",),
         advice="try again later",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     ErrorSpec(
         error=e.CrmServiceUnavailableError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=503,
         messages=("Service Unavailable",),
         advice="try again later",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     ErrorSpec(
         error=e.CrmGatewayTimeoutError,
-        source=Source.GATEWAY,
+        source=ErrorSource.GATEWAY,
         status=504,
         messages=("Endpoint request timed out",),
         advice="try again later",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     # -- the way to it -------------------------------------------------------------------------------------
     ErrorSpec(
         error=e.CrmConnectionError,
-        source=Source.TRANSPORT,
+        source=ErrorSource.TRANSPORT,
         status=None,
         messages=("the connection failed",),
         advice="check the network, the proxy and the base URL from the worker",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     ErrorSpec(
         error=e.CrmTimeoutError,
-        source=Source.TRANSPORT,
+        source=ErrorSource.TRANSPORT,
         status=None,
         messages=("no answer in time",),
         advice="try again later, or raise the timeout in the connection's extra",
-        repeat=Repeat.SETTLED,
+        repeat=Repeat.VERIFY_FIRST,
     ),
     ErrorSpec(
         error=e.CrmTlsError,
-        source=Source.TRANSPORT,
+        source=ErrorSource.TRANSPORT,
         status=None,
         messages=("the certificate is not trusted",),
         advice="check the base URL, the worker's CA bundle (REQUESTS_CA_BUNDLE) and any proxy that opens TLS",
@@ -230,28 +230,28 @@ _SPECS = (
     # -- this package's own checks -------------------------------------------------------------------------
     ErrorSpec(
         error=e.CrmConfigurationError,
-        source=Source.PROVIDER,
+        source=ErrorSource.PROVIDER,
         status=None,
         messages=("the connection is wrong",),
         advice="correct the Airflow connection or configuration",
     ),
     ErrorSpec(
         error=e.CrmInvalidRequestError,
-        source=Source.PROVIDER,
+        source=ErrorSource.PROVIDER,
         status=400,
         messages=("the request is invalid",),
         advice="check the values and the arguments of the call",
     ),
     ErrorSpec(
         error=e.CrmInvalidValueError,
-        source=Source.PROVIDER,
+        source=ErrorSource.PROVIDER,
         status=None,
         messages=("a value is wrong",),
         advice="correct the value",
     ),
     ErrorSpec(
         error=e.CrmProtocolError,
-        source=Source.PROVIDER,
+        source=ErrorSource.PROVIDER,
         status=None,
         messages=("the answer is not understood",),
         advice="check the base URL and any proxy; if both are right, report the answer to this provider",
@@ -394,5 +394,5 @@ def repeat_for(error: e.CrmError) -> Repeat:
     if error.type in CATALOGUE:
         return CATALOGUE[error.type].repeat
     if isinstance(error, e.CrmTransientError):
-        return Repeat.SETTLED
+        return Repeat.VERIFY_FIRST
     return Repeat.ANY_CALL if isinstance(error, e.CrmThrottledError) else Repeat.NEVER

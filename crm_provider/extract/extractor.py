@@ -6,7 +6,7 @@ The other way: a listing of the CRM into a file, whole or not at all, resumable 
 
 The API lists ten records a page, without a filter, an order or a snapshot: what changes while the pages are read moves
 records from page to page. One that moves down comes twice and is dropped; one that moves up past the reader is missed,
-and only the totals tell. So an extract counts, and says that the listing changed (:class:`Tally`).
+and only the totals tell. So an extract counts, and says that the listing changed (:class:`ExtractStats`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypedDict
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, LISTINGS, PAGE_SIZE, ListedPage, Listing, Record, walk_pages
-from crm_provider.extract.partial_pages import Owner, Parts
+from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.extract.writers import (
     Columns,
     Format,
@@ -45,7 +45,7 @@ TELL_EVERY = 30.0
 
 
 @dataclass
-class Tally:
+class ExtractStats:
     """What was counted while a listing was read."""
 
     records: int = 0
@@ -82,14 +82,14 @@ class Tally:
         return f"records that the CRM says there are: {totals}; read: {self.records}; came twice: {self.duplicates}"
 
 
-class Progress:
+class ExtractProgress:
     """Says from time to time how far an extract is."""
 
     def __init__(self, listing: str, clock: Callable[[], float]) -> None:
         self._listing, self._clock = listing, clock
         self._started = self._told = clock()
 
-    def tell(self, tally: Tally) -> None:
+    def tell(self, tally: ExtractStats) -> None:
         now = self._clock()
         if now - self._told < TELL_EVERY:
             return
@@ -102,7 +102,7 @@ class Progress:
         )  # fmt: skip
 
 
-def _left(tally: Tally, rate: float) -> str:
+def _left(tally: ExtractStats, rate: float) -> str:
     if tally.total is None or not rate:
         return "nobody knows how much is left"
     seconds = max(math.ceil(tally.total / PAGE_SIZE) - tally.pages, 0) / rate
@@ -139,7 +139,7 @@ class Extracted(TypedDict):
     seconds: float
 
 
-class Extract:
+class Extractor:
     """One listing into one file.
 
     >>> Extract(client, "contacts", "contacts.csv.gz").run()["records"]
@@ -182,7 +182,7 @@ class Extract:
                 arrow_modules()
         except ValueError as wrong:
             raise e.CrmInvalidValueError(str(wrong)) from None
-        self._parts = Parts(self._target, owner or Owner(), source=self._source(), clock=wall_clock)
+        self._parts = PartialPages(self._target, owner or Owner(), source=self._source(), clock=wall_clock)
 
     def run(self) -> Extracted:
         """Read what is missing, then write the file.
@@ -229,7 +229,7 @@ class Extract:
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def _read_until_quiet(self) -> Tally:
+    def _read_until_quiet(self) -> ExtractStats:
         calls = 0
         for restarts_left in range(RESTARTS if self._if_changed == "restart" else 0, -1, -1):
             tally = self._read()
@@ -250,8 +250,8 @@ class Extract:
         tally.calls = calls
         return tally
 
-    def _read(self) -> Tally:
-        tally, progress = Tally(), Progress(self._listing, self._clock)
+    def _read(self) -> ExtractStats:
+        tally, progress = ExtractStats(), ExtractProgress(self._listing, self._clock)
         with closing(self._pages()) as pages:
             try:
                 for listed in pages:
@@ -277,7 +277,7 @@ class Extract:
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def _write(self, tally: Tally) -> None:
+    def _write(self, tally: ExtractStats) -> None:
         permissions = _permissions(self._target)
         written = 0
         with atomic_writer(self._target, "wb") as file:
@@ -295,7 +295,7 @@ class Extract:
         if is_local(self._target):
             self._target.chmod(permissions)
 
-    def _fill(self, file: Any, tally: Tally) -> int:
+    def _fill(self, file: Any, tally: ExtractStats) -> int:
         columns = self._fields or tally.columns.names() or ["id"]
         written = 0
         with record_writer(

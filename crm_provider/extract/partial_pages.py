@@ -60,7 +60,7 @@ class Owner:
         return hashlib.sha256(self.work.encode()).hexdigest()[:12]
 
 
-class Parts:
+class PartialPages:
     """The pages of one listing on their way into a file.
 
     :param target: the file that they are beside

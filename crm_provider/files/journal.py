@@ -37,7 +37,7 @@ MOST_WAITING = 8 * 1024 * 1024
 """Bytes that wait in memory for the next part."""
 
 
-class Store(Protocol):
+class ByteStore(Protocol):
     """Where the bytes are."""
 
     def add(self, data: bytes) -> None: ...
@@ -136,7 +136,7 @@ class GrowingFile:
             raise CannotWrite(str(self._path), REPLACED)
 
 
-class Parts:
+class ObjectParts:
     """Objects in a store.
 
     If there is one of the final name, it has everything, and parts beside it are left over from a kill while they were
@@ -246,7 +246,7 @@ class Journal:
     def __init__(self, path: AnyPath, *, quoted: bool = False) -> None:
         self.path = path
         self._quoted = quoted
-        self._store: Store = GrowingFile(path, self._whole_lines) if is_local(path) else Parts(path)
+        self._store: ByteStore = GrowingFile(path, self._whole_lines) if is_local(path) else ObjectParts(path)
 
     def append(self, line: str) -> None:
         """Write a line, without its line break. It survives a kill of this process from now on if the file is local.

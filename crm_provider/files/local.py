@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from crm_provider.files.paths import CannotWrite, open_own, private_folder, writing
+from crm_provider.files.paths import CannotWrite, open_private, private_folder, writing
 
 
 class InUse(RuntimeError):
@@ -46,7 +46,7 @@ class FileLock:
             return
         with writing(self._path):
             private_folder(self._path.parent)
-            number = open_own(self._path, os.O_RDWR | os.O_CREAT)
+            number = open_private(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,7 +70,7 @@ class FileLock:
 WHERE = "The temporary tables of the load (in the folder that SQLITE_TMPDIR or TMPDIR names, else in /var/tmp or /tmp)"
 
 
-class Scratch(sqlite3.Connection):
+class TempDatabase(sqlite3.Connection):
     """A temporary database without a name. Used by one thread.
 
     :param setup: statements that make its tables

@@ -34,7 +34,7 @@ FOREIGN_FOLDER = "its folder belongs to another user; use a folder of your own"
 FOREIGN_LINK = "a link of another user leads to its folder; use a folder of your own"
 
 
-def open_own(path: pathlib.Path, flags: int) -> int:
+def open_private(path: pathlib.Path, flags: int) -> int:
     """Open a local file; one that is made is for this user only.
 
     :return: its descriptor
@@ -258,7 +258,7 @@ def unwritable(path: AnyPath) -> str | None:
         check_folder(path.parent)
         _draft(path).unlink()
         if os.path.lexists(path):
-            os.close(open_own(path, os.O_RDONLY))
+            os.close(open_private(path, os.O_RDONLY))
     except OSError as wrong:
         return wrong.strerror or type(wrong).__name__
     return None
@@ -271,7 +271,7 @@ def private_file(path: pathlib.Path) -> IO[bytes]:
     """
     with writing(path):
         private_folder(path.parent)
-        return os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
+        return os.fdopen(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
 
 
 def read_own(path: AnyPath) -> IO[bytes]:
@@ -281,7 +281,9 @@ def read_own(path: AnyPath) -> IO[bytes]:
     :raises FileNotFoundError: if there is none
     """
     try:
-        return os.fdopen(open_own(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+        return (
+            os.fdopen(open_private(path, os.O_RDONLY), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+        )
     except PermissionError as refused:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 

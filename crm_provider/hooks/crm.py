@@ -14,7 +14,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import Observer
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
-from crm_provider.rate_limit.limiter import pacer_for
+from crm_provider.rate_limit.limiter import limiter_for
 from crm_provider.rate_limit.schedule import Lane
 
 P = ParamSpec("P")
@@ -146,7 +146,7 @@ class CrmHook(BaseHook):
         settings = self._settings()
         transport = Transport(
             settings,
-            pacer=pacer_for(settings, lane=Lane.BULK, sleep=sleep),
+            pacer=limiter_for(settings, lane=Lane.BULK, sleep=sleep),
             user_agent=_airflow_product(),
             sleep=sleep,
             observer=CallMetrics(),

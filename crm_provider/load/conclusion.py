@@ -19,7 +19,7 @@ from crm_provider.load.report import (
 from crm_provider.load.rows import Outcome
 
 if TYPE_CHECKING:
-    from crm_provider.load.job import Load
+    from crm_provider.load.job import LoadJob
 
 
 def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
@@ -57,7 +57,7 @@ def _rows(number: int) -> str:
 log = logging.getLogger(__name__)
 
 
-def concluded(load: Load, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+def concluded(load: LoadJob, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
     """Write the report.
 
     :param ending: how the load ended, in one sentence
@@ -75,21 +75,21 @@ def concluded(load: Load, summary: Summary, *, ending: str, report_path: AnyPath
     return replace(summary, paths={name: None if found is None else str(found) for name, found in paths.items()})
 
 
-def rejects_of(load: Load) -> AnyPath | None:
+def rejects_of(load: LoadJob) -> AnyPath | None:
     """The rejects file, None if no row was rejected."""
     if load.rejects is None or load.options.dry_run or not load.rejects.count:
         return None
     return load.rejects.path
 
 
-def done(load: Load, summary: Summary) -> str:
+def done(load: LoadJob, summary: Summary) -> str:
     """How a load ended that reached its end."""
     if load.options.dry_run:
         return "A dry run: every row was checked, nothing was written."
     return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
 
 
-def what_to_do(load: Load) -> str:
+def what_to_do(load: LoadJob) -> str:
     """What to do about rejected rows, in one sentence."""
     path = rejects_of(load)
     if path is None:
@@ -100,7 +100,7 @@ def what_to_do(load: Load) -> str:
     )
 
 
-def _written(path: AnyPath, load: Load, summary: Summary, ending: str) -> bool:
+def _written(path: AnyPath, load: LoadJob, summary: Summary, ending: str) -> bool:
     """Write the report, if that can be done: the task's end must be the load's."""
     text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
     try:

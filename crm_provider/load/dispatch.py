@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from crm_provider import errors as e
 from crm_provider.files.paths import CannotWrite
-from crm_provider.load.row_results import Endings
+from crm_provider.load.row_results import RowResultHandler
 from crm_provider.load.state.checkpoint import DoneRows
-from crm_provider.load.state.temp_tables import Fate, WorkItem
-from crm_provider.load.workers import Flight, Interrupt, Window
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
 
 LOOKAHEAD = 500
 """Rows that may be done ahead of one that still is not: what a checkpoint must list stays small."""
@@ -21,7 +21,7 @@ WAKE = 0.5
 """Seconds after which the loop looks around even if no call has come back."""
 
 
-class Sending:
+class Dispatcher:
     """Sends rows in their order.
 
     :param items: the rows that are still to be done
@@ -33,12 +33,12 @@ class Sending:
     def __init__(
         self,
         *,
-        items: Iterator[WorkItem],
-        window: Window,
-        flight_of: Callable[[WorkItem], Flight],
-        endings: Endings,
+        items: Iterator[StagedRow],
+        window: WorkerPool,
+        flight_of: Callable[[StagedRow], InFlightRow],
+        endings: RowResultHandler,
         done: DoneRows,
-        interrupt: Interrupt,
+        interrupt: CancelToken,
         ping: Callable[[], object],
         tick: Callable[[], None],
         clock: Callable[[], float],
@@ -96,14 +96,14 @@ class Sending:
             item = next(self._items, None)
             if item is None:
                 return True
-            if item.fate is Fate.SEND:
+            if item.fate is RowStatus.SEND:
                 self._launch(self._flight_of(item))
             else:
                 self._endings.without_call(item)
             self._tick()
         return False
 
-    def _launch(self, flight: Flight) -> None:
+    def _launch(self, flight: InFlightRow) -> None:
         self._window.launch(self._endings.launching(flight))
 
     def _land(self, timeout: float) -> None:

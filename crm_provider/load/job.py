@@ -22,20 +22,28 @@ from crm_provider.client.upsert import ContactWriter, LearnedOrder
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load import planner as plans
-from crm_provider.load.dispatch import Sending
+from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.planner import Survey
+from crm_provider.load.planner import RemoteSampler
 from crm_provider.load.preflight import Preflight, RowMapper, check, stop_if_invalid
-from crm_provider.load.progress import EVERY, REMOTE_EVERY, Ledger, Position, Progress, Saver, noted
+from crm_provider.load.progress import EVERY, REMOTE_EVERY, CheckpointTimer, Position, ProgressLog, RowCounts, noted
 from crm_provider.load.rejects.file import RejectsFile, RowsLost
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
-from crm_provider.load.row_results import Endings, judge_run
+from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Made, Outcome, SourceError
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import Fate, WorkItem
-from crm_provider.load.workers import Flight, Interrupt, Interrupted, Pulse, Sender, Window, width_for
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.workers import (
+    Cancelled,
+    CancelToken,
+    InFlightRow,
+    RequestStats,
+    RowSender,
+    WorkerPool,
+    width_for,
+)
 from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.values.server_clock import utc_time
 
@@ -46,15 +54,15 @@ READING_STOPPED, BEGAN, MADE = "reading_stopped", "began", "made"
 rows that are not done and whose contacts it has made."""
 
 
-class Run:
+class LoadTry:
     """One try."""
 
-    def __init__(self, load: Load, found: Preflight) -> None:
+    def __init__(self, load: LoadJob, found: Preflight) -> None:
         self.load, self.found = load, found
         self.started = self.synced = load.clock()
         before = self._earlier_try()
-        self.ledger = Ledger(before)
-        self.survey = Survey(load.client, load.mapper, found.work, self.ledger.done, load.interrupt)
+        self.ledger = RowCounts(before)
+        self.survey = RemoteSampler(load.client, load.mapper, found.work, self.ledger.done, load.interrupt)
         self.reading_stopped = before is not None and bool(before.notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
         self.is_resumed = before is not None
@@ -64,7 +72,7 @@ class Run:
         self.made_before = frozenset(made if isinstance(made, list) else [])
         self.plan = plans.Plan("nothing", 0, "")
         self.order = LearnedOrder()
-        self.endings = Endings(
+        self.endings = RowResultHandler(
             ledger=self.ledger,
             options=load.options,
             policy=load.policy,
@@ -72,8 +80,8 @@ class Run:
             rejects=load.rejects,
             fingerprints=load.fingerprints,
         )
-        self.saver = Saver(self._save, every=self._save_interval, clock=load.clock)
-        self.progress = Progress(load.rate, load.clock)
+        self.saver = CheckpointTimer(self._save, every=self._save_interval, clock=load.clock)
+        self.progress = ProgressLog(load.rate, load.clock)
         self.saved_calls = 0
         """Calls of this try that a checkpoint has."""
 
@@ -98,9 +106,9 @@ class Run:
                 self._refuse_if_too_long()
                 self._write()
         except e.CrmError as error:  # of a call that is no row's: looking at the CRM before the first write
-            self.endings.stop = (error, judge_run(error, self.load.policy))
-        except Interrupted:
-            log.info("Interrupted while the contacts of the CRM were read.")
+            self.endings.stop = (error, decide_run(error, self.load.policy))
+        except Cancelled:
+            log.info("Cancelled while the contacts of the CRM were read.")
         finally:
             self.survey.known.close()
             self._save_calls()
@@ -177,9 +185,9 @@ class Run:
         log.info(
             "Checked %s: %d rows; %d to send, %d unchanged since the last load, %d left out for another row with the "
             "same email, %d suppressed, %d that cannot be sent.",
-            self.load.source.name, self.found.rows, self.found.to_send, work.count(Fate.SAME),
-            work.count(Fate.DUPLICATE), work.count(Fate.SUPPRESSED),
-            self.found.invalid + work.count(Fate.AMBIGUOUS),
+            self.load.source.name, self.found.rows, self.found.to_send, work.count(RowStatus.SAME),
+            work.count(RowStatus.DUPLICATE), work.count(RowStatus.SUPPRESSED),
+            self.found.invalid + work.count(RowStatus.AMBIGUOUS),
         )  # fmt: skip
         for text in self.found.problem_lines():
             log.warning("%s", text)
@@ -222,10 +230,10 @@ class Run:
             lists=options.checked_lists(),
             guard=not options.resubscribe,
         )
-        sender = Sender(writer, began=self.began)
-        Sending(
+        sender = RowSender(writer, began=self.began)
+        Dispatcher(
             items=(item for item in self.found.work.items() if item.row.number not in self.ledger.done),
-            window=Window(sender.send, lambda: width_for(load.rate, load.pulse.latency)),
+            window=WorkerPool(sender.send, lambda: width_for(load.rate, load.pulse.latency)),
             flight_of=self._flight_of,
             endings=self.endings,
             done=self.ledger.done,
@@ -235,14 +243,14 @@ class Run:
             clock=load.clock,
         ).run()
 
-    def _flight_of(self, item: WorkItem) -> Flight:
+    def _flight_of(self, item: StagedRow) -> InFlightRow:
         contact = self.load.mapper(item.row)
         if self.load.fingerprints is not None:
             self.load.fingerprints.forget(contact)  # until the call has succeeded
         made = item.row.made
         if made is None and self.is_resumed:
             made = Made(self.began, certain=item.row.number in self.made_before)
-        return Flight(item.row, contact, self.survey.known.get(contact), made=made)
+        return InFlightRow(item.row, contact, self.survey.known.get(contact), made=made)
 
     def _tick_reading(self, contacts: int) -> None:
         self.progress.tick_reading(contacts, self.load.pulse.calls)
@@ -339,7 +347,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class LoadJob:
     """Everything a load needs; it reads no settings of its own.
 
     :param client: its transport draws on the key's budget, sleeps with ``interrupt`` and tells ``pulse`` of its calls
@@ -353,7 +361,7 @@ class Load:
     source: Source
     mapper: RowMapper
     client: CrmClient
-    pulse: Pulse
+    pulse: RequestStats
     options: LoadOptions = field(default_factory=LoadOptions)
     policy: ErrorPolicy = field(default_factory=ErrorPolicy)
     rate: float = 5.0
@@ -363,7 +371,7 @@ class Load:
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     epoch: int = 0
     suppressed: Callable[[str], bool] = lambda email: False
-    interrupt: Interrupt = field(default_factory=Interrupt)
+    interrupt: CancelToken = field(default_factory=CancelToken)
     time_limit: float | None = None
     clock: Callable[[], float] = time.monotonic
 
@@ -403,10 +411,10 @@ class Load:
                 unchanged=unchanged,
                 interrupt=self.interrupt,
             )
-        except Interrupted:
+        except Cancelled:
             raise LoadInterrupted(Summary(rows=0)) from None
         try:
-            return Run(self, found).run()
+            return LoadTry(self, found).run()
         finally:
             found.work.close()
 

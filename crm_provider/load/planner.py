@@ -38,8 +38,8 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import may_be_absent
 from crm_provider.load.options import Mode, PlanName
 from crm_provider.load.preflight import RowMapper
-from crm_provider.load.state.temp_tables import Fate, Known, WorkItem, WorkTable
-from crm_provider.load.workers import Interrupt, Interrupted
+from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow, StagedRows
+from crm_provider.load.workers import Cancelled, CancelToken
 
 SAMPLE_SHARE = 0.01
 """Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
@@ -248,30 +248,30 @@ class DoneSet(Protocol):
     def __contains__(self, number: int) -> bool: ...
 
 
-class Survey:
+class RemoteSampler:
     """What is read of the CRM for a load, each contact once; it is kept, so that no call is in vain.
 
     :param done: rows that need no look any more
     """
 
     def __init__(
-        self, client: CrmClient, mapper: RowMapper, work: WorkTable, done: DoneSet, interrupt: Interrupt
+        self, client: CrmClient, mapper: RowMapper, work: StagedRows, done: DoneSet, interrupt: CancelToken
     ) -> None:
         self._client, self._mapper, self._work, self._done = client, mapper, work, done
         self._interrupt = interrupt
-        self.known = Known()
+        self.known = ContactCache()
         self._looks: list[tuple[bool, bool]] = []
 
     @cached_property
     def rows(self) -> int:
         """Rows that are to be sent."""
-        return sum(1 for number in self._work.numbers(Fate.SEND) if number not in self._done)
+        return sum(1 for number in self._work.numbers(RowStatus.SEND) if number not in self._done)
 
     @cached_property
     def _attributes(self) -> Collection[str]:
         """The attributes that the load writes: of others nothing is kept."""
         names: set[str] = set()
-        for item in self._work.items(fate=Fate.SEND):
+        for item in self._work.items(fate=RowStatus.SEND):
             names.update(self._mapper(item.row).attributes)
         return names
 
@@ -290,7 +290,7 @@ class Survey:
         return Sample(len(self._looks), len(existing), sum(existing))
 
     @cached_property
-    def _candidates(self) -> Iterator[WorkItem]:
+    def _candidates(self) -> Iterator[StagedRow]:
         """The rows of the largest sample; an open query would keep a copy of all."""
         left = (item for item in self._work.mixed(seed=len(self._work)) if item.row.number not in self._done)
         return iter(list(itertools.islice(left, SAMPLE_MOST)))
@@ -324,9 +324,9 @@ class Survey:
 
     def _check_interrupt(self) -> None:
         if self._interrupt.is_set:
-            raise Interrupted
+            raise Cancelled
 
-    def _look(self, item: WorkItem) -> tuple[bool, bool]:
+    def _look(self, item: StagedRow) -> tuple[bool, bool]:
         """Whether the contact of a row exists, and has its values already."""
         self._check_interrupt()
         contact = self._mapper(item.row)

@@ -14,8 +14,8 @@ from crm_provider.load.mapping.columns import NullWords
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.temp_tables import Fate, WorkTable, without_views
-from crm_provider.load.workers import Interrupt, Interrupted
+from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
+from crm_provider.load.workers import Cancelled, CancelToken
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Preflight:
     :param fingerprint: of the input: the same rows, mapping and options have the same
     """
 
-    work: WorkTable
+    work: StagedRows
     problems: Mapping[str, int]
     fingerprint: str
     places: Mapping[str, str] = field(default_factory=dict)
@@ -54,11 +54,11 @@ class Preflight:
 
     @property
     def to_send(self) -> int:
-        return self.work.count(Fate.SEND)
+        return self.work.count(RowStatus.SEND)
 
     @property
     def invalid(self) -> int:
-        return self.work.count(Fate.INVALID)
+        return self.work.count(RowStatus.INVALID)
 
     def problem_lines(self) -> list[str]:
         """The problems for people, the commonest first."""
@@ -80,7 +80,7 @@ def check(
     *,
     suppressed: Callable[[str], bool] = lambda email: False,
     unchanged: Callable[[Contact], bool] = lambda contact: False,
-    interrupt: Interrupt | None = None,
+    interrupt: CancelToken | None = None,
 ) -> Preflight:
     """Read and map all rows.
 
@@ -91,7 +91,7 @@ def check(
     """
     _check_columns(source, mapper)
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
-    work, problems, words = WorkTable(), _Problems(), NullWords()
+    work, problems, words = StagedRows(), _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
     try:
         for row in _rows_of(source, interrupt):
@@ -100,13 +100,13 @@ def check(
                 contact = mapper(row)
             except InvalidRow as invalid:
                 problems.count(invalid, place(row.number))
-                work.add(row, Fate.INVALID)
+                work.add(row, RowStatus.INVALID)
                 continue
             words.note(*((contact.attributes, contact.attributes) if columns is None else (row.values, columns)))
             if suppressed(contact.email):
-                work.add(row, Fate.SUPPRESSED)
+                work.add(row, RowStatus.SUPPRESSED)
             else:
-                work.add(row, Fate.SAME if unchanged(contact) else Fate.SEND, contact.key)
+                work.add(row, RowStatus.SAME if unchanged(contact) else RowStatus.SEND, contact.key)
         work.settle_duplicates(options.duplicates)
         if (warning := words.warning()) is not None:
             log.warning("%s", warning)
@@ -130,12 +130,12 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             raise SourceError(f"{file}: {wrong}") from None
 
 
-def _rows_of(source: Source, interrupt: Interrupt | None) -> Iterator[Row]:
+def _rows_of(source: Source, interrupt: CancelToken | None) -> Iterator[Row]:
     for number, row in enumerate(source.rows(), start=1):
         if row.number != number:
             raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} comes in place of {number}")
         if interrupt is not None and interrupt.is_set:
-            raise Interrupted
+            raise Cancelled
         yield without_views(row)
 
 
@@ -178,7 +178,7 @@ def stop_if_invalid(found: Preflight, options: LoadOptions) -> None:
 
     :raises SourceError: with all problems at once
     """
-    ambiguous = found.work.count(Fate.AMBIGUOUS)
+    ambiguous = found.work.count(RowStatus.AMBIGUOUS)
     if options.on_invalid == "stop" and found.invalid + ambiguous:
         lines = found.problem_lines() + [f"{ambiguous:,} row(s): another row has the same email"] * bool(ambiguous)
         problems = "".join(f"\n- {line}" for line in lines)

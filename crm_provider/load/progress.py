@@ -18,7 +18,7 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import REFUSED, Checkpoint, DoneRows
 
 
-class Ledger:
+class RowCounts:
     """Counts rows by outcome and remembers which are done.
 
     :param before: the checkpoint of an earlier try
@@ -86,7 +86,7 @@ SENT_ROWS = 10
 """Rows that were sent after which a checkpoint is due at once: at most so many are sent again after a kill."""
 
 
-class Saver:
+class CheckpointTimer:
     """Saves checkpoints often enough that little is repeated, and seldom enough that it costs little.
 
     :param save: keeps a checkpoint for the next try
@@ -97,14 +97,14 @@ class Saver:
         self._save, self._every, self._clock = save, every, clock
         self._last = clock()
 
-    def tick(self, ledger: Ledger) -> None:
+    def tick(self, ledger: RowCounts) -> None:
         """Save, if there is something new and it is time."""
         every = self._every()
         many = ledger.unsaved_sent >= SENT_ROWS and every <= EVERY
         if many or (ledger.unsaved and self._clock() - self._last >= every):
             self.now(ledger)
 
-    def now(self, ledger: Ledger) -> None:
+    def now(self, ledger: RowCounts) -> None:
         """Save at once."""
         self._save()
         ledger.unsaved = ledger.unsaved_sent = 0
@@ -133,7 +133,7 @@ class Position:
     calls_left: float
 
 
-class Progress:
+class ProgressLog:
     """Says how far a load is.
 
     :param rate: calls per second that the key is allowed

@@ -17,13 +17,13 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import RowMapper
-from crm_provider.load.progress import Ledger
+from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import Fate, WorkItem
-from crm_provider.load.workers import Flight, Landed
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
 """How often a row is sent whose error says ``retry`` and that is neither throttled nor the server's fault."""
@@ -75,7 +75,7 @@ def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int) -> RowDeci
     return RowDecision(action, decision)
 
 
-def judge_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
+def decide_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
     """What to do about the error of a call that belongs to no row: ``skip`` and ``reject`` are for rows."""
     decision = policy.decide(error)
     if decision.action in (Action.RETRY, Action.FAIL):
@@ -91,13 +91,13 @@ def is_retryable(error: e.CrmError) -> bool:
 NOT_KNOWN = "Whether it was written is not known."
 
 
-class Endings:
+class RowResultHandler:
     """Decides about each row that has landed, and enters it. Used by one thread."""
 
     def __init__(
         self,
         *,
-        ledger: Ledger,
+        ledger: RowCounts,
         options: LoadOptions,
         policy: ErrorPolicy,
         mapper: RowMapper,
@@ -106,23 +106,23 @@ class Endings:
     ) -> None:
         self._ledger, self._options, self._policy, self._mapper = ledger, options, policy, mapper
         self._rejects, self._fingerprints = rejects, fingerprints
-        self._held: deque[tuple[Flight, e.CrmError, int]] = deque()
+        self._held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed for the server's sake, and how many rows had been launched by then."""
         self._unfinished: set[int] = set()
         self._launched = 0
         self._throttled_in_a_row = 0
-        self.again: deque[Flight] = deque()
+        self.again: deque[InFlightRow] = deque()
         """Rows that are to be sent once more."""
         self.stop: tuple[e.CrmError, Decision] | None = None
         """The error that ends the run, once there is one."""
 
-    def launching(self, flight: Flight) -> Flight:
+    def launching(self, flight: InFlightRow) -> InFlightRow:
         """A row is about to be sent."""
         self._launched += 1
         flight.order = self._launched
         return flight
 
-    def landed(self, landed: Landed) -> None:
+    def landed(self, landed: RowResult) -> None:
         """A row has come back from its calls."""
         if landed.error is not None:
             self._failed(landed.flight, landed.error)
@@ -134,15 +134,15 @@ class Endings:
             if landed.sent.outcome is not Outcome.SUPPRESSED and landed.sent.is_whole:
                 self._remember(landed.flight.contact)
 
-    def without_call(self, item: WorkItem) -> None:
+    def without_call(self, item: StagedRow) -> None:
         """A row about which the check has decided."""
         number = item.row.number
-        if item.fate in (Fate.INVALID, Fate.AMBIGUOUS):
+        if item.fate in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
             self._reject_unsendable(item)
-        elif item.fate is Fate.DUPLICATE:
+        elif item.fate is RowStatus.DUPLICATE:
             self._ledger.enter(number, Outcome.SKIPPED)
         else:
-            self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is Fate.SUPPRESSED else Outcome.UNCHANGED)
+            self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is RowStatus.SUPPRESSED else Outcome.UNCHANGED)
 
     @property
     def made(self) -> list[int]:
@@ -158,7 +158,7 @@ class Endings:
         """A call that is no row's has failed as the rows that are held have: the next try sends them again."""
         self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
 
-    def reject_held(self, *, before: Flight | None = None) -> None:
+    def reject_held(self, *, before: InFlightRow | None = None) -> None:
         """The CRM works: rows that failed for its sake are rejected.
 
         :param before: a row that got an answer; what was on its way when another failed says nothing about after that
@@ -172,7 +172,7 @@ class Endings:
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _failed(self, flight: Flight, error: e.CrmError) -> None:
+    def _failed(self, flight: InFlightRow, error: e.CrmError) -> None:
         if flight.made is not None and flight.made.certain:
             self._unfinished.add(flight.row.number)
         decided = decide_row(error, self._policy, sends=flight.sends)
@@ -187,7 +187,7 @@ class Endings:
             self.reject_held(before=flight)
             self._answered(flight, error, decided)
 
-    def _answered(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
+    def _answered(self, flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = flight.row.number
         self._unfinished.discard(number)
         if decided.action is RowAction.UNCHANGED:
@@ -200,13 +200,13 @@ class Endings:
             else:
                 self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
-    def _hold(self, flight: Flight, error: e.CrmError) -> None:
+    def _hold(self, flight: InFlightRow, error: e.CrmError) -> None:
         """Keep a row that failed for the server's sake until it is known whether all do."""
         self._held.append((flight, error, self._launched))
         if len(self._held) >= self._options.errors_in_a_row:
             self._end_run(error, Decision.by_rule(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
 
-    def _send_again(self, flight: Flight, error: e.CrmError, decided: RowDecision) -> None:
+    def _send_again(self, flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         if isinstance(error, e.CrmThrottledError):
             self._throttled_in_a_row += 1
             if self._throttled_in_a_row >= self._options.errors_in_a_row:
@@ -219,7 +219,7 @@ class Endings:
 
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 
-    def _reject(self, flight: Flight, error: e.CrmError) -> None:
+    def _reject(self, flight: InFlightRow, error: e.CrmError) -> None:
         row = flight.row
         self._unfinished.discard(row.number)
         message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
@@ -235,9 +235,9 @@ class Endings:
         )
         self._write(reject, sent=True)
 
-    def _reject_unsendable(self, item: WorkItem) -> None:
+    def _reject_unsendable(self, item: StagedRow) -> None:
         type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
-        if item.fate is Fate.INVALID:
+        if item.fate is RowStatus.INVALID:
             type_, message = "INVALID_VALUE", self._what_is_wrong(item.row)
         reject = Reject(
             number=item.row.number,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import expanded, open_lines, place, there
@@ -42,7 +42,7 @@ class Suppression:
     """
 
     def __init__(self) -> None:
-        self._base = Scratch("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._base = TempDatabase("CREATE TABLE people (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     @classmethod
     def read(

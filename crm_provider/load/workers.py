@@ -16,14 +16,14 @@ from datetime import datetime
 from functools import partial
 
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen, Traffic
+from crm_provider.client.observers import RequestEvent, RequestTally
 from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.client.upsert import ContactWriter, Written
 from crm_provider.load.rows import Contact, Made, Outcome, Row
 
 
 @dataclass
-class Flight:
+class InFlightRow:
     """A row that is being sent.
 
     :param contact: what it becomes
@@ -44,7 +44,7 @@ class Flight:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentRow:
     """How a row was sent.
 
     :param called: whether a write was needed for it
@@ -56,7 +56,7 @@ class Sent:
     is_whole: bool = True
 
 
-class Sender:
+class RowSender:
     """Sends rows; threads may share it.
 
     :param began: when this load began, by the CRM's clock: a contact that is older was not made by it
@@ -65,7 +65,7 @@ class Sender:
     def __init__(self, writer: ContactWriter, *, began: datetime | None = None) -> None:
         self._writer, self._began = writer, began
 
-    def send(self, flight: Flight) -> Sent:
+    def send(self, flight: InFlightRow) -> SentRow:
         """Send one row.
 
         :raises CrmError: what decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
@@ -76,9 +76,9 @@ class Sender:
         outcome = Outcome(listed.outcome)
         if contact.outcome == "unchanged" and self._writer.mode == "create" and flight.row.made is None:
             outcome = Outcome.CREATED  # by an earlier try of this load
-        return Sent(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
+        return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
 
-    def _write(self, flight: Flight) -> Written:
+    def _write(self, flight: InFlightRow) -> Written:
         is_ours = None if flight.made is None else partial(self._is_ours, flight, flight.made)
         try:
             written = self._writer.write(flight.contact, flight.seen, is_ours=is_ours)
@@ -92,7 +92,7 @@ class Sender:
         return written
 
     @staticmethod
-    def _is_ours(flight: Flight, made: Made, remote: RemoteContact) -> bool:
+    def _is_ours(flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
         """Whether a contact that exists is the one that an earlier send, try or load has made."""
         if remote.created_at is None or made.since is None:
             return made.certain and remote.has(flight.contact.attributes)
@@ -106,11 +106,11 @@ REMEMBERED = 0.9
 """Weight of the calls before against the newest one in the average time of a call."""
 
 
-class Interrupted(Exception):
+class Cancelled(Exception):
     """The load was told to stop; the row's outcome is not known."""
 
 
-class Interrupt:
+class CancelToken:
     """Ends a load from another thread or a signal handler, waits included."""
 
     def __init__(self) -> None:
@@ -133,10 +133,10 @@ class Interrupt:
         :raises Interrupted: as soon as the load is told to stop
         """
         if self._asked or self._event.wait(seconds):
-            raise Interrupted
+            raise Cancelled
 
 
-class Pulse(Traffic):
+class RequestStats(RequestTally):
     """A tally of the load's calls that knows how long one takes."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class Pulse(Traffic):
         self._latency = 0.0
         self._seen_one = False
 
-    def __call__(self, seen: CallSeen) -> None:
+    def __call__(self, seen: RequestEvent) -> None:
         super().__call__(seen)
         weight = REMEMBERED if self._seen_one else 0.0
         self._latency, self._seen_one = weight * self._latency + (1 - weight) * seen.seconds, True
@@ -161,25 +161,25 @@ def width_for(rate: float, latency: float) -> int:
 
 
 @dataclass(frozen=True)
-class Landed:
+class RowResult:
     """A row that was sent, with what came of it; neither if the load was interrupted."""
 
-    flight: Flight
-    sent: Sent | None = None
+    flight: InFlightRow
+    sent: SentRow | None = None
     error: e.CrmError | None = None
 
 
-class Window:
+class WorkerPool:
     """Sends rows in threads; used by one thread.
 
     :param send: sends one
     :param width: how many at once, asked again each time
     """
 
-    def __init__(self, send: Callable[[Flight], Sent], width: Callable[[], int]) -> None:
+    def __init__(self, send: Callable[[InFlightRow], SentRow], width: Callable[[], int]) -> None:
         self._send, self._width = send, width
         self._pool = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
-        self._flights: dict[concurrent.futures.Future[Sent], Flight] = {}
+        self._flights: dict[concurrent.futures.Future[SentRow], InFlightRow] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -188,11 +188,11 @@ class Window:
     def has_room(self) -> bool:
         return len(self._flights) < self._width()
 
-    def launch(self, flight: Flight) -> None:
+    def launch(self, flight: InFlightRow) -> None:
         """Send a row in a thread."""
         self._flights[self._pool.submit(self._send, flight)] = flight
 
-    def landed(self, timeout: float) -> Iterator[Landed]:
+    def landed(self, timeout: float) -> Iterator[RowResult]:
         """Rows whose sending has ended, after at most ``timeout`` seconds; one that is not taken comes again.
 
         :raises Exception: a bug met on the way
@@ -204,14 +204,14 @@ class Window:
         for future in done:
             yield self._ended(future)
 
-    def _ended(self, future: concurrent.futures.Future[Sent]) -> Landed:
+    def _ended(self, future: concurrent.futures.Future[SentRow]) -> RowResult:
         flight = self._flights.pop(future)
         try:
-            return Landed(flight, sent=future.result())
-        except Interrupted:
-            return Landed(flight)
+            return RowResult(flight, sent=future.result())
+        except Cancelled:
+            return RowResult(flight)
         except e.CrmError as error:
-            return Landed(flight, error=error)
+            return RowResult(flight, error=error)
 
     def close(self) -> None:
         """End the threads; those at work end with their call."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crm_provider.load.rows import Outcome
 
 if TYPE_CHECKING:
-    from crm_provider.client.observers import CallSeen
+    from crm_provider.client.observers import RequestEvent
     from crm_provider.load.report import Summary
 
 
@@ -26,7 +26,7 @@ class CallMetrics:
     error's type. Never an id or a value.
     """
 
-    def __call__(self, seen: CallSeen) -> None:
+    def __call__(self, seen: RequestEvent) -> None:
         stats = _stats()
         tags = {"method": seen.method, "route": seen.route}
         stats.incr(CALLS, tags={**tags, "outcome": seen.error_type or "ok"})

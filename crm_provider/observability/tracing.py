@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from crm_provider.client.observers import CallSeen, Observer
+from crm_provider.client.observers import Observer, RequestEvent
 
 NANOSECONDS = 1_000_000_000
 
@@ -47,7 +47,7 @@ class CallSpans:
         self._clock = clock
         self._outer = context.get_current()
 
-    def __call__(self, seen: CallSeen) -> None:
+    def __call__(self, seen: RequestEvent) -> None:
         end = self._clock()
         inside = self._trace.get_current_span().get_span_context().is_valid
         span = self._tracer.start_span(
@@ -62,7 +62,7 @@ class CallSpans:
         span.end(end)
 
 
-def _attributes(seen: CallSeen) -> dict[str, str | int | float]:
+def _attributes(seen: RequestEvent) -> dict[str, str | int | float]:
     found: dict[str, str | int | float] = {
         "http.request.method": seen.method,
         "url.template": seen.route,

@@ -86,10 +86,10 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         ) -> OperatorPartial: ...
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.extract.extractor import Extract, ExtractUnsaved
+        from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 
         with self.hook.bulk_client() as client:
-            extract = Extract(
+            extract = Extractor(
                 client,
                 self.listing,
                 _path_of(self.target),

@@ -25,7 +25,7 @@ from crm_provider.load.options import (
 )
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadStopped
-from crm_provider.load.row_results import judge_run
+from crm_provider.load.row_results import decide_run
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.observability.assets import note_load
@@ -49,10 +49,10 @@ from crm_provider.tasks.templates import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from crm_provider.load.job import Load
+    from crm_provider.load.job import LoadJob
     from crm_provider.load.report import LoadUnsaved, Summary
     from crm_provider.load.sources.source import Source
-    from crm_provider.load.workers import Interrupt
+    from crm_provider.load.workers import CancelToken
     from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
@@ -105,7 +105,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     source_files: Sequence[AnyPath] = ()
     """The files that are read, once they are known."""
 
-    _interrupt: Interrupt | None = None
+    _interrupt: CancelToken | None = None
     _report_path: AnyPath | None = None
 
     def __init__(
@@ -186,7 +186,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         except SourceError as wrong:
             fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
-            raise_for_decision(error, judge_run(error, self.error_policy), context)
+            raise_for_decision(error, decide_run(error, self.error_policy), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
@@ -234,18 +234,18 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def _arguments(self) -> dict[str, Any]:
         return {**{name: getattr(self, name) for name in ARGUMENTS}, "dry_run": self.checks_only}
 
-    def _prepared(self, context: Context, opened: ExitStack) -> Load:
+    def _prepared(self, context: Context, opened: ExitStack) -> LoadJob:
         """The load; what it holds open is closed with ``opened``."""
-        from crm_provider.load.job import Load
+        from crm_provider.load.job import LoadJob
         from crm_provider.load.state.fingerprints import Fingerprints, secret_for
         from crm_provider.load.suppression import Suppression
-        from crm_provider.load.workers import Interrupt, Pulse
+        from crm_provider.load.workers import CancelToken, RequestStats
         from crm_provider.tasks.state import checkpoints_for
 
-        given, pulse = self._arguments(), Pulse()
+        given, pulse = self._arguments(), RequestStats()
         if not self.checks_only:
             self._check_files()
-        interrupt = self._interrupt = Interrupt()
+        interrupt = self._interrupt = CancelToken()
         source = self.open_source()
         self.source_files = getattr(source, "files", ())
         self._report_path = self._path("report_path") or site_report(context["ti"])
@@ -264,7 +264,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
         opened.callback(suppression.close)
         checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
-        return Load(
+        return LoadJob(
             source=source,
             mapper=mapper_of(given),
             client=client,
@@ -304,7 +304,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     # -- after -----------------------------------------------------------------------------------------------
 
-    def _stopped(self, stopped: LoadStopped, load: Load, context: Context) -> None:
+    def _stopped(self, stopped: LoadStopped, load: LoadJob, context: Context) -> None:
         error = stopped.error
         summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
@@ -312,12 +312,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
 
-    def _unsaved(self, unsaved: LoadUnsaved, load: Load, context: Context) -> None:
+    def _unsaved(self, unsaved: LoadUnsaved, load: LoadJob, context: Context) -> None:
         summary = self._concluded(load, unsaved.summary, f"{unsaved}.")
         count_load(context["ti"], "stopped")
         self._push_result(context, summary)
 
-    def _concluded(self, load: Load, summary: Summary, ending: str) -> Summary:
+    def _concluded(self, load: LoadJob, summary: Summary, ending: str) -> Summary:
         from crm_provider.load.conclusion import concluded
 
         summary = concluded(load, summary, ending=ending, report_path=self._report_path)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crm_provider.rate_limit.schedule import RECORD_SIZE, Answer, Lane, Pace, Schedule
+from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
@@ -59,7 +59,7 @@ class HostFileStore:
         self._name, self._folder = name, folder or private_folder()
         self._clock, self._sleep = clock, sleep
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         with self._schedule() as schedule:
             answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
         return answer, Ticket(id(self), answer.ticket)

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
 from crm_provider.rate_limit.redis import RedisStore
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane, Pace, Verdict
-from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Store, Ticket
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, GrantStatus, Lane, Pace
+from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, RateStore, Ticket
 
 
 class BudgetBusy(Exception):
@@ -32,7 +32,7 @@ class BudgetBusy(Exception):
         self.seconds = seconds
 
 
-class Pacer(Protocol):
+class RateLimiter(Protocol):
     """A rate budget shared by all callers of one key."""
 
     def acquire(self, max_wait: float) -> float:
@@ -47,7 +47,7 @@ class Pacer(Protocol):
         """Give no slots for a while: the CRM refused a call. Does nothing if that is over :data:`LONGEST_PAUSE`."""
 
 
-class Unlimited:
+class UnlimitedRate:
     """No budget at all (``rate_store: off``)."""
 
     def acquire(self, max_wait: float) -> float:
@@ -57,7 +57,7 @@ class Unlimited:
         """Nothing to pause: each caller backs off by itself."""
 
 
-class ProcessPacer:
+class ProcessRateLimiter:
     """Evenly spaced slots for the threads of one process, first come first served: what a share is cut with.
 
     :param rate: calls per second that the CRM allows
@@ -106,16 +106,16 @@ class ProcessPacer:
             self._next = max(self._next, self._clock() + seconds)
 
 
-class SharePacer:
+class ShareRateLimiter:
     """A share of a budget, for callers that must leave room: spaced wider, and drawing on the same budget.
 
     :param whole: the budget that everyone draws on
     :param rate: calls per second that these callers may take of it
     """
 
-    def __init__(self, whole: Pacer, rate: float) -> None:
+    def __init__(self, whole: RateLimiter, rate: float) -> None:
         self._whole = whole
-        self._own = ProcessPacer(rate, 1)
+        self._own = ProcessRateLimiter(rate, 1)
 
     def acquire(self, max_wait: float) -> float:
         waited = self._own.acquire(max_wait)
@@ -154,7 +154,7 @@ class Budget:
 
     def __init__(
         self,
-        store: Store,
+        store: RateStore,
         rate: float,
         burst: int,
         *,
@@ -164,21 +164,21 @@ class Budget:
     ) -> None:
         self.store, self.clock, self.sleep, self.jitter = store, clock, sleep, jitter
         self.limit(rate, burst)
-        self._lanes = {lane: LanePacer(self, lane) for lane in Lane}
+        self._lanes = {lane: LaneRateLimiter(self, lane) for lane in Lane}
 
     def limit(self, rate: float, burst: int) -> None:
         """Set what the CRM allows."""
         self.pace = Pace.of(rate, burst)
 
-    def lane(self, lane: Lane, *, sleep: Callable[[float], None] | None = None) -> LanePacer:
+    def lane(self, lane: Lane, *, sleep: Callable[[float], None] | None = None) -> LaneRateLimiter:
         """What callers of a lane wait at.
 
         :param sleep: another way of sleeping for these callers, for example one that can be interrupted
         """
-        return self._lanes[lane] if sleep is None else LanePacer(self, lane, sleep)
+        return self._lanes[lane] if sleep is None else LaneRateLimiter(self, lane, sleep)
 
 
-class LanePacer:
+class LaneRateLimiter:
     """The budget as the callers of one lane see it."""
 
     def __init__(self, budget: Budget, lane: Lane, sleep: Callable[[float], None] | None = None) -> None:
@@ -191,12 +191,12 @@ class LanePacer:
         ticket: Ticket | None = None
         while True:
             answer, ticket = budget.store.ask(self.lane, ticket, budget.pace, left)
-            if answer.verdict is Verdict.LEAVE:
+            if answer.verdict is GrantStatus.REJECTED:
                 raise BudgetBusy(answer.seconds)
             if answer.seconds > 0:
                 self._sleep(answer.seconds)
                 waited += answer.seconds
-            if answer.verdict is Verdict.GO:
+            if answer.verdict is GrantStatus.GRANTED:
                 return waited
             left = max_wait - (budget.clock() - began)
 
@@ -214,9 +214,9 @@ _budgets: dict[tuple[str, str, str | None], Budget] = {}
 _budgets_lock = threading.Lock()
 
 
-def pacer_for(
+def limiter_for(
     settings: BudgetSettings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
-) -> Pacer:
+) -> RateLimiter:
     """The budget of a connection's key; the same object for the same key, with the limits given last.
 
     :param lane: who calls
@@ -224,7 +224,7 @@ def pacer_for(
     :raises CrmConfigurationError: the store needs a package that is not installed
     """
     if settings.rate_store == "off":
-        return Unlimited()
+        return UnlimitedRate()
     key = (settings.base_url, settings.key_fingerprint, settings.rate_store)
     limits = (settings.requests_per_second, settings.burst)
     with _budgets_lock:
@@ -235,7 +235,7 @@ def pacer_for(
     return budget.lane(lane, sleep=sleep)
 
 
-def store_for(settings: BudgetSettings) -> Store:
+def store_for(settings: BudgetSettings) -> RateStore:
     """The store that the settings name, with what it falls back on."""
     if settings.rate_store == "process":
         return MemoryStore()

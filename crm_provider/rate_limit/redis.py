@@ -29,8 +29,8 @@ EXPIRY = 3600
 
 CONSTANTS = json.dumps(
     {
-        "horizon": s.HORIZON,
-        "grace": s.GRACE,
+        "horizon": s.GRANT_AHEAD,
+        "grace": s.NO_SHOW_AFTER,
         "longest_nap": s.LONGEST_NAP,
         "shortest_nap": s.SHORTEST_NAP,
         "longest_pause": LONGEST_PAUSE,
@@ -55,12 +55,12 @@ class RedisStore:
 
     def ask(
         self, lane: Lane, ticket: Ticket | None, pace: s.Pace, patience: float, *, now: float | None = None
-    ) -> tuple[s.Answer, Ticket]:
+    ) -> tuple[s.Grant, Ticket]:
         """:param now: a test's time in place of the server's"""
         number = number_for(self, ticket)
         request = (s.LANES.index(lane) + 1, -1 if number is None else number, repr(float(patience)))
         verdict, seconds, mine = self._run("ask", pace, now, *request)
-        answer = s.Answer(s.Verdict(int(verdict)), float(seconds), int(float(mine)))
+        answer = s.Grant(s.GrantStatus(int(verdict)), float(seconds), int(float(mine)))
         return answer, Ticket(id(self), answer.ticket)
 
     def pause(self, seconds: float, phase: float, pace: s.Pace, *, now: float | None = None) -> None:

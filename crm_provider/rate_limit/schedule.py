@@ -4,10 +4,10 @@ Who draws on the budget of a key, and how much of it each may have when all want
 
 Who gets the next slot: the whole state of a budget and the one rule that changes it, without clock, lock or I/O.
 
-Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`HORIZON` away, to the first
+Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`GRANT_AHEAD` away, to the first
 ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
 virtual time). Until then nothing is reserved: a caller that comes late is not behind all the slots of a load's queue.
-Whoever is told to nap comes back and asks again, and is taken for gone if it does not: after :data:`GRACE` the slot is
+Whoever is told to nap comes back and asks again, and is taken for gone if it does not: after :data:`NO_SHOW_AFTER` the slot is
 anyone's. So what a killed process held is lost to nobody.
 
 ``schedule.lua`` is the same rule for Redis; a test compares the two step by step.
@@ -43,11 +43,11 @@ class Lane(Enum):
 WEIGHTS: dict[Lane, float] = {Lane.SINGLE: 2.0, Lane.WAITING: 1.0, Lane.BULK: 1.0}
 """Shares of the lanes that have callers waiting; a load next to never-ending single calls keeps a third."""
 
-HORIZON = 0.3
+GRANT_AHEAD = 0.3
 """Seconds before its time that a slot is given out: who wakes late loses nobody's slot. Longer would make urgent calls
 wait longer, too."""
 
-GRACE = 0.1
+NO_SHOW_AFTER = 0.1
 """Seconds that the one whose turn it is has for coming; well below the horizon, so that a dead one wastes no slot."""
 
 LONGEST_NAP = 0.5
@@ -78,22 +78,22 @@ class Pace:
         return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
 
 
-class Verdict(IntEnum):
+class GrantStatus(IntEnum):
     """What a caller is to do."""
 
-    GO = 0
+    GRANTED = 0
     """Send after so many seconds: the slot is yours."""
-    NAP = 1
+    RETRY_AFTER = 1
     """Ask again after so many seconds, with the ticket."""
-    LEAVE = 2
+    REJECTED = 2
     """No slot in time: it is so many seconds away."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class Grant:
     """What the schedule says to one who asks."""
 
-    verdict: Verdict
+    verdict: GrantStatus
     seconds: float
     ticket: int
 
@@ -130,7 +130,7 @@ class Schedule:
     virtual: float = 0.0
     queues: tuple[Queue, ...] = field(default_factory=lambda: tuple(Queue() for _ in LANES))
 
-    def ask(self, now: float, lane: Lane, ticket: int | None, pace: Pace, patience: float) -> Answer:
+    def ask(self, now: float, lane: Lane, ticket: int | None, pace: Pace, patience: float) -> Grant:
         """Ask for a slot.
 
         :param ticket: of the last answer; None or an unknown one queues up anew
@@ -148,23 +148,23 @@ class Schedule:
         wait = max(slot - now, 0.0)
         likely = wait + before * pace.spacing
         if (likely if joins else wait) > patience:
-            return Answer(Verdict.LEAVE, likely, mine)
+            return Grant(GrantStatus.REJECTED, likely, mine)
         if joins:
             queue.tail += 1
-        opens = slot - HORIZON
-        given_up = max(opens, self.moved) + GRACE
+        opens = slot - GRANT_AHEAD
+        given_up = max(opens, self.moved) + NO_SHOW_AFTER
         # as many slots are open as there are callers before this one: it takes nobody's
         if now >= opens + before * pace.spacing or now >= given_up:
             self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
             if before and now >= given_up:
                 self._pass_over(rivals)
-            return Answer(Verdict.GO, wait, mine)
+            return Grant(GrantStatus.GRANTED, wait, mine)
         nap = max(opens - now, 0.0) + before * pace.spacing
         if before == 1:
             nap = min(nap, given_up - now)
         nap = min(max(nap, SHORTEST_NAP), LONGEST_NAP)
-        queue.alive = max(queue.alive, now + nap + GRACE)
-        return Answer(Verdict.NAP, nap, mine)
+        queue.alive = max(queue.alive, now + nap + NO_SHOW_AFTER)
+        return Grant(GrantStatus.RETRY_AFTER, nap, mine)
 
     def pause(self, now: float, seconds: float, phase: float, pace: Pace) -> None:
         """No slot before this, and all later slots at another phase than before.
@@ -205,10 +205,10 @@ class Schedule:
         """Whatever a clock that was set back, another boot or a defect has left: no wait is longer than it can be."""
         back = max(self.asked - now, 0.0)
         self.asked = now
-        self.next = min(self.next - back, now + LONGEST_PAUSE + HORIZON + 2 * pace.spacing)
+        self.next = min(self.next - back, now + LONGEST_PAUSE + GRANT_AHEAD + 2 * pace.spacing)
         self.moved = min(self.moved - back, now)
         for queue in self.queues:
-            queue.alive = min(queue.alive - back, now + LONGEST_NAP + GRACE)
+            queue.alive = min(queue.alive - back, now + LONGEST_NAP + NO_SHOW_AFTER)
             queue.head = queue.tail if queue.tail - queue.head > MOST_WAITING else min(queue.head, queue.tail)
 
     # -- as bytes --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-from crm_provider.rate_limit.schedule import Answer, Lane, Pace, Schedule
+from crm_provider.rate_limit.schedule import Grant, Lane, Pace, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class Ticket:
     number: int
 
 
-class Store(Protocol):
+class RateStore(Protocol):
     """Keeps one schedule, asks it under a lock, and has the clock that it goes by."""
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         """Ask for a slot; see :meth:`Schedule.ask`.
 
         :raises StoreUnusable: nothing was reserved
@@ -50,7 +50,7 @@ class Store(Protocol):
         """
 
 
-def number_for(store: Store, ticket: Ticket | None) -> int | None:
+def number_for(store: RateStore, ticket: Ticket | None) -> int | None:
     """The number of a ticket in this store, None if it is from another one."""
     return ticket.number if ticket and ticket.store == id(store) else None
 
@@ -68,7 +68,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._schedule = Schedule()
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         with self._lock:
             answer = self._schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
         return answer, Ticket(id(self), answer.ticket)
@@ -87,20 +87,20 @@ class FallbackStore:
     """
 
     def __init__(
-        self, first: Store, second: Store, *, otherwise: str, clock: Callable[[], float] = time.monotonic
+        self, first: RateStore, second: RateStore, *, otherwise: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._first, self._second, self._otherwise, self._clock = first, second, otherwise, clock
         self._failed_until: float | None = None
         self._untold = [True]
         """Holds something while the next failure is news. A list, for popping is atomic: of many threads one tells."""
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         return self._use(lambda store: store.ask(lane, ticket, pace, patience))
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         self._use(lambda store: store.pause(seconds, phase, pace))
 
-    def _use(self, do: Callable[[Store], T]) -> T:
+    def _use(self, do: Callable[[RateStore], T]) -> T:
         now = self._clock()
         failed_until = self._failed_until
         if failed_until is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec, GatewayAnswer, Source
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSource, ErrorSpec, GatewayAnswer
 from crm_provider.sandbox.settings import Envelope, SuccessShape, not_one_of
 
 REQUEST_ID_HEADER = "x-amzn-requestid"
@@ -72,7 +72,7 @@ def error_reply(name: str) -> ErrorReply:
     spec = CATALOGUE[word]
     if spec.status is None:
         raise ValueError(f"{word} is never a response of the API: use the effect 'drop', 'latency' or 'garbage'")
-    if spec.source is Source.GATEWAY:
+    if spec.source is ErrorSource.GATEWAY:
         return gateway_reply(next(answer.case for answer in GATEWAY_ANSWERS if answer.type == word))
     return _from_spec(spec)
 

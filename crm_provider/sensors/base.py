@@ -29,7 +29,7 @@ from crm_provider.tasks.outcome import raise_for_decision, reschedule, sensor_ti
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
-from crm_provider.waiting.conditions import DirectLookup, Question
+from crm_provider.waiting.conditions import Condition, DirectLookup
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,11 +105,11 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         return Waiting(limit=self.max_errors_in_a_row)
 
     @abc.abstractmethod
-    def question(self) -> Question:
+    def question(self) -> Condition:
         """What the sensor waits for, from its rendered fields."""
 
     @cached_property
-    def _question(self) -> Question:
+    def _question(self) -> Condition:
         check_rendered(self)
         return self.question()
 

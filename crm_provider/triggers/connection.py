@@ -23,7 +23,7 @@ from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.observability.metrics import CallMetrics
-from crm_provider.rate_limit.limiter import SharePacer, pacer_for
+from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
 from crm_provider.waiting.changes import Kind, Sweep, read
 
@@ -76,7 +76,9 @@ class PacedConnection:
         return self._client
 
     def _new_client(self, settings: Settings) -> CrmClient:
-        pacer = SharePacer(pacer_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share)
+        pacer = ShareRateLimiter(
+            limiter_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share
+        )
         transport = Transport(settings, budget=POLL_BUDGET, pacer=pacer, observer=CallMetrics())
         client = self._hook.client_for(settings, transport=transport)
         # threads of cancelled rounds use it too, so that nobody but the garbage collector knows who is the last one

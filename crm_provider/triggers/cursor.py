@@ -85,7 +85,7 @@ class Cursor:
         self._dirty = self._dirty or self._known is None or list(known) != list(self._known)
         self._known = known
 
-    async def settle(self) -> None:
+    async def verify_write(self) -> None:
         """Wait until the event that was handed over is in the database, and its DAG run started."""
         for store in self._stores:
             await store.aget(self._key)  # its answer shows that the triggerer has come back from what came before

@@ -18,7 +18,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.triggers.connection import PacedConnection
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
-from crm_provider.waiting.conditions import Question
+from crm_provider.waiting.conditions import Condition
 from crm_provider.waiting.poller import LAST_LOOK, Ending, Poller
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
@@ -33,7 +33,7 @@ class CrmPollTrigger(BaseTrigger):
 
     All arguments are JSON-able.
 
-    :param question: :meth:`~crm_provider.waiting.conditions.Question.as_data` of what is waited for
+    :param question: :meth:`~crm_provider.waiting.conditions.Condition.as_data` of what is waited for
     :param crm_conn_id: the Airflow connection
     :param poke_interval: seconds between two looks
     :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts.
@@ -82,7 +82,7 @@ class CrmPollTrigger(BaseTrigger):
         deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
         waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
         wait = self._poller().wait(
-            Question.from_data(self.question),
+            Condition.from_data(self.question),
             interval=self.poke_interval,
             policy=ErrorPolicy(
                 self.on_error,

@@ -20,7 +20,7 @@ from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.triggers.connection import SharedSweeps
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting.changes import Change, Kind, Known, Sweep, Trouble, compare, fingerprint
+from crm_provider.waiting.changes import Change, ErrorBackoff, Kind, Known, Sweep, compare, fingerprint
 from crm_provider.waiting.poller import OFFSET
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class _WatchTrigger(BaseEventTrigger):
         cursor = Cursor(asset_stores(self), f"crm_{self.group_name}_{self.group.lower()}")
         if not cursor.lasting:
             log.info("%s: no state store (Airflow 3.3+): after a restart it begins anew.", self._watch)
-        trouble = Trouble(self._watch, self.poke_interval)
+        trouble = ErrorBackoff(self._watch, self.poke_interval)
         moment = self._grid(time.monotonic())
         while True:
             try:
@@ -99,7 +99,7 @@ class _WatchTrigger(BaseEventTrigger):
             yield TriggerEvent({self.ids_name: list(part), self.group_name: self.group})
             counted = {**counted, **dict.fromkeys(map(fingerprint, part))}
             cursor.note(counted)
-            await cursor.settle()
+            await cursor.verify_write()
             await cursor.save()
         cursor.note(change.known)
         await cursor.save()

@@ -140,7 +140,7 @@ _READERS: Mapping[
 
 
 @dataclass
-class Trouble:
+class ErrorBackoff:
     """What a watch does about errors: it has no task to fail, so it says it once, and goes on, ever more slowly.
 
     :param watch: what is watched, for messages

@@ -56,7 +56,7 @@ class DirectLookup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question(abc.ABC):
+class Condition(abc.ABC):
     """Something to wait for; as data it can be handed to another process.
 
     :ivar reasons: why the last answer was "not yet": names, types and counts, no values
@@ -82,15 +82,15 @@ class Question(abc.ABC):
         return {"question": type(self).__name__, **values}
 
     @staticmethod
-    def from_data(data: Mapping[str, Any]) -> Question:
+    def from_data(data: Mapping[str, Any]) -> Condition:
         """The question that :meth:`as_data` was called on."""
-        kinds = {kind.__name__: kind for kind in Question.__subclasses__()}
+        kinds = {kind.__name__: kind for kind in Condition.__subclasses__()}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "question"}
         return kinds[data["question"]](**values)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListExists(Question):
+class ListExists(Condition):
     """There is a segmentation list with this id, or exactly one with this name."""
 
     list_id: str | None = None
@@ -102,7 +102,7 @@ class ListExists(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InList(Question):
+class InList(Condition):
     """All of these contacts, or any of them, are in a segmentation list. Who was seen there is not asked for again."""
 
     emails: tuple[str, ...]
@@ -147,7 +147,7 @@ class InList(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContactIs(Question):
+class ContactIs(Condition):
     """A contact exists and, if they are given, has this status and these attribute values."""
 
     email: str
@@ -170,7 +170,7 @@ class ContactIs(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DealInStage(Question):
+class DealInStage(Condition):
     """A deal is in one of these stages, or has left them all."""
 
     deal_id: str

@@ -29,7 +29,7 @@ from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.waiting.backoff import Waiting, next_look
-from crm_provider.waiting.conditions import Question
+from crm_provider.waiting.conditions import Condition
 
 HOPELESS = 3
 """Failed calls in a row after which a round asks no further: the CRM is out of order, not one record."""
@@ -148,7 +148,7 @@ class Waiter:
     :param due: when the next look begins
     """
 
-    question: Question
+    question: Condition
     interval: float
     policy: ErrorPolicy
     waiting: Waiting
@@ -194,7 +194,7 @@ class Poller:
 
     async def wait(
         self,
-        question: Question,
+        question: Condition,
         *,
         interval: float,
         policy: ErrorPolicy,

@@ -35,15 +35,15 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load.job import Load
+from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import Row
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.workers import Interrupt, Pulse
-from crm_provider.rate_limit.limiter import ProcessPacer, Unlimited
+from crm_provider.load.workers import CancelToken, RequestStats
+from crm_provider.rate_limit.limiter import ProcessRateLimiter, UnlimitedRate
 from crm_provider.sandbox import Sandbox
 
 RATE, BURST = 5.0, 2
@@ -101,9 +101,9 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
     with Sandbox(seed="empty", rate=RATE, burst=BURST) as sandbox:
         sandbox.add_fault(effect="latency", latency=one)
         rows = [{"email": f"p{n}@x.org", "name": f"P{n}"} for n in range(int(RATE * (seconds + WARM_UP) * 2))]
-        interrupt = Interrupt()
-        with load_client(sandbox, ProcessPacer(RATE, BURST), interrupt) as (client, pulse):
-            load = Load(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
+        interrupt = CancelToken()
+        with load_client(sandbox, ProcessRateLimiter(RATE, BURST), interrupt) as (client, pulse):
+            load = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
                         options=LoadOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
                         interrupt=interrupt)  # fmt: skip
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -120,8 +120,8 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
 
 
 @contextmanager
-def load_client(sandbox: Sandbox, pacer: Any, interrupt: Interrupt) -> Iterator[tuple[CrmClient, Pulse]]:
-    settings, pulse = Settings(api_key="sandbox-key", base_url=sandbox.url), Pulse()
+def load_client(sandbox: Sandbox, pacer: Any, interrupt: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
+    settings, pulse = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
     transport = Transport(settings, pacer=pacer, sleep=interrupt.sleep, observer=pulse)
     with CrmClient(settings, transport=transport) as client:
         yield client, pulse
@@ -182,15 +182,15 @@ def calls_of(
 
 
 def run_load(sandbox: Sandbox, rows: list[dict[str, str]], plan: Any, state: Path | None) -> Summary:
-    interrupt = Interrupt()
-    with load_client(sandbox, Unlimited(), interrupt) as (client, pulse):
-        return Load(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
+    interrupt = CancelToken()
+    with load_client(sandbox, UnlimitedRate(), interrupt) as (client, pulse):
+        return LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
                     options=LoadOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), interrupt=interrupt,
                     fingerprints=None if state is None else Fingerprints(state, b"secret")).run()  # fmt: skip
 
 
 def plain_loop(rows: list[dict[str, str]], existing: list[dict[str, str]] | None = None) -> int:
-    with crm(existing) as sandbox, load_client(sandbox, Unlimited(), Interrupt()) as (client, _):
+    with crm(existing) as sandbox, load_client(sandbox, UnlimitedRate(), CancelToken()) as (client, _):
         for row in rows:
             attributes = {"name": row["name"]}
             try:
@@ -240,7 +240,7 @@ def memory_child(way: str, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
     if way != "base":
         settings = Settings(api_key="sandbox-key", base_url="http://127.0.0.1:9")
-        Load(source=source, mapper=mapper, client=CrmClient(settings), pulse=Pulse(),
+        LoadJob(source=source, mapper=mapper, client=CrmClient(settings), pulse=RequestStats(),
              options=LoadOptions(plan="learned", dry_run=way == "dry_run"), policy=ErrorPolicy(work=Work.LOAD),
              fingerprints=Fingerprints(state, b"secret") if way == "repeat" else None).run()  # fmt: skip
     return {"way": way, "seconds": time.monotonic() - started, "megabytes": peak()}

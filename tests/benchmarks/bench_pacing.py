@@ -380,7 +380,7 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
     from crm_provider.client.settings import Settings
     from crm_provider.client.transport import Transport
     from crm_provider.errors import CrmThrottledError
-    from crm_provider.rate_limit.limiter import pacer_for
+    from crm_provider.rate_limit.limiter import limiter_for
     from crm_provider.rate_limit.schedule import Lane
 
     settings = Settings(
@@ -390,7 +390,7 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
         requests_per_second=RATE * given["share"],
         burst=BURST,
     )
-    client = CrmClient(settings, transport=Transport(settings, pacer=pacer_for(settings, lane=Lane(lane))))
+    client = CrmClient(settings, transport=Transport(settings, pacer=limiter_for(settings, lane=Lane(lane))))
 
     def call() -> bool:
         try:

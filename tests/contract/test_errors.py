@@ -10,7 +10,7 @@ import pytest
 from contract_accounts import Account, a_uuid, content, shape
 
 from crm_provider import errors as e
-from crm_provider.client.responses import Answer, error_of, request_id_of
+from crm_provider.client.responses import CrmResponse, error_of, request_id_of
 from crm_provider.errors.catalog import CATALOGUE
 
 Learn = Callable[..., None]
@@ -24,12 +24,12 @@ class Mistake:
     :param errors: what it may be taken for
     """
 
-    make: Callable[[Account], Answer]
+    make: Callable[[Account], CrmResponse]
     errors: tuple[type[e.CrmError], ...]
     not_for: tuple[type[e.CrmError], ...] = field(default=())
 
 
-def _unknown_pipeline(account: Account) -> Answer:
+def _unknown_pipeline(account: Account) -> CrmResponse:
     contact_id = account.client.create_contact(account.new_email())["id"]
     body = {"contactId": contact_id, "pipelineId": a_uuid(), "stageId": a_uuid(), "attributes": {"pb_name": "x"}}
     answer = account.ask("POST", "/deals", body=body)
@@ -39,18 +39,18 @@ def _unknown_pipeline(account: Account) -> Answer:
     return answer
 
 
-def _twice(account: Account) -> Answer:
+def _twice(account: Account) -> CrmResponse:
     email = account.new_email()
     return [account.ask("POST", "/contacts", body={"email": email}) for _ in range(2)][1]
 
 
-def _unknown_list(account: Account) -> Answer:
+def _unknown_list(account: Account) -> CrmResponse:
     email = account.new_email()
     account.client.create_contact(email)
     return account.ask("POST", "/segments/add-contact/{email}", email=email, body={"segmentedListsIds": [a_uuid()]})
 
 
-def _other_key(account: Account) -> Answer:
+def _other_key(account: Account) -> CrmResponse:
     wrong = account.settings.with_(api_key="this-key-is-wrong-on-purpose")
     return account.ask("GET", "/segments", query={"page": 0}, settings=wrong)
 
@@ -73,7 +73,7 @@ MISTAKES: dict[str, Mistake] = {
     "unknown pipeline": Mistake(make=_unknown_pipeline, errors=(e.CrmPipelineNotFoundError, e.CrmStageNotFoundError)),
     "refused key": Mistake(make=_other_key, errors=(e.CrmAccessError,)),
     "no key": Mistake(
-        make=lambda account: account.ask("GET", "/segments", query={"page": 0}, with_key=False),
+        make=lambda account: account.ask("GET", "/segments", query={"page": 0}, authenticated=False),
         errors=(e.CrmAccessError,),
     ),
     "unknown route": Mistake(
@@ -107,7 +107,7 @@ def _types_named(parsed: Any) -> str:
     return ", ".join(named) or "no type"
 
 
-def _where_the_id_is(answer: Answer, parsed: Any) -> str:
+def _where_the_id_is(answer: CrmResponse, parsed: Any) -> str:
     if isinstance(parsed, dict) and "requestId" in parsed:
         return "`requestId` in the body"
     headers = [name for name in answer.headers if name.lower() in ("x-amzn-requestid", "x-amz-apigw-id")]

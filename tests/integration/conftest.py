@@ -41,7 +41,7 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
     """
     from crm_provider.client import http_session
 
-    timeout, real, ticks = 100.0, http_session.Wire, itertools.count(step=10)
+    timeout, real, ticks = 100.0, http_session.HttpSession, itertools.count(step=10)
 
     def wire_of(settings: Any, **keywords: Any) -> Any:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}

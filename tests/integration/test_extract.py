@@ -118,7 +118,7 @@ def test_nothing_is_left_behind_when_nobody_goes_on(
 def test_another_run_does_not_go_on_with_the_pages_of_this_one(
     many: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crm_provider.extract.extractor.Extract.discard", lambda self: None)  # as after a kill
+    monkeypatch.setattr("crm_provider.extract.extractor.Extractor.discard", lambda self: None)  # as after a kill
     many.add_fault(effect="error", error="FORBIDDEN", after=2, count=1)
     with DAG("two_runs", schedule=None) as dag:
         CrmExtractContactsOperator(task_id="task", target=str(tmp_path / "contacts.jsonl"))

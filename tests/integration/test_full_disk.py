@@ -12,7 +12,7 @@ import pytest
 
 from crm_provider.extract import partial_pages
 from crm_provider.files import journal
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.load import suppression
 from crm_provider.load.report import MEND
 from crm_provider.operators.extract import CrmExtractContactsOperator
@@ -76,7 +76,7 @@ def test_a_load_without_a_retry_leaves_its_books(
 def test_a_load_whose_suppression_list_does_not_fit(
     run_task: RunTask, crm: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suppression, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
+    monkeypatch.setattr(suppression, "TempDatabase", lambda setup: TempDatabase(f"PRAGMA max_page_count=4; {setup}"))
     people = [f"p{number}@example.com" for number in range(1000)]
     task = run_task(CrmLoadContactsOperator, source=SOURCE, suppression=people, retries=0)
     assert task.states == ["failed"]

@@ -22,7 +22,7 @@ from airflow.sdk import DAG, ObjectStoragePath, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.load import dispatch
-from crm_provider.load.dispatch import Sending
+from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
@@ -693,7 +693,7 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     again: that is in ``tests/unit/load/test_engine.py``.
     """
     install, before, left = signal.signal, signal.getsignal(signal.SIGALRM), [1]
-    waiting = {Sending.run.__code__, futures.wait.__code__, Event.wait.__code__}
+    waiting = {Dispatcher.run.__code__, futures.wait.__code__, Event.wait.__code__}
 
     def gently(number: int, handler: Any) -> Any:
         def strike(signum: int, frame: FrameType | None) -> None:

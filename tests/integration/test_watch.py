@@ -200,8 +200,8 @@ def test_members_can_be_included(crm: Sandbox) -> None:
 def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
 
-    async def play(store: FakeStore, settle: float, wanted: int) -> list[str]:
-        monkeypatch.setattr(cursor, "SETTLE", settle)
+    async def play(store: FakeStore, verify_write: float, wanted: int) -> list[str]:
+        monkeypatch.setattr(cursor, "SETTLE", verify_write)
         async with Triggerer() as triggerer:
             triggerer.start(joined(include_existing=True, max_per_event=2), store)
             await triggerer.until(lambda: len(contacts(triggerer)) >= wanted)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from crm_provider.client.client import CrmClient
-from crm_provider.client.http_session import Wire
+from crm_provider.client.http_session import HttpSession
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import DEFAULT_BASE_URL, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmError, CrmNotFoundError
-from crm_provider.rate_limit.limiter import Pacer, pacer_for
+from crm_provider.rate_limit.limiter import RateLimiter, limiter_for
 from crm_provider.sandbox import Sandbox, ids
 
 MOST_CALLS = 200
@@ -40,7 +40,7 @@ class Counted:
     :param left: calls that may still be made
     """
 
-    def __init__(self, pacer: Pacer, left: int) -> None:
+    def __init__(self, pacer: RateLimiter, left: int) -> None:
         self._pacer, self.left, self.made = pacer, left, 0
 
     def acquire(self, max_wait: float) -> float:
@@ -80,7 +80,7 @@ class Account:
 
     def __init__(self, name: str, settings: Settings, known: Known) -> None:
         self.name, self.settings, self.known = name, settings, known
-        self.calls = Counted(pacer_for(settings), MOST_CALLS - KEPT_FOR_CLEANING)
+        self.calls = Counted(limiter_for(settings), MOST_CALLS - KEPT_FOR_CLEANING)
         self.client = CrmClient(settings, transport=Transport(settings, pacer=self.calls))
         self._emails: list[str] = []
         self._deals: list[str] = []
@@ -102,16 +102,16 @@ class Account:
         *,
         body: Any = None,
         query: Mapping[str, str | int] | None = None,
-        with_key: bool = True,
+        authenticated: bool = True,
         settings: Settings | None = None,
         **parts: str,
-    ) -> Answer:
+    ) -> CrmResponse:
         """One call as it is, without a repetition: the answer, whatever it is.
 
         :param settings: others than the account's: with another key, or in developer mode
         """
-        call = Call(method=method, route=route, parts=parts, query=query or {}, body=body, with_key=with_key)
-        with closing(Wire(settings or self.settings, user_agent="airflow-provider-crm contract")) as wire:
+        call = Call(method=method, route=route, parts=parts, query=query or {}, body=body, authenticated=authenticated)
+        with closing(HttpSession(settings or self.settings, user_agent="airflow-provider-crm contract")) as wire:
             self.calls.acquire(60.0)
             return wire.round_trip(call)
 
@@ -145,7 +145,7 @@ class Account:
         return None
 
 
-def content(answer: Answer) -> Any:
+def content(answer: CrmResponse) -> Any:
     """The answer's JSON; None if it is none."""
     try:
         return json.loads(answer.body)
@@ -153,7 +153,7 @@ def content(answer: Answer) -> Any:
         return None
 
 
-def unwrapped(answer: Answer) -> Any:
+def unwrapped(answer: CrmResponse) -> Any:
     """The same without the envelope."""
     parsed = content(answer)
     return parsed["data"] if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict) else parsed

@@ -22,7 +22,7 @@ from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.redis import RedisStore
-from crm_provider.rate_limit.schedule import Lane, Pace, Schedule, Verdict
+from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, Schedule
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 
 NEVER_MIND = 1e9
@@ -89,7 +89,7 @@ def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, 
         expected = schedule.ask(now, first, number, pace, third)
         answer, _ = store.ask(first, ticket, pace, third, now=now)
         assert answer == expected
-        if answer.verdict is Verdict.NAP:
+        if answer.verdict is GrantStatus.RETRY_AFTER:
             tickets.append(answer.ticket)
 
 

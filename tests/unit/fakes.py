@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.rate_limit.limiter import BudgetBusy
@@ -66,16 +66,16 @@ class Reply:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, call: Call) -> Answer:
+    def __call__(self, call: Call) -> CrmResponse:
         body = (
             self.body if isinstance(self.body, bytes) else b"" if self.body is None else json.dumps(self.body).encode()
         )
-        return Answer(
+        return CrmResponse(
             method=call.method, path=call.shown, status=self.status, headers=self.headers, body=body, sent=call.sent
         )
 
 
-Step = Callable[[Call], Answer]
+Step = Callable[[Call], CrmResponse]
 
 
 def lost(call: Call) -> NoReturn:
@@ -106,7 +106,7 @@ class FakeWire:
         self.script = list(script)
         self.calls: list[Call] = []
 
-    def round_trip(self, call: Call) -> Answer:
+    def round_trip(self, call: Call) -> CrmResponse:
         path = call.path
         assert self.script, f"sent beyond the script: {call.method} {path}"
         self.calls.append(call)

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from crm_provider.rate_limit.schedule import Answer, Lane, Pace, Schedule, Verdict
+from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, Schedule
 
 NEVER_MIND = 1e9
 """Seconds that a patient caller can wait."""
 
-Ask = Callable[[float, Lane, "int | None", Pace, float], Answer]
+Ask = Callable[[float, Lane, "int | None", Pace, float], Grant]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Scene:
             answer = self.ask(self.began + now, caller.lane, ticket, self.pace, NEVER_MIND)
             self.asked += 1
             then = now + answer.seconds
-            if answer.verdict is Verdict.NAP:
+            if answer.verdict is GrantStatus.RETRY_AFTER:
                 wake(then, who, left, answer.ticket, since)
             elif then < caller.dies:
                 sent.append(Sent(who, caller.lane, since, then))

@@ -19,7 +19,7 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
-from crm_provider.rate_limit.limiter import Unlimited
+from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import KEY, FakeClock
 
@@ -91,7 +91,7 @@ def client_of(base_url: str, *, timeout: float) -> CrmClient:
     """A client that does not sleep, and makes two attempts."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=timeout), FakeClock()
     budget = RetryBudget(tries=TRIES)
-    transport = Transport(settings, pacer=Unlimited(), clock=clock, sleep=clock.sleep, budget=budget)
+    transport = Transport(settings, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep, budget=budget)
     return CrmClient(settings, transport=transport)
 
 

@@ -15,7 +15,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.client.remote_contact import list_ids_of, list_name
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 
 from .fakes import Bench, Reply, Step, bench, data, error, lost, refused
 
@@ -202,7 +202,7 @@ def test_call(name: str) -> None:
     made = bench(reply)
     assert invoke(made.client) == result
     assert (made.wire.sent, bodies(made)) == ([request], [body])
-    assert made.wire.calls[0].with_key is not name.startswith("trigger_automation")
+    assert made.wire.calls[0].authenticated is not name.startswith("trigger_automation")
 
 
 def test_every_call_of_the_client_is_in_the_table() -> None:
@@ -609,7 +609,7 @@ LISTS_OF = "GET /deals?page=0"
 ADDING = "POST /segments/add-contact/Ada%2Bx%40example.com"
 
 # name: what is called, the answers, the requests, the result
-SETTLED: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
+VERIFY_FIRST: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
     "contact: happened": (CREATE, [lost, data(RECORD)], ["POST /contacts", f"GET {AT}"], REF),
     "contact: did not happen": (
         CREATE,
@@ -666,9 +666,9 @@ SETTLED: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETTLED)
+@pytest.mark.parametrize("name", VERIFY_FIRST)
 def test_a_lost_write_is_settled(name: str) -> None:
-    invoke, steps, requests, result = SETTLED[name]
+    invoke, steps, requests, result = VERIFY_FIRST[name]
     made = bench(*steps)
     assert invoke(made.client) == result
     assert made.wire.sent == requests
@@ -793,7 +793,7 @@ PLANTED: dict[str, Invoke] = {
 def echo(status: int, form: str) -> Step:
     """An answer that repeats every value that the call sent, however it was sent."""
 
-    def step(call: Call) -> Answer:
+    def step(call: Call) -> CrmResponse:
         queried = [str(value) for value in call.query.values()]
         if form == "text only":
             body: Any = {"message": " / ".join([*queried, *call.sent])}

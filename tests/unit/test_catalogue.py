@@ -14,8 +14,8 @@ from crm_provider.errors.catalog import (
     CATALOGUE,
     FAMILY_ADVICE,
     GATEWAY_ANSWERS,
+    ErrorSource,
     Repeat,
-    Source,
     advice_for,
     repeat_for,
 )
@@ -48,13 +48,13 @@ def test_every_type_has_one_record() -> None:
 def test_record_is_as_documented(row: Row) -> None:
     spec = CATALOGUE[row.type]
     assert (spec.type, spec.status, spec.messages[0]) == (row.type, row.status, row.message)
-    assert spec.source is (Source.VENDOR if row in VENDOR else Source.GATEWAY)
+    assert spec.source is (ErrorSource.VENDOR if row in VENDOR else ErrorSource.GATEWAY)
 
 
 @pytest.mark.parametrize("type_", FOUND_HERE)
 def test_what_is_found_here_has_no_status(type_: str) -> None:
     assert CATALOGUE[type_].status is None
-    assert CATALOGUE[type_].source in (Source.TRANSPORT, Source.PROVIDER)
+    assert CATALOGUE[type_].source in (ErrorSource.TRANSPORT, ErrorSource.PROVIDER)
 
 
 @pytest.mark.parametrize("type_", VENDOR_ADVICE)
@@ -73,7 +73,7 @@ def test_advice_can_stand_in_a_sentence(type_: str) -> None:
 def test_repeat(type_: str) -> None:
     expected = {
         frozenset(): Repeat.NEVER,
-        frozenset({"GET", "PUT", "DELETE"}): Repeat.SETTLED,
+        frozenset({"GET", "PUT", "DELETE"}): Repeat.VERIFY_FIRST,
         frozenset({"GET", "PUT", "DELETE", "POST"}): Repeat.ANY_CALL,
     }[frozenset(REPEATED.get(type_, ()))]
     assert repeat_for(CATALOGUE[type_].error("x")) is CATALOGUE[type_].repeat is expected
@@ -82,7 +82,7 @@ def test_repeat(type_: str) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (e.CrmTransientError, Repeat.SETTLED),
+        (e.CrmTransientError, Repeat.VERIFY_FIRST),
         (e.CrmThrottledError, Repeat.ANY_CALL),
         *((error, Repeat.NEVER) for error in (
             e.CrmError, e.CrmAccessError, e.CrmRequestError, e.CrmDataError, e.CrmNotFoundError, e.CrmConflictError,

@@ -20,10 +20,10 @@ import pytest
 import crm_provider
 from crm_provider import errors as e
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.partial_pages import LONGEST_REST, Owner, Parts
+from crm_provider.extract.partial_pages import LONGEST_REST, Owner, PartialPages
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.limiter import Budget
-from crm_provider.rate_limit.schedule import GRACE, LONGEST_NAP, Lane
+from crm_provider.rate_limit.schedule import LONGEST_NAP, NO_SHOW_AFTER, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
@@ -135,7 +135,7 @@ def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
     spacing = 1 / (5.0 * 0.99)
     assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one call too early for each jump"
     gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
-    assert max(gaps) <= LONGEST_NAP + GRACE + spacing, "nobody is held up"
+    assert max(gaps) <= LONGEST_NAP + NO_SHOW_AFTER + spacing, "nobody is held up"
 
 
 # -- pages of an extract ------------------------------------------------------------------------------------
@@ -145,10 +145,10 @@ def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
 def test_pages_of_another_run_survive_a_jump(seconds: float, tmp_path: Path) -> None:
     """An extract that waits for a used-up quota leaves its pages for a day; others remove them after two."""
     clock = FakeClock(1e9)
-    waiting = Parts(tmp_path / "contacts.csv", Owner(work="waiting"), clock=clock)
+    waiting = PartialPages(tmp_path / "contacts.csv", Owner(work="waiting"), clock=clock)
     waiting.add(ListedPage(number=0, page=Page([{"id": "1"}], 1), fresh=[{"id": "1"}]))
     waiting.close()
     clock.now += seconds
-    assert Parts(tmp_path / "contacts.csv", Owner(work="other"), clock=clock).sweep() == []
+    assert PartialPages(tmp_path / "contacts.csv", Owner(work="other"), clock=clock).sweep() == []
     clock.now = 1e9 + LONGEST_REST + 1
-    assert len(Parts(tmp_path / "contacts.csv", Owner(work="other"), clock=clock).sweep()) == 1
+    assert len(PartialPages(tmp_path / "contacts.csv", Owner(work="other"), clock=clock).sweep()) == 1

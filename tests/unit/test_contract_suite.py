@@ -18,11 +18,11 @@ from contract_accounts import (
 from contract_facts import FACTS, NOT_ASKED, Finding, table
 
 from crm_provider.client.settings import DEFAULT_BASE_URL
-from crm_provider.rate_limit.limiter import Unlimited
+from crm_provider.rate_limit.limiter import UnlimitedRate
 
 
 def test_calls_come_to_an_end() -> None:
-    calls = Counted(Unlimited(), 2)
+    calls = Counted(UnlimitedRate(), 2)
     assert [calls.acquire(1.0), calls.acquire(1.0)] == [0.0, 0.0]
     with pytest.raises(OutOfCalls, match="2 calls were made"):
         calls.acquire(1.0)

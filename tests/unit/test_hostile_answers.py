@@ -23,7 +23,7 @@ from raw_server import PATIENCE, Behaviour, RawServer, closes, drips, http, pour
 
 from crm_provider import errors as e
 from crm_provider.client.body import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
-from crm_provider.client.http_session import TimedReader, Wire
+from crm_provider.client.http_session import HttpSession, TimedReader
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
@@ -52,12 +52,12 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def wire_to() -> Iterator[Callable[..., Wire]]:
+def wire_to() -> Iterator[Callable[..., HttpSession]]:
     """Makes wires: ``wire_to(base_url, timeout=0.2)``."""
-    made: list[Wire] = []
+    made: list[HttpSession] = []
 
-    def make(base_url: str, **options: Any) -> Wire:
-        made.append(Wire(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1"))
+    def make(base_url: str, **options: Any) -> HttpSession:
+        made.append(HttpSession(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1"))
         return made[-1]
 
     yield make
@@ -66,7 +66,7 @@ def wire_to() -> Iterator[Callable[..., Wire]]:
 
 
 @pytest.fixture
-def failed(wire_to: Callable[..., Wire]) -> Callable[..., e.CrmError]:
+def failed(wire_to: Callable[..., HttpSession]) -> Callable[..., e.CrmError]:
     """The error of one call to a server that behaves so."""
 
     def fail(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
@@ -82,7 +82,7 @@ def failed(wire_to: Callable[..., Wire]) -> Callable[..., e.CrmError]:
 
 
 Failed = Callable[..., e.CrmError]
-WireTo = Callable[..., Wire]
+WireTo = Callable[..., HttpSession]
 
 
 # -- the clock -----------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(wire_to: WireTo
 def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
     ticks = itertools.count()
-    monkeypatch.setitem(Wire.__init__.__kwdefaults__, "clock", lambda: float(next(ticks)))
+    monkeypatch.setitem(HttpSession.__init__.__kwdefaults__, "clock", lambda: float(next(ticks)))
 
 
 @pytest.mark.usefixtures("a_second_for_each_read")

@@ -14,7 +14,7 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import ONE_TRY, Transport
-from crm_provider.rate_limit.limiter import Unlimited
+from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import FakeClock
 
@@ -83,7 +83,7 @@ def crm() -> Iterator[tuple[RawServer, CrmClient]]:
     """A server that notes what it is sent, and a client that does not wait."""
     with RawServer(sends(http(b'{"data": {"id": "1", "data": []}}'))) as server:
         config, clock = Settings(api_key=KEY, base_url=server.base_url), FakeClock()
-        transport = Transport(config, budget=ONE_TRY, pacer=Unlimited(), clock=clock, sleep=clock.sleep)
+        transport = Transport(config, budget=ONE_TRY, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep)
         yield server, CrmClient(config, transport=transport)
         transport.close()
 

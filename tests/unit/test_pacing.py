@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit.limiter import BudgetBusy, LanePacer, ProcessPacer, Unlimited, pacer_for
+from crm_provider.rate_limit.limiter import BudgetBusy, LaneRateLimiter, ProcessRateLimiter, UnlimitedRate, limiter_for
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane
 
 from .fakes import FakeClock
@@ -26,7 +26,7 @@ ARRIVALS = st.lists(st.floats(0, 3) | st.just(0.0), min_size=1, max_size=60)
 def slots_of(rate: float, burst: int, gaps: list[float]) -> list[float]:
     """When the callers may send, in the order they came."""
     clock = FakeClock(0.0)
-    pacer = ProcessPacer(rate, burst, clock=clock, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(rate, burst, clock=clock, sleep=lambda _: None)
     slots = []
     for gap in gaps:
         clock.now += gap / rate
@@ -79,7 +79,7 @@ def test_a_call_after_a_rest_does_not_wait() -> None:
 
 def test_the_caller_sleeps_until_its_slot() -> None:
     clock = FakeClock()
-    pacer = ProcessPacer(5.0, 2, clock=clock, sleep=clock.sleep)
+    pacer = ProcessRateLimiter(5.0, 2, clock=clock, sleep=clock.sleep)
     assert [pacer.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0.0, 0.202, 0.202], abs=1e-3)
     assert clock.slept == pytest.approx([0.202, 0.202], abs=1e-3), "no sleep where the slot is free"
 
@@ -89,7 +89,7 @@ def test_the_caller_sleeps_until_its_slot() -> None:
 
 def test_a_slot_too_far_away_is_told_at_once_and_not_taken() -> None:
     clock = FakeClock()
-    pacer = ProcessPacer(1.0, 1, clock=clock, sleep=clock.sleep)
+    pacer = ProcessRateLimiter(1.0, 1, clock=clock, sleep=clock.sleep)
     pacer.acquire(NEVER_MIND)
     for _ in range(3):
         with pytest.raises(BudgetBusy) as busy:
@@ -102,7 +102,7 @@ def test_a_slot_too_far_away_is_told_at_once_and_not_taken() -> None:
 @given(gaps=ARRIVALS, patience=st.lists(st.floats(0, 5), min_size=60, max_size=60))
 def test_who_leaves_takes_nothing_from_the_others(gaps: list[float], patience: list[float]) -> None:
     clock = FakeClock(0.0)
-    pacer = ProcessPacer(1.0, 2, clock=clock, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(1.0, 2, clock=clock, sleep=lambda _: None)
     bucket, last = TokenBucket(1.0, 2), -10.0
     for gap, max_wait in zip(gaps, patience, strict=False):
         clock.now += gap
@@ -126,21 +126,21 @@ def test_who_leaves_takes_nothing_from_the_others(gaps: list[float], patience: l
 )
 def test_pause_holds_back_the_next_slot(pause: float, wait: float) -> None:
     clock = FakeClock()
-    pacer = ProcessPacer(5.0, 5, clock=clock, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(5.0, 5, clock=clock, sleep=lambda _: None)
     pacer.pause(pause)
     assert pacer.acquire(NEVER_MIND) == pytest.approx(wait)
 
 
 def test_a_pause_ends_the_burst() -> None:
     clock = FakeClock()
-    pacer = ProcessPacer(1.0, 5, clock=clock, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(1.0, 5, clock=clock, sleep=lambda _: None)
     pacer.pause(0.0)
     assert [pacer.acquire(NEVER_MIND) for _ in range(3)] == pytest.approx([0, 1 / MARGIN, 2 / MARGIN])
 
 
 def test_a_pause_never_brings_a_slot_forward() -> None:
     clock = FakeClock()
-    pacer = ProcessPacer(1.0, 1, clock=clock, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(1.0, 1, clock=clock, sleep=lambda _: None)
     for _ in range(5):
         pacer.acquire(NEVER_MIND)
     pacer.pause(0.5)
@@ -152,7 +152,7 @@ def test_a_pause_never_brings_a_slot_forward() -> None:
 
 def test_threads_share_one_budget() -> None:
     waits: list[float] = []
-    pacer = ProcessPacer(5.0, 2, clock=lambda: 0.0, sleep=lambda _: None)
+    pacer = ProcessRateLimiter(5.0, 2, clock=lambda: 0.0, sleep=lambda _: None)
     threads = [
         threading.Thread(target=lambda: waits.extend(pacer.acquire(NEVER_MIND) for _ in range(50))) for _ in range(8)
     ]
@@ -167,22 +167,22 @@ BASE = Settings(api_key="shared-key-of-test-pacing")
 
 
 def test_one_budget_for_a_key_whatever_else_the_connection_says() -> None:
-    assert pacer_for(BASE) is pacer_for(BASE.with_(timeout=1, developer_mode=True))
+    assert limiter_for(BASE) is limiter_for(BASE.with_(timeout=1, developer_mode=True))
 
 
 def test_two_connections_with_one_key_draw_on_one_budget_even_if_their_limits_differ() -> None:
-    assert pacer_for(BASE) is pacer_for(BASE.with_(requests_per_second=4.0))
+    assert limiter_for(BASE) is limiter_for(BASE.with_(requests_per_second=4.0))
 
 
 @pytest.mark.parametrize("change", [{"api_key": "another"}, {"base_url": "https://crm.example/v2"}], ids=str)
 def test_another_key_or_host_has_its_own_budget(change: dict[str, str]) -> None:
-    assert pacer_for(BASE) is not pacer_for(BASE.with_(**change))
+    assert limiter_for(BASE) is not limiter_for(BASE.with_(**change))
 
 
 def test_the_lanes_of_a_key_draw_on_one_budget() -> None:
-    single, bulk = pacer_for(BASE), pacer_for(BASE, lane=Lane.BULK)
-    assert isinstance(single, LanePacer)
-    assert isinstance(bulk, LanePacer)
+    single, bulk = limiter_for(BASE), limiter_for(BASE, lane=Lane.BULK)
+    assert isinstance(single, LaneRateLimiter)
+    assert isinstance(bulk, LaneRateLimiter)
     assert single is not bulk
     assert single.budget is bulk.budget
     assert (single.lane, bulk.lane) == (Lane.SINGLE, Lane.BULK)
@@ -191,17 +191,17 @@ def test_the_lanes_of_a_key_draw_on_one_budget() -> None:
 @pytest.mark.parametrize(("rate", "burst", "at_once"), [(5.0, 2, 1), (2.0, 1, 1), (50.0, 20, 19)])
 def test_limits_come_from_the_connection(rate: float, burst: int, at_once: int) -> None:
     settings = Settings(api_key="limits-of-test-pacing")
-    before = pacer_for(settings)
-    assert pacer_for(settings.with_(requests_per_second=rate, burst=burst)) is before
-    assert isinstance(before, LanePacer)
+    before = limiter_for(settings)
+    assert limiter_for(settings.with_(requests_per_second=rate, burst=burst)) is before
+    assert isinstance(before, LaneRateLimiter)
     assert before.budget.pace.spacing == pytest.approx(1 / (rate * MARGIN))
     assert before.budget.pace.at_once == at_once
 
 
 def test_off_means_no_budget_at_all() -> None:
-    pacer = pacer_for(BASE.with_(rate_store="off"))
+    pacer = limiter_for(BASE.with_(rate_store="off"))
     pacer.pause(100.0)
-    assert isinstance(pacer, Unlimited)
+    assert isinstance(pacer, UnlimitedRate)
     assert [pacer.acquire(0.0) for _ in range(100)] == [0.0] * 100
 
 
@@ -243,7 +243,7 @@ def test_a_wait_for_a_slot_can_be_interrupted() -> None:
         raise Stopped
 
     settings = Settings(api_key="k", base_url="http://127.0.0.1:9", rate_store="process", requests_per_second=0.01)
-    others, mine = pacer_for(settings), pacer_for(settings, lane=Lane.BULK, sleep=sleep)
+    others, mine = limiter_for(settings), limiter_for(settings, lane=Lane.BULK, sleep=sleep)
     others.acquire(0)
     with pytest.raises(Stopped):
         mine.acquire(NEVER_MIND)

@@ -7,9 +7,9 @@ import pytest
 from crm_provider.client.settings import Settings
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
-from crm_provider.rate_limit.limiter import Budget, BudgetBusy, LanePacer, ProcessPacer, SharePacer
+from crm_provider.rate_limit.limiter import Budget, BudgetBusy, LaneRateLimiter, ProcessRateLimiter, ShareRateLimiter
 from crm_provider.rate_limit.redis import RedisStore
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Answer, Lane, Pace, Verdict
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Grant, GrantStatus, Lane, Pace
 from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Ticket
 
 from .fakes import FakeClock, FakePacer
@@ -20,16 +20,16 @@ PACE = Pace.of(5.0, 2)
 class Script:
     """A store that answers from a script and notes what it is asked."""
 
-    def __init__(self, clock: FakeClock, *answers: tuple[Verdict, float], takes: float = 0.0) -> None:
+    def __init__(self, clock: FakeClock, *answers: tuple[GrantStatus, float], takes: float = 0.0) -> None:
         self.clock, self.answers, self.takes = clock, list(answers), takes
         self.asked: list[tuple[Lane, Ticket | None, Pace, float]] = []
         self.paused: list[tuple[float, float, Pace]] = []
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         self.asked.append((lane, ticket, pace, patience))
         self.clock.now += self.takes
         number = len(self.asked)
-        return Answer(*self.answers.pop(0), number), Ticket(7, number)
+        return Grant(*self.answers.pop(0), number), Ticket(7, number)
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         self.paused.append((seconds, phase, pace))
@@ -40,7 +40,7 @@ def clock() -> FakeClock:
     return FakeClock(64.0)  # a power of two, and parts of two below: no rounding
 
 
-def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LanePacer:
+def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LaneRateLimiter:
     return Budget(script, 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.25).lane(lane)
 
 
@@ -48,7 +48,9 @@ def lane_of(clock: FakeClock, script: Script, lane: Lane = Lane.BULK) -> LanePac
 
 
 def test_a_caller_shows_its_ticket_and_what_is_left_of_its_patience(clock: FakeClock) -> None:
-    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.NAP, 0.25), (Verdict.GO, 0.125), takes=1.0)
+    script = Script(
+        clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.RETRY_AFTER, 0.25), (GrantStatus.GRANTED, 0.125), takes=1.0
+    )
     assert lane_of(clock, script).acquire(8.0) == 0.875, "the time of its naps, not that of the asking"
     assert clock.slept == [0.5, 0.25, 0.125]
     assert script.asked == [
@@ -59,12 +61,12 @@ def test_a_caller_shows_its_ticket_and_what_is_left_of_its_patience(clock: FakeC
 
 
 def test_a_free_slot_costs_no_sleep(clock: FakeClock) -> None:
-    assert lane_of(clock, Script(clock, (Verdict.GO, 0.0))).acquire(1.0) == 0.0
+    assert lane_of(clock, Script(clock, (GrantStatus.GRANTED, 0.0))).acquire(1.0) == 0.0
     assert clock.slept == []
 
 
 def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> None:
-    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.LEAVE, 3.25))
+    script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.REJECTED, 3.25))
     with pytest.raises(BudgetBusy, match=r"^the next free slot is 3\.2 s away$") as busy:
         lane_of(clock, script).acquire(1.0)
     assert busy.value.seconds == 3.25
@@ -72,7 +74,7 @@ def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> Non
 
 
 def test_limits_that_change_while_a_caller_naps_count_for_its_next_question(clock: FakeClock) -> None:
-    script = Script(clock, (Verdict.NAP, 0.5), (Verdict.GO, 0.0))
+    script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.GRANTED, 0.0))
     pacer = lane_of(clock, script)
 
     def sleep(seconds: float) -> None:
@@ -106,14 +108,14 @@ def test_each_lane_has_callers_of_its_own() -> None:
 
 def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_left(clock: FakeClock) -> None:
     whole = FakePacer({1: 0.5})
-    share = SharePacer(whole, 0.5)
-    share._own = ProcessPacer(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
+    share = ShareRateLimiter(whole, 0.5)
+    share._own = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
     assert [share.acquire(4.0), share.acquire(4.0)] == [0.0, 1.5]
     assert whole.asked == [4.0, 3.0]
 
 
 def test_a_share_has_no_burst() -> None:
-    share = SharePacer(FakePacer(), 2.0)
+    share = ShareRateLimiter(FakePacer(), 2.0)
     assert share._own.spacing == pytest.approx(0.5 / MARGIN)
     share.acquire(0.0)
     with pytest.raises(BudgetBusy):
@@ -122,12 +124,12 @@ def test_a_share_has_no_burst() -> None:
 
 def test_a_refusal_of_a_share_holds_back_the_whole() -> None:
     whole = FakePacer()
-    SharePacer(whole, 2.0).pause(3.0)
+    ShareRateLimiter(whole, 2.0).pause(3.0)
     assert whole.paused == [3.0]
 
 
 def test_a_wait_as_long_as_the_patience_is_waited(clock: FakeClock) -> None:
-    pacer = ProcessPacer(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
+    pacer = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
     pacer.acquire(0.0)
     assert pacer.acquire(1.0) == 1.0
 
@@ -150,12 +152,12 @@ def test_the_stores_of_all_connections_of_a_key_have_one_name() -> None:
 
 def test_another_store_is_another_budget() -> None:
     here, on_host = Settings(api_key="another-store", rate_store="process"), Settings(api_key="another-store")
-    mine = budgets.pacer_for(here)
-    assert mine is budgets.pacer_for(here)
-    assert mine is not budgets.pacer_for(on_host)
-    assert isinstance(mine, LanePacer) and isinstance(mine.budget.store, MemoryStore)
+    mine = budgets.limiter_for(here)
+    assert mine is budgets.limiter_for(here)
+    assert mine is not budgets.limiter_for(on_host)
+    assert isinstance(mine, LaneRateLimiter) and isinstance(mine.budget.store, MemoryStore)
 
 
 def test_one_call_at_a_time_if_nothing_else_is_said() -> None:
-    pacer = budgets.pacer_for(Settings(api_key="lane-by-default", rate_store="process"))
-    assert isinstance(pacer, LanePacer) and pacer.lane is Lane.SINGLE
+    pacer = budgets.limiter_for(Settings(api_key="lane-by-default", rate_store="process"))
+    assert isinstance(pacer, LaneRateLimiter) and pacer.lane is Lane.SINGLE

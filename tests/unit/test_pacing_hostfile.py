@@ -23,7 +23,7 @@ from crm_provider.rate_limit.host_file import (
     file_name,
     private_folder,
 )
-from crm_provider.rate_limit.schedule import Lane, Pace, Verdict
+from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 
 from .fakes import FakeClock
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[Verdict, float, Ticket]:
+def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[GrantStatus, float, Ticket]:
     answer, ticket = store.ask(Lane.SINGLE, ticket, PACE, NEVER_MIND)
     return answer.verdict, answer.seconds, ticket
 
@@ -63,7 +63,7 @@ def test_a_folder_that_another_process_makes_meanwhile_is_used(monkeypatch: pyte
         mkdir(self, mode=mode)
 
     monkeypatch.setattr(Path, "mkdir", late)
-    assert ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))[:2] == (Verdict.GO, 0.0)
+    assert ask(HostFileStore("key.rate", folder=folder, clock=FakeClock()))[:2] == (GrantStatus.GRANTED, 0.0)
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o710, 0o707, 0o704, 0o701], ids=oct)
@@ -92,16 +92,16 @@ def test_a_ticket_keeps_its_place_in_the_file(folder: Path) -> None:
     for _ in range(2):
         ask(store)
     verdict, _, ticket = ask(store)
-    assert (verdict, ticket) == (Verdict.NAP, Ticket(id(store), 2))
+    assert (verdict, ticket) == (GrantStatus.RETRY_AFTER, Ticket(id(store), 2))
     assert ask(store, ticket)[2] == ticket
     clock.now += 10
-    assert ask(store, ticket)[:2] == (Verdict.GO, 0.0)
+    assert ask(store, ticket)[:2] == (GrantStatus.GRANTED, 0.0)
 
 
 def test_a_refusal_moves_the_phase_in_the_file(folder: Path) -> None:
     store = HostFileStore("key.rate", folder=folder, clock=FakeClock())
     store.pause(0.125, 0.0625, PACE)
-    assert ask(store)[:2] == (Verdict.GO, pytest.approx(0.1875))
+    assert ask(store)[:2] == (GrantStatus.GRANTED, pytest.approx(0.1875))
 
 
 # -- its lock ------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tup
 
 def test_a_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
     store, holder = hold(3)
-    assert ask(store)[:2] == (Verdict.GO, pytest.approx(PACE.spacing))
+    assert ask(store)[:2] == (GrantStatus.GRANTED, pytest.approx(PACE.spacing))
     assert holder.slept == [LOCK_RETRY] * 3
 
 

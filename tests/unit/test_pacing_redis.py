@@ -10,7 +10,7 @@ import redis
 
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.rate_limit.redis import EXPIRY, TIMEOUT, RedisStore
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, Answer, Lane, Pace, Verdict
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, Grant, GrantStatus, Lane, Pace
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket
 
 URL = "redis://:s3cret@redis.example:6380/1"
@@ -42,7 +42,7 @@ def store_with(answer: list[Any] | Exception) -> tuple[RedisStore, Script]:
 def test_what_a_caller_asks(lane: Lane, index: int, now: float | None, time: str) -> None:
     store, script = store_with([2, b"0.25", b"17"])
     answer, ticket = store.ask(lane, None, PACE, 60, now=now)
-    assert answer == Answer(Verdict(2), 0.25, 17)
+    assert answer == Grant(GrantStatus(2), 0.25, 17)
     assert ticket == Ticket(id(store), 17)
     [(keys, arguments)] = script.runs
     assert keys == ["crm-provider:account.rate"]

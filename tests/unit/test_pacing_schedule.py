@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.rate_limit.schedule import (
-    GRACE,
-    HORIZON,
+    GRANT_AHEAD,
     LONGEST_NAP,
     LONGEST_PAUSE,
     MARGIN,
+    NO_SHOW_AFTER,
     WEIGHTS,
+    GrantStatus,
     Lane,
     Pace,
     Queue,
     Schedule,
-    Verdict,
 )
 
 from .pacing_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket, jain
@@ -121,7 +121,7 @@ def test_lanes_that_all_have_work_get_their_weighted_share(lanes: set[Lane], man
     callers = [Caller(lane=lane, rest=0.05, late=dice.random() / 100) for lane in lanes for _ in range(many)]
     sent = Scene(REAL, callers, until=60.0).run()
     whole = sum(WEIGHTS[lane] for lane in lanes)
-    able = dict.fromkeys(lanes, many / (REAL.spacing + 0.05 + HORIZON))  # calls a second if it were alone
+    able = dict.fromkeys(lanes, many / (REAL.spacing + 0.05 + GRANT_AHEAD))  # calls a second if it were alone
     for lane in lanes:
         entitled = WEIGHTS[lane] / whole * MARGIN * 5.0
         if able[lane] > 1.5 * entitled:
@@ -134,7 +134,7 @@ def test_a_single_call_does_not_wait_behind_the_queue_of_a_load(threads: int) ->
     sent = Scene(REAL, [*crowd(threads, Lane.BULK), *now_and_then], until=60.0).run()
     waits = [call.at - call.asked for call in sent if call.lane is Lane.SINGLE]
     assert len(waits) == 30
-    assert max(waits) <= HORIZON + REAL.spacing + 0.01
+    assert max(waits) <= GRANT_AHEAD + REAL.spacing + 0.01
 
 
 def test_a_load_goes_on_next_to_never_ending_single_calls() -> None:
@@ -163,7 +163,7 @@ def test_who_was_away_has_no_claim_to_what_it_did_not_use() -> None:
 def test_what_the_killed_held_is_free_within_seconds(lane: Lane, rate: float) -> None:
     callers = [*crowd(32, lane, dies=10.0), *crowd(int(rate), Lane.BULK, begins=9.0)]
     sent = Scene(Pace.of(rate, 2), callers, until=40.0).run()
-    assert sum(10.0 <= call.at < 14.0 for call in sent) >= 4.0 * rate * MARGIN - HORIZON * rate - 2
+    assert sum(10.0 <= call.at < 14.0 for call in sent) >= 4.0 * rate * MARGIN - GRANT_AHEAD * rate - 2
     assert sum(14.0 <= call.at < 40.0 for call in sent) >= 0.97 * 26.0 * rate
 
 
@@ -173,9 +173,9 @@ def test_the_dead_of_a_preferred_lane_hold_back_nobody() -> None:
     schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
     gone = schedule.ask(100.0, Lane.SINGLE, None, REAL, NEVER_MIND)
     waiting = schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    assert (gone.verdict, waiting.verdict) == (Verdict.NAP, Verdict.NAP)
+    assert (gone.verdict, waiting.verdict) == (GrantStatus.RETRY_AFTER, GrantStatus.RETRY_AFTER)
     then = 100.0
-    while waiting.verdict is Verdict.NAP:
+    while waiting.verdict is GrantStatus.RETRY_AFTER:
         then += waiting.seconds
         waiting = schedule.ask(then, Lane.BULK, waiting.ticket, REAL, NEVER_MIND)
     assert then + waiting.seconds == pytest.approx(100.0 + 2 * REAL.spacing), "the slot itself is not lost"
@@ -190,7 +190,7 @@ def test_who_cannot_wait_is_told_at_once_and_takes_no_place() -> None:
         schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
     before = [(queue.head, queue.tail) for queue in schedule.queues]
     answer = schedule.ask(100.0, Lane.BULK, None, REAL, 1.0)
-    assert answer.verdict is Verdict.LEAVE
+    assert answer.verdict is GrantStatus.REJECTED
     assert answer.seconds == pytest.approx(10 * REAL.spacing)
     assert [(queue.head, queue.tail) for queue in schedule.queues] == before
 
@@ -199,9 +199,9 @@ def test_who_has_waited_for_too_long_leaves() -> None:
     schedule = Schedule()
     schedule.pause(100.0, 5.0, 0.0, REAL)
     answer = schedule.ask(100.0, Lane.SINGLE, None, REAL, 6.0)
-    assert answer.verdict is Verdict.NAP
+    assert answer.verdict is GrantStatus.RETRY_AFTER
     schedule.pause(100.5, 9.0, 0.0, REAL)
-    assert schedule.ask(100.5, Lane.SINGLE, answer.ticket, REAL, 5.5).verdict is Verdict.LEAVE
+    assert schedule.ask(100.5, Lane.SINGLE, answer.ticket, REAL, 5.5).verdict is GrantStatus.REJECTED
 
 
 # -- a pause -------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds(
     schedule: Schedule, now: float, lane: Lane
 ) -> None:
     scene = Scene(REAL, [Caller(lane, calls=3)], until=60.0, ask=schedule.ask, began=now)
-    longest = LONGEST_PAUSE + HORIZON + 2 * REAL.spacing + LONGEST_NAP + GRACE
+    longest = LONGEST_PAUSE + GRANT_AHEAD + 2 * REAL.spacing + LONGEST_NAP + NO_SHOW_AFTER
     sent = scene.run()
     assert len(sent) == 3
     assert sent[0].at <= longest + 1e-3
@@ -259,7 +259,7 @@ def test_a_clock_that_jumps_does_not_hold_anybody_up(jumps: list[tuple[float, in
         now = max(now + jump, 0.0)
         sent = Scene(REAL, [Caller(calls=calls)], until=60.0, ask=schedule.ask, began=now).run()
         assert len(sent) == calls
-        assert sent[-1].at <= (calls + 1) * REAL.spacing + HORIZON + GRACE + 1e-3
+        assert sent[-1].at <= (calls + 1) * REAL.spacing + GRANT_AHEAD + NO_SHOW_AFTER + 1e-3
         now += 60.0
 
 

@@ -10,26 +10,28 @@ import pytest
 
 from crm_provider.rate_limit import schedule
 from crm_provider.rate_limit.schedule import (
-    GRACE,
-    HORIZON,
+    GRANT_AHEAD,
     LANES,
     LONGEST_NAP,
     LONGEST_PAUSE,
     MOST_WAITING,
+    NO_SHOW_AFTER,
     SHORTEST_NAP,
+    GrantStatus,
     Lane,
     Pace,
     Queue,
     Schedule,
-    Verdict,
 )
 
 PACE = Pace(spacing=1.0, at_once=1)
 FOR_EVER = 1e9
-GO, NAP, LEAVE = Verdict.GO, Verdict.NAP, Verdict.LEAVE
+GO, NAP, LEAVE = GrantStatus.GRANTED, GrantStatus.RETRY_AFTER, GrantStatus.REJECTED
 SINGLE, WAITING, BULK = LANES
 
-assert (HORIZON, GRACE, LONGEST_NAP, SHORTEST_NAP) == (0.3, 0.1, 0.5, 0.002), "the figures below go by these"
+assert (GRANT_AHEAD, NO_SHOW_AFTER, LONGEST_NAP, SHORTEST_NAP) == (0.3, 0.1, 0.5, 0.002), (
+    "the figures below go by these"
+)
 
 
 def ask(
@@ -40,7 +42,7 @@ def ask(
     lane: Lane = BULK,
     pace: Pace = PACE,
     patience: float = FOR_EVER,
-) -> tuple[Verdict, float, int]:
+) -> tuple[GrantStatus, float, int]:
     answer = it.ask(now, lane, ticket, pace, patience)
     return answer.verdict, pytest.approx(answer.seconds, abs=1e-9), answer.ticket
 
@@ -199,7 +201,7 @@ def test_a_nap_is_as_long_as_the_slots_of_those_before() -> None:
 
 
 @pytest.mark.parametrize(("now", "verdict"), [(100.09, NAP), (100.11, GO)])
-def test_a_second_slot_that_is_open_too_takes_nothing_from_who_is_before(now: float, verdict: Verdict) -> None:
+def test_a_second_slot_that_is_open_too_takes_nothing_from_who_is_before(now: float, verdict: GrantStatus) -> None:
     it, pace = Schedule(asked=100.0, next=100.35, moved=100.0), Pace(spacing=0.05, at_once=1)
     it.queues[0].tail, it.queues[0].alive = 1, 100.5
     it.queues[2].tail, it.queues[2].alive = 1, 100.5

@@ -24,8 +24,8 @@ from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.rate_limit.host_file import UNUSED, HostFileStore, file_name
 from crm_provider.rate_limit.limiter import Budget, BudgetBusy
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Answer, Lane, Pace, Schedule, Verdict
-from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, Store, StoreUnusable, Ticket
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Grant, GrantStatus, Lane, Pace, Schedule
+from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, RateStore, StoreUnusable, Ticket
 
 from .fakes import FakeClock, logged
 from .pacing_scene import NEVER_MIND
@@ -49,14 +49,14 @@ def store(folder: Path, clock: FakeClock) -> HostFileStore:
     return HostFileStore("key.rate", folder=folder, clock=clock)
 
 
-def slot(store: Store, ticket: Ticket | None = None) -> float:
+def slot(store: RateStore, ticket: Ticket | None = None) -> float:
     """Seconds to the slot that a caller is given now."""
     answer, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
-    assert answer.verdict is Verdict.GO
+    assert answer.verdict is GrantStatus.GRANTED
     return answer.seconds
 
 
-def tickets(store: Store) -> list[int]:
+def tickets(store: RateStore) -> list[int]:
     """Of two callers: they follow each other if one schedule answers both."""
     return [store.ask(SINGLE, None, REAL, NEVER_MIND)[1].number for _ in range(2)]
 
@@ -104,7 +104,7 @@ def test_a_caller_that_cannot_wait_hears_it_at_once(clock: FakeClock) -> None:
 
 def test_threads_share_one_budget() -> None:
     store = MemoryStore(clock=lambda: 1000.0)
-    answers: list[Answer] = []
+    answers: list[Grant] = []
 
     def ask() -> None:
         answers.extend(store.ask(SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(50))
@@ -142,7 +142,7 @@ def test_a_ticket_of_another_store_is_worth_nothing(folder: Path, clock: FakeClo
     for _ in range(2):
         slot(first)
     answer, ticket = first.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.verdict, ticket.number) == (Verdict.NAP, 2)
+    assert (answer.verdict, ticket.number) == (GrantStatus.RETRY_AFTER, 2)
     _, other = HostFileStore("b.rate", folder=folder, clock=clock).ask(SINGLE, ticket, REAL, NEVER_MIND)
     assert other.number == 0
 
@@ -370,10 +370,10 @@ def test_forked_and_spawned_processes_share_one_budget(tmp_path: Path, folder: P
 class Broken:
     """A store that fails while it is told to."""
 
-    def __init__(self, whole: Store) -> None:
+    def __init__(self, whole: RateStore) -> None:
         self.whole, self.fails, self.asked = whole, True, 0
 
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         self.asked += 1
         if self.fails:
             raise StoreUnusable("the store at somewhere is out of order")
@@ -414,7 +414,7 @@ def test_a_store_that_failed_is_tried_again_after_a_while_by_one_caller(clock: F
     meanwhile: list[int] = []
 
     class Slow(Broken):
-        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
             if self.asked == 1:
                 self.asked += 1
                 meanwhile.extend(tickets(store))
@@ -438,13 +438,13 @@ def test_a_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> No
     first.fails = fails
     FallbackStore(first, second, otherwise="-", clock=clock).pause(4.0, 0.0, REAL)
     used, other = (second, first.whole) if fails else (first.whole, second)
-    assert used.ask(SINGLE, None, REAL, NEVER_MIND)[0].verdict is Verdict.NAP
+    assert used.ask(SINGLE, None, REAL, NEVER_MIND)[0].verdict is GrantStatus.RETRY_AFTER
     assert slot(other) == 0.0
 
 
 @pytest.mark.parametrize("fails", [True, False, None])
 def test_a_ticket_keeps_its_place(clock: FakeClock, fails: bool | None) -> None:
-    store: Store = MemoryStore(clock=clock)
+    store: RateStore = MemoryStore(clock=clock)
     if fails is not None:
         first = Broken(store)
         first.fails = fails
@@ -452,7 +452,7 @@ def test_a_ticket_keeps_its_place(clock: FakeClock, fails: bool | None) -> None:
     tickets(store)
     answer, mine = store.ask(SINGLE, None, REAL, NEVER_MIND)
     _, others = store.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.verdict, mine.number, others.number) == (Verdict.NAP, 2, 3)
+    assert (answer.verdict, mine.number, others.number) == (GrantStatus.RETRY_AFTER, 2, 3)
     assert store.ask(SINGLE, mine, REAL, NEVER_MIND)[1] == mine
     assert store.ask(SINGLE, others, REAL, NEVER_MIND)[1] == others
 
@@ -461,7 +461,7 @@ def test_of_many_threads_one_warns(clock: FakeClock, caplog: pytest.LogCaptureFi
     together = threading.Barrier(8)
 
     class Failing(Broken):
-        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Answer, Ticket]:
+        def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
             together.wait(60)  # all have begun before one has failed
             return super().ask(lane, ticket, pace, patience)
 
@@ -539,7 +539,7 @@ def test_a_refusal_is_in_the_file_for_all(folder: Path, clock: FakeClock) -> Non
     first, second = (HostFileStore("key.rate", folder=folder, clock=clock) for _ in range(2))
     first.pause(4.0, 0.0, REAL)
     answer, _ = second.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert answer.verdict is Verdict.NAP
+    assert answer.verdict is GrantStatus.RETRY_AFTER
 
 
 def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(

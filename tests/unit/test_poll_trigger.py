@@ -23,7 +23,7 @@ from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import Waiting, to_wall
-from crm_provider.waiting.conditions import ContactIs, InList, ListExists, Question
+from crm_provider.waiting.conditions import Condition, ContactIs, InList, ListExists
 from crm_provider.waiting.poller import Ending, Round
 
 QUESTIONS = [
@@ -60,7 +60,7 @@ class FakePoller:
         self.asked: list[dict[str, Any]] = []
         self.left = 0
 
-    async def wait(self, question: Question, **arguments: Any) -> Ending:
+    async def wait(self, question: Condition, **arguments: Any) -> Ending:
         self.asked.append({"question": question, **arguments})
         self.joined.set()
         try:
@@ -88,7 +88,7 @@ def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_recreated_trigger_is_the_same(question: Question) -> None:
+def test_a_recreated_trigger_is_the_same(question: Condition) -> None:
     one = trigger(
         question=question.as_data(),
         on_error={"CONTACT_NOT_FOUND": "fail"},
@@ -100,7 +100,7 @@ def test_a_recreated_trigger_is_the_same(question: Question) -> None:
     copy = recreated(one)
     assert copy.serialize()[0] == one.serialize()[0]
     assert json.dumps(copy.serialize()[1]) == json.dumps(one.serialize()[1])
-    assert Question.from_data(copy.question) == question
+    assert Condition.from_data(copy.question) == question
 
 
 def test_no_argument_gets_lost() -> None:

@@ -21,10 +21,10 @@ from crm_provider import errors as e
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.rate_limit.limiter import BudgetBusy, ProcessPacer, SharePacer
+from crm_provider.rate_limit.limiter import BudgetBusy, ProcessRateLimiter, ShareRateLimiter
 from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
-from crm_provider.waiting.conditions import ContactIs, DealInStage, ListExists, Lookup, Question
+from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, Lookup
 from crm_provider.waiting.poller import HOPELESS, LAST_LOOK, OFFSET, Ending, Poller, Round, Waiter
 
 from .fakes import FakeClock
@@ -138,7 +138,7 @@ class Scene:
             raise self.connects
         return self.crm
 
-    async def join(self, question: Question, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
+    async def join(self, question: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
         """One more waiter."""
         waiting = Waiting(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
@@ -817,10 +817,10 @@ def test_a_round_is_garbage_when_it_is_over() -> None:
 # -- the share ----------------------------------------------------------------------------------------------
 
 
-def share(rate: float, of: float, clock: FakeClock) -> tuple[SharePacer, ProcessPacer]:
-    whole = ProcessPacer(of, 2, clock=clock, sleep=clock.sleep)
-    pacer = SharePacer(whole, rate)
-    pacer._own = ProcessPacer(rate, 1, clock=clock, sleep=clock.sleep)
+def share(rate: float, of: float, clock: FakeClock) -> tuple[ShareRateLimiter, ProcessRateLimiter]:
+    whole = ProcessRateLimiter(of, 2, clock=clock, sleep=clock.sleep)
+    pacer = ShareRateLimiter(whole, rate)
+    pacer._own = ProcessRateLimiter(rate, 1, clock=clock, sleep=clock.sleep)
     return pacer, whole
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.waiting.conditions import ContactIs, DealInStage, DirectLookup, InList, ListExists, Question
+from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, DirectLookup, InList, ListExists
 
 from .fakes import bench, data, error
 
@@ -82,7 +82,7 @@ CRM = {
 }
 
 
-def ask(question: Question, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
+def ask(question: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
     """The answer, or the class of the error, and what was looked at."""
     lookup = FakeLookup(**crm)
     try:
@@ -97,7 +97,7 @@ def members(**arguments: Any) -> InList:
 
 VIP_ANN = {"list_id": VIP, "contact_ids": ["c-ann"]}
 
-ANSWERS: dict[str, tuple[Question, Any, list[str]]] = {
+ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
     # question, answer or class of error, what is looked at
     "list by name": (ListExists(list_name="VIP"), {"id": VIP, "name": "VIP"}, ["lists"]),
     "list by title": (ListExists(list_name="Trial"), {"id": TRIAL, "name": "Trial"}, ["lists"]),
@@ -203,7 +203,7 @@ def test_answers(case: str) -> None:
 @pytest.mark.parametrize("case", ANSWERS)
 def test_a_question_is_the_same_after_its_way_as_json(case: str) -> None:
     question, answer, _ = ANSWERS[case]
-    copy = Question.from_data(json.loads(json.dumps(question.as_data())))
+    copy = Condition.from_data(json.loads(json.dumps(question.as_data())))
     assert copy.as_data() == question.as_data()
     assert ask(copy)[0] == answer
 
@@ -247,7 +247,7 @@ def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> Non
 
 # -- why not yet ---------------------------------------------------------------------------------------------
 
-REASONS: dict[str, tuple[Question, str]] = {
+REASONS: dict[str, tuple[Condition, str]] = {
     "status": (ContactIs(email="ann@x.io", status="gone"), "the status is another one"),
     "no such attribute": (ContactIs(email="ann@x.io", attributes={"tier": "a"}), "the contact has no attribute 'tier'"),
     "a value": (
@@ -301,7 +301,7 @@ def test_a_copy_of_a_question_has_seen_nobody() -> None:
     question = members(emails=("ann@x.io",))
     ask(question)
     assert "seen" not in question.as_data()
-    assert ask(Question.from_data(question.as_data()))[1] == ["ann@x.io"]
+    assert ask(Condition.from_data(question.as_data()))[1] == ["ann@x.io"]
 
 
 # -- directly -----------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_a_copy_of_a_question_has_seen_nobody() -> None:
     ],
     ids=["list", "contact", "deal"],
 )
-def test_a_direct_lookup_asks_the_crm_each_time(question: Question, reply: Any, sent: str) -> None:
+def test_a_direct_lookup_asks_the_crm_each_time(question: Condition, reply: Any, sent: str) -> None:
     crm = bench(reply, reply)
     for _ in range(2):
         assert question.answer(DirectLookup(crm.client)) is not None

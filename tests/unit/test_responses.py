@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client import responses
-from crm_provider.client.responses import READ_FOR_MESSAGES, Answer, by_status_alone, error_of, retry_after_of, value_of
+from crm_provider.client.responses import (
+    READ_FOR_MESSAGES,
+    CrmResponse,
+    by_status_alone,
+    error_of,
+    retry_after_of,
+    value_of,
+)
 from crm_provider.errors.catalog import Repeat, repeat_for
 
 from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
@@ -29,12 +36,14 @@ def answer(
     headers: dict[str, str] | None = None,
     method: str = "GET",
     sent: tuple[str, ...] = (),
-) -> Answer:
+) -> CrmResponse:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(method=method, path="/contacts/{email}", status=status, headers=headers or {}, body=raw, sent=sent)
+    return CrmResponse(
+        method=method, path="/contacts/{email}", status=status, headers=headers or {}, body=raw, sent=sent
+    )
 
 
-def error_in(case: Answer) -> e.CrmError | None:
+def error_in(case: CrmResponse) -> e.CrmError | None:
     """The error that an answer stands for, None if it is a success."""
     try:
         value_of(case)
@@ -594,7 +603,7 @@ def shown(error: e.CrmError) -> str:
     return "\n".join([str(error), repr(error), *map(str, error.args), json.dumps(error.as_dict(), ensure_ascii=False)])
 
 
-def raised_by(case: Answer) -> e.CrmError:
+def raised_by(case: CrmResponse) -> e.CrmError:
     error = error_in(case)
     assert error is not None, "it was taken for a success"
     return error
@@ -665,7 +674,9 @@ def test_message_is_one_line() -> None:
 def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
     """Not even in the request id: both reach logs and XComs."""
     body = b'{"message": "Key sk-live-42 was revoked", "requestId": "sk-live-42"}'
-    error = error_of(Answer(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",)))
+    error = error_of(
+        CrmResponse(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",))
+    )
     assert "sk-live-42" not in str(error)
     assert error.request_id is None
     headers = {"x-amzn-requestid": "sk-live-42", "x-amz-apigw-id": "g-1"}
@@ -678,6 +689,6 @@ def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
 @pytest.mark.parametrize(("exact", "value"), [(False, 1200.5), (True, Decimal("1200.50"))])
 def test_digits_are_kept_where_they_are_asked_for(exact: bool, value: object) -> None:
     body = b'{"data": {"amount": 1200.50, "count": 7}}'
-    found = value_of(Answer(method="GET", path="/deals", status=200, headers={}, body=body, exact=exact))
+    found = value_of(CrmResponse(method="GET", path="/deals", status=200, headers={}, body=body, exact=exact))
     assert found == {"amount": value, "count": 7}
     assert (type(found["amount"]), str(found["amount"])) == (type(value), str(value))

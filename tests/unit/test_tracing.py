@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from crm_provider import errors as e
 from crm_provider.client import transport
-from crm_provider.client.observers import CallSeen
+from crm_provider.client.observers import RequestEvent
 from crm_provider.client.settings import Settings
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.observability.tracing import CallSpans, call_spans
@@ -42,12 +42,12 @@ def traced() -> Traced:
     return Traced()
 
 
-def seen(**changes: Any) -> CallSeen:
+def seen(**changes: Any) -> RequestEvent:
     fields: dict[str, Any] = {
         "method": "GET", "route": "/contacts/{email}", "status": 200, "seconds": 0.25, "waited": 0.2,
         "error_type": None, "attempt": 1,
     }  # fmt: skip
-    return CallSeen(**{**fields, **changes})
+    return RequestEvent(**{**fields, **changes})
 
 
 def test_a_span_says_what_was_called_and_how_it_ended(traced: Traced) -> None:

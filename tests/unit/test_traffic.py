@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen, Traffic
+from crm_provider.client.observers import RequestEvent, RequestTally
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.observability.metrics import CallMetrics
 
 from . import fakes
@@ -20,14 +20,14 @@ GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example
 OK = data({"id": "c-1"})
 
 
-def observed(*script: Step, pacer: FakePacer | None = None) -> tuple[Bench, list[CallSeen]]:
+def observed(*script: Step, pacer: FakePacer | None = None) -> tuple[Bench, list[RequestEvent]]:
     """A bench, and what its transport's observer is told."""
-    made, seen = fakes.bench(*script, pacer=pacer), list[CallSeen]()
+    made, seen = fakes.bench(*script, pacer=pacer), list[RequestEvent]()
     made.transport.observe(seen.append)
     return made, seen
 
 
-def seen_of(call: Call, *script: Step) -> list[CallSeen]:
+def seen_of(call: Call, *script: Step) -> list[RequestEvent]:
     made, seen = observed(*script)
     made.transport.send(call)
     return seen
@@ -52,7 +52,7 @@ def test_an_answer_that_makes_no_sense_is_told_with_its_status() -> None:
 
 
 def test_a_call_that_was_interrupted_is_no_success() -> None:
-    def interrupted(call: Call) -> Answer:
+    def interrupted(call: Call) -> CrmResponse:
         raise KeyboardInterrupt
 
     made, seen = observed(interrupted)
@@ -62,7 +62,7 @@ def test_a_call_that_was_interrupted_is_no_success() -> None:
 
 
 def test_how_long_the_answer_took() -> None:
-    def slow(call: Call) -> Answer:
+    def slow(call: Call) -> CrmResponse:
         made.clock.sleep(1.25)
         return OK(call)
 
@@ -100,11 +100,11 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
     made = fakes.bench(OK, OK, OK)
     told = []
 
-    def broken(seen: CallSeen) -> None:
+    def broken(seen: RequestEvent) -> None:
         told.append(seen)
         raise RuntimeError("the metrics server is away")
 
-    others: list[CallSeen] = []
+    others: list[RequestEvent] = []
     made.transport.observe(broken)
     made.transport.observe(others.append)
     for _ in range(3):
@@ -127,14 +127,14 @@ def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
 # -- the tally -----------------------------------------------------------------------------------------------
 
 
-def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> CallSeen:
-    return CallSeen(
+def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> RequestEvent:
+    return RequestEvent(
         method="GET", route="/deals", status=status, seconds=0.1, waited=waited, error_type=error_type, attempt=1
     )
 
 
 def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
-    traffic = Traffic()
+    traffic = RequestTally()
     for seen in (
         call_seen(waited=0.5),
         call_seen("TOO_MANY_REQUESTS", status=429, waited=1.0),
@@ -148,7 +148,7 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
 
 
 def test_a_snapshot_stays_as_it_was() -> None:
-    traffic = Traffic()
+    traffic = RequestTally()
     traffic(call_seen("TIMEOUT"))
     before = traffic.snapshot()
     traffic(call_seen("TIMEOUT"))
@@ -158,7 +158,7 @@ def test_a_snapshot_stays_as_it_was() -> None:
 
 
 def test_threads_may_share_a_tally() -> None:
-    traffic = Traffic()
+    traffic = RequestTally()
 
     def count() -> None:
         for _ in range(500):

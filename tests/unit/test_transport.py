@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.client.transport import ONE_TRY, FirstSent, ReadBack, RetryBudget
 from crm_provider.errors.catalog import CATALOGUE
 
@@ -22,10 +22,16 @@ from .reference import REPEATED, TYPES
 GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
 PUT = Call(method="PUT", route="/contacts/{email}", parts={"email": "ada@example.com"}, body={"name": "Ada"})
 DELETE = Call(
-    method="DELETE", route="/contacts/{email}", parts={"email": "ada@example.com"}, done_if=(e.CrmContactNotFoundError,)
+    method="DELETE",
+    route="/contacts/{email}",
+    parts={"email": "ada@example.com"},
+    success_errors=(e.CrmContactNotFoundError,),
 )
 POST = Call(
-    method="POST", route="/contacts", body={"email": "ada@example.com"}, done_if=(e.CrmContactAlreadyExistsError,)
+    method="POST",
+    route="/contacts",
+    body={"email": "ada@example.com"},
+    success_errors=(e.CrmContactAlreadyExistsError,),
 )
 CALLS = {call.method: call for call in (GET, PUT, DELETE, POST)}
 
@@ -46,7 +52,7 @@ def always(step: Step) -> list[Step]:
 def raising(type_: str) -> Step:
     """A wire that meets an error of a type, on a write with an unknown outcome where that is possible."""
 
-    def step(call: Call) -> Answer:
+    def step(call: Call) -> CrmResponse:
         cls = CATALOGUE[type_].error
         unsure = call.is_write and issubclass(cls, (e.CrmTransientError, e.CrmProtocolError))
         raise cls("it broke", status=CATALOGUE[type_].status, outcome_known=not unsure)
@@ -69,7 +75,7 @@ def test_what_is_sent_again(type_: str, method: str) -> None:
 
 @pytest.mark.parametrize("family", [e.CrmTransientError, e.CrmThrottledError, e.CrmProtocolError, e.CrmNotFoundError])
 def test_an_unknown_type_is_sent_again_as_its_family(family: type[e.CrmError]) -> None:
-    def step(call: Call) -> Answer:
+    def step(call: Call) -> CrmResponse:
         raise family("x", type="HTTP_599", status=599)
 
     made = bench(*always(step))
@@ -95,7 +101,7 @@ def test_a_success_after_errors_of_all_kinds() -> None:
 
 
 def test_a_bug_is_no_error_of_the_crm() -> None:
-    def bug(call: Call) -> Answer:
+    def bug(call: Call) -> CrmResponse:
         raise ZeroDivisionError
 
     made = bench(bug)
@@ -148,7 +154,7 @@ def test_the_budget_is_kept(seconds: float, tries: int, after: list[int], jitter
     starts = []
 
     def slow(step: Step) -> Step:
-        def wrapped(call: Call) -> Answer:
+        def wrapped(call: Call) -> CrmResponse:
             starts.append(made.clock.now)
             made.clock.now += each
             return step(call)
@@ -230,14 +236,14 @@ def answers(*found: Any) -> ReadBack:
     """A settle that finds this, one after the other; an exception is raised."""
     queue = list(found)
 
-    def settle(first_sent: FirstSent) -> Any:
+    def verify_write(first_sent: FirstSent) -> Any:
         assert queue, "settled once too often"
         result = queue.pop(0)
         if isinstance(result, Exception):
             raise result
         return result
 
-    return settle
+    return verify_write
 
 
 UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
@@ -245,26 +251,26 @@ UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
 
 def test_a_lost_post_that_happened_is_not_sent_again() -> None:
     made = bench(lost)
-    assert made.transport.send(POST, settle=answers({"id": "c-1"})) == {"id": "c-1"}
+    assert made.transport.send(POST, verify_write=answers({"id": "c-1"})) == {"id": "c-1"}
     assert made.wire.sent == ["POST /contacts"]
 
 
 def test_an_empty_record_counts_as_found() -> None:
     made = bench(lost)
-    assert made.transport.send(POST, settle=answers({})) == {}
+    assert made.transport.send(POST, verify_write=answers({})) == {}
     assert len(made.wire.calls) == 1
 
 
 def test_a_lost_post_that_did_not_happen_is_sent_again() -> None:
     made = bench(lost, OK)
-    assert made.transport.send(POST, settle=answers(None)) == {"id": "c-1"}
+    assert made.transport.send(POST, verify_write=answers(None)) == {"id": "c-1"}
     assert len(made.wire.calls) == 2
 
 
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
 def test_a_post_that_was_never_carried_out_needs_no_settling(first: Step) -> None:
     made = bench(first, OK)
-    assert made.transport.send(POST, settle=answers()) == {"id": "c-1"}
+    assert made.transport.send(POST, verify_write=answers()) == {"id": "c-1"}
 
 
 def test_a_lost_post_that_nobody_can_settle_is_not_sent_again() -> None:
@@ -280,24 +286,24 @@ def test_a_409_on_the_first_post_is_an_error() -> None:
 
 def test_a_409_after_throttling_is_an_error() -> None:
     made = bench(error("TOO_MANY_REQUESTS"), error("CONTACT_ALREADY_EXISTS"))
-    assert isinstance(failed(made, POST, settle=answers()), e.CrmContactAlreadyExistsError)
+    assert isinstance(failed(made, POST, verify_write=answers()), e.CrmContactAlreadyExistsError)
 
 
 def test_a_409_after_an_own_lost_post_that_arrived_late_is_success() -> None:
     """The reading came before the CRM had carried out the lost attempt: reference, section 5."""
     made = bench(lost, error("CONTACT_ALREADY_EXISTS"))
-    assert made.transport.send(POST, settle=answers(None, {"id": "c-1"})) == {"id": "c-1"}
+    assert made.transport.send(POST, verify_write=answers(None, {"id": "c-1"})) == {"id": "c-1"}
 
 
 def test_while_reading_back_fails_nothing_is_sent() -> None:
     made = bench(lost, OK)
-    assert made.transport.send(POST, settle=answers(UNREAD, UNREAD, None)) == {"id": "c-1"}
+    assert made.transport.send(POST, verify_write=answers(UNREAD, UNREAD, None)) == {"id": "c-1"}
     assert len(made.wire.calls) == 2
 
 
 def test_if_reading_back_keeps_failing_the_original_error_remains() -> None:
     made = bench(lost)
-    remaining = failed(made, POST, settle=answers(*[UNREAD] * 9))
+    remaining = failed(made, POST, verify_write=answers(*[UNREAD] * 9))
     assert isinstance(remaining, e.CrmTimeoutError)
     assert remaining.outcome_known is False
     assert len(made.wire.calls) == 1
@@ -305,21 +311,21 @@ def test_if_reading_back_keeps_failing_the_original_error_remains() -> None:
 
 
 def test_a_refused_key_while_reading_back_ends_it_at_once() -> None:
-    remaining = failed(bench(lost), POST, settle=answers(e.CrmForbiddenError("no", status=403)))
+    remaining = failed(bench(lost), POST, verify_write=answers(e.CrmForbiddenError("no", status=403)))
     assert isinstance(remaining, e.CrmForbiddenError)
     assert remaining.outcome_known is False
 
 
 def test_a_post_lost_again_and_again_is_settled_each_time() -> None:
     made = bench(*always(lost))
-    remaining = failed(made, POST, settle=answers(None, None, None, None))
+    remaining = failed(made, POST, verify_write=answers(None, None, None, None))
     assert isinstance(remaining, e.CrmTimeoutError)
     assert remaining.outcome_known is False
     assert len(made.wire.calls) == 5
 
 
 def test_after_settling_a_final_refusal_is_sure() -> None:
-    remaining = failed(bench(lost, error("INVALID_INPUT")), POST, settle=answers(None))
+    remaining = failed(bench(lost, error("INVALID_INPUT")), POST, verify_write=answers(None))
     assert isinstance(remaining, e.CrmInvalidInputError)
     assert "Tried 2 times" in str(remaining)
 
@@ -361,7 +367,7 @@ def test_a_budget_spent_by_reading_back_leaves_the_original_error() -> None:
     def slow_settle(first_sent: FirstSent) -> None:
         made.clock.now += 100.0
 
-    remaining = failed(made, POST, settle=slow_settle)
+    remaining = failed(made, POST, verify_write=slow_settle)
     assert isinstance(remaining, e.CrmTimeoutError)
     assert len(made.wire.calls) == 2, "what is known not to have happened is sent once more, however long reading took"
     assert "0 s away" not in str(remaining)

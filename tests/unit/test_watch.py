@@ -24,10 +24,10 @@ from crm_provider.waiting.changes import (
     LONGEST_BACK_OFF,
     MARKS_IN_A_CHUNK,
     SLOW,
+    ErrorBackoff,
     Kind,
     Known,
     Sweep,
-    Trouble,
     compare,
     fingerprint,
     pack,
@@ -287,8 +287,8 @@ def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pyte
         slept.append(seconds)
 
     monkeypatch.setattr(cursor_module, "asyncio", SimpleNamespace(sleep=sleep))  # that module's, and no other
-    asyncio.run(Cursor([], "key").settle())
-    asyncio.run(Cursor([FakeStore()], "key").settle())
+    asyncio.run(Cursor([], "key").verify_write())
+    asyncio.run(Cursor([FakeStore()], "key").verify_write())
     assert slept == [cursor_module.SETTLE] * 2
 
 
@@ -346,7 +346,7 @@ def error_of(type_: str, **fields: Any) -> e.CrmError:
 
 @pytest.mark.parametrize("type_", CATALOGUE)
 def test_no_error_makes_a_hot_loop(type_: str) -> None:
-    trouble = Trouble("Watch", INTERVAL)
+    trouble = ErrorBackoff("Watch", INTERVAL)
     delays = [trouble.met(error_of(type_)) for _ in range(40)]
     assert min(delays) >= INTERVAL
     assert max(delays) <= LONGEST_BACK_OFF
@@ -366,12 +366,12 @@ def test_no_error_makes_a_hot_loop(type_: str) -> None:
     ],
 )
 def test_how_long_is_waited(type_: str, fields: dict[str, float], delays: list[float]) -> None:
-    trouble = Trouble("Watch", INTERVAL)
+    trouble = ErrorBackoff("Watch", INTERVAL)
     assert [trouble.met(error_of(type_, **fields)) for _ in delays] == delays
 
 
 def test_an_interval_longer_than_the_back_off_stays(caplog: pytest.LogCaptureFixture) -> None:
-    trouble = Trouble("Watch", 3600.0)
+    trouble = ErrorBackoff("Watch", 3600.0)
     assert [trouble.met(error_of(type_)) for type_ in ("INTERNAL_SERVER_ERROR", "FORBIDDEN")] == [3600.0, 3600.0]
 
 
@@ -385,7 +385,7 @@ def test_an_interval_longer_than_the_back_off_stays(caplog: pytest.LogCaptureFix
     ],
 )
 def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    trouble = Trouble("Watch of list_id 7", INTERVAL)
+    trouble = ErrorBackoff("Watch of list_id 7", INTERVAL)
     for _ in range(2 * MAX_ERRORS_IN_A_ROW):
         trouble.met(error_of(type_))
     assert [record.levelno for record in logged(caplog)] == levels
@@ -395,7 +395,7 @@ def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.Log
 
 def test_it_is_said_again_after_it_had_worked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    trouble = Trouble("Watch", INTERVAL)
+    trouble = ErrorBackoff("Watch", INTERVAL)
     trouble.over()
     assert logged(caplog) == []
     for _ in range(2):

@@ -21,12 +21,12 @@ from crm_provider import __version__
 from crm_provider import errors as e
 from crm_provider.client.body import MAX_BODY
 from crm_provider.client.client import CrmClient
-from crm_provider.client.http_session import Wire
+from crm_provider.client.http_session import HttpSession
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import ONE_TRY, Transport
-from crm_provider.rate_limit.limiter import Unlimited
+from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import KEY, FakeClock
 
@@ -45,8 +45,8 @@ def no_proxy_around_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def wire_to(base_url: str, **options: Any) -> Wire:
-    return Wire(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1")
+def wire_to(base_url: str, **options: Any) -> HttpSession:
+    return HttpSession(Settings(api_key=KEY, base_url=base_url, **options), user_agent="tests/1")
 
 
 def exchange(server: RawServer, call: Call = GET, **options: Any) -> Any:
@@ -113,14 +113,16 @@ def test_developer_mode() -> None:
 
 def test_the_automation_call_goes_without_the_key() -> None:
     with RawServer(OK) as server:
-        exchange(server, Call(method="POST", route="/webhook/{webhookId}", parts={"webhookId": "s"}, with_key=False))
+        exchange(
+            server, Call(method="POST", route="/webhook/{webhookId}", parts={"webhookId": "s"}, authenticated=False)
+        )
     assert KEY.encode() not in server.requests[0]
 
 
 def test_user_agent_names_the_products() -> None:
     with RawServer(OK) as server:
         settings = Settings(api_key=KEY, base_url=server.base_url)
-        transport = Transport(settings, pacer=Unlimited(), user_agent="airflow/3.3.2")
+        transport = Transport(settings, pacer=UnlimitedRate(), user_agent="airflow/3.3.2")
         transport.send(GET)
         transport.close()
     products = head_of(server.requests[0])[1]["user-agent"].split()
@@ -187,7 +189,7 @@ def test_a_connection_that_the_server_closed_after_an_answer_is_opened_again() -
     assert len(server.requests) == 3
 
 
-def sees_that_the_server_closed(wire: Wire) -> bool:
+def sees_that_the_server_closed(wire: HttpSession) -> bool:
     """Waits for it: that the other side has closed a connection does not say that this side has heard of it."""
     (pool,) = wire._session.get_adapter("http://")._pools  # type: ignore[attr-defined]
     (kept,) = (connection.sock for connection in pool.pool.queue if connection is not None)
@@ -355,7 +357,7 @@ def test_netrc_is_not_used(trust_env: bool, tmp_path: Path, monkeypatch: pytest.
         wire = wire_to(server.base_url)
         wire._session.trust_env = trust_env
         wire.round_trip(GET)
-        wire.round_trip(Call(method="GET", route="/segments", with_key=False))
+        wire.round_trip(Call(method="GET", route="/segments", authenticated=False))
         wire.close()
     assert ["authorization" in head_of(request)[1] for request in server.requests] == [False, False]
     assert head_of(server.requests[0])[1]["x-api-key"] == KEY
@@ -409,7 +411,7 @@ def trusting(certificate: Path) -> Iterator[Any]:
     """Makes wires that trust the certificate."""
     made = []
 
-    def make(server: RawServer) -> Wire:
+    def make(server: RawServer) -> HttpSession:
         wire = wire_to(server.base_url)
         wire._session.verify = str(certificate)
         made.append(wire)
@@ -512,7 +514,7 @@ def test_the_logs_of_urllib3_show_no_email(call: Call, caplog: pytest.LogCapture
 def client_of(server: RawServer) -> CrmClient:
     """A client that does not sleep."""
     settings, clock = Settings(api_key=KEY, base_url=server.base_url), FakeClock()
-    transport = Transport(settings, pacer=Unlimited(), clock=clock, sleep=clock.sleep)
+    transport = Transport(settings, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep)
     return CrmClient(settings, transport=transport)
 
 

@@ -26,7 +26,7 @@ from typing import IO, Any, cast
 
 from crm_provider.client.settings import Settings
 from crm_provider.files.journal import Journal
-from crm_provider.files.local import FileLock, Scratch
+from crm_provider.files.local import FileLock, TempDatabase
 from crm_provider.files.paths import AnyPath, atomic_writer, each_line, is_local, read_own, sibling
 from crm_provider.load.rows import Contact, SourceError
 
@@ -58,7 +58,7 @@ class PrintTable:
     """On disk, in a temporary database without a name, so that memory stays flat."""
 
     def __init__(self) -> None:
-        self._base = Scratch(
+        self._base = TempDatabase(
             f"PRAGMA cache_size=-{CACHE}; CREATE TABLE seen (key BLOB PRIMARY KEY, print BLOB) WITHOUT ROWID"
         )
 

@@ -18,19 +18,19 @@ from datetime import datetime
 from enum import IntEnum
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Contact, Row, SourceError, key_of
 
 
-class Known:
+class ContactCache:
     """Contacts that were read, in a temporary database that no other process can open and that ends with this one.
 
     Used by one thread.
     """
 
     def __init__(self) -> None:
-        self._base = Scratch(
+        self._base = TempDatabase(
             "CREATE TABLE seen (email BLOB PRIMARY KEY, key BLOB, data TEXT); CREATE INDEX by_key ON seen (key)"
         )
         self.complete = False
@@ -69,7 +69,7 @@ def digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-class Fate(IntEnum):
+class RowStatus(IntEnum):
     """What the check says about a row."""
 
     SEND = 0
@@ -95,24 +95,24 @@ _LOSERS: Mapping[Duplicates, str] = {
 
 
 @dataclass(frozen=True)
-class WorkItem:
+class StagedRow:
     """A row and what the check says about it."""
 
     row: Row
-    fate: Fate
+    fate: RowStatus
 
 
-class WorkTable:
+class StagedRows:
     """All rows of a load. Used by one thread."""
 
     def __init__(self) -> None:
-        self._base = Scratch("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
+        self._base = TempDatabase("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
         self._rows = 0
 
     def __len__(self) -> int:
         return self._rows
 
-    def add(self, row: Row, fate: Fate, key: str | None = None) -> None:
+    def add(self, row: Row, fate: RowStatus, key: str | None = None) -> None:
         """One more row.
 
         :param key: of its contact, for rows that may be sent
@@ -134,16 +134,16 @@ class WorkTable:
         self._base.execute("CREATE INDEX by_key ON work (key) WHERE key IS NOT NULL")
         self._base.execute(_LOSERS[duplicates])
 
-    def count(self, fate: Fate) -> int:
+    def count(self, fate: RowStatus) -> int:
         """How many rows have a fate."""
         return int(self._base.execute("SELECT count(*) FROM work WHERE fate = ?", (int(fate),)).fetchone()[0])
 
-    def numbers(self, fate: Fate) -> Iterator[int]:
+    def numbers(self, fate: RowStatus) -> Iterator[int]:
         """The numbers of the rows that have a fate."""
         for (number,) in self._base.execute("SELECT number FROM work WHERE fate = ?", (int(fate),)):
             yield number
 
-    def items(self, *, fate: Fate | None = None) -> Iterator[WorkItem]:
+    def items(self, *, fate: RowStatus | None = None) -> Iterator[StagedRow]:
         """The rows in their order.
 
         :param fate: only these
@@ -153,7 +153,7 @@ class WorkTable:
         for number, found, given in self._base.execute(query, (wanted, wanted)):
             yield _item(number, found, given)
 
-    def mixed(self, seed: int) -> Iterator[WorkItem]:
+    def mixed(self, seed: int) -> Iterator[StagedRow]:
         """The rows to be sent in an order like chance's, the same for the same seed."""
         query = (
             "SELECT number, fate, given FROM work WHERE fate = 0 "
@@ -174,6 +174,6 @@ def without_views(row: Row) -> Row:
     return replace(row, values=plain)
 
 
-def _item(number: int, fate: int, given: bytes) -> WorkItem:
+def _item(number: int, fate: int, given: bytes) -> StagedRow:
     values, problem, made = pickle.loads(given)  # noqa: S301 - written above, into a file that only this process can open
-    return WorkItem(Row(number, values, problem, made), Fate(fate))
+    return StagedRow(Row(number, values, problem, made), RowStatus(fate))

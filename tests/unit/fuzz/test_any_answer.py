@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
-from crm_provider.client.responses import READ_FOR_MESSAGES, Answer, error_of, value_of
+from crm_provider.client.responses import READ_FOR_MESSAGES, CrmResponse, error_of, value_of
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
 from unit.fakes import KEY, FakeClock, FakePacer
@@ -82,9 +82,9 @@ class AnyWire:
     body: bytes
     sent: list[str] = field(default_factory=list)
 
-    def round_trip(self, call: Call) -> Answer:
+    def round_trip(self, call: Call) -> CrmResponse:
         self.sent.append(f"{call.method} {call.route}")
-        return Answer(
+        return CrmResponse(
             method=call.method, path=call.shown, status=self.status, headers=self.headers, body=self.body,
             sent=(KEY, *call.sent), loose=call.loose, exact=call.exact,
         )  # fmt: skip
@@ -176,7 +176,7 @@ def fit_to_be_shown(error: e.CrmError) -> bool:
 
 @given(body=BODIES, exact=st.booleans())
 def test_a_success_is_plain_json(ends: Guard, body: bytes, exact: bool) -> None:
-    answer = Answer(method="GET", path="/x", status=200, headers={}, body=body, exact=exact)
+    answer = CrmResponse(method="GET", path="/x", status=200, headers={}, body=body, exact=exact)
     try:
         with ends():
             found = value_of(answer)
@@ -195,5 +195,5 @@ def test_a_value_that_is_longer_than_what_is_read_does_not_come_back(
 ) -> None:
     value = "Zq7" + letter * length
     body = (form % (f"{value} " * times).strip()).encode()
-    error = error_of(Answer(method="PUT", path="/x", status=500, headers={}, body=body, sent=(value,)))
+    error = error_of(CrmResponse(method="PUT", path="/x", status=500, headers={}, body=body, sent=(value,)))
     assert "Zq7" not in str(error) and letter * 3 not in str(error)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.client.http_session import Wire
+from crm_provider.client.http_session import HttpSession
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
@@ -82,7 +82,7 @@ BODY = st.one_of(
 def answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What one POST ends with: a value, or the error that it raises."""
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "_new_conn", lambda _: Scripted(sent))
-    wire = Wire(Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), user_agent="tests/1")
+    wire = HttpSession(Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), user_agent="tests/1")
     try:
         return value_of(wire.round_trip(POST))
     except e.CrmError as error:

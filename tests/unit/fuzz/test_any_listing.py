@@ -17,7 +17,7 @@ from crm_provider.client import pagination
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
 from crm_provider.client.request import Call
-from crm_provider.client.responses import Answer
+from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import ONE_TRY, Transport
 from crm_provider.waiting import changes as watching
@@ -238,10 +238,10 @@ def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
     transport.close()
 
     class Wire:
-        def round_trip(self, call: Call) -> Answer:
+        def round_trip(self, call: Call) -> CrmResponse:
             body = pages.get(int(call.query["page"]))
             found = 200 if body is not None else status
-            return Answer(method="GET", path=call.shown, status=found, headers={}, body=json.dumps(body).encode())
+            return CrmResponse(method="GET", path=call.shown, status=found, headers={}, body=json.dumps(body).encode())
 
     transport._wire = Wire()  # type: ignore[assignment]
     return CrmClient(settings, transport=transport)

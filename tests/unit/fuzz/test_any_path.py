@@ -16,7 +16,7 @@ from crm_provider.client import validation
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
-from crm_provider.rate_limit.limiter import Unlimited
+from crm_provider.rate_limit.limiter import UnlimitedRate
 from crm_provider.sandbox import DEFAULT_API_KEY, Sandbox, ids
 
 BMP = [chr(code) for code in range(0x10000)]
@@ -57,7 +57,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def client(sandbox: Sandbox) -> Iterator[CrmClient]:
     settings = Settings(api_key=DEFAULT_API_KEY, base_url=sandbox.url)
-    transport = Transport(settings, pacer=Unlimited())
+    transport = Transport(settings, pacer=UnlimitedRate())
     yield CrmClient(settings, transport=transport)
     transport.close()
 

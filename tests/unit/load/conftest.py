@@ -13,21 +13,21 @@ import pytest
 
 from crm_provider.extract import partial_pages
 from crm_provider.files import journal
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import private_file
 
 
 @pytest.fixture(autouse=True)
-def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Scratch]]:
+def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
     """The temporary tables that the test has made."""
-    made: list[Scratch] = []
-    make = Scratch.__init__
+    made: list[TempDatabase] = []
+    make = TempDatabase.__init__
 
-    def noted(self: Scratch, setup: str) -> None:
+    def noted(self: TempDatabase, setup: str) -> None:
         make(self, setup)
         made.append(self)
 
-    monkeypatch.setattr(Scratch, "__init__", noted)
+    monkeypatch.setattr(TempDatabase, "__init__", noted)
     yield made
     for scratch in made:
         scratch.close()

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen
+from crm_provider.client.observers import RequestEvent
 from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.client.upsert import Creation
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row
-from crm_provider.load.workers import Pulse
+from crm_provider.load.workers import RequestStats
 
 Trouble = Callable[[str, str], "e.CrmError | None"]
 """From the name of a call and the email to what goes wrong."""
@@ -27,7 +27,7 @@ class FakeCrm:
     """
 
     contacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pulse: Pulse = field(default_factory=Pulse)
+    pulse: RequestStats = field(default_factory=RequestStats)
     trouble: Trouble = lambda call, email: None
     calls: list[tuple[str, str]] = field(default_factory=list)
     total: int | None = -1
@@ -90,7 +90,9 @@ class FakeCrm:
     def _call(self, name: str, email: str) -> threading.RLock:
         with self._lock:
             self.calls.append((name, email))
-            self.pulse(CallSeen(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1))
+            self.pulse(
+                RequestEvent(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1)
+            )
             problem = self.trouble(name, email)
         if problem is not None:
             raise problem

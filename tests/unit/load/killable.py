@@ -11,14 +11,14 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load import job
-from crm_provider.load.job import Load
+from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.workers import LEAST, Interrupt, Pulse
-from crm_provider.rate_limit.limiter import ProcessPacer
+from crm_provider.load.workers import LEAST, CancelToken, RequestStats
+from crm_provider.rate_limit.limiter import ProcessRateLimiter
 
 RATE, BURST = 100.0, 10
 
@@ -26,10 +26,10 @@ RATE, BURST = 100.0, 10
 def main(base_url: str, folder: Path) -> None:
     settings = Settings(api_key="sandbox-key", base_url=base_url)
     job.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
-    interrupt, pulse = Interrupt(), Pulse()
-    transport = Transport(settings, pacer=ProcessPacer(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
+    interrupt, pulse = CancelToken(), RequestStats()
+    transport = Transport(settings, pacer=ProcessRateLimiter(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
     with CrmClient(settings, transport=transport) as client:
-        summary = Load(
+        summary = LoadJob(
             source=open_source(folder / "people.csv"),
             mapper=Mapper(None),
             client=client,

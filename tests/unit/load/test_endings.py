@@ -10,12 +10,12 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.options import LoadOptions, Mode
-from crm_provider.load.progress import Ledger
+from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.row_results import NOT_KNOWN, SENDS_OF_A_ROW, Endings
+from crm_provider.load.row_results import NOT_KNOWN, SENDS_OF_A_ROW, RowResultHandler
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.state.temp_tables import Fate, WorkItem
-from crm_provider.load.workers import Flight, Landed, Sent
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.workers import InFlightRow, RowResult, SentRow
 
 from .fake_crm import PlainMapper
 
@@ -43,8 +43,8 @@ class Scene:
     def __init__(
         self, on_error: dict[str, str] | None = None, *, keeps: bool = True, mode: Mode = "upsert", **options: Any
     ) -> None:
-        self.notes, self.ledger = Notes(), Ledger()
-        self.endings = Endings(
+        self.notes, self.ledger = Notes(), RowCounts()
+        self.endings = RowResultHandler(
             ledger=self.ledger,
             options=LoadOptions(mode=mode, **options),
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
@@ -53,19 +53,19 @@ class Scene:
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
         )
 
-    def launch(self, number: int) -> Flight:
+    def launch(self, number: int) -> InFlightRow:
         row = Row(number, {"email": f"p{number}@x.org"})
-        return self.endings.launching(Flight(row, Contact(row.values["email"]), None))
+        return self.endings.launching(InFlightRow(row, Contact(row.values["email"]), None))
 
-    def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> Flight:
+    def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> InFlightRow:
         flight = self.launch(number)
         self.land(flight, came, called=called)
         return flight
 
-    def land(self, flight: Flight, came: Outcome | e.CrmError | None, *, called: bool = True) -> None:
+    def land(self, flight: InFlightRow, came: Outcome | e.CrmError | None, *, called: bool = True) -> None:
         error = came if isinstance(came, e.CrmError) else None
-        sent = Sent(came, called) if isinstance(came, Outcome) else None
-        self.endings.landed(Landed(flight, sent, error))
+        sent = SentRow(came, called) if isinstance(came, Outcome) else None
+        self.endings.landed(RowResult(flight, sent, error))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -298,11 +298,11 @@ def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: s
 
 @pytest.mark.parametrize(
     ("fate", "outcome"),
-    [(Fate.DUPLICATE, "skipped"), (Fate.SUPPRESSED, "suppressed"), (Fate.SAME, "unchanged")],
+    [(RowStatus.DUPLICATE, "skipped"), (RowStatus.SUPPRESSED, "suppressed"), (RowStatus.SAME, "unchanged")],
 )
-def test_rows_that_need_no_call(fate: Fate, outcome: str) -> None:
+def test_rows_that_need_no_call(fate: RowStatus, outcome: str) -> None:
     it = Scene()
-    it.endings.without_call(WorkItem(Row(4, {"email": "a@x.org"}), fate))
+    it.endings.without_call(StagedRow(Row(4, {"email": "a@x.org"}), fate))
     assert it.counts == {outcome: 1} and 4 in it.ledger.done
     assert it.ledger.unsaved_sent == 0 and it.ledger.errors == {} and it.rejected == []
 
@@ -310,13 +310,13 @@ def test_rows_that_need_no_call(fate: Fate, outcome: str) -> None:
 @pytest.mark.parametrize(
     ("fate", "type_", "message"),
     [
-        (Fate.INVALID, "INVALID_VALUE", "email: no email address; correct it"),
-        (Fate.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
+        (RowStatus.INVALID, "INVALID_VALUE", "email: no email address; correct it"),
+        (RowStatus.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
     ],
 )
-def test_rows_that_cannot_be_sent(fate: Fate, type_: str, message: str) -> None:
+def test_rows_that_cannot_be_sent(fate: RowStatus, type_: str, message: str) -> None:
     it = Scene()
-    it.endings.without_call(WorkItem(Row(4, {"email": "nobody"}), fate))
+    it.endings.without_call(StagedRow(Row(4, {"email": "nobody"}), fate))
     assert it.counts == {"rejected": 1} and it.ledger.errors == {type_: 1}
     assert it.ledger.unsaved_sent == it.ledger.refused == 0
     assert it.notes.rejects == [
@@ -336,4 +336,4 @@ def test_rows_that_cannot_be_sent(fate: Fate, type_: str, message: str) -> None:
 def test_a_mapping_that_changes_its_mind_is_a_bug() -> None:
     it = Scene()
     with pytest.raises(AssertionError, match="does not depend on when"):
-        it.endings.without_call(WorkItem(Row(4, {"email": "a@x.org"}), Fate.INVALID))
+        it.endings.without_call(StagedRow(Row(4, {"email": "a@x.org"}), RowStatus.INVALID))

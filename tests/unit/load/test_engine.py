@@ -14,7 +14,7 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.conclusion import too_many_rejects
-from crm_provider.load.job import Load
+from crm_provider.load.job import LoadJob
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.progress import REMOTE_EVERY
 from crm_provider.load.rejects.file import RejectsFile
@@ -22,7 +22,7 @@ from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.workers import Interrupt, Pulse
+from crm_provider.load.workers import CancelToken, RequestStats
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -45,7 +45,7 @@ class Setting:
         self.folder, self.crm, self.source = folder, FakeCrm(), Rows(given)
         self.options = {"plan": "learned", **options} if options.get("mode", "upsert") == "upsert" else options
         self.on_error: dict[str, str] = {}
-        self.epoch, self.interrupt = 0, Interrupt()
+        self.epoch, self.interrupt = 0, CancelToken()
         self.state: Path | None = None
         self.more: dict[str, Any] = {}
 
@@ -53,8 +53,8 @@ class Setting:
     def rejects_path(self) -> Path:
         return self.folder / "rejects.jsonl"
 
-    def load(self, **changes: Any) -> Load:
-        self.interrupt, self.crm.pulse = Interrupt(), Pulse()
+    def load(self, **changes: Any) -> LoadJob:
+        self.interrupt, self.crm.pulse = CancelToken(), RequestStats()
         operator = with_mode("CrmLoadContactsOperator", self.options.get("mode", "upsert"))
         given = {
             "source": self.source,
@@ -69,7 +69,7 @@ class Setting:
             "epoch": self.epoch,
             "interrupt": self.interrupt,
         }
-        return Load(**{**given, **self.more, **changes})
+        return LoadJob(**{**given, **self.more, **changes})
 
     def run(self, **changes: Any) -> Summary:
         return self.load(**changes).run()

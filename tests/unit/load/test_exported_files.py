@@ -18,7 +18,7 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import Preflight, check
 from crm_provider.load.rows import InvalidRow, SourceError
 from crm_provider.load.sources.source import Source, open_source
-from crm_provider.load.state.temp_tables import Fate
+from crm_provider.load.state.temp_tables import RowStatus
 
 DATA = Path(__file__).parent / "data"
 
@@ -229,7 +229,7 @@ def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureF
         f"1 row(s): {column}: an error value of a spreadsheet; {ERROR_FIX} (first: {path}, line 4 (row 3))"
         for column in ("name", "phone")
     ]
-    sent = [mapper(item.row).attributes for item in found.work.items(fate=Fate.SEND)]
+    sent = [mapper(item.row).attributes for item in found.work.items(fate=RowStatus.SEND)]
     found.work.close()
     assert sent == [
         {"name": "NULL", "phone": "N/A", "age": "\\N"},

@@ -19,7 +19,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, ListedPage, Page, walk_pages
 from crm_provider.client.settings import Settings
 from crm_provider.extract import extractor as module
-from crm_provider.extract.extractor import RESTARTS, Extract, ListingChanged
+from crm_provider.extract.extractor import RESTARTS, Extractor, ListingChanged
 from crm_provider.extract.partial_pages import Owner
 from crm_provider.sandbox import Sandbox
 
@@ -51,8 +51,8 @@ class FakeClient:
         return Page(self.held[number * 10 : number * 10 + 10], len(self.held))
 
 
-def extract(client: Any, target: Any, **options: Any) -> Extract:
-    return Extract(client, "contacts", target, **options)
+def extract(client: Any, target: Any, **options: Any) -> Extractor:
+    return Extractor(client, "contacts", target, **options)
 
 
 def names(folder: Path) -> list[str]:
@@ -386,7 +386,7 @@ def test_pages_of_another_source_are_not_mixed_in(of: str, tmp_path: Path) -> No
     elif of == "other host":
         client.settings = client.settings.with_(base_url="http://127.0.0.1:8/v2")
     listing: Any = "deals" if of == "other listing" else "contacts"
-    assert Extract(client, listing, tmp_path / "contacts.jsonl").run()["calls"] == 3  # type: ignore[arg-type]
+    assert Extractor(client, listing, tmp_path / "contacts.jsonl").run()["calls"] == 3  # type: ignore[arg-type]
 
 
 def test_neither_parts_nor_names_tell_the_key(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def client_of(sandbox: Sandbox) -> CrmClient:
 def test_over_http(listing: Any, crm_sandbox: Sandbox, tmp_path: Path) -> None:
     target = tmp_path / "found.jsonl"
     with client_of(crm_sandbox) as client:
-        done = Extract(client, listing, target).run()
+        done = Extractor(client, listing, target).run()
     store = crm_sandbox.store
     held = {
         "contacts": [contact.id for contact in store.contacts.values()],
@@ -426,8 +426,8 @@ def test_digits_over_http(crm_sandbox: Sandbox, tmp_path: Path) -> None:
     body = '{"data": {"page": 0, "total": 1, "data": [{"id": "1", "n": 1200.50, "m": 0.1000000000000000055}]}}'
     crm_sandbox.add_fault(effect="garbage", status=200, body=body)
     with client_of(crm_sandbox) as client:
-        Extract(client, "deals", tmp_path / "deals.jsonl").run()
-        Extract(client, "deals", tmp_path / "deals.csv").run()
+        Extractor(client, "deals", tmp_path / "deals.jsonl").run()
+        Extractor(client, "deals", tmp_path / "deals.csv").run()
     assert (tmp_path / "deals.jsonl").read_text() == '{"id": "1", "n": 1200.50, "m": 0.1000000000000000055}\n'
     assert (tmp_path / "deals.csv").read_text().splitlines()[1] == "1,0.1000000000000000055,1200.50"
 
@@ -436,7 +436,7 @@ def test_digits_over_http(crm_sandbox: Sandbox, tmp_path: Path) -> None:
 def test_records_added_and_removed_over_http(
     crm_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = module.Progress.tell
+    tell = module.ExtractProgress.tell
 
     def change(self: Any, tally: Any) -> None:
         tell(self, tally)
@@ -445,7 +445,7 @@ def test_records_added_and_removed_over_http(
         if tally.pages == 12:
             crm_sandbox.store.create_contact("late@example.com")
 
-    monkeypatch.setattr(module.Progress, "tell", change)
+    monkeypatch.setattr(module.ExtractProgress, "tell", change)
     with client_of(crm_sandbox) as client:
         done = extract(client, tmp_path / "contacts.jsonl").run()
     assert (done["changed_during_read"], done["total_at_start"], done["total"]) == (True, 200, 200)

@@ -15,7 +15,7 @@ import pytest
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.client.settings import Settings
-from crm_provider.extract.extractor import Extract
+from crm_provider.extract.extractor import Extractor
 from crm_provider.sandbox import Sandbox
 
 PROGRAM = """
@@ -75,7 +75,7 @@ def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path)
     undisturbed, target = tmp_path / "whole" / name, tmp_path / "killed" / name
     settings = Settings(api_key=crm_sandbox.api_key or "", base_url=crm_sandbox.url, rate_store="off")
     with CrmClient(settings) as client:
-        Extract(client, "contacts", undisturbed).run()
+        Extractor(client, "contacts", undisturbed).run()
     target.parent.mkdir()
     read_before = len(crm_sandbox.journal())
     kills = [1, 13, 25, 37]

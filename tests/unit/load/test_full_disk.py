@@ -18,10 +18,10 @@ from typing import IO, Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.extract.extractor import Extract, ExtractUnsaved
+from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 from crm_provider.files import journal as journal_stores
 from crm_provider.files.journal import Journal
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import CannotWrite, atomic_writer
 from crm_provider.load import workers
 from crm_provider.load.progress import SENT_ROWS
@@ -210,7 +210,7 @@ def test_a_state_file_that_cannot_be_closed_hides_nothing(
 
 
 def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temp_tables, "Scratch", lambda setup: Scratch(f"PRAGMA max_page_count=4; {setup}"))
+    monkeypatch.setattr(temp_tables, "TempDatabase", lambda setup: TempDatabase(f"PRAGMA max_page_count=4; {setup}"))
     it.source.given = people(ROWS, note="x" * 500)
     with pytest.raises(LoadUnsaved, match=r"temporary tables .* cannot be written: database or disk is full") as cut:
         it.run()
@@ -341,14 +341,14 @@ def test_an_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) ->
 @pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz", "contacts.parquet"])
 def test_room_for_the_pages_but_not_for_the_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, client = tmp_path / name, FakeClient(records(0, 75))
-    write = Extract._write
+    write = Extractor._write
 
-    def write_on_full_disk(self: Extract, *arguments: Any) -> None:
+    def write_on_full_disk(self: Extractor, *arguments: Any) -> None:
         with files_up_to(100):
             write(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Extract, "_write", write_on_full_disk)
+        patched.setattr(Extractor, "_write", write_on_full_disk)
         with pytest.raises(ExtractUnsaved, match=f"{target} {TOO_LARGE}"):
             extract(client, target).run()
     assert not target.exists()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.partial_pages import Owner, Parts
-from crm_provider.load.progress import Ledger, left_of
+from crm_provider.extract.partial_pages import Owner, PartialPages
+from crm_provider.load.progress import RowCounts, left_of
 from crm_provider.load.rows import Contact
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -35,7 +35,7 @@ def used(data: Any) -> None:
     checkpoint = Checkpoint.from_data(data)
     resumable(checkpoint, 1, "f")
     DoneRows(checkpoint.done_upto, checkpoint.done_above)
-    assert Ledger(checkpoint).refused >= 0
+    assert RowCounts(checkpoint).refused >= 0
     assert left_of(checkpoint) is None or checkpoint.calls
     checkpoint.notes.get("owner")
     assert json.loads(json.dumps(checkpoint.as_data()))
@@ -96,8 +96,8 @@ OWNER = Owner(work="x")
 LINES = st.one_of(JSON.map(json.dumps), st.text('{}[]",:0123456789ab', max_size=20)).map(lambda text: text.encode())
 
 
-def parts(folder: Path) -> Parts:
-    return Parts(folder / "contacts.csv", OWNER, clock=lambda: 1e9)
+def parts(folder: Path) -> PartialPages:
+    return PartialPages(folder / "contacts.csv", OWNER, clock=lambda: 1e9)
 
 
 def with_a_page(folder: Path) -> Path:

@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.observers import CallSeen
+from crm_provider.client.observers import RequestEvent
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import RetryBudget, Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
-from crm_provider.load.job import Load
+from crm_provider.load.job import LoadJob
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import FileCheckpoints
-from crm_provider.load.workers import Interrupt, Pulse
-from crm_provider.rate_limit.limiter import ProcessPacer
+from crm_provider.load.workers import CancelToken, RequestStats
+from crm_provider.rate_limit.limiter import ProcessRateLimiter
 from crm_provider.sandbox import Sandbox
 
 from .fake_crm import PlainMapper, Rows
@@ -83,7 +83,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-class CountingPacer(ProcessPacer):
+class CountingPacer(ProcessRateLimiter):
     """Notes what it gives. That it does so at the right times is in ``test_pacing.py``."""
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -108,9 +108,9 @@ class Story:
         self.pacer = CountingPacer(RATE, BURST)
 
     def attempt(self, cut_after: int | None) -> Summary:
-        interrupt, pulse = Interrupt(), Pulse()
+        interrupt, pulse = CancelToken(), RequestStats()
 
-        def observe(seen: CallSeen) -> None:
+        def observe(seen: RequestEvent) -> None:
             pulse(seen)
             if cut_after is not None and pulse.calls >= cut_after:
                 interrupt.set()
@@ -118,7 +118,7 @@ class Story:
         budget = RetryBudget(tries=3, seconds=5, first_delay=0.001, longest_delay=0.01)
         transport = Transport(self.settings, pacer=self.pacer, budget=budget, sleep=interrupt.sleep, observer=observe)
         with CrmClient(self.settings, transport=transport) as client:
-            return Load(
+            return LoadJob(
                 source=Rows(self.given),
                 mapper=PlainMapper(),
                 client=client,

@@ -8,7 +8,7 @@ import pytest
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact, is_unwanted
 from crm_provider.load.rows import Contact
-from crm_provider.load.state.temp_tables import Known, digest
+from crm_provider.load.state.temp_tables import ContactCache, digest
 
 ADA = "ada@x.org"
 
@@ -80,7 +80,7 @@ def test_what_is_taken_from_a_record() -> None:
 
 
 def test_known_gives_back_what_was_put() -> None:
-    known = Known()
+    known = ContactCache()
     seen = RemoteContact("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
     known.put("Ada@x.org", seen)
     assert known.get(Contact("ada@X.ORG")) == seen
@@ -90,7 +90,7 @@ def test_known_gives_back_what_was_put() -> None:
 
 
 def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() -> None:
-    known = Known()
+    known = ContactCache()
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
         known.put(email, RemoteContact(email))
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
@@ -104,7 +104,7 @@ def test_only_the_attributes_that_are_written_are_kept() -> None:
 
 
 def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
-    known = Known()
+    known = ContactCache()
     for name in ("old", "new"):
         known.put(ADA, RemoteContact(ADA, {"name": name}))
     assert len(known) == 1
@@ -116,7 +116,7 @@ def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
 
 
 def test_lists_of_any_order_are_kept() -> None:
-    known, lists = Known(), frozenset(f"list {n}" for n in range(20))
+    known, lists = ContactCache(), frozenset(f"list {n}" for n in range(20))
     known.put(ADA, RemoteContact(ADA, {}, lists))
     assert known.get(Contact(ADA)) == RemoteContact(ADA, {}, lists)
 

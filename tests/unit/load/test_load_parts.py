@@ -13,14 +13,24 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.planner import Survey
+from crm_provider.load.planner import RemoteSampler
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
-from crm_provider.load.progress import EVERY, INTERVAL, REMOTE_EVERY, SENT_ROWS, Ledger, Position, Progress, Saver, line
+from crm_provider.load.progress import (
+    EVERY,
+    INTERVAL,
+    REMOTE_EVERY,
+    SENT_ROWS,
+    CheckpointTimer,
+    Position,
+    ProgressLog,
+    RowCounts,
+    line,
+)
 from crm_provider.load.report import Summary, duration
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
 from crm_provider.load.state.checkpoint import Checkpoint
-from crm_provider.load.state.temp_tables import Fate, WorkTable
-from crm_provider.load.workers import Interrupt, Interrupted
+from crm_provider.load.state.temp_tables import RowStatus, StagedRows
+from crm_provider.load.workers import Cancelled, CancelToken
 from unit.fakes import FakeClock
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -65,7 +75,7 @@ def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
 # -- the check and its table --------------------------------------------------------------------------------
 
 
-def fates(given_rows: list[str], **options: Any) -> list[Fate]:
+def fates(given_rows: list[str], **options: Any) -> list[RowStatus]:
     found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), LoadOptions(**options))
     try:
         return [item.fate for item in found.work.items()]
@@ -78,10 +88,10 @@ def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None
     keys = [email.lower() for email in emails]
     for duplicates in ("last", "first", "reject"):
         found = fates(emails, duplicates=duplicates)
-        assert [fate is Fate.INVALID for fate in found] == [key == "nobody" for key in keys]
+        assert [fate is RowStatus.INVALID for fate in found] == [key == "nobody" for key in keys]
         for key in set(keys) - {"nobody"}:
             places = [n for n, other in enumerate(keys) if other == key]
-            sent = [n for n in places if found[n] is Fate.SEND]
+            sent = [n for n in places if found[n] is RowStatus.SEND]
             if duplicates == "reject":
                 assert sent == (places if len(places) == 1 else [])
             else:
@@ -151,16 +161,16 @@ def test_the_table_gives_back_any_value() -> None:
     from datetime import date
     from decimal import Decimal
 
-    table, values = WorkTable(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
-    table.add(Row(1, values, "odd"), Fate.SEND, "key")
+    table, values = StagedRows(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
+    table.add(Row(1, values, "odd"), RowStatus.SEND, "key")
     (item,) = table.items()
     assert item.row == Row(1, values, "odd")
 
 
 def test_a_sample_is_the_same_for_the_same_rows() -> None:
-    table = WorkTable()
+    table = StagedRows()
     for n in range(1, 1001):
-        table.add(Row(n, {}), Fate.SEND if n % 2 else Fate.SAME, str(n))
+        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, str(n))
     picked = [item.row.number for item in table.mixed(seed=1000)][:20]
     assert picked == [item.row.number for item in table.mixed(seed=1000)][:20]
     assert len(set(picked)) == 20
@@ -172,10 +182,10 @@ def test_a_sample_is_the_same_for_the_same_rows() -> None:
 
 
 def survey(
-    crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None, interrupt: Interrupt | None = None
-) -> Survey:
+    crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None, interrupt: CancelToken | None = None
+) -> RemoteSampler:
     work = check(Rows(rows), PlainMapper(), LoadOptions()).work
-    return Survey(crm, PlainMapper(), work, done or set(), interrupt or Interrupt())  # type: ignore[arg-type]
+    return RemoteSampler(crm, PlainMapper(), work, done or set(), interrupt or CancelToken())  # type: ignore[arg-type]
 
 
 def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
@@ -213,15 +223,15 @@ def test_rows_that_are_done_are_not_looked_at() -> None:
 
 
 def test_looking_can_be_interrupted() -> None:
-    crm, interrupt = FakeCrm(), Interrupt()
+    crm, interrupt = FakeCrm(), CancelToken()
     crm.add("a@x")
     interrupt.set()
     found = survey(crm, [{"email": "a@x"}], interrupt=interrupt)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         found.read_all(lambda contacts: None)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         found.sample(1)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions(), interrupt=interrupt)
 
 
@@ -229,14 +239,14 @@ def test_looking_can_be_interrupted() -> None:
 
 
 def test_a_row_is_entered_once() -> None:
-    ledger = Ledger()
+    ledger = RowCounts()
     ledger.enter(1, Outcome.CREATED)
     with pytest.raises(ValueError, match="row 1 ended twice"):
         ledger.enter(1, Outcome.UPDATED)
 
 
 def test_a_checkpoint_has_all_that_the_books_have() -> None:
-    ledger = Ledger()
+    ledger = RowCounts()
     assert ledger.checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0) == Checkpoint(
         epoch=1, fingerprint="f", counts={"refused": 0}
     )
@@ -255,7 +265,7 @@ def test_the_next_try_counts_on() -> None:
     before = Checkpoint(
         epoch=1, fingerprint="f", done_upto=2, counts={"created": 2}, errors={"X": 1}, calls=4, seconds=1.5
     )
-    ledger = Ledger(before)
+    ledger = RowCounts(before)
     assert (ledger.refused, ledger.unsaved, ledger.unsaved_sent) == (0, 0, 0)
     ledger.enter(3, Outcome.SKIPPED, error="X", sent=True)
     assert ledger.checkpoint(epoch=1, fingerprint="f", calls=2, seconds=0.25) == Checkpoint(
@@ -265,11 +275,11 @@ def test_the_next_try_counts_on() -> None:
 
 
 def test_a_checkpoint_is_a_copy_of_the_books() -> None:
-    ledger = Ledger()
+    ledger = RowCounts()
     ledger.enter(1, Outcome.CREATED, sent=True)
     ledger.enter(3, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
     saved = ledger.checkpoint(epoch=2, fingerprint="f", calls=5, seconds=1.5)
-    again = Ledger(saved)
+    again = RowCounts(saved)
     assert (again.counts, again.errors, again.refused) == (ledger.counts, ledger.errors, 1)
     assert (again.calls_before, again.seconds_before, again.resumed_at) == (5, 1.5, 2)
     assert [n in again.done for n in (1, 2, 3)] == [True, False, True]
@@ -279,8 +289,8 @@ def test_a_checkpoint_is_a_copy_of_the_books() -> None:
 
 
 def test_when_a_checkpoint_is_saved() -> None:
-    clock, ledger, saves = FakeClock(), Ledger(), []
-    saver = Saver(lambda: saves.append(clock.now), every=lambda: EVERY, clock=clock)
+    clock, ledger, saves = FakeClock(), RowCounts(), []
+    saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: EVERY, clock=clock)
     saver.tick(ledger)
     assert not saves  # nothing new
     for n in range(1, 101):
@@ -299,25 +309,25 @@ def test_when_a_checkpoint_is_saved() -> None:
 
 def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
     before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
-    ledger = Ledger(before)
+    ledger = RowCounts(before)
     assert (ledger.rows, ledger.refused, ledger.resumed_at, ledger.is_whole) == (3, 1, 3, True)
     ledger.done.add(4)
     assert not ledger.is_whole, "an exception struck in the middle of an entry"
-    assert Ledger().checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0).counts == {"refused": 0}
+    assert RowCounts().checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0).counts == {"refused": 0}
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("sent", [True, False])
 def test_a_call_that_ended_a_row_without_success_is_counted(outcome: Outcome, sent: bool) -> None:
-    ledger = Ledger()
+    ledger = RowCounts()
     ledger.enter(1, outcome, sent=sent)
     assert ledger.refused == (sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED))
     assert (ledger.unsaved, ledger.unsaved_sent, ledger.errors) == (1, int(sent), {})
 
 
 def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None:
-    clock, ledger, saves = FakeClock(), Ledger(), []
-    saver = Saver(lambda: saves.append(clock.now), every=lambda: REMOTE_EVERY, clock=clock)
+    clock, ledger, saves = FakeClock(), RowCounts(), []
+    saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: REMOTE_EVERY, clock=clock)
     for n in range(1, 3 * SENT_ROWS):
         ledger.enter(n, Outcome.CREATED, sent=True)
         saver.tick(ledger)
@@ -352,7 +362,7 @@ def test_a_line_of_progress() -> None:
 def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
-    progress = Progress(5.0, clock)
+    progress = ProgressLog(5.0, clock)
     for _ in range(20):
         clock.now += INTERVAL / 10
         calls[0] += 15
@@ -363,7 +373,7 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
 def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
-    progress = Progress(5.0, clock)
+    progress = ProgressLog(5.0, clock)
     for n in range(1, 21):
         clock.now += INTERVAL / 10
         progress.tick_reading(contacts=150 * n, calls=15 * n)

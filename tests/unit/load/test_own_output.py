@@ -18,7 +18,7 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, InvalidRow, Row
 from crm_provider.load.sources.source import open_source
-from crm_provider.load.state.temp_tables import Fate
+from crm_provider.load.state.temp_tables import RowStatus
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
@@ -49,7 +49,7 @@ def loaded(path: Path) -> list[Contact]:
     mapper = Mapper()
     found = check(open_source(path), mapper, LoadOptions(duplicates="first"))
     assert found.problem_lines() == []
-    contacts = [mapper(item.row) for item in found.work.items(fate=Fate.SEND)]
+    contacts = [mapper(item.row) for item in found.work.items(fate=RowStatus.SEND)]
     found.work.close()
     return contacts
 

@@ -12,7 +12,7 @@ from upath import UPath
 
 from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.extract import partial_pages as module
-from crm_provider.extract.partial_pages import LONGEST_REST, PAGES_AT_ONCE, Owner, Parts
+from crm_provider.extract.partial_pages import LONGEST_REST, PAGES_AT_ONCE, Owner, PartialPages
 
 ME = Owner(work="dag/run/task/-1", epoch=3)
 
@@ -22,11 +22,11 @@ def page(number: int, **values: Any) -> ListedPage:
     return ListedPage(number=number, page=Page(items, 100), fresh=items)
 
 
-def parts_of(target: Any, owner: Owner = ME, *, source: str = "here", now: float = 1000.0) -> Parts:
-    return Parts(target, owner, source=source, clock=lambda: now)
+def parts_of(target: Any, owner: Owner = ME, *, source: str = "here", now: float = 1000.0) -> PartialPages:
+    return PartialPages(target, owner, source=source, clock=lambda: now)
 
 
-def numbers(parts: Parts) -> list[str]:
+def numbers(parts: PartialPages) -> list[str]:
     return [found.items[0]["id"] for found in parts.pages()]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.extractor import Extract
-from crm_provider.extract.partial_pages import Owner, Parts
+from crm_provider.extract.extractor import Extractor
+from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.files import paths
 from crm_provider.files.local import FileLock
 from crm_provider.files.paths import (
@@ -34,7 +34,7 @@ from crm_provider.load.sources.source import open_source
 from crm_provider.load.state import checkpoint
 from crm_provider.load.state.checkpoint import Checkpoint, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints, lines_of
-from crm_provider.load.state.temp_tables import Fate, WorkTable
+from crm_provider.load.state.temp_tables import RowStatus, StagedRows
 
 from .test_extract import FakeClient, records
 
@@ -76,7 +76,7 @@ def state(path: Path) -> None:
 
 
 def parts(path: Path) -> None:
-    made = Parts(path, Owner(work="x"))
+    made = PartialPages(path, Owner(work="x"))
     made.add(ListedPage(number=0, page=Page([{"id": "1"}], 1), fresh=[{"id": "1"}]))
     made.close()
 
@@ -103,9 +103,9 @@ def test_files_are_private_whatever_the_umask(name: str, tmp_path: Path, no_umas
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 def test_the_tables_of_a_load_have_no_name_and_are_private(no_umask: None) -> None:
     before = set(open_files())
-    table = WorkTable()
+    table = StagedRows()
     for number in range(1, 3001):  # more than SQLite keeps in memory
-        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), Fate.SEND, str(number))
+        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), RowStatus.SEND, str(number))
     made = {link: mode for link, mode in open_files() if (link, mode) not in before}
     table.close()
     assert made, "the table is on the disk"
@@ -315,10 +315,10 @@ def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
     name = f"x.part-{Owner(work='x').mark}-0-000000"
     (group / name).symlink_to(group.parent / "victim")
     (group.parent / "victim").write_text('{"version": 1}\n')
-    assert Parts(group / "x", Owner(work="y")).sweep() == []
+    assert PartialPages(group / "x", Owner(work="y")).sweep() == []
     assert (group / name).is_symlink()
     with pytest.raises(PermissionError, match="symbolic link"):
-        list(Parts(group / "x", Owner(work="x")).pages())
+        list(PartialPages(group / "x", Owner(work="x")).pages())
 
 
 def test_what_others_have_planted_is_named(group: Path) -> None:
@@ -332,10 +332,10 @@ def test_what_others_have_planted_is_named(group: Path) -> None:
 def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(group: Path) -> None:
     target = group / "contacts.csv"
     client = FakeClient(records(0, 12))
-    made = Extract(client, "contacts", target)  # type: ignore[arg-type]
-    pages = Parts.pages
+    made = Extractor(client, "contacts", target)  # type: ignore[arg-type]
+    pages = PartialPages.pages
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Parts, "pages", lambda self: [read_own(group / "x")] if client.reads else pages(self))
+        patched.setattr(PartialPages, "pages", lambda self: [read_own(group / "x")] if client.reads else pages(self))
         (group / "x").symlink_to(group / "y")
         with pytest.raises(CannotRead, match="symbolic link"):
             made.run()

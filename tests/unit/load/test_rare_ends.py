@@ -15,15 +15,15 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
-from crm_provider.files.local import FileLock, Scratch
+from crm_provider.files.local import FileLock, TempDatabase
 from crm_provider.files.paths import CannotWrite, unwritable, writing
-from crm_provider.load.dispatch import Sending
+from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.planner import Survey
+from crm_provider.load.planner import RemoteSampler
 from crm_provider.load.preflight import check
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Contact, SourceError
-from crm_provider.load.workers import Interrupt
+from crm_provider.load.workers import CancelToken
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
 from .test_engine import Setting, people
@@ -42,7 +42,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
     crm.add("a@x")
     crm.contacts["odd"] = {"id": "odd", "email": None}
     work = check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions()).work
-    survey = Survey(crm, PlainMapper(), work, set(), Interrupt())  # type: ignore[arg-type]
+    survey = RemoteSampler(crm, PlainMapper(), work, set(), CancelToken())  # type: ignore[arg-type]
     survey.read_all(lambda contacts: None)
     assert survey.known.complete
     assert len(survey.known) == 1
@@ -50,7 +50,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("how", ["done", "invalid rows", "too long", "no state file"])
-def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, scratches: list[Scratch]) -> None:
+def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, scratches: list[TempDatabase]) -> None:
     it = Setting(tmp_path, [*people(3), {"email": "nobody"}], on_invalid="stop" if how == "invalid rows" else "reject")
     it.state = tmp_path / "state"
     if how == "no state file":
@@ -80,7 +80,7 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
 
 
 def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Sending, "run", lambda self: None)
+    monkeypatch.setattr(Dispatcher, "run", lambda self: None)
     with pytest.raises(RuntimeError, match="the books do not add up"):
         Setting(tmp_path, people(3)).run()
 

@@ -17,7 +17,7 @@ from crm_provider.load.rejects.file import RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rows import InvalidRow
 from crm_provider.load.sources.source import open_source
-from crm_provider.load.state.temp_tables import Fate
+from crm_provider.load.state.temp_tables import RowStatus
 
 DATA = Path(__file__).parent / "data"
 
@@ -34,7 +34,7 @@ def load(source: Any, rejects: Path, mapping: Any = None) -> list[tuple[str, dic
     file = RejectsFile.of(rejects, source)
     file.start()
     for item in found.work.items():
-        if item.fate is Fate.SEND:
+        if item.fate is RowStatus.SEND:
             contact = mapper(item.row)
             sent.append((contact.email, dict(contact.attributes)))
             continue

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen
+from crm_provider.client.observers import RequestEvent
 from crm_provider.client.upsert import LearnedOrder
 from crm_provider.load import planner as plans
-from crm_provider.load.job import READING_STOPPED, Load, Run
+from crm_provider.load.job import READING_STOPPED, LoadJob, LoadTry
 from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
 from crm_provider.load.progress import EVERY, REMOTE_EVERY
@@ -63,7 +63,7 @@ def stopped(it: Setting, **changes: Any) -> Summary:
 def test_the_summary_of_a_load(make: Make) -> None:
     it = make(4)
     load = it.load()
-    it.crm.pulse(CallSeen(method="X", route="/x", status=429, seconds=0.1, waited=0, error_type="T", attempt=1))
+    it.crm.pulse(RequestEvent(method="X", route="/x", status=429, seconds=0.1, waited=0, error_type="T", attempt=1))
     summary = load.run()
     assert (summary.rows, summary.calls, summary.throttled, summary.left) == (4, 5, 1, 0)
     assert summary.seconds == 4.0
@@ -148,9 +148,9 @@ def test_a_dry_run_says_that_it_is_one_and_goes_on_from_nothing(make: Make) -> N
     assert (summary.resumed_at, summary.left, summary.plan_calls) == (0, 10, 20)
 
 
-def run_of(it: Setting, **changes: Any) -> Run:
-    load: Load = it.load(**changes)
-    return Run(load, check(load.source, load.mapper, load.options))
+def run_of(it: Setting, **changes: Any) -> LoadTry:
+    load: LoadJob = it.load(**changes)
+    return LoadTry(load, check(load.source, load.mapper, load.options))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,9 @@ def test_how_many_calls_are_left(make: Make, planned: int, made: int, done: int,
     run = run_of(make(5))
     run.plan = Plan("learned", planned, "")
     for _ in range(made):
-        run.load.pulse(CallSeen(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1))
+        run.load.pulse(
+            RequestEvent(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1)
+        )
     for number in range(1, done + 1):
         run.ledger.enter(number, Outcome.CREATED)
     at = run._position()

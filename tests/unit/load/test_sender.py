@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
 from crm_provider.load.rows import Contact, Made, Outcome, Row
-from crm_provider.load.workers import Flight, Sender, Sent
+from crm_provider.load.workers import InFlightRow, RowSender, SentRow
 
 from .fake_crm import FakeCrm
 
@@ -35,13 +35,13 @@ def sender_of(
     lists: tuple[str, ...] = (),
     guard: bool = True,
     began: datetime | None = None,
-) -> Sender:
+) -> RowSender:
     writer = ContactWriter(crm, mode=mode, order=order or LearnedOrder(), lists=lists, guard=guard)  # type: ignore[arg-type]
-    return Sender(writer, began=began)
+    return RowSender(writer, began=began)
 
 
-def flight_of(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> Flight:
-    return Flight(Row(1, {}), contact, seen, made=made)
+def flight_of(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> InFlightRow:
+    return InFlightRow(Row(1, {}), contact, seen, made=made)
 
 
 def send(
@@ -288,8 +288,8 @@ def test_the_origin_goes_with_a_new_contact() -> None:
 @pytest.mark.parametrize("known", [None, seen(OLD)])
 def test_a_row_that_needed_no_write_says_so(known: RemoteContact | None) -> None:
     sender = sender_of(crm_with(OLD), mode="update")
-    assert sender.send(flight_of(Contact(ADA), known)) == Sent(Outcome.UNCHANGED, called=False)
-    assert sender.send(flight_of()) == Sent(Outcome.UPDATED, called=True)
+    assert sender.send(flight_of(Contact(ADA), known)) == SentRow(Outcome.UNCHANGED, called=False)
+    assert sender.send(flight_of()) == SentRow(Outcome.UPDATED, called=True)
 
 
 def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_those_it_is_not_in() -> None:
@@ -352,7 +352,7 @@ def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
     with pytest.raises(e.CrmTooManyRequestsError):
         sender.send(flight)
     assert flight.made == Made(None, certain=True)
-    assert sender.send(flight) == Sent(Outcome.CREATED)
+    assert sender.send(flight) == SentRow(Outcome.CREATED)
     assert [name for name, _ in crm.calls] == ["create", "add", "get", "add"]
 
 
@@ -363,7 +363,7 @@ def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_o
     with pytest.raises(e.CrmTooManyRequestsError):
         sender.send(flight)
     crm.contacts[ADA]["status"] = "unsubscribed"
-    assert sender.send(flight) == Sent(Outcome.CREATED, is_whole=False)
+    assert sender.send(flight) == SentRow(Outcome.CREATED, is_whole=False)
     assert "segmentedListsIds" not in crm.contacts[ADA]
 
 
@@ -402,7 +402,7 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
 
 def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
     crm = crm_with(HAS, createdAt=SINCE)
-    flight = Flight(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
+    flight = InFlightRow(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
     sender = sender_of(crm, mode="create", lists=(LIST,))
     assert sender.send(flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]

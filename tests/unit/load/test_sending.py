@@ -11,17 +11,17 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load import dispatch
-from crm_provider.load.dispatch import WAKE, Sending
+from crm_provider.load.dispatch import WAKE, Dispatcher
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.state.temp_tables import Fate, WorkItem
-from crm_provider.load.workers import Flight, Interrupt, Landed, Sent
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.workers import CancelToken, InFlightRow, RowResult, SentRow
 from unit.fakes import FakeClock
 
 from .test_endings import Scene, down, throttled
 
 REFUSED = e.CrmForbiddenError("no", status=403)
 
-Comes = Callable[[Flight], "Outcome | e.CrmError | None"]
+Comes = Callable[[InFlightRow], "Outcome | e.CrmError | None"]
 
 
 class Cut(BaseException):
@@ -39,7 +39,7 @@ class Air:
         self.clock, self.width, self.together = clock, width, 1
         self.comes: Comes = lambda flight: Outcome.CREATED
         self.slow: set[int] = set()
-        self.flights: list[Flight] = []
+        self.flights: list[InFlightRow] = []
         self.launched: list[int] = []
         self.most = self.closed = 0
         self.waits: list[float] = []
@@ -53,12 +53,12 @@ class Air:
     def has_room(self) -> bool:
         return len(self.flights) < self.width
 
-    def launch(self, flight: Flight) -> None:
+    def launch(self, flight: InFlightRow) -> None:
         self.flights.append(flight)
         self.launched.append(flight.row.number)
         self.most = max(self.most, len(self.flights))
 
-    def landed(self, timeout: float) -> Iterator[Landed]:
+    def landed(self, timeout: float) -> Iterator[RowResult]:
         self.waits.append(timeout)
         self.looks.append(len(self))
         assert len(self.waits) < 1000, "the loop does not end"
@@ -69,7 +69,7 @@ class Air:
             self.flights.remove(flight)
             came = self.comes(flight)
             error = came if isinstance(came, e.CrmError) else None
-            yield Landed(flight, Sent(came) if isinstance(came, Outcome) else None, error)
+            yield RowResult(flight, SentRow(came) if isinstance(came, Outcome) else None, error)
 
     def close(self) -> None:
         self.closed += 1
@@ -78,25 +78,25 @@ class Air:
 class Loop(Scene):
     """A loop over rows whose fates are given, with real endings and books."""
 
-    def __init__(self, fates: list[Fate] | int, *, width: int = 3, **options: Any) -> None:
+    def __init__(self, fates: list[RowStatus] | int, *, width: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        self.fates = [Fate.SEND] * fates if isinstance(fates, int) else fates
-        self.clock, self.interrupt = FakeClock(), Interrupt()
+        self.fates = [RowStatus.SEND] * fates if isinstance(fates, int) else fates
+        self.clock, self.interrupt = FakeClock(), CancelToken()
         self.air = Air(self.clock, width)
         self.pinged = self.ticks = 0
         self.ping_fails: Exception | None = None
         self.tick: Callable[[], None] = lambda: None
 
-    def items(self) -> Iterator[WorkItem]:
+    def items(self) -> Iterator[StagedRow]:
         for number, fate in enumerate(self.fates, start=1):
-            email = f"p{number}@x.org" if fate is not Fate.INVALID else "nobody"
-            yield WorkItem(Row(number, {"email": email}), fate)
+            email = f"p{number}@x.org" if fate is not RowStatus.INVALID else "nobody"
+            yield StagedRow(Row(number, {"email": email}), fate)
 
     def run(self) -> None:
-        Sending(
+        Dispatcher(
             items=self.items(),
             window=self.air,  # type: ignore[arg-type]
-            flight_of=lambda item: Flight(item.row, Contact(item.row.values["email"]), None),
+            flight_of=lambda item: InFlightRow(item.row, Contact(item.row.values["email"]), None),
             endings=self.endings,
             done=self.ledger.done,
             interrupt=self.interrupt,
@@ -135,7 +135,9 @@ def test_without_rows_nothing_happens() -> None:
 
 
 def test_rows_that_need_no_call_are_entered_on_the_way() -> None:
-    it = Loop([Fate.SAME, Fate.SEND, Fate.DUPLICATE, Fate.SUPPRESSED, Fate.INVALID, Fate.SEND])
+    it = Loop(
+        [RowStatus.SAME, RowStatus.SEND, RowStatus.DUPLICATE, RowStatus.SUPPRESSED, RowStatus.INVALID, RowStatus.SEND]
+    )
     it.run()
     assert it.air.launched == [2, 6]
     assert it.counts == {"created": 2, "unchanged": 1, "skipped": 1, "suppressed": 1, "rejected": 1}
@@ -143,7 +145,7 @@ def test_rows_that_need_no_call_are_entered_on_the_way() -> None:
 
 def test_after_every_row_there_is_a_chance_to_save() -> None:
     """The saver decides: it must hear of rows that need no call and of those that come back."""
-    it, done = Loop([Fate.SAME] * 3 + [Fate.SEND] * 3, width=1), []
+    it, done = Loop([RowStatus.SAME] * 3 + [RowStatus.SEND] * 3, width=1), []
     it.tick = lambda: done.append(it.ledger.rows)
     it.run()
     assert set(range(1, 7)) <= set(done)
@@ -153,7 +155,7 @@ def test_after_every_row_there_is_a_chance_to_save() -> None:
 def test_a_row_that_is_sent_again_goes_before_those_that_have_not_left() -> None:
     it, left = Loop(4, width=2), {1: 2, 2: 1}
 
-    def comes(flight: Flight) -> Outcome | e.CrmError:
+    def comes(flight: InFlightRow) -> Outcome | e.CrmError:
         left[flight.row.number] = left.get(flight.row.number, 0) - 1
         return throttled() if left[flight.row.number] >= 0 else Outcome.CREATED
 
@@ -167,7 +169,7 @@ def test_rows_that_are_sent_again_leave_together_and_new_ones_with_them() -> Non
     it, throttles = Loop(5, width=4), {1, 2, 3}
     it.air.together = 4
 
-    def comes(flight: Flight) -> Outcome | e.CrmError:
+    def comes(flight: InFlightRow) -> Outcome | e.CrmError:
         if flight.row.number in throttles:
             throttles.remove(flight.row.number)
             return throttled()
@@ -199,7 +201,7 @@ def test_the_last_row_is_sent_again_too() -> None:
 
 def test_no_row_is_done_too_far_ahead_of_one_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
-    it, ahead = Loop([Fate.SEND] + [Fate.SAME] * 20), []
+    it, ahead = Loop([RowStatus.SEND] + [RowStatus.SAME] * 20), []
     it.air.slow = {1}
 
     def tick() -> None:
@@ -218,7 +220,7 @@ def test_a_row_that_waits_for_a_sign_of_the_server_does_not_keep_those_behind_it
 ) -> None:
     """Nothing is on its way that could give the sign, and no further row may leave before it."""
     monkeypatch.setattr(dispatch, "LOOKAHEAD", 5)
-    it = Loop([Fate.SEND] + [Fate.SAME] * 20)
+    it = Loop([RowStatus.SEND] + [RowStatus.SAME] * 20)
     it.air.comes = lambda flight: down()
     it.run()
     assert it.pinged == 1
@@ -254,7 +256,7 @@ def test_a_row_that_is_to_be_sent_again_is_the_sign() -> None:
     """No further call is made while there are rows that have to be sent anyway."""
     it, seen = Loop(2, width=2), set()
 
-    def comes(flight: Flight) -> Outcome | e.CrmError:
+    def comes(flight: InFlightRow) -> Outcome | e.CrmError:
         if flight.row.number == 1:
             return down()
         first = 2 not in seen
@@ -301,7 +303,7 @@ def test_a_row_that_was_to_be_sent_again_stays_for_the_next_try_if_the_run_ends(
 
 
 def test_an_interrupt_is_heard_between_two_rows() -> None:
-    it = Loop([Fate.SEND, *[Fate.SAME] * 10, Fate.SEND])
+    it = Loop([RowStatus.SEND, *[RowStatus.SAME] * 10, RowStatus.SEND])
     it.tick = lambda: it.interrupt.set() if it.ledger.rows == 4 else None
     it.run()
     assert it.air.launched == [1]
@@ -376,7 +378,7 @@ def test_a_full_disk_does_not_lose_the_rows_that_come_back_after(monkeypatch: py
 def test_a_bug_ends_the_threads_too() -> None:
     it = Loop(3)
 
-    def comes(flight: Flight) -> Outcome:
+    def comes(flight: InFlightRow) -> Outcome:
         raise KeyError("a bug")
 
     it.air.comes = comes

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.files.local import Scratch
+from crm_provider.files.local import TempDatabase
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.suppression import Suppression
 from crm_provider.values.addresses import NotOneAddress, one_address
@@ -144,7 +144,7 @@ def test_an_object_that_is_not_there(name: str) -> None:
     ("name", "content"), [("s.txt", "Zo\u00eb@x.org".encode("latin-1")), ("s.xlsx", b""), ("s.csv", b"a,b\n1,2\n")]
 )
 def test_what_is_wrong_with_its_file_is_said_of_the_list(
-    name: str, content: bytes, tmp_path: Path, scratches: list[Scratch]
+    name: str, content: bytes, tmp_path: Path, scratches: list[TempDatabase]
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match="suppression list"):

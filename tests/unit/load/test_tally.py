@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.extractor import TELL_EVERY, Progress, Tally
+from crm_provider.extract.extractor import TELL_EVERY, ExtractProgress, ExtractStats
 from unit.fakes import FakeClock
 
 
@@ -18,8 +18,8 @@ def page(items: int, total: int | None, *, fresh: int | None = None, earlier: bo
     return ListedPage(number=0, page=Page(records, total), fresh=new, earlier=earlier)
 
 
-def counted(*pages: ListedPage) -> Tally:
-    tally = Tally()
+def counted(*pages: ListedPage) -> ExtractStats:
+    tally = ExtractStats()
     for listed in pages:
         tally.note(listed)
     return tally
@@ -67,9 +67,9 @@ def test_whether_the_listing_has_changed(pages: list[ListedPage], changed: bool)
     assert counted(*pages).changed is changed
 
 
-def told(tally: Tally, caplog: pytest.LogCaptureFixture) -> str:
+def told(tally: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
     clock = FakeClock()
-    progress = Progress("contacts", clock)
+    progress = ExtractProgress("contacts", clock)
     clock.now += 100.0
     with caplog.at_level(logging.INFO):
         progress.tell(tally)
@@ -89,13 +89,13 @@ def told(tally: Tally, caplog: pytest.LogCaptureFixture) -> str:
     ],
 )
 def test_how_far_it_is(calls: int, total: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
-    tally = Tally(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
+    tally = ExtractStats(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
     assert told(tally, caplog) == f"Extract of contacts: 90 of {line}"
 
 
 def test_it_is_said_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
-    progress, tally = Progress("deals", clock), Tally(calls=1, pages=1)
+    progress, tally = ExtractProgress("deals", clock), ExtractStats(calls=1, pages=1)
     with caplog.at_level(logging.INFO):
         for _ in range(7):
             clock.now += TELL_EVERY / 3

@@ -9,7 +9,7 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
-from crm_provider.load.row_results import SENDS_OF_A_ROW, RowAction, decide_row, is_retryable, judge_run
+from crm_provider.load.row_results import SENDS_OF_A_ROW, RowAction, decide_row, decide_run, is_retryable
 
 ACTIONS = {
     # design, section 4: the last column
@@ -161,5 +161,5 @@ def test_what_may_succeed_later() -> None:
     ],
 )
 def test_skip_and_reject_are_for_rows(type_: str, on_error: dict[str, str], action: str, origin: str) -> None:
-    decision = judge_run(error_of(type_), ErrorPolicy(on_error, work=Work.LOAD))
+    decision = decide_run(error_of(type_), ErrorPolicy(on_error, work=Work.LOAD))
     assert (decision.action.value, decision.origin) == (action, origin)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import CallSeen
+from crm_provider.client.observers import RequestEvent
 from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.load import workers as windows
 from crm_provider.load.rows import Contact, Outcome, Row
@@ -16,12 +16,12 @@ from crm_provider.load.workers import (
     LEAST,
     MOST,
     REMEMBERED,
-    Flight,
-    Interrupt,
-    Interrupted,
-    Pulse,
-    Sent,
-    Window,
+    Cancelled,
+    CancelToken,
+    InFlightRow,
+    RequestStats,
+    SentRow,
+    WorkerPool,
     width_for,
 )
 
@@ -42,7 +42,7 @@ class Gate:
         self.threads: list[str] = []
         self.all_began = threading.Semaphore(0)
 
-    def __call__(self, flight: Flight) -> Sent:
+    def __call__(self, flight: InFlightRow) -> SentRow:
         contact = flight.contact
         with self._lock:
             self.began.append((contact.email, flight.seen))
@@ -52,7 +52,7 @@ class Gate:
             self._open.wait(PATIENCE)
         with self._lock:
             self.ended.append(contact.email)
-        return Sent(Outcome.CREATED)
+        return SentRow(Outcome.CREATED)
 
     def open(self) -> None:
         self._open.set()
@@ -75,11 +75,11 @@ def open_later() -> Iterator[Callable[[Gate], Gate]]:
         gate.open()
 
 
-def flight(number: int, seen: RemoteContact | None = None) -> Flight:
-    return Flight(Row(number, {}), Contact(f"p{number}@x"), seen)
+def flight(number: int, seen: RemoteContact | None = None) -> InFlightRow:
+    return InFlightRow(Row(number, {}), Contact(f"p{number}@x"), seen)
 
 
-def landed(window: Window) -> list[int]:
+def landed(window: WorkerPool) -> list[int]:
     """The numbers of all rows, as they come back."""
     numbers = []
     while window:
@@ -99,12 +99,12 @@ def test_width(rate: float, latency: float, width: int) -> None:
     assert width >= rate * latency or width == MOST
 
 
-def call_of(seconds: float) -> CallSeen:
-    return CallSeen(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1)
+def call_of(seconds: float) -> RequestEvent:
+    return RequestEvent(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1)
 
 
 def test_the_pulse_is_an_average_of_the_last_calls() -> None:
-    pulse = Pulse()
+    pulse = RequestStats()
     assert pulse.latency == 0
     for _ in range(100):
         pulse(call_of(1.0))
@@ -116,7 +116,7 @@ def test_the_pulse_is_an_average_of_the_last_calls() -> None:
 
 
 def test_the_pulse_begins_with_the_first_call_and_follows_slowly() -> None:
-    pulse = Pulse()
+    pulse = RequestStats()
     pulse(call_of(2.0))
     assert pulse.latency == 2.0
     pulse(call_of(4.0))
@@ -125,7 +125,7 @@ def test_the_pulse_begins_with_the_first_call_and_follows_slowly() -> None:
 
 def test_the_window_sends_at_most_its_width_at_once(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate())
-    window = Window(gate, lambda: 3)
+    window = WorkerPool(gate, lambda: 3)
     launched = 0
     while window.has_room:
         launched += 1
@@ -139,7 +139,7 @@ def test_the_window_sends_at_most_its_width_at_once(open_later: Callable[[Gate],
 
 def test_as_many_are_at_work_as_the_widest_window_holds(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate())
-    window = Window(gate, lambda: MOST)
+    window = WorkerPool(gate, lambda: MOST)
     for number in range(1, MOST + 1):
         window.launch(flight(number))
     gate.wait_for(MOST)
@@ -155,19 +155,19 @@ def test_as_many_are_at_work_as_the_widest_window_holds(open_later: Callable[[Ga
 
 def test_a_row_is_sent_with_what_was_seen_of_its_contact() -> None:
     gate, seen = Gate(shut=set()), RemoteContact("P1@x", {"name": "Ann"})
-    window = Window(gate, lambda: 1)
+    window = WorkerPool(gate, lambda: 1)
     sent = flight(1, seen)
     window.launch(sent)
     (one,) = window.landed(PATIENCE)
     assert gate.began == [("p1@x", seen)]
     assert one.flight is sent
-    assert one.sent == Sent(Outcome.CREATED)
+    assert one.sent == SentRow(Outcome.CREATED)
     window.close()
 
 
 def test_the_first_row_that_is_back_is_not_kept_waiting_by_the_others(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate(shut={"p1@x", "p3@x"}))
-    window = Window(gate, lambda: 3)
+    window = WorkerPool(gate, lambda: 3)
     for number in (1, 2, 3):
         window.launch(flight(number))
     assert [one.flight.row.number for one in window.landed(PATIENCE)] == [2]
@@ -179,7 +179,7 @@ def test_the_first_row_that_is_back_is_not_kept_waiting_by_the_others(open_later
 
 
 def test_a_row_that_is_not_taken_comes_again() -> None:
-    window = Window(Gate(shut=set()), lambda: 2)
+    window = WorkerPool(Gate(shut=set()), lambda: 2)
     for number in (1, 2):
         window.launch(flight(number))
     while len(window) == 2:
@@ -190,17 +190,17 @@ def test_a_row_that_is_not_taken_comes_again() -> None:
 
 
 def test_of_an_empty_window_nothing_is_waited_for() -> None:
-    window = Window(lambda contact, seen: Sent(Outcome.CREATED), lambda: 1)
+    window = WorkerPool(lambda contact, seen: SentRow(Outcome.CREATED), lambda: 1)
     assert list(window.landed(1e9)) == []
     window.close()
 
 
-@pytest.mark.parametrize("raised", [Interrupted(), e.CrmForbiddenError("no"), KeyError("a bug")])
+@pytest.mark.parametrize("raised", [Cancelled(), e.CrmForbiddenError("no"), KeyError("a bug")])
 def test_what_comes_back_from_a_flight(raised: Exception) -> None:
-    def send(flight: Flight) -> Sent:
+    def send(flight: InFlightRow) -> SentRow:
         raise raised
 
-    window = Window(send, lambda: 1)
+    window = WorkerPool(send, lambda: 1)
     window.launch(flight(1))
     if isinstance(raised, KeyError):
         with pytest.raises(KeyError):
@@ -218,7 +218,7 @@ def test_closing_waits_for_no_call_and_begins_none(
 ) -> None:
     monkeypatch.setattr(windows, "MOST", 1)
     gate = open_later(Gate())
-    window = Window(gate, lambda: 2)
+    window = WorkerPool(gate, lambda: 2)
     window.launch(flight(1))
     window.launch(flight(2))  # waits for the only thread
     gate.wait_for(1)
@@ -226,7 +226,7 @@ def test_closing_waits_for_no_call_and_begins_none(
     assert gate.ended == []
     gate.open()
     (first, second) = window._flights
-    assert first.result(PATIENCE) == Sent(Outcome.CREATED)
+    assert first.result(PATIENCE) == SentRow(Outcome.CREATED)
     assert second.cancelled()
     assert [email for email, _ in gate.began] == ["p1@x"]
 
@@ -235,27 +235,27 @@ def test_closing_waits_for_no_call_and_begins_none(
 
 
 def test_an_interrupt_ends_a_sleep() -> None:
-    interrupt = Interrupt()
+    interrupt = CancelToken()
     interrupt.sleep(0)
     assert not interrupt.is_set
     threading.Timer(0.05, interrupt.set).start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         interrupt.sleep(60)
     assert interrupt.is_set
 
 
 def test_after_an_interrupt_nobody_begins_to_sleep() -> None:
     """Even before the thread that wakes the sleepers has run."""
-    interrupt = Interrupt()
+    interrupt = CancelToken()
     interrupt._event.set = lambda: None  # type: ignore[method-assign]
     interrupt.set()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         interrupt.sleep(PATIENCE)
 
 
 def test_a_signal_handler_that_interrupts_does_not_wait_for_the_thread_that_it_has_stopped() -> None:
     """That thread holds the event's lock if it was just about to sleep."""
-    interrupt, before = Interrupt(), threading.enumerate()
+    interrupt, before = CancelToken(), threading.enumerate()
     with interrupt._event._cond:  # type: ignore[attr-defined]
         interrupt.set()
         assert interrupt.is_set

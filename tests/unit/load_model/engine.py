@@ -27,16 +27,16 @@ from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load.job import Load
+from crm_provider.load.job import LoadJob
 from crm_provider.load.options import mapper_of, options_of
-from crm_provider.load.progress import Ledger
+from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped
 from crm_provider.load.rows import Row
 from crm_provider.load.state.checkpoint import FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints, secret_for
 from crm_provider.load.suppression import Suppression
-from crm_provider.load.workers import Interrupt, Pulse
+from crm_provider.load.workers import CancelToken, RequestStats
 
 from .fake_crm import Clock, FakeCrm, Http, Lost, Refused, TimedOut
 from .scenario import LoadSpec
@@ -196,7 +196,7 @@ class _Checkpoints(FileCheckpoints):
 
 @contextlib.contextmanager
 def client_of(
-    wire: Wire, clock: Clock, interrupt: Interrupt | None = None, pulse: Pulse | None = None
+    wire: Wire, clock: Clock, interrupt: CancelToken | None = None, pulse: RequestStats | None = None
 ) -> Iterator[Any]:
     """A client whose requests go to the stand-in."""
 
@@ -235,7 +235,7 @@ def attempt(
     :param with_interrupt: is given what interrupts the load
     :raises Killed: whatever was written after it is to be taken back
     """
-    interrupt, pulse = Interrupt(), Pulse()
+    interrupt, pulse = CancelToken(), RequestStats()
     with_interrupt(interrupt.set)
     given = {
         "mapping": None, "mode": spec.mode, "plan": spec.plan, "empty": spec.empty, "duplicates": spec.duplicates,
@@ -256,7 +256,7 @@ def attempt(
         people = Suppression.read(list(spec.suppression)) if spec.suppression else Suppression()
         suppression = opened.enter_context(contextlib.closing(people))
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
-        load = Load(
+        load = LoadJob(
             source=source,
             mapper=mapper_of(given),
             client=client,
@@ -291,13 +291,13 @@ def _ended(how: str, summary: Any, error: str | None = None) -> Ended:
 
 @contextlib.contextmanager
 def _outcomes_told(told: Callable[[int, str], None]) -> Iterator[None]:
-    enter = Ledger.enter
+    enter = RowCounts.enter
 
-    def noted(self: Ledger, number: int, outcome: Any, **details: Any) -> None:
+    def noted(self: RowCounts, number: int, outcome: Any, **details: Any) -> None:
         enter(self, number, outcome, **details)
         told(number, outcome.value)
 
-    with mock.patch.object(Ledger, "enter", noted):
+    with mock.patch.object(RowCounts, "enter", noted):
         yield
 
 

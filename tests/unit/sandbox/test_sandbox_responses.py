@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, Source
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSource
 from crm_provider.sandbox.responses import (
     ERROR_NAMES,
     ErrorReply,
@@ -18,7 +18,7 @@ from crm_provider.sandbox.responses import (
 from crm_provider.sandbox.settings import Envelope, SuccessShape
 
 ENVELOPES = get_args(Envelope)
-VENDOR = [spec for spec in CATALOGUE.values() if spec.source is Source.VENDOR]
+VENDOR = [spec for spec in CATALOGUE.values() if spec.source is ErrorSource.VENDOR]
 WITHOUT_ANSWER = [spec.type for spec in CATALOGUE.values() if spec.status is None]
 
 
@@ -79,7 +79,7 @@ def test_which_names_there_are() -> None:
 def test_types_of_the_gateway_are_said_by_the_gateway() -> None:
     for spec in CATALOGUE.values():
         if spec.status is not None:
-            assert (error_reply(spec.type).gateway is not None) is (spec.source is Source.GATEWAY)
+            assert (error_reply(spec.type).gateway is not None) is (spec.source is ErrorSource.GATEWAY)
 
 
 def test_an_alias_is_the_text_of_its_type() -> None:
