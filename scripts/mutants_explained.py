@@ -49,7 +49,7 @@ EXPLAINED = (
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"\)'),
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),
     Explained("same value", "rate_limit.schedule", "_before", r"if i <= own else"),
-    Explained("same value", "rate_limit.limiter", "SharePacer", r"ProcessPacer\(rate, 2\)"),
+    Explained("same value", "rate_limit.limiter", "ShareRateLimiter", r"ProcessRateLimiter\(rate, 2\)"),
     Explained("same value", "rate_limit.stores", "FallbackStore", r"_untold.* = \[False\]"),
     Explained("same value", "waiting.backoff", "back_off", r"min\(failed - 1, 33\)"),
     Explained("same value", "load.planner", "choose", r"pages_of\(count or 1\)"),

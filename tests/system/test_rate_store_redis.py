@@ -126,12 +126,12 @@ def test_a_key_of_another_kind_is_a_store_that_cannot_be_used(redis: RedisServer
 
 HOST = """
 import sys, time
-from crm_provider.rate_limit.limiter import pacer_for
+from crm_provider.rate_limit.limiter import limiter_for
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.client.settings import Settings
 
 redis_store.TIMEOUT = float(sys.argv[2])
-pacer = pacer_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))
+pacer = limiter_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(30):

@@ -208,11 +208,11 @@ def test_off_means_no_budget_at_all() -> None:
 FORK = """
 import os, signal, sys, threading
 from crm_provider.rate_limit import limiter as budget
-from crm_provider.rate_limit.limiter import pacer_for
+from crm_provider.rate_limit.limiter import limiter_for
 from crm_provider.client.settings import Settings
 
 settings = Settings(api_key="k", rate_store="process")
-before = pacer_for(settings)
+before = limiter_for(settings)
 held = threading.Event()
 
 def hold():
@@ -225,7 +225,7 @@ held.wait()
 child = os.fork()
 if child == 0:
     signal.alarm(60)
-    after = pacer_for(settings)
+    after = limiter_for(settings)
     os._exit(0 if after is not before and after.acquire(0.0) == before.acquire(0.0) == 0.0 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
