@@ -22,6 +22,7 @@ from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import Repeat, repeat_for
 from crm_provider.rate_limit.limiter import BudgetBusy, RateLimiter, limiter_for
+from crm_provider.values.backoff import delay
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 if TYPE_CHECKING:
@@ -273,10 +274,10 @@ class _Sending:
         """Doubling with jitter, half fixed and half random; not before the time that the server asked for."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, e.CrmError) else None
-        delay = min(self.budget.first_delay * 2.0 ** (self.rounds - 1), self.budget.longest_delay)
-        jittered = delay * (0.5 + 0.5 * self.transport.jitter())
+        budget, jitter = self.budget, self.transport.jitter
+        jittered = delay(self.rounds, first=budget.first_delay, longest=budget.longest_delay, jitter=jitter())
         # all who were told the same second must not come back in the same instant
-        return jittered if asked is None else max(asked + 0.5 * self.transport.jitter(), jittered)
+        return jittered if asked is None else max(asked + 0.5 * jitter(), jittered)
 
     def _is_spent(self, state: tenacity.RetryCallState) -> bool:
         return self.over or self.rounds >= self.budget.tries or state.upcoming_sleep > self._left()
