@@ -1,6 +1,6 @@
 """How far a reader must walk: the package's files that a failed deal move and a load of one row pass.
 
-A file is passed when one of its functions is entered while the operator executes. The sandbox, which stands for the CRM,
+A file is passed when one of its functions is entered while the operator executes. The sandbox stands for the CRM and
 does not count. ``--check`` fails if a limit is exceeded, ``--files`` names the files.
 """
 

@@ -151,7 +151,7 @@ class Transport:
             seconds = self.clock() - started
             log.debug(
                 "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
-                call.method, call.shown, status or error_type, seconds, waited,
+                call.method, call.log_path, status or error_type, seconds, waited,
             )  # fmt: skip
             self._told(
                 RequestEvent(
@@ -239,7 +239,7 @@ class _Sending:
             f"not sent: the next free slot of this key's rate budget is {busy.seconds:.0f} s away",
             retry_after=busy.seconds,
             method=self.call.method,
-            path=self.call.shown,
+            path=self.call.log_path,
         )
 
     def _note_leaving(self, now: float) -> None:
@@ -289,6 +289,6 @@ class _Sending:
         error = state.outcome.exception() if state.outcome else None
         log.info(
             "%s on %s %s: attempt %d of %d, next in %.1f s",
-            getattr(error, "type", error), self.call.method, self.call.shown,
+            getattr(error, "type", error), self.call.method, self.call.log_path,
             self.rounds, self.budget.tries, state.upcoming_sleep,
         )  # fmt: skip
