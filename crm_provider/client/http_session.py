@@ -20,13 +20,14 @@ import weakref
 from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 
 from crm_provider import errors as e
 from crm_provider.client.body import ACCEPTED, BodyRefused, whole_body
 from crm_provider.client.responses import CrmResponse
-from crm_provider.client.settings import Settings
+from crm_provider.client.settings import Settings, shown_host
 from crm_provider.client.transport_errors import transport_error
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class HttpSession:
 
         _hide_paths_in_logs()
         self._settings, self._progress = settings, SendProgress()
+        self._host = shown_host(urlsplit(settings.base_url).hostname or "")
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             adapter = WatchedAdapter(
@@ -107,8 +109,17 @@ class HttpSession:
                     allow_any_body=call.allow_any_body,
                     use_decimal=call.use_decimal,
                 )
-        except (requests.RequestException, HTTPError) as broken:
-            error = transport_error(broken, call, sent=self._progress.sent, proxied=self._progress.proxied)
+        except e.CrmError:
+            raise
+        except (requests.RequestException, HTTPError, OSError, ValueError) as broken:
+            error = transport_error(
+                broken,
+                call,
+                sent=self._progress.sent,
+                proxied=self._progress.proxied,
+                host=self._host,
+                uses_environment=self._session.trust_env,
+            )
         # outside of the handler: the exception of requests holds the URL, and must not hang on ours
         raise error
 

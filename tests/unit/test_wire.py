@@ -273,7 +273,7 @@ def test_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = wire_to("https://crm.example/v2")
     with pytest.raises(e.CrmConnectionError) as raised:
         wire.round_trip(POST)
-    assert raised.value.message == "the host name is not known (DNS)"
+    assert raised.value.message == "the host name crm.example is not known (DNS)"
     assert raised.value.outcome_known is True
     wire.close()
 
