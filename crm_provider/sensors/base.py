@@ -162,7 +162,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             raise e.CrmError.from_dict(event["error"])
         if event.get("limit") == "execution_timeout":
             task_timeout(
-                f"The execution_timeout of {self.execution_timeout} is over. The last answer was: {event['last_answer']}"
+                f"The execution_timeout of {self.execution_timeout} is over. Last answer: {event['last_answer']}"
             )
         if "last_answer" in event:
             sensor_timeout(
