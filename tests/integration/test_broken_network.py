@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other without a wait, and rows are sent one after the other."""
     plain_environment(monkeypatch)
     monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.0))
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = lambda _: None) -> DAG:

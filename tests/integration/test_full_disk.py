@@ -14,7 +14,7 @@ from crm_provider.extract import partial_pages
 from crm_provider.files import journal
 from crm_provider.files.local import TempDatabase
 from crm_provider.load import suppression
-from crm_provider.load.report import MEND
+from crm_provider.load.report import FIX
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
@@ -82,7 +82,7 @@ def test_a_load_whose_suppression_list_does_not_fit(
     assert task.states == ["failed"]
     assert type(task.error).__name__ == "LoadUnsaved"
     assert "temporary tables" in str(task.error)
-    assert MEND in str(task.error)
+    assert FIX in str(task.error)
     assert len(crm.store.contacts) == 11, "nothing was sent"
 
 

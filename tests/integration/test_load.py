@@ -54,7 +54,7 @@ def resuming(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are sent one after the other: errors in a row are those of rows in a row."""
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def rows(count: int, *, name: str = "N", first: int = 1) -> list[Row]:
