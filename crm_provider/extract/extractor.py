@@ -197,7 +197,7 @@ class Extractor:
             kept = sum(1 for _ in self._parts.pages())
             raise ExtractUnsaved(
                 f"{unwritten}. {kept} pages of {self._listing} are kept beside {self._target.name}, which was not "
-                "touched. Make room there, or mend what is said; a retry goes on with the next page"
+                "touched. Free disk space or fix the path; a retry continues with the next page"
             ) from unwritten
 
     def _run(self) -> Extracted:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Protocol
 
 from crm_provider.files.paths import (
+    LONGEST_LINE,
     AnyPath,
     CannotWrite,
     append,
@@ -28,6 +29,7 @@ from crm_provider.files.paths import (
     read_own,
     remove,
     sibling,
+    too_long,
     writing,
 )
 
@@ -122,7 +124,9 @@ class GrowingFile:
         self._sync(named=False)
 
     def clear(self) -> None:
-        self._sync(named=False)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
         self._checked = False
         remove(self._path)
 
@@ -241,11 +245,12 @@ class Journal:
 
     :param path: of the finished file
     :param quoted: a line break between double quotes is part of the line (CSV)
+    :param errors: how bytes are read that are not UTF-8, as for ``bytes.decode``
     """
 
-    def __init__(self, path: AnyPath, *, quoted: bool = False) -> None:
+    def __init__(self, path: AnyPath, *, quoted: bool = False, errors: str = "strict") -> None:
         self.path = path
-        self._quoted = quoted
+        self._quoted, self._errors = quoted, errors
         self._store: ByteStore = GrowingFile(path, self._whole_lines) if is_local(path) else ObjectParts(path)
 
     def append(self, line: str) -> None:
@@ -269,7 +274,7 @@ class Journal:
         :param rest: also what follows the last line break: a torn line, or the last one of a file that was edited
         """
         for line in self._whole_lines(self._store.pieces(), rest=rest):
-            yield line.removesuffix(b"\n").decode()
+            yield line.removesuffix(b"\n").decode(errors=self._errors)
 
     def begins_like(self, text: str) -> bool:
         """Whether the first line begins with a text, or with as much of it as there is; also true for no line."""
@@ -315,12 +320,15 @@ class Journal:
 
     def _whole_lines(self, pieces: Iterable[bytes], *, rest: bool = False) -> Iterator[bytes]:
         line: list[bytes] = []
-        quotes = 0
+        quotes = size = 0
         for piece in pieces:
             line.append(piece)
+            size += len(piece)
             quotes += piece.count(b'"') if self._quoted else 0
             if piece.endswith(b"\n") and quotes % 2 == 0:
                 yield b"".join(line)
-                line, quotes = [], 0
+                line, quotes, size = [], 0, 0
+            elif size >= LONGEST_LINE:
+                raise too_long(self.path)
         if rest and line:
             yield b"".join(line)

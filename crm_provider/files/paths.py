@@ -1,132 +1,21 @@
-"""Paths on local disks and object stores.
+"""Paths on local disks and object stores through one interface, that of ``pathlib``: atomic writes, appends, reads.
 
-Local files of a load, opened so that no other user of the machine can have put something in their way.
-
-Where others can write to a folder they can be there first: with a link to another file, to have it overwritten, with a
-file of their own, to have it believed, or with a pipe or a device, to hold up the task or fill its memory. So a folder
-that others can write to is refused, and a file is checked after it was opened, without waiting for anything. A group
-that the user is a member of counts as known people, as on a network share.
-
-Files on this machine's disks and on object stores, through one interface: that of ``pathlib``.
-
-What a load writes is private: files have mode 0600, folders that it creates 0700. A folder that other users can write
-to (:mod:`crm_provider.files.paths`) is refused, for reading and for writing.
+What a load writes is private: files have mode 0600, and folders that it creates 0700. Local files are opened by
+:mod:`crm_provider.files.private`, which refuses folders that other users can write to.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import pathlib
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
-A_LINK = "it is a symbolic link, which another user may have put there; remove it"
-NOT_OURS = "another user has put it there, or a link to it; remove it, or use a folder where only you can write"
-NO_FILE = "it is not an ordinary file (a pipe, a device or a socket); remove it"
-OPEN_FOLDER = "every user of the machine can write to its folder; use a folder of your own, or chmod o-w"
-FOREIGN_FOLDER = "its folder belongs to another user; use a folder of your own"
-FOREIGN_LINK = "a link of another user leads to its folder; use a folder of your own"
-
-
-def open_private(path: pathlib.Path, flags: int) -> int:
-    """Open a local file; one that is made is for this user only.
-
-    :return: its descriptor
-    :raises PermissionError: if others may have put it there, or it is not an ordinary file
-    :raises IsADirectoryError: if it is a folder
-    """
-    folder = check_folder(path.parent)
-    if not _is_only_ours(folder):
-        flags |= os.O_NOFOLLOW
-    elif path.is_symlink():
-        check_folder(pathlib.Path(os.path.realpath(path)).parent)
-    number = open_plain(path, flags)
-    try:
-        if not _is_only_ours(folder):
-            _check_owner(path, os.fstat(number), folder)
-    except BaseException:
-        os.close(number)
-        raise
-    return number
-
-
-def open_plain(path: pathlib.Path, flags: int = os.O_RDONLY) -> int:
-    """Open a local file of anybody's, without waiting for the other end of a pipe.
-
-    :return: its descriptor
-    :raises PermissionError: if it is not an ordinary file, or a link that is not to be followed
-    :raises IsADirectoryError: if it is a folder
-    """
-    try:
-        number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError as refused:
-        reasons = {errno.ELOOP: A_LINK, errno.ENXIO: NO_FILE}  # the latter: a pipe that nobody reads
-        if refused.errno in reasons:
-            raise PermissionError(refused.errno, reasons[refused.errno], str(path)) from None
-        raise
-    mode = os.fstat(number).st_mode
-    if stat.S_ISREG(mode):
-        return number
-    os.close(number)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise PermissionError(errno.EPERM, NO_FILE, str(path))
-
-
-def check_folder(folder: pathlib.Path) -> os.stat_result:
-    """Whether no other user can put a file into a folder, or another folder in its place.
-
-    :return: what the folder is
-    :raises PermissionError: if one can
-    """
-    given = pathlib.Path(os.path.abspath(folder))  # noqa: PTH100 - without following links
-    for place in (given, *given.parents):
-        about = place.lstat()
-        if stat.S_ISLNK(about.st_mode) and not _is_trusted(about):
-            raise PermissionError(errno.EPERM, FOREIGN_LINK, str(folder))
-    real = pathlib.Path(os.path.realpath(folder))
-    found = real.stat()
-    if found.st_mode & stat.S_IWOTH:
-        raise PermissionError(errno.EPERM, OPEN_FOLDER, str(folder))
-    if not _is_trusted(found) and not _is_of_our_group(found):
-        raise PermissionError(errno.EPERM, FOREIGN_FOLDER, str(folder))
-    inner = found
-    for parent in real.parents:
-        above = parent.stat()
-        if above.st_mode & stat.S_IWOTH and not (above.st_mode & stat.S_ISVTX and _is_trusted(inner)):
-            raise PermissionError(errno.EPERM, OPEN_FOLDER, str(folder))
-        inner = above
-    return found
-
-
-# -- helpers ------------------------------------------------------------------------------------------------
-
-
-def _is_trusted(about: os.stat_result) -> bool:
-    return about.st_uid in (os.geteuid(), 0)
-
-
-def _is_of_our_group(about: os.stat_result) -> bool:
-    """Whether a folder is shared with a group that we are in."""
-    return bool(about.st_mode & stat.S_IWGRP) and about.st_gid in (os.getegid(), *os.getgroups())
-
-
-def _is_only_ours(folder: os.stat_result) -> bool:
-    return _is_trusted(folder) and not folder.st_mode & stat.S_IWGRP
-
-
-def _check_owner(path: pathlib.Path, file: os.stat_result, folder: os.stat_result) -> None:
-    """In a folder of a group: a file of one of its members, without a second name elsewhere."""
-    known = _is_trusted(file) or file.st_uid == folder.st_uid or file.st_gid == folder.st_gid
-    if not known or file.st_nlink > 1:
-        raise PermissionError(errno.EPERM, NOT_OURS, str(path))
-
+from crm_provider.files.private import check_folder, open_plain, open_private
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
@@ -308,8 +197,13 @@ def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a l
     """
     for line in iter(lambda: file.readline(LONGEST_LINE), b""):
         if len(line) == LONGEST_LINE:
-            raise CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
+            raise too_long(name)
         yield line
+
+
+def too_long(name: object) -> CannotRead:
+    """The error for a line that does not end, or quotes that are not closed."""
+    return CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
 
 
 def append(file: IO[bytes], data: bytes) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import AnyPath, as_path
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import expanded, open_lines, place, there
 from crm_provider.load.sources.source import FilesSource, Source, open_source

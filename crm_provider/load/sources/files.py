@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
-from crm_provider.files.paths import NO_FILE, AnyPath, read_plain
+from crm_provider.files.paths import AnyPath, read_plain
+from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from enum import IntEnum
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.files.local import TempDatabase
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Contact, Row, SourceError, key_of
 

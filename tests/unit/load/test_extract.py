@@ -19,8 +19,8 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, ListedPage, Page, walk_pages
 from crm_provider.client.settings import Settings
 from crm_provider.extract import extractor as module
-from crm_provider.extract.extractor import RESTARTS, Extractor, ListingChanged
-from crm_provider.extract.partial_pages import Owner
+from crm_provider.extract.extractor import RESTARTS, Extractor, ExtractUnsaved, ListingChanged
+from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.sandbox import Sandbox
 
 Records = list[dict[str, Any]]
@@ -242,9 +242,16 @@ def test_parts_that_vanish_are_no_reason_for_half_a_file(tmp_path: Path, monkeyp
         for path in tmp_path.iterdir():
             path.unlink()
 
-    with pytest.raises(RuntimeError, match="another extract writes the same file"):
+    with pytest.raises(ExtractUnsaved, match="another try or program has removed or replaced it"):
         extract(FakeClient(records(0, 25), vanish), target).run()
     assert not target.exists()
+
+
+def test_pages_of_two_extracts_in_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialPages, "pages", lambda self: iter(()))
+    with pytest.raises(RuntimeError, match="another extract writes the same file"):
+        extract(FakeClient(records(0, 25)), tmp_path / "contacts.jsonl").run()
+    assert not (tmp_path / "contacts.jsonl").exists()
 
 
 # -- a listing that changes -----------------------------------------------------------------------------------
