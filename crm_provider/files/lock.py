@@ -12,27 +12,27 @@ from crm_provider.files.private import open_private
 
 
 class InUse(RuntimeError):
-    """Another run has the file; later it may be free."""
+    """Another run holds the lock; it may be free later."""
 
 
 class FileLock:
-    """Held by an open file, so a kill releases it. The empty file stays.
+    """A lock held through an open file. The empty file stays.
 
-    :param path: of a file that is for nothing else
-    :param what: is locked, for the message
+    :param path: a file that is used for nothing else
+    :param what: what is locked, for the message
     """
 
     def __init__(self, path: pathlib.Path, what: str) -> None:
         self._path, self._what = path, what
-        self._let_go: weakref.finalize[[int], FileLock] | None = None
+        self._close: weakref.finalize[[int], FileLock] | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or fail at once.
+        """Take the lock without waiting.
 
-        :raises InUse: if another run has it
+        :raises InUse: if another run holds it
         :raises CannotWrite: if it cannot be opened, or others may have put it there
         """
-        if self._let_go is not None:
+        if self._close is not None:
             return
         with writing(self._path):
             private_folder(self._path.parent)
@@ -48,10 +48,10 @@ class FileLock:
         except BaseException:
             os.close(number)
             raise
-        self._let_go = weakref.finalize(self, os.close, number)
+        self._close = weakref.finalize(self, os.close, number)
 
     def release(self) -> None:
-        """Let others have it."""
-        if self._let_go is not None:
-            self._let_go()
-            self._let_go = None
+        """Release the lock."""
+        if self._close is not None:
+            self._close()
+            self._close = None

@@ -21,7 +21,7 @@ LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
 
 class CannotWrite(OSError):
-    """A file that cannot be written. The system's own error seldom says which.
+    """A file cannot be written. The system's own error often does not name it.
 
     :param what: the file
     :param reason: such as "No space left on device"
@@ -36,10 +36,10 @@ class CannotWrite(OSError):
 
 
 class CannotRead(PermissionError):
-    """A file that an earlier try has left, as it seems, and that may not be read.
+    """A file that an earlier try seems to have left cannot be trusted or read.
 
     :param what: the file
-    :param reason: such as that somebody else has put it there
+    :param reason: such as that another user may have put it there
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -54,7 +54,7 @@ class CannotRead(PermissionError):
 class AnyPath(Protocol):
     """The part of ``pathlib.Path`` that ``universal_pathlib`` and Airflow's ``ObjectStoragePath`` have too.
 
-    The methods are given as properties, because their signatures differ in what nobody here uses.
+    The methods are declared as properties, because their signatures differ in parameters that are not used here.
     """
 
     @property
@@ -83,10 +83,10 @@ class AnyPath(Protocol):
 
 
 def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A path object. What lies on a local disk becomes a ``pathlib.Path``, whatever wraps it.
+    """A path object. A path on a local disk becomes a ``pathlib.Path``, whatever wraps it.
 
-    :raises ValueError: for an empty path, for ``None``, and for a URL in a text: only a path object knows which
-        connection opens it
+    :raises ValueError: for an empty path, for ``None``, and for a URL given as text: only a path object knows its
+        connection
     """
     if isinstance(given, str):
         return _of_text(given)
@@ -99,20 +99,20 @@ def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
 
 
 def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
-    """Whether a path of :func:`as_path` is on a disk of this machine (or mounted like one)."""
+    """Whether a path of :func:`as_path` is on a local or mounted disk."""
     return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
 
 
 def sibling(path: AnyPath, ending: str) -> AnyPath:
-    """The path in the same folder whose name has an ending more."""
+    """The path in the same folder with an ending appended to its name."""
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
 
 
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
-    """Name the file in an error of the system's.
+    """Name the file in the system's errors.
 
-    :raises CannotWrite: for any error of the system's
+    :raises CannotWrite: for any ``OSError``
     """
     try:
         yield
@@ -129,7 +129,7 @@ def remove(path: AnyPath) -> None:
 
 
 def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
-    """Create a folder and those above it, for this user only; one that exists is left as it is."""
+    """Create a folder and its parents, for this user only; existing ones stay as they are."""
     missing = [folder, *folder.parents]
     for parent in reversed(missing):
         if not parent.exists():
@@ -137,7 +137,7 @@ def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
 
 
 def unwritable(path: AnyPath) -> str | None:
-    """Why a file cannot be written, as far as that can be told; its folder is created. None if it can, or elsewhere."""
+    """Why a local file cannot be written; None if nothing speaks against it. Its folder is created."""
     if not is_local(path):
         return None
     if path.is_dir():
@@ -154,7 +154,7 @@ def unwritable(path: AnyPath) -> str | None:
 
 
 def private_file(path: pathlib.Path) -> IO[bytes]:
-    """Open a local file to append to it, for this user only; nothing waits in a buffer.
+    """Open a local file for appending, unbuffered and for this user only.
 
     :raises CannotWrite: if it cannot be opened, or others may have put it there
     """
@@ -178,22 +178,22 @@ def read_own(path: AnyPath) -> IO[bytes]:
 
 
 def read_plain(path: AnyPath) -> IO[bytes]:
-    """Open a file that anybody may have written, such as a source.
+    """Open a file of any owner, such as a source.
 
-    :raises PermissionError: if it is local and a pipe or a device, which would hold up the task
+    :raises PermissionError: if it is a local pipe or device, which would block the task
     """
     return os.fdopen(open_plain(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
 
 
 LONGEST_LINE = 64 << 20
-"""Bytes of a line of a load's own files; a rejected row has at most some ten million."""
+"""Bytes of a line of the package's own files; a rejected row has at most about ten million."""
 
 
 def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
-    """Line by line: in Airflow 3.1.0 the file of an ``ObjectStoragePath`` cannot be iterated over itself.
+    """The lines of a file. In Airflow 3.1.0 the file of an ``ObjectStoragePath`` is not iterable.
 
     :param name: of the file, for the message
-    :raises CannotRead: if a line has no end: the file would have to be read into memory whole
+    :raises CannotRead: if a line is too long to be held in memory
     """
     for line in iter(lambda: file.readline(LONGEST_LINE), b""):
         if len(line) == LONGEST_LINE:
@@ -207,14 +207,14 @@ def too_long(name: object) -> CannotRead:
 
 
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append to a file of :func:`private_file` all of some data, or nothing: half a line would spoil the next.
+    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would spoil the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
     size = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(data)
-        while rest:  # a disk that is nearly full takes a part of it
+        while rest:  # a disk that is nearly full takes only a part
             rest = rest[file.write(rest) :]
     except OSError:
         os.ftruncate(file.fileno(), size)  # needs no space
@@ -223,14 +223,14 @@ def append(file: IO[bytes], data: bytes) -> None:
 
 @contextmanager
 def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Write a whole file, or nothing: under the final name there is never half a file.
+    """Write a complete file or nothing: there is never half a file under the final name.
 
     Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
     written here first and then sent as one object, because closing a half-written object would publish it.
 
     :param mode: ``w`` for UTF-8 text (line ends stay as they are written) or ``wb``
-    :raises CannotWrite: if the system will not have it; what was there before is still there then. Other errors of the
-        caller's, such as those of a file that is read meanwhile, stay what they are
+    :raises CannotWrite: if the file cannot be written; an existing file stays unchanged. Errors that the caller raises
+        inside the block are passed on
     """
     local = path if is_local(path) else None
     with writing(path):
@@ -260,7 +260,7 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
 
 
 class _NamedFile(io.FileIO):
-    """A file to write to, whose errors name the file that it will be."""
+    """A draft whose errors name the final file."""
 
     def __init__(self, draft: pathlib.Path, final: AnyPath) -> None:
         self._final = final
@@ -306,7 +306,7 @@ def _protocol(path: object) -> str:
 
 
 def _draft(local: pathlib.Path | None) -> pathlib.Path:
-    """An empty private file: beside the final one, so that it can be renamed, or in the folder for temporary files."""
+    """An empty private file: beside a local target, to be renamed, else in the folder for temporary files."""
     if local is None:
         number, name = tempfile.mkstemp(prefix="crm-")
     else:
@@ -316,7 +316,7 @@ def _draft(local: pathlib.Path | None) -> pathlib.Path:
 
 
 def _force(path: pathlib.Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Flush a file, or the entries of a folder, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

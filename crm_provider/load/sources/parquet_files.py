@@ -11,7 +11,7 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
-from crm_provider.load.sources.options import told_apart
+from crm_provider.load.sources.options import unique_names
 
 BATCH = 1000
 """Rows that are Python values at a time."""
@@ -49,7 +49,7 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
                 read_dictionary=_columns_of_text(parquet, file),
             )
             _check_chunks(path, table.metadata)
-            columns = told_apart(table.schema_arrow.names, str(path))
+            columns = unique_names(table.schema_arrow.names, str(path))
         yield Table(columns, _records(path, table, columns))
 
 
