@@ -58,9 +58,9 @@ def crm_quick(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.Mon
 
     No rate limit, no pacing, and a call that is repeated is repeated at once, as often as ever.
     """
-    from crm_provider.client import transport
+    from crm_provider.client import retry
 
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.001))
     monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox
