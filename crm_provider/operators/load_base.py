@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.files.local import InUse
+from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.options import (

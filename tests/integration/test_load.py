@@ -732,7 +732,7 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
 
 
 def test_a_state_file_in_use_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
-    from crm_provider.files.local import FileLock
+    from crm_provider.files.lock import FileLock
 
     held = FileLock(tmp_path / "state.lock", "the state file")
     held.acquire()

@@ -481,7 +481,7 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
             before = task.try_number - (task.state != "up_for_retry")
             if before > 0 and task.name not in failed:
                 log = stack.api.log(run, task, before)
-                if MEND in log:  # it is written a moment after the state
+                if NO_SPACE in log:  # it is written a moment after the state
                     failed[task.name] = log
         return run.finished or len(failed) == 2
 
@@ -521,7 +521,7 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
         requests=f"each page, and at most {PAGES_AHEAD} of them once more for each try",
         data="the file is whole; until there is room there is none",
         said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it",
-        remedy=MEND,
+        remedy="Free disk space or fix the path; a retry continues",
     )
 
 
