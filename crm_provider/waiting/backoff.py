@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
+from crm_provider.values.backoff import delay
 
 MAX_ERRORS_IN_A_ROW = 10
 """Consecutive server errors that do not end the wait. Each is a whole check with the client's own retries."""
@@ -20,11 +21,10 @@ def back_off(failed: int, *, interval: float, jitter: float) -> float:
     """Seconds from a failed check to the next one: the interval, doubled with each consecutive failure.
 
     :param failed: consecutive failures, including this one
-    :param jitter: 0 to 1. At 0 a quarter is taken off: not all who wait come back in the same instant
+    :param jitter: 0 to 1. It takes off up to half of the delay, so that not all waiting tasks return at once
     """
     longest = max(interval, LONGEST_BACK_OFF)
-    doubled = min(interval * 2.0 ** min(failed - 1, 32), longest)
-    return max(doubled * (0.75 + 0.25 * jitter), interval)
+    return max(delay(failed, first=interval, longest=longest, jitter=jitter), interval)
 
 
 def next_check(error: e.CrmError, failed: int, now: float, *, interval: float, jitter: float) -> float:
@@ -34,8 +34,8 @@ def next_check(error: e.CrmError, failed: int, now: float, *, interval: float, j
     :param now: by the caller's clock
     :param jitter: see :func:`back_off`
     """
-    if (delay := server_delay(error)) is not None:
-        return now + delay
+    if (seconds := server_delay(error)) is not None:
+        return now + seconds
     return now + back_off(failed, interval=interval, jitter=jitter) if failed > 1 else 0.0
 
 

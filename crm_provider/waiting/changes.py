@@ -19,6 +19,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record, id_of
 from crm_provider.client.remote_contact import list_ids_of
 from crm_provider.errors.policy import server_delay
+from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 
 log = logging.getLogger(__name__)
@@ -163,9 +164,10 @@ class ErrorBackoff:
         transient = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
         permanent = not transient or self.failed > MAX_ERRORS_IN_A_ROW
         self._report(error, logging.ERROR if permanent else logging.WARNING)
-        doubled = self.interval * 2.0 ** min(self.failed - 1, 16)
-        delay = max(min(doubled, LONGEST_BACK_OFF), self.interval) if transient else max(self.interval, SLOW)
-        return max(delay, server_delay(error) or 0.0)
+        seconds = SLOW
+        if transient:  # without jitter: the watchers of a connection share their snapshots
+            seconds = delay(self.failed, first=self.interval, longest=LONGEST_BACK_OFF, jitter=1.0)
+        return max(seconds, self.interval, server_delay(error) or 0.0)
 
     def record_success(self) -> None:
         """Record a snapshot that was read."""

@@ -130,8 +130,8 @@ def test_no_back_off_is_shorter_than_the_interval_or_longer_than_its_bound(
     assert interval <= back_off(failed, interval=interval, jitter=jitter) <= max(interval, LONGEST_BACK_OFF)
 
 
-def test_jitter_takes_a_quarter_off_at_most() -> None:
-    assert back_off(4, interval=60.0, jitter=0.0) == 0.75 * back_off(4, interval=60.0, jitter=1.0)
+def test_jitter_takes_off_up_to_half() -> None:
+    assert back_off(4, interval=60.0, jitter=0.0) == 0.5 * back_off(4, interval=60.0, jitter=1.0)
 
 
 @pytest.mark.parametrize("error", [BROKEN, THROTTLED], ids=["broken", "throttled"])
