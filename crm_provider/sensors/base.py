@@ -49,7 +49,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     not change that. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
-    :param on_error: actions by error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``
+    :param on_error: what to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``
     :param max_errors_in_a_row: consecutive server errors that do not end the wait. In mode ``reschedule`` they are
         counted on Airflow 3.3+ only; before, only the sensor's ``timeout`` applies
     :param deferrable: wait in the triggerer, where all waiting tasks of a connection share one poll and hold no worker
