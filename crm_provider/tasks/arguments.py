@@ -2,8 +2,8 @@
 
 A class declares its own arguments in its ``__init__`` and takes those of its bases as ``**kwargs: Unpack[...]``, a
 typed dictionary of this module. So type checkers and editors know all arguments of a class without repeating
-them. Airflow applies ``default_args`` by the names in the ``__init__`` of each class. So a base class declares its arguments there as
-well; a test compares both places.
+them. Airflow applies ``default_args`` by the names in the ``__init__`` of each class. So a base class declares its
+arguments there as well; a test compares both places.
 """
 
 from __future__ import annotations
