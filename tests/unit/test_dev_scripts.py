@@ -55,7 +55,7 @@ def test_verdict_names_each_difference(changed: dict[str, Expected], problem: st
 
 
 def test_verdict_knows_no_task_by_default() -> None:
-    assert verdict(ROWS[:1], {}) == ["read: not in the table of expectations, it ended as success"]
+    assert verdict(ROWS[:1], {}) == ["read: not expected, but it ended as success"]
 
 
 def test_table_has_columns_as_wide_as_needed_and_no_trailing_blanks() -> None:
