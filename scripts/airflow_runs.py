@@ -79,19 +79,22 @@ class Run:
 
 
 def moment_of(text: str) -> datetime:
-    """A time as the API and the sandbox write it."""
+    """Parse a time in the format of the API and the sandbox."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
 
 
 def seconds_between(start: str | None, end: str | None) -> float:
-    """Of two such times, which must be known."""
+    """The seconds between two such times.
+
+    :raises ValueError: one of them is unknown
+    """
     if not (start and end):
-        raise ValueError(f"it has not happened yet: from {start} to {end}")
+        raise ValueError(f"it has not ended yet: from {start} to {end}")
     return (moment_of(end) - moment_of(start)).total_seconds()
 
 
 def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """By the task's first start, with the instances of a mapped task together."""
+    """Sort by the first start of each task, and keep the instances of a mapped task together."""
     tasks = list(tasks)
     never = "~"  # after every date
     first: dict[str, str] = {}
@@ -101,7 +104,7 @@ def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def decode_xcom(value: Any) -> Any:
-    """The API shows an XCom as stored: JSON text, except where the text is not JSON (then it is the value)."""
+    """Decode an XCom. The API returns it as JSON text; a text that is not JSON is the value itself."""
     if not isinstance(value, str):
         return value
     try:
