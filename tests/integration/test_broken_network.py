@@ -197,7 +197,7 @@ def test_what_breaks_once_is_mended_within_the_try(
             fault=f"{fault}, once",
             ends=end_of(run[hit.replace(" ", "_")]),
             requests=scene.requests(hit),
-            data="nothing lost, nothing doubled",
+            data="nothing lost, nothing duplicated",
             error=None,
         )
     table.write()
@@ -238,11 +238,11 @@ def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
 
 def _words(wanted: list[str] | None, written: list[str]) -> str:
     if wanted is None:
-        return "it only reads"
+        return "read only"
     done = len(set(wanted) & set(written))
     if not done:
         return "nothing was written; the next run writes it"
-    return f"{done} of {len(wanted)} written, and said to be unsure; the next run doubles nothing"
+    return f"{done} of {len(wanted)} written, reported as uncertain; the next run duplicates nothing"
 
 
 def test_every_line_of_the_table_has_its_test() -> None:
