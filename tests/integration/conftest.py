@@ -47,7 +47,7 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}
         return real(settings, **keywords, **clock)
 
-    monkeypatch.setattr(http_session, "Wire", wire_of)
+    monkeypatch.setattr(http_session, "HttpSession", wire_of)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
     return "crm_hasty"
 

@@ -100,7 +100,7 @@ def stack(
     crm: Sandbox, airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
     folder = tmp_path_factory.mktemp("dags")
-    (folder / "waiting/backoff.py").write_text(DAG_FILE)
+    (folder / "waiting.py").write_text(DAG_FILE)
     environment = {
         "AIRFLOW_CONN_CRM_DEFAULT": crm.connection_json(),
         "AIRFLOW__CORE__PARALLELISM": "8",
