@@ -17,7 +17,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 from requests.adapters import HTTPAdapter
 
 from crm_provider import errors as e
-from crm_provider.client.body import ACCEPTED, BodyRefused, whole_body
+from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, unpacked
 from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import Settings, shown_host
 from crm_provider.client.transport_errors import transport_error
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
     from crm_provider.client.request import Call
 
+
+MAX_BODY = 10 * 1024 * 1024
+"""Bytes, as they come and unpacked. The largest answer of the API is a page of ten records."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
@@ -157,6 +161,43 @@ def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
             path=call.log_path,
             outcome_known=not call.is_write,
         ) from None
+
+
+def whole_body(response: requests.Response) -> bytes:
+    """Read an answer to its end.
+
+    It is unpacked here, piece by piece: ``requests`` unpacks whatever is packed, and all at once, before it can be
+    measured.
+
+    :raises BodyRefused: it is too large, or cannot be unpacked
+    """
+    body = bytearray()
+    pieces = _measured(response.raw.stream(CHUNK, decode_content=False))
+    try:
+        encoding = response.headers.get("Content-Encoding", "")
+        for piece in unpacked(pieces, encoding) if encoding else pieces:
+            body += piece
+            _check_size(len(body))
+    except zlib.error:
+        raise BodyRefused("the answer cannot be unpacked") from None
+    except ValueError:  # of http.client, on a piece of less than no bytes
+        raise BodyRefused("the answer comes in pieces that make no sense") from None
+    return bytes(body)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BODY:
+        raise BodyRefused(f"the answer is larger than {MAX_BODY // 1024 // 1024} MB")
+
+
+def _measured(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces that hold something, as long as they are not too much."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        _check_size(size)
+        if piece:
+            yield piece
 
 
 # -- logs ---------------------------------------------------------------------------------------------------
