@@ -66,7 +66,7 @@ _ALL = (
     ),
     Group(
         "pacing",
-        ("rate_limit/limiter", "rate_limit/stores", "rate_limit/host_file", "rate_limit/redis"),
+        ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
         (
             f"{UNIT}/test_pacing.py",
             f"{UNIT}/test_pacing_budget.py",

@@ -132,11 +132,8 @@ class CrmHook(BaseHook):
         from crm_provider.observability.metrics import CallMetrics
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
-        if "opentelemetry.trace" in sys.modules:  # otherwise nobody can have set up tracing
-            from crm_provider.observability.tracing import call_spans
-
-            if (spans := call_spans()) is not None:
-                transport.observe(spans)
+        if (spans := call_spans()) is not None:
+            transport.observe(spans)
         return CrmClient(settings, transport=transport)
 
     def bulk_client(
@@ -271,6 +268,22 @@ def _or_a_variable(conn_id: str) -> str:
     if not re.fullmatch(r"\w+", conn_id, re.ASCII):
         return ""
     return f", or set the environment variable AIRFLOW_CONN_{conn_id.upper()}"
+
+
+def call_spans() -> Observer | None:
+    """An observer that creates a span for each attempt, or None if this process does not trace.
+
+    Airflow sets up tracing by ``[traces] otel_on`` and the ``OTEL_*`` variables.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:  # then no provider can have been set
+        return None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    from crm_provider.observability.tracing import CallSpans
+
+    return CallSpans(provider)
 
 
 def _airflow_product() -> str:
