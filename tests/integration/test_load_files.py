@@ -13,8 +13,7 @@ from airflow.sdk import DAG
 
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox import SandboxSettings
+from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]

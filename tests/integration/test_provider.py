@@ -167,17 +167,6 @@ def test_the_providers_manager_has_it_without_a_warning() -> None:
     assert found["warnings"] == []
 
 
-def test_airflow_providers_list_shows_it() -> None:
-    done = airflow("providers", "list", "--output", "json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    listed = json.loads(done.stdout[done.stdout.index("[") :])
-    assert {
-        "package_name": "airflow-provider-crm",
-        "description": INFO["description"].rstrip("."),
-        "version": crm_provider.__version__,
-    } in listed
-
-
 # -- what it lists ------------------------------------------------------------------------------------------
 
 
