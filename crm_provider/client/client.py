@@ -40,7 +40,10 @@ class OtherCalls(Calls):
     def verify_email(self, email: str) -> Record:
         """Have the CRM verify an address; may take up to 29 seconds. The form of the answer is not documented."""
         call = Call(
-            method="POST", route="/email-verification/{email}", parts={"email": validation.email(email)}, loose=True
+            method="POST",
+            route="/email-verification/{email}",
+            path_params={"email": validation.email(email)},
+            allow_any_body=True,
         )
         return _as_record(self._transport.send(call))
 
@@ -64,10 +67,10 @@ class OtherCalls(Calls):
         call = Call(
             method="POST",
             route="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
-            parts={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
+            path_params={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
             body=body,
             authenticated=False,
-            loose=True,
+            allow_any_body=True,
         )
         return _as_record(self._transport.send(call))
 
@@ -94,7 +97,7 @@ class OtherCalls(Calls):
         if json is not None:
             json = validation.json_value(json, "json")
         route = _literal_route(path, path_params or {})
-        call = Call(method=method.upper(), route=route, parts=path_params or {}, query=params or {}, body=json)
+        call = Call(method=method.upper(), route=route, path_params=path_params or {}, query=params or {}, body=json)
         return self._transport.send(call)
 
     def ping(self) -> None:

@@ -58,7 +58,9 @@ class ContactCalls(Calls):
 
         :raises CrmContactNotFoundError: if there is none
         """
-        contact = self._record(Call(method="GET", route="/contacts/{email}", parts={"email": validation.email(email)}))
+        contact = self._record(
+            Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
+        )
         id_of(contact.get("id"), "/contacts/{email}")
         return contact
 
@@ -119,9 +121,9 @@ class ContactCalls(Calls):
         call = Call(
             method="PUT",
             route="/contacts/{email}",
-            parts={"email": validation.email(email)},
+            path_params={"email": validation.email(email)},
             body=validation.attributes(attributes),
-            loose=True,
+            allow_any_body=True,
         )
         return self._record(call)
 
@@ -151,9 +153,9 @@ class ContactCalls(Calls):
             Call(
                 method="DELETE",
                 route="/contacts/{email}",
-                parts={"email": validation.email(email)},
+                path_params={"email": validation.email(email)},
                 success_errors=(e.CrmContactNotFoundError,),
-                loose=True,
+                allow_any_body=True,
             )
         )
 
@@ -168,9 +170,9 @@ class ContactCalls(Calls):
         call = Call(
             method="POST",
             route="/segments/add-contact/{email}",
-            parts={"email": validation.email(email)},
+            path_params={"email": validation.email(email)},
             body={"segmentedListsIds": ids},
-            loose=True,
+            allow_any_body=True,
         )
         answer = self._transport.send(call, verify_write=lambda first_sent: self._membership(email, ids))
         return answer if isinstance(answer, dict) else {}
@@ -199,7 +201,7 @@ class ContactCalls(Calls):
         return {} if contact and {i.lower() for i in ids} <= {i.lower() for i in list_ids_of(contact)} else None
 
     def _read_back(self, email: str) -> Record | None:
-        call = Call(method="GET", route="/contacts/{email}", parts={"email": validation.email(email)})
+        call = Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
         try:
             return mapping_of(self._transport.send(call, budget=ONE_TRY), call)
         except e.CrmNotFoundError as missing:

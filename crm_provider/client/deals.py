@@ -43,7 +43,7 @@ class DealCalls(Calls):
             )
 
         deal = mapping_of(self._transport.send(call, verify_write=read_back), call)
-        id_of(deal.get("id"), call.shown, "POST")
+        id_of(deal.get("id"), call.log_path, "POST")
         return deal
 
     def find_own_deal(
@@ -117,7 +117,7 @@ class DealCalls(Calls):
 
         :raises CrmDealNotFoundError: if there is none
         """
-        deal = self._record(Call(method="GET", route="/deals/{deal_id}", parts=_deal(deal_id)))
+        deal = self._record(Call(method="GET", route="/deals/{deal_id}", path_params=_deal(deal_id)))
         id_of(deal.get("id"), "/deals/{deal_id}")
         return deal
 
@@ -143,7 +143,9 @@ class DealCalls(Calls):
             body["attributes"] = _deal_attributes(attributes)
         if not body:
             raise e.CrmInvalidValueError("nothing to change; give contact_id, stage_id or attributes")
-        return self._record(Call(method="PUT", route="/deals/{deal_id}", parts=_deal(deal_id), body=body, loose=True))
+        return self._record(
+            Call(method="PUT", route="/deals/{deal_id}", path_params=_deal(deal_id), body=body, allow_any_body=True)
+        )
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
         """Move a deal to another stage of its pipeline; answers ``id``.
@@ -161,9 +163,9 @@ class DealCalls(Calls):
         call = Call(
             method="DELETE",
             route="/deals/{deal_id}",
-            parts=_deal(deal_id),
+            path_params=_deal(deal_id),
             success_errors=(e.CrmNotFoundError,),
-            loose=True,
+            allow_any_body=True,
         )
         self._transport.send(call)
 

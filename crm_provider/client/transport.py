@@ -22,6 +22,7 @@ from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import Repeat, repeat_for
 from crm_provider.rate_limit.limiter import BudgetBusy, RateLimiter, limiter_for
+from crm_provider.values.backoff import delay
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Transport:
             seconds = self.clock() - started
             log.debug(
                 "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
-                call.method, call.shown, status or error_type, seconds, waited,
+                call.method, call.log_path, status or error_type, seconds, waited,
             )  # fmt: skip
             self._told(
                 RequestEvent(
@@ -238,7 +239,7 @@ class _Sending:
             f"not sent: the next free slot of this key's rate budget is {busy.seconds:.0f} s away",
             retry_after=busy.seconds,
             method=self.call.method,
-            path=self.call.shown,
+            path=self.call.log_path,
         )
 
     def _note_leaving(self, now: float) -> None:
@@ -273,10 +274,10 @@ class _Sending:
         """Doubling with jitter, half fixed and half random; not before the time that the server asked for."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, e.CrmError) else None
-        delay = min(self.budget.first_delay * 2.0 ** (self.rounds - 1), self.budget.longest_delay)
-        jittered = delay * (0.5 + 0.5 * self.transport.jitter())
+        budget, jitter = self.budget, self.transport.jitter
+        jittered = delay(self.rounds, first=budget.first_delay, longest=budget.longest_delay, jitter=jitter())
         # all who were told the same second must not come back in the same instant
-        return jittered if asked is None else max(asked + 0.5 * self.transport.jitter(), jittered)
+        return jittered if asked is None else max(asked + 0.5 * jitter(), jittered)
 
     def _is_spent(self, state: tenacity.RetryCallState) -> bool:
         return self.over or self.rounds >= self.budget.tries or state.upcoming_sleep > self._left()
@@ -288,6 +289,6 @@ class _Sending:
         error = state.outcome.exception() if state.outcome else None
         log.info(
             "%s on %s %s: attempt %d of %d, next in %.1f s",
-            getattr(error, "type", error), self.call.method, self.call.shown,
+            getattr(error, "type", error), self.call.method, self.call.log_path,
             self.rounds, self.budget.tries, state.upcoming_sleep,
         )  # fmt: skip

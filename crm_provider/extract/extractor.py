@@ -267,7 +267,7 @@ class Extractor:
         # at a slow rate the last of several would wait longer for its slot than a call may take
         at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
         known = self._parts.pages()
-        yield from self._client.list_pages(self._listing, earlier=known, exact=True, at_once=at_once)
+        yield from self._client.list_pages(self._listing, earlier=known, use_decimal=True, at_once=at_once)
 
     def _source(self) -> str:
         """What is read, of which account: told by a fingerprint, for the key is a part of it."""

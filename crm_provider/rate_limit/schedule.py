@@ -7,8 +7,8 @@ Who gets the next slot: the whole state of a budget and the one rule that change
 Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`GRANT_AHEAD` away, to the first
 ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
 virtual time). Until then nothing is reserved: a caller that comes late is not behind all the slots of a load's queue.
-A caller that is told to wait comes back and asks again. If it does not, it counts as gone: after :data:`NO_SHOW_AFTER` the
-slot is free for all. So nothing that a killed process held is lost.
+A caller that is told to wait comes back and asks again. If it does not, it counts as gone: after :data:`NO_SHOW_AFTER`
+the slot is free for all. So nothing that a killed process held is lost.
 
 ``schedule.lua`` is the same rule for Redis; a test compares the two step by step.
 """

@@ -25,7 +25,7 @@ from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import raise_for_decision, reschedule, sensor_timeout, skip
+from crm_provider.tasks.outcome import raise_for_decision, reschedule, sensor_timeout, skip, task_timeout
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
@@ -134,17 +134,19 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
 
     def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
         """Look once on the worker; wait in the triggerer if it is not so yet."""
-        deadline = time.time() + self.timeout
+        started = time.time()
         looked = self.poke(context)
         if isinstance(looked, PokeReturnValue) and looked.is_done:
             return looked.xcom_value
         from crm_provider.triggers.poll import CrmPollTrigger
 
+        limit = self.execution_timeout
         trigger = CrmPollTrigger(
             question=self._question.as_data(),
             crm_conn_id=self.crm_conn_id,
             poke_interval=self.poke_interval,
-            deadline=deadline,
+            deadline=started + self.timeout,
+            execution_deadline=None if limit is None else started + limit.total_seconds(),
             on_error=self.error_policy.as_data(),
             policy_name=self.error_policy.operator,
             max_errors_in_a_row=self.max_errors_in_a_row,
@@ -158,6 +160,10 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         if "error" in event:
             self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
+        if event.get("limit") == "execution_timeout":
+            task_timeout(
+                f"The execution_timeout of {self.execution_timeout} is over. Last answer: {event['last_answer']}"
+            )
         if "last_answer" in event:
             sensor_timeout(
                 f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"

@@ -26,6 +26,7 @@ from crm_provider._compat import (
     AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     Context,
 )
 from crm_provider.errors.on_error import Action, OnError, Work
@@ -130,6 +131,11 @@ def reschedule(date: datetime) -> NoReturn:
 def sensor_timeout(message: str, *, cause: BaseException | None = None) -> NoReturn:
     """End a sensor whose time is over; ``soft_fail`` and ``retries`` are for Airflow to apply."""
     raise AirflowSensorTimeout(message) from cause
+
+
+def task_timeout(message: str) -> NoReturn:
+    """End a task whose ``execution_timeout`` is over, as Airflow does while a task runs: ``retries`` apply."""
+    raise AirflowTaskTimeout(message)
 
 
 def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -28,6 +28,20 @@ PATIENCE = LAST_LOOK + 60.0
 """Seconds after the deadline at which waiting ends, whether or not a last look has come to its end."""
 
 
+Limit = Literal["timeout", "execution_timeout"]
+
+
+def time_left(deadline: float, execution_deadline: float | None, *, now: float) -> tuple[float, Limit]:
+    """Seconds until a wait is broken off, and the limit that does it.
+
+    ``execution_timeout`` breaks it off at once. ``timeout`` leaves :data:`PATIENCE` for the last look.
+    """
+    longest = max(deadline - now, 0.0) + PATIENCE
+    if execution_deadline is None or execution_deadline - now >= longest:
+        return longest, "timeout"
+    return max(execution_deadline - now, 0.0), "execution_timeout"
+
+
 class CrmPollTrigger(BaseTrigger):
     """Waits for the answer to a question, with one poll for all who wait on the connection.
 
@@ -38,6 +52,8 @@ class CrmPollTrigger(BaseTrigger):
     :param poke_interval: seconds between two looks
     :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts.
         There is one last look after it, together with others
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in seconds since the epoch. There is no
+        look after it
     :param on_error: overrides of the error policy, as data
     :param policy_name: the sensor whose presets apply
     :param max_errors_in_a_row: server errors in a row that are waited through
@@ -53,6 +69,7 @@ class CrmPollTrigger(BaseTrigger):
         crm_conn_id: str,
         poke_interval: float,
         deadline: float,
+        execution_deadline: float | None = None,
         on_error: Mapping[str, str] | None = None,
         policy_name: str | None = None,
         max_errors_in_a_row: int = MAX_ERRORS_IN_A_ROW,
@@ -64,6 +81,7 @@ class CrmPollTrigger(BaseTrigger):
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
         self.deadline = deadline
+        self.execution_deadline = execution_deadline
         self.on_error = dict(on_error or {})
         self.policy_name = policy_name
         self.max_errors_in_a_row = max_errors_in_a_row
@@ -72,8 +90,8 @@ class CrmPollTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
-            "question", "crm_conn_id", "poke_interval", "deadline", "on_error",
-            "policy_name", "max_errors_in_a_row", "share_poll", "memory",
+            "question", "crm_conn_id", "poke_interval", "deadline", "execution_deadline",
+            "on_error", "policy_name", "max_errors_in_a_row", "share_poll", "memory",
         )  # fmt: skip
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
@@ -93,12 +111,15 @@ class CrmPollTrigger(BaseTrigger):
             waiting=waiting,
             deadline=deadline,
         )
+        seconds, limit = time_left(self.deadline, self.execution_deadline, now=time.time())
         try:
-            ending = await asyncio.wait_for(wait, max(deadline - time.monotonic(), 0.0) + PATIENCE)
+            ending = await asyncio.wait_for(wait, seconds)
         except (TimeoutError, asyncio.TimeoutError):
             ending = Ending()
+        else:
+            limit = "timeout"
         if ending.answer is None and ending.error is None:
-            yield TriggerEvent({"last_answer": waiting.last_answer})
+            yield TriggerEvent({"last_answer": waiting.last_answer, "limit": limit})
         elif ending.error is not None and ending.decision is not None:
             yield TriggerEvent({"error": ending.error.as_dict(), "decision": ending.decision.as_data()})
         else:

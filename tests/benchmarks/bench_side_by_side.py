@@ -85,7 +85,7 @@ class Everything:
             "### Faults", *tables.faults(WAYS, self.mixed, self.proxy),
             "### One call", *tables.overhead(self.costs),
             "### Waiting", *tables.waiting(self.waited),
-            "### The bars", *tables.bars(self.bars),
+            "### Targets", *tables.bars(self.bars),
         ]  # fmt: skip
         return "\n\n".join(parts)
 

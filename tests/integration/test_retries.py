@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import CrmInternalServerError, CrmLimitExceededError
@@ -22,6 +23,7 @@ ADA = {"contact_email": "ada@example.com", "attributes": {"name": "Ada"}}
 ALAN_ID = ids.contact_id("alan@example.com")
 DEAL = {"contact_id": ALAN_ID, "pipeline_id": ids.pipeline_id("Sales"), "stage_id": ids.stage_id("Sales", "New")}
 FIVE_MINUTES = timedelta(minutes=5)
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 # -- the slot is freed, the try is kept ---------------------------------------------------------------------
@@ -62,25 +64,37 @@ def test_waiting_has_an_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> No
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
 @pytest.mark.parametrize(
-    ("fault", "arguments", "seconds"),
+    ("retry_after", "arguments", "seconds"),
     [
-        pytest.param({"error": "throttled", "retry_after": 20}, {}, 20, id="Retry-After"),
-        pytest.param({"error": "unavailable"}, {}, 300, id="503 without one"),
-        pytest.param(
-            {"error": "throttled", "retry_after": 20},
-            {"max_retry_delay": timedelta(seconds=7)},
-            7,
-            id="max_retry_delay",
-        ),
+        pytest.param(20, {"retry_delay": timedelta(seconds=7)}, 20, id="the server's is longer"),
+        pytest.param(1, {"retry_delay": FIVE_MINUTES}, 300, id="the task's is longer"),
+        pytest.param(None, {"retry_delay": FIVE_MINUTES}, 300, id="the server asks for none"),
     ],
 )
-def test_the_retry_delay_is_the_servers(
-    fault: dict[str, Any], arguments: dict[str, Any], seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
+def test_the_next_try_starts_after_the_longer_delay(
+    retry_after: int | None, arguments: dict[str, Any], seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
 ) -> None:
-    crm.add_fault(effect="error", count=1, **fault)
-    task = run_task(CrmUpsertContactOperator, retry_delay=FIVE_MINUTES, **arguments, **ADA)
+    crm.add_fault(effect="error", count=1, error="unavailable", retry_after=retry_after)
+    task = run_task(CrmUpsertContactOperator, **arguments, **ADA)
     assert task.states == ["up_for_retry", "success"]
     assert waits["task"] == pytest.approx([seconds], abs=2)
+
+
+@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
+def test_a_short_retry_after_leaves_airflows_back_off_as_it_is(crm: Sandbox, run_dag: Any, waits: Waits) -> None:
+    """Two tasks of one name and run differ in nothing but the header: the delays are the same to the second."""
+    found = []
+    for retry_after in (None, 1):
+        crm.add_fault(effect="error", count=2, error="unavailable", retry_after=retry_after)
+        with DAG("back_off", schedule=None) as dag:
+            CrmUpsertContactOperator(
+                task_id="task", retries=2, retry_delay=FIVE_MINUTES, retry_exponential_backoff=2, **ADA
+            )
+        assert run_dag(dag, logical_date=NEW_YEAR)["task"].states == ["up_for_retry", "up_for_retry", "success"]
+        found.append(waits.pop("task"))
+    airflows, with_header = found
+    assert with_header == pytest.approx(airflows, abs=0.01)
+    assert 300 <= airflows[0] < 600 <= airflows[1] < 1200
 
 
 def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:

@@ -262,7 +262,9 @@ def test_the_tables_show_what_was_measured() -> None:
     text = "\n".join(tables.loads(WAYS, [task, loop, ours], again, 640))
     assert "| Calls per row | 1.80 | 1.80 | 0.33 |" in text
     assert "| Share of the limit used | - | 99.0% | 99.0% |" in text
-    assert "1/5.5 of the calls and takes 1/5.0 of the time, and a day later 1/100 of the calls and 1/100" in text
+    assert (
+        "1/5.5 of the calls per row and takes 1/5.0 of the time, and a day later 1/100 of the calls and 1/100" in text
+    )
 
     wrong = [
         Wrong(lost=1, green=True, state="success"),
@@ -270,8 +272,8 @@ def test_the_tables_show_what_was_measured() -> None:
         Wrong(left=1, state="failed"),
     ]
     text = "\n".join(tables.faults(WAYS, wrong, wrong))
-    assert "| Wrong outcomes in all | 4 | 4 | 0 |" in text
-    assert "| success | failed | failed, and says that 1 row is left |" in text
+    assert "| Wrong outcomes in total | 4 | 4 | 0 |" in text
+    assert "| success | failed | failed, and reports that 1 row is left |" in text
 
     text = "\n".join(
         tables.overhead([Cost(way="bare", wall_ms=2, cpu_ms=1), Cost(way="ours", wall_ms=2.5, cpu_ms=1.1)])

@@ -218,7 +218,7 @@ def test_an_error_comes_up_as_it_is(name: str, type_: str) -> None:
     raised = failed(made, SIMPLE[name][0])
     assert (raised.type, raised.request_id, len(made.wire.calls)) == (type_, "req-1", 1)
     assert raised.method == made.wire.calls[0].method
-    assert raised.path == made.wire.calls[0].shown
+    assert raised.path == made.wire.calls[0].log_path
 
 
 PAGED: dict[str, tuple[Invoke, str]] = {
@@ -796,9 +796,11 @@ def echo(status: int, form: str) -> Step:
     def step(call: Call) -> CrmResponse:
         queried = [str(value) for value in call.query.values()]
         if form == "text only":
-            body: Any = {"message": " / ".join([*queried, *call.sent])}
+            body: Any = {"message": " / ".join([*queried, *call.sensitive_values])}
         else:
-            text = " ".join([*queried, json.dumps(call.body, ensure_ascii=False), call.path, *call.parts.values()])
+            text = " ".join(
+                [*queried, json.dumps(call.body, ensure_ascii=False), call.path, *call.path_params.values()]
+            )
             body = {"error": text, "errorCode": "INVALID_INPUT"} if form == "v1" else text.encode()
         return Reply(status, body, {"Location": f"https://crm.example/{call.path}"})(call)
 

@@ -148,7 +148,7 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     found = events(trigger(memory={"last_answer": "not yet."}), FakePoller(Ending()), monkeypatch)
-    assert found == [{"last_answer": "not yet."}]
+    assert found == [{"last_answer": "not yet.", "limit": "timeout"}]
 
 
 def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,39 @@ def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatc
     poller = FakePoller()
     started = time.monotonic()
     found = events(trigger(deadline=time.time() + 0.1, memory={"last_answer": "not yet."}), poller, monkeypatch)
-    assert found == [{"last_answer": "not yet."}]
+    assert found == [{"last_answer": "not yet.", "limit": "timeout"}]
     assert time.monotonic() - started >= 0.199, "the deadline has gone through another clock and back"
     assert poller.left == 1, "it has left the poll"
+
+
+@pytest.mark.parametrize(
+    ("deadline", "execution_deadline", "left"),
+    [
+        (100.0, None, (100.0 + poll.PATIENCE, "timeout")),
+        (100.0, 20.0, (20.0, "execution_timeout")),
+        (20.0, 20.0 + poll.PATIENCE, (20.0 + poll.PATIENCE, "timeout")),
+        (20.0, 19.0 + poll.PATIENCE, (19.0 + poll.PATIENCE, "execution_timeout")),
+        (100.0, -500.0, (0.0, "execution_timeout")),
+        (-500.0, None, (poll.PATIENCE, "timeout")),
+    ],
+)
+def test_the_earlier_limit_ends_the_wait(
+    deadline: float, execution_deadline: float | None, left: tuple[float, str]
+) -> None:
+    now = 1_800_000_000.0
+    limit = None if execution_deadline is None else now + execution_deadline
+    assert poll.time_left(now + deadline, limit, now=now) == left
+
+
+def test_the_execution_timeout_counts_on_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was over while no triggerer ran: the poll is not even joined."""
+    one = recreated(trigger(execution_deadline=time.time() - 1, memory={"last_answer": "not yet."}))
+    assert events(one, FakePoller(), monkeypatch) == [{"last_answer": "not yet.", "limit": "execution_timeout"}]
+
+
+def test_an_execution_timeout_that_is_far_away_does_not_hide_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trigger(execution_deadline=time.time() + 50, memory={"last_answer": "not yet."})
+    assert events(one, FakePoller(Ending()), monkeypatch) == [{"last_answer": "not yet.", "limit": "timeout"}]
 
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def answer(
 ) -> CrmResponse:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return CrmResponse(
-        method=method, path="/contacts/{email}", status=status, headers=headers or {}, body=raw, sent=sent
+        method=method, path="/contacts/{email}", status=status, headers=headers or {}, body=raw, sensitive_values=sent
     )
 
 
@@ -412,13 +412,13 @@ def test_success(status: int, body: bytes, value: Any) -> None:
     ids=repr,
 )
 def test_a_plain_text_is_a_success_only_where_any_will_do(body: bytes, is_text: bool) -> None:
-    error = error_in(dataclasses.replace(answer(200, body), loose=True))
+    error = error_in(dataclasses.replace(answer(200, body), allow_any_body=True))
     assert error is None if is_text else isinstance(error, e.CrmProtocolError)
     assert isinstance(error_in(answer(200, body)), e.CrmProtocolError)
 
 
 def test_of_a_plain_text_nothing_is_taken_over() -> None:
-    assert value_of(dataclasses.replace(answer(200, b"OK"), loose=True)) == {}
+    assert value_of(dataclasses.replace(answer(200, b"OK"), allow_any_body=True)) == {}
 
 
 @ROWS
@@ -675,7 +675,7 @@ def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
     """Not even in the request id: both reach logs and XComs."""
     body = b'{"message": "Key sk-live-42 was revoked", "requestId": "sk-live-42"}'
     error = error_of(
-        CrmResponse(method="GET", path="/segments", status=403, headers={}, body=body, sent=("sk-live-42",))
+        CrmResponse(method="GET", path="/segments", status=403, headers={}, body=body, sensitive_values=("sk-live-42",))
     )
     assert "sk-live-42" not in str(error)
     assert error.request_id is None
@@ -689,6 +689,6 @@ def test_a_key_that_an_answer_echoes_is_not_shown() -> None:
 @pytest.mark.parametrize(("exact", "value"), [(False, 1200.5), (True, Decimal("1200.50"))])
 def test_digits_are_kept_where_they_are_asked_for(exact: bool, value: object) -> None:
     body = b'{"data": {"amount": 1200.50, "count": 7}}'
-    found = value_of(CrmResponse(method="GET", path="/deals", status=200, headers={}, body=body, exact=exact))
+    found = value_of(CrmResponse(method="GET", path="/deals", status=200, headers={}, body=body, use_decimal=exact))
     assert found == {"amount": value, "count": 7}
     assert (type(found["amount"]), str(found["amount"])) == (type(value), str(value))

@@ -19,12 +19,12 @@ from crm_provider.errors.catalog import CATALOGUE
 from .fakes import Bench, FakePacer, Reply, Step, bench, data, error, logged, lost, refused
 from .reference import REPEATED, TYPES
 
-GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
-PUT = Call(method="PUT", route="/contacts/{email}", parts={"email": "ada@example.com"}, body={"name": "Ada"})
+GET = Call(method="GET", route="/contacts/{email}", path_params={"email": "ada@example.com"})
+PUT = Call(method="PUT", route="/contacts/{email}", path_params={"email": "ada@example.com"}, body={"name": "Ada"})
 DELETE = Call(
     method="DELETE",
     route="/contacts/{email}",
-    parts={"email": "ada@example.com"},
+    path_params={"email": "ada@example.com"},
     success_errors=(e.CrmContactNotFoundError,),
 )
 POST = Call(
@@ -396,7 +396,7 @@ def test_a_refusal_for_pace_holds_back_the_other_callers(
 
 @given(st.emails() | st.text(st.characters(exclude_categories=["C", "Z"]), min_size=3).map(lambda t: f"{t}@x"))
 def test_path_quoting_round_trips(email: str) -> None:
-    path = Call(method="GET", route="/contacts/{email}", parts={"email": email}).path
+    path = Call(method="GET", route="/contacts/{email}", path_params={"email": email}).path
     part = path.removeprefix("/contacts/")
     assert unquote(part, errors="strict") == email
     assert set(part) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%")
@@ -412,13 +412,13 @@ def test_path_quoting_round_trips(email: str) -> None:
     ],
 )
 def test_path(email: str, path: str) -> None:
-    assert Call(method="GET", route="/contacts/{email}", parts={"email": email}).path == path
+    assert Call(method="GET", route="/contacts/{email}", path_params={"email": email}).path == path
 
 
 @pytest.mark.parametrize("part", ["", ".", "..", "a\nb"])
 def test_a_part_that_would_change_the_path_is_refused(part: str) -> None:
     with pytest.raises(e.CrmInvalidValueError):
-        assert Call(method="GET", route="/contacts/{email}", parts={"email": part}).path
+        assert Call(method="GET", route="/contacts/{email}", path_params={"email": part}).path
 
 
 @pytest.mark.parametrize(
@@ -430,25 +430,25 @@ def test_a_part_that_would_change_the_path_is_refused(part: str) -> None:
     ],
 )  # fmt: skip
 def test_shown_path(route: str, parts: dict[str, str], shown: str) -> None:
-    assert Call(method="GET", route=route, parts=parts).shown == shown
+    assert Call(method="GET", route=route, path_params=parts).log_path == shown
 
 
 @pytest.mark.parametrize("name", ["contact", "address", "email_address", "who"])
 def test_an_email_under_any_name_is_not_shown(name: str) -> None:
-    call = Call(method="GET", route=f"/contacts/{{{name}}}/notes", parts={name: "ada@example.com"})
-    assert "ada" not in call.shown
+    call = Call(method="GET", route=f"/contacts/{{{name}}}/notes", path_params={name: "ada@example.com"})
+    assert "ada" not in call.log_path
 
 
 def test_values_that_must_not_come_back() -> None:
     call = Call(
         method="POST",
         route="/x/{email}/{deal_id}",
-        parts={"email": "a b@c", "deal_id": "d-1"},
+        path_params={"email": "a b@c", "deal_id": "d-1"},
         query={"filter": "queried"},
         body={"name": "Ada", "n": [7, {"deep": 1.5}], "none": None, "flag": True},
     )
-    assert {"a b@c", "a%20b%40c", "Ada", "7", "1.5", "queried"} <= set(call.sent)
-    assert not {"None", "True", "name", "d-1"} & set(call.sent)
+    assert {"a b@c", "a%20b%40c", "Ada", "7", "1.5", "queried"} <= set(call.sensitive_values)
+    assert not {"None", "True", "name", "d-1"} & set(call.sensitive_values)
 
 
 # -- nothing leaks -------------------------------------------------------------------------------------------
@@ -471,7 +471,7 @@ SECRETS = {"email": "zq.ada@example.com", "name": "Zq Ada Lovelace", "phone": "+
 def test_neither_errors_nor_logs_show_values(step: Step, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     made = bench(*always(step))
-    call = Call(method="PUT", route="/contacts/{email}", parts={"email": SECRETS["email"]}, body=SECRETS)
+    call = Call(method="PUT", route="/contacts/{email}", path_params={"email": SECRETS["email"]}, body=SECRETS)
     remaining = failed(made, call)
     text = f"{remaining} {remaining!r} {remaining.args} {remaining.as_dict()} {caplog.text}"
     assert [value for value in SECRETS.values() if value in text] == []

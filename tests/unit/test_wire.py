@@ -31,7 +31,7 @@ from crm_provider.rate_limit.limiter import UnlimitedRate
 from .fakes import KEY, FakeClock
 
 EMAIL = "zq.ada+x/y%z@example.com"
-GET = Call(method="GET", route="/contacts/{email}", parts={"email": EMAIL})
+GET = Call(method="GET", route="/contacts/{email}", path_params={"email": EMAIL})
 POST = Call(method="POST", route="/contacts", body={"email": EMAIL, "attributes": {"name": "Jörg Ω", "n": 1}})
 OK = sends(http(b'{"data": {"id": "c-1"}}'))
 
@@ -114,7 +114,8 @@ def test_developer_mode() -> None:
 def test_the_automation_call_goes_without_the_key() -> None:
     with RawServer(OK) as server:
         exchange(
-            server, Call(method="POST", route="/webhook/{webhookId}", parts={"webhookId": "s"}, authenticated=False)
+            server,
+            Call(method="POST", route="/webhook/{webhookId}", path_params={"webhookId": "s"}, authenticated=False),
         )
     assert KEY.encode() not in server.requests[0]
 
@@ -135,9 +136,9 @@ def test_user_agent_names_the_products() -> None:
 )
 def test_any_email_arrives_as_one_part_of_the_path(email: str) -> None:
     with RawServer(OK) as server:
-        exchange(server, Call(method="GET", route="/contacts/{email}", parts={"email": email}))
+        exchange(server, Call(method="GET", route="/contacts/{email}", path_params={"email": email}))
     line = head_of(server.requests[0])[0]
-    assert line == f"GET /v2{Call(method='GET', route='/contacts/{email}', parts={'email': email}).path} HTTP/1.1"
+    assert line == f"GET /v2{Call(method='GET', route='/contacts/{email}', path_params={'email': email}).path} HTTP/1.1"
 
 
 # -- what is read --------------------------------------------------------------------------------------------
@@ -478,7 +479,7 @@ def test_tls_that_breaks_after_the_request_was_sent_leaves_a_write_unsure(
 @pytest.mark.parametrize("name", BROKEN)
 def test_neither_error_nor_any_log_shows_email_or_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    call = Call(method="PUT", route="/contacts/{email}", parts={"email": EMAIL}, body={"name": "Zq Planted"})
+    call = Call(method="PUT", route="/contacts/{email}", path_params={"email": EMAIL}, body={"name": "Zq Planted"})
     error = failed(BROKEN[name][0], call, timeout=patience(BROKEN[name][1]))
     text = f"{error} {error!r} {error.args} {error.as_dict()} {caplog.text}"
     encoded = base64.b64encode(EMAIL.encode()).decode()
@@ -490,13 +491,15 @@ def test_neither_error_nor_any_log_shows_email_or_key(name: str, caplog: pytest.
     "call",
     [
         GET,
-        Call(method="POST", route="/segments/add-contact/{email}", parts={"email": EMAIL}),
-        Call(method="POST", route="/email-verification/{email}", parts={"email": EMAIL}),
+        Call(method="POST", route="/segments/add-contact/{email}", path_params={"email": EMAIL}),
+        Call(method="POST", route="/email-verification/{email}", path_params={"email": EMAIL}),
         Call(
-            method="POST", route="/webhook/{webhookId}/c/{channelUid}", parts={"webhookId": EMAIL, "channelUid": EMAIL}
+            method="POST",
+            route="/webhook/{webhookId}/c/{channelUid}",
+            path_params={"webhookId": EMAIL, "channelUid": EMAIL},
         ),
         Call(method="GET", route="/contacts", query={"email": EMAIL}),
-        Call(method="GET", route="/people/{email}", parts={"email": EMAIL}),
+        Call(method="GET", route="/people/{email}", path_params={"email": EMAIL}),
     ],
     ids=["contact", "lists", "verification", "webhook", "query", "a path nobody knew"],
 )

@@ -241,7 +241,9 @@ def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
         def round_trip(self, call: Call) -> CrmResponse:
             body = pages.get(int(call.query["page"]))
             found = 200 if body is not None else status
-            return CrmResponse(method="GET", path=call.shown, status=found, headers={}, body=json.dumps(body).encode())
+            return CrmResponse(
+                method="GET", path=call.log_path, status=found, headers={}, body=json.dumps(body).encode()
+            )
 
     transport._wire = Wire()  # type: ignore[assignment]
     return CrmClient(settings, transport=transport)
