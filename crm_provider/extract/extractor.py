@@ -142,7 +142,7 @@ class Extracted(TypedDict):
 class Extractor:
     """One listing into one file.
 
-    >>> Extract(client, "contacts", "contacts.csv.gz").run()["records"]
+    >>> Extractor(client, "contacts", "contacts.csv.gz").run()["records"]
     1250
 
     The file is written when all pages are there, under its name at once and with the permissions that the umask gives

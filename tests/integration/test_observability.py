@@ -234,7 +234,6 @@ def airflow(*arguments: str) -> str:
 
 def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) -> None:
     site(timeout="45")
-    assert airflow("config", "get-value", "crm", "timeout").splitlines()[-1] == "45"
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
     assert "Seconds to wait for an answer" in listed
     assert "report_directory" in listed

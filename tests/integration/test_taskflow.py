@@ -122,7 +122,7 @@ def test_retry_policy_takes_the_servers_delay(crm: Sandbox, run_function: Callab
     end = run_function(
         lambda: CrmHook().get_contact("ada@example.com")["id"],
         retry_policy=CrmRetryPolicy(),
-        retry_delay=timedelta(minutes=5),
+        retry_delay=timedelta(seconds=5),
     )
     assert end.states == ["up_for_retry", "success"]
     assert waits["task"] == pytest.approx([90], abs=2)
