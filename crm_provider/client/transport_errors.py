@@ -203,12 +203,23 @@ def _proxy_says(status: int, variable: str) -> Told:
 def _tls_says(causes: list[BaseException], environment: Environment) -> Told:
     if any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # such as a load balancer that restarts
         return e.CrmConnectionError, "TLS broke off before it was agreed on"
-    if not environment.ca_variable:
+    if not (environment.ca_variable and any(map(_is_about_the_bundle, causes))):
         return e.CrmTlsError, _tls_reason(causes)
     return e.CrmTlsError, (
         f"{_tls_reason(causes)}. The trusted certificates are those of the environment variable "
         f"{environment.ca_variable}: it must name a file with at least the certificate of the server's authority"
     )
+
+
+_UNTRUSTED = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's codes for a certificate whose authority is not among those trusted."""
+
+
+def _is_about_the_bundle(cause: BaseException) -> bool:
+    """Whether the trusted certificates may be the reason: they lack one, or the file has none that can be read."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_code in _UNTRUSTED
+    return isinstance(cause, ssl.SSLError) and bool(re.search("CERTIFICATE_OR_CRL|PEM|START_LINE", str(cause)))
 
 
 def _tls_reason(causes: list[BaseException]) -> str:
