@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
@@ -107,6 +107,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     _cancel_token: CancelToken | None = None
     _report_path: AnyPath | None = None
+    _map_index = -1
+    """Of the task instance, once it runs."""
 
     def __init__(
         self,
@@ -144,6 +146,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
+        paths = {"rejects": rejects_path, "state": state_path, "report": report_path, "checkpoint": checkpoint_path}
+        self._own_paths = frozenset(f"{name}_path" for name, path in paths.items() if "map_index" in str(path))
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         if not is_mapped(self):
@@ -242,6 +246,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         from crm_provider.tasks.state import checkpoints_for
 
         given, stats = self._arguments(), RequestStats()
+        self._map_index = map_index if (map_index := context["ti"].map_index) is not None else -1
         if not self.checks_only:
             self._check_files()
         cancel_token = self._cancel_token = CancelToken()
@@ -295,8 +300,17 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return RejectsFile.of(path, source)
 
     def _path(self, name: str) -> AnyPath | None:
+        """A file that the load writes. Each instance of a mapped task has its own.
+
+        Without ``map_index`` in the template all instances would name the same file, and replace each other's rows.
+        """
         value = getattr(self, name)
-        return None if value is None else path_of(value, name)
+        if value is None:
+            return None
+        path = path_of(value, name)
+        if self._map_index < 0 or name in self._own_paths:
+            return path
+        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
 
     def _check_files(self) -> None:
         """What cannot be written is to be known before the first call."""
