@@ -34,7 +34,7 @@ from crm_provider.load.state.checkpoint import Checkpoint
 from crm_provider.load.workers import LEAST
 from unit.fakes import FakeClock
 
-from .test_engine import INVALID, REFUSED, Setting, outcomes, people
+from .test_job import INVALID, REFUSED, Setting, outcomes, people
 from .test_extract import FakeClient, extract, records
 
 ROWS = 60
