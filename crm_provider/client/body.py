@@ -166,12 +166,12 @@ def parsed_body(body: bytes) -> Any:
         return UNREADABLE
 
 
-def content_of(body: bytes, *, exact: bool) -> Any:
+def content_of(body: bytes, *, use_decimal: bool) -> Any:
     """As :func:`parsed_body`, for who goes on with it: every number is one, every text can be written somewhere."""
     if not body.strip():
         return None
     try:
-        found = json.loads(body, parse_float=Decimal if exact else _finite, parse_constant=_finite)
+        found = json.loads(body, parse_float=Decimal if use_decimal else _finite, parse_constant=_finite)
     except (ValueError, ArithmeticError, RecursionError):
         return UNREADABLE
     if body.count(b"{") + body.count(b"[") > MAX_NESTING and is_too_deep(found):

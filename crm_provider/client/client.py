@@ -19,11 +19,11 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.contacts import ListCalls
 from crm_provider.client.deals import DealCalls
-from crm_provider.client.pagination import Calls, Record
+from crm_provider.client.pagination import Record
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call
-from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.retry import ONE_TRY
+from crm_provider.client.transport import Calls
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,7 +40,10 @@ class OtherCalls(Calls):
     def verify_email(self, email: str) -> Record:
         """Have the CRM verify an address; may take up to 29 seconds. The form of the answer is not documented."""
         call = Call(
-            method="POST", route="/email-verification/{email}", parts={"email": validation.email(email)}, loose=True
+            method="POST",
+            route="/email-verification/{email}",
+            path_params={"email": validation.email(email)},
+            allow_any_body=True,
         )
         return _as_record(self._transport.send(call))
 
@@ -64,10 +67,10 @@ class OtherCalls(Calls):
         call = Call(
             method="POST",
             route="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
-            parts={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
+            path_params={"webhookId": webhook_id, "channelUid": channel_uid, "workflowId": workflow_id},
             body=body,
             authenticated=False,
-            loose=True,
+            allow_any_body=True,
         )
         return _as_record(self._transport.send(call))
 
@@ -94,7 +97,7 @@ class OtherCalls(Calls):
         if json is not None:
             json = validation.json_value(json, "json")
         route = _literal_route(path, path_params or {})
-        call = Call(method=method.upper(), route=route, parts=path_params or {}, query=params or {}, body=json)
+        call = Call(method=method.upper(), route=route, path_params=path_params or {}, query=params or {}, body=json)
         return self._transport.send(call)
 
     def ping(self) -> None:
@@ -142,10 +145,6 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
     :param transport: what sends the calls; by default one made from the settings
     :param user_agent: further products for the User-Agent header
     """
-
-    def __init__(self, settings: Settings, *, transport: Transport | None = None, user_agent: str = "") -> None:
-        super().__init__(transport or Transport(settings, user_agent=user_agent))
-        self.settings = settings
 
     def __enter__(self) -> Self:
         return self

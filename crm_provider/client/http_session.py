@@ -98,14 +98,14 @@ class HttpSession:
                 body, unread = _body(response, call)
                 return CrmResponse(
                     method=call.method,
-                    path=call.shown,
+                    path=call.log_path,
                     status=response.status_code,
                     headers=dict(response.headers),
                     body=body,
                     unread=unread,
-                    sent=(self._settings.api_key, *call.sent),
-                    loose=call.loose,
-                    exact=call.exact,
+                    sensitive_values=(self._settings.api_key, *call.sensitive_values),
+                    allow_any_body=call.allow_any_body,
+                    use_decimal=call.use_decimal,
                 )
         except (requests.RequestException, HTTPError) as broken:
             error = transport_error(broken, call, sent=self._progress.sent, proxied=self._progress.proxied)
@@ -143,7 +143,7 @@ def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
             type=f"HTTP_{response.status_code}",
             status=response.status_code,
             method=call.method,
-            path=call.shown,
+            path=call.log_path,
             outcome_known=not call.is_write,
         ) from None
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider import errors as e
 from crm_provider.client.request import Call
-from crm_provider.client.transport import Transport
+from crm_provider.client.transport import Calls
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -272,36 +272,27 @@ LISTINGS: Mapping[Listing, str] = {"contacts": "/contacts", "deals": "/deals", "
 """What the API lists, and where."""
 
 
-class Calls:
-    """Base of the calls.
-
-    :param transport: what sends them
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def _record(self, call: Call) -> Record:
-        return mapping_of(self._transport.send(call), call)
+class ListingCalls(Calls):
+    """Calls that read listings, page after page."""
 
     def list_pages(
-        self, listing: Listing, *, earlier: Iterable[Page] = (), exact: bool = False, at_once: int = 1
+        self, listing: Listing, *, earlier: Iterable[Page] = (), use_decimal: bool = False, at_once: int = 1
     ) -> Iterator[ListedPage]:
         """All pages of a listing, with their numbers and totals.
 
         :param earlier: pages from the first on that are known: they are handed back and not read again
-        :param exact: numbers with a fraction as ``Decimal``, with the digits that the CRM sent
+        :param use_decimal: numbers with a fraction as ``Decimal``, with the digits that the CRM sent
         :param at_once: pages on their way at most; they come in order
         """
         route = LISTINGS[listing]
-        with ReadAhead(lambda number: self._page(route, number, exact=exact), at_once=at_once) as read:
+        with ReadAhead(lambda number: self._page(route, number, use_decimal=use_decimal), at_once=at_once) as read:
             yield from walk_pages(read, route, earlier)
 
     def _walk(self, route: str) -> Iterator[Record]:
         return walk(lambda number: self._page(route, number), route)
 
-    def _page(self, route: str, number: int, *, exact: bool = False) -> Page:
-        call = Call(method="GET", route=route, query={"page": number}, exact=exact)
+    def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
+        call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)
         return Page.of(self._transport.send(call), route)
 
 
@@ -315,7 +306,7 @@ def mapping_of(value: Any, call: Call) -> Record:
     raise e.CrmProtocolError(
         f"the answer is a {type(value).__name__}, not an object",
         method=call.method,
-        path=call.shown,
+        path=call.log_path,
         outcome_known=not call.is_write,
     )
 

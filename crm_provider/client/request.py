@@ -5,17 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.responses import WRITES
 from crm_provider.values.redaction import private_path, without_values
-
-if TYPE_CHECKING:
-    pass
-
 
 SHOWN_PARTS = frozenset({"deal_id"})
 """Parts of a path that messages show. All others stay placeholders: personal data, or the secret of a webhook."""
@@ -29,34 +25,34 @@ class Call:
     """One call of the API.
 
     :param route: the path with its parts as placeholders, ``/contacts/{email}``
-    :param parts: the values of the placeholders
-    :param body: JSON body, None for none
-    :param with_key: False for the one call whose URL is the secret
-    :param done_if: errors that, after an own attempt which got no answer, mean that this attempt had succeeded
-    :param loose: the form of a successful answer is not documented and not needed
-    :param exact: numbers with a fraction come as ``Decimal``, with the digits that were sent
+    :param path_params: the values of the placeholders
+    :param body: JSON body; None sends none
+    :param authenticated: False sends no API key, for the one call whose URL is the secret
+    :param success_errors: errors that mean success if the response to an earlier attempt of this call was lost
+    :param allow_any_body: accept a successful response whose body is not JSON; its content is not needed
+    :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that were sent
     """
 
     method: str
     route: str
-    parts: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Any = None
+    path_params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str | int] = field(default_factory=dict, repr=False)
+    body: Any = field(default=None, repr=False)
     authenticated: bool = True
     success_errors: tuple[type[e.CrmError], ...] = ()
-    loose: bool = False
-    exact: bool = False
+    allow_any_body: bool = False
+    use_decimal: bool = False
 
     @property
     def path(self) -> str:
         """The path as sent: every part percent-encoded outside the unreserved set."""
-        encoded = {name: quote(validation.path_part(value, name), safe="") for name, value in self.parts.items()}
+        encoded = {name: quote(validation.path_part(value, name), safe="") for name, value in self.path_params.items()}
         return re.sub(r"\{(\w+)\}", lambda m: encoded[m[1]], self.route)
 
     @property
-    def shown(self) -> str:
+    def log_path(self) -> str:
         """The path as messages show it."""
-        filled = re.sub(r"\{(\w+)\}", lambda m: self.parts[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
+        filled = re.sub(r"\{(\w+)\}", lambda m: self.path_params[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
         return without_values(private_path(filled), ())
 
     @property
@@ -67,9 +63,9 @@ class Call:
         )
 
     @property
-    def sent(self) -> tuple[str, ...]:
+    def sensitive_values(self) -> tuple[str, ...]:
         """The values that go out with the call and must not come back in a message."""
-        hidden = [value for name, value in self.parts.items() if name not in SHOWN_PARTS]
+        hidden = [value for name, value in self.path_params.items() if name not in SHOWN_PARTS]
         return tuple(dict.fromkeys([*hidden, *map(quote, hidden), *map(str, self.query.values()), *_leaves(self.body)]))
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -45,20 +45,20 @@ class CrmResponse:
     """One HTTP answer, read to its end.
 
     :param path: the route for messages, emails left as placeholders
-    :param sent: values that the call sent, the key among them; they are cut out of every text that is shown
-    :param loose: the form of a successful answer is not documented and not needed: a plain text will do
-    :param exact: numbers with a fraction become ``Decimal``, with the digits that were sent
+    :param sensitive_values: values that the call sent, the key among them; they are cut out of every text that is shown
+    :param allow_any_body: the form of a successful answer is not documented and not needed: a plain text will do
+    :param use_decimal: numbers with a fraction become ``Decimal``, with the digits that were sent
     :param unread: why there is no body, if there was one that could not be read
     """
 
     method: str
     path: str
     status: int
-    headers: Mapping[str, str]
-    body: bytes
-    sent: tuple[str, ...] = ()
-    loose: bool = False
-    exact: bool = False
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    sensitive_values: tuple[str, ...] = field(default=(), repr=False)
+    allow_any_body: bool = False
+    use_decimal: bool = False
     unread: str = ""
 
     def header(self, name: str) -> str | None:
@@ -73,13 +73,13 @@ def value_of(answer: CrmResponse) -> Any:
     """
     if not 200 <= answer.status < 300:
         raise error_of(answer)
-    parsed = content_of(answer.body, exact=answer.exact)
-    if parsed is UNREADABLE and answer.loose and answer.body.lstrip()[:1] not in _STRUCTURED:
+    parsed = content_of(answer.body, use_decimal=answer.use_decimal)
+    if parsed is UNREADABLE and answer.allow_any_body and answer.body.lstrip()[:1] not in _STRUCTURED:
         return {}
     if parsed is UNREADABLE:
-        raise _error(answer, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
+        raise _error(answer, parsed, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
     if spec := _spec_in_success(parsed):
-        raise _error(answer, spec.error, spec, _text_of(parsed) or spec.messages[0])
+        raise _error(answer, parsed, spec.error, spec, _text_of(parsed) or spec.messages[0])
     if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
         return parsed["data"]
     return {} if parsed is None else parsed
@@ -91,12 +91,12 @@ def error_of(answer: CrmResponse) -> e.CrmError:
     spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
     text = _text_of(parsed)
     if spec is not None:
-        return _error(answer, spec.error, spec, text or spec.messages[0])
+        return _error(answer, parsed, spec.error, spec, text or spec.messages[0])
     text = text or f"status {answer.status} {_odd_body(answer, parsed)}"
     if answer.status in _BY_STATUS:
         spec = CATALOGUE[_BY_STATUS[answer.status]]
-        return _error(answer, spec.error, spec, text)
-    return _error(answer, family_of(answer.status), None, text)
+        return _error(answer, parsed, spec.error, spec, text)
+    return _error(answer, parsed, family_of(answer.status), None, text)
 
 
 def family_of(status: int) -> type[e.CrmError]:
@@ -134,13 +134,13 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 }
 
 
-def _error(answer: CrmResponse, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
+def _error(answer: CrmResponse, parsed: Any, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
     unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
-        cut(text if _documented(text, answer.status) else _without_sent(text, answer.sent)),
-        type=spec.type if spec else _unknown_type(answer.status),
+        cut(text if _documented(text, answer.status) else _without_sent(text, answer.sensitive_values)),
+        type=spec.error.type if spec else _unknown_type(answer.status),
         status=answer.status,
-        request_id=request_id_of(answer),
+        request_id=request_id_of(answer, parsed),
         retry_after=retry_after_of(answer.header("retry-after"), answer.header("date")),
         method=answer.method,
         path=answer.path,
@@ -271,13 +271,13 @@ def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
     return value[:100] if _REQUEST_ID.fullmatch(value[:100]) else None
 
 
-def request_id_of(answer: CrmResponse) -> str | None:
+def request_id_of(answer: CrmResponse, parsed: Any) -> str | None:
     """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
-    for body in _objects(parsed_body(answer.body)):
-        if found := _as_request_id(body.get("requestId"), answer.sent):
+    for body in _objects(parsed):
+        if found := _as_request_id(body.get("requestId"), answer.sensitive_values):
             return found
     values = (answer.header(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
-    return next(filter(None, (_as_request_id(value, answer.sent) for value in values)), None)
+    return next(filter(None, (_as_request_id(value, answer.sensitive_values) for value in values)), None)
 
 
 def retry_after_of(value: str | None, date: str | None = None) -> float | None:
@@ -312,7 +312,7 @@ def shortened(answer: CrmResponse) -> str:
     """The start of a body, fit for a message; of JSON only its shape, for its values may be a contact's."""
     start = answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
     is_whole = len(answer.body) <= READ_FOR_MESSAGES
-    text = _without_sent(start, answer.sent, is_whole=is_whole)[: 4 * SHORTENED]
+    text = _without_sent(start, answer.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]
     return cut(re.sub(r"\d{4,}", "...", _JSON_STRING.sub(lambda m: m[0] if m["key"] else '"..."', text)))
 
 

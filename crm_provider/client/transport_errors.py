@@ -32,7 +32,7 @@ def transport_error(broken: Exception, call: Call, *, sent: bool, proxied: bool)
     """
     causes = list(_causes(broken))
     error, text = _after(broken, causes) if sent else _before(broken, causes, proxied=proxied)
-    return error(text, method=call.method, path=call.shown, outcome_known=not (sent and call.is_write))
+    return error(text, method=call.method, path=call.log_path, outcome_known=not (sent and call.is_write))
 
 
 Told = tuple[type[e.CrmError], str]

@@ -1,7 +1,9 @@
-"""A retry policy for Airflow 3.3 and newer: only transient errors are retried, after the delay the server asks for."""
+"""A retry policy for Airflow 3.3 and newer: only transient errors are retried, not before the server allows it."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import config
 from crm_provider import errors as e
-from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider._compat import HAS_RETRY_POLICY, conf
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
 
@@ -20,25 +22,25 @@ else:
 
 
 LONGEST_DELAY = 24 * 3600.0
-"""Seconds by which a server's delay may put off a retry at most."""
+"""Maximum delay of a retry that a server can ask for, in seconds."""
 
 DECISION_KEY = "crm_decision"
-"""Key of the task's context for the error that ended this try, and what was decided about it."""
+"""Key of the task's context for the error that ended this try and the decision about it."""
 
 
 class CrmRetryPolicy(RetryPolicy):
     """Retries errors whose action is ``retry`` and fails all others at once.
 
-    CRM operators and sensors have it by default. For tasks of your own that use the hook:
+    CRM operators and sensors use it by default. For your own tasks that use the hook:
 
     >>> @task(retries=3, retry_policy=CrmRetryPolicy({"DEAL_NOT_FOUND": "retry"}))
     ... def move(deal_id: str, stage_id: str):
     ...     CrmHook().move_deal(deal_id, stage_id=stage_id)
 
-    Other exceptions are left to Airflow's ordinary retries.
+    Airflow's ordinary retries apply to other exceptions.
 
-    :param on_error: overrides for tasks that have no error policy of their own; a retry policy cannot skip a task,
-        so ``skip`` fails it (use :func:`~crm_provider.tasks.crm_errors` in the task to skip)
+    :param on_error: overrides for tasks without their own error policy. A retry policy cannot skip a task, so ``skip``
+        fails it (to skip, use :func:`~crm_provider.tasks.crm_errors` in the task)
     """
 
     def __init__(self, on_error: OnError | None = None) -> None:
@@ -47,17 +49,17 @@ class CrmRetryPolicy(RetryPolicy):
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Any | None = None
     ) -> RetryDecision:
-        """Retry, with the server's delay if it gave one, or fail."""
+        """Retry, not before the server's delay if it asks for one, or fail."""
         if not isinstance(exception, e.CrmError):
             return RetryDecision.default()
         decision = self._decision(exception, context or {})
         reason = f"{exception.type}: {decision.action.value}, by {decision.origin}"
         if decision.action not in (Action.RETRY, Action.WAIT):
             return RetryDecision.fail(reason)
-        return RetryDecision.retry(_delay(exception, (context or {}).get("task")), reason)
+        return RetryDecision.retry(retry_delay(exception, try_number, context or {}), reason)
 
     def _decision(self, error: e.CrmError, context: Mapping[str, Any]) -> Decision:
-        """What was decided when this error ended the try; else what the task's own policy, or this one, says."""
+        """The decision that ended this try, else that of the task's policy, else that of this policy."""
         ended, decision = context.get(DECISION_KEY, (None, None))
         if ended is error and isinstance(decision, Decision):
             return decision
@@ -74,17 +76,57 @@ class CrmRetryPolicy(RetryPolicy):
         return cls(data["on_error"])
 
 
-def _delay(error: e.CrmError, task: Any) -> timedelta | None:
-    """The server's delay, at most the task's ``max_retry_delay`` and :data:`LONGEST_DELAY`: Airflow does not cap it."""
-    seconds = server_delay(error)
-    if seconds is None:
+def retry_delay(error: e.CrmError, try_number: int, context: Mapping[str, Any]) -> timedelta | None:
+    """Time until the next try: the longer of the task's own delay and the server's.
+
+    Airflow takes a policy's delay as it is. So the server's part is limited here: by the task's ``max_retry_delay``
+    and by :data:`LONGEST_DELAY`.
+
+    :param try_number: the try that failed, from 1
+    :return: None if the server asks for no delay: then Airflow's own delay applies
+    """
+    server = server_delay(error)
+    if server is None:
         return None
-    seconds = min(seconds, LONGEST_DELAY)
-    longest = getattr(task, "max_retry_delay", None)
-    if longest is not None:
-        seconds = min(seconds, longest.total_seconds() if isinstance(longest, timedelta) else float(longest))
-    return timedelta(seconds=seconds)
+    task = context.get("task")
+    longest = _seconds(getattr(task, "max_retry_delay", None))
+    server = min(server, LONGEST_DELAY, math.inf if longest is None else longest)
+    return timedelta(seconds=max(server, own_delay(task, try_number, context)))
+
+
+def own_delay(task: Any, try_number: int, context: Mapping[str, Any]) -> float:
+    """Seconds that Airflow itself would wait before the next try, as ``TaskInstance.next_retry_datetime`` has it.
+
+    Without back-off ``retry_delay``. With it (``retry_exponential_backoff`` other than 0 and 1) a value between the
+    grown delay and twice as much, which a hash of the try decides, at most ``max_retry_delay``.
+
+    :param try_number: the try that failed, from 1
+    """
+    delay = _seconds(getattr(task, "retry_delay", None)) or 0.0
+    growth = getattr(task, "retry_exponential_backoff", 0)
+    multiplier = 2.0 if growth is True else float(growth or 1.0)  # True as Airflow reads it from the stored DAG
+    if multiplier == 1.0 or multiplier < 0:
+        return delay
+    longest = conf.getint("core", "max_task_retry_delay", fallback=int(LONGEST_DELAY))
+    try:
+        base = max(math.ceil(delay * multiplier ** (try_number - 1)), 1)
+    except OverflowError:
+        base = longest
+    grown = min(base + _hash_of_try(try_number, context) % base, longest)
+    limit = _seconds(getattr(task, "max_retry_delay", None))
+    return float(min(grown, limit) if limit else grown)
+
+
+def _hash_of_try(try_number: int, context: Mapping[str, Any]) -> int:
+    """The number from which Airflow takes the jitter of a try."""
+    ti, run = context.get("ti"), context.get("dag_run")
+    names = (getattr(ti, "dag_id", None), getattr(ti, "task_id", None), getattr(run, "logical_date", None), try_number)
+    return int(hashlib.sha1("#".join(map(str, names)).encode(), usedforsecurity=False).hexdigest(), 16)
+
+
+def _seconds(value: timedelta | float | None) -> float | None:
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 DEFAULT_RETRY_POLICY: Any = CrmRetryPolicy() if HAS_RETRY_POLICY else None
-"""The policy that operators and sensors have if the task names none."""
+"""The default policy of operators and sensors."""

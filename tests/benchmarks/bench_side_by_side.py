@@ -85,7 +85,7 @@ class Everything:
             "### Faults", *tables.faults(WAYS, self.mixed, self.proxy),
             "### One call", *tables.overhead(self.costs),
             "### Waiting", *tables.waiting(self.waited),
-            "### The bars", *tables.bars(self.bars),
+            "### Targets", *tables.bars(self.bars),
         ]  # fmt: skip
         return "\n\n".join(parts)
 
@@ -115,7 +115,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
     if options.write and not MARKS.search(options.write.read_text(encoding="utf-8")):
-        sys.exit(f"{options.write} has no marks <!-- side-by-side:begin --> and <!-- side-by-side:end -->")
+        sys.exit(f"{options.write} has no markers <!-- side-by-side:begin --> and <!-- side-by-side:end -->")
     return options
 
 

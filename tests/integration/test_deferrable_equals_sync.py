@@ -290,6 +290,26 @@ def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_answer_was(
             assert last_answer in task.log
 
 
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+@pytest.mark.parametrize("flag", ["plain", "soft_fail"])
+def test_the_execution_timeout_ends_a_try(
+    mode: str, flag: str, crm: Sandbox, run_task: RunTask, waits: Waits, fast_triggers: None
+) -> None:
+    """Also of a wait that Airflow, in the triggerer, does not limit."""
+    task = run_task(
+        CrmListSensor,
+        list_name="Never",
+        execution_timeout=timedelta(seconds=3),
+        **{**MODES[mode], "poke_interval": 1},
+        **({"soft_fail": True} if flag == "soft_fail" else {}),
+    )
+    states = [state for state in task.states if state != "deferred"]
+    assert states == ["up_for_retry", "failed"]
+    assert type(task.error).__name__ == "AirflowTaskTimeout"
+    if mode == "deferrable":
+        assert "execution_timeout of 0:00:03 is over. Last answer: SEGMENTATION_LIST" in str(task.error)
+
+
 # -- only where one defers ------------------------------------------------------------------------------------
 
 

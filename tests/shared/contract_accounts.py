@@ -110,7 +110,9 @@ class Account:
 
         :param settings: others than the account's: with another key, or in developer mode
         """
-        call = Call(method=method, route=route, parts=parts, query=query or {}, body=body, authenticated=authenticated)
+        call = Call(
+            method=method, route=route, path_params=parts, query=query or {}, body=body, authenticated=authenticated
+        )
         with closing(HttpSession(settings or self.settings, user_agent="airflow-provider-crm contract")) as wire:
             self.calls.acquire(60.0)
             return wire.round_trip(call)

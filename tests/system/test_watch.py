@@ -156,7 +156,7 @@ def join(sandbox: Sandbox, *numbers: int) -> None:
         sandbox.store.add_to_lists(PEOPLE[number], [LIST])
 
 
-def verify_write(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> None:
+def wait_for_sweeps(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> None:
     """Wait until the watch has swept the listing a few times more."""
 
     def calls() -> int:
@@ -167,7 +167,7 @@ def verify_write(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> None
 
 
 def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandbox) -> None:
-    verify_write(stack, sandbox)
+    wait_for_sweeps(stack, sandbox)
     assert runs(stack) == []  # none for who was there
     for number in (1, 2):
         before = len(runs(stack))
@@ -186,7 +186,7 @@ def test_one_run_for_all_that_join_together(stack: AirflowStack, sandbox: Sandbo
         for number in everyone:
             sandbox.store.add_to_lists(PEOPLE[number], [OTHER])
     rest(stack, sandbox, "on_joins", members_of=OTHER)
-    verify_write(stack, sandbox)
+    wait_for_sweeps(stack, sandbox)
     later = runs(stack, "on_joins")[len(before) :]
     assert sorted(contact for run in later for contact in run) == sorted(ids(*everyone))
     assert len(later) <= 2  # the sweep may have been on its way
@@ -200,7 +200,7 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
     join(sandbox, 11)
     stack.restart("triggerer")
     rest(stack, sandbox)
-    verify_write(stack, sandbox)
+    wait_for_sweeps(stack, sandbox)
     after = seen(stack)
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1
@@ -218,13 +218,13 @@ def test_two_triggerers_tell_of_each_contact_once(stack: AirflowStack, sandbox: 
         rest(stack, sandbox)  # only the second can have told
     finally:
         first.signal_group(signal.SIGCONT)
-    verify_write(stack, sandbox, 6)  # until the first has let go: at the hand-over itself both may tell of somebody
+    wait_for_sweeps(stack, sandbox, 6)  # until the first has let go: at the hand-over itself both may tell of somebody
     join(sandbox, 13)
     rest(stack, sandbox)
     stack.kill(second)
     join(sandbox, 14)
     rest(stack, sandbox)
-    verify_write(stack, sandbox)
+    wait_for_sweeps(stack, sandbox)
     assert runs(stack)[len(before) :] == [ids(12), ids(13), ids(14)]
 
 
@@ -245,7 +245,7 @@ def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox
     begin(stack, "crm_list_watcher", asset="crm_trial_users")
     join(sandbox, 16, 17)
     until(stack, lambda: len(sandbox.store.deals) >= 2)
-    verify_write(stack, sandbox)
+    wait_for_sweeps(stack, sandbox)
     assert {deal.contact_id for deal in sandbox.store.deals.values()} == set(ids(16, 17))
 
 

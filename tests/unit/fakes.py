@@ -12,8 +12,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import BudgetBusy
 
 from .reference import ANSWERED
@@ -71,7 +72,12 @@ class Reply:
             self.body if isinstance(self.body, bytes) else b"" if self.body is None else json.dumps(self.body).encode()
         )
         return CrmResponse(
-            method=call.method, path=call.shown, status=self.status, headers=self.headers, body=body, sent=call.sent
+            method=call.method,
+            path=call.log_path,
+            status=self.status,
+            headers=self.headers,
+            body=body,
+            sensitive_values=call.sensitive_values,
         )
 
 
@@ -80,12 +86,14 @@ Step = Callable[[Call], CrmResponse]
 
 def lost(call: Call) -> NoReturn:
     """No answer came: a write may or may not have happened."""
-    raise e.CrmTimeoutError("no answer in time", method=call.method, path=call.shown, outcome_known=not call.is_write)
+    raise e.CrmTimeoutError(
+        "no answer in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
+    )
 
 
 def refused(call: Call) -> NoReturn:
     """No connection: nothing was sent."""
-    raise e.CrmConnectionError("the connection was refused", method=call.method, path=call.shown)
+    raise e.CrmConnectionError("the connection was refused", method=call.method, path=call.log_path)
 
 
 def error(type_: str, **headers: str) -> Reply:

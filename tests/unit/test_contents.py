@@ -13,7 +13,7 @@ from crm_provider.client.body import MAX_NESTING, UNREADABLE, content_of, is_too
 
 @pytest.mark.parametrize("blank", [b"", b" \r\n"])
 def test_an_empty_body_is_nothing(blank: bytes) -> None:
-    assert parsed_body(blank) is content_of(blank, exact=False) is None
+    assert parsed_body(blank) is content_of(blank, use_decimal=False) is None
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -21,13 +21,13 @@ def test_an_empty_body_is_nothing(blank: bytes) -> None:
 def test_what_is_no_number_of_json_is_read_in_an_error_only(number: str, exact: bool) -> None:
     body = b'{"errorCode": "DEAL_NOT_FOUND", "took": %s}' % number.encode()
     assert parsed_body(body)["errorCode"] == "DEAL_NOT_FOUND"
-    assert content_of(body, exact=exact) is UNREADABLE
+    assert content_of(body, use_decimal=exact) is UNREADABLE
 
 
 def test_a_number_beyond_all_floats_is_read_where_digits_are_kept() -> None:
-    assert content_of(b'{"amount": 1e999}', exact=False) is UNREADABLE
-    assert content_of(b'{"amount": 1e999}', exact=True) == {"amount": Decimal("1e999")}
-    assert content_of(b'{"amount": 1e99999999999999999999}', exact=True) is UNREADABLE
+    assert content_of(b'{"amount": 1e999}', use_decimal=False) is UNREADABLE
+    assert content_of(b'{"amount": 1e999}', use_decimal=True) == {"amount": Decimal("1e999")}
+    assert content_of(b'{"amount": 1e99999999999999999999}', use_decimal=True) is UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_number_beyond_all_floats_is_read_where_digits_are_kept() -> None:
     ids=["pair", "capitals", "first half", "second half", "CESU-8", "half in CESU-8", "UTF-16", "Korean"],
 )
 def test_half_a_character_does_not_get_through(body: bytes, text: str) -> None:
-    assert content_of(body, exact=False) == text
-    assert content_of(b'{"a": [%s], "b": 1}' % body, exact=False) == {"a": [text], "b": 1} or b"\0" in body
+    assert content_of(body, use_decimal=False) == text
+    assert content_of(b'{"a": [%s], "b": 1}' % body, use_decimal=False) == {"a": [text], "b": 1} or b"\0" in body
 
 
 @pytest.mark.parametrize(("depth", "too_deep"), [(MAX_NESTING, False), (MAX_NESTING + 1, True), (500, True)])
@@ -56,9 +56,9 @@ def test_what_is_nested_too_deeply_is_unreadable(depth: int, too_deep: bool, ope
     for _ in range(depth):
         body = opening % body
     assert is_too_deep(json.loads(body)) is too_deep
-    assert (content_of(body, exact=False) is UNREADABLE) is too_deep
+    assert (content_of(body, use_decimal=False) is UNREADABLE) is too_deep
 
 
 def test_many_objects_beside_each_other_are_not_deep() -> None:
     records: list[Any] = [{"id": n, "tags": []} for n in range(500)]
-    assert content_of(json.dumps(records).encode(), exact=False) == records
+    assert content_of(json.dumps(records).encode(), use_decimal=False) == records

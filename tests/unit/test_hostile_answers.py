@@ -32,7 +32,7 @@ from crm_provider.client.transport import Transport
 from .fakes import KEY, FakeClock, FakePacer
 
 EMAIL = "zq.ada@example.com"
-GET = Call(method="GET", route="/contacts/{email}", parts={"email": EMAIL})
+GET = Call(method="GET", route="/contacts/{email}", path_params={"email": EMAIL})
 POST = Call(method="POST", route="/contacts", body={"email": EMAIL})
 CALLS = pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
 JSON = b'{"data": {"id": "c-1"}}'

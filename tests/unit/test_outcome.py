@@ -23,6 +23,7 @@ from crm_provider._compat import (
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.tasks import CrmRetryPolicy, outcome
+from crm_provider.tasks.retry_policy import retry_delay
 
 from .fakes import logged
 
@@ -294,6 +295,47 @@ def test_without_a_decision_it_asks_the_task_then_itself_and_the_site(monkeypatc
     assert asked(policy, not_found(), {"task": SimpleNamespace()})[0] == "FAIL"
     assert asked(policy, gone, None) == ("RETRY", f"CONTACT_NOT_FOUND: retry, by {SITE}[CrmNotFoundError]")
     assert asked(policy, KeyError("a mistake"), None)[0] == "DEFAULT"
+
+
+TASK_INSTANCE = SimpleNamespace(dag_id="d", task_id="t")
+RUN = SimpleNamespace(logical_date=NOW)
+
+
+@pytest.mark.parametrize(
+    ("server", "task", "try_number", "seconds"),
+    [
+        pytest.param(None, {"retry_delay": 30}, 1, None, id="the server asks for none"),
+        pytest.param(1, {"retry_delay": 30}, 1, 30, id="the task's is longer"),
+        pytest.param(1, {"retry_delay": timedelta(seconds=30)}, 3, 30, id="without back-off all are the same"),
+        pytest.param(1, {"retry_delay": 30, "retry_exponential_backoff": 1}, 3, 30, id="1 is no back-off"),
+        pytest.param(40, {"retry_delay": 30}, 1, 40, id="the server's is longer"),
+        pytest.param(40, {}, 1, 40, id="a task that is not known"),
+        pytest.param(10**6, {"retry_delay": 30}, 1, 86_400, id="at most a day"),
+        pytest.param(40, {"retry_delay": 5, "max_retry_delay": 7}, 1, 7, id="at most max_retry_delay"),
+        pytest.param(40, {"retry_delay": 30, "max_retry_delay": 7}, 1, 30, id="which limits back-off only"),
+        # 30 x 2^2 = 120, and a part of 120 by the hash of "d#t#2026-05-04 12:00:00+00:00#3"
+        pytest.param(1, {"retry_delay": 30, "retry_exponential_backoff": 2}, 3, 202, id="grown"),
+        pytest.param(1, {"retry_delay": 30, "retry_exponential_backoff": True}, 3, 202, id="True is 2"),
+        pytest.param(
+            1,
+            {"retry_delay": 30, "retry_exponential_backoff": 2, "max_retry_delay": timedelta(seconds=100)},
+            3,
+            100,
+            id="grown to max_retry_delay",
+        ),
+        pytest.param(
+            1, {"retry_delay": 30, "retry_exponential_backoff": 2}, 5000, 86_400, id="grown beyond all numbers"
+        ),
+        pytest.param(0.5, {"retry_delay": 0, "retry_exponential_backoff": 2}, 1, 1, id="grown from nothing"),
+    ],
+)
+def test_the_longer_of_the_tasks_delay_and_the_servers(
+    server: float | None, task: dict[str, Any], try_number: int, seconds: float | None
+) -> None:
+    error = e.CrmServiceUnavailableError("Try later.", status=503, retry_after=server)
+    context = {"ti": TASK_INSTANCE, "dag_run": RUN, "task": SimpleNamespace(**task)}
+    delay = retry_delay(error, try_number, context)
+    assert delay == (None if seconds is None else timedelta(seconds=seconds))
 
 
 # -- what is left behind ------------------------------------------------------------------------------------

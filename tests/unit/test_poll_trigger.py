@@ -24,9 +24,9 @@ from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import Waiting, to_wall
 from crm_provider.waiting.conditions import Condition, ContactIs, InList, ListExists
-from crm_provider.waiting.poller import Ending, Round
+from crm_provider.waiting.poller import CachedLookup, Ending
 
-QUESTIONS = [
+CONDITIONS = [
     ListExists(list_name="VIP"),
     InList(emails=("ann@x.io", "bob@x.io"), list_name="VIP", match="any"),
     ContactIs(email="ann@x.io", attributes={"tags": ["a"]}),
@@ -35,7 +35,7 @@ QUESTIONS = [
 
 def trigger(**changes: Any) -> CrmPollTrigger:
     arguments: dict[str, Any] = {
-        "question": ListExists(list_name="VIP").as_data(),
+        "condition": ListExists(list_name="VIP").as_data(),
         "crm_conn_id": "crm_default",
         "poke_interval": 60.0,
         "deadline": time.time() + 100,
@@ -60,8 +60,8 @@ class FakePoller:
         self.asked: list[dict[str, Any]] = []
         self.left = 0
 
-    async def wait(self, question: Condition, **arguments: Any) -> Ending:
-        self.asked.append({"question": question, **arguments})
+    async def wait(self, condition: Condition, **arguments: Any) -> Ending:
+        self.asked.append({"condition": condition, **arguments})
         self.joined.set()
         try:
             if self.ending is None:
@@ -87,10 +87,10 @@ def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPa
 # -- between processes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_recreated_trigger_is_the_same(question: Condition) -> None:
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_recreated_trigger_is_the_same(condition: Condition) -> None:
     one = trigger(
-        question=question.as_data(),
+        condition=condition.as_data(),
         on_error={"CONTACT_NOT_FOUND": "fail"},
         policy_name="CrmContactSensor",
         max_errors_in_a_row=3,
@@ -100,7 +100,7 @@ def test_a_recreated_trigger_is_the_same(question: Condition) -> None:
     copy = recreated(one)
     assert copy.serialize()[0] == one.serialize()[0]
     assert json.dumps(copy.serialize()[1]) == json.dumps(one.serialize()[1])
-    assert Condition.from_data(copy.question) == question
+    assert Condition.from_data(copy.condition) == condition
 
 
 def test_no_argument_gets_lost() -> None:
@@ -136,7 +136,7 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     events(one, poller, monkeypatch)
     [asked] = poller.asked
-    assert asked["question"] == ListExists(list_name="VIP")
+    assert asked["condition"] == ListExists(list_name="VIP")
     assert asked["interval"] == 60.0
     assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=soon, last_answer="broken")
     policy: ErrorPolicy = asked["policy"]
@@ -148,7 +148,7 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     found = events(trigger(memory={"last_answer": "not yet."}), FakePoller(Ending()), monkeypatch)
-    assert found == [{"last_answer": "not yet."}]
+    assert found == [{"last_answer": "not yet.", "limit": "timeout"}]
 
 
 def test_the_deadline_stays_where_it_is_over_recreation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,39 @@ def test_a_poll_that_hangs_does_not_keep_the_wait_beyond_its_deadline(monkeypatc
     poller = FakePoller()
     started = time.monotonic()
     found = events(trigger(deadline=time.time() + 0.1, memory={"last_answer": "not yet."}), poller, monkeypatch)
-    assert found == [{"last_answer": "not yet."}]
+    assert found == [{"last_answer": "not yet.", "limit": "timeout"}]
     assert time.monotonic() - started >= 0.199, "the deadline has gone through another clock and back"
     assert poller.left == 1, "it has left the poll"
+
+
+@pytest.mark.parametrize(
+    ("deadline", "execution_deadline", "left"),
+    [
+        (100.0, None, (100.0 + poll.PATIENCE, "timeout")),
+        (100.0, 20.0, (20.0, "execution_timeout")),
+        (20.0, 20.0 + poll.PATIENCE, (20.0 + poll.PATIENCE, "timeout")),
+        (20.0, 19.0 + poll.PATIENCE, (19.0 + poll.PATIENCE, "execution_timeout")),
+        (100.0, -500.0, (0.0, "execution_timeout")),
+        (-500.0, None, (poll.PATIENCE, "timeout")),
+    ],
+)
+def test_the_earlier_limit_ends_the_wait(
+    deadline: float, execution_deadline: float | None, left: tuple[float, str]
+) -> None:
+    now = 1_800_000_000.0
+    limit = None if execution_deadline is None else now + execution_deadline
+    assert poll.time_left(now + deadline, limit, now=now) == left
+
+
+def test_the_execution_timeout_counts_on_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was over while no triggerer ran: the poll is not even joined."""
+    one = recreated(trigger(execution_deadline=time.time() - 1, memory={"last_answer": "not yet."}))
+    assert events(one, FakePoller(), monkeypatch) == [{"last_answer": "not yet.", "limit": "execution_timeout"}]
+
+
+def test_an_execution_timeout_that_is_far_away_does_not_hide_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trigger(execution_deadline=time.time() + 50, memory={"last_answer": "not yet."})
+    assert events(one, FakePoller(Ending()), monkeypatch) == [{"last_answer": "not yet.", "limit": "timeout"}]
 
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +319,7 @@ def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytes
     closed: list[str] = []
     monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._wire._settings.api_key))
     used = clients(OLD, NEW)
-    round_ = Round(used[0])  # type: ignore[arg-type]
+    round_ = CachedLookup(used[0])  # type: ignore[arg-type]
     used.pop(0)
     gc.collect()
     assert closed == []

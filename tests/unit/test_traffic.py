@@ -16,7 +16,7 @@ from crm_provider.observability.metrics import CallMetrics
 from . import fakes
 from .fakes import Bench, FakePacer, Reply, Step, data, error, lost, refused
 
-GET = Call(method="GET", route="/contacts/{email}", parts={"email": "ada@example.com"})
+GET = Call(method="GET", route="/contacts/{email}", path_params={"email": "ada@example.com"})
 OK = data({"id": "c-1"})
 
 
@@ -93,7 +93,7 @@ def test_without_a_slot_there_was_no_attempt() -> None:
     ],
 )
 def test_a_route_is_told_without_ids(route: str, parts: dict[str, str], told: str) -> None:
-    assert [seen.route for seen in seen_of(Call(method="GET", route=route, parts=parts), OK)] == [told]
+    assert [seen.route for seen in seen_of(Call(method="GET", route=route, path_params=parts), OK)] == [told]
 
 
 def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import Any
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.files.local import TempDatabase
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
 from crm_provider.load.rows import Contact, Row, SourceError
 from crm_provider.values.addresses import person_key

@@ -108,13 +108,13 @@ def bars(*, first: Load, again: Load, rival_again: Load, fewest: int, wrong: int
     return [
         Bar(f"at least {BUDGET_BAR:.0%} of the limit used", f"{share:.1%}", share >= BUDGET_BAR if enough else None),
         Bar(
-            f"calls per row within {CALLS_BAR - 1:.0%} of the fewest possible",
-            f"{first.calls:,} calls, {fewest:,} at least: {over - 1:+.1%}",
+            f"calls per row within {CALLS_BAR - 1:.0%} of the minimum",
+            f"{first.calls:,} calls, minimum {fewest:,}: {over - 1:+.1%}",
             over <= CALLS_BAR if enough else None,
         ),
         Bar(
             f"a day later at most 1/{1 / REPEAT_BAR:.0f} of the loop's calls",
-            f"{again.calls_per_row:.3f} and {rival_again.calls_per_row:.3f} a row: 1/{1 / of_rival:.0f}",
+            f"{again.calls_per_row:.3f} and {rival_again.calls_per_row:.3f} per row: 1/{1 / of_rival:.0f}",
             of_rival <= REPEAT_BAR,
         ),
         Bar("no wrong outcome", f"{wrong}", wrong == 0),

@@ -34,13 +34,13 @@ def where() -> str:
 
 
 def loads(ways: Sequence[Way], first: Sequence[Load], again: Sequence[Load], fewest: int) -> list[str]:
-    """What a file costs with each way."""
+    """What a file costs with each client."""
     rows = max(load.rows for load in first)
     about = (
-        f"A file of {rows:,} rows; the CRM has {EXISTING:.0%} of them, and {CHANGED:.0%} of those differ; nothing is "
-        f"known of it beforehand, so that at least {fewest:,} calls are needed ({fewest / rows:.2f} a row). A "
-        f"day later {LATER:.0%} of the rows have changed. {RATE:g} calls per second, burst {BURST}, "
-        f"{1000 * LATENCY:.0f} ms a call; a share of the limit is that after the first {WARM_UP:g} s."
+        f"A file of {rows:,} rows. The CRM has {EXISTING:.0%} of them, and {CHANGED:.0%} of those differ. The clients "
+        f"do not know this beforehand, so at least {fewest:,} calls are needed ({fewest / rows:.2f} per row). A day "
+        f"later {LATER:.0%} of the rows have changed. {RATE:g} calls per second, burst {BURST}, "
+        f"{1000 * LATENCY:.0f} ms per call. The share of the limit leaves out the first {WARM_UP:g} s."
     )
     day = "A day later: "
     lines = [
@@ -52,7 +52,7 @@ def loads(ways: Sequence[Way], first: Sequence[Load], again: Sequence[Load], few
         line(f"Time for {MANY:,} rows", first, lambda one: f"{one.hours:.1f} h"),
         line(f"Processor time for {MANY:,} rows", first, lambda one: f"{one.cpu_minutes:,.0f} min"),
         line("Memory over an empty task, at most", first, lambda one: f"{one.peak_mb - one.base_mb:.0f} MB"),
-        line("Lines to write", ways, lambda one: str(one.lines)),
+        line("Lines of code to write", ways, lambda one: str(one.lines)),
         line(f"{day}calls", again, lambda one: f"{one.calls:,}"),
         line(f"{day}calls per row", again, lambda one: f"{one.calls_per_row:.3f}"),
         line(f"{day}time for {MANY:,} rows", again, lambda one: f"{one.hours:.1f} h"),
@@ -65,40 +65,40 @@ def line(title: str, values: Sequence[object], show: Callable[..., str]) -> list
 
 
 def against_loop(first: Sequence[Load], again: Sequence[Load]) -> str:
-    """The ratios, to be read from any machine."""
+    """The ratios, which hold on any machine."""
     _, loop, ours = first
     _, loop_again, ours_again = again
     fewer, fewer_again = (
         one.calls_per_row / other.calls_per_row for one, other in ((loop, ours), (loop_again, ours_again))
     )
     return (
-        f"Against the loop, row by row, the load makes 1/{fewer:.1f} of the calls and takes "
+        f"Compared with the loop, the load makes 1/{fewer:.1f} of the calls per row and takes "
         f"1/{loop.hours / ours.hours:.1f} of the time, and a day later 1/{fewer_again:.0f} of the calls and "
         f"1/{loop_again.hours / ours_again.hours:.0f} of the time."
     )
 
 
 def faults(ways: Sequence[Way], mixed: Sequence[Wrong], proxy: Sequence[Wrong]) -> list[str]:
-    """What was wrong in the end."""
+    """The wrong outcomes."""
     cases = script()
     hopeless = sum(not case.can_be_loaded for case in cases)
     struck = sum(bool(case.faults) and case.can_be_loaded for case in cases)
     about = (
-        f"The same faults for each. A file of {len(cases)} rows: {struck} are met by one fault each, {hopeless} cannot "
-        f"be loaded at all, so that the run has to end as failed. And one of {len(proxy_script())} rows, where one "
-        "call is answered by a proxy, with a page of its own and status 200. Wrong outcomes are, of both files: rows "
-        "lost in silence, loaded ones that are said to have failed, created ones that are not counted, and each run "
-        "that ends as a success though rows are missing."
+        f"All three face the same faults. In a file of {len(cases)} rows, {struck} rows have one fault each, and "
+        f"{hopeless} cannot be loaded at all, so the run must fail. In a file of {len(proxy_script())} rows, a proxy "
+        "answers one call with its own page and status 200. Wrong outcomes of both files are: rows lost without an "
+        "error, loaded rows reported as failed, created contacts not counted as created, and each run that succeeds "
+        "although rows are missing."
     )
     lines = [
-        line("Rows lost in silence", mixed, lambda one: str(one.lost)),
-        line("Loaded rows that are said to have failed", mixed, lambda one: str(one.false_alarms)),
-        line("Created contacts that are not counted as such", mixed, lambda one: str(one.miscounted)),
-        line("Rows given up that the CRM would have taken", mixed, lambda one: str(one.given_up)),
-        line("The run ends as", mixed, lambda one: one.state),
-        line("A proxy's page: rows lost in silence", proxy, lambda one: str(one.lost)),
-        line("A proxy's page: the run ends as", proxy, ending),
-        line("Wrong outcomes in all", list(zip(mixed, proxy, strict=True)), lambda both: str(wrong(*both))),
+        line("Rows lost without an error", mixed, lambda one: str(one.lost)),
+        line("Loaded rows that are reported as failed", mixed, lambda one: str(one.false_alarms)),
+        line("Created contacts that are not counted as created", mixed, lambda one: str(one.miscounted)),
+        line("Rejected rows that the CRM would have accepted", mixed, lambda one: str(one.given_up)),
+        line("Final state of the run", mixed, lambda one: one.state),
+        line("A proxy's page: rows lost without an error", proxy, lambda one: str(one.lost)),
+        line("A proxy's page: final state of the run", proxy, ending),
+        line("Wrong outcomes in total", list(zip(mixed, proxy, strict=True)), lambda both: str(wrong(*both))),
     ]
     return [about, table(["", *(way.name for way in ways)], lines)]
 
@@ -108,7 +108,7 @@ def wrong(*found: Wrong) -> int:
 
 
 def ending(one: Wrong) -> str:
-    left = f", and says that {one.left} row{'s are' if one.left > 1 else ' is'} left" if one.left else ""
+    left = f", and reports that {one.left} row{'s are' if one.left > 1 else ' is'} left" if one.left else ""
     return f"{one.state}{left}"
 
 
@@ -120,7 +120,7 @@ def overhead(costs: Sequence[Cost]) -> list[str]:
         for cost in costs
     ]
     about = "A `GET` of one contact from a server on the same machine, without a limit:"
-    return [about, table(["By", "Time", "Processor time", "Processor time over the bare session"], lines)]
+    return [about, table(["Client", "Time", "Processor time", "Processor time over the bare session"], lines)]
 
 
 def waiting(found: Sequence[Waited]) -> list[str]:
@@ -137,13 +137,13 @@ def waiting(found: Sequence[Waited]) -> list[str]:
         for one in found
     ]
     about = (
-        f"Deferred sensors that wait for one contact, interval {INTERVAL:g} s, limit {RATE:g} calls per second. In "
-        "time: noticed within an interval and 5 s."
+        f"Deferred sensors that wait for one contact, interval {INTERVAL:g} s, limit {RATE:g} calls per second. "
+        "*In time*: noticed within the interval plus 5 s."
     )
-    return [about, table(["Waiting", "Sensor", "Calls a minute", "Refused", "Processor", "In time"], lines)]
+    return [about, table(["Waiting", "Sensor", "Calls per minute", "Refused", "Processor", "In time"], lines)]
 
 
 def bars(found: Sequence[Bar]) -> list[str]:
-    """What ours is held to; the command fails where one is missed."""
-    about = f"What the load is held to (with {LEAST_ROWS:,} rows or more):"
-    return [about, table(["Bar", "Measured", ""], [[bar.name, bar.measured, bar.verdict] for bar in found])]
+    """The targets of our client; the command fails if one is missed."""
+    about = f"Targets of the load (with {LEAST_ROWS:,} rows or more):"
+    return [about, table(["Target", "Measured", "Result"], [[bar.name, bar.measured, bar.verdict] for bar in found])]

@@ -16,8 +16,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
 from crm_provider.client.responses import READ_FOR_MESSAGES, CrmResponse, error_of, value_of
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from unit.fakes import KEY, FakeClock, FakePacer
 from unit.reference import TYPES
 
@@ -85,8 +86,9 @@ class AnyWire:
     def round_trip(self, call: Call) -> CrmResponse:
         self.sent.append(f"{call.method} {call.route}")
         return CrmResponse(
-            method=call.method, path=call.shown, status=self.status, headers=self.headers, body=self.body,
-            sent=(KEY, *call.sent), loose=call.loose, exact=call.exact,
+            method=call.method, path=call.log_path, status=self.status, headers=self.headers, body=self.body,
+            sensitive_values=(KEY, *call.sensitive_values), allow_any_body=call.allow_any_body,
+            use_decimal=call.use_decimal,
         )  # fmt: skip
 
 
@@ -126,7 +128,7 @@ CALLS: dict[str, tuple[Callable[[CrmClient], Any], Promise]] = {
     "upsert_contact": (lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}), is_ref),
     "delete_contact": (lambda c: c.delete_contact(EMAIL), lambda found: found is None),
     "list_contacts": (lambda c: list(c.list_contacts()), are_records),
-    "list_pages": (lambda c: [p.page.items for p in c.list_pages("deals", exact=True, at_once=3)], bool),
+    "list_pages": (lambda c: [p.page.items for p in c.list_pages("deals", use_decimal=True, at_once=3)], bool),
     "count_contacts": (lambda c: c.count_contacts(), lambda found: found is None or found >= 0),
     "create_deal": (lambda c: c.create_deal(contact_id=ID, pipeline_id=ID, stage_id=ID), has_id),
     "get_deal": (lambda c: c.get_deal(ID), has_id),
@@ -176,7 +178,7 @@ def fit_to_be_shown(error: e.CrmError) -> bool:
 
 @given(body=BODIES, exact=st.booleans())
 def test_a_success_is_plain_json(ends: Guard, body: bytes, exact: bool) -> None:
-    answer = CrmResponse(method="GET", path="/x", status=200, headers={}, body=body, exact=exact)
+    answer = CrmResponse(method="GET", path="/x", status=200, headers={}, body=body, use_decimal=exact)
     try:
         with ends():
             found = value_of(answer)
@@ -195,5 +197,5 @@ def test_a_value_that_is_longer_than_what_is_read_does_not_come_back(
 ) -> None:
     value = "Zq7" + letter * length
     body = (form % (f"{value} " * times).strip()).encode()
-    error = error_of(CrmResponse(method="PUT", path="/x", status=500, headers={}, body=body, sent=(value,)))
+    error = error_of(CrmResponse(method="PUT", path="/x", status=500, headers={}, body=body, sensitive_values=(value,)))
     assert "Zq7" not in str(error) and letter * 3 not in str(error)

@@ -21,11 +21,11 @@ from crm_provider.sandbox import Sandbox
 PROGRAM = """
 import json, sys
 from crm_provider.client.client import CrmClient
-from crm_provider.extract.extractor import Extract
+from crm_provider.extract.extractor import Extractor
 from crm_provider.client.settings import Settings
 key, url, target = sys.argv[1:]
 with CrmClient(Settings(api_key=key, base_url=url, rate_store="off")) as client:
-    print(json.dumps(Extract(client, "contacts", target).run()))
+    print(json.dumps(Extractor(client, "contacts", target).run()))
 """
 
 PAGES = 60

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import RequestEvent
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.job import LoadJob

@@ -15,8 +15,9 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
-from crm_provider.files.local import FileLock, TempDatabase
+from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.planner import RemoteSampler
