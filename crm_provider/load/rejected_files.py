@@ -9,7 +9,7 @@ from dataclasses import replace
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
 from crm_provider.load.rows import NoSuchFile, Row
-from crm_provider.load.sources.files import expanded
+from crm_provider.load.sources.files import expand_pattern
 
 
 class RejectedFiles:
@@ -69,7 +69,7 @@ def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
     found: list[AnyPath] = []
     for path in paths:
         try:
-            found += expanded(path)
+            found += expand_pattern(path)
         except NoSuchFile:
             continue
     return list({str(path): path for path in found}.values())
