@@ -1,4 +1,4 @@
-"""What all load operators share: arguments checked when the DAG is read, and how the load's end becomes the task's."""
+"""What all load operators share: arguments that are checked at DAG parse, and the end of a load as a task state."""
 
 from __future__ import annotations
 
@@ -225,11 +225,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             self._push_result(context)
             fail_without_retry(f"{problem}. {what_to_do(job)}")
         result = dict(self.last_result or {})
-        note_load(self, context, result)
+        if self.outlets:
+            note_load(self, context, result)
         return result
 
     def on_kill(self) -> None:
-        """Airflow ends the task: the load stops, and the next try goes on from there."""
+        """Stop the load because Airflow ends the task; the next try goes on from there."""
         if self._cancel_token is not None:
             self._cancel_token.set()
 
@@ -314,7 +315,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
 
     def _check_files(self) -> None:
-        """What cannot be written is to be known before the first call."""
+        """Find out before the first call which file cannot be written."""
         for name in ("rejects_path", "state_path", "checkpoint_path"):
             if (path := self._path(name)) is not None and (problem := unwritable(path)) is not None:
                 raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
@@ -349,7 +350,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
 
 def _next(stopped: LoadStopped) -> str:
-    """What happens with the rows that are left."""
+    """What happens to the rows that are left."""
     if stopped.decision.action is Action.RETRY:
         return "A retry goes on from there"
     return "A cleared task starts with the first row; with state_path what was loaded costs no call then"
