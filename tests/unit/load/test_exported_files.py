@@ -238,7 +238,7 @@ def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureF
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     words = r"'N/A', 'NULL', 'Null', '\\N'"
     assert warning == (
-        f"Words that often stand for no value are sent as text ({words}); "
+        f"Words that often mean 'no value' are sent as text ({words}); "
         "cells by column: 'name' 2, 'phone' 1, 'age' 1. "
         f"If they are to be empty, give source_options={{'null_values': [{words}]}} (in a query: NULLIF)"
     )
@@ -252,7 +252,7 @@ def test_named_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
         ("a1@ex.co", {}), ("a2@ex.co", {"name": "Null", "phone": "+5531999999999", "age": "41"}), ("a3@ex.co", {}),
     ]  # fmt: skip
     assert [line.split(";")[0] for line in caplog.messages if "Words" in line] == [
-        "Words that often stand for no value are sent as text ('Null')"
+        "Words that often mean 'no value' are sent as text ('Null')"
     ]
 
 
