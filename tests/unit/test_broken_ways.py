@@ -167,7 +167,7 @@ def test_a_kept_alive_connection_that_is_closed_when_it_is_used_again(observed: 
         hits="a create",
         ends="success",
         requests="1 POST, 1 GET",
-        data="read back, on a new connection: nothing lost, nothing doubled",
+        data="read back, on a new connection: nothing lost, nothing duplicated",
     )
 
 

@@ -27,7 +27,7 @@ from crm_provider.load import workers
 from crm_provider.load.progress import SENT_ROWS
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.report import MEND, LoadStopped, LoadUnsaved
+from crm_provider.load.report import FIX, LoadStopped, LoadUnsaved
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state import temp_tables
 from crm_provider.load.state.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def test_a_retry_goes_on_where_the_disk_was_full(it: Setting, size: int) -> None
         it.run()
     text, summary = str(cut.value), cut.value.summary
     assert str(it.folder) in text
-    assert text.endswith(MEND)
+    assert text.endswith(FIX)
     assert sum(summary[outcome] for outcome in Outcome) + summary.left == summary.rows == ROWS
     assert "@" not in text, "no value of a row"
     assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is torn"

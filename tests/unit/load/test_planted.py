@@ -103,7 +103,7 @@ def test_the_tables_of_a_load_have_no_name_and_are_private(no_umask: None) -> No
     before = set(open_files())
     table = StagedRows()
     for number in range(1, 3001):  # more than SQLite keeps in memory
-        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), RowStatus.SEND, str(number))
+        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), RowStatus.SEND)
     made = {link: mode for link, mode in open_files() if (link, mode) not in before}
     table.close()
     assert made, "the table is on the disk"
