@@ -31,7 +31,7 @@ class CallMetrics:
         tags = {"method": seen.method, "route": seen.route}
         stats.incr(CALLS, tags={**tags, "outcome": seen.error_type or "ok"})
         stats.timing(WAITED, timedelta(seconds=seen.waited), tags=tags)
-        if seen.throttled:
+        if seen.status == 429:
             stats.incr(THROTTLED, tags=tags)
 
 

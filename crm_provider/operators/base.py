@@ -71,7 +71,7 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
             check_rendered(self)
             result = self.call(context)
         except e.CrmError as error:
-            raise_for_decision(error, self.decide(error), context)
+            raise_for_decision(error, self.error_policy.decide(error), context)
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 

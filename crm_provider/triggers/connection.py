@@ -13,8 +13,9 @@ from weakref import finalize
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.observability.metrics import CallMetrics

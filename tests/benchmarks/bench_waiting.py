@@ -70,7 +70,7 @@ def main() -> None:
     if options.write:
         document = options.write.read_text(encoding="utf-8")
         if not MARKS.search(document):
-            sys.exit(f"{options.write} has no marks <!-- measured: waiting --> and <!-- measured: end -->")
+            sys.exit(f"{options.write} has no markers <!-- measured: waiting --> and <!-- measured: end -->")
         options.write.write_text(MARKS.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", document), encoding="utf-8")
 
 

@@ -236,11 +236,11 @@ def test_a_clock_that_is_set_stops_no_watch(
 
     asyncio.run(play())
     observed(
-        fault="the clock is set, by a day back or forth",
+        fault="the clock changes by a day, back or forth",
         hits="asset watcher",
-        ends="goes on",
-        requests="a sweep in each interval, as without",
-        data="each newcomer told once",
+        ends="continues",
+        requests="one sweep per interval, as without the fault",
+        data="each new member reported once",
         remedy="nothing",
     )
 

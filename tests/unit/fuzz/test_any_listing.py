@@ -18,8 +18,9 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
+from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.waiting import changes as watching
 from unit.fakes import KEY, FakeClock, FakePacer
 
