@@ -289,7 +289,7 @@ class Extractor:
             if written != tally.records:
                 raise RuntimeError(
                     f"{tally.records} records were read but {written} are in the parts beside {self._target.name}: "
-                    "another extract writes the same file. Give each run a file of its own, for example with {{ ds }} "
+                    "another extract writes the same file. Give each run a file of its own, for example with {{ run_id }} "
                     "in its name"
                 )
         if is_local(self._target):
