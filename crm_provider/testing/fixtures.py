@@ -58,9 +58,9 @@ def crm_quick(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.Mon
 
     There is no rate limit and no pacing. Calls are repeated as often as usual, but without a delay.
     """
-    from crm_provider.client import transport
+    from crm_provider.client import retry
 
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.001))
     monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox

@@ -108,6 +108,15 @@ def test_every_dag_of_the_documents_has_an_id_of_its_own() -> None:
     assert sorted(set(ids)) == sorted(ids)
 
 
+def test_the_script_with_the_hook_runs(crm: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = [fence for fence in docs_text.fences(DOCS / "hook.md", "python") if "DAG(" not in fence.code]
+    exec(compile(script.code, script.name, "exec"), {"__name__": "example"})
+    created, error = capsys.readouterr().out.splitlines()
+    assert created == "created"
+    assert error.startswith("CONTACT_NOT_FOUND (404) on GET /contacts/{email}: ")
+    assert crm.store.contacts["hedy@example.com"].attributes["name"] == "Hedy"
+
+
 def airflow_lines() -> list[str]:
     found = []
     for document in docs_text.documents():
