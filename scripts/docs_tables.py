@@ -23,7 +23,7 @@ import docs_operators
 from docs_operators import DOCS, ROOT, table
 
 from crm_provider import errors
-from crm_provider.client import body, http_session, pagination, request, responses, transport
+from crm_provider.client import body, http_session, pagination, request, responses, retry, transport
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import CATALOGUE
@@ -276,8 +276,8 @@ class Recorder(transport.Transport):
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: request.Call, *, verify_write: transport.ReadBack | None = None, budget: Any = None) -> Any:
-        repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
+    def send(self, call: request.Call, *, verify_write: retry.ReadBack | None = None, budget: Any = None) -> Any:
+        repeated = call.method in ("GET", "PUT", "DELETE") and budget is not retry.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
         self.routes[route] = "read first, then sent again if the write did not happen" if verify_write else lost
@@ -319,7 +319,7 @@ def _first_sentence(method: Callable[..., Any]) -> str:
 
 def limits() -> str:
     """The limits of the client."""
-    budget = transport.RetryBudget()
+    budget = retry.RetryBudget()
     rows = (
         (f"{budget.tries}", "maximum attempts of one call, including the first"),
         (f"{budget.seconds:g} s", "latest start of an attempt, counted from the first"),

@@ -86,7 +86,7 @@ _ALL = (
     ),
     Group(
         "endings",
-        ("load/row_results", "load/conclusion"),
+        ("load/row_results", "load/report"),
         (f"{LOAD}/test_endings.py", f"{LOAD}/test_conclusion.py", f"{LOAD}/test_verdict.py"),
     ),
     Group(

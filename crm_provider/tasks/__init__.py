@@ -1,6 +1,6 @@
-"""For tasks of your own: :func:`crm_errors` and :class:`CrmRetryPolicy`.
+"""Task states from decisions about errors, and :func:`crm_errors` and :class:`CrmRetryPolicy` for your own tasks.
 
-What turns decisions about errors into task states. The only place that raises Airflow's exceptions.
+No other part of the package raises Airflow's exceptions.
 """
 
 from typing import TYPE_CHECKING

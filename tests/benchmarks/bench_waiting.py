@@ -123,7 +123,7 @@ async def wait_and_tell(way: str, waiters: int, seconds: float) -> None:
 
     async def wait() -> None:
         trigger = CrmPollTrigger(
-            question=ListExists(list_name="Late").as_data(),
+            condition=ListExists(list_name="Late").as_data(),
             crm_conn_id="crm_default",
             poke_interval=INTERVAL,
             deadline=time.time() + 3600,

@@ -143,7 +143,7 @@ VALUES = {
         {"contact_email": "ada@example.com", "webhook_id": "", "channel_uid": "c", "workflow_id": "w"},
         ["webhook_id must be text, not empty"],
     ),
-    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["tells no format"]),
+    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["does not show its format"]),
     "empty list name of a sensor": (CrmListSensor, {"list_name": ""}, ["name", "empty"]),
     "a bad email among others": (
         CrmListMembershipSensor,

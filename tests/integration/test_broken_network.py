@@ -23,7 +23,7 @@ from broken_ways import UNREACHABLE, plain_environment
 
 from crm_provider import errors as e
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.client import http_session, transport
+from crm_provider.client import http_session, retry
 from crm_provider.sandbox import Sandbox
 from crm_provider.testing import assert_no_duplicates
 
@@ -36,8 +36,8 @@ RunDag = Callable[..., Any]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other without a wait, and rows are sent one after the other."""
     plain_environment(monkeypatch)
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.0))
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.0))
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = lambda _: None) -> DAG:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from crm_provider.extract import partial_pages
 from crm_provider.files import journal
-from crm_provider.files.local import TempDatabase
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load import suppression
-from crm_provider.load.report import MEND
+from crm_provider.load.report import FIX
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
@@ -82,7 +81,7 @@ def test_a_load_whose_suppression_list_does_not_fit(
     assert task.states == ["failed"]
     assert type(task.error).__name__ == "LoadUnsaved"
     assert "temporary tables" in str(task.error)
-    assert MEND in str(task.error)
+    assert FIX in str(task.error)
     assert len(crm.store.contacts) == 11, "nothing was sent"
 
 
@@ -91,11 +90,12 @@ def test_an_extract(
     crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, retries: int
 ) -> None:
     crm.reset(SandboxSettings(seed="contacts:35", rate=None))
-    Disk(monkeypatch, partial_pages, fits=2, full=1)
+    Disk(monkeypatch, journal, fits=3, full=1)  # a head and two pages
     target = tmp_path / "contacts.jsonl"
     task = run_task(CrmExtractContactsOperator, target=str(target), retries=retries)
     assert task.states == ["up_for_retry", "success"] if retries else ["failed"]
-    assert f"ExtractUnsaved: {target} {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
+    assert f"ExtractUnsaved: {target}.part-" in task.log
+    assert f" {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
     if retries:
         assert task.result["calls"] == 2, "pages that were kept are not read again"
     left = sorted(path.name for path in tmp_path.iterdir())

@@ -17,8 +17,9 @@ from raw_server import PATIENCE, RawServer, http
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import KEY, FakeClock

@@ -21,11 +21,11 @@ from crm_provider.sandbox import Sandbox
 PROGRAM = """
 import json, sys
 from crm_provider.client.client import CrmClient
-from crm_provider.extract.extractor import Extract
+from crm_provider.extract.extractor import Extractor
 from crm_provider.client.settings import Settings
 key, url, target = sys.argv[1:]
 with CrmClient(Settings(api_key=key, base_url=url, rate_store="off")) as client:
-    print(json.dumps(Extract(client, "contacts", target).run()))
+    print(json.dumps(Extractor(client, "contacts", target).run()))
 """
 
 PAGES = 60
@@ -92,4 +92,4 @@ def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path)
     assert (done["records"], done["pages"], done["changed_during_read"]) == (PAGES * 10 - 3, PAGES, False)
     assert done["calls"] <= PAGES - kills[-1]
     reads = len(crm_sandbox.journal()) - read_before
-    assert PAGES <= reads <= PAGES + len(kills) * (AT_ONCE + 1), "only what was in flight at a kill was read twice"
+    assert PAGES <= reads <= PAGES + len(kills) * (AT_ONCE + 1), "only what was in in_flight at a kill was read twice"
