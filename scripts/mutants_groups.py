@@ -39,15 +39,23 @@ _ALL = (
             f"{UNIT}/test_policy_cli.py",
             f"{UNIT}/test_suggest.py",
         ),
-        (
-            f"{UNIT}/test_policy.py::test_any_text_is_taken_or_refused",
-            f"{UNIT}/test_policy.py::test_policy_survives_as_data",
-        ),
+        (f"{UNIT}/test_policy.py::test_policy_survives_as_data",),
     ),
     Group(
         "answers",
         ("errors/exceptions", "errors/catalog", "client/responses"),
         (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
+    ),
+    Group(
+        "upsert",
+        ("client/upsert", "client/remote_contact", "values/server_clock"),
+        (
+            f"{LOAD}/test_sender.py",
+            f"{UNIT}/test_made_or_found.py",
+            f"{UNIT}/test_ordering.py",
+            f"{UNIT}/test_calls.py",
+        ),
+        (f"{UNIT}/test_calls.py::test_no_sent_value_is_shown",),
     ),
     Group("outcome", ("tasks/outcome",), (f"{UNIT}/test_outcome.py",)),
     Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting.py",)),

@@ -25,7 +25,6 @@ from crm_provider.load.options import (
 )
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadStopped
-from crm_provider.load.row_results import decide_run
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.observability.assets import note_load
@@ -186,6 +185,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         except SourceError as wrong:
             fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
+            from crm_provider.load.row_results import decide_run
+
             raise_for_decision(error, decide_run(error, self.error_policy), context)
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result

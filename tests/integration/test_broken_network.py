@@ -156,10 +156,8 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def a_second_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which each look at it takes a second: no test depends on how quick this machine is."""
-    ticks = itertools.count()
-    monkeypatch.setattr(
-        http_session, "HttpSession", partial(http_session.HttpSession, clock=lambda: float(next(ticks)))
-    )
+    ticks, real = itertools.count(), http_session.HttpSession
+    monkeypatch.setattr(http_session, "HttpSession", partial(real, clock=lambda: float(next(ticks))))
 
 
 def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +65,9 @@ def test_what_is_said_of_silence(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) 
     assert len(server.requests) == 1, "one call, and no retries"
 
 
-@pytest.fixture
-def tls_port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    certificate = make_certificate(tmp_path, "127.0.0.1", expired=request.param)
-    with RawServer(closes, tls=server_context(certificate)) as server:
-        yield server.port
-
-
-@pytest.mark.parametrize("tls_port", [False, True], ids=["self-signed", "expired"], indirect=True)
-def test_a_certificate_that_nobody_trusts(tls_port: int, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = said(monkeypatch, crm, host=f"https://127.0.0.1:{tls_port}/v2")
+def test_a_certificate_that_nobody_trusts(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(closes, tls=server_context(make_certificate(tmp_path, "127.0.0.1"))) as server:
+        text = said(monkeypatch, crm, host=f"https://127.0.0.1:{server.port}/v2")
     assert text.startswith("TLS on GET /segments: the certificate is not trusted: ")
     assert "REQUESTS_CA_BUNDLE" in text
 

@@ -82,11 +82,11 @@ def lines_with(what: str, text: str) -> list[str]:
 
 def test_the_run_was_what_this_is_about(left: dict[str, Any]) -> None:
     """Else the searches below would find nothing, and say nothing."""
-    assert left["calls"] > 80
-    assert len(left["errors"]) > 40
+    assert left["calls"] > 60
+    assert len(left["errors"]) > 20
     assert "[urllib3.connectionpool]" in left["log"]
     assert '"GET /... HTTP/1.1" 200' in left["log"]
-    assert left["log"].count("crm_error") > 40
+    assert left["log"].count("crm_error") > 20
     assert lines_with("email", left["tables"]["rendered_task_instance_fields"])
     assert lines_with("name", left["tables"]["serialized_dag"])
     for effect in ("FORBIDDEN", "CONNECTION", "HTTP_200", "HTTP_302", "HTTP_418", "HTTP_409", "BAD_GATEWAY"):
@@ -105,23 +105,14 @@ def test_a_secret_is_nowhere(what: str, left: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("what", ["email", "name", "phone"])
-def test_a_contacts_values_are_not_logged(what: str, left: dict[str, Any]) -> None:
-    ours = "\n".join(line for line in left["log"].splitlines() if not THE_AUTHORS.search(line))
-    assert lines_with(what, ours)[:10] == []
-
-
-@pytest.mark.parametrize("what", ["email", "name", "phone"])
-def test_a_contacts_values_are_in_no_exception(what: str, left: dict[str, Any]) -> None:
-    assert lines_with(what, "\n".join(left["errors"]))[:10] == []
-
-
-@pytest.mark.parametrize("what", ["email", "name", "phone"])
 def test_a_contacts_values_are_only_where_the_author_put_them(what: str, left: dict[str, Any]) -> None:
+    """Neither in a log, nor in an exception, nor in a repr; in the database only where the author put them."""
     tables = {name: rows for name, rows in left["tables"].items() if name not in AUTHORS_TABLES}
     tables["xcom"] = "\n".join(row for row in tables["xcom"].splitlines() if "'rows'" not in row)
-    assert {name: found[:5] for name, rows in tables.items() if (found := lines_with(what, rows))} == {}
-
-
-@pytest.mark.parametrize("what", ["email", "name", "phone"])
-def test_a_contacts_values_are_in_no_repr(what: str, left: dict[str, Any]) -> None:
-    assert lines_with(what, "\n".join(left["objects"])) == []
+    places = {
+        "log": "\n".join(line for line in left["log"].splitlines() if not THE_AUTHORS.search(line)),
+        "errors": "\n".join(left["errors"]),
+        "objects": "\n".join(left["objects"]),
+        **tables,
+    }
+    assert {place: found[:5] for place, text in places.items() if (found := lines_with(what, text))} == {}

@@ -70,10 +70,7 @@ def test_the_default_retry_policy_survives_mapping_of_a_sensor(crm: Sandbox, run
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
-@pytest.mark.parametrize(
-    "place",
-    ["operator", "default_args", "partial", "default_args, partial", "default_args of partial"],
-)
+@pytest.mark.parametrize("place", ["operator", "partial", "default_args, partial", "default_args of partial"])
 def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbox, run_dag: RunDag) -> None:
     """This one retries what the default fails. Another object of the same class shows that it is asked and not ours."""
     crm.add_fault(effect="error", error="INVALID_INPUT")
@@ -98,18 +95,16 @@ def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbo
     assert end.states == ["up_for_retry", "failed"]
 
 
-@pytest.mark.parametrize("place", ["operator", "default_args", "partial", "default_args, partial"])
+@pytest.mark.parametrize("place", ["default_args", "partial"])
 def test_retry_policy_none_is_none(place: str, crm: Sandbox, run_dag: RunDag) -> None:
     """Without a policy what is to fail fails by Airflow's own means."""
     crm.add_fault(effect="error", error="INVALID_INPUT")
     none = {"retry_policy": None} if HAS_RETRY_POLICY else {}
-    with dag_of(**(none if place.startswith("default_args") else {})) as dag:
-        if "partial" in place:
-            own = none if place == "partial" else {}
-            CrmUpsertContactOperator.partial(task_id="task", attributes=NAME, **own).expand(contact_email=[ADA])
+    with dag_of(**(none if place == "default_args" else {})) as dag:
+        if place == "partial":
+            CrmUpsertContactOperator.partial(task_id="task", attributes=NAME, **none).expand(contact_email=[ADA])
         else:
-            own = none if place == "operator" else {}
-            CrmUpsertContactOperator(task_id="task", contact_email=ADA, attributes=NAME, **own)
+            CrmUpsertContactOperator(task_id="task", contact_email=ADA, attributes=NAME)
     (end,) = run_dag(dag).tasks.values()
     assert end.states == ["failed"]
     assert type(end.error).__name__ == "AirflowFailException"
@@ -162,26 +157,13 @@ def partial(**arguments: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "alerts"),
     [
-        pytest.param(lambda: operator(contact_email=ADA), None, id="contact_email"),
         pytest.param(lambda: operator(contact_email=ADA, email=ALERTS), ALERTS, id="both"),
-        pytest.param(lambda: partial().expand(contact_email=[ADA]), None, id="expand contact_email"),
-        pytest.param(lambda: partial().expand_kwargs([{"contact_email": ADA}]), None, id="expand_kwargs contact_email"),
-        pytest.param(
-            lambda: CrmUpsertContactOperator.partial(task_id="task", contact_email=ADA).expand(attributes=[NAME]),
-            None,
-            id="contact_email in partial",
-        ),
         pytest.param(
             lambda: CrmUpsertContactOperator.partial(task_id="task", email=ALERTS, contact_email=ADA).expand(
                 attributes=[NAME]
             ),
             ALERTS,
             id="both in partial",
-        ),
-        pytest.param(
-            lambda: partial(email=ALERTS).expand(contact_email=[ADA]),
-            ALERTS,
-            id="email in partial, contact_email mapped",
         ),
         pytest.param(
             lambda: partial(email=ALERTS).expand_kwargs([{"contact_email": ADA}]),
@@ -204,42 +186,6 @@ def test_contact_email_is_the_contacts_and_email_is_airflows(
     assert end.states == ["success"]
     assert renamed(crm) == {ADA}
     assert sent_to == [alerts]
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda: partial().expand(email=[ADA]), id="mapped"),
-        pytest.param(
-            lambda: CrmUpsertContactOperator.partial(task_id="task", email=ADA).expand(attributes=[NAME]),
-            id="in partial",
-        ),
-    ],
-)
-def test_a_mapped_task_takes_no_email_for_the_contacts(make: Callable[[], Any], crm: Sandbox, run_dag: RunDag) -> None:
-    with dag_of() as dag:
-        make()
-    (end,) = run_dag(dag).tasks.values()
-    assert end.state == "failed"
-    assert "missing keyword argument 'contact_email'" in end.log
-    assert renamed(crm) == set()
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda: operator(contact_email=ADA), id="operator"),
-        pytest.param(lambda: partial().expand(contact_email=[ADA]), id="expand"),
-        pytest.param(lambda: partial().expand_kwargs([{"contact_email": ADA}]), id="expand_kwargs"),
-    ],
-)
-def test_alerts_in_default_args_stay_alerts(make: Callable[[], Any], crm: Sandbox, run_dag: RunDag) -> None:
-    with dag_of(email=ALERTS) as dag:
-        make()
-    (end,) = run_dag(dag).tasks.values()
-    assert end.states == ["success"]
-    assert renamed(crm) == {ADA}
-    assert ALERTS not in crm.store.contacts
 
 
 def test_email_alone_is_not_the_contacts() -> None:

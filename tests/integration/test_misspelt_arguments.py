@@ -12,7 +12,7 @@ from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sensors.contacts import CrmContactSensor
-from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 VALUE = "ada@example.com"
@@ -28,14 +28,10 @@ def dag() -> Iterator[DAG]:
     ("operator", "given", "wrong", "meant"),
     [
         (CrmUpsertContactOperator, {}, "contact_emial", "contact_email"),
-        (CrmUpsertContactOperator, {"contact_email": VALUE}, "attribute", "attributes"),
-        (CrmMoveDealStageOperator, {"stage_id": "s"}, "dealid", "deal_id"),
         (CrmMoveDealStageOperator, {"deal_id": "d", "stage_id": "s"}, "on_eror", "on_error"),
         (CrmLoadContactsOperator, {"source": "x.csv"}, "reject_path", "rejects_path"),
         (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}, "mappping", "mapping"),
         (CrmContactSensor, {}, "contact_emial", "contact_email"),
-        (CrmListSensor, {}, "listname", "list_name"),
-        (CrmListMembershipSensor, {"emails": VALUE}, "listid", "list_id"),
         (CrmListSensor, {"list_id": "x"}, "poke_intervall", "poke_interval"),
     ],
 )

@@ -61,16 +61,6 @@ def test_a_contact_has_a_button(crm: Sandbox, run_task: RunTask) -> None:
 
 
 @pytest.mark.usefixtures("urls")
-def test_mapped_tasks_have_a_button_each(crm: Sandbox, run_dag: RunDag) -> None:
-    with DAG("mapped", schedule=None) as dag:
-        CrmUpsertContactOperator.partial(task_id="upsert").expand(contact_email=["ada@example.com", "bob@example.com"])
-    run = run_dag(dag)
-    for number in (0, 1):
-        end = run[f"upsert[{number}]"]
-        assert end.xcoms["_link_CrmContactLink"] == f"https://app.example.com/contacts/{end.result['id']}"
-
-
-@pytest.mark.usefixtures("urls")
 def test_a_deal_has_a_button_also_if_the_task_failed(crm: Sandbox, run_task: RunTask) -> None:
     end = run_task(CrmMoveDealStageOperator, deal_id=MISSING, stage_id=MISSING, retries=0)
     assert end.state == "failed"
@@ -79,12 +69,6 @@ def test_a_deal_has_a_button_also_if_the_task_failed(crm: Sandbox, run_task: Run
     assert end.state == "failed"
     assert end.xcoms["_link_CrmContactLink"] == "https://app.example.com/contacts/c-1"
     assert end.xcoms["_link_CrmDealLink"] == ""
-
-
-def test_without_a_template_there_is_none_and_nothing_is_logged_about_it(crm: Sandbox, run_task: RunTask) -> None:
-    end = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
-    assert end.xcoms["_link_CrmContactLink"] == ""
-    assert "link" not in end.log.lower()
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["too many rejects", "stopped"])
@@ -234,7 +218,6 @@ def airflow(*arguments: str) -> str:
 
 def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) -> None:
     site(timeout="45")
-    assert airflow("config", "get-value", "crm", "timeout").splitlines()[-1] == "45"
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
     assert "Seconds to wait for an answer" in listed
     assert "report_directory" in listed

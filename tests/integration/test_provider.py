@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseTrigger
-from raw_server import refusing_port
 
 import crm_provider
 from crm_provider._compat import BaseHook, BaseOperator
@@ -167,17 +166,6 @@ def test_the_providers_manager_has_it_without_a_warning() -> None:
     assert found["warnings"] == []
 
 
-def test_airflow_providers_list_shows_it() -> None:
-    done = airflow("providers", "list", "--output", "json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    listed = json.loads(done.stdout[done.stdout.index("[") :])
-    assert {
-        "package_name": "airflow-provider-crm",
-        "description": INFO["description"].rstrip("."),
-        "version": crm_provider.__version__,
-    } in listed
-
-
 # -- what it lists ------------------------------------------------------------------------------------------
 
 
@@ -252,27 +240,12 @@ def run_connections_test(*names: str, **connections: str) -> dict[str, tuple[int
     return {name: (int(code), text) for name, text, code in found}
 
 
-@pytest.fixture
-def refused() -> Iterator[int]:
-    """A port that nobody listens on."""
-    with refusing_port() as port:
-        yield port
-
-
-def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path, refused: int) -> None:
-    crm_sandbox.configure(rate=None)
-    for error in ("INTERNAL_SERVER_ERROR", "TOO_MANY_REQUESTS"):
-        crm_sandbox.add_fault(effect="error", error=error, count=1)
+def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path) -> None:
+    """All that a test of a connection may say is in ``test_connection_test.py``."""
     key = crm_sandbox.api_key
     connections = {
-        # the first two meet the two faults
-        "broken": {"host": crm_sandbox.url, "password": key},
-        "throttled": {"host": crm_sandbox.url, "password": key},
         "fine": {"host": crm_sandbox.url, "password": key},
         "wrong_key": {"host": crm_sandbox.url, "password": "another-key"},
-        "wrong_path": {"host": f"{crm_sandbox.root_url}/v3", "password": key},
-        "refused": {"host": f"http://127.0.0.1:{refused}/v2", "password": key},
-        "unknown_host": {"host": "https://nowhere.invalid/v2", "password": key},
         "no_key": {"host": crm_sandbox.url},
         "public_http": {"host": "http://connect.pingback.com/v2", "password": key},
     }
@@ -281,24 +254,15 @@ def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path, refused: int) 
     )
     succeeded = [name for name, (code, text) in found.items() if "Connection success" in text and code == 0]
     failed = [name for name, (_, text) in found.items() if "Connection failed" in text]
-    assert (succeeded, failed) == (["fine"], [name for name in connections if name != "fine"])
+    assert (succeeded, failed) == (["fine"], ["wrong_key", "no_key", "public_http"])
     says = {
-        "broken": ["INTERNAL_SERVER_ERROR (500)", "try again later"],
-        "throttled": ["throttling", "TOO_MANY_REQUESTS (429)"],
-        "fine": ["Connection success"],
-        "wrong_key": ["FORBIDDEN (403)", "check the API key"],
-        "wrong_path": ["UNKNOWN_ROUTE (403)", "check the base URL", "the key is not the problem"],
-        "refused": ["CONNECTION", "the connection was refused"],
-        "unknown_host": ["CONNECTION", "DNS"],
-        "no_key": ["API key (field Password) is empty"],
-        "public_http": ["plain HTTP to connect.pingback.com", "use https://"],
+        "wrong_key": "FORBIDDEN (403)",
+        "no_key": "API key (field Password) is empty",
+        "public_http": "plain HTTP to connect.pingback.com",
     }
-    lacking = {
-        name: [part for part in parts if part.lower() not in found[name][1].lower()] for name, parts in says.items()
-    }
-    assert {name: (parts, found[name][1]) for name, parts in lacking.items() if parts} == {}
-    assert not [name for name, (_, text) in found.items() if key is not None and key in text]
-    assert crm_sandbox.counters().total == 5, "one call each, and no retries"
+    assert [found[name][1] for name, part in says.items() if part not in found[name][1]] == []
+    assert not [name for name, (_, text) in found.items() if str(key) in text]
+    assert crm_sandbox.counters().total == 2, "one call each, and no retries"
 
 
 @pytest.mark.parametrize(
@@ -331,14 +295,14 @@ def commands_of(file: str) -> list[Sequence[str]]:
     return [shlex.split(line) for line in map(str.strip, lines) if line.startswith("airflow connections add")]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/connection.md"])
-def test_the_command_that_a_document_shows(file: str, airflow_db: Path) -> None:
+def test_the_command_that_documents_show(airflow_db: Path) -> None:
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
     from sqlalchemy import delete, select
 
-    (command,) = commands_of(file)
-    connection_id = f"crm_of_{Path(file).stem.lower()}"
+    (short,), (command,) = commands_of("README.md"), commands_of("docs/connection.md")
+    assert command[: len(short)] == short, "the same, with less"
+    connection_id = "crm_of_documents"
     words = [{"crm_default": connection_id, "<your API key>": "Sesame-1"}.get(word, word) for word in command[1:]]
     done = airflow(*words, AIRFLOW__CORE__FERNET_KEY="")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -65,19 +65,10 @@ def test_settings(crm_sandbox: Sandbox, admin: Admin) -> None:
     assert get(crm_sandbox, "/contacts/no@example.com").json()["code"] == "CONTACT_NOT_FOUND"
 
 
-def test_the_key_is_revoked_and_replaced(crm_sandbox: Sandbox, admin: Admin) -> None:
-    assert admin("PATCH", "/settings", {"api_key": None})["key"] is None
-    assert get(crm_sandbox).status_code == 403
-    admin("PATCH", "/settings", {"api_key": "sandbox-key"})
-    assert get(crm_sandbox).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"envelop": "v2"}, "envelop: Unexpected keyword argument"),
-        ({"envelope": "v3"}, "envelope: Input should be"),
-        ({"burst": 0}, "at least 1"),
         ({"seed": "empty"}, "only be changed by a reset"),
     ],
 )
@@ -117,10 +108,6 @@ def test_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
             {"effect": "error", "error": "CONTACT_NOT_FOUN"},
             "error 'CONTACT_NOT_FOUN' is not known: did you mean 'CONTACT_NOT_FOUND'?",
         ),
-        ({"effect": "error", "eror": "FORBIDDEN"}, "eror: Unexpected keyword argument"),
-        ({"effect": "eror"}, "effect: Input should be 'error', 'latency'"),
-        ({"error": "FORBIDDEN"}, "effect: Field required"),
-        ({"effect": "drop", "nth": "x"}, "nth: Input should be a valid integer"),
         ({"effect": "drop", "nth": 0}, "nth counts from 1"),
         ([], "Input should be"),
     ],
@@ -130,11 +117,6 @@ def test_senseless_faults_are_refused_in_one_line(admin: Admin, rule: Any, messa
     assert message in detail
     assert "\n" not in detail
     assert admin("GET", "/faults") == {"faults": []}
-
-
-def test_two_faults_with_one_name(admin: Admin) -> None:
-    admin("POST", "/faults", {"effect": "drop", "name": "mine"}, 201)
-    assert "named 'mine' already" in admin("POST", "/faults", {"effect": "drop", "name": "mine"}, 422)["detail"]
 
 
 def test_journal(crm_sandbox: Sandbox, admin: Admin) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from crm_provider.sandbox import MAGIC_EMAILS, Sandbox
+from crm_provider.sandbox.__main__ import main
 
 COMMAND = [sys.executable, "-m", "crm_provider.sandbox"]
 
@@ -60,11 +61,9 @@ def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "text"), [("{", "cannot be read"), ("[]", "no state of a sandbox")])
-def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str) -> None:
+def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str, failure: Callable[..., str]) -> None:
     (tmp_path / "crm.json").write_text(content)
-    with running("--state", str(tmp_path / "crm.json")) as (process, _):
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    errors = failure("--port", "0", "--state", str(tmp_path / "crm.json"))
     assert text in errors
     assert "crm.json" in errors
 
@@ -99,10 +98,18 @@ def test_its_options_reach_the_sandbox() -> None:
     assert {**shown, **expected, "membership_delay": 9, "magic": False} == shown
 
 
-def failure(*arguments: str) -> str:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    return done.stderr
+@pytest.fixture
+def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What is said of arguments that cannot be."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return printed.err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -115,13 +122,13 @@ def failure(*arguments: str) -> str:
         (["--rate", "0"], "None for no limit"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], message: str, failure: Callable[..., str]) -> None:
     errors = failure("--port", "0", *arguments)
     assert message in errors
     assert errors.count("\n") == 1
 
 
-def test_a_port_in_use_is_one_line(crm_sandbox: Sandbox) -> None:
+def test_a_port_in_use_is_one_line(crm_sandbox: Sandbox, failure: Callable[..., str]) -> None:
     port = crm_sandbox.root_url.rpartition(":")[2]
     errors = failure("--port", port)
     assert errors == (

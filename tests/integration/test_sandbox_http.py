@@ -13,8 +13,6 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from crm_provider.sandbox import ManualClock, Sandbox, SandboxSettings, ids
 from crm_provider.sandbox.http_server import MAX_BODY
@@ -40,7 +38,6 @@ ODD = [
     "a?b@example.com",
 ]
 LOOPBACK = ["localhost", *(["::1"] if has_ipv6() else [])]
-LOCAL_PARTS = st.text("abcXYZ0123456789!#$%&'*+-/=?^_`{|}~.;:,<>()[]\"\\üß漢", min_size=1, max_size=20)
 
 
 @pytest.mark.crm_sandbox(seed="empty", rate=None)
@@ -51,45 +48,6 @@ def test_odd_emails_make_the_round_trip(crm_sandbox: Sandbox, email: str) -> Non
     found = requests.get(f"{crm_sandbox.url}/contacts/{quote(email, safe='')}", headers=KEY, timeout=60)
     assert (found.status_code, found.json()["data"]["email"]) == (200, email)
     assert list(crm_sandbox.store.contacts) == [email]
-
-
-@pytest.mark.crm_sandbox(seed="empty", rate=None)
-@settings(
-    deadline=None,
-    derandomize="CI" in os.environ,
-    max_examples=50,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(local=LOCAL_PARTS)
-def test_any_email_makes_the_round_trip(crm_sandbox: Sandbox, local: str) -> None:
-    email = f"{local}@example.com"
-    crm_sandbox.reset()
-    with requests.Session() as session:
-        session.headers.update(KEY)
-        path = f"{crm_sandbox.url}/contacts/{quote(email, safe='')}"
-        assert session.post(f"{crm_sandbox.url}/contacts", json={"email": email}, timeout=60).status_code == 201
-        assert session.put(path, json={"position": "Boss"}, timeout=60).json()["data"]["email"] == email
-        assert session.get(path, timeout=60).json()["data"]["attributes"] == {"position": "Boss"}
-        assert session.delete(path, timeout=60).status_code == 200
-    assert not crm_sandbox.store.contacts
-
-
-def test_a_deal_moves(crm_sandbox: Sandbox) -> None:
-    deal = ids.deal_id(ids.contact_id("ada@example.com"))
-    won = ids.stage_id("Sales", "Won")
-    moved = requests.put(f"{crm_sandbox.url}/deals/{deal}", json={"stageId": won}, headers=KEY, timeout=60)
-    assert (moved.status_code, moved.json()["data"]) == (200, {"id": deal})
-    assert crm_sandbox.store.deal(deal).stage_id == won
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", "/contacts"), ("PATCH", "/v2/contacts"), ("OPTIONS", "/v2/contacts"), ("BREW", "/v2"), ("GET", "/")],
-)
-def test_unknown_paths_and_methods_get_the_gateways_403(crm_sandbox: Sandbox, method: str, path: str) -> None:
-    answer = requests.request(method, crm_sandbox.root_url + path, headers=KEY, timeout=60)
-    assert (answer.status_code, answer.json()) == (403, {"message": "Missing Authentication Token"})
-    assert answer.headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
 
 
 def test_the_third_call_at_once_is_throttled(crm_sandbox: Sandbox) -> None:
@@ -138,9 +96,8 @@ def test_a_body_above_the_limit_is_refused_and_the_connection_stays(crm_sandbox:
 
 def test_the_header_date_is_that_of_the_sandboxs_clock() -> None:
     with Sandbox(seed="empty", clock=ManualClock()) as sandbox:
-        for url in (f"{sandbox.url}/contacts", f"{sandbox.root_url}/__sandbox__/ready"):
-            dates = requests.get(url, headers=KEY, timeout=60).raw.headers.getlist("date")
-            assert dates == ["Wed, 01 Jan 2025 00:00:00 GMT"]
+        dates = requests.get(f"{sandbox.url}/contacts", headers=KEY, timeout=60).raw.headers.getlist("date")
+        assert dates == ["Wed, 01 Jan 2025 00:00:00 GMT"]
 
 
 @pytest.mark.crm_sandbox(envelope="v2-text", success="flat", api_key="other", rate=None)

@@ -52,10 +52,7 @@ def move(on_error: Any = None) -> Callable[[], None]:
     [
         pytest.param(None, None, ["failed"], id="default"),
         pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["skipped"], id="skip"),
-        pytest.param({"CrmNotFoundError": "skip"}, None, ["skipped"], id="skip a family"),
         pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], id="retry"),
-        pytest.param({"DEAL_NOT_FOUND": "skip"}, "FORBIDDEN", ["failed"], id="another error"),
-        pytest.param(None, "unavailable", ["up_for_retry", "failed"], id="server error"),
         pytest.param({"CrmTransientError": "fail"}, "unavailable", ["failed"], id="server error is to fail"),
     ],
 )
@@ -63,14 +60,7 @@ def move(on_error: Any = None) -> Callable[[], None]:
     "policy",
     [
         pytest.param(lambda on_error: {}, id="no policy"),
-        pytest.param(
-            lambda on_error: {"retry_policy": CrmRetryPolicy()}, id="default policy", marks=needs_retry_policies
-        ),
-        pytest.param(
-            lambda on_error: {"retry_policy": CrmRetryPolicy(on_error)},
-            id="the same policy",
-            marks=needs_retry_policies,
-        ),
+        pytest.param(lambda on: {"retry_policy": CrmRetryPolicy()}, id="default policy", marks=needs_retry_policies),
     ],
 )
 def test_crm_errors(
@@ -105,31 +95,12 @@ def test_crm_errors_frees_the_slot_on_a_long_wait(crm: Sandbox, run_function: Ca
     assert end.xcoms == {"return_value": ids.contact_id("alan@example.com")}
 
 
-def test_crm_errors_leaves_other_errors_alone(crm: Sandbox, run_function: Callable[..., Any]) -> None:
-    def function() -> None:
-        with crm_errors({"CrmDataError": "skip"}):
-            raise KeyError("mine")
-
-    end = run_function(function, retries=0)
-    assert end.states == ["failed"]
-    assert isinstance(end.error, KeyError)
-
-
-def test_crm_errors_checks_its_lines_before_any_call(crm: Sandbox, run_function: Callable[..., Any]) -> None:
-    end = run_function(move({"DEAL_NOT_FUOND": "skip"}), retries=0)
-    assert isinstance(end.error, ValueError)
-    assert "Did you mean 'DEAL_NOT_FOUND'?" in str(end.error)
-    assert crm.journal() == []
-
-
 @needs_retry_policies
 @pytest.mark.parametrize(
     ("on_error", "fault", "states", "error"),
     [
-        pytest.param({}, None, ["failed"], CrmDealNotFoundError, id="fail"),
         pytest.param({"DEAL_NOT_FOUND": "retry"}, None, ["up_for_retry", "failed"], CrmDealNotFoundError, id="retry"),
         pytest.param({"DEAL_NOT_FOUND": "skip"}, None, ["failed"], CrmDealNotFoundError, id="skip is fail here"),
-        pytest.param({}, "unavailable", ["up_for_retry", "failed"], CrmServiceUnavailableError, id="server error"),
         pytest.param(
             {"CrmTransientError": "fail"}, "unavailable", ["failed"], CrmServiceUnavailableError, id="to fail"
         ),
@@ -151,7 +122,7 @@ def test_retry_policy_takes_the_servers_delay(crm: Sandbox, run_function: Callab
     end = run_function(
         lambda: CrmHook().get_contact("ada@example.com")["id"],
         retry_policy=CrmRetryPolicy(),
-        retry_delay=timedelta(minutes=5),
+        retry_delay=timedelta(seconds=5),
     )
     assert end.states == ["up_for_retry", "success"]
     assert waits["task"] == pytest.approx([90], abs=2)

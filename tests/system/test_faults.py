@@ -1,4 +1,4 @@
-"""What dies on this side, on a real Airflow: tasks, scheduler, triggerer, the sandbox itself; and a disk that is full.
+"""What dies on this side, on a real Airflow: tasks, scheduler, the sandbox itself; and a disk that is full.
 
 The moments are random; ``FAULT_SEED=...`` repeats those of a run (each test prints its seed; ``pytest -s``).
 """
@@ -355,7 +355,7 @@ def assert_singles(stack: AirflowStack, run: Run, crm: Sandbox, folder: Path) ->
     assert not list(folder.glob("contacts.csv.part-*"))
 
 
-# -- scheduler and triggerer --------------------------------------------------------------------------------
+# -- the scheduler --------------------------------------------------------------------------------
 
 
 def test_scheduler_killed(
@@ -398,27 +398,6 @@ def test_scheduler_killed(
     observed(fault=killed, hits="deferred sensor", ends="success", data="read only",
              requests="one check per interval, as without the fault",
              remedy="nothing: it waits in the triggerer")  # fmt: skip
-
-
-def test_triggerer_killed(stack: AirflowStack, crms: Crms, chance: random.Random, observed: Observed) -> None:
-    run_id = start(stack, "waits", {"email": "second@example.com"})
-    stack.until(lambda: state(stack, "waits", run_id, "wait") == "deferred", timeout=PATIENCE)
-    time.sleep(chance.random() * 5)
-    stack.kill("triggerer")
-    crm = crms["waits"]
-    crm.store.create_contact(email="second@example.com", attributes={})  # while nobody looks
-    # a look that it had sent may still arrive
-    stack.until_still(lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
-    looks = crm.counters().total
-    stack.restart("triggerer")
-    run = stack.api.wait("waits", run_id, timeout=PATIENCE)
-    assert run["wait"].state == "success", stack.api.log(run, run["wait"])
-    assert len(stack.api.tries(run, run["wait"])) == 1
-    assert crm.counters().total == looks + 1
-    assert stack.api.log(run, run["wait"]).count("Found:") == 1
-    observed(fault="the triggerer is killed (SIGKILL) and started again", hits="deferred sensor",
-             ends="success, in the same try", requests="none while it is down", data="read only",
-             remedy="nothing: the first check sees what happened meanwhile")  # fmt: skip
 
 
 # -- the sandbox --------------------------------------------------------------------------------------------

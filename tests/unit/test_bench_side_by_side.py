@@ -13,7 +13,7 @@ from side_by_side import tables
 from side_by_side.faults import ONE_FAULT, Case, Wrong, held, judge, lead, proxy_script, script
 from side_by_side.figures import RATE, Load, bars, seen, share_of_limit
 from side_by_side.leads import COLUMNS, Fewest, fill, leads, not_loaded, write_file
-from side_by_side.overhead import Cost, block
+from side_by_side.overhead import Cost
 from side_by_side.waiting import Waited
 from side_by_side.ways import RIVALS, WAYS, Ran, Said, said_by_load, said_by_loop, said_by_tasks
 
@@ -97,21 +97,12 @@ def test_refused_calls_use_nothing() -> None:
     }
 
 
-@pytest.mark.parametrize("journal", [[], calls(3, rate=5.0)])
-def test_a_short_run_has_no_share(journal: list[JournalEntry]) -> None:
-    assert share_of_limit(journal) is None
-
-
 def load(**changed: Any) -> Load:
     usual: dict[str, Any] = {
         "rows": 2_000, "calls": 650, "refused": 0, "span": 131.0, "share": 0.99, "seconds": 144.0, "cpu": 12.0,
         "peak_mb": 250.0, "base_mb": 230.0, "not_loaded": 0, "state": "success",
     }  # fmt: skip
     return Load(**{**usual, **changed})
-
-
-def test_scaling_to_many_rows() -> None:
-    assert (load().hours, load().cpu_minutes, load().calls_per_row) == pytest.approx((2.0, 10.0, 0.325))
 
 
 @pytest.mark.parametrize(
@@ -281,11 +272,3 @@ def test_the_tables_show_what_was_measured() -> None:
     assert "| ours | 2.50 ms | 1.10 ms | +0.10 ms |" in text
     waited = Waited(way="w", waiters=1_000, calls_per_minute=6, refused_per_minute=0, cpu_percent=0.1, noticed=500)
     assert "| 1,000 | w | 6 | 0 | 0.1 % | 50% |" in "\n".join(tables.waiting([waited]))
-
-
-def test_a_block_is_timed_per_call() -> None:
-    made: list[int] = []
-    wall, cpu = block(lambda: made.append(1), 10)
-    assert len(made) == 10
-    assert wall >= 0
-    assert cpu >= 0

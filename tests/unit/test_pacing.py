@@ -68,15 +68,6 @@ def test_no_slot_is_wasted_under_load(rate: float, burst: int, count: int) -> No
     assert slots[-1] == pytest.approx(max(count - at_once, 0) / (rate * MARGIN))
 
 
-def test_default_limits() -> None:
-    waits = [round(slot, 4) for slot in slots_of(5.0, 2, [0, 0, 0])]
-    assert waits == [0.0, 0.202, 0.404]
-
-
-def test_a_call_after_a_rest_does_not_wait() -> None:
-    assert slots_of(5.0, 2, [0, 10, 10]) == pytest.approx([0.0, 2.0, 4.0])
-
-
 def test_the_caller_sleeps_until_its_slot() -> None:
     clock = FakeClock()
     pacer = ProcessRateLimiter(5.0, 2, clock=clock, sleep=clock.sleep)
@@ -168,10 +159,6 @@ BASE = Settings(api_key="shared-key-of-test-pacing")
 
 def test_one_budget_for_a_key_whatever_else_the_connection_says() -> None:
     assert limiter_for(BASE) is limiter_for(BASE.with_(timeout=1, developer_mode=True))
-
-
-def test_two_connections_with_one_key_draw_on_one_budget_even_if_their_limits_differ() -> None:
-    assert limiter_for(BASE) is limiter_for(BASE.with_(requests_per_second=4.0))
 
 
 @pytest.mark.parametrize("change", [{"api_key": "another"}, {"base_url": "https://crm.example/v2"}], ids=str)

@@ -15,7 +15,6 @@ from crm_provider.rate_limit.schedule import (
     MARGIN,
     NO_SHOW_AFTER,
     WEIGHTS,
-    GrantStatus,
     Lane,
     Pace,
     Queue,
@@ -82,16 +81,6 @@ def test_all_of_the_budget_is_used_while_there_is_work(rate: float, burst: int, 
     callers = [Caller(lane=lane, late=late, rest=0.05) for lane in lanes for _ in range(int(rate) + 4)]
     sent = Scene(Pace.of(rate, burst), callers, until=60.0).run()
     assert len(sent) / 60.0 >= 0.98 * rate
-
-
-def test_nobody_waits_for_a_budget_that_is_free() -> None:
-    sent = Scene(REAL, [Caller(rest=0.25, calls=20)], until=60.0).run()
-    assert [call.at - call.asked for call in sent] == [0.0] * 20
-
-
-def test_a_raised_burst_may_be_used_at_once() -> None:
-    sent = Scene(Pace.of(50.0, 20), crowd(30, calls=1), until=60.0).run()
-    assert sum(call.at == 0.0 for call in sent) == 19
 
 
 @given(callers=CALLERS)
@@ -167,43 +156,6 @@ def test_what_the_killed_held_is_free_within_seconds(lane: Lane, rate: float) ->
     assert sum(14.0 <= call.at < 40.0 for call in sent) >= 0.97 * 26.0 * rate
 
 
-def test_the_dead_of_a_preferred_lane_hold_back_nobody() -> None:
-    schedule = Schedule()
-    schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    gone = schedule.ask(100.0, Lane.SINGLE, None, REAL, NEVER_MIND)
-    waiting = schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    assert (gone.verdict, waiting.verdict) == (GrantStatus.RETRY_AFTER, GrantStatus.RETRY_AFTER)
-    then = 100.0
-    while waiting.verdict is GrantStatus.RETRY_AFTER:
-        then += waiting.seconds
-        waiting = schedule.ask(then, Lane.BULK, waiting.ticket, REAL, NEVER_MIND)
-    assert then + waiting.seconds == pytest.approx(100.0 + 2 * REAL.spacing), "the slot itself is not lost"
-
-
-# -- a bounded wait ------------------------------------------------------------------------------------------
-
-
-def test_who_cannot_wait_is_told_at_once_and_takes_no_place() -> None:
-    schedule = Schedule()
-    for _ in range(10):
-        schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    before = [(queue.head, queue.tail) for queue in schedule.queues]
-    answer = schedule.ask(100.0, Lane.BULK, None, REAL, 1.0)
-    assert answer.verdict is GrantStatus.REJECTED
-    assert answer.seconds == pytest.approx(10 * REAL.spacing)
-    assert [(queue.head, queue.tail) for queue in schedule.queues] == before
-
-
-def test_who_has_waited_for_too_long_leaves() -> None:
-    schedule = Schedule()
-    schedule.pause(100.0, 5.0, 0.0, REAL)
-    answer = schedule.ask(100.0, Lane.SINGLE, None, REAL, 6.0)
-    assert answer.verdict is GrantStatus.RETRY_AFTER
-    schedule.pause(100.5, 9.0, 0.0, REAL)
-    assert schedule.ask(100.5, Lane.SINGLE, answer.ticket, REAL, 5.5).verdict is GrantStatus.REJECTED
-
-
 # -- a pause -------------------------------------------------------------------------------------------------
 
 
@@ -213,15 +165,6 @@ def test_after_a_pause_all_go_on_one_by_one(seconds: float) -> None:
     schedule.pause(1000.0, seconds, 0.07, REAL)
     sent = Scene(REAL, crowd(8, calls=1), until=60.0, ask=schedule.ask).run()
     assert [call.at for call in sent] == pytest.approx([seconds + 0.07 + n * REAL.spacing for n in range(8)], abs=1e-6)
-
-
-def test_each_refusal_moves_the_phase_of_all_that_follows() -> None:
-    schedule = Schedule()
-    for _ in range(3):
-        schedule.ask(100.0, Lane.BULK, None, REAL, NEVER_MIND)
-    due = schedule.next
-    schedule.pause(100.0, 0.0, 0.05, REAL)
-    assert schedule.next == pytest.approx(due + 0.05)
 
 
 # -- healing -------------------------------------------------------------------------------------------------

@@ -21,9 +21,8 @@ from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.rate_limit import host_file, stores
 from crm_provider.rate_limit import limiter as budgets
-from crm_provider.rate_limit import redis as redis_store
-from crm_provider.rate_limit.host_file import UNUSED, HostFileStore, file_name
-from crm_provider.rate_limit.limiter import Budget, BudgetBusy
+from crm_provider.rate_limit.host_file import HostFileStore, file_name
+from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Grant, GrantStatus, Lane, Pace, Schedule
 from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, RateStore, StoreUnusable, Ticket
 
@@ -64,20 +63,6 @@ def tickets(store: RateStore) -> list[int]:
 # -- a caller ------------------------------------------------------------------------------------------------
 
 
-def test_a_caller_sleeps_until_its_slot_and_says_how_long(clock: FakeClock) -> None:
-    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep).lane(SINGLE)
-    waited = [pacer.acquire(NEVER_MIND) for _ in range(3)]
-    assert waited == pytest.approx([0.0, REAL.spacing, REAL.spacing])
-    assert sum(clock.slept) == pytest.approx(2 * REAL.spacing)
-
-
-def test_a_caller_comes_back_until_it_has_a_slot(clock: FakeClock) -> None:
-    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0).lane(SINGLE)
-    pacer.pause(3.0)
-    assert pacer.acquire(NEVER_MIND) == pytest.approx(3.0)
-    assert len(clock.slept) > 1
-
-
 @pytest.mark.parametrize(
     ("pause", "wait"), [(0.0, 0.0), (3.0, 3.0), (LONGEST_PAUSE, LONGEST_PAUSE), (LONGEST_PAUSE + 0.1, 0.0)]
 )
@@ -85,21 +70,6 @@ def test_a_refusal_holds_back_every_lane(clock: FakeClock, pause: float, wait: f
     budget = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0)
     budget.lane(SINGLE).pause(pause)
     assert budget.lane(Lane.BULK).acquire(NEVER_MIND) == pytest.approx(wait)
-
-
-def test_a_refusal_changes_the_phase_by_a_part_of_the_spacing(clock: FakeClock) -> None:
-    budget = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.5)
-    budget.lane(SINGLE).pause(1.0)
-    assert budget.lane(SINGLE).acquire(NEVER_MIND) == pytest.approx(1.0 + 0.5 * REAL.spacing)
-
-
-def test_a_caller_that_cannot_wait_hears_it_at_once(clock: FakeClock) -> None:
-    pacer = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0).lane(SINGLE)
-    pacer.pause(8.0)
-    with pytest.raises(BudgetBusy) as busy:
-        pacer.acquire(5.0)
-    assert busy.value.seconds == pytest.approx(8.0)
-    assert clock.slept == []
 
 
 def test_threads_share_one_budget() -> None:
@@ -170,13 +140,6 @@ def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
-def test_a_boot_or_a_clock_set_back_makes_no_one_wait(folder: Path, clock: FakeClock, store: HostFileStore) -> None:
-    clock.now = 5e6
-    slot(store)
-    clock.now = 3.0
-    assert slot(store) <= REAL.spacing
-
-
 def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileStore, clock: FakeClock) -> None:
     slot(store)
     (folder / "key.rate").unlink()
@@ -187,16 +150,6 @@ def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileSto
     folder.rmdir()
     clock.now += 10
     assert slot(store) == 0.0
-
-
-def test_files_that_nobody_uses_are_swept_away(folder: Path, clock: FakeClock) -> None:
-    old, young, new = ("old.rate", "young.rate", "new.rate")
-    for name in (old, young):
-        slot(HostFileStore(name, folder=folder, clock=clock))
-    long_ago = time.time() - UNUSED - 1
-    os.utime(folder / old, (long_ago, long_ago))
-    slot(HostFileStore(new, folder=folder, clock=clock))
-    assert sorted(path.name for path in folder.iterdir()) == [new, young]
 
 
 def test_a_file_in_use_is_not_swept_away(folder: Path, clock: FakeClock) -> None:
@@ -254,20 +207,6 @@ def test_a_folder_that_others_have_a_hand_in_is_not_used(
     assert not (folder.parent / "elsewhere" / "key.rate").exists()
     if trap is a_link_in_it:
         assert (folder.parent / "victim").read_bytes() == b"precious"
-
-
-def test_nobody_waits_for_ever_for_a_stopped_process(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
-) -> None:
-    import fcntl
-
-    slot(store)
-    monkeypatch.setattr(host_file, "LOCK_PATIENCE", 0.02)
-    with (folder / "key.rate").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(StoreUnusable, match="holds the lock"):
-            store.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert slot(store) == pytest.approx(REAL.spacing)
 
 
 # -- many real processes -------------------------------------------------------------------------------------
@@ -527,24 +466,7 @@ def test_an_option_that_redis_does_not_know_is_told(option: str) -> None:
     assert "s3cret" not in str(raised.value)
 
 
-def test_the_store_is_the_one_that_the_connection_names() -> None:
-    assert isinstance(budgets.store_for(Settings(api_key="k", rate_store="process")), MemoryStore)
-    on_host = budgets.store_for(Settings(api_key="k"))
-    assert isinstance(on_host, FallbackStore)
-    assert isinstance(on_host._first, HostFileStore)
-    in_redis = budgets.store_for(Settings(api_key="k", rate_store="rediss://host:6380/2"))
-    assert isinstance(in_redis, FallbackStore)
-    assert isinstance(in_redis._first, redis_store.RedisStore)
-
-
 # -- forks and refusals --------------------------------------------------------------------------------------
-
-
-def test_a_refusal_is_in_the_file_for_all(folder: Path, clock: FakeClock) -> None:
-    first, second = (HostFileStore("key.rate", folder=folder, clock=clock) for _ in range(2))
-    first.pause(4.0, 0.0, REAL)
-    answer, _ = second.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert answer.verdict is GrantStatus.RETRY_AFTER
 
 
 def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(

@@ -8,8 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.pagination import ListedPage, Page, walk, walk_pages
@@ -203,42 +201,6 @@ def test_a_record_comes_once_whatever_its_id_is(ids: list[Any]) -> None:
     assert len(list(walk(Server(lambda n: Page(page if n == 0 else [], None)), ROUTE))) == 1
 
 
-PAGES = st.lists(
-    st.tuples(
-        st.lists(st.integers(0, 30).map(lambda n: {"id": f"c-{n}"}) | st.just({"name": "no id"}), max_size=12),
-        st.none() | st.integers(0, 60),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-@given(pages=PAGES, after=st.sampled_from(["empty", "404", "again", "last"]))
-def test_a_lying_server_gets_an_end_no_duplicates_and_no_silence(
-    pages: list[tuple[list[dict[str, Any]], int | None]], after: str
-) -> None:
-    def answer(number: int) -> Page:
-        if number >= len(pages) and after == "empty":
-            return Page([], None)
-        if number >= len(pages) and after == "404":
-            return not_found(number)
-        return Page(*(pages[number % len(pages)] if after == "again" else pages[min(number, len(pages) - 1)]))
-
-    server, got = Server(answer), list[dict[str, Any]]()
-    silent = True
-    try:
-        got.extend(walk(server, ROUTE))
-    except (e.CrmProtocolError, e.CrmNotFoundError):
-        silent = False
-    if silent:
-        read = (pages * MANY if after == "again" else pages)[: server.reads]
-        told = [total for items, total in read if total is not None and total >= len(items)]
-        received = sum(len(items) for items, _ in read)  # one that comes twice stands for one that moved up
-        assert received >= min(told, default=0), "fewer records than the server ever said there are"
-    with_id = [record["id"] for record in got if "id" in record]
-    assert len(with_id) == len(set(with_id))
-
-
 # -- what a page is ------------------------------------------------------------------------------------------
 
 
@@ -337,22 +299,3 @@ def test_an_empty_last_page_is_a_page_so_that_it_need_not_be_asked_for_again() -
     whole = listed(honest(20, total=False))
     assert [len(page.page.items) for page in whole] == [10, 10, 0]
     assert listed(not_found, [page.page for page in whole])[-1].earlier
-
-
-@given(pages=PAGES, cut=st.integers(0, 8))
-def test_a_lying_server_is_told_the_same_with_known_pages(
-    pages: list[tuple[list[dict[str, Any]], int | None]], cut: int
-) -> None:
-    def fetch(number: int) -> Page:
-        return Page(*pages[number]) if number < len(pages) else not_found(number)
-
-    def result(earlier: list[Page]) -> tuple[list[Page], str]:
-        got: list[Page] = []
-        try:
-            got.extend(page.page for page in walk_pages(fetch, ROUTE, earlier))
-        except e.CrmError as error:
-            return got, str(error)
-        return got, ""
-
-    plain = result([])
-    assert result(plain[0][:cut]) == plain

@@ -446,46 +446,6 @@ def test_html_in_a_200_says_that_a_proxy_may_be_in_the_way() -> None:
         value_of(answer(200, b"<html>Hello Ada Lovelace, please log in</html>"))
 
 
-BODIES = st.one_of(
-    st.binary(max_size=200),
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(sorted(TYPES)),
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(st.sampled_from([*KEYS, "data", "Message", "requestId", "total"]), inner, max_size=4)
-        ),
-    ).map(lambda value: json.dumps(value).encode()),
-)
-HEADERS = st.dictionaries(
-    st.sampled_from(["Retry-After", "Date", "x-amzn-ErrorType", "x-amzn-requestid", "Location", "Content-Type"]),
-    st.text(max_size=30) | st.sampled_from(["http://[", "//[::", "http://a:b:c/", "ForbiddenException", "-1", "1e9"]),
-)
-
-
-@given(status=st.integers(100, 999), body=BODIES, headers=HEADERS, method=st.sampled_from(["GET", "POST"]))
-@example(status=302, body=b"", headers={"Location": "http://["}, method="GET")
-@example(status=429, body=b"", headers={"Retry-After": "9" * 400}, method="GET")
-@example(status=200, body=b"9" * 5000, headers={}, method="GET")
-def test_nothing_crashes_and_no_error_status_is_a_success(
-    status: int, body: bytes, headers: dict[str, str], method: str
-) -> None:
-    error = error_in(answer(status, body, headers=headers, method=method))
-    if error is None:
-        assert 200 <= status < 300
-        return
-    assert error.status == status
-    assert str(error)
-    assert len(error.message) <= 203
-    assert error.message.isprintable()
-    assert error.retry_after is None or 0 <= error.retry_after <= 7 * 24 * 3600
-    assert repeat_for(error) is Repeat.NEVER or not 200 <= status < 300 or _named(body)
-
-
-def _named(body: bytes) -> bool:
-    """Whether a body names an error type, which then decides whatever the status is."""
-    return any(type_.encode() in body for type_ in TYPES)
-
-
 # -- what a write may have done ------------------------------------------------------------------------------
 
 
