@@ -29,7 +29,7 @@ MISSING_DEAL_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def cleaned(row: dict[str, str]) -> dict[str, Any]:
-    """The arguments of one upsert, from a row as the sales team typed it. Texts stay texts: 007 is not 7."""
+    """The arguments of one upsert, from a row as the sales team typed it. A text stays a text: 007 is not 7."""
     cells = {name: " ".join(value.split()) for name, value in row.items() if value and value.strip()}
     attributes = {
         "name": cells.get("Name"),
@@ -53,7 +53,7 @@ with DAG(
 
     @task
     def read_leads() -> list[dict[str, Any]]:
-        """One lead per address: the first row wins, whatever its case."""
+        """One lead per address, in any case: the first row wins."""
         leads: dict[str, dict[str, Any]] = {}
         with LEADS.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
@@ -68,7 +68,7 @@ with DAG(
     leads = read_leads()
     emails = addresses(leads)
 
-    # a malformed address skips its own lead only; the names in the grid hold no address
+    # a malformed address skips only its own lead; the names in the grid contain no address
     upsert_lead = CrmUpsertContactOperator.partial(
         task_id="upsert_lead",
         on_error={"CrmDataError": "skip"},
@@ -77,6 +77,7 @@ with DAG(
 
     wait_for_list = CrmListSensor(task_id="wait_for_list", list_name="Trial users", poke_interval=2, timeout=60)
 
+    # a skipped lead does not skip this task; the default trigger rule would
     add_to_list = CrmAddContactToListsOperator.partial(
         task_id="add_to_list",
         list_ids=[TRIAL_USERS_ID],
@@ -92,7 +93,7 @@ with DAG(
         timeout=120,
     )
 
-    # retries, then succeeds: the CRM is out of order for a while
+    # retries, then succeeds: the CRM fails for a while
     retried = CrmUpsertContactOperator(
         task_id="retried_until_it_works",
         contact_email="outage@sandbox.test",

@@ -1,4 +1,4 @@
-"""A file of contacts into the CRM: checked, mapped, sent with few calls, and what could not be sent kept and told."""
+"""Loads a file of contacts into the CRM: checks and maps it, sends it with few calls, and keeps the rejected rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with DAG(
     "crm_load",
     schedule=None,
     tags=["crm"],
-    # a folder that all workers share: rejects and state are files
+    # a folder that all workers share, because rejects and state are files
     params={"folder": Param(str(Path(tempfile.gettempdir(), "crm_load")), type="string")},
     default_args={"retries": 3},
     max_active_runs=1,

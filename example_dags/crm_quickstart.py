@@ -1,4 +1,4 @@
-"""Three tasks: a contact, a deal for it, and the deal's next stage."""
+"""Three tasks: write a contact, create a deal for it, and move the deal to the next stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ with DAG(
     "crm_quickstart",
     schedule=None,
     tags=["crm"],
-    # ids of the sandbox: put in your own, the CRM's web app shows them
+    # ids of the sandbox: replace them with your own, which the CRM's web app shows
     params={
         "email": Param("grace.hopper@example.com", type="string", format="email"),
         "pipeline_id": Param("a17480f5-9e08-57d0-801d-d7187ee171a3", **UUID),

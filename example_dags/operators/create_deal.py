@@ -16,7 +16,7 @@ with DAG("crm_create_deal", schedule=None, default_args={"retries": 3}):
     deal = CrmCreateDealOperator(
         task_id="create_deal",
         contact_id="{{ ti.xcom_pull('upsert_contact')['id'] }}",
-        pipeline_id="a17480f5-9e08-57d0-801d-d7187ee171a3",  # of the sandbox: put in your own
+        pipeline_id="a17480f5-9e08-57d0-801d-d7187ee171a3",  # of the sandbox: replace with your own
         stage_id="af208b81-bd88-5854-93ac-f6eab446a750",
         attributes={"pb_name": "Compiler", "pb_amount": "1200.50"},
     )

@@ -11,7 +11,7 @@ UUID = {"type": "string", "format": "uuid"}
 with DAG(
     "crm_move_deal_stage",
     schedule=None,
-    params={  # of the sandbox: put in your own
+    params={  # of the sandbox: replace with your own
         "deal_id": Param("28e755f9-af39-59fe-8b9c-13be9e47d8ee", **UUID),
         "stage_id": Param("f205c4c4-a1de-52c0-9029-b462466be9dd", **UUID),
     },

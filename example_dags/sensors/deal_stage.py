@@ -6,7 +6,7 @@ from airflow.sdk import DAG, Param
 
 from crm_provider.sensors.deals import CrmDealStageSensor
 
-# of the sandbox: put in your own
+# of the sandbox: replace with your own
 NEW, QUALIFIED = "af208b81-bd88-5854-93ac-f6eab446a750", "f205c4c4-a1de-52c0-9029-b462466be9dd"
 
 with DAG(
