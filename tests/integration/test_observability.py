@@ -221,3 +221,4 @@ def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) 
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
     assert "Seconds to wait for an answer" in listed
     assert "report_directory" in listed
+    assert "45" in listed
