@@ -39,9 +39,7 @@ _ALL = (
             f"{UNIT}/test_policy_cli.py",
             f"{UNIT}/test_suggest.py",
         ),
-        (
-            f"{UNIT}/test_policy.py::test_policy_survives_as_data",
-        ),
+        (f"{UNIT}/test_policy.py::test_policy_survives_as_data",),
     ),
     Group(
         "answers",
@@ -55,6 +53,7 @@ _ALL = (
             f"{LOAD}/test_sender.py",
             f"{UNIT}/test_made_or_found.py",
             f"{UNIT}/test_ordering.py",
+            f"{UNIT}/test_upsert.py",
             f"{UNIT}/test_calls.py",
         ),
         (f"{UNIT}/test_calls.py::test_no_sent_value_is_shown",),
