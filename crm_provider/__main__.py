@@ -1,4 +1,4 @@
-"""``python -m crm_provider policy``: what happens on which error, and who decided."""
+"""Command line: ``python -m crm_provider policy`` prints the effective error policy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ COLUMNS: Mapping[str, str] = {
     "origin": "Decided by",
     "advice": "What to do",
 }
-"""Fields of a line and their headings."""
+"""Fields of a line, and their headings."""
 
 WIDE_COLUMNS = ("error", "advice")
-"""Left out of the text table, whose lines would be too long for a terminal."""
+"""Omitted from the text table, whose lines would be too long for a terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 on success, 2 on bad input."""
+    """Run the command line.
+
+    :return: 0 on success, 2 on invalid input
+    """
     arguments = _parser().parse_args(argv)
     try:
         policy = _policy(arguments.work, arguments.on_error, site=arguments.site)
@@ -41,18 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         print(render(explain(policy), arguments.format), flush=True)
-    except BrokenPipeError:  # `| head` reads no further
+    except BrokenPipeError:  # for example, `| head` has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m crm_provider", description="Tools of the CRM provider.")
+    parser = argparse.ArgumentParser(
+        prog="python -m crm_provider", description="Command-line tools of the CRM provider."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     policy = commands.add_parser(
         "policy",
         help="print the effective error policy",
-        description="Print what happens on which error, with the origin of each line.",
+        description="Print the action for each error, and the line of the policy that decides it.",
         epilog=f"operators: {', '.join(OPERATORS)}",
     )
     policy.add_argument(
@@ -60,17 +65,19 @@ def _parser() -> argparse.ArgumentParser:
         dest="work",
         metavar="OPERATOR",
         default="task",
-        help="an operator or sensor, or one of: task, sensor, load",
+        help="an operator or sensor, or a kind of work: task (default), sensor or load",
     )
     policy.add_argument(
-        "--on-error", metavar="JSON", default="{}", help='overrides as in a DAG, like \'{"DEAL_NOT_FOUND": "skip"}\''
+        "--on-error", metavar="JSON", default="{}", help='on_error of a task as JSON: \'{"DEAL_NOT_FOUND": "skip"}\''
     )
     policy.add_argument(
         "--site",
         action="store_true",
-        help="include this site's Airflow configuration ([crm] on_error); slower, because it loads Airflow",
+        help="also apply [crm] on_error of this site's Airflow configuration (slower: loads Airflow)",
     )
-    policy.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    policy.add_argument(
+        "--format", choices=("text", "markdown", "json"), default="text", help="output format (default: text)"
+    )
     return parser
 
 

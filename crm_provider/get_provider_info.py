@@ -1,4 +1,4 @@
-"""What Airflow discovers. A pure dict and no import: Airflow reads it in every one of its processes."""
+"""Provider metadata for Airflow. It imports nothing, because every Airflow process reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The provider's description, called through the entry point ``apache_airflow_provider``."""
+    """Return the provider's metadata (entry point ``apache_airflow_provider``)."""
     return {
         "package-name": "airflow-provider-crm",
         "name": "CRM",
@@ -83,39 +83,39 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-# A field with a default is saved with it. Where the site's own section [crm] may say something there is none: a
-# connection that was saved without a thought must not hide what the site says.
+# Airflow saves the default of a field with the connection. So fields that the site can set in section [crm] have no
+# default: it would hide the site's setting.
 CONN_FIELDS: dict[str, Any] = {
     "developer_mode": {
         "label": "Developer mode",
-        "description": "The CRM answers with fake data and touches nothing.",
+        "description": "The CRM returns fake data and changes nothing.",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
     "requests_per_second": {
         "label": "Requests per second",
-        "description": "What the CRM allows this key, for all callers that share the rate store.",
+        "description": "Limit of the CRM for this key, for all callers that share the rate store.",
         "schema": {"type": ["number", "null"], "default": 5, "minimum": 0.01, "maximum": 1000},
     },
     "burst": {
         "label": "Burst",
-        "description": "Calls that the CRM allows at once.",
+        "description": "Calls that the CRM allows at the same time.",
         "schema": {"type": ["integer", "null"], "default": 2, "minimum": 1, "maximum": 1000},
     },
     "timeout": {
         "label": "Timeout",
-        "description": "Seconds to wait for an answer; empty: what the site says, else 30.",
+        "description": "Seconds to wait for a response. Empty: the site's setting, else 30.",
         "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600},
     },
     "poll_share": {
         "label": "Share for waiting",
-        "description": "Share of the rate that deferred sensors and watchers take at most; writes have the rest. "
-        "Empty: what the site says, else 0.5.",
+        "description": "Maximum share of the rate for deferred sensors and watchers; the rest is for writes. "
+        "Empty: the site's setting, else 0.5.",
         "schema": {"type": ["number", "null"], "minimum": 0.05, "maximum": 1},
     },
     "rate_store": {
         "label": "Rate store",
-        "description": "Where the rate budget is kept: redis://... is for all hosts; empty: what the site says, else "
-        "this host.",
+        "description": "Where the rate budget is kept: redis://... shares it between hosts. Empty: the site's "
+        "setting, else this host.",
         "schema": {"type": ["string", "null"]},
     },
 }
@@ -145,24 +145,24 @@ def _option(description: str, *, example: str | None, sensitive: bool = False) -
 
 CONFIG: dict[str, Any] = {
     "crm": {
-        "description": "Defaults of the CRM provider for the whole site. An option that is empty is not set.",
+        "description": "Defaults of the CRM provider for the whole site. An empty option is not set.",
         "options": {
             "timeout": _option(
-                "Seconds to wait for an answer, for connections whose Extra does not say.",
+                "Seconds to wait for a response, for connections whose Extra does not set it.",
                 example="60",
             ),
             "poll_share": _option(
-                "Share of the rate that waiting takes at most, for connections whose Extra does not say.",
+                "Maximum share of the rate for waiting, for connections whose Extra does not set it.",
                 example="0.3",
             ),
             "rate_store": _option(
-                "Where rate budgets are kept, for connections whose Extra does not say.",
+                "Where rate budgets are kept, for connections whose Extra does not set it.",
                 example="redis://redis.example.com:6379/0",
                 sensitive=True,
             ),
             "on_error": _option(
-                "JSON: what to do on which error, below what a task says itself and above what its operator does\n"
-                "differently. Lines for one kind of work go under its name: task, sensor or load.",
+                "JSON: the action for each error. A task's own on_error overrides it; it overrides the operator's\n"
+                "presets. Lines for one kind of work go under its name: task, sensor or load.",
                 example='{"DEAL_NOT_FOUND": "skip"}',
             ),
             "report_directory": _option(
@@ -170,16 +170,16 @@ CONFIG: dict[str, Any] = {
                 example="/var/crm/reports",
             ),
             "contact_url": _option(
-                "A contact's page in the CRM's web application: {id} becomes its id, {conn_id} the connection.",
+                "URL of a contact in the CRM's web application, with {id} for its id and {conn_id} for the connection.",
                 example="https://app.example.com/contacts/{id}",
             ),
             "deal_url": _option(
-                "A deal's page in the CRM's web application: {id} becomes its id, {conn_id} the connection.",
+                "URL of a deal in the CRM's web application, with {id} for its id and {conn_id} for the connection.",
                 example="https://app.example.com/deals/{id}",
             ),
             "file_links": _option(
-                "JSON: how the path of a rejects file or a report becomes a link: beginning of the path to beginning\n"
-                "of the URL. The longest that fits counts; an empty URL means no link.",
+                "JSON: prefixes of the paths of rejects files and reports, and the URL prefixes that replace them in\n"
+                "links. The longest matching prefix counts; an empty URL means no link.",
                 example='{"/var/crm/": "https://files.example.com/crm/"}',
             ),
         },

@@ -1,4 +1,4 @@
-"""How Sphinx makes the site of README, changelog and ``docs/``, as they are in the repository; ``make docs``."""
+"""Sphinx configuration of ``make docs``: a site of README, changelog and ``docs/``, as they are in the repository."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ version = release = __version__
 html_title = f"{project} {release}"
 
 extensions = ["myst_parser"]
-myst_heading_anchors = 6  # the anchors of a code host
+myst_heading_anchors = 6  # the same anchors as on GitHub
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/**.md"]
 exclude_patterns = [".*", "build", "crm_provider", "dist", "example_dags", "scripts", "site", "tests"]
@@ -22,7 +22,7 @@ exclude_patterns = [".*", "build", "crm_provider", "dist", "example_dags", "scri
 html_theme = "furo"
 html_static_path = ["site"]
 html_css_files = ["site.css"]
-html_additional_pages = {"index": "index.html"}  # leads on to the README
+html_additional_pages = {"index": "index.html"}  # redirects to the README
 templates_path = ["site/templates"]
 html_copy_source = False
 html_show_copyright = False
@@ -36,9 +36,9 @@ _ROW = re.compile(
 
 
 def add_navigation(_app: Sphinx, name: str, source: list[str]) -> None:
-    """The README's table of documents is the navigation; a row in bold begins a group.
+    """Build the navigation from the README's table of documents. A row in bold begins a group.
 
-    Pages of a folder (``docs/operators/``) stand below the document of its name. A page in neither is a warning.
+    Pages of a folder (``docs/operators/``) stand below the document with the same name. Sphinx warns of other pages.
     """
     if name == root_doc:
         for row in _ROW.finditer(source[0]):

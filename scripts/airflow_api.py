@@ -1,4 +1,4 @@
-"""What a demo and system tests ask a real Airflow: the official client, with waiting for runs on top.
+"""Calls to a real Airflow for the demo and the system tests: the official client, and waiting for runs.
 
 Works against Airflow 3.1 and newer with the simple auth manager in all-admins mode (see :mod:`airflow_stack`).
 """
@@ -28,20 +28,20 @@ from airflow_runs import Health, Run, Task, decode_xcom, in_order, log_line
 T = TypeVar("T")
 
 POLL_SECONDS = 0.3
-IMPORT_ERROR_PATIENCE = 10.0  # seconds: the broken file need not be the one that is waited for
+IMPORT_ERROR_PATIENCE = 10.0  # seconds: the broken file may be another one
 PAGE_SIZE = 100  # Airflow's own upper limit ([api] maximum_page_limit)
-LIMITS = {"_request_timeout": 120.0}  # seconds; the client itself waits for ever
+LIMITS = {"_request_timeout": 120.0}  # seconds; the client has no limit by default
 
 
 class DagError(Exception):
-    """A DAG is not there; the text holds the import errors, if that is why."""
+    """The DAG does not exist. The message has the import errors, if there are any."""
 
 
 class AirflowApi:
     """Client of one api-server.
 
     :param url: base URL, without a path
-    :param check: called between two polls of every wait; raises when waiting on makes no sense (a component died)
+    :param check: called between two polls of every wait; raises if further waiting is useless (a component died)
     """
 
     def __init__(self, url: str, *, check: Callable[[], None] = lambda: None) -> None:
@@ -53,7 +53,7 @@ class AirflowApi:
 
     @property
     def token(self) -> str:
-        """What authenticates the calls; by default that of an administrator."""
+        """The access token of the calls; by default one of an administrator."""
         if not self._configuration.access_token:
             self.token = self.request("GET", "/auth/token", authenticated=False)["access_token"]
         return str(self._configuration.access_token)
@@ -63,13 +63,13 @@ class AirflowApi:
         self._configuration.access_token = token
 
     def _as_user(self, api: Callable[[ApiClient], T]) -> T:
-        """A part of the client, logged in."""
+        """Part of the client, with authentication."""
         return api(self._client if self.token else None)
 
     def request(self, method: str, path: str, body: object = None, *, authenticated: bool = True) -> Any:
-        """Send a call by its path, and return the decoded JSON (None for an empty answer).
+        """Send a call by its path, and return the decoded JSON (None for an empty response).
 
-        :raises ApiException: the api-server answered, but not with success
+        :raises ApiException: the api-server responded with an error
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if authenticated:
@@ -88,22 +88,22 @@ class AirflowApi:
     def jobs(self, job_type: str) -> set[int]:
         """The ids of all ``SchedulerJob``, ``TriggererJob`` or ``DagProcessorJob``, dead ones too.
 
-        Each start of a component is a new one, with a greater id. (Which of them are alive depends on the moment: a
-        component that stands still looks dead, and one that was killed looks alive for a while.)
+        Each start of a component adds a job with a greater id. (Whether a job is alive depends on the moment: a stopped
+        component looks dead, and a killed one looks alive for a while.)
         """
         return {job.id for job in self._as_user(JobApi).get_jobs(job_type=job_type, limit=PAGE_SIZE, **LIMITS).jobs}
 
     # -- DAGs and runs
 
     def import_errors(self) -> list[str]:
-        """The DAG files that do not import, with the reason."""
+        """The DAG files with import errors, and their tracebacks."""
         found = self._as_user(ImportErrorApi).get_import_errors(limit=PAGE_SIZE, **LIMITS).import_errors
         return [f"{item.filename}:\n{item.stack_trace}" for item in found]
 
     def wait_for_dag(self, dag_id: str, timeout: float = 180) -> None:
-        """Wait until the DAG is parsed; not for long if there are files that do not import.
+        """Wait until the DAG is parsed. The wait is short if there are import errors.
 
-        :raises DagError: it did not come
+        :raises DagError: the DAG was not parsed in time
         """
         deadline = time.monotonic() + timeout
         errors: list[str] = []
@@ -131,7 +131,7 @@ class AirflowApi:
         return str(self._as_user(DagRunApi).trigger_dag_run(dag_id, body, **LIMITS).dag_run_id)
 
     def run(self, dag_id: str, run_id: str) -> Run:
-        """The run as it is now."""
+        """The current state of the run."""
         state = self._as_user(DagRunApi).get_dag_run(dag_id, run_id, **LIMITS).state
         instances: list[Any] = []
         total = 1
@@ -154,7 +154,7 @@ class AirflowApi:
     ) -> Run:
         """Wait until the run is finished (or ``until`` holds) and return it.
 
-        :param on_change: called for each task whose state or try number differs from the last look
+        :param on_change: called for each task whose state or try number has changed
         """
         deadline = time.monotonic() + timeout
         seen: dict[str, tuple[str | None, int]] = {}
@@ -180,17 +180,17 @@ class AirflowApi:
         timeout: float = 300,
         on_change: Callable[[Task], None] | None = None,
     ) -> Run:
-        """Start a run and wait for its end, whatever that is: a failed run is returned, not raised."""
+        """Start a run and wait for its end. A failed run is returned, not raised."""
         self.wait_for_dag(dag_id)
         return self.wait(dag_id, self.trigger(dag_id, conf), timeout=timeout, on_change=on_change)
 
     def clear(self, run: Run, task_ids: list[str]) -> None:
-        """What a user's click on "clear" does: the tasks run again, with their tries left untouched."""
+        """Clear tasks as the UI does: they run again, and their tries are kept."""
         choice = {"only_failed": False, "reset_dag_runs": True, "dry_run": False}
         body = ClearTaskInstancesBody.from_dict({"dag_run_id": run.run_id, "task_ids": task_ids, **choice})
         self._as_user(TaskInstanceApi).post_clear_task_instances(run.dag_id, body, **LIMITS)
 
-    # -- what a task left behind
+    # -- results of a task
 
     def tries(self, run: Run, task: Task) -> list[Task]:
         """Every try of a task, the oldest first; a try that was retried reads "failed" or "up_for_retry"."""
@@ -215,12 +215,12 @@ class AirflowApi:
         return "\n".join(map(log_line, self.log_events(run, task, try_number)))
 
     def log_events(self, run: Run, task: Task, try_number: int | None = None) -> list[dict[str, Any] | str]:
-        """The log of one try as Airflow stores it: JSON events, or plain lines where a line was no event."""
-        # Not by the client's get_log: its model of an event drops all but text and time, also the exception.
+        """The log of one try as Airflow stores it: JSON events, or plain lines."""
+        # The client's get_log keeps only text and time of an event, and drops the exception.
         path = f"{run_path(run.dag_id, run.run_id)}/taskInstances/{task.task_id}/logs/{try_number or task.try_number}"
         return list(self.request("GET", f"{path}?full_content=true&map_index={task.map_index}")["content"])
 
 
 def run_path(dag_id: str, run_id: str) -> str:
-    """For :meth:`AirflowApi.request`."""
+    """The path of a run for :meth:`AirflowApi.request`."""
     return f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"

@@ -1,4 +1,4 @@
-"""The environment of an Airflow that is started for a demo or a test."""
+"""The environment of the Airflow that the demo and the system tests start."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 
 def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str, str]:
-    """The environment of every component: nothing of the caller's Airflow, everything on loopback, quick to react."""
+    """The environment of every component: isolated from the caller's Airflow, on loopback, with short intervals."""
     unwanted = ("AIRFLOW_", "_AIRFLOW_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME")
     env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-    # Airflow looks its own `airflow` command up in PATH.
+    # Airflow finds its own `airflow` command in PATH.
     env["PATH"] = os.pathsep.join([str(Path(python).parent), env.get("PATH", os.defpath)])
     env["NO_PROXY"] = env["no_proxy"] = ",".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return {
         **env,
-        # Set for every command, also the short ones: without it even `airflow version` makes a ~/airflow.
+        # Set for every command: without it even `airflow version` creates ~/airflow.
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
@@ -27,7 +27,7 @@ def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API__WORKERS": "1",
-        # Airflow's own, as that of the dag-processor below, are for production; here a machine may stand still.
+        # Airflow's default timeouts, here and for the dag-processor below, are too short for a slow test machine.
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
@@ -40,22 +40,22 @@ def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str,
         "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "150",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        # Seconds that a process waits while another one writes, before it dies of "database is locked" (default 5).
+        # Seconds that a process waits for another writer before it fails with "database is locked" (default 5).
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        # How long the end of a task may go unnoticed (default 5 s: most of a short task's time).
+        # Seconds until the end of a task is noticed (default 5, longer than a short task takes).
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
 
 class ReservedPort:
-    """A free port of this machine, which no other process is given until it is released (on Linux).
+    """A free port of this machine, reserved until it is released (on Linux).
 
-    A server that says SO_REUSEADDR, as nearly all do, can listen on it nevertheless, and start there again; meanwhile
+    A server with SO_REUSEADDR, which nearly all set, can still listen on it and restart there. Without a server,
     connections are refused.
     """
 
@@ -64,7 +64,7 @@ class ReservedPort:
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
         self.number: int = self._held.getsockname()[1]
-        if sys.platform != "linux":  # elsewhere the server itself would be kept out
+        if sys.platform != "linux":  # elsewhere the reservation would also block the server
             self.release()
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""What Airflow's REST API v2 tells about runs, tasks and logs, as values."""
+"""Runs, tasks and logs of Airflow's REST API v2 as values."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Health:
         return cls(part.get("status"), moment_of(heartbeat) if heartbeat else None)
 
     def healthy_since(self, moment: datetime) -> bool:
-        """Airflow calls a component healthy for 30 s after its last heartbeat: look for one after ``moment``."""
+        """Whether a heartbeat is newer than ``moment``. Airflow reports a dead component as healthy for up to 30 s."""
         return self.status == "healthy" and (self.heartbeat is None or self.heartbeat > moment)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task instance as the API shows it now; ``map_index`` is -1 for a task that is not mapped."""
+    """The current state of a task instance; ``map_index`` is -1 for an unmapped task."""
 
     task_id: str
     map_index: int
@@ -47,7 +47,7 @@ class Task:
 
     @classmethod
     def of(cls, instance: Any) -> Task:
-        """From what the official client makes of the answer."""
+        """Convert a model of the official client."""
         started, ended = (moment and moment.isoformat() for moment in (instance.start_date, instance.end_date))
         state = instance.state and str(instance.state.value)
         number, pid = instance.try_number, instance.pid
@@ -56,7 +56,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """One DAG run with all its task instances, in the order in which they started."""
+    """One DAG run with all its task instances, in the order of their start."""
 
     dag_id: str
     run_id: str
@@ -79,19 +79,22 @@ class Run:
 
 
 def moment_of(text: str) -> datetime:
-    """A time as the API and the sandbox write it."""
+    """Parse a time in the format of the API and the sandbox."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
 
 
 def seconds_between(start: str | None, end: str | None) -> float:
-    """Of two such times, which must be known."""
+    """The seconds between two such times.
+
+    :raises ValueError: one of them is unknown
+    """
     if not (start and end):
-        raise ValueError(f"it has not happened yet: from {start} to {end}")
+        raise ValueError(f"it has not ended yet: from {start} to {end}")
     return (moment_of(end) - moment_of(start)).total_seconds()
 
 
 def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """By the task's first start, with the instances of a mapped task together."""
+    """Sort by the first start of each task, and keep the instances of a mapped task together."""
     tasks = list(tasks)
     never = "~"  # after every date
     first: dict[str, str] = {}
@@ -101,7 +104,7 @@ def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def decode_xcom(value: Any) -> Any:
-    """The API shows an XCom as stored: JSON text, except where the text is not JSON (then it is the value)."""
+    """Decode an XCom. The API returns it as JSON text; a text that is not JSON is the value itself."""
     if not isinstance(value, str):
         return value
     try:

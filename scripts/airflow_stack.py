@@ -1,14 +1,14 @@
-"""A real Airflow on this machine for as long as a ``with`` block lasts.
+"""A real Airflow on this machine, for the duration of a ``with`` block.
 
-Api-server, scheduler, dag-processor and triggerer are processes of their own; LocalExecutor, SQLite, an own home::
+Api-server, scheduler, dag-processor and triggerer are separate processes, with LocalExecutor, SQLite and a new home::
 
     with AirflowStack(Path("example_dags"), env={"AIRFLOW_CONN_CRM_DEFAULT": "..."}) as stack:
         run = stack.api.run_dag("crm_lead_pipeline")
         print(run.states())
 
-Everything listens on loopback only. Nothing of the caller's own Airflow leaks in, nothing is left running: the
-components end with the process that started them, within a minute even when that is killed (on Linux). Start the stack
-from a thread that lives as long as the stack does: Linux counts the end of that *thread* as the parent's death.
+Everything listens on loopback only. The caller's own Airflow has no influence, and nothing stays running: the
+components end with the process that started them, within a minute even if it is killed (on Linux). Start the stack from
+a thread that lives as long as the stack: for Linux the end of that *thread* is the death of the parent.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from urllib3.exceptions import HTTPError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Without --skip-serve-logs scheduler and triggerer open a log server on *all* interfaces. Nothing needs it here:
-# the api-server reads the log files itself.
+# Without --skip-serve-logs, scheduler and triggerer open a log server on *all* interfaces. The api-server reads the log
+# files itself, so no log server is needed.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -53,8 +53,8 @@ HEALTH_NAMES = {
     "triggerer": "triggerer",
 }
 
-# Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG = 1), then becomes Airflow. An own small program and not
-# a preexec_fn, which may deadlock in a process with threads.
+# Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG = 1), then becomes Airflow. This is a separate program,
+# because a preexec_fn may deadlock in a process with threads.
 LAUNCHER = """
 import os, sys
 if sys.platform == "linux":
@@ -67,19 +67,19 @@ os.execv(sys.executable, [sys.executable, "-m", "airflow", *sys.argv[2:]])
 
 
 class AirflowStackError(Exception):
-    """Airflow did not start or a component died; the text holds the end of its log."""
+    """Airflow did not start, or a component died. The message has the end of its log."""
 
 
 @dataclass
 class Component:
-    """One Airflow process and where its output goes."""
+    """One Airflow process and its log file."""
 
     name: str
     args: tuple[str, ...]
     log_path: Path
     process: subprocess.Popen[bytes]
     started_at: datetime
-    killed: bool = False  # by us: its end is then no surprise
+    killed: bool = False  # by us, so its end is expected
 
     @property
     def running(self) -> bool:
@@ -90,19 +90,19 @@ class Component:
         return f"--- end of {self.log_path}\n{text[-characters:]}"
 
     def signal_group(self, number: int) -> None:
-        """Each component leads its own process group, which its children stay in."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; macOS says EPERM for a zombie
+        """Signal the process group of the component, which includes its children."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone; macOS reports EPERM for a zombie
             os.killpg(self.process.pid, number)
 
 
 class AirflowStack:
     """Start, use and stop one Airflow.
 
-    :param dags_folder: what ``[core] dags_folder`` points to
-    :param env: more environment for all components: connections, and settings that override :mod:`airflow_env`'s
-    :param home: ``AIRFLOW_HOME``; a new temporary folder by default. It is left in place: it holds the logs.
+    :param dags_folder: the value of ``[core] dags_folder``
+    :param env: more variables for all components: connections, and settings that override :mod:`airflow_env`
+    :param home: ``AIRFLOW_HOME``; a new temporary folder by default. It is kept, because it has the logs.
     :param python: the interpreter that has Airflow (and the provider) installed
-    :param report: gets a line of progress now and then
+    :param report: called with lines of progress
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class AirflowStack:
         self.env = {**base_env(self.home, dags_folder.resolve(), self._port.number, self.python), **(env or {})}
         self.api = AirflowApi(self.url, check=self.check)
         self.components: dict[str, Component] = {}
-        self._orphaned: list[Component] = []  # killed without their children
+        self._orphaned: list[Component] = []  # killed, but their children live
         self._report = report
 
     @property
     def logs(self) -> Path:
-        """The folder with one log file per task try; the components' own output is in ``home/components``."""
+        """The folder with one log file per task try. The output of the components is in ``home/components``."""
         return self.home / "logs"
 
     # -- start and stop
@@ -145,7 +145,7 @@ class AirflowStack:
         self.stop()
 
     def start(self, timeout: float = 300) -> None:
-        """Make the database, start the four components and wait until all are healthy."""
+        """Create the database, start the four components and wait until all are healthy."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.airflow("db", "migrate")
         self._report("database ready")
@@ -154,10 +154,10 @@ class AirflowStack:
         self.wait_healthy(timeout)
 
     def stop(self, patience: float = 2) -> None:
-        """End everything, also what a failed start has left: SIGTERM, SIGTERM again, SIGKILL.
+        """Stop everything, also the remains of a failed start: SIGTERM, SIGTERM again, SIGKILL.
 
-        To Airflow the second SIGTERM means "do not wait for running work". Left alone, a triggerer may take 10 s to end
-        and a scheduler over 30 s. The api-server goes last, because running tasks report their end to it.
+        For Airflow the second SIGTERM means "do not wait for running work". Without it a triggerer may take 10 s to end
+        and a scheduler over 30 s. The api-server stops last, because running tasks report their end to it.
 
         :param patience: seconds to wait after each SIGTERM
         """
@@ -174,7 +174,7 @@ class AirflowStack:
         self._port.release()
 
     def wait_healthy(self, timeout: float = 300) -> None:
-        """Wait until every component has sent a heartbeat since it was last started."""
+        """Wait until every component has sent a heartbeat since its last start."""
         deadline = time.monotonic() + timeout
         healthy: set[str] = set()
         while len(healthy) < len(HEALTH_NAMES):
@@ -194,32 +194,32 @@ class AirflowStack:
     def _health(self) -> dict[str, Health]:
         try:
             return self.api.health()
-        except (HTTPError, ApiException):  # it is not listening yet
+        except (HTTPError, ApiException):  # the api-server is not listening yet
             return {}
 
     def check(self) -> None:
-        """Raise if a component has ended by itself."""
+        """Raise an error if a component has ended unexpectedly."""
         for component in self.components.values():
             if not component.running and not component.killed:
                 code = component.process.returncode
                 raise AirflowStackError(f"Airflow's {component.name} ended with code {code}\n{component.tail()}")
 
     def until(self, condition: Callable[[], bool], *, timeout: float, every: float = 0.1) -> None:
-        """Wait for something while all components run.
+        """Wait for a condition while all components run.
 
-        :raises AirflowStackError: if a component ends, or it takes longer than ``timeout`` seconds
+        :raises AirflowStackError: a component ended, or the wait took longer than ``timeout`` seconds
         """
         deadline = time.monotonic() + timeout
         while not condition():
             self.check()
             if time.monotonic() > deadline:
-                raise AirflowStackError(f"not within {timeout:g} s\n{self.tails()}")
+                raise AirflowStackError(f"the condition did not hold within {timeout:g} s\n{self.tails()}")
             time.sleep(every)
 
     def until_still(self, number: Callable[[], int], *, seconds: float, timeout: float) -> None:
-        """Wait until a number does not change any more: not at any look of so many seconds.
+        """Wait until a number has not changed for so many seconds.
 
-        :raises AirflowStackError: as :meth:`until`
+        :raises AirflowStackError: see :meth:`until`
         """
         every, seen, still = 0.2, number(), 0
 
@@ -237,7 +237,7 @@ class AirflowStack:
     # -- single components
 
     def spawn(self, name: str, *args: str) -> Component:
-        """Start ``airflow ARGS`` in the background under a name of your choice, for example a second triggerer."""
+        """Start ``airflow ARGS`` in the background under a new name, for example a second triggerer."""
         folder = self.home / "components"
         folder.mkdir(exist_ok=True)
         log_path = folder / f"{name}.log"
@@ -249,7 +249,7 @@ class AirflowStack:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches only us, and its children can be ended as one group
+                start_new_session=True,  # Ctrl-C reaches only this process; children get signals as a group
             )
         self.components[name] = Component(name, args, log_path, process, datetime.now(timezone.utc))
         return self.components[name]
@@ -257,7 +257,7 @@ class AirflowStack:
     def kill(self, name: str, number: int = signal.SIGKILL, *, with_children: bool = True) -> None:
         """Send a signal to a component and wait for its end.
 
-        :param with_children: as when its container dies; False leaves running tasks of a scheduler alive
+        :param with_children: True is like the end of its container; False leaves the running tasks of a scheduler alive
         """
         component = self.components[name]
         component.killed = True
@@ -269,9 +269,9 @@ class AirflowStack:
         component.process.wait(timeout=60)
 
     def freeze(self, component: Component, timeout: float = 180) -> None:
-        """Let a component stand still until it gets SIGCONT; not in the middle of a write, for which all would wait.
+        """Stop a component until it gets SIGCONT, but not during a write, which would block all others.
 
-        :raises AirflowStackError: somebody else writes all the time, or a component ends
+        :raises AirflowStackError: another process writes all the time, or a component ended
         """
 
         def is_still() -> bool:
@@ -284,7 +284,7 @@ class AirflowStack:
         self.until(is_still, timeout=timeout)
 
     def _others_can_write(self) -> bool:
-        time.sleep(0.2)  # until the signal has come
+        time.sleep(0.2)  # until the signal has arrived
         with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=3, isolation_level=None)) as database:
             try:
                 database.execute("BEGIN IMMEDIATE")
@@ -293,11 +293,11 @@ class AirflowStack:
         return True
 
     def restart(self, name: str) -> Component:
-        """Start a component again that was killed."""
+        """Start a killed component again."""
         return self.spawn(name, *self.components[name].args)
 
     def add_triggerer(self, timeout: float = 180) -> str:
-        """Start one more triggerer, wait until Airflow knows it and return its name."""
+        """Start another triggerer, wait until Airflow has registered it, and return its name."""
         before = self.api.jobs("TriggererJob")
         name = f"triggerer-{sum(name.startswith('triggerer') for name in self.components) + 1}"
         self.spawn(name, *COMPONENTS["triggerer"])
@@ -306,7 +306,7 @@ class AirflowStack:
             self.check()
             if time.monotonic() > deadline:
                 raise AirflowStackError(
-                    f"Airflow does not know {name} after {timeout:g} s\n{self.components[name].tail()}"
+                    f"Airflow has not registered {name} after {timeout:g} s\n{self.components[name].tail()}"
                 )
             time.sleep(0.5)
         return name
@@ -338,7 +338,7 @@ class AirflowStack:
 
 
 def terminate(components: list[Component], patience: float) -> None:
-    """SIGTERM to those that run, and wait for their end for a while."""
+    """Send SIGTERM to the running components and wait for their end, at most ``patience`` seconds."""
     deadline = time.monotonic() + patience
     for component in components:
         component.killed = True

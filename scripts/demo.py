@@ -1,6 +1,6 @@
-"""Run a DAG on a real Airflow against the CRM sandbox and show how each of its tasks ended, and why.
+"""Run a DAG on a real Airflow against the CRM sandbox and show how each task ended, and why.
 
-Exit code 0 only if every task ended as :data:`EXPECTED` says. Run it with ``make demo``.
+The exit code is 0 only if every task ended as in :data:`EXPECTED`. Run it with ``make demo``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ EXPECTED: dict[str, dict[str, Expected]] = {
         "report": Expected("success"),
     },
 }
-"""How every task of a DAG should end. A DAG that is not listed is judged by the state of its run."""
+"""The expected end of every task of a DAG. For other DAGs the state of the run decides."""
 
 NEWS = frozenset({"success", "failed", "skipped", "upstream_failed", "up_for_retry", "up_for_reschedule", "deferred"})
 
 
 class Progress:
-    """Prints lines with the seconds since the start, so that somebody who waits sees life."""
+    """Prints lines of progress with the seconds since the start."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -69,9 +69,9 @@ class Progress:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--dag", default=DEFAULT_DAG, metavar="ID", help="a DAG of example_dags/ (%(default)s)")
-    parser.add_argument("--keep", action="store_true", help="leave Airflow running, to look around in it, until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="keep Airflow running for inspection, until Ctrl-C")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that Airflow is stopped then, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # stops Airflow, too
     try:
         return demo(options.dag, keep=options.keep)
     except KeyboardInterrupt:
@@ -86,12 +86,12 @@ def demo(dag_id: str, *, keep: bool) -> int:
     with Sandbox(seed="demo") as sandbox:
         env = {"AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json()}
         stack = AirflowStack(ROOT / "example_dags", env=env, report=progress.say)
-        progress.say(f"starting Airflow with its home in {stack.home}; the CRM sandbox is at {sandbox.url}")
+        progress.say(f"starting Airflow with home {stack.home}; the CRM sandbox is at {sandbox.url}")
         with stack:
             progress.say(f"running {dag_id}")
             run = stack.api.run_dag(dag_id, on_change=progress.task)
             rows = [row_of(stack.api, run, task) for task in run.tasks]
-            print(f"\n{table(rows)}\n\n{figures(sandbox.counters())}\nLogs of the tasks: {stack.logs}\n")
+            print(f"\n{table(rows)}\n\n{figures(sandbox.counters())}\nTask logs: {stack.logs}\n")
             if keep:
                 wait_for_ctrl_c(stack)
             progress.say("stopping Airflow")
@@ -108,15 +108,15 @@ def row_of(api: AirflowApi, run: Run, task: Task) -> Row:
 
 
 def error_of_try(api: AirflowApi, run: Run, task: Task, try_number: int) -> str:
-    """The class of the error that ended a try, as its log tells."""
+    """The class of the error that ended a try, from its log."""
     errors = [text for event in api.log_events(run, task, try_number) for text in exceptions_of(event)[:1]]
     return errors[-1].partition(":")[0] if errors else "no error in the log"
 
 
 def figures(counters: Counters) -> str:
     return (
-        f"The CRM saw {counters.total} calls, at most {counters.highest_rate} in one second (it allows 5, and 2 more "
-        f"in a burst), and answered {counters.throttled} of them with 429."
+        f"The CRM received {counters.total} calls, at most {counters.highest_rate} in one second (the limit is 5, "
+        f"with a burst of 2), and refused {counters.throttled} of them with 429."
     )
 
 
@@ -127,7 +127,7 @@ def judge(run: Run, rows: Sequence[Row]) -> list[str]:
 
 
 def wait_for_ctrl_c(stack: AirflowStack) -> None:
-    print(f"Airflow is at {stack.url} (no login). Ctrl-C ends it.", flush=True)
+    print(f"Airflow is at {stack.url} (no login). Press Ctrl-C to stop it.", flush=True)
     try:
         while True:
             stack.check()

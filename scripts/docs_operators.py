@@ -1,6 +1,6 @@
-"""What the pages of operators and sensors say that can be computed: examples, parameters, outcomes of errors.
+"""The generated parts of the pages of operators and sensors: examples, parameters, outcomes of errors.
 
-The classes are read, not imported: their modules import Airflow, which needs a home.
+The source of the classes is parsed, not imported, because their modules import Airflow, which needs a home.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
     },
 }
-"""Where a guide says more about a parameter, by the class that has it."""
+"""The page with more about a parameter, by the class that defines it."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of an operator.
 
-    :param owner: the class whose ``__init__`` has it
+    :param owner: the class that defines it in ``__init__``
     """
 
     name: str
@@ -72,7 +72,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Source:
-    """A class as it is written."""
+    """The parsed source of a class."""
 
     node: ast.ClassDef
     tree: ast.Module
@@ -83,11 +83,11 @@ class Source:
 
     @property
     def bases(self) -> list[Source]:
-        """Those of this package, in order."""
+        """The base classes in this package, in order."""
         return [sources()[name] for name in map(ast.unparse, self.node.bases) if name in sources()]
 
     def assigned(self, name: str) -> ast.expr | None:
-        """What a name is set to in the body of the class."""
+        """The value of a name that the class body assigns."""
         return _assigned(self.node.body, name)
 
 
@@ -102,7 +102,7 @@ def sources() -> Mapping[str, Source]:
 
 
 def names() -> list[str]:
-    """The operators and sensors that users type."""
+    """The names of all public operators and sensors."""
     return list(dict.fromkeys(name.partition("(")[0] for name in OPERATORS))
 
 
@@ -114,7 +114,7 @@ def page_of(name: str) -> Path:
 
 
 def example_of(name: str) -> Path:
-    """The example that its page shows."""
+    """The example on its page."""
     page = page_of(name)
     return ROOT / "example_dags" / page.parent.name / f"{page.stem.replace('-', '_')}.py"
 
@@ -123,7 +123,7 @@ def example_of(name: str) -> Path:
 
 
 def example(document: Path, name: str) -> str:
-    """The file that the tests run, without its docstring."""
+    """The example file without its docstring."""
     path = example_of(name)
     code = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
     link = f"[`{path.relative_to(ROOT).as_posix()}`]({_relative(path, document)})"
@@ -131,17 +131,17 @@ def example(document: Path, name: str) -> str:
 
 
 def parameter_table(document: Path, name: str) -> str:
-    """All parameters of a class, its own first."""
+    """All parameters of a class, inherited ones last."""
     return _table(document, sources()[name], list(parameters(sources()[name])))
 
 
 def own_parameter_table(document: Path, name: str) -> str:
-    """The parameters that a class itself adds to those of its bases."""
+    """The parameters that a class adds to those of its bases."""
     return _table(document, sources()[name], [one for one in parameters(sources()[name]) if one.owner == name])
 
 
 def outcomes(name: str) -> str:
-    """The lines of ``python -m crm_provider policy --for NAME``, those that say the same as one."""
+    """The lines of ``python -m crm_provider policy --for NAME``, with equal lines merged."""
     usual = explain(_policy(name))
     order = sorted(usual, key=lambda line: (_strength(line), line.origin, line.in_call, line.effect))
     rows = []
@@ -161,7 +161,7 @@ def outcomes(name: str) -> str:
 
 
 def overview(document: Path, kind: str) -> str:
-    """The operators or sensors with their pages: what each does, and what it costs."""
+    """The operators or sensors with their pages, purpose and calls."""
     rows = []
     for name in names():
         page = page_of(name)
@@ -172,7 +172,7 @@ def overview(document: Path, kind: str) -> str:
 
 
 def _calls(page: Path) -> str:
-    """The first paragraph of a page's section about its calls."""
+    """The first paragraph of the section "Calls" of a page."""
     found = re.search(r"^## Calls\n\n(.+?)\n\n", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(found[1].split())) if found else "-"
 
@@ -181,7 +181,7 @@ def _calls(page: Path) -> str:
 
 
 def parameters(cls: Source) -> Iterator[Parameter]:
-    """The parameters of a class and then of its bases."""
+    """The parameters of a class, then those of its bases."""
     init = next((one for one in cls.node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
     said = dict(re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", cls.docstring, re.DOTALL | re.MULTILINE))
     if init is not None:
@@ -208,7 +208,7 @@ def templated(cls: Source) -> set[str]:
 
 
 def _default(node: ast.expr, cls: Source) -> str:
-    """A default as one would type it; constants by their value."""
+    """A default as users write it; constants by their value."""
     if isinstance(node, ast.Call):  # conf.getboolean("operators", "default_deferrable", fallback=False)
         section, option = (ast.literal_eval(argument) for argument in node.args)
         fallback = next(keyword.value for keyword in node.keywords if keyword.arg == "fallback")
@@ -220,7 +220,7 @@ def _default(node: ast.expr, cls: Source) -> str:
 
 
 def _value(node: ast.expr, tree: ast.Module) -> ast.expr:
-    """What a name stands for, if it is a constant of this package; else the name."""
+    """The value of a constant of this package; other names unchanged."""
     name, _, attribute = ast.unparse(node).partition(".")
     there = _module_of(name, tree)
     value: ast.expr | None = None
@@ -254,7 +254,7 @@ def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
 
 
 def _plain(text: str) -> str:
-    """A docstring's text as Markdown; what it says to see is linked already."""
+    """A docstring's text as Markdown, without its cross-references, which the tables link already."""
     text = re.sub(r"[.;]? ?[Ss]ee :\w+:`[^`]+`", "", " ".join(text.split()))
     text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text)
     return re.sub(r"(?<!\.)\.$", "", text.replace("``", "`").strip())
@@ -296,7 +296,7 @@ def _cells(line: Line) -> tuple[str, str, str, str]:
 
 
 def _strength(line: Line) -> tuple[bool, int]:
-    """What the operator says itself comes first, then what is not a failure."""
+    """Sort key: lines that the operator decides come first, and failures come last."""
     order = ("skip", "wait", "retry", "reject", "fail")
     return line.decided_by is DecidedBy.DEFAULT, order.index(line.action) if line.action in order else 0
 

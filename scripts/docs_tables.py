@@ -1,8 +1,8 @@
-"""Write the tables in ``docs/*.md`` that can be computed: from the catalogue, the policy, the settings, the client.
+"""Write the generated tables of ``docs/*.md``: from the catalogue, the policy, the settings and the client.
 
-    python scripts/docs_tables.py            rewrites what lies between <!-- generated: NAME --> and <!-- end -->;
-                                             for one class or file of its own: <!-- generated: NAME ARGUMENT -->
-    python scripts/docs_tables.py --check    only says which parts are out of date; exit code 1 if any is
+    python scripts/docs_tables.py            rewrites the text between <!-- generated: NAME --> and <!-- end -->;
+                                             parts about a class or file: <!-- generated: NAME ARGUMENT -->
+    python scripts/docs_tables.py --check    reports outdated parts only; exit code 1 if there are any
 
 Standard library and ``crm_provider``; no Airflow.
 """
@@ -23,7 +23,7 @@ import docs_operators
 from docs_operators import DOCS, ROOT, table
 
 from crm_provider import errors
-from crm_provider.client import body, http_session, pagination, request, responses, transport
+from crm_provider.client import body, http_session, pagination, request, responses, retry, transport
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import CATALOGUE
@@ -44,9 +44,12 @@ EMAIL = "ada@example.com"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite or check all documents; 0 if nothing is out of date afterwards."""
+    """Rewrite or check all documents.
+
+    :return: the exit code: 1 if ``--check`` finds an outdated part
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, say what is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing, report outdated parts")
     check = parser.parse_args(arguments).check
     stale = [name for document in _in_order() for name in update(document, write=not check)]
     for name in stale:
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def update(document: Path, *, write: bool) -> list[str]:
     """Rewrite the generated parts of a document.
 
-    :return: the parts that were out of date
+    :return: the outdated parts
     """
     stale = []
 
@@ -76,7 +79,7 @@ def update(document: Path, *, write: bool) -> list[str]:
 
 
 def _in_order() -> list[Path]:
-    """All documents, those that others take from first."""
+    """All documents. Those in folders come first, because others take text from them."""
     return sorted(DOCS.rglob("*.md"), key=lambda path: (path.parent == DOCS, path))
 
 
@@ -88,14 +91,14 @@ def code(value: object) -> str:
 
 
 def error_tree() -> str:
-    """The tree that ``errors.py`` opens with."""
+    """The tree in the docstring of ``crm_provider.errors``."""
     lines = (errors.__doc__ or "").split("::\n", 1)[1].splitlines()
     tree = [line for line in lines if line.startswith("    ")]
     return f"```text\n{textwrap.dedent(chr(10).join(tree))}\n```"
 
 
 def error_table() -> str:
-    """Every type and what happens on it by default."""
+    """Every error type and its default outcome."""
     by_work = [explain(ErrorPolicy(work=work)) for work in Work]
     rows = (
         (
@@ -117,7 +120,7 @@ def error_table() -> str:
 
 
 def unknown_answers() -> str:
-    """What an answer becomes that has neither a known type nor a known text."""
+    """The class of a response without a known type and text, and its outcome."""
     cases = {"400, 422": 422, "404": 404, "409": 409, "413, 415": 413, "3xx, other 4xx": 418, "other 5xx": 599}
     rows = []
     for shown, status in cases.items():
@@ -130,18 +133,18 @@ def unknown_answers() -> str:
 
 
 def presets() -> str:
-    """Where an operator differs from the table."""
+    """The presets of operators, which differ from the defaults."""
     rows = []
     for operator, differences in (*PRESETS.items(), *OUTCOME_OVERRIDES.items()):
         for error, action in differences.items():
             default = ErrorPolicy(work=OPERATORS[operator]).decide(error)
             does = "count the row as unchanged" if action is Action.UNCHANGED else action.value
             rows.append((code(operator), code(label(error)), does, default.action.value))
-    return table(("Operator", "Error", "Does", "In place of"), rows)
+    return table(("Operator", "Error", "Action", "Default action"), rows)
 
 
 def invalid_pairs() -> str:
-    """Which action each family refuses, in which kind of work, and why."""
+    """The invalid actions of each family in each kind of work, and the reason."""
     rows = []
     families: list[type[errors.CrmError]] = [errors.CrmError, *errors.CrmError.__subclasses__()]
     for family in families:
@@ -150,7 +153,7 @@ def invalid_pairs() -> str:
         if reasons:
             shown = [", ".join(code(action) for action in actions) or "-" for actions in refused.values()]
             rows.append((code(family.__name__), *shown, "; ".join(reasons)))
-    return table(("Error", "Not in a task", "Not in a sensor", "Not in a load", "Because"), rows)
+    return table(("Error", "Not in a task", "Not in a sensor", "Not in a load", "Reason"), rows)
 
 
 def _refused(family: type[errors.CrmError], work: Work) -> dict[str, str]:
@@ -165,18 +168,18 @@ def _refused(family: type[errors.CrmError], work: Work) -> dict[str, str]:
 
 
 def actions() -> str:
-    """Which kind of work knows which action."""
+    """The valid actions of each kind of work."""
     meaning = {
-        Action.RETRY: "this try fails; Airflow's `retries` apply",
-        Action.SKIP: "the task ends as skipped",
-        Action.FAIL: "the task ends as failed, with no further try",
-        Action.WAIT: "not yet: the sensor checks again",
-        Action.REJECT: "the row is put into the rejects file, and the load goes on",
+        Action.RETRY: "the try fails, and Airflow's `retries` apply",
+        Action.SKIP: "the task is skipped",
+        Action.FAIL: "the task fails without another try",
+        Action.WAIT: "the sensor checks again later",
+        Action.REJECT: "the row goes to the rejects file, and the load continues",
     }
     in_loads = {
         Action.RETRY: "; in a load the row is sent again",
         Action.SKIP: "; in a load the row is counted as skipped",
-        Action.FAIL: "; in a load the run ends",
+        Action.FAIL: "; in a load the load ends",
     }
     rows = (
         (
@@ -213,7 +216,7 @@ def site_options() -> str:
 
 MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "no key": {"password": ""},
-    "a key with spaces around it": {"password": " key "},
+    "a key with surrounding spaces": {"password": " key "},
     "no scheme": {"host": "connect.pingback.com/v2"},
     "plain HTTP": {"host": "http://connect.pingback.com/v2"},
     "a user or password in the URL": {"host": "https://user:secret@connect.pingback.com/v2"},
@@ -221,21 +224,21 @@ MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "two ports": {"host": "https://connect.pingback.com:8443/v2", "port": 443},
     "a misspelt extra": {"extra": {"request_per_second": 3}},
     "the key as an extra": {"extra": {"api_key": "key"}},
-    "a number as words": {"extra": {"timeout": "soon"}},
+    "a number in words": {"extra": {"timeout": "soon"}},
     "a number out of range": {"extra": {"burst": 0}},
-    "a store that is not there": {"extra": {"rate_store": "memcached://cache"}},
+    "an unknown rate store": {"extra": {"rate_store": "memcached://cache"}},
 }
 
 
 def connection_mistakes() -> str:
-    """What is said about a connection before any call is made."""
+    """The messages about wrong fields of a connection, found before the first call."""
     rows = []
     for mistake, fields in MISTAKES.items():
         try:
             Settings.from_fields(**{"host": None, "port": None, "password": "key", "extra": {}, **fields})
         except errors.CrmConfigurationError as error:
             rows.append((mistake, code(error.message)))
-    return table(("The connection has", "The message says"), rows)
+    return table(("Mistake in the connection", "Message"), rows)
 
 
 # -- client -------------------------------------------------------------------------------------------------
@@ -263,28 +266,28 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "trigger_automation": {"webhook_id": "w", "channel_uid": "c", "workflow_id": "f", "email": EMAIL},
     "ping": {},
 }
-"""Every call with a route of its own, and arguments to make it with."""
+"""Every call with its own route, and example arguments."""
 
 
 class Recorder(transport.Transport):
-    """Notes what would be sent, and whether a lost POST would be settled by reading."""
+    """Records the requests of a call, and whether a lost POST is verified by a read."""
 
     def __init__(self) -> None:
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: request.Call, *, verify_write: transport.ReadBack | None = None, budget: Any = None) -> Any:
-        repeated = call.method in ("GET", "PUT", "DELETE") and budget is not transport.ONE_TRY
+    def send(self, call: request.Call, *, verify_write: retry.ReadBack | None = None, budget: Any = None) -> Any:
+        repeated = call.method in ("GET", "PUT", "DELETE") and budget is not retry.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
-        self.routes[route] = "read first, then sent again if it did not happen" if verify_write else lost
+        self.routes[route] = "read first, then sent again if the write did not happen" if verify_write else lost
         if call.success_errors and call.method == "POST":
-            raise call.success_errors[0]("it is already so")
+            raise call.success_errors[0]("conflict")
         return {"id": ID, "data": []}
 
 
 def client_calls() -> str:
-    """Every call of the client, its route, and what is done about a lost answer."""
+    """Every call of the client, its route, and its reaction to a lost response."""
     rows = []
     for name, arguments in CALLS.items():
         method = getattr(CrmClient, name)
@@ -294,11 +297,11 @@ def client_calls() -> str:
             if inspect.isgenerator(found):
                 list(found)
         except errors.CrmError:
-            pass  # found nothing or is already there: what was sent is noted
+            pass  # not found or a conflict: the request is recorded nevertheless
         routes = "<br>".join(code(route) for route in recorder.routes)
         lost = "<br>".join(recorder.routes.values())
         rows.append((code(f"{name}{_arguments(method)}"), routes, lost, _first_sentence(method)))
-    return table(("Call", "Route", "After a lost answer", "What it does"), rows)
+    return table(("Call", "Route", "After a lost response", "What it does"), rows)
 
 
 def _arguments(method: Callable[..., Any]) -> str:
@@ -315,24 +318,27 @@ def _first_sentence(method: Callable[..., Any]) -> str:
 
 
 def limits() -> str:
-    """The numbers that the client works with."""
-    budget = transport.RetryBudget()
+    """The limits of the client."""
+    budget = retry.RetryBudget()
     rows = (
-        (f"{budget.tries}", "attempts of one call at most, the first included"),
-        (f"{budget.seconds:g} s", "no attempt of a call starts later than this after the first"),
+        (f"{budget.tries}", "maximum attempts of one call, including the first"),
+        (f"{budget.seconds:g} s", "latest start of an attempt, counted from the first"),
         (
             f"{budget.first_delay:g} s",
-            "before the second attempt, then doubled; half of it is random. A server's `Retry-After` goes first",
+            "delay before the second attempt, then doubled; half is random. A server's `Retry-After` takes precedence",
         ),
-        (f"{budget.longest_delay:g} s", "between two attempts at most, unless the server asks for more"),
+        (f"{budget.longest_delay:g} s", "maximum delay between two attempts, unless the server asks for more"),
         (f"{MARGIN:.0%}", "share of `requests_per_second` that is used"),
-        (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this holds back all other callers of the key, too"),
+        (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this length pauses all callers of the key"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
-        (f"{http_session.CONNECT_TIMEOUT:g} s", "to connect, or the connection's `timeout` if that is shorter"),
-        (f"{body.MAX_BODY // 2**20} MB", "a larger answer, packed or unpacked, is an error"),
-        (f"{redaction.SHORTENED}", "characters of an answer that a message shows at most"),
+        (
+            f"{http_session.CONNECT_TIMEOUT:g} s",
+            "maximum time to connect, or `timeout` if that is shorter",
+        ),
+        (f"{body.MAX_BODY // 2**20} MB", "a larger response, compressed or decompressed, is an error"),
+        (f"{redaction.SHORTENED}", "maximum characters of a response in a message"),
         (f"{pagination.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
-        (f"{backoff.MAX_ERRORS_IN_A_ROW}", "`max_errors_in_a_row` of the sensors, if you do not set it"),
+        (f"{backoff.MAX_ERRORS_IN_A_ROW}", "default of `max_errors_in_a_row` of the sensors"),
     )
     return table(("Value", "What it limits"), rows)
 
@@ -340,11 +346,11 @@ def limits() -> str:
 # -- loads --------------------------------------------------------------------------------------------------
 
 UNCHANGED = 0.99
-"""Share of the rows that a daily load finds as they were the day before."""
+"""Share of the rows of a daily load that did not change."""
 
 
 def load_costs() -> str:
-    """How long a load takes, by what the CRM has already."""
+    """The duration of a load, by the share of rows that the CRM has already."""
 
     def hours(calls: float) -> str:
         return duration(calls / (Settings(api_key="key").requests_per_second * MARGIN))
@@ -360,8 +366,8 @@ def load_costs() -> str:
         (
             "Rows",
             "`upsert`, all new",
-            "`upsert`, half there",
-            "`upsert`, all there",
+            "`upsert`, half existing",
+            "`upsert`, all existing",
             "`create` or `update`",
             f"`compare`, as many contacts, {1 - UNCHANGED:.0%} differ",
             f"`state_path`, {1 - UNCHANGED:.0%} changed",
@@ -374,7 +380,7 @@ def load_costs() -> str:
 
 
 def modules() -> str:
-    """Every module of the package by the first line of its docstring; the sandbox and the testing kit count as one."""
+    """Every module with the first line of its docstring. The sandbox and the testing kit are one line each."""
     package = ROOT / "crm_provider"
     rows = []
     for path in [path for depth in ("*.py", "*/*.py", "*/*/*.py") for path in sorted(package.glob(depth))]:
@@ -384,11 +390,11 @@ def modules() -> str:
         if about:
             name = path.relative_to(package).as_posix().removesuffix("__init__.py") or "__init__.py"
             rows.append((code(name), about.splitlines()[0].replace("``", "`").rstrip(".")))
-    return table(("Module", "What it is"), rows)
+    return table(("Module", "Purpose"), rows)
 
 
 def file_shown(name: str) -> str:
-    """A file of the repository, without its docstring."""
+    """A file of the repository without its docstring."""
     path = ROOT / name
     text = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
     return f"```python\n{text}```"
@@ -409,7 +415,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "load-costs": load_costs,
     "modules": modules,
 }
-"""The parts by the name in their marker."""
+"""The generated parts by the name in their marker."""
 
 PARTS_ABOUT: Mapping[str, Callable[[Path, str], str]] = {
     "example": docs_operators.example,
@@ -419,7 +425,7 @@ PARTS_ABOUT: Mapping[str, Callable[[Path, str], str]] = {
     "overview": docs_operators.overview,
     "file": lambda document, name: file_shown(name),
 }
-"""The parts that are about something, which the marker names."""
+"""The generated parts whose marker has an argument."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,14 @@
-"""Mutation testing: whether the tests of the core's decisions are able to fail.
+"""Mutation testing: checks that the tests of the core's decisions can fail.
 
-    python scripts/mutants.py                       every group, each from its beginning
+    python scripts/mutants.py                       all groups, from the beginning
     python scripts/mutants.py policy schedule       these groups
-    python scripts/mutants.py plan --again          only those that survived or were not reached; after a better test
+    python scripts/mutants.py plan --again          only mutants that survived or were not reached
     python scripts/mutants.py --report --write docs/development.md     the table of the runs so far
 
-mutmut changes the code in small ways, one at a time, and runs the tests that reach the change; a change that no test
-and no type notices has survived. It works on a copy in ``build/mutants/GROUP``, one process, some CPU minutes a group.
-What survives is printed with its change, unless ``mutants_explained.py`` says why it may. Needs the extra ``mutation``.
+mutmut makes one small change of the code at a time and runs the tests that reach it. A change that neither a test nor
+the type checker notices has survived. It works on a copy in ``build/mutants/GROUP``, with one process and some CPU
+minutes per group. Surviving changes are printed, unless ``mutants_explained.py`` has a reason for them. Needs the extra
+``mutation``.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"
 PACKAGE = "crm_provider"
 ALIVE = ("survived", "no tests", "not checked", "suspicious", "segfault", "check was interrupted by user")
-"""What mutmut says of a mutant that nothing has noticed."""
+"""The states of mutmut for a mutant that nothing has noticed."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of the code, and what became of it.
+    """One change of the code and its result.
 
-    :param name: as mutmut names it: module, function and a number
-    :param fate: as mutmut calls it: ``killed``, ``survived``, ``timeout``, ``caught by type check`` ...
-    :param change: the lines taken out and put in, if it is alive
+    :param name: the name in mutmut: module, function and a number
+    :param fate: the state in mutmut: ``killed``, ``survived``, ``timeout``, ``caught by type check`` ...
+    :param change: the removed and added lines, if the mutant is alive
     """
 
     name: str
@@ -54,27 +55,30 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Line:
-    """A module, and how many of its mutants met which fate."""
+    """A module, and the number of its mutants by state."""
 
     module: str
     counts: Counter[str] = field(default_factory=Counter)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; 1 if anything survived that is not explained."""
+    """Run the groups or report on them.
+
+    :return: the exit code: 1 if a mutant survived without an explanation
+    """
     options = _parse(arguments)
     groups = [GROUPS[name] for name in options.groups or GROUPS]
     if not options.report:
         for group in groups:
             _run(group, again=options.again)
     lines: list[Line] = []
-    groups_met: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for group in groups:
         if (WORK / group.name / "mutants").is_dir():
-            lines += _report(group, groups_met)
+            lines += _report(group, reasons)
         else:
             print(f"{group.name} has not been run")
-    text = f"{_table(lines)}\n\n{_reasons(groups_met)}"
+    text = f"{_table(lines)}\n\n{_reasons(reasons)}"
     print(text)
     if options.write:
         _write(options.write, text)
@@ -84,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of: {', '.join(GROUPS)}")
-    parser.add_argument("--again", action="store_true", help="only what has survived so far, with the tests of now")
-    parser.add_argument("--report", action="store_true", help="run nothing, tell of the runs so far")
-    parser.add_argument("--write", metavar="FILE", type=Path, help="put the table into this document")
+    parser.add_argument(
+        "--again", action="store_true", help="only mutants that survived so far, with the current tests"
+    )
+    parser.add_argument("--report", action="store_true", help="run nothing, report on earlier runs")
+    parser.add_argument("--write", metavar="FILE", type=Path, help="write the table into this document")
     options = parser.parse_args(arguments)
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
@@ -122,12 +128,12 @@ _MUTMUT = [sys.executable, "-c", "import sys; from mutmut.__main__ import cli; s
 
 
 def _environment() -> dict[str, str]:
-    """``CI``: the same examples each time, so that a mutant that is killed once is killed the next time."""
+    """The environment of mutmut. ``CI`` makes Hypothesis use the same examples in each run."""
     return {**os.environ, "CI": "true", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _configure(pyproject: Path, group: Group) -> None:
-    """What is the same for all groups is in ``[tool.mutmut]``; here comes what the group adds."""
+    """Add the settings of the group to ``[tool.mutmut]``, which has those of all groups."""
     text = _ABOUT_MUTMUTS_CODE.sub("", pyproject.read_text(encoding="utf-8"))
     title = "[tool.mutmut]\n"
     before, found, after = text.partition(title)
@@ -146,13 +152,13 @@ def _configure(pyproject: Path, group: Group) -> None:
 
 
 _ABOUT_MUTMUTS_CODE = re.compile(r"^(enable_error_code|warn_unreachable|warn_unused_ignores) = .*\n", re.MULTILINE)
-"""Settings of mypy under which it would speak of the code around the mutants."""
+"""Settings of mypy that would report on the code around the mutants."""
 
 _NOT_OF_THE_CHANGE = ("--disable-error-code=unused-ignore", "--disable-error-code=no-redef")
-"""What mypy says of mutmut's layout: all mutants of an ``__init__`` annotate the same attributes in one class."""
+"""mypy errors caused by mutmut's layout: all mutants of an ``__init__`` annotate the same attributes in one class."""
 
 
-# -- what became of them
+# -- results
 
 _LIST = """
 import json, sys
@@ -171,7 +177,7 @@ for path in walk_mutatable_files():
 
 
 def _mutants(folder: Path) -> Iterator[Mutant]:
-    """All mutants of a group, with the change that was made for those that are alive."""
+    """All mutants of a group, with the change of those that are alive."""
     command = [sys.executable, "-c", _LIST, *ALIVE]
     done = subprocess.run(command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True, check=True)
     for line in done.stdout.splitlines():
@@ -180,10 +186,10 @@ def _mutants(folder: Path) -> Iterator[Mutant]:
         yield Mutant(name, fate, "\n".join(lines))
 
 
-def _report(group: Group, groups_met: Counter[str]) -> list[Line]:
-    """The lines of the table. What has survived without an explanation is printed.
+def _report(group: Group, reasons: Counter[str]) -> list[Line]:
+    """The lines of the table. Prints the mutants that survived without an explanation.
 
-    :param groups_met: how many are in each group of explanations
+    :param reasons: counts the mutants of each group of explanations
     """
     found: dict[str, Line] = {}
     for mutant in _mutants(WORK / group.name):
@@ -194,7 +200,7 @@ def _report(group: Group, groups_met: Counter[str]) -> list[Line]:
             counts[{"killed": "tests", "timeout": "tests"}.get(mutant.fate, "types")] += 1
         elif why := explanation(line.module, mutant.name.rpartition(".")[2], mutant.change):
             counts["explained"] += 1
-            groups_met[why] += 1
+            reasons[why] += 1
         else:
             counts["survived"] += 1
             print(f"{mutant.name} {'' if mutant.fate == 'survived' else mutant.fate}\n{mutant.change}\n")
@@ -207,13 +213,13 @@ _COLUMNS = ("all", "tests", "types", "explained", "survived")
 def _table(lines: Sequence[Line]) -> str:
     rows = [[f"`{line.module}`", *(line.counts[column] for column in _COLUMNS)] for line in lines]
     total = ["**all**", *(sum(line.counts[column] for line in lines) for column in _COLUMNS)]
-    headings = ["Module", "Mutants", "Noticed by a test", "by the types", "Explained", "Not explained"]
+    headings = ["Module", "Mutants", "Noticed by a test", "By the type checker", "Explained", "Not explained"]
     return _markdown([headings, ["---", *["---:"] * len(_COLUMNS)], *rows, total])
 
 
-def _reasons(groups_met: Counter[str]) -> str:
-    rows = [[name, count, REASONS[name]] for name, count in groups_met.most_common()]
-    return _markdown([["Explained as", "Mutants", "Why they may survive"], ["---", "---:", "---"], *rows])
+def _reasons(reasons: Counter[str]) -> str:
+    rows = [[name, count, REASONS[name]] for name, count in reasons.most_common()]
+    return _markdown([["Explanation", "Mutants", "Why they may survive"], ["---", "---:", "---"], *rows])
 
 
 def _markdown(rows: Sequence[Sequence[object]]) -> str:
@@ -225,7 +231,7 @@ def _write(document: Path, tables: str) -> None:
     marked = re.compile(r"(<!-- mutants -->\n).*?(<!-- end -->)", re.DOTALL)
     new, found = marked.subn(lambda marks: f"{marks[1]}\n{tables}\n\n{marks[2]}", text)
     if not found:
-        raise SystemExit(f"{document} has no place for the table: <!-- mutants --> and <!-- end -->")
+        raise SystemExit(f"{document} has no markers for the table: <!-- mutants --> and <!-- end -->")
     document.write_text(new, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The mutants that may survive, in groups, and why."""
+"""The mutants that may survive, in groups with a reason."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from dataclasses import dataclass
 
 REASONS = {
-    "same value": "the changed code gives the same value for all that it can be given",
-    "default said": "an argument is left out that says the default",
-    "same order": "numbers that are only compared with each other begin elsewhere or grow in larger steps",
-    "no such name": "a text that stands for none is replaced by another that nothing is named",
-    "capitals": "SQL, and names of codecs and of hash functions, are taken in capitals and in small letters alike",
-    "newer Python": "only Python 3.10 needs it, and mutants run on a newer one; the tests run on both",
-    "words": "a message for people may end in other letters; nothing is decided by it",
+    "same value": "the changed code gives the same value for every possible input",
+    "same default": "the removed argument has the default value",
+    "same order": "numbers that are only compared with each other start elsewhere or grow in larger steps",
+    "no such name": "a placeholder for a missing name is replaced by another text that is no name",
+    "capitals": "SQL and the names of codecs and hash functions ignore case",
+    "newer Python": "only Python 3.10 needs it, and mutants run on a newer version; the tests run on both",
+    "words": "the end of a message for people changes, which decides nothing",
 }
-"""What the groups have in common."""
+"""The groups, and why their mutants may survive."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """Changes that no test has to notice.
+    """Changes that a test need not notice.
 
     :param group: one of :data:`REASONS`
-    :param module: below ``crm_provider``, with dots
+    :param module: the module below ``crm_provider``, with dots
     :param function: part of the mutant's name
-    :param change: found in the lines that were taken out and put in; a regular expression
+    :param change: a regular expression that matches part of the removed and added lines
     """
 
     group: str
@@ -45,7 +45,7 @@ EXPLAINED = (
     Explained("capitals", "load.state.fingerprints", "", r'"SHA256"'),
     Explained("words", "load.row_results", "_reject", r"rstrip\('XX\.XX'\)"),
     Explained("words", "tasks.outcome", "_remark", r"rstrip\('XX\.XX'\)"),
-    Explained("default said", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
+    Explained("same default", "load.row_results", "_reject_unsendable", r"^-        (request_id=None|retryable=False)"),
     Explained("no such name", "errors.policy", "", r'operator or "XXXX"'),
     Explained("no such name", "client.responses", "_spec_by_header", r'"XXXX"\)'),
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),
@@ -60,7 +60,7 @@ EXPLAINED = (
 
 
 def explanation(module: str, function: str, change: str) -> str | None:
-    """The group that a survivor is in, if it is in one."""
+    """The group of a surviving mutant, if it has one."""
     return next(
         (
             known.group

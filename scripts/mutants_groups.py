@@ -1,20 +1,20 @@
-"""What ``mutants.py`` changes, and with which tests."""
+"""The modules that ``mutants.py`` changes, and their tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 COPIED = ("crm_provider", "tests", "scripts", "docs", "example_dags", "README.md", "CHANGELOG.md", "pyproject.toml")
-"""What the tests of the core need to find beside them."""
+"""The files and folders that the tests of the core need."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Modules that the same tests belong to.
+    """Modules with the same tests.
 
-    :param modules: below ``crm_provider/``
+    :param modules: paths below ``crm_provider/``
     :param tests: files, or tests in them
-    :param too_slow: tests that search at random or start processes: seconds for each mutant
+    :param too_slow: tests that search at random or start processes, and so take seconds for each mutant
     """
 
     name: str
@@ -95,7 +95,7 @@ _ALL = (
     ),
     Group(
         "endings",
-        ("load/row_results", "load/conclusion"),
+        ("load/row_results", "load/report"),
         (f"{LOAD}/test_endings.py", f"{LOAD}/test_conclusion.py", f"{LOAD}/test_verdict.py"),
     ),
     Group(
@@ -135,4 +135,4 @@ _ALL = (
 )
 
 GROUPS = {group.name: group for group in _ALL}
-"""In the order of what a mistake in them would cost."""
+"""The groups by name, in the order of the damage that a mistake there would cause."""

@@ -1,4 +1,4 @@
-"""How the tasks of a run ended and why, as a table; and whether that is what was expected. Pure functions."""
+"""How the tasks of a run ended and why, as a table, compared with expectations. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: one task instance."""
+    """One task instance, a line of the table."""
 
     task: str
     state: str
@@ -25,10 +25,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Expected:
-    """How a task should end.
+    """The expected end of a task.
 
     :param state: Airflow's task state
-    :param why: regular expression that is found in the reason
+    :param why: a regular expression that matches part of the reason
     :param tries: number of tries, None for any
     """
 
@@ -38,10 +38,10 @@ class Expected:
 
 
 def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[str] = ()) -> str:
-    """The reason for a task's state, from what the operators leave behind.
+    """The reason for a task's state, from the XComs of the operators.
 
-    :param xcoms: ``return_value`` with an ``outcome``, and ``crm_error`` when an error decided the state
-    :param earlier_errors: error classes of the tries before the last one
+    :param xcoms: ``return_value`` with an ``outcome``, and ``crm_error`` if an error decided the state
+    :param earlier_errors: the error classes of the earlier tries
     """
     error, value = xcoms.get("crm_error"), xcoms.get("return_value")
     if error and state != "success":
@@ -51,13 +51,13 @@ def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[st
     elif isinstance(value, Mapping) and value.get("outcome"):
         reason = str(value["outcome"])
     else:
-        reason = {"upstream_failed": "a task before it failed"}.get(state or "", "")
+        reason = {"upstream_failed": "an upstream task failed"}.get(state or "", "")
     retries = f"after {', '.join(earlier_errors)}" if earlier_errors else ""
     return ", ".join(filter(None, [reason, retries]))
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows below headings, in columns as wide as their widest cell."""
+    """The rows below their headings, in aligned columns."""
     lines: list[Sequence[str]] = [("task", "state", "tries", "why")]
     lines += [(row.task, row.state, str(row.tries), row.why) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -66,7 +66,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def verdict(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
-    """What differs from the expectation, one sentence each; empty if nothing does.
+    """The differences from the expectation, one sentence each.
 
     :param expected: by task (``upsert_lead[3]``), or by task id for all instances of a mapped task
     """
@@ -78,7 +78,7 @@ def verdict(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
         if key in expected:
             problems += _differences(row, expected[key])
         else:
-            problems.append(f"{row.task}: not in the table of expectations, it ended as {row.state}")
+            problems.append(f"{row.task}: not expected, but it ended as {row.state}")
     return problems + [f"{task}: expected, but the run has no such task" for task in expected if task not in seen]
 
 

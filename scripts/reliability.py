@@ -1,11 +1,11 @@
-"""The tables of ``docs/reliability.md``: what was seen when something broke, written down by the tests that broke it.
+"""The tables of ``docs/reliability.md``: the results of faults, recorded by the tests that cause them.
 
-    pytest -m reliability tests/integration --reliability FILE    notes what was seen, one JSON object a line
+    pytest -m reliability tests/integration --reliability FILE    records the results as JSON lines
     python scripts/reliability.py FILE                            prints the tables
-    python scripts/reliability.py FILE --write                    puts them into docs/reliability.md
-    python scripts/reliability.py FILE --write --only-seen        leaves the lines alone that the run has not seen
+    python scripts/reliability.py FILE --write                    writes them into docs/reliability.md
+    python scripts/reliability.py FILE --write --only-seen        keeps the lines that the run did not record
 
-``make reliability`` does all of it. Without ``--reliability`` each test compares what it sees with its line in the
+``make reliability`` runs these commands. Without ``--reliability`` each test compares its result with its line in the
 document, and fails if they differ. Standard library and ``crm_provider``; no Airflow.
 """
 
@@ -25,9 +25,9 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 REGENERATE = "make reliability"
 
 PARTS = ("call", "network", "process")
-"""The tables: one call; tasks, when the way to the CRM breaks; tasks, when something on this side breaks."""
+"""The tables: one call; tasks with a broken network; tasks with a local failure."""
 
-HEADINGS = ("Fault", "Hits", "Ends as", "Requests", "In the CRM", "What was said", "What to do")
+HEADINGS = ("Fault", "Affects", "Result", "Requests", "In the CRM", "Message", "What to do")
 
 _MARKED = re.compile(r"^<!-- reliability: (\w+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 _CELL = re.compile(r"(?<!\\)\|")
@@ -35,16 +35,16 @@ _CELL = re.compile(r"(?<!\\)\|")
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of one fault in one place: a line of a table.
+    """The result of one fault in one place: a line of a table.
 
     :param part: one of :data:`PARTS`
-    :param fault: what was broken; with ``hits`` it names the line
-    :param hits: what was going on: a call, an operator, a sensor
-    :param ends: the end state: of the task, or ``raised`` for a call of the client
-    :param requests: how many reached the server
-    :param data: what was lost and doubled, as the test has checked it
+    :param fault: the cause; with ``hits`` it identifies the line
+    :param hits: the affected call, operator or sensor
+    :param ends: the final state of the task, or ``raised`` for a call of the client
+    :param requests: the number of requests that reached the server
+    :param data: lost and duplicated data, as checked by the test
     :param said: class and message of the error
-    :param remedy: what the message says to do
+    :param remedy: the advice of the message
     """
 
     part: str
@@ -70,7 +70,7 @@ class Seen:
         said: str | None = None,
         remedy: str | None = None,
     ) -> Seen:
-        """The line for what a test has seen; what it does not say is taken from the error."""
+        """Build a line from a test's result. The error provides ``said`` and ``remedy`` if they are missing."""
         typed = _typed(error)
         if said is None:
             said = f"`{type(typed).__name__}`: {_message(typed)}" if typed else "nothing"
@@ -86,13 +86,13 @@ class Seen:
 
     @property
     def line(self) -> str:
-        """The line of the table."""
+        """The line in Markdown."""
         cells = (self.fault, self.hits, self.ends, self.requests, self.data, self.said, self.remedy)
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _typed(error: BaseException | None) -> BaseException | None:
-    """The error of this package that Airflow's own was made from, if there is one."""
+    """The error of this package that caused Airflow's exception, if there is one."""
     found = error
     while found is not None and not isinstance(found, CrmError):
         found = found.__cause__
@@ -107,25 +107,28 @@ def _message(error: BaseException) -> str:
 
 
 Lines = dict[tuple[str, str], str]
-"""The lines of a table by fault and what it hits, in order."""
+"""The lines of a table by ``fault`` and ``hits``, in order."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print or write the tables; 1 if nothing was seen."""
+    """Print or write the tables.
+
+    :return: the exit code: 1 if no result was recorded
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("seen", type=Path, metavar="FILE", help="what pytest --reliability FILE has noted")
+    parser.add_argument("seen", type=Path, metavar="FILE", help="the file that pytest --reliability FILE has written")
     parser.add_argument("--write", action="store_true", help=f"rewrite docs/{DOCUMENT.name}")
-    parser.add_argument("--only-seen", action="store_true", help="keep lines that were not seen in this run")
+    parser.add_argument("--only-seen", action="store_true", help="keep lines that this run did not record")
     options = parser.parse_args(arguments)
     seen = read(options.seen)
     if not seen:
-        print(f"{options.seen} holds nothing: no test marked `reliability` ran", file=sys.stderr)
+        print(f"{options.seen} is empty: no test with the marker `reliability` ran", file=sys.stderr)
         return 1
     old = tables(DOCUMENT) if options.only_seen else {}
     new = {part: _merged(old.get(part, {}), [one for one in seen if one.part == part]) for part in PARTS}
     if options.write:
         for part, (fault, hits) in _unseen(new):
-            print(f"left out of {part}, for no test has seen it: {fault} ({hits})", file=sys.stderr)
+            print(f"removed from {part}, because no test recorded it: {fault} ({hits})", file=sys.stderr)
         write(DOCUMENT, {part: lines for part, lines in new.items() if lines})
     else:
         print("\n\n".join(f"{part}\n\n{table(lines)}" for part, lines in new.items() if lines))
@@ -133,30 +136,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unseen(new: Mapping[str, Lines]) -> list[tuple[str, tuple[str, str]]]:
-    """The lines of the document that its new tables do not have."""
+    """The lines of the document that the new tables lack."""
     kept = {part: lines for part, lines in new.items() if lines}
     old = tables(DOCUMENT).items()
     return [(part, key) for part, lines in old if part in kept for key in lines if key not in kept[part]]
 
 
 def read(path: Path) -> list[Seen]:
-    """What a run has noted."""
+    """Read the recorded results of a run."""
     return [Seen(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def note(path: Path, seen: Seen) -> None:
-    """Add a line to what a run has noted."""
+    """Append a result to the file of a run."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(seen)) + "\n")
 
 
 def tables(document: Path) -> dict[str, Lines]:
-    """The tables that a document holds, by part."""
+    """The tables of a document, by part."""
     return {part: _lines(text) for part, text in _MARKED.findall(document.read_text(encoding="utf-8"))}
 
 
 def write(document: Path, new: Mapping[str, Lines]) -> None:
-    """Put tables into a document; a part that is not given stays as it is."""
+    """Write tables into a document. Parts that are not given stay unchanged."""
 
     def part(match: re.Match[str]) -> str:
         lines = new.get(match[1])
@@ -188,19 +191,19 @@ def _merged(old: Lines, seen: Iterable[Seen]) -> Lines:
 
 
 def difference(seen: Seen, document: Path = DOCUMENT) -> str | None:
-    """What a document says otherwise; None if it says what was seen."""
+    """The difference between a result and the document; None if they agree."""
     lines = tables(document).get(seen.part)
     if lines is None:
-        return f"docs/{document.name} has no marks <!-- reliability: {seen.part} --> and <!-- end -->"
+        return f"docs/{document.name} has no markers <!-- reliability: {seen.part} --> and <!-- end -->"
     if lines.get(seen.key) == seen.line:
         return None
     return (
-        f"docs/{document.name} says otherwise. If what was seen is right, run: {REGENERATE}\n"
-        f"seen:     {seen.line}\ndocument: {lines.get(seen.key, '(no such line)')}"
+        f"docs/{document.name} differs. If the observed result is right, run: {REGENERATE}\n"
+        f"observed: {seen.line}\ndocument: {lines.get(seen.key, '(no such line)')}"
     )
 
 
-# -- texts that are the same in every run --------------------------------------------------------------------
+# -- texts that are equal in every run --------------------------------------------------------------------
 
 _VARYING = (
     (re.compile(r"(?<=localhost:|127\.0\.0\.1:)\d+"), "PORT"),
@@ -215,7 +218,7 @@ _VARYING = (
 
 
 def stable(text: str) -> str:
-    """A text without what differs from run to run: ports, ids, times, paths, durations, OpenSSL's spelling."""
+    """Replace the varying parts of a text: ports, ids, times, paths, durations, OpenSSL's spelling."""
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
     return text.strip()

@@ -19,11 +19,11 @@ from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.contacts import ListCalls
 from crm_provider.client.deals import DealCalls
-from crm_provider.client.pagination import Calls, Record
+from crm_provider.client.pagination import Record
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call
-from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.retry import ONE_TRY
+from crm_provider.client.transport import Calls
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -145,10 +145,6 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
     :param transport: what sends the calls; by default one made from the settings
     :param user_agent: further products for the User-Agent header
     """
-
-    def __init__(self, settings: Settings, *, transport: Transport | None = None, user_agent: str = "") -> None:
-        super().__init__(transport or Transport(settings, user_agent=user_agent))
-        self.settings = settings
 
     def __enter__(self) -> Self:
         return self

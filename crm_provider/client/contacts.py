@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import Calls, Page, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Page, Record, id_of, mapping_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
 from crm_provider.client.request import Call
 from crm_provider.client.responses import by_status_alone
-from crm_provider.client.transport import ONE_TRY, FirstSent, Transport
+from crm_provider.client.retry import ONE_TRY, FirstSent
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
 
 
@@ -46,21 +47,20 @@ class _NewContact:
     origin: Mapping[str, Any] | None
 
 
-class ContactCalls(Calls):
+class ContactCalls(ListingCalls):
     """Read, create, update, upsert, delete and list contacts."""
 
-    def __init__(self, transport: Transport) -> None:
-        super().__init__(transport)
-        self._writer = ContactWriter(self, order=LearnedOrder())
+    @cached_property
+    def _writer(self) -> ContactWriter:
+        return ContactWriter(self, order=LearnedOrder())
 
     def get_contact(self, email: str) -> Record:
         """One contact: ``id``, ``email``, ``status``, ``attributes``, ``segmentedListsIds``, ...
 
         :raises CrmContactNotFoundError: if there is none
         """
-        contact = self._record(
-            Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
-        )
+        call = Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
+        contact = mapping_of(self._transport.send(call), call)
         id_of(contact.get("id"), "/contacts/{email}")
         return contact
 
@@ -125,7 +125,7 @@ class ContactCalls(Calls):
             body=validation.attributes(attributes),
             allow_any_body=True,
         )
-        return self._record(call)
+        return mapping_of(self._transport.send(call), call)
 
     def upsert_contact(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None

@@ -7,15 +7,15 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import Calls, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Record, id_of, mapping_of
 from crm_provider.client.remote_contact import made_since
 from crm_provider.client.request import Call
-from crm_provider.client.transport import FirstSent
+from crm_provider.client.retry import FirstSent
 from crm_provider.values.json_values import shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
 
-class DealCalls(Calls):
+class DealCalls(ListingCalls):
     """Create, read, change, move and list deals."""
 
     def create_deal(
@@ -117,7 +117,8 @@ class DealCalls(Calls):
 
         :raises CrmDealNotFoundError: if there is none
         """
-        deal = self._record(Call(method="GET", route="/deals/{deal_id}", path_params=_deal(deal_id)))
+        call = Call(method="GET", route="/deals/{deal_id}", path_params=_deal(deal_id))
+        deal = mapping_of(self._transport.send(call), call)
         id_of(deal.get("id"), "/deals/{deal_id}")
         return deal
 
@@ -143,9 +144,9 @@ class DealCalls(Calls):
             body["attributes"] = _deal_attributes(attributes)
         if not body:
             raise e.CrmInvalidValueError("nothing to change; give contact_id, stage_id or attributes")
-        return self._record(
-            Call(method="PUT", route="/deals/{deal_id}", path_params=_deal(deal_id), body=body, allow_any_body=True)
-        )
+        route = "/deals/{deal_id}"
+        call = Call(method="PUT", route=route, path_params=_deal(deal_id), body=body, allow_any_body=True)
+        return mapping_of(self._transport.send(call), call)
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
         """Move a deal to another stage of its pipeline; answers ``id``.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,24 +99,3 @@ class RequestTally:
     def errors(self) -> Counter[str]:
         """Failed attempts by the type of their error."""
         return Counter(self.snapshot().errors)
-
-
-class ObserverList:
-    """Tells observers, and does not let their failure become the call's; the first one of each is logged."""
-
-    def __init__(self) -> None:
-        self._observers: tuple[Observer, ...] = ()
-        self._failed: set[int] = set()
-
-    def add(self, observer: Observer) -> None:
-        """Tell this one, too."""
-        self._observers = (*self._observers, observer)
-
-    def __call__(self, seen: RequestEvent) -> None:
-        for place, observer in enumerate(self._observers):
-            try:
-                observer(seen)
-            except Exception:
-                if place not in self._failed:
-                    self._failed.add(place)
-                    log.warning("an observer of calls failed; further failures of it are not logged", exc_info=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider import errors as e
 from crm_provider.client.request import Call
-from crm_provider.client.transport import Transport
+from crm_provider.client.transport import Calls
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -272,17 +272,8 @@ LISTINGS: Mapping[Listing, str] = {"contacts": "/contacts", "deals": "/deals", "
 """What the API lists, and where."""
 
 
-class Calls:
-    """Base of the calls.
-
-    :param transport: what sends them
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def _record(self, call: Call) -> Record:
-        return mapping_of(self._transport.send(call), call)
+class ListingCalls(Calls):
+    """Calls that read listings, page after page."""
 
     def list_pages(
         self, listing: Listing, *, earlier: Iterable[Page] = (), use_decimal: bool = False, at_once: int = 1

@@ -77,9 +77,9 @@ def value_of(answer: CrmResponse) -> Any:
     if parsed is UNREADABLE and answer.allow_any_body and answer.body.lstrip()[:1] not in _STRUCTURED:
         return {}
     if parsed is UNREADABLE:
-        raise _error(answer, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
+        raise _error(answer, parsed, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
     if spec := _spec_in_success(parsed):
-        raise _error(answer, spec.error, spec, _text_of(parsed) or spec.messages[0])
+        raise _error(answer, parsed, spec.error, spec, _text_of(parsed) or spec.messages[0])
     if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
         return parsed["data"]
     return {} if parsed is None else parsed
@@ -91,12 +91,12 @@ def error_of(answer: CrmResponse) -> e.CrmError:
     spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
     text = _text_of(parsed)
     if spec is not None:
-        return _error(answer, spec.error, spec, text or spec.messages[0])
+        return _error(answer, parsed, spec.error, spec, text or spec.messages[0])
     text = text or f"status {answer.status} {_odd_body(answer, parsed)}"
     if answer.status in _BY_STATUS:
         spec = CATALOGUE[_BY_STATUS[answer.status]]
-        return _error(answer, spec.error, spec, text)
-    return _error(answer, family_of(answer.status), None, text)
+        return _error(answer, parsed, spec.error, spec, text)
+    return _error(answer, parsed, family_of(answer.status), None, text)
 
 
 def family_of(status: int) -> type[e.CrmError]:
@@ -134,13 +134,13 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 }
 
 
-def _error(answer: CrmResponse, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
+def _error(answer: CrmResponse, parsed: Any, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
     unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
         cut(text if _documented(text, answer.status) else _without_sent(text, answer.sensitive_values)),
-        type=spec.type if spec else _unknown_type(answer.status),
+        type=spec.error.type if spec else _unknown_type(answer.status),
         status=answer.status,
-        request_id=request_id_of(answer),
+        request_id=request_id_of(answer, parsed),
         retry_after=retry_after_of(answer.header("retry-after"), answer.header("date")),
         method=answer.method,
         path=answer.path,
@@ -271,9 +271,9 @@ def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
     return value[:100] if _REQUEST_ID.fullmatch(value[:100]) else None
 
 
-def request_id_of(answer: CrmResponse) -> str | None:
+def request_id_of(answer: CrmResponse, parsed: Any) -> str | None:
     """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
-    for body in _objects(parsed_body(answer.body)):
+    for body in _objects(parsed):
         if found := _as_request_id(body.get("requestId"), answer.sensitive_values):
             return found
     values = (answer.header(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))

@@ -41,6 +41,8 @@
 Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
 without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
 
+Also here: :class:`ErrorPolicy`, an ``on_error`` that several DAGs share.
+
 :data:`crm_provider.errors.catalog.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
 tests read it.
 """
@@ -83,6 +85,7 @@ from crm_provider.errors.exceptions import (
     CrmUnauthorizedError,
     CrmUnknownRouteError,
 )
+from crm_provider.errors.policy import ErrorPolicy
 
 __all__ = [
     "ERROR_CLASSES",
@@ -120,4 +123,5 @@ __all__ = [
     "CrmTransientError",
     "CrmUnauthorizedError",
     "CrmUnknownRouteError",
+    "ErrorPolicy",
 ]

@@ -387,12 +387,3 @@ def advice_for(error: e.CrmError) -> str:
 def family_advice(error: type[e.CrmError]) -> str:
     """What to do about an error of which only the class is known."""
     return next((FAMILY_ADVICE[c] for c in error.__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)
-
-
-def repeat_for(error: e.CrmError) -> Repeat:
-    """Whether the client may send the call again after this error."""
-    if error.type in CATALOGUE:
-        return CATALOGUE[error.type].repeat
-    if isinstance(error, e.CrmTransientError):
-        return Repeat.VERIFY_FIRST
-    return Repeat.ANY_CALL if isinstance(error, e.CrmThrottledError) else Repeat.NEVER

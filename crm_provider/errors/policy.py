@@ -128,6 +128,9 @@ class DecidedBy(str, Enum):
     RULE = "rule"
 
 
+_LABELS = {error: label(error) for error in e.ERROR_CLASSES.values()}
+"""Each error by the shortest name that a user can type for it."""
+
 _SOURCES = {DecidedBy.TASK: "on_error", DecidedBy.SITE: "airflow.cfg [crm] on_error", DecidedBy.DEFAULT: "default"}
 
 
@@ -208,9 +211,9 @@ class ErrorPolicy:
             for cls in lineage:
                 if cls in lines:
                     operator = self.operator if decided_by is DecidedBy.OPERATOR else None
-                    return Decision(Action(lines[cls]), decided_by, label(cls), operator)
+                    return Decision(Action(lines[cls]), decided_by, _LABELS[cls], operator)
         line = next(cls for cls in lineage if cls in DEFAULTS)
-        return Decision(DEFAULTS[line][list(Work).index(self.work)], DecidedBy.DEFAULT, label(line))
+        return Decision(DEFAULTS[line][list(Work).index(self.work)], DecidedBy.DEFAULT, _LABELS[line])
 
     def _own_lines(self, error: e.CrmError | type[e.CrmError]) -> Mapping[type[e.CrmError], Action]:
         """What the operator does differently about this error."""

@@ -1,12 +1,8 @@
-"""The extract of a listing.
+"""Extracts: a listing of the CRM into a file, complete or not at all, resumable page by page.
 
-What is counted while a listing is read, and what is said of it meanwhile.
-
-The other way: a listing of the CRM into a file, whole or not at all, resumable page by page.
-
-The API lists ten records a page, without a filter, an order or a snapshot: what changes while the pages are read moves
-records from page to page. One that moves down comes twice and is dropped; one that moves up past the reader is missed,
-and only the totals tell. So an extract counts, and says that the listing changed (:class:`ExtractStats`).
+The API lists ten records a page, without a filter, an order or a snapshot. A change during the read moves records from
+page to page: one that moves down appears twice and is dropped, one that moves up past the reader is missed, and only
+the totals show it. So an extract counts, and reports that the listing changed (:class:`ExtractStats`).
 """
 
 from __future__ import annotations
@@ -40,20 +36,20 @@ from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_write
 
 log = logging.getLogger(__name__)
 
-TELL_EVERY = 30.0
-"""Seconds between two lines of progress."""
+LOG_INTERVAL = 30.0
+"""Seconds between two progress lines in the log."""
 
 
 @dataclass
 class ExtractStats:
-    """What was counted while a listing was read."""
+    """Counts of one reading of a listing."""
 
     records: int = 0
     pages: int = 0
     calls: int = 0
     duplicates: int = 0
     totals: list[int] = field(default_factory=list)
-    """What the pages said that there are: each figure when it differs from the one before."""
+    """The totals that the pages reported: each when it differs from the one before."""
     columns: Columns = field(default_factory=Columns)
 
     def note(self, listed: ListedPage) -> None:
@@ -74,38 +70,38 @@ class ExtractStats:
 
     @property
     def changed(self) -> bool:
-        """Whether the listing shows that it changed. As many added as deleted between two pages does not show."""
+        """Whether the listing changed during the read. As many added as deleted between two pages goes unnoticed."""
         return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
 
     def __str__(self) -> str:
-        totals = " -> ".join(map(str, self.totals)) or "not told"
-        return f"records that the CRM says there are: {totals}; read: {self.records}; came twice: {self.duplicates}"
+        totals = " -> ".join(map(str, self.totals)) or "unknown"
+        return f"records that the CRM reports: {totals}; read: {self.records}; duplicates: {self.duplicates}"
 
 
 class ExtractProgress:
-    """Says from time to time how far an extract is."""
+    """Logs the progress of an extract from time to time."""
 
     def __init__(self, listing: str, clock: Callable[[], float]) -> None:
         self._listing, self._clock = listing, clock
-        self._started = self._told = clock()
+        self._started = self._logged = clock()
 
-    def tell(self, tally: ExtractStats) -> None:
+    def log(self, stats: ExtractStats) -> None:
         now = self._clock()
-        if now - self._told < TELL_EVERY:
+        if now - self._logged < LOG_INTERVAL:
             return
-        self._told = now
-        rate = tally.calls / (now - self._started)
+        self._logged = now
+        rate = stats.calls / (now - self._started)
         log.info(
             "Extract of %s: %d of %s records, %d pages, %.1f pages/s, %s",
-            self._listing, tally.records, "?" if tally.total is None else tally.total, tally.pages, rate,
-            _left(tally, rate),
+            self._listing, stats.records, "?" if stats.total is None else stats.total, stats.pages, rate,
+            _left(stats, rate),
         )  # fmt: skip
 
 
-def _left(tally: ExtractStats, rate: float) -> str:
-    if tally.total is None or not rate:
-        return "nobody knows how much is left"
-    seconds = max(math.ceil(tally.total / PAGE_SIZE) - tally.pages, 0) / rate
+def _left(stats: ExtractStats, rate: float) -> str:
+    if stats.total is None or not rate:
+        return "time left unknown"
+    seconds = max(math.ceil(stats.total / PAGE_SIZE) - stats.pages, 0) / rate
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
@@ -118,14 +114,14 @@ class ListingChanged(RuntimeError):
 
 
 class ExtractUnsaved(RuntimeError):
-    """The target, or a page beside it, cannot be written; what was there under the target's name is still there."""
+    """The target or the pages beside it cannot be written. An existing target is unchanged."""
 
 
 class Extracted(TypedDict):
-    """What an extract did; no value of a record is in it.
+    """The result of an extract, without values of records.
 
     ``calls``: pages that this try read; ``pages``: pages of the listing, those of earlier tries included.
-    ``total``: what the last page said that there are; ``total_at_start``: what the first said.
+    ``total``: the total that the last page reported; ``total_at_start``: that of the first.
     """
 
     records: int
@@ -145,16 +141,15 @@ class Extractor:
     >>> Extractor(client, "contacts", "contacts.csv.gz").run()["records"]
     1250
 
-    The file is written when all pages are there, under its name at once and with the permissions that the umask gives
-    to user and group (a file that it replaces keeps its own). Run again with the same owner after a kill, it goes on
-    where it stopped.
+    The file appears when all pages were read, complete and with the permissions that the umask gives to user and group
+    (a file that it replaces keeps its permissions). After a kill, a run with the same owner continues where it stopped.
 
-    :param target: path of the file; its name tells the format (:mod:`~crm_provider.extract.writers`)
+    :param target: path of the file; its suffix decides the format (:mod:`~crm_provider.extract.writers`)
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
-    :param if_changed: the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
-    :param owner: who may go on with the pages read so far
-    :raises CrmInvalidValueError: if the target or an option makes no sense, before anything is read
+    :param owner: the task instance that may continue with the pages read so far
+    :raises CrmInvalidValueError: if the target or an option is not valid; before any call
     """
 
     def __init__(
@@ -187,17 +182,17 @@ class Extractor:
     def run(self) -> Extracted:
         """Read what is missing, then write the file.
 
-        :raises CrmError: what a page was answered with; the pages read so far are kept
+        :raises CrmError: the error of a page; the pages read so far are kept
         :raises ListingChanged: if the listing changed and ``if_changed`` is not ``warn``; nothing was written
-        :raises ExtractUnsaved: if the disk is full, for example; the pages read so far are kept
+        :raises ExtractUnsaved: for example if the disk is full; the pages read so far are kept
         """
         try:
             return self._run()
         except CannotWrite as unwritten:
             kept = sum(1 for _ in self._parts.pages())
             raise ExtractUnsaved(
-                f"{unwritten}. {kept} pages of {self._listing} are kept beside {self._target.name}, which was not "
-                "touched. Make room there, or mend what is said; a retry goes on with the next page"
+                f"{unwritten}. {kept} pages of {self._listing} are kept beside {self._target.name}, which is "
+                "unchanged. Free disk space or fix the path; a retry continues with the next page"
             ) from unwritten
 
     def _run(self) -> Extracted:
@@ -206,25 +201,25 @@ class Extractor:
             with writing(self._target):
                 private_folder(self._target.parent, mode=0o770)
         for left_behind in self._parts.sweep():
-            log.info("Removed %s, which an earlier extract had left behind.", left_behind)
-        tally = self._read_until_quiet()
-        self._write(tally)
+            log.info("Removed %s, left behind by an earlier extract.", left_behind)
+        stats = self._read_until_quiet()
+        self._write(stats)
         self._parts.remove()
-        log.info("Extract of %s: %d records in %s.", self._listing, tally.records, self._target.name)
+        log.info("Extract of %s: %d records in %s.", self._listing, stats.records, self._target.name)
         return {
-            "records": tally.records,
-            "pages": tally.pages,
-            "calls": tally.calls,
-            "total": tally.total,
-            "total_at_start": tally.totals[0] if tally.totals else None,
-            "duplicates": tally.duplicates,
-            "changed_during_read": tally.changed,
+            "records": stats.records,
+            "pages": stats.pages,
+            "calls": stats.calls,
+            "total": stats.total,
+            "total_at_start": stats.totals[0] if stats.totals else None,
+            "duplicates": stats.duplicates,
+            "changed_during_read": stats.changed,
             "path": str(self._target),
             "seconds": round(self._clock() - started, 3),
         }
 
     def discard(self) -> None:
-        """Forget the pages read so far: nobody will go on."""
+        """Remove the pages read so far: no try will continue."""
         self._parts.remove()
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -232,71 +227,71 @@ class Extractor:
     def _read_until_quiet(self) -> ExtractStats:
         calls = 0
         for restarts_left in range(RESTARTS if self._if_changed == "restart" else 0, -1, -1):
-            tally = self._read()
-            calls += tally.calls
-            if not tally.changed:
+            stats = self._read()
+            calls += stats.calls
+            if not stats.changed:
                 break
             if self._if_changed == "warn":
-                log.warning("The listing of %s changed while it was read: %s. %s", self._listing, tally, MAY_MISS)
+                log.warning("The listing of %s changed while it was read: %s. %s", self._listing, stats, MAY_MISS)
                 break
             self._parts.remove()
             if restarts_left:
-                log.warning("The listing of %s changed while it was read: %s. Reading it anew.", self._listing, tally)
+                log.warning("The listing of %s changed while it was read: %s. Reading it again.", self._listing, stats)
         else:
             raise ListingChanged(
-                f"the listing of {self._listing} changed while it was read: {tally}. Nothing was written. Run it when "
+                f"the listing of {self._listing} changed while it was read: {stats}. Nothing was written. Run it when "
                 "nothing else writes to the CRM, or take the file as it is with if_changed='warn'"
             )
-        tally.calls = calls
-        return tally
+        stats.calls = calls
+        return stats
 
     def _read(self) -> ExtractStats:
-        tally, progress = ExtractStats(), ExtractProgress(self._listing, self._clock)
+        stats, progress = ExtractStats(), ExtractProgress(self._listing, self._clock)
         with closing(self._pages()) as pages:
             try:
                 for listed in pages:
                     if not listed.earlier:
                         self._parts.add(listed)
-                    tally.note(listed)
-                    progress.tell(tally)
+                    stats.note(listed)
+                    progress.log(stats)
             finally:
-                self._parts.close()  # before the wait for pages that are on their way
-        return tally
+                self._parts.close()  # before waiting for pages that are on their way
+        return stats
 
     def _pages(self) -> Generator[ListedPage]:
-        # at a slow rate the last of several would wait longer for its slot than a call may take
+        # at a slow rate, the last of several calls would wait longer for its slot than a call may take
         at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
         known = self._parts.pages()
         yield from self._client.list_pages(self._listing, earlier=known, use_decimal=True, at_once=at_once)
 
     def _source(self) -> str:
-        """What is read, of which account: told by a fingerprint, for the key is a part of it."""
+        """Fingerprint of what is read, from which account. The key is part of it, so it is hashed."""
         settings = self._client.settings
-        told = (self._listing, settings.base_url, str(settings.developer_mode), settings.api_key)
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        parts = (self._listing, settings.base_url, str(settings.developer_mode), settings.api_key)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def _write(self, tally: ExtractStats) -> None:
+    def _write(self, stats: ExtractStats) -> None:
         permissions = _permissions(self._target)
         written = 0
         with atomic_writer(self._target, "wb") as file:
             if self._zipped:
                 with gzipped(file) as packed:
-                    written = self._fill(packed, tally)
+                    written = self._fill(packed, stats)
             else:
-                written = self._fill(file, tally)
-            if written != tally.records:
+                written = self._fill(file, stats)
+            if written != stats.records:
                 raise RuntimeError(
-                    f"{tally.records} records were read but {written} are in the parts beside {self._target.name}: "
-                    "another extract writes the same file. Give each run a file of its own, for example with {{ ds }} "
-                    "in its name"
+                    f"{stats.records} records were read but {written} are in the pages kept beside "
+                    f"{self._target.name}: another extract writes the same file. Give each run its own file, for "
+                    "example with {{ ds }} in its name"
                 )
         if is_local(self._target):
             self._target.chmod(permissions)
 
-    def _fill(self, file: Any, tally: ExtractStats) -> int:
-        columns = self._fields or tally.columns.names() or ["id"]
+    def _fill(self, file: Any, stats: ExtractStats) -> int:
+        columns = self._fields or stats.columns.names() or ["id"]
         written = 0
         with record_writer(
             file, self._format, columns=columns, projected=self._fields is not None, formula_guard=self._guard
@@ -307,7 +302,7 @@ class Extractor:
         return written
 
     def _kept_records(self) -> Iterator[Record]:
-        """The records of the parts, each once; they end where the parts do."""
+        """The records of the saved pages, each once."""
         pages = walk_pages(_no_more, LISTINGS[self._listing], self._parts.pages())
         try:
             for listed in pages:
@@ -317,18 +312,19 @@ class Extractor:
 
 
 MAY_MISS = (
-    "The file holds what was read: a record that was deleted meanwhile may be in it, and a deletion may have hidden "
-    "other records. if_changed='fail' or 'restart' accepts no such file."
+    "The file may hold records that were deleted meanwhile, and may miss others that a deletion moved to an earlier "
+    "page. "
+    "if_changed='fail' or 'restart' refuses such a file."
 )
 
 
 def _no_more(number: int) -> NoReturn:
-    """The end of the pages that were read."""
+    """End of the saved pages."""
     raise e.CrmNotFoundError(f"page {number} was not read")
 
 
 def _permissions(target: AnyPath) -> int:
-    """Of a file that is there: its own. Else what the umask leaves to user and group: others never, it has people."""
+    """Those of an existing file, else what the umask leaves to user and group; never others, for it holds people."""
     if is_local(target) and target.exists():
         return target.stat().st_mode & 0o777
     umask = os.umask(0o077)  # it can only be read by setting it

@@ -1,54 +1,43 @@
-"""The pages that an extract has read so far, kept beside its target until the target is whole.
+"""The pages that an extract has read so far, kept beside its target until the target is complete.
 
-``contacts.csv.part-<whose>-<epoch>-<number>``: one line for each page, as it was. On a local disk a page is safe as
-soon as it was read; on an object store, where nothing can be appended, once some pages are together. The parts belong
-to one piece of work (``whose``) in one epoch: nobody else goes on with them. They are private files: they hold records.
+``contacts.csv.part-<work>-<epoch>`` is a journal (:mod:`crm_provider.files.journal`) with one line for each page. On a
+local disk a page is saved as soon as it was read. On an object store, which cannot append, some pages are saved
+together. The journal belongs to one piece of work in one epoch: no other task continues it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import IO, Any
+from typing import Any
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.files.paths import (
-    AnyPath,
-    append,
-    each_line,
-    is_local,
-    private_file,
-    read_own,
-    remove,
-    sibling,
-    writing,
-)
+from crm_provider.files.journal import Journal
+from crm_provider.files.paths import AnyPath, is_local, sibling
 from crm_provider.values.json_values import json_text, json_value
 
 VERSION = 1
 
 PAGES_AT_ONCE = 50
-"""Pages in one object of a store: what is read again at most. At 5 calls per second they take 10 s."""
+"""Pages in one object of a store: at most so many are read again. At 5 calls per second they take 10 s."""
 
 LONGEST_REST = 2 * 24 * 3600.0
-"""Seconds after which parts of others count as left behind; a task waits for at most a day for a used-up quota."""
+"""Seconds after which pages of other tasks count as abandoned. A task waits at most a day for a used-up quota."""
 
-
-_NAME = re.compile(r"[0-9a-f]{12}-\d{1,10}-\d{1,10}")
-"""What follows the prefix in the name of a part: whose, epoch, number."""
+_NAME = re.compile(r"([0-9a-f]{12}-\d{1,10})(?:\.part-\d{6,})?")
+"""What follows the prefix in a file's name: mark and epoch, and on an object store the number of the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Whose parts they are.
+    """The task instance that the pages belong to.
 
-    :param work: tells one piece of work from all others: the task instance
-    :param epoch: a greater one starts anew: a user cleared the task
+    :param work: identifies one piece of work: the task instance
+    :param epoch: a greater one starts again: a user cleared the task
     """
 
     work: str = ""
@@ -63,7 +52,7 @@ class Owner:
 class PartialPages:
     """The pages of one listing on their way into a file.
 
-    :param target: the file that they are beside
+    :param target: the file that they are kept beside
     :param source: what is listed, of which account: pages of another are not used
     :param clock: seconds since the epoch
     """
@@ -73,101 +62,89 @@ class PartialPages:
     ) -> None:
         self._target, self._owner, self._source, self._clock = target, owner, source, clock
         self._prefix = f"{target.name}.part-"
-        self._own = f"{self._prefix}{owner.mark}-{owner.epoch}-"
-        self._file: IO[bytes] | None = None
-        self._lines: list[str] = []
+        self._name = f"{owner.mark}-{owner.epoch}"
+        self._journal = self._journal_of(self._name)
+        self._at_once = 1 if is_local(target) else PAGES_AT_ONCE
+        self._begun = False
+        self._unsaved = 0
 
     def pages(self) -> Iterator[Page]:
-        """The pages that are safe, in order from 0 on. A line that was cut off ends a part."""
+        """The saved pages, in order from 0 on. What is not the next page is skipped: torn lines and repeated pages."""
+        lines = _objects(self._journal_of(self._name))
+        if not self._is_usable(next(lines, {})):
+            return
         number = 0
-        for part in self._found(self._own):
-            for line in self._usable_lines(part):
-                page = _page_of(line, number)
-                if page is not None:
-                    yield page
-                    number += 1
+        for line in lines:
+            page = _page_of(line, number)
+            if page is not None:
+                yield page
+                number += 1
 
     def add(self, listed: ListedPage) -> None:
-        """Keep a page that was read."""
-        self._lines.append(
+        """Keep a page that was read.
+
+        :raises CannotWrite: the pages saved before are kept
+        """
+        if not self._begun:
+            self._begin()
+        self._journal.append(
             json_text({"page": listed.number, "total": listed.page.total, "items": listed.page.items}, ascii_only=True)
         )
-        if is_local(self._target) or len(self._lines) >= PAGES_AT_ONCE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Make all pages safe that were added.
-
-        :raises CannotWrite: those before them are safe
-        """
-        if not self._lines:
-            return
-        lines, self._lines = self._lines, []
-        if self._file is not None:
-            self._append(self._file, lines)
-            return
-        part, lines = self._next(), [self._head(), *lines]
-        if is_local(part):
-            self._file = private_file(part)
-            self._append(self._file, lines)
-        else:
-            with writing(part), part.open("wb") as file:
-                file.write(_joined(lines))
-
-    def _append(self, file: IO[bytes], lines: list[str]) -> None:
-        with writing(self._target):
-            append(file, _joined(lines))
-            os.fsync(file.fileno())
+        self._unsaved += 1
+        if self._unsaved >= self._at_once:
+            self.close()
 
     def close(self) -> None:
-        """Make all pages safe, and let go of the file."""
-        try:
-            self.flush()
-        finally:
-            file, self._file = self._file, None
-            if file is not None:
-                file.close()
+        """Save all pages, and close the file.
+
+        :raises CannotWrite: the pages saved before are kept
+        """
+        self._unsaved = 0
+        self._journal.sync()
 
     def remove(self) -> None:
-        """Forget all pages: the target is whole, or nobody will go on."""
-        self._lines.clear()
-        self.close()
-        for part in self._found(self._own):
-            remove(part)
+        """Remove all pages: the target is complete, or no try will continue."""
+        self._journal.clear()
+        self._begun, self._unsaved = False, 0
 
     def sweep(self) -> list[str]:
-        """Remove what will not be used any more: earlier epochs, another source, what others left behind.
+        """Remove what will not be used any more: earlier epochs, another source, abandoned pages of other tasks.
 
         :return: the names
         """
-        gone = [part for part in self._found(self._prefix) if self._is_stale(part)]
-        for part in gone:
-            remove(part)
-        return [part.name for part in gone]
+        stale = [name for name in self._names() if self._is_stale(name)]
+        for name in stale:
+            self._journal_of(name).clear()
+        return [f"{self._prefix}{name}" for name in stale]
 
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _found(self, prefix: str) -> list[AnyPath]:
+    def _journal_of(self, name: str) -> Journal:
+        return Journal(sibling(self._target, f".part-{name}"), errors="replace")
+
+    def _begin(self) -> None:
+        """Continue the journal of an earlier try, or start one."""
+        if not self._is_usable(_head(self._journal)):
+            self._journal.clear()
+            head = {"version": VERSION, "source": self._source, "started": self._clock()}
+            self._journal.append(json_text(head, ascii_only=True))
+        self._begun = True
+
+    def _names(self) -> list[str]:
+        """Mark and epoch of each journal beside the target."""
         try:
-            beside = [path for path in self._target.parent.iterdir() if path.name.startswith(prefix)]
+            beside = [path.name for path in self._target.parent.iterdir() if path.name.startswith(self._prefix)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        ours = [path for path in beside if _NAME.fullmatch(path.name.removeprefix(self._prefix))]
-        return sorted(ours, key=lambda path: path.name)
+        found = (_NAME.fullmatch(name.removeprefix(self._prefix)) for name in beside)
+        return sorted({name[1] for name in found if name})
 
-    def _next(self) -> AnyPath:
-        number = max((int(part.name.rpartition("-")[2]) for part in self._found(self._own)), default=-1) + 1
-        return sibling(self._target, f".part-{self._owner.mark}-{self._owner.epoch}-{number:06}")
-
-    def _head(self) -> str:
-        return json_text({"version": VERSION, "source": self._source, "started": self._clock()})
-
-    def _is_stale(self, part: AnyPath) -> bool:
-        mark, epoch, _ = part.name.removeprefix(self._prefix).split("-")
+    def _is_stale(self, name: str) -> bool:
+        mark, epoch = name.split("-")
         try:
-            head = next(iter(_lines(part)), {})
+            head = _head(self._journal_of(name))
         except PermissionError:
-            return False  # somebody else's, whatever its name says
+            return False  # another user's file, whatever its name says
         if mark != self._owner.mark:
             started = head.get("started")
             return not isinstance(started, (int, Decimal)) or self._clock() - float(started) > LONGEST_REST
@@ -177,35 +154,29 @@ class PartialPages:
         known: tuple[object, object] = head.get("version"), head.get("source")
         return known == (VERSION, self._source)
 
-    def _usable_lines(self, part: AnyPath) -> Iterator[dict[str, Any]]:
-        lines = _lines(part)
-        if self._is_usable(next(lines, {})):
-            yield from lines
+
+def _head(journal: Journal) -> dict[str, Any]:
+    """The first line of a journal; empty if it is none of ours."""
+    return _object(next(journal.lines(), ""))
 
 
-def _lines(part: AnyPath) -> Iterator[dict[str, Any]]:
-    """The whole lines of a part; the last may have been cut off by a kill."""
-    with read_own(part) as file:
-        for line in each_line(file, part):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                value = json_value(line)
-            except (ValueError, RecursionError):
-                return  # a block that a power cut left empty
-            if not isinstance(value, dict):
-                return
-            yield value
+def _objects(journal: Journal) -> Iterator[dict[str, Any]]:
+    yield from map(_object, journal.lines())
+
+
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object of a line; empty for any other line, such as a block that a power cut left empty."""
+    try:
+        value = json_value(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _page_of(line: dict[str, Any], number: int) -> Page | None:
-    """The page of a line, None if it is another one or none."""
+    """The page of a line; None if it is another page or none."""
     items, total = line.get("items"), line.get("total")
-    whole = isinstance(items, list) and all(isinstance(item, dict) for item in items)
-    if line.get("page") != number or not whole or not isinstance(total, (int, type(None))):
+    is_page = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+    if line.get("page") != number or not is_page or not isinstance(total, (int, type(None))):
         return None
     return Page(items or [], total)
-
-
-def _joined(lines: list[str]) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode("ascii")

@@ -1,14 +1,8 @@
-"""Records into files: formats, columns, writers.
+"""Writes records to a file without loss: JSON lines, CSV or Parquet.
 
-What an extract is asked to do, checked when the DAG is read.
-
-Records as columns and as text, without loss: what a table or a line of JSON holds of them.
-
-Records into a file: JSON lines, CSV or Parquet.
-
-The same records give the same bytes, ``.gz`` included. Tables hold text: a mapping of a record becomes columns with
-dotted names (``attributes.name``), a list or anything deeper becomes JSON text, a number keeps its digits. No value is
-null in Parquet and empty in CSV.
+The same records give the same bytes, ``.gz`` included. Tables hold text: a mapping in a record becomes columns with
+dotted names (``attributes.name``), a list or anything deeper becomes JSON text, and a number keeps its digits. A
+missing value is null in Parquet and empty in CSV.
 """
 
 from __future__ import annotations
@@ -33,14 +27,14 @@ SUFFIXES: Mapping[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-"""The formats that a name tells."""
+"""Format by suffix."""
 
 
 def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     """The format of a file, and whether it is compressed with gzip.
 
-    :param wanted: the format, whatever the name says of it
-    :raises ValueError: if neither tells
+    :param wanted: the format, whatever the name says
+    :raises ValueError: if neither gives a format
     """
     if wanted is not None and wanted not in get_args(Format):
         raise ValueError(f"format is {wanted!r}; use one of {', '.join(get_args(Format))}")
@@ -50,8 +44,8 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     found = wanted or next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
     if found is None:
         raise ValueError(
-            f"the name {name!r} tells no format; end it with one of {', '.join(SUFFIXES)} (the first three also with "
-            f".gz), or give format="
+            f"the name {name!r} does not show its format; end it with one of {', '.join(SUFFIXES)} (the first three "
+            f"also with .gz), or give format="
         )
     if found == "parquet" and zipped:
         raise ValueError(f"{name!r}: a Parquet file is compressed within; leave out the .gz")
@@ -59,7 +53,7 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
 
 
 def check_if_changed(value: object) -> None:
-    """Refuse what is no :data:`IfChanged`.
+    """Refuse a value that is not an :data:`IfChanged`.
 
     :raises ValueError: naming the choices
     """
@@ -70,26 +64,26 @@ def check_if_changed(value: object) -> None:
 Record = Mapping[str, Any]
 
 FIRST = ("id", "email")
-"""Columns that lead a table; the others follow by name, so that the order does not hang on that of the records."""
+"""Leading columns of a table; the others follow by name, so that their order does not depend on the records."""
 
 
-def cell(value: Any) -> str | None:
+def cell_text(value: Any) -> str | None:
     """A value as the text of a table; lists and mappings as JSON."""
     if value is None or isinstance(value, str):
         return value
     return json_text(value)
 
 
-def pick(record: Record, name: str) -> Any:
-    """A field by its dotted name, ``attributes.name``; None if there is none. A name that has dots itself is found."""
+def field_value(record: Record, name: str) -> Any:
+    """A field by its dotted name (``attributes.name``), or None. A name that contains dots itself is found too."""
     if name in record:
         return record[name]
     head, _, rest = name.partition(".")
     inner = record.get(head)
-    return pick(inner, rest) if rest and isinstance(inner, Mapping) else None
+    return field_value(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 
-def flat(record: Record) -> dict[str, Any]:
+def flatten(record: Record) -> dict[str, Any]:
     """A record as columns: mappings one level deep become columns with dotted names."""
     columns: dict[str, Any] = {}
     for name, value in record.items():
@@ -107,12 +101,12 @@ class Columns:
         self._filled: dict[str, bool] = {}
 
     def note(self, record: Record) -> None:
-        """Take in what one record needs."""
-        for name, value in flat(record).items():
+        """Add the columns of one record."""
+        for name, value in flatten(record).items():
             self._filled[name] = self._filled.get(name, False) or value is not None
 
     def names(self) -> list[str]:
-        """All columns; not the empty ``origin`` where there is an ``origin.url``."""
+        """All columns, without an empty ``origin`` if there is an ``origin.url``."""
         parents = {name.partition(".")[0] for name in self._filled if "." in name}
         kept = {name for name, filled in self._filled.items() if filled or name not in parents}
         return [name for name in FIRST if name in kept] + sorted(kept - set(FIRST))
@@ -121,7 +115,7 @@ class Columns:
 def checked_fields(fields: Sequence[str] | None) -> tuple[str, ...] | None:
     """A projection as given by a user.
 
-    :raises ValueError: if it is empty, no list of names, or names a field twice
+    :raises ValueError: if it is empty, not a list of names, or names a field twice
     """
     if fields is None:
         return None
@@ -138,7 +132,7 @@ Add = Callable[[Record], None]
 """Writes one record."""
 
 ROWS_AT_ONCE = 10_000
-"""Records of a Parquet row group: what is held in memory while it is written."""
+"""Records of a Parquet row group, which is held in memory until it is written."""
 
 RISKY = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 """What a spreadsheet may take for the start of a formula."""
@@ -150,10 +144,10 @@ _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 def record_writer(
     file: IO[bytes], kind: Format, *, columns: Sequence[str], projected: bool = False, formula_guard: bool = False
 ) -> Iterator[Add]:
-    """Write records to an open file; the file is whole when the block ends.
+    """Write records to an open file, which is complete when the block ends.
 
     :param columns: of a table
-    :param projected: JSON lines, too, have just the columns; else they hold the records as they are
+    :param projected: JSON lines have only these columns too; else they hold whole records
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
     """
     if kind == "parquet":
@@ -167,7 +161,7 @@ def record_writer(
         else:
             yield _json_writer(text, columns if projected else None)
     finally:
-        text.detach()  # flushes; the file is its owner's to close
+        text.detach()  # flushes; the caller closes the file
 
 
 @contextmanager
@@ -179,20 +173,20 @@ def gzipped(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 def _json_writer(text: io.TextIOWrapper, columns: Sequence[str] | None) -> Add:
     def add(record: Record) -> None:
-        shown = record if columns is None else {name: pick(record, name) for name in columns}
+        shown = record if columns is None else {name: field_value(record, name) for name in columns}
         text.write(f"{json_text(shown)}\n")
 
     return add
 
 
 def _csv_writer(text: io.TextIOWrapper, columns: Sequence[str], *, guard: bool) -> Add:
-    shown = guarded if guard else _plain
-    # lines end with CR LF, as in RFC 4180: else a lone CR in a value is not quoted
+    shown = escape_formula if guard else _plain
+    # lines end with CR LF, as in RFC 4180, or a lone CR in a value would not be quoted
     rows = csv.writer(_WithNuls(text))
     rows.writerow([_without_nul(shown(name)) for name in columns])
 
     def add(record: Record) -> None:
-        rows.writerow([_without_nul(shown(cell(pick(record, name)))) for name in columns])
+        rows.writerow([_without_nul(shown(cell_text(field_value(record, name)))) for name in columns])
 
     return add
 
@@ -219,8 +213,8 @@ def _plain(value: str | None) -> str:
     return "" if value is None else value
 
 
-def guarded(value: str | None) -> str:
-    """Text that no spreadsheet computes; numbers with a sign, and so phone numbers, stay as they are."""
+def escape_formula(value: str | None) -> str:
+    """Text that no spreadsheet takes for a formula. Numbers with a sign, and so phone numbers, stay as they are."""
     if not value or value[0] not in RISKY or _NUMBER.fullmatch(value):
         return value or ""
     return f"'{value}"
@@ -239,7 +233,7 @@ def _parquet_writer(file: IO[bytes], columns: Sequence[str]) -> Iterator[Add]:
             rows.clear()
 
     def add(record: Record) -> None:
-        rows.append([_encodable(cell(pick(record, name))) for name in columns])
+        rows.append([_encodable(cell_text(field_value(record, name))) for name in columns])
         if len(rows) >= ROWS_AT_ONCE:
             flush()
 

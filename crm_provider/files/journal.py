@@ -1,11 +1,7 @@
-"""Append-only files that survive a kill: lines, and where their bytes are.
-
-Where the bytes of a journal are: one local file that grows, or parts in an object store.
-
-Lines that are written one by one and survive a kill: what rejects files and state files are made of.
+"""Append-only files that survive a kill, line by line: rejects, the state journal and the pages of an extract.
 
 On a local disk a journal is one file that grows. Object stores cannot append: there a journal is numbered parts beside
-its name (``<name>.part-000001``), one for each :meth:`Journal.sync`, which :meth:`Journal.finish` joins.
+its name (``<name>.part-000001``), one for each :meth:`Journal.sync`, and :meth:`Journal.finish` joins them.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Protocol
 
 from crm_provider.files.paths import (
+    LONGEST_LINE,
     AnyPath,
     CannotWrite,
     append,
@@ -28,17 +25,18 @@ from crm_provider.files.paths import (
     read_own,
     remove,
     sibling,
+    too_long,
     writing,
 )
 
-REPLACED = "another try or program has removed or replaced it meanwhile"
+REPLACED = "another try or program has removed or replaced it"
 
 MOST_WAITING = 8 * 1024 * 1024
 """Bytes that wait in memory for the next part."""
 
 
 class ByteStore(Protocol):
-    """Where the bytes are."""
+    """Where the bytes of a journal are kept."""
 
     def add(self, data: bytes) -> None: ...
 
@@ -69,7 +67,7 @@ class GrowingFile:
         if self._lost is not None:
             raise self._lost
         if self._file is None:
-            if self._checked and not os.path.lexists(self._path):  # a new one would lack what this try wrote before
+            if self._checked and not os.path.lexists(self._path):  # a new file would lack what this try wrote before
                 raise CannotWrite(str(self._path), REPLACED)
             self._file = private_file(self._path)
         self._check_still_there(self._file)
@@ -80,19 +78,19 @@ class GrowingFile:
                     self._checked = True
                 append(self._file, data)
         except CannotWrite:
-            self._sync(named=False)  # it may be the last that is heard of us
+            self._sync(named=False)  # this may be the last call
             raise
 
     def sync(self) -> None:
-        """Closes the file too: whoever syncs last leaves nothing open."""
+        """Closes the file too, so that nothing stays open after the last call."""
         self._sync(named=True)
 
     def _sync(self, *, named: bool) -> None:
-        """:param named: the file must still be the one of its name, or the lines are in none that anyone will read"""
+        """:param named: fail if the name now belongs to another file, because no one would read the lines"""
         if self._lost is not None:
             raise self._lost
         if self._file is not None:
-            file, self._file = self._file, None  # first: an exception of a signal may strike anywhere
+            file, self._file = self._file, None  # first: a signal may raise an exception anywhere
             try:
                 with writing(self._path), file:
                     os.fsync(file.fileno())
@@ -118,11 +116,13 @@ class GrowingFile:
         return True
 
     def rewritten(self) -> None:
-        """What is open now is not the file of that name any more."""
+        """Close the open file, which the new one has replaced."""
         self._sync(named=False)
 
     def clear(self) -> None:
-        self._sync(named=False)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
         self._checked = False
         remove(self._path)
 
@@ -139,8 +139,8 @@ class GrowingFile:
 class ObjectParts:
     """Objects in a store.
 
-    If there is one of the final name, it has everything, and parts beside it are left over from a kill while they were
-    joined. To append to it, it becomes the first part.
+    An object under the final name is complete: parts beside it are left over from a kill while they were joined. To
+    append to it, it becomes the first part.
     """
 
     def __init__(self, path: AnyPath) -> None:
@@ -164,7 +164,7 @@ class ObjectParts:
         self._waiting.clear()
 
     def _reopened(self) -> int:
-        """Make sure that all is in parts.
+        """Turn a finished object into the first part.
 
         :return: number of the next part
         """
@@ -230,58 +230,59 @@ def _pieces(path: AnyPath) -> Iterator[bytes]:
 
 
 class Changed(Exception):
-    """Somebody else writes to the file."""
+    """Another process writes to the file."""
 
 
 class Journal:
     """Appends lines of text. Used by one thread, and by one run at a time.
 
-    Opening costs nothing and creates nothing: the file comes with the first line. Lines of an earlier try are kept, but
-    for a last one that a kill has torn.
+    Opening creates nothing: the file is created with the first line. Lines of an earlier try are kept, except a last
+    one that a kill has torn.
 
     :param path: of the finished file
     :param quoted: a line break between double quotes is part of the line (CSV)
+    :param errors: how bytes are read that are not UTF-8, as for ``bytes.decode``
     """
 
-    def __init__(self, path: AnyPath, *, quoted: bool = False) -> None:
+    def __init__(self, path: AnyPath, *, quoted: bool = False, errors: str = "strict") -> None:
         self.path = path
-        self._quoted = quoted
+        self._quoted, self._errors = quoted, errors
         self._store: ByteStore = GrowingFile(path, self._whole_lines) if is_local(path) else ObjectParts(path)
 
     def append(self, line: str) -> None:
-        """Write a line, without its line break. It survives a kill of this process from now on if the file is local.
+        """Write a line, given without its line break. On a local disk it now survives a kill of this process.
 
-        :raises CannotWrite: nothing of the line is there; also if the file was removed or replaced meanwhile
+        :raises CannotWrite: nothing of the line was written; also if the file was removed or replaced
         """
         self._store.add(line.encode() + b"\n")
 
     def sync(self) -> None:
-        """After this the lines so far survive anything, on object stores too, and no file is open.
+        """Make the lines so far survive a power cut, on object stores too. No file is open afterwards.
 
-        :raises CannotWrite: also each time from then on: what the disk has lost, it tells of once only; also if the
-            file that the lines are in is not the one of that name any more
+        :raises CannotWrite: also at each later call, because the system reports a lost write only once; also if the
+            name now belongs to another file
         """
         self._store.sync()
 
     def lines(self, *, rest: bool = False) -> Iterator[str]:
-        """All whole lines that are there, those of earlier tries first.
+        """All complete lines, those of earlier tries first.
 
         :param rest: also what follows the last line break: a torn line, or the last one of a file that was edited
         """
         for line in self._whole_lines(self._store.pieces(), rest=rest):
-            yield line.removesuffix(b"\n").decode()
+            yield line.removesuffix(b"\n").decode(errors=self._errors)
 
     def begins_like(self, text: str) -> bool:
-        """Whether the first line begins with a text, or with as much of it as there is; also true for no line."""
+        """Whether the file begins with a text, or is a beginning of it; also true for an empty file."""
         start = text.encode()
         return start.startswith(next(self._store.pieces(), b"")[: len(start)])
 
     def keep(self, wanted: Callable[[str], bool], *, undisturbed: bool = False) -> int:
-        """Drop the other lines, and what a kill has torn.
+        """Drop the other lines, and a torn last one.
 
-        :param undisturbed: on a local disk, only if nobody else has written to the file meanwhile
+        :param undisturbed: on a local disk, only if no other process has written to the file meanwhile
         :return: how many lines are left
-        :raises Changed: if somebody has; the file is as it was
+        :raises Changed: if one has; the file is unchanged
         """
         before = self._store.state()
         if not any(True for _ in self.lines()):
@@ -295,7 +296,7 @@ class Journal:
                     kept += 1
             if undisturbed:
                 file.flush()
-                os.fsync(file.fileno())  # here, so that the look comes right before the file is replaced
+                os.fsync(file.fileno())  # now, so that the check comes right before the file is replaced
                 if self._store.state() != before:
                     raise Changed
         self._store.rewritten()
@@ -315,12 +316,15 @@ class Journal:
 
     def _whole_lines(self, pieces: Iterable[bytes], *, rest: bool = False) -> Iterator[bytes]:
         line: list[bytes] = []
-        quotes = 0
+        quotes = size = 0
         for piece in pieces:
             line.append(piece)
+            size += len(piece)
             quotes += piece.count(b'"') if self._quoted else 0
             if piece.endswith(b"\n") and quotes % 2 == 0:
                 yield b"".join(line)
-                line, quotes = [], 0
+                line, quotes, size = [], 0, 0
+            elif size >= LONGEST_LINE:
+                raise too_long(self.path)
         if rest and line:
             yield b"".join(line)

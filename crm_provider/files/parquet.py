@@ -1,4 +1,4 @@
-"""``pyarrow``, which Parquet needs: an extra, loaded when the first file is opened."""
+"""The optional library ``pyarrow``, which Parquet needs: imported when the first file is opened."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def arrow_modules() -> tuple[Any, Any]:
 
 
 def check_pyarrow(files: Any, format: str | None = None) -> None:  # noqa: A002 - the argument's name
-    """Check without an import, when a DAG is read, whether the library for some files is there.
+    """Check at DAG parse, without importing it, that ``pyarrow`` is installed if files need it.
 
-    :param files: a path or a list of them, also with templates; anything else is no file
-    :param format: what they are, whatever their names say
+    :param files: a path or a list of paths, also with templates; anything else is ignored
+    :param format: the format, if the names do not decide it
     :raises ValueError: if one is Parquet and the library is not installed
     """
     named = files if isinstance(files, (list, tuple)) else [files]

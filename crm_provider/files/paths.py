@@ -1,138 +1,27 @@
-"""Paths on local disks and object stores.
+"""Paths on local disks and object stores through one interface, that of ``pathlib``: atomic writes, appends, reads.
 
-Local files of a load, opened so that no other user of the machine can have put something in their way.
-
-Where others can write to a folder they can be there first: with a link to another file, to have it overwritten, with a
-file of their own, to have it believed, or with a pipe or a device, to hold up the task or fill its memory. So a folder
-that others can write to is refused, and a file is checked after it was opened, without waiting for anything. A group
-that the user is a member of counts as known people, as on a network share.
-
-Files on this machine's disks and on object stores, through one interface: that of ``pathlib``.
-
-What a load writes is private: files have mode 0600, folders that it creates 0700. A folder that other users can write
-to (:mod:`crm_provider.files.paths`) is refused, for reading and for writing.
+What a load writes is private: files have mode 0600, and folders that it creates 0700. Local files are opened by
+:mod:`crm_provider.files.private`, which refuses folders that other users can write to.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import pathlib
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
-A_LINK = "it is a symbolic link, which another user may have put there; remove it"
-NOT_OURS = "another user has put it there, or a link to it; remove it, or use a folder where only you can write"
-NO_FILE = "it is not an ordinary file (a pipe, a device or a socket); remove it"
-OPEN_FOLDER = "every user of the machine can write to its folder; use a folder of your own, or chmod o-w"
-FOREIGN_FOLDER = "its folder belongs to another user; use a folder of your own"
-FOREIGN_LINK = "a link of another user leads to its folder; use a folder of your own"
-
-
-def open_private(path: pathlib.Path, flags: int) -> int:
-    """Open a local file; one that is made is for this user only.
-
-    :return: its descriptor
-    :raises PermissionError: if others may have put it there, or it is not an ordinary file
-    :raises IsADirectoryError: if it is a folder
-    """
-    folder = check_folder(path.parent)
-    if not _is_only_ours(folder):
-        flags |= os.O_NOFOLLOW
-    elif path.is_symlink():
-        check_folder(pathlib.Path(os.path.realpath(path)).parent)
-    number = open_plain(path, flags)
-    try:
-        if not _is_only_ours(folder):
-            _check_owner(path, os.fstat(number), folder)
-    except BaseException:
-        os.close(number)
-        raise
-    return number
-
-
-def open_plain(path: pathlib.Path, flags: int = os.O_RDONLY) -> int:
-    """Open a local file of anybody's, without waiting for the other end of a pipe.
-
-    :return: its descriptor
-    :raises PermissionError: if it is not an ordinary file, or a link that is not to be followed
-    :raises IsADirectoryError: if it is a folder
-    """
-    try:
-        number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError as refused:
-        reasons = {errno.ELOOP: A_LINK, errno.ENXIO: NO_FILE}  # the latter: a pipe that nobody reads
-        if refused.errno in reasons:
-            raise PermissionError(refused.errno, reasons[refused.errno], str(path)) from None
-        raise
-    mode = os.fstat(number).st_mode
-    if stat.S_ISREG(mode):
-        return number
-    os.close(number)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise PermissionError(errno.EPERM, NO_FILE, str(path))
-
-
-def check_folder(folder: pathlib.Path) -> os.stat_result:
-    """Whether no other user can put a file into a folder, or another folder in its place.
-
-    :return: what the folder is
-    :raises PermissionError: if one can
-    """
-    given = pathlib.Path(os.path.abspath(folder))  # noqa: PTH100 - without following links
-    for place in (given, *given.parents):
-        about = place.lstat()
-        if stat.S_ISLNK(about.st_mode) and not _is_trusted(about):
-            raise PermissionError(errno.EPERM, FOREIGN_LINK, str(folder))
-    real = pathlib.Path(os.path.realpath(folder))
-    found = real.stat()
-    if found.st_mode & stat.S_IWOTH:
-        raise PermissionError(errno.EPERM, OPEN_FOLDER, str(folder))
-    if not _is_trusted(found) and not _is_of_our_group(found):
-        raise PermissionError(errno.EPERM, FOREIGN_FOLDER, str(folder))
-    inner = found
-    for parent in real.parents:
-        above = parent.stat()
-        if above.st_mode & stat.S_IWOTH and not (above.st_mode & stat.S_ISVTX and _is_trusted(inner)):
-            raise PermissionError(errno.EPERM, OPEN_FOLDER, str(folder))
-        inner = above
-    return found
-
-
-# -- helpers ------------------------------------------------------------------------------------------------
-
-
-def _is_trusted(about: os.stat_result) -> bool:
-    return about.st_uid in (os.geteuid(), 0)
-
-
-def _is_of_our_group(about: os.stat_result) -> bool:
-    """Whether a folder is shared with a group that we are in."""
-    return bool(about.st_mode & stat.S_IWGRP) and about.st_gid in (os.getegid(), *os.getgroups())
-
-
-def _is_only_ours(folder: os.stat_result) -> bool:
-    return _is_trusted(folder) and not folder.st_mode & stat.S_IWGRP
-
-
-def _check_owner(path: pathlib.Path, file: os.stat_result, folder: os.stat_result) -> None:
-    """In a folder of a group: a file of one of its members, without a second name elsewhere."""
-    known = _is_trusted(file) or file.st_uid == folder.st_uid or file.st_gid == folder.st_gid
-    if not known or file.st_nlink > 1:
-        raise PermissionError(errno.EPERM, NOT_OURS, str(path))
-
+from crm_provider.files.private import check_folder, open_plain, open_private
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
 
 class CannotWrite(OSError):
-    """A file that cannot be written. The system's own error seldom says which.
+    """A file cannot be written. The system's own error often does not name it.
 
     :param what: the file
     :param reason: such as "No space left on device"
@@ -147,10 +36,10 @@ class CannotWrite(OSError):
 
 
 class CannotRead(PermissionError):
-    """A file that an earlier try has left, as it seems, and that may not be read.
+    """A file that an earlier try seems to have left cannot be trusted or read.
 
     :param what: the file
-    :param reason: such as that somebody else has put it there
+    :param reason: such as that another user may have put it there
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -165,7 +54,7 @@ class CannotRead(PermissionError):
 class AnyPath(Protocol):
     """The part of ``pathlib.Path`` that ``universal_pathlib`` and Airflow's ``ObjectStoragePath`` have too.
 
-    The methods are given as properties, because their signatures differ in what nobody here uses.
+    The methods are declared as properties, because their signatures differ in parameters that are not used here.
     """
 
     @property
@@ -194,10 +83,10 @@ class AnyPath(Protocol):
 
 
 def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A path object. What lies on a local disk becomes a ``pathlib.Path``, whatever wraps it.
+    """A path object. A path on a local disk becomes a ``pathlib.Path``, whatever wraps it.
 
-    :raises ValueError: for an empty path, for ``None``, and for a URL in a text: only a path object knows which
-        connection opens it
+    :raises ValueError: for an empty path, for ``None``, and for a URL given as text: only a path object knows its
+        connection
     """
     if isinstance(given, str):
         return _of_text(given)
@@ -210,20 +99,20 @@ def as_path(given: str | os.PathLike[str] | AnyPath) -> AnyPath:
 
 
 def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
-    """Whether a path of :func:`as_path` is on a disk of this machine (or mounted like one)."""
+    """Whether a path of :func:`as_path` is on a local or mounted disk."""
     return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
 
 
 def sibling(path: AnyPath, ending: str) -> AnyPath:
-    """The path in the same folder whose name has an ending more."""
+    """The path in the same folder with an ending appended to its name."""
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
 
 
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
-    """Name the file in an error of the system's.
+    """Name the file in the system's errors.
 
-    :raises CannotWrite: for any error of the system's
+    :raises CannotWrite: for any ``OSError``
     """
     try:
         yield
@@ -240,7 +129,7 @@ def remove(path: AnyPath) -> None:
 
 
 def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
-    """Create a folder and those above it, for this user only; one that exists is left as it is."""
+    """Create a folder and its parents, for this user only; existing ones stay as they are."""
     missing = [folder, *folder.parents]
     for parent in reversed(missing):
         if not parent.exists():
@@ -248,7 +137,7 @@ def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
 
 
 def unwritable(path: AnyPath) -> str | None:
-    """Why a file cannot be written, as far as that can be told; its folder is created. None if it can, or elsewhere."""
+    """Why a local file cannot be written; None if nothing speaks against it. Its folder is created."""
     if not is_local(path):
         return None
     if path.is_dir():
@@ -265,7 +154,7 @@ def unwritable(path: AnyPath) -> str | None:
 
 
 def private_file(path: pathlib.Path) -> IO[bytes]:
-    """Open a local file to append to it, for this user only; nothing waits in a buffer.
+    """Open a local file for appending, unbuffered and for this user only.
 
     :raises CannotWrite: if it cannot be opened, or others may have put it there
     """
@@ -289,38 +178,43 @@ def read_own(path: AnyPath) -> IO[bytes]:
 
 
 def read_plain(path: AnyPath) -> IO[bytes]:
-    """Open a file that anybody may have written, such as a source.
+    """Open a file of any owner, such as a source.
 
-    :raises PermissionError: if it is local and a pipe or a device, which would hold up the task
+    :raises PermissionError: if it is a local pipe or device, which would block the task
     """
     return os.fdopen(open_plain(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
 
 
 LONGEST_LINE = 64 << 20
-"""Bytes of a line of a load's own files; a rejected row has at most some ten million."""
+"""Bytes of a line of the package's own files; a rejected row has at most about ten million."""
 
 
 def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
-    """Line by line: in Airflow 3.1.0 the file of an ``ObjectStoragePath`` cannot be iterated over itself.
+    """The lines of a file. In Airflow 3.1.0 the file of an ``ObjectStoragePath`` is not iterable.
 
     :param name: of the file, for the message
-    :raises CannotRead: if a line has no end: the file would have to be read into memory whole
+    :raises CannotRead: if a line is too long to be held in memory
     """
     for line in iter(lambda: file.readline(LONGEST_LINE), b""):
         if len(line) == LONGEST_LINE:
-            raise CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
+            raise too_long(name)
         yield line
 
 
+def too_long(name: object) -> CannotRead:
+    """The error for a line that does not end, or quotes that are not closed."""
+    return CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
+
+
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append to a file of :func:`private_file` all of some data, or nothing: half a line would spoil the next.
+    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would spoil the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
     size = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(data)
-        while rest:  # a disk that is nearly full takes a part of it
+        while rest:  # a disk that is nearly full takes only a part
             rest = rest[file.write(rest) :]
     except OSError:
         os.ftruncate(file.fileno(), size)  # needs no space
@@ -329,14 +223,14 @@ def append(file: IO[bytes], data: bytes) -> None:
 
 @contextmanager
 def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Write a whole file, or nothing: under the final name there is never half a file.
+    """Write a complete file or nothing: there is never half a file under the final name.
 
     Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
     written here first and then sent as one object, because closing a half-written object would publish it.
 
     :param mode: ``w`` for UTF-8 text (line ends stay as they are written) or ``wb``
-    :raises CannotWrite: if the system will not have it; what was there before is still there then. Other errors of the
-        caller's, such as those of a file that is read meanwhile, stay what they are
+    :raises CannotWrite: if the file cannot be written; an existing file stays unchanged. Errors that the caller raises
+        inside the block are passed on
     """
     local = path if is_local(path) else None
     with writing(path):
@@ -366,7 +260,7 @@ def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
 
 
 class _NamedFile(io.FileIO):
-    """A file to write to, whose errors name the file that it will be."""
+    """A draft whose errors name the final file."""
 
     def __init__(self, draft: pathlib.Path, final: AnyPath) -> None:
         self._final = final
@@ -412,7 +306,7 @@ def _protocol(path: object) -> str:
 
 
 def _draft(local: pathlib.Path | None) -> pathlib.Path:
-    """An empty private file: beside the final one, so that it can be renamed, or in the folder for temporary files."""
+    """An empty private file: beside a local target, to be renamed, else in the folder for temporary files."""
     if local is None:
         number, name = tempfile.mkstemp(prefix="crm-")
     else:
@@ -422,7 +316,7 @@ def _draft(local: pathlib.Path | None) -> pathlib.Path:
 
 
 def _force(path: pathlib.Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Flush a file, or the entries of a folder, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -125,12 +126,13 @@ class CrmHook(BaseHook):
         :param transport: another one than that of the settings; it brings its own metrics
         """
         from crm_provider.observability.metrics import CallMetrics
-        from crm_provider.observability.tracing import call_spans
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
-        spans = call_spans()
-        if spans is not None:
-            transport.observe(spans)
+        if "opentelemetry.trace" in sys.modules:  # otherwise nobody can have set up tracing
+            from crm_provider.observability.tracing import call_spans
+
+            if (spans := call_spans()) is not None:
+                transport.observe(spans)
         return CrmClient(settings, transport=transport)
 
     def bulk_client(

@@ -1,121 +1,139 @@
-"""The loop of a load: rows out while there is room, rows in as they come back, until all are done."""
+"""The loop of a load: launch rows while there is room, handle their results, until all rows are done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from crm_provider import errors as e
 from crm_provider.files.paths import CannotWrite
+from crm_provider.load.progress import LoadProgress
 from crm_provider.load.row_results import RowResultHandler
-from crm_provider.load.state.checkpoint import DoneRows
-from crm_provider.load.state.temp_tables import RowStatus, StagedRow
+from crm_provider.load.rows import Contact, Made
+from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
 
 LOOKAHEAD = 500
-"""Rows that may be done ahead of one that still is not: what a checkpoint must list stays small."""
+"""Rows that may be done ahead of one that is not: what a checkpoint must list stays small."""
 
 LAST_WAIT = 5.0
-"""Seconds that calls on their way may still take when the load is cut off."""
+"""Seconds that calls in flight may still take when the load is cut off."""
 
 WAKE = 0.5
-"""Seconds after which the loop looks around even if no call has come back."""
+"""Seconds after which the loop looks around even if no result has come."""
 
 
 class Dispatcher:
-    """Sends rows in their order.
+    """Sends the staged rows in their order, except those that are done.
 
-    :param items: the rows that are still to be done
-    :param flight_of: what is sent for a row
-    :param ping: one harmless call, which fails if the CRM does not work
-    :param tick: called often: saves, and says how far the load is
+    :param contact_cache: contacts that were read from the CRM
+    :param fingerprints: forget a contact before its first call
+    :param progress: saves a checkpoint and logs, when it is time
+    :param ping: makes one harmless call, which fails if the CRM does not work
+    :param clock: seconds
     """
 
     def __init__(
         self,
         *,
-        items: Iterator[StagedRow],
-        window: WorkerPool,
-        flight_of: Callable[[StagedRow], InFlightRow],
-        endings: RowResultHandler,
-        done: DoneRows,
-        interrupt: CancelToken,
+        staged: StagedRows,
+        workers: WorkerPool,
+        handler: RowResultHandler,
+        contact_cache: ContactCache,
+        fingerprints: Fingerprints | None,
+        progress: LoadProgress,
+        cancel_token: CancelToken,
         ping: Callable[[], object],
-        tick: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        self._items, self._window, self._flight_of = items, window, flight_of
-        self._endings, self._done, self._interrupt = endings, done, interrupt
-        self._ping, self._tick, self._clock = ping, tick, clock
+        self._workers, self._handler, self._progress = workers, handler, progress
+        self._contact_cache, self._fingerprints = contact_cache, fingerprints
+        self._cancel_token, self._ping, self._clock = cancel_token, ping, clock
+        self._done = progress.counts.done
+        self._rows = staged.rows(after=self._done.upto, without=frozenset(self._done.above))
+        self._is_resumed, self._began = progress.is_resumed, progress.began
+        self._made_before = frozenset(progress.counts.unfinished)
 
     def run(self) -> None:
-        """Send until all rows are done, an error ends the run, or the load is interrupted."""
+        """Send until all rows are done, an error ends the run, or the load is cancelled."""
         try:
             self._send()
-            while self._window:  # calls that are on their way are finished: else their rows would be sent again
-                self._land(WAKE)
+            while self._workers.in_flight:  # calls in flight are finished: else their rows would be sent again
+                self._handle_results(WAKE)
         except BaseException:  # a time-out or a signal of Airflow's, or a bug
-            self._interrupt.set()
-            self._land_the_last()
+            self._cancel_token.set()
+            self._handle_last_results()
             raise
         finally:
-            self._window.close()
+            self._workers.close()
 
     @property
     def _is_ending(self) -> bool:
-        return self._endings.stop is not None or self._interrupt.is_set
+        return self._handler.stop is not None or self._cancel_token.is_set
 
     def _send(self) -> None:
         while not self._is_ending:
-            exhausted = self._fill()
-            if not self._window and not self._endings.again:
-                self._settle_held()
-                if exhausted:
+            is_exhausted = self._fill()
+            if not self._workers.in_flight and not self._handler.resend:
+                if self._handler.held:
+                    self._settle_held()
+                if is_exhausted:
                     return
-            self._land(WAKE)
+            self._handle_results(WAKE)
 
     def _settle_held(self) -> None:
-        """Nothing is on its way any more that could show whether the CRM works."""
-        if self._endings.is_holding:
-            try:
-                self._ping()
-            except (e.CrmTransientError, e.CrmThrottledError) as error:
-                self._endings.server_is_down(error)
-            self._endings.reject_held()
+        """No call is in flight any more that could show whether the CRM works: make one."""
+        try:
+            self._ping()
+        except (e.CrmTransientError, e.CrmThrottledError) as error:
+            self._handler.server_is_down(error)
+        self._handler.reject_held()
 
     def _fill(self) -> bool:
         """Send rows while there is room.
 
         :return: whether all rows are sent or done
         """
-        while self._window.has_room and not self._is_ending:
-            if self._endings.again:
-                self._launch(self._endings.again.popleft())
+        width = self._workers.width()
+        while len(self._workers.in_flight) < width and not self._is_ending:
+            if self._handler.resend:
+                self._launch(self._handler.resend.popleft())
                 continue
-            if self._done.ahead >= LOOKAHEAD:
+            if len(self._done.above) >= LOOKAHEAD:
                 return False
-            item = next(self._items, None)
-            if item is None:
+            staged = next(self._rows, None)
+            if staged is None:
                 return True
-            if item.fate is RowStatus.SEND:
-                self._launch(self._flight_of(item))
+            if staged.status is RowStatus.SEND and staged.contact is not None:
+                self._launch(self._prepared(staged, staged.contact))
             else:
-                self._endings.without_call(item)
-            self._tick()
+                self._handler.without_call(staged)
+            self._progress.tick()
         return False
 
-    def _launch(self, flight: InFlightRow) -> None:
-        self._window.launch(self._endings.launching(flight))
+    def _prepared(self, staged: StagedRow, contact: Contact) -> InFlightRow:
+        if self._fingerprints is not None:
+            self._fingerprints.forget(contact)  # until the call has succeeded
+        made = staged.row.made
+        if made is None and self._is_resumed:
+            made = Made(self._began, certain=staged.row.number in self._made_before)
+        return InFlightRow(staged.row, contact, self._contact_cache.get(contact.email), made=made)
 
-    def _land(self, timeout: float) -> None:
-        for landed in self._window.landed(timeout):
-            self._endings.landed(landed)
-        self._tick()
+    def _launch(self, row: InFlightRow) -> None:
+        self._handler.launched += 1
+        row.order = self._handler.launched
+        self._workers.submit(row)
 
-    def _land_the_last(self) -> None:
-        """Take in what is back soon; the rest is sent again by the next try."""
+    def _handle_results(self, timeout: float) -> None:
+        for result in self._workers.results(timeout):
+            self._handler.handle(result)
+        self._progress.tick()
+
+    def _handle_last_results(self) -> None:
+        """Take in the results that come soon; the next try sends the other rows again."""
         deadline = self._clock() + LAST_WAIT
-        while self._window and self._clock() < deadline:
+        while self._workers.in_flight and self._clock() < deadline:
             try:
-                self._land(WAKE / 5)
+                self._handle_results(WAKE / 5)
             except CannotWrite:
-                continue  # the first one is being raised; a row that is not entered is sent again, the others are in
+                continue  # the first one is being raised; a row that is not recorded is sent again, the others are

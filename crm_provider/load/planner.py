@@ -1,6 +1,4 @@
-"""The plan of a load: what the CRM has, and which calls are cheapest.
-
-Which calls a load will make: the cheapest way, what it costs, and why.
+"""The plan of a load: which calls are cheapest, what they cost, and why.
 
 With ``R`` rows to send, ``T`` contacts in the CRM, a share ``h`` of the rows that exist there and a share ``u`` of
 those that are equal already:
@@ -16,9 +14,8 @@ mode         without reading                       ``compare``: read all contact
 Lists that contacts are added to cost one call more for each contact, and another one for each contact that exists, to
 see whether it is unsubscribed (not with ``resubscribe``); in mode ``create`` only new contacts are added. ``h`` and
 ``u`` are estimated by reading a few rows' contacts, and only where the answer can change the choice. Where nothing is
-estimated, a plan's calls are the most that it can take (:func:`most_calls`).
-
-Looking at the CRM before the first write: how many contacts there are, a few of them, or all.
+estimated, a plan's calls are the most that it can take (:func:`most_calls`). :class:`RemoteSampler` looks at the CRM
+before the first write: how many contacts there are, a few of them, or all.
 """
 
 from __future__ import annotations
@@ -26,35 +23,37 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Protocol
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, Record
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import may_be_absent
-from crm_provider.load.options import Mode, PlanName
-from crm_provider.load.preflight import RowMapper
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow, StagedRows
+from crm_provider.load.options import LoadOptions, Mode, PlanName
+from crm_provider.load.preflight import Preflight
+from crm_provider.load.report import duration
+from crm_provider.load.rows import Contact
+from crm_provider.load.state.checkpoint import DoneRows
+from crm_provider.load.state.temp_tables import ContactCache, RowStatus
 from crm_provider.load.workers import Cancelled, CancelToken
 
 SAMPLE_SHARE = 0.01
 """Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
 
 SAMPLE_LEAST, SAMPLE_MOST = 5, 50
-"""Rows of a sample. Fewer say nothing; 50 tell a share to within 7 points, and more hardly change the choice."""
+"""Rows of a sample. Fewer show nothing; 50 show a share to within 7 points, and more hardly change the choice."""
 
 SAMPLE_STEP = 10
-"""Rows that are looked at before it is asked for more: where few rows need a call, 1 % of the rows is more than 1 % of
+"""Rows that are looked up before the next decision: where few rows need a call, 1 % of the rows is more than 1 % of
 the calls."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What reading some contacts has shown.
+    """What reading a few contacts has shown.
 
     :param rows: rows looked up
     :param existing: how many of them the CRM has
@@ -76,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """What the load will do.
 
     :param name: ``compare``, ``learned``, or the mode where it is the one call
     :param calls: what it is expected to cost, what was spent on choosing included
@@ -87,10 +86,6 @@ class Plan:
     calls: int
     why: str
 
-    @property
-    def compares(self) -> bool:
-        return self.name == "compare"
-
     def seconds(self, rate: float) -> float:
         """How long it takes with a rate of calls per second all to itself."""
         return self.calls / rate
@@ -98,7 +93,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Lists:
-    """What the lists that contacts are added to cost.
+    """The cost of the lists that contacts are added to.
 
     :param wanted: whether there are any
     :param guarded: whether each contact that exists is read first, to see whether it is unsubscribed
@@ -165,7 +160,7 @@ def choose(
     :param wanted: the plan that the user asked for
     :param rows: rows that will be sent, if nothing is known of the CRM
     :param total: reads how many contacts the CRM has (one call), None if it does not say
-    :param sample: reads the contacts of so many more rows (one call each), and tells of all that were read
+    :param sample: reads the contacts of so many more rows (one call each), and returns what all looks have shown
     :param lists: what lists cost that each contact is added to
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """
@@ -205,25 +200,25 @@ def _cheapest(
         return Plan(plain, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
-    seen = Sample()
+    found = Sample()
     for looked in range(0, size, SAMPLE_STEP):
-        if looked and looked >= SAMPLE_SHARE * min(costs(seen)):
+        if looked and looked >= SAMPLE_SHARE * min(costs(found)):
             break
-        seen = sample(min(SAMPLE_STEP, size - looked))
-    return _by_sample(mode, count, seen, costs), seen
+        found = sample(min(SAMPLE_STEP, size - looked))
+    return _by_sample(mode, count, found, costs), found
 
 
-def _costs(mode: Mode, rows: int, total: int, lists: Lists, seen: Sample) -> tuple[float, float]:
+def _costs(mode: Mode, rows: int, total: int, lists: Lists, sample: Sample) -> tuple[float, float]:
     """Calls without reading, and with ``compare``, if the sample is like all rows."""
-    h, u = seen.share_existing, seen.share_same
+    h, u = sample.share_existing, sample.share_same
     plain = calls_without_reading(mode, rows, h, lists=lists)
     return plain, calls_with_compare(mode, rows, total, h, u, lists=lists)
 
 
-def _by_sample(mode: Mode, total: int, seen: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
-    spent = seen.rows + 1
-    plain, compare = costs(seen)
-    facts = f"of {seen.rows} rows looked up {seen.existing} exist and {seen.same} are equal"
+def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
+    spent = sample.rows + 1
+    plain, compare = costs(sample)
+    facts = f"of {sample.rows} rows looked up {sample.existing} exist and {sample.same} are equal"
     names = {"upsert": "learned"}.get(mode, mode)
     if compare < plain:
         why = f"{facts}: reading {_count(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
@@ -239,41 +234,27 @@ def _count(total: int | None) -> str:
 log = logging.getLogger(__name__)
 
 READ_AHEAD = 4
-"""Pages that are asked for at once: enough for 5 calls per second up to 600 ms a call."""
-
-
-class DoneSet(Protocol):
-    """Numbers of rows that are done."""
-
-    def __contains__(self, number: int) -> bool: ...
+"""Pages that are requested at once: enough for 5 calls per second if a call takes at most 600 ms."""
 
 
 class RemoteSampler:
-    """What is read of the CRM for a load, each contact once; it is kept, so that no call is in vain.
+    """Reads contacts of the CRM for a load, each once; they are kept, so that no call is in vain.
 
     :param done: rows that need no look any more
     """
 
-    def __init__(
-        self, client: CrmClient, mapper: RowMapper, work: StagedRows, done: DoneSet, interrupt: CancelToken
-    ) -> None:
-        self._client, self._mapper, self._work, self._done = client, mapper, work, done
-        self._interrupt = interrupt
-        self.known = ContactCache()
+    def __init__(self, client: CrmClient, preflight: Preflight, done: DoneRows, cancel_token: CancelToken) -> None:
+        self._client, self._staged, self._cancel_token = client, preflight.staged, cancel_token
+        self._after, self._without = done.upto, frozenset(done.above)
+        self.contact_cache = ContactCache()
         self._looks: list[tuple[bool, bool]] = []
-
-    @cached_property
-    def rows(self) -> int:
+        self._seed = preflight.rows
+        is_resumed = self._after or self._without
+        self.rows = self._count_left() if is_resumed else preflight.counts[RowStatus.SEND]
         """Rows that are to be sent."""
-        return sum(1 for number in self._work.numbers(RowStatus.SEND) if number not in self._done)
 
-    @cached_property
-    def _attributes(self) -> Collection[str]:
-        """The attributes that the load writes: of others nothing is kept."""
-        names: set[str] = set()
-        for item in self._work.items(fate=RowStatus.SEND):
-            names.update(self._mapper(item.row).attributes)
-        return names
+    def _count_left(self) -> int:
+        return self._staged.count_to_send(after=self._after, without=self._without)
 
     def total(self) -> int | None:
         """How many contacts the CRM says it has; one call."""
@@ -283,30 +264,30 @@ class RemoteSampler:
         """Look at the contacts of so many more rows.
 
         :return: what all looks have shown so far
-        :raises Interrupted: if the load was told to stop
+        :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(item) for item in itertools.islice(self._candidates, n)]
+        self._looks += [self._look(contact) for contact in itertools.islice(self._candidates, n)]
         existing = [same for exists, same in self._looks if exists]
         return Sample(len(self._looks), len(existing), sum(existing))
 
     @cached_property
-    def _candidates(self) -> Iterator[StagedRow]:
-        """The rows of the largest sample; an open query would keep a copy of all."""
-        left = (item for item in self._work.mixed(seed=len(self._work)) if item.row.number not in self._done)
-        return iter(list(itertools.islice(left, SAMPLE_MOST)))
+    def _candidates(self) -> Iterator[Contact]:
+        """The contacts of the largest sample; an open query would keep a copy of all rows."""
+        mixed = self._staged.mixed(self._seed, after=self._after, without=self._without)
+        return iter([row.contact for row in itertools.islice(mixed, SAMPLE_MOST) if row.contact is not None])
 
     def read_all(self, tick: Callable[[int], None]) -> None:
-        """Read all contacts, ten with a call, some calls at once.
+        """Read all contacts, ten with a call, several calls at once.
 
-        A listing that contradicts itself is not relied on for what is missing from it; what it showed counts.
+        If a listing contradicts itself, a contact that is missing from it may exist. Those that it has count.
 
-        :param tick: told after each page how many contacts were read
-        :raises Interrupted: if the load was told to stop
+        :param tick: receives the number of contacts read, after each page
+        :raises Cancelled: if the load was cancelled
         """
         count = 0
         try:
             for listed in self._client.list_pages("contacts", at_once=READ_AHEAD):
-                self._check_interrupt()
+                self._check_cancelled()
                 for record in listed.fresh:
                     self._keep(record)
                 count += len(listed.fresh)
@@ -314,31 +295,56 @@ class RemoteSampler:
         except e.CrmProtocolError as odd:
             log.warning("Read %d contacts; the rest of the listing is not relied on: %s", count, odd)
             return
-        self.known.complete = True
+        self.contact_cache.complete = True
         log.info("Read all %d contacts of the CRM.", count)
 
     def _keep(self, record: Record) -> None:
         email = record.get("email")
         if isinstance(email, str) and email:
-            self.known.put(email, RemoteContact.of(record, email).only(self._attributes))
+            self._put(email, RemoteContact.of(record, email))
 
-    def _check_interrupt(self) -> None:
-        if self._interrupt.is_set:
+    def _put(self, email: str, remote: RemoteContact) -> None:
+        """Keep a contact, of its attributes only those that the load writes."""
+        self.contact_cache.put(email, remote.only(self._staged.attribute_names))
+
+    def _check_cancelled(self) -> None:
+        if self._cancel_token.is_set:
             raise Cancelled
 
-    def _look(self, item: StagedRow) -> tuple[bool, bool]:
-        """Whether the contact of a row exists, and has its values already."""
-        self._check_interrupt()
-        contact = self._mapper(item.row)
+    def _look(self, contact: Contact) -> tuple[bool, bool]:
+        """Whether a contact exists, and has the values of its row already."""
+        self._check_cancelled()
         try:
-            seen = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
+            remote = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
-            seen = ABSENT
-        except (e.CrmDataError, e.CrmRequestError):  # of this row: it is heard of again when the row is sent
+            remote = ABSENT
+        except (e.CrmDataError, e.CrmRequestError):  # of this row: the error comes again when the row is sent
             return False, False
-        except e.CrmNotFoundError as missing:  # the status alone is no knowledge: the calls of the row will tell
+        except e.CrmNotFoundError as missing:  # the status alone proves nothing: the calls of the row will
             if not may_be_absent(missing):
                 raise
             return False, False
-        self.known.put(contact.email, seen.only(self._attributes))
-        return seen.exists, seen.exists and seen.has(contact.attributes)
+        self._put(contact.email, remote)
+        return remote.exists, remote.exists and remote.has(contact.attributes)
+
+
+def make_plan(sampler: RemoteSampler, options: LoadOptions, *, may_compare: bool, rate: float) -> tuple[Plan, Sample]:
+    """The plan for a load, which is logged, and the sample behind it.
+
+    :param may_compare: False if an earlier try was stopped while it read all contacts
+    :param rate: calls per second
+    """
+    plan, sample = choose(
+        mode=options.mode,
+        wanted=options.plan,
+        rows=sampler.rows,
+        lists=Lists(bool(options.list_ids), guarded=not options.resubscribe),
+        may_compare=may_compare,
+        total=sampler.total,
+        sample=sampler.sample,
+    )
+    log.info(
+        "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+        plan.name, plan.calls, duration(plan.seconds(rate)), rate, plan.why,
+    )  # fmt: skip
+    return plan, sample

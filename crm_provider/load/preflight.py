@@ -1,4 +1,4 @@
-"""Before the first write: read every row, map it, and count what is wrong, all at once."""
+"""The check before the first write: read, map and stage every row, and count what is wrong, all at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords
 from crm_provider.load.options import LoadOptions
@@ -20,11 +20,11 @@ from crm_provider.load.workers import Cancelled, CancelToken
 log = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 20
-"""Kinds of problems that are listed; the commonest first."""
+"""Kinds of problems that are listed, the most frequent first."""
 
 
 class RowMapper(Protocol):
-    """From a row to a contact."""
+    """Maps a row to a contact."""
 
     def check_columns(self, columns: tuple[str, ...]) -> None: ...
 
@@ -37,31 +37,27 @@ class RowMapper(Protocol):
 class Preflight:
     """What the check has found.
 
-    :param work: all rows, with what is to become of each
+    :param staged: all rows, mapped, each with its status
+    :param counts: rows by status
     :param problems: what is wrong -> in how many rows; no text holds a value
     :param fingerprint: of the input: the same rows, mapping and options have the same
+    :param places: what is wrong -> where it occurs first: file, line and row
     """
 
-    work: StagedRows
+    staged: StagedRows
+    counts: Counter[RowStatus]
     problems: Mapping[str, int]
     fingerprint: str
     places: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong -> where it is for the first time: file, line and row."""
+    rows: int = 0
 
     @property
-    def rows(self) -> int:
-        return len(self.work)
-
-    @property
-    def to_send(self) -> int:
-        return self.work.count(RowStatus.SEND)
-
-    @property
-    def invalid(self) -> int:
-        return self.work.count(RowStatus.INVALID)
+    def unsendable(self) -> int:
+        """Rows that are rejected without a call."""
+        return self.counts[RowStatus.INVALID] + self.counts[RowStatus.AMBIGUOUS]
 
     def problem_lines(self) -> list[str]:
-        """The problems for people, the commonest first."""
+        """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
         lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
@@ -78,48 +74,94 @@ def check(
     mapper: RowMapper,
     options: LoadOptions,
     *,
-    suppressed: Callable[[str], bool] = lambda email: False,
-    unchanged: Callable[[Contact], bool] = lambda contact: False,
-    interrupt: CancelToken | None = None,
+    suppressed: Callable[[str], bool] | None = None,
+    unchanged: Callable[[Contact], bool] | None = None,
+    cancel_token: CancelToken | None = None,
 ) -> Preflight:
-    """Read and map all rows.
+    """Read, map and stage all rows, and log what was found.
 
-    :param suppressed: whether an email must not be written to
-    :param unchanged: whether a contact was loaded before with the same values
-    :raises SourceError: if the source or the mapping cannot be used; the text names the place
-    :raises Interrupted: if the load was told to stop
+    :param suppressed: whether an email must not be written to; None if there is no suppression list
+    :param unchanged: whether a contact was loaded before with the same values; None to send every row
+    :raises SourceError: if the source or the mapping cannot be used; the text names the place. With
+        ``on_invalid="stop"`` also if a row cannot be sent, with all problems at once
+    :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
-    place: Callable[[int], str] = getattr(source, "place", lambda number: "")
-    work, problems, words = StagedRows(), _Problems(), NullWords()
-    digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
+    staged = StagedRows()
     try:
-        for row in _rows_of(source, interrupt):
-            digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
-            try:
-                contact = mapper(row)
-            except InvalidRow as invalid:
-                problems.count(invalid, place(row.number))
-                work.add(row, RowStatus.INVALID)
-                continue
-            words.note(*((contact.attributes, contact.attributes) if columns is None else (row.values, columns)))
-            if suppressed(contact.email):
-                work.add(row, RowStatus.SUPPRESSED)
-            else:
-                work.add(row, RowStatus.SAME if unchanged(contact) else RowStatus.SEND, contact.key)
-        work.settle_duplicates(options.duplicates)
-        if (warning := words.warning()) is not None:
-            log.warning("%s", warning)
+        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token)
+        _log_findings(source.name, preflight)
+        if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
+            _refuse(preflight)
     except BaseException:
-        work.close()
+        staged.close()
         raise
-    return Preflight(work, problems.as_data(), digest.hexdigest()[:32], problems.places())
+    return preflight
+
+
+def _staged(
+    source: Source,
+    mapper: RowMapper,
+    options: LoadOptions,
+    staged: StagedRows,
+    suppressed: Callable[[str], bool] | None,
+    unchanged: Callable[[Contact], bool] | None,
+    cancel_token: CancelToken | None,
+) -> Preflight:
+    place: Callable[[int], str] = getattr(source, "place", lambda number: "")
+    problems, words = _Problems(), NullWords()
+    digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
+    for row in _rows_of(source, cancel_token):
+        digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
+        try:
+            contact = mapper(row)
+        except InvalidRow as invalid:
+            problems.count(invalid, place(row.number))
+            staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
+            continue
+        words.note(*((contact.attributes, contact.attributes) if columns is None else (row.values, columns)))
+        if suppressed is not None and suppressed(contact.email):
+            staged.add(Row(row.number, {}), RowStatus.SUPPRESSED)
+        else:
+            is_same = unchanged is not None and unchanged(contact)
+            status = RowStatus.SAME if is_same else RowStatus.SEND
+            staged.add(row, status, contact, place=place)
+    staged.settle_duplicates(options.duplicates)
+    if (warning := words.warning()) is not None:
+        log.warning("%s", warning)
+    counts = staged.counts()
+    return Preflight(
+        staged, counts, problems.as_data(), digest.hexdigest()[:32], problems.places(), sum(counts.values())
+    )
+
+
+def _log_findings(name: str, preflight: Preflight) -> None:
+    counts = preflight.counts
+    log.info(
+        "Checked %s: %d rows; %d to send, %d unchanged since the last load, %d left out for another row with the "
+        "same email, %d suppressed, %d that cannot be sent.",
+        name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME], counts[RowStatus.DUPLICATE],
+        counts[RowStatus.SUPPRESSED], preflight.unsendable,
+    )  # fmt: skip
+    for text in preflight.problem_lines():
+        log.warning("%s", text)
+
+
+def _refuse(preflight: Preflight) -> NoReturn:
+    """End a load before its first write, because the user wants all rows or none."""
+    ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
+    lines = preflight.problem_lines() + [f"{ambiguous:,} row(s): another row has the same email"] * bool(ambiguous)
+    problems = "".join(f"\n- {line}" for line in lines)
+    raise SourceError(
+        f"{preflight.unsendable:,} of {preflight.rows:,} rows cannot be sent, and nothing was "
+        f"(on_invalid='stop'):{problems}"
+    )
 
 
 def _check_columns(source: Source, mapper: RowMapper) -> None:
-    """Whether the source has the columns that the mapping needs; of several files each.
+    """Check that the source, or each of its files, has the columns that the mapping needs.
 
-    :raises SourceError: with all that is wrong; of several files it names the first one that lacks a column
+    :raises SourceError: with all that is wrong; it names the first file that lacks a column
     """
     if source.columns is not None:
         mapper.check_columns(source.columns)
@@ -130,11 +172,11 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             raise SourceError(f"{file}: {wrong}") from None
 
 
-def _rows_of(source: Source, interrupt: CancelToken | None) -> Iterator[Row]:
+def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
     for number, row in enumerate(source.rows(), start=1):
         if row.number != number:
             raise SourceError(f"{source.name} numbers its rows wrongly: {row.number} comes in place of {number}")
-        if interrupt is not None and interrupt.is_set:
+        if cancel_token is not None and cancel_token.is_set:
             raise Cancelled
         yield without_views(row)
 
@@ -168,21 +210,6 @@ class _Problems:
 
 
 def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:
-    """What else decides what is sent; a plan, for example, does not."""
+    """What decides what is sent, besides the rows. The plan, for example, does not."""
     data = [mapper.as_data(), options.mode, options.duplicates, sorted(options.list_ids), options.resubscribe]
     return json.dumps(data, sort_keys=True, default=str).encode()
-
-
-def stop_if_invalid(found: Preflight, options: LoadOptions) -> None:
-    """End before the first write, if the user wants all rows or none.
-
-    :raises SourceError: with all problems at once
-    """
-    ambiguous = found.work.count(RowStatus.AMBIGUOUS)
-    if options.on_invalid == "stop" and found.invalid + ambiguous:
-        lines = found.problem_lines() + [f"{ambiguous:,} row(s): another row has the same email"] * bool(ambiguous)
-        problems = "".join(f"\n- {line}" for line in lines)
-        raise SourceError(
-            f"{found.invalid + ambiguous:,} of {found.rows:,} rows cannot be sent, and nothing was "
-            f"(on_invalid='stop'):{problems}"
-        )

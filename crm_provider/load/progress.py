@@ -1,8 +1,6 @@
-"""Counts and progress of a running load.
+"""Counts and progress of a running load: which row ended how, when a checkpoint is saved, what the log says.
 
-The books of a load: which row ended how. Every row is entered once, and a checkpoint is a copy of the books.
-
-Progress of a long load: a line at a steady interval, and what a checkpoint tells those who look on.
+Every row is counted once, and a checkpoint is a copy of the counts.
 """
 
 from __future__ import annotations
@@ -10,12 +8,21 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from crm_provider.files.paths import CannotWrite
+from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
 from crm_provider.load.rows import Outcome
-from crm_provider.load.state.checkpoint import REFUSED, Checkpoint, DoneRows
+from crm_provider.load.state.checkpoint import REFUSED, Checkpoint, Checkpoints, DoneRows
+from crm_provider.load.state.fingerprints import Fingerprints
+from crm_provider.load.workers import RequestStats
+from crm_provider.values.server_clock import utc_time
+
+READING_STOPPED, BEGAN, MADE = "reading_stopped", "began", "made"
+"""Notes in a checkpoint: a try was stopped while it read all contacts; when the load began, by the CRM's clock; rows
+that are not done and whose contacts the load has made."""
 
 
 class RowCounts:
@@ -34,10 +41,14 @@ class RowCounts:
         self.seconds_before = before.seconds if before else 0.0
         self.resumed_at = sum(self.counts.values())
         self.unsaved = self.unsaved_sent = 0
+        made = before.notes.get(MADE) if before else None
+        numbers = made if isinstance(made, list) else []
+        self.unfinished = {number for number in numbers if isinstance(number, int) and number not in self.done}
+        """Rows that are not done and whose contacts this load has made: the next try must not take them for others'."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether it adds up; not so if an exception struck in the middle of an entry (a signal's may anywhere)."""
+        """Whether it adds up; not if an exception struck in the middle of an entry (a signal's can anywhere)."""
         return self.rows == len(self.done)
 
     @property
@@ -46,7 +57,7 @@ class RowCounts:
         return sum(self.counts.values())
 
     def enter(self, number: int, outcome: Outcome, *, error: str | None = None, sent: bool = False) -> None:
-        """A row has ended.
+        """Count a row that has ended.
 
         :param error: the type of the error that decided it
         :param sent: whether a call was made for it
@@ -55,13 +66,14 @@ class RowCounts:
             raise ValueError(f"row {number} ended twice")
         self.done.add(number)
         self.counts[outcome] += 1
+        self.unfinished.discard(number)
         self.errors.update([error] if error else [])
         self.refused += sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED)
         self.unsaved += 1
         self.unsaved_sent += sent
 
     def checkpoint(self, *, epoch: int, fingerprint: str, calls: int, seconds: float) -> Checkpoint:
-        """The books as they are now.
+        """The counts as they are now.
 
         :param calls: of this try
         :param seconds: of this try
@@ -83,38 +95,34 @@ EVERY, REMOTE_EVERY = 1.0, 15.0
 """Seconds between two checkpoints; the second if new rejects must first reach an object store."""
 
 SENT_ROWS = 10
-"""Rows that were sent after which a checkpoint is due at once: at most so many are sent again after a kill."""
+"""Sent rows after which a checkpoint is due at once: at most so many are sent again after a kill."""
 
 
 class CheckpointTimer:
-    """Saves checkpoints often enough that little is repeated, and seldom enough that it costs little.
+    """Saves checkpoints so often that little is repeated, and so seldom that it costs little.
 
-    :param save: keeps a checkpoint for the next try
-    :param every: seconds between two
+    :param save: saves a checkpoint for the next try
+    :param every: seconds between two checkpoints
     """
 
     def __init__(self, save: Callable[[], None], *, every: Callable[[], float], clock: Callable[[], float]) -> None:
         self._save, self._every, self._clock = save, every, clock
         self._last = clock()
 
-    def tick(self, ledger: RowCounts) -> None:
+    def tick(self, counts: RowCounts) -> None:
         """Save, if there is something new and it is time."""
         every = self._every()
-        many = ledger.unsaved_sent >= SENT_ROWS and every <= EVERY
-        if many or (ledger.unsaved and self._clock() - self._last >= every):
-            self.now(ledger)
-
-    def now(self, ledger: RowCounts) -> None:
-        """Save at once."""
-        self._save()
-        ledger.unsaved = ledger.unsaved_sent = 0
-        self._last = self._clock()
+        many = counts.unsaved_sent >= SENT_ROWS and every <= EVERY
+        if many or (counts.unsaved and self._clock() - self._last >= every):
+            self._save()
+            counts.unsaved = counts.unsaved_sent = 0
+            self._last = self._clock()
 
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 30.0
-"""Seconds between two lines."""
+"""Seconds between two lines of the log."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Position:
 
 
 class ProgressLog:
-    """Says how far a load is.
+    """Logs how far a load is.
 
     :param rate: calls per second that the key is allowed
     :param clock: seconds
@@ -145,7 +153,7 @@ class ProgressLog:
         self._last, self._last_calls = clock(), 0
 
     def tick(self, position: Callable[[], Position]) -> None:
-        """Say it, if it is time."""
+        """Log it, if it is time."""
         elapsed = self._clock() - self._last
         if elapsed < INTERVAL:
             return
@@ -154,7 +162,7 @@ class ProgressLog:
         self._last, self._last_calls = self._clock(), now.calls
 
     def tick_reading(self, contacts: int, calls: int) -> None:
-        """Say how far the reading of the CRM's contacts is, if it is time."""
+        """Log how far the reading of the CRM's contacts is, if it is time."""
         elapsed = self._clock() - self._last
         if elapsed >= INTERVAL:
             log.info("Read %d contacts of the CRM; %.2f calls/s.", contacts, (calls - self._last_calls) / elapsed)
@@ -181,7 +189,7 @@ def noted(at: Position) -> dict[str, Any]:
 
 
 def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
-    """Rows of a load in all, and the seconds it still takes at the pace so far; None if they are not known (yet).
+    """Rows of a load in all, and the seconds it still takes at the pace so far; None if they are not known yet.
 
     >>> left_of(Checkpoint(epoch=0, fingerprint="", calls=50, seconds=10.0, notes={"rows": 90, "calls_left": 40}))
     (90, 8.0)
@@ -190,3 +198,119 @@ def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
     if not isinstance(rows, int) or not isinstance(calls_left, int) or not checkpoint.calls:
         return None
     return rows, calls_left * checkpoint.seconds / checkpoint.calls
+
+
+class LoadProgress:
+    """How far one try of a load is: counted, saved for the next try, and logged.
+
+    :param before: the checkpoint of an earlier try that this one resumes
+    :param rows: rows of the source
+    :param fingerprint: of the input
+    :param stats: of the requests of this try
+    :param clock: seconds
+    """
+
+    def __init__(
+        self,
+        before: Checkpoint | None,
+        *,
+        rows: int,
+        fingerprint: str,
+        epoch: int,
+        rejects: RejectsFile | None,
+        fingerprints: Fingerprints | None,
+        checkpoints: Checkpoints,
+        stats: RequestStats,
+        rate: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
+        self._rejects, self._fingerprints, self._checkpoints = rejects, fingerprints, checkpoints
+        self._stats, self._clock = stats, clock
+        self._started = self._synced = clock()
+        self.counts = RowCounts(before)
+        self.is_resumed = before is not None
+        notes = before.notes if before is not None else {}
+        self.reading_stopped = bool(notes.get(READING_STOPPED))
+        """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
+        self.began = utc_time(notes[BEGAN]) if BEGAN in notes else None
+        self.plan_calls = 0
+        """Calls that the plan expects."""
+        self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
+        self._log = ProgressLog(rate, clock)
+        self._saved_calls = 0
+        """Calls of this try that a checkpoint has."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this try."""
+        return self._clock() - self._started
+
+    def tick(self) -> None:
+        """Save a checkpoint, and log, if it is time."""
+        self._checkpoint_timer.tick(self.counts)
+        self._log.tick(self.position)
+
+    def tick_reading(self, contacts: int) -> None:
+        """Log how many contacts of the CRM were read, if it is time."""
+        self._log.tick_reading(contacts, self._stats.calls)
+
+    def save_interval(self) -> float:
+        """Seconds between two checkpoints."""
+        rejects = self._rejects
+        is_slow = rejects is not None and not rejects.is_local and rejects.has_unsynced
+        return REMOTE_EVERY if is_slow or not self._checkpoints.is_local else EVERY
+
+    def save(self) -> None:
+        """Save a checkpoint.
+
+        :raises CannotWrite: the rows since the last one will be sent again
+        """
+        if self._rejects is not None:
+            self._rejects.sync()  # before the checkpoint says that these rows are done
+        if self._fingerprints is not None and self._clock() - self._synced >= REMOTE_EVERY:
+            self._fingerprints.sync()
+            self._synced = self._clock()
+        if not self.counts.is_whole:
+            log.warning("Interrupted in the middle of an entry: the checkpoint before this one stays.")
+            return
+        position = self.position()
+        checkpoint = self.counts.checkpoint(
+            epoch=self._epoch, fingerprint=self._fingerprint, calls=position.calls, seconds=self.seconds
+        )
+        self._checkpoints.save(replace(checkpoint, notes=self._notes(position)))
+        self._saved_calls = position.calls
+
+    def save_if_possible(self) -> None:
+        """Save a checkpoint after an error, which is raised also if saving fails."""
+        try:
+            self.save()
+        except CannotWrite as unwritten:
+            log.warning("%s. The last rows were not saved and will be sent again.", unwritten)
+
+    def save_calls(self) -> None:
+        """Save the number of calls since the last checkpoint, such as those of a try that ended while it planned."""
+        if self._stats.calls > self._saved_calls:
+            self.save_if_possible()
+
+    def position(self) -> Position:
+        """How far the load is."""
+        calls, done = self._stats.calls, self.counts.rows
+        return Position(
+            done=done,
+            rows=self._rows,
+            counts=self.counts.counts,
+            calls=calls,
+            calls_left=max(self.plan_calls - calls, self._rows - done),
+        )
+
+    def _notes(self, position: Position) -> dict[str, Any]:
+        """What else the next try must know, and how far this one is."""
+        notes = noted(position)
+        if self.reading_stopped:
+            notes[READING_STOPPED] = True
+        if self.began is not None:
+            notes[BEGAN] = self.began.isoformat()
+        if self.counts.unfinished:
+            notes[MADE] = sorted(self.counts.unfinished)
+        return notes

@@ -1,24 +1,28 @@
-"""What a load reports: the summary, its exceptions, and the page for people.
+"""What a load reports: the summary, the exceptions that end it before its last row, and the report for people.
 
-What a load did, small enough for an XCom: counts, never rows.
-
-How a load ends before its last row. What was done is in the books; the next try goes on from there.
-
-The report of a load: one page for people, written beside the rejects. It names no values.
+A summary is small enough for an XCom: counts, never rows. The report is one page, written beside the rejects file. Both
+hold no values.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from crm_provider import errors as e
 from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
-from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer
+from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
+from crm_provider.load.options import LoadOptions, rejects_allowed
+from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rows import Outcome
+from crm_provider.load.sources.source import Source
+from crm_provider.load.state.fingerprints import Fingerprints
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def duration(seconds: float) -> str:
 
 
 class LoadStopped(Exception):
-    """An error of the run, not of a row; what was done is in the books, and the next try goes on from there.
+    """An error of the run, not of a row. The next try goes on from there.
 
     :param error: the error
     :param decision: what is to happen to the task
@@ -133,14 +137,14 @@ class LoadUnsaved(Exception):
         self.unwritten, self.summary = unwritten, summary
 
     def __str__(self) -> str:
-        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {MEND}"
+        return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {FIX}"
 
 
-MEND = "Make room there, or mend what is said; a retry goes on from there, a cleared task starts with the first row"
+FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
 
 
 class LoadInterrupted(Exception):
-    """The load was told to stop; the next try goes on from there."""
+    """The load was cancelled; the next try goes on from there."""
 
     def __init__(self, summary: Summary) -> None:
         super().__init__(summary)
@@ -160,7 +164,7 @@ MEANING: Mapping[Outcome, str] = {
 }
 
 SHOWN_PROBLEMS = 50
-"""Kinds of problems that are listed; the commonest first."""
+"""Kinds of problems that are listed, the most frequent first."""
 
 CORRECT = "correct the rows in their source"
 
@@ -203,9 +207,124 @@ def advice_of(type_: str) -> str:
     return CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
 
 
-def commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Names and counts, the greatest first."""
+def most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names and counts, the greatest count first."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+# -- how a load ends -------------------------------------------------------------------------------------------
+
+
+class FinishedLoad(Protocol):
+    """A load that has ended: what its report needs to know of it."""
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def options(self) -> LoadOptions: ...
+
+    @property
+    def rejects(self) -> RejectsFile | None: ...
+
+    @property
+    def fingerprints(self) -> Fingerprints | None: ...
+
+
+def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
+    """Why a load counts as failed, None if it does not."""
+    rejected, allowed = summary[Outcome.REJECTED], rejects_allowed(options.max_rejects, summary.rows)
+    if rejected <= allowed:
+        return None
+    return (
+        f"{rejected:,} of {_rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
+        f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
+        f"{_most_frequent(summary, rejected)}"
+    )
+
+
+def _most_frequent(summary: Summary, rejected: int) -> str:
+    """The most frequent reasons; no text of them holds a value."""
+    errors = {type_: count for type_, count in summary.errors.items() if count <= rejected}  # else: skipped by on_error
+    if sum(errors.values()) != rejected:  # nobody knows which of them were skipped
+        return f"The errors of all rows: {_counted(most_frequent(summary.errors))}"
+    (top, count), *others = most_frequent(errors)
+    problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
+    also = _counted(others)
+    what = problems[0][0] if problems else advice_of(top)
+    return f"Most often {top} ({_rows_text(count)}): {what}{also and f'. Also {also}'}"
+
+
+def _counted(types: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{number:,} {type_}" for type_, number in types[:5])
+
+
+def _rows_text(number: int) -> str:
+    return f"{number:,} row{'s' * (number != 1)}"
+
+
+def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+    """Write the report.
+
+    :param ending: how the load ended, in one sentence
+    :param report_path: by default beside the rejects
+    :return: the summary with the paths of the files that exist
+    """
+    path = report_path
+    if path is None and load.rejects is not None and not load.options.dry_run:  # there may be one of a real load
+        path = sibling(load.rejects.path, ".report.md")
+    paths = {
+        "rejects": rejects_of(load),
+        "report": path if path is not None and _written(path, load, summary, ending) else None,
+        "state": None if load.fingerprints is None else load.fingerprints.path,
+    }
+    return replace(summary, paths={name: None if found is None else str(found) for name, found in paths.items()})
+
+
+def rejects_of(load: FinishedLoad) -> AnyPath | None:
+    """The rejects file, None if no row was rejected."""
+    if load.rejects is None or load.options.dry_run or not load.rejects.count:
+        return None
+    return load.rejects.path
+
+
+def done(load: FinishedLoad, summary: Summary) -> str:
+    """How a load ended that has done all rows."""
+    if load.options.dry_run:
+        return "A dry run: every row was checked, nothing was written."
+    return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
+
+
+def what_to_do(load: FinishedLoad) -> str:
+    """What to do about rejected rows, in one sentence."""
+    path = rejects_of(load)
+    if path is None:
+        return "Set rejects_path to keep the rejected rows and the reasons in a file."
+    return (
+        f"They are in {path}, each with the reason; correct what is wrong there, and send them with "
+        "CrmRetryRejectsOperator."
+    )
+
+
+def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
+    """Write the report if possible; whether it can be written does not change how the task ends."""
+    text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
+    try:
+        write_report(path, text)
+    except CannotWrite as unwritten:
+        log.warning("%s. It was to be the report of this load.", unwritten)
+        return False
+    return True
+
+
+def _resend(path: AnyPath | None) -> str | None:
+    if path is None:
+        return None
+    return (
+        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
+        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
+        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
+    )
 
 
 # -- the tables -----------------------------------------------------------------------------------------------
@@ -221,12 +340,12 @@ def _outcomes(summary: Summary) -> Iterator[Sequence[object]]:
 
 
 def _errors(summary: Summary) -> Iterator[Sequence[object]]:
-    for type_, count in commonest(summary.errors):
+    for type_, count in most_frequent(summary.errors):
         yield f"`{type_}`", f"{count:,}", advice_of(type_)
 
 
 def _problems(summary: Summary) -> Iterator[Sequence[object]]:
-    problems = commonest(summary.problems)
+    problems = most_frequent(summary.problems)
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
     if len(problems) > SHOWN_PROBLEMS:

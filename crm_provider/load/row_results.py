@@ -1,8 +1,6 @@
-"""What the result of a row means, and where it is entered.
+"""What the result of a row means for the row and for the whole load.
 
-What an error means for its row and for the whole load: the policy's decision in a load's terms.
-
-How a row ends: from what came of its calls to the books, the rejects file and the fingerprints.
+It is recorded in the counts, the rejects file and the fingerprints.
 """
 
 from __future__ import annotations
@@ -16,17 +14,16 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.preflight import RowMapper
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rows import Contact, InvalidRow, Outcome, Row
+from crm_provider.load.rows import Contact, Outcome
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
-"""How often a row is sent whose error says ``retry`` and that is neither throttled nor the server's fault."""
+"""How often a row is sent whose error says ``retry`` and is neither a throttling nor a fault of the server."""
 
 
 class RowAction(Enum):
@@ -76,7 +73,7 @@ def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int) -> RowDeci
 
 
 def decide_run(error: e.CrmError, policy: ErrorPolicy) -> Decision:
-    """What to do about the error of a call that belongs to no row: ``skip`` and ``reject`` are for rows."""
+    """What to do about the error of a call that belongs to no row; ``skip`` and ``reject`` are for rows."""
     decision = policy.decide(error)
     if decision.action in (Action.RETRY, Action.FAIL):
         return decision
@@ -92,136 +89,118 @@ NOT_KNOWN = "Whether it was written is not known."
 
 
 class RowResultHandler:
-    """Decides about each row that has landed, and enters it. Used by one thread."""
+    """Decides about each result and records it. Used by one thread."""
 
     def __init__(
         self,
         *,
-        ledger: RowCounts,
+        counts: RowCounts,
         options: LoadOptions,
         policy: ErrorPolicy,
-        mapper: RowMapper,
         rejects: RejectsFile | None,
         fingerprints: Fingerprints | None,
     ) -> None:
-        self._ledger, self._options, self._policy, self._mapper = ledger, options, policy, mapper
+        self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints = rejects, fingerprints
-        self._held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
-        """Rows that failed for the server's sake, and how many rows had been launched by then."""
-        self._unfinished: set[int] = set()
-        self._launched = 0
+        self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
+        """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
+        that the server works."""
+        self.launched = 0
+        """Rows that were launched, resent ones included."""
         self._throttled_in_a_row = 0
-        self.again: deque[InFlightRow] = deque()
+        self.resend: deque[InFlightRow] = deque()
         """Rows that are to be sent once more."""
         self.stop: tuple[e.CrmError, Decision] | None = None
         """The error that ends the run, once there is one."""
 
-    def launching(self, flight: InFlightRow) -> InFlightRow:
-        """A row is about to be sent."""
-        self._launched += 1
-        flight.order = self._launched
-        return flight
-
-    def landed(self, landed: RowResult) -> None:
-        """A row has come back from its calls."""
-        if landed.error is not None:
-            self._failed(landed.flight, landed.error)
-        elif landed.sent is not None:
+    def handle(self, result: RowResult) -> None:
+        """Decide about a row that was sent."""
+        in_flight, sent = result.in_flight, result.sent
+        if result.error is not None:
+            self._failed(in_flight, result.error)
+        elif sent is not None:
             self._throttled_in_a_row = 0
-            self.reject_held(before=landed.flight)
-            self._ledger.enter(landed.flight.row.number, landed.sent.outcome, sent=landed.sent.called)
-            self._unfinished.discard(landed.flight.row.number)
-            if landed.sent.outcome is not Outcome.SUPPRESSED and landed.sent.is_whole:
-                self._remember(landed.flight.contact)
+            self.reject_held(before=in_flight)
+            self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
+            if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
+                self._remember(in_flight.contact)
 
-    def without_call(self, item: StagedRow) -> None:
-        """A row about which the check has decided."""
-        number = item.row.number
-        if item.fate in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
-            self._reject_unsendable(item)
-        elif item.fate is RowStatus.DUPLICATE:
-            self._ledger.enter(number, Outcome.SKIPPED)
+    def without_call(self, staged: StagedRow) -> None:
+        """Record a row that the preflight check has decided."""
+        number, status = staged.row.number, staged.status
+        if status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
+            self._reject_unsendable(staged)
+        elif status is RowStatus.DUPLICATE:
+            self._counts.enter(number, Outcome.SKIPPED)
         else:
-            self._ledger.enter(number, Outcome.SUPPRESSED if item.fate is RowStatus.SUPPRESSED else Outcome.UNCHANGED)
-
-    @property
-    def made(self) -> list[int]:
-        """Rows that are not done and whose contacts this load has made: the next try must not take them for others'."""
-        return sorted(self._unfinished)
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether rows that failed for the server's sake wait for a sign that it works."""
-        return bool(self._held)
+            self._counts.enter(number, Outcome.SUPPRESSED if status is RowStatus.SUPPRESSED else Outcome.UNCHANGED)
 
     def server_is_down(self, error: e.CrmError) -> None:
-        """A call that is no row's has failed as the rows that are held have: the next try sends them again."""
+        """End the run: a call of no row failed like the rows that are held. The next try sends them again."""
         self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
 
     def reject_held(self, *, before: InFlightRow | None = None) -> None:
-        """The CRM works: rows that failed for its sake are rejected.
+        """Reject rows that failed because of the server: it works now.
 
-        :param before: a row that got an answer; what was on its way when another failed says nothing about after that
+        :param before: a row with a response; it says nothing about rows that failed after it was launched
         """
         if self.stop is not None:
             return  # the next try sends them again
-        while self._held and (before is None or self._held[0][2] < before.order):
-            flight, error, _ = self._held.popleft()
-            self._forget(flight.contact)
-            self._reject(flight, error)
+        while self.held and (before is None or self.held[0][2] < before.order):
+            in_flight, error, _ = self.held.popleft()
+            self._forget(in_flight.contact)
+            self._reject(in_flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _failed(self, flight: InFlightRow, error: e.CrmError) -> None:
-        if flight.made is not None and flight.made.certain:
-            self._unfinished.add(flight.row.number)
-        decided = decide_row(error, self._policy, sends=flight.sends)
+    def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
+        if in_flight.made is not None and in_flight.made.certain:
+            self._counts.unfinished.add(in_flight.row.number)
+        decided = decide_row(error, self._policy, sends=in_flight.sends)
         if decided.action is RowAction.HOLD:
-            self._hold(flight, error)
+            self._hold(in_flight, error)
         elif decided.action is RowAction.RESEND:
-            self._send_again(flight, error, decided)
+            self._send_again(in_flight, error, decided)
         elif decided.action is RowAction.STOP:
             self._end_run(error, decided.decision)
         else:
             self._throttled_in_a_row = 0
-            self.reject_held(before=flight)
-            self._answered(flight, error, decided)
+            self.reject_held(before=in_flight)
+            self._answered(in_flight, error, decided)
 
-    def _answered(self, flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
-        number = flight.row.number
-        self._unfinished.discard(number)
+    def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
+        number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
-            self._remember(flight.contact)
-            self._ledger.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
+            self._remember(in_flight.contact)
+            self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
-            self._forget(flight.contact)
+            self._forget(in_flight.contact)
             if decided.action is RowAction.REJECT:
-                self._reject(flight, error)
+                self._reject(in_flight, error)
             else:
-                self._ledger.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
+                self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
-    def _hold(self, flight: InFlightRow, error: e.CrmError) -> None:
-        """Keep a row that failed for the server's sake until it is known whether all do."""
-        self._held.append((flight, error, self._launched))
-        if len(self._held) >= self._options.errors_in_a_row:
+    def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:
+        """Keep a row that failed because of the server until it is known whether all rows do."""
+        self.held.append((in_flight, error, self.launched))
+        if len(self.held) >= self._options.errors_in_a_row:
             self._end_run(error, Decision.by_rule(Action.RETRY, f"errors_in_a_row={self._options.errors_in_a_row}"))
 
-    def _send_again(self, flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
+    def _send_again(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         if isinstance(error, e.CrmThrottledError):
             self._throttled_in_a_row += 1
             if self._throttled_in_a_row >= self._options.errors_in_a_row:
                 self._end_run(error, decided.decision)
-        flight.sends += 1
-        self.again.append(flight)
+        in_flight.sends += 1
+        self.resend.append(in_flight)
 
     def _end_run(self, error: e.CrmError, decision: Decision) -> None:
         self.stop = self.stop or (error, decision)
 
     # -- rejects and fingerprints ----------------------------------------------------------------------------
 
-    def _reject(self, flight: InFlightRow, error: e.CrmError) -> None:
-        row = flight.row
-        self._unfinished.discard(row.number)
+    def _reject(self, in_flight: InFlightRow, error: e.CrmError) -> None:
+        row = in_flight.row
         message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
@@ -231,17 +210,17 @@ class RowResultHandler:
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
-            made=flight.made,
+            made=in_flight.made,
         )
         self._write(reject, sent=True)
 
-    def _reject_unsendable(self, item: StagedRow) -> None:
+    def _reject_unsendable(self, staged: StagedRow) -> None:
         type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
-        if item.fate is RowStatus.INVALID:
-            type_, message = "INVALID_VALUE", self._what_is_wrong(item.row)
+        if staged.status is RowStatus.INVALID:
+            type_, message = "INVALID_VALUE", staged.problem
         reject = Reject(
-            number=item.row.number,
-            values=item.row.values,
+            number=staged.row.number,
+            values=staged.row.values,
             type=type_,
             message=message,
             suggested_action="Correct the row in its source.",
@@ -250,17 +229,10 @@ class RowResultHandler:
         )
         self._write(reject, sent=False)
 
-    def _what_is_wrong(self, row: Row) -> str:
-        try:
-            self._mapper(row)
-        except InvalidRow as invalid:
-            return str(invalid)
-        raise AssertionError("the mapping of a row does not depend on when it is made")
-
     def _write(self, reject: Reject, *, sent: bool) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
-        self._ledger.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
+        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
 
     def _remember(self, contact: Contact) -> None:
         if self._fingerprints is not None:

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import AnyPath, as_path
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import expanded, open_lines, place, there
+from crm_provider.load.sources.files import expand_pattern, explain_missing, place
 from crm_provider.load.sources.source import FilesSource, Source, open_source
+from crm_provider.load.sources.text_files import open_lines
 from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None
             yield f"entry {number}", entry
         return
     if isinstance(source, Sequence) and all(isinstance(item, (os.PathLike, AnyPath)) for item in source):
-        for file in (file for path in source for file in expanded(_path(path))):
+        for file in (file for path in source for file in expand_pattern(_path(path))):
             if format_ == "txt" or (format_ is None and _is_text(file)):
                 yield from _lines(file, options)
             else:
@@ -167,7 +168,7 @@ def _is_text(path: AnyPath) -> bool:
 
 def _lines(path: AnyPath, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
     with ExitStack() as closing:
-        with there(path):
+        with explain_missing(path):
             encoding = (options or {}).get("encoding", "utf-8")
             lines = closing.enter_context(open_lines(path, encoding=encoding, newline=""))
         for line in lines:

@@ -1,8 +1,7 @@
-"""The workers of a load: rows on their way to the CRM, and the calls of one row.
+"""The workers of a load: a few threads that send rows, and the calls of one row.
 
-One row to the CRM: the contact, then its lists; what was written is kept for the case that the row is sent again.
-
-Rows on their way: a few threads, enough to fill the rate budget and no more.
+A row is sent in two steps, the contact and then its lists. What was written is kept in case the row is sent again.
+There are enough threads to use up the rate budget and no more.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from crm_provider.load.rows import Contact, Made, Outcome, Row
 class InFlightRow:
     """A row that is being sent.
 
-    :param contact: what it becomes
-    :param seen: its contact as the CRM was seen to have it, None if nobody has looked
-    :param sends: how often, this time included
+    :param contact: the mapped row
+    :param remote: its contact as it was read from the CRM, None if it was not read
+    :param sends: how often the row was sent, this time included
     :param order: 1-based launch order
-    :param made: what an earlier send, try or load may have made of it, None if there was none
+    :param made: the contact that an earlier send, try or load may have made, None if there was none
     :param written: what an earlier send of this try has written; then only its lists are left
     """
 
     row: Row
     contact: Contact
-    seen: RemoteContact | None
+    remote: RemoteContact | None
     sends: int = 1
     order: int = 0
     made: Made | None = None
@@ -45,10 +44,10 @@ class InFlightRow:
 
 @dataclass(frozen=True)
 class SentRow:
-    """How a row was sent.
+    """What sending a row did.
 
-    :param called: whether a write was needed for it
-    :param is_whole: whether the CRM now has all that the row says; False if it was kept out of the lists
+    :param called: whether a write was needed
+    :param is_whole: whether the CRM now has all that the row says; False if the contact was kept out of the lists
     """
 
     outcome: Outcome
@@ -59,112 +58,104 @@ class SentRow:
 class RowSender:
     """Sends rows; threads may share it.
 
-    :param began: when this load began, by the CRM's clock: a contact that is older was not made by it
+    :param began: when this load began, by the CRM's clock: it did not make a contact that is older
     """
 
     def __init__(self, writer: ContactWriter, *, began: datetime | None = None) -> None:
         self._writer, self._began = writer, began
 
-    def send(self, flight: InFlightRow) -> SentRow:
+    def send(self, in_flight: InFlightRow) -> SentRow:
         """Send one row.
 
-        :raises CrmError: what decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
+        :raises CrmError: the error that decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
         """
-        again = flight.written is not None
-        contact = flight.written or self._write(flight)
-        listed = self._writer.add_to_lists(flight.contact, contact, again=again)
+        again = in_flight.written is not None
+        contact = in_flight.written or self._write(in_flight)
+        listed = self._writer.add_to_lists(in_flight.contact, contact, again=again)
         outcome = Outcome(listed.outcome)
-        if contact.outcome == "unchanged" and self._writer.mode == "create" and flight.row.made is None:
+        if contact.outcome == "unchanged" and self._writer.mode == "create" and in_flight.row.made is None:
             outcome = Outcome.CREATED  # by an earlier try of this load
         return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
 
-    def _write(self, flight: InFlightRow) -> Written:
-        is_ours = None if flight.made is None else partial(self._is_ours, flight, flight.made)
+    def _write(self, in_flight: InFlightRow) -> Written:
+        is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)
         try:
-            written = self._writer.write(flight.contact, flight.seen, is_ours=is_ours)
+            written = self._writer.write(in_flight.contact, in_flight.remote, is_ours=is_ours)
         except e.CrmError as error:
-            if not error.outcome_known and flight.made is None:
-                flight.made = Made(self._began)
+            if not error.outcome_known and in_flight.made is None:
+                in_flight.made = Made(self._began)
             raise
-        flight.written = written
+        in_flight.written = written
         if written.outcome == "created":
-            flight.made = Made(self._began, certain=True)
+            in_flight.made = Made(self._began, certain=True)
         return written
 
     @staticmethod
-    def _is_ours(flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
-        """Whether a contact that exists is the one that an earlier send, try or load has made."""
+    def _is_ours(in_flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
+        """Whether an existing contact was made by an earlier send, try or load."""
         if remote.created_at is None or made.since is None:
-            return made.certain and remote.has(flight.contact.attributes)
+            return made.certain and remote.has(in_flight.contact.attributes)
         return remote.created_at >= made.since
 
 
 LEAST, MOST = 4, 64
-"""Threads. Four fill 5 calls per second as long as a call takes up to 600 ms; 64 fill 30 at 2 s."""
+"""Threads. Four use up 5 calls per second if a call takes at most 600 ms; 64 use up 30 calls per second at 2 s."""
 
 REMEMBERED = 0.9
-"""Weight of the calls before against the newest one in the average time of a call."""
+"""Weight of the earlier calls, against the newest one, in the average time of a call."""
 
 
 class Cancelled(Exception):
-    """The load was told to stop; the row's outcome is not known."""
+    """The load was cancelled; the outcome of the row is not known."""
 
 
 class CancelToken:
-    """Ends a load from another thread or a signal handler, waits included."""
+    """Cancels a load from another thread or a signal handler, also while it waits."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._asked = False
+        self.is_set = False
 
     def set(self) -> None:
-        """Ask the load to stop: calls in flight are finished, no new one is begun."""
-        self._asked = True
+        """Ask the load to stop: calls in flight are finished, no new one is started."""
+        self.is_set = True
         # not here: a signal handler would wait for ever if the thread that it interrupts holds the event's lock
-        threading.Thread(target=self._event.set, name="crm-load-interrupt", daemon=True).start()
-
-    @property
-    def is_set(self) -> bool:
-        return self._asked
+        threading.Thread(target=self._event.set, name="crm-load-cancel", daemon=True).start()
 
     def sleep(self, seconds: float) -> None:
         """Sleep, for the transport of a load.
 
-        :raises Interrupted: as soon as the load is told to stop
+        :raises Cancelled: as soon as the load is cancelled
         """
-        if self._asked or self._event.wait(seconds):
+        if self.is_set or self._event.wait(seconds):
             raise Cancelled
 
 
 class RequestStats(RequestTally):
-    """A tally of the load's calls that knows how long one takes."""
+    """Counts the requests of a load and measures how long one takes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._latency = 0.0
-        self._seen_one = False
+        self.latency = 0.0
+        """Seconds from sending a request to its response, an average of the last ones."""
+        self._has_latency = False
 
     def __call__(self, seen: RequestEvent) -> None:
         super().__call__(seen)
-        weight = REMEMBERED if self._seen_one else 0.0
-        self._latency, self._seen_one = weight * self._latency + (1 - weight) * seen.seconds, True
-
-    @property
-    def latency(self) -> float:
-        """Seconds from sending a call to its answer, an average of the last ones."""
-        return self._latency
+        weight = REMEMBERED if self._has_latency else 0.0
+        self.latency, self._has_latency = weight * self.latency + (1 - weight) * seen.seconds, True
 
 
 def width_for(rate: float, latency: float) -> int:
-    """How many calls must be on their way so that the rate is used up (Little's law), and one to spare."""
+    """How many calls must be in flight to use up the rate (Little's law), and one to spare."""
     return min(max(math.ceil(rate * latency * 1.1) + 1, LEAST), MOST)
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row that was sent, with what came of it; neither if the load was interrupted."""
+    """A row that was sent, and its outcome or its error; neither if the load was cancelled."""
 
-    flight: InFlightRow
+    in_flight: InFlightRow
     sent: SentRow | None = None
     error: e.CrmError | None = None
 
@@ -172,47 +163,46 @@ class RowResult:
 class WorkerPool:
     """Sends rows in threads; used by one thread.
 
-    :param send: sends one
-    :param width: how many at once, asked again each time
+    :param send: sends one row
+    :param rate: calls per second that the key is allowed
+    :param stats: of the load's requests
     """
 
-    def __init__(self, send: Callable[[InFlightRow], SentRow], width: Callable[[], int]) -> None:
-        self._send, self._width = send, width
-        self._pool = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
-        self._flights: dict[concurrent.futures.Future[SentRow], InFlightRow] = {}
+    def __init__(self, send: Callable[[InFlightRow], SentRow], rate: float, stats: RequestStats) -> None:
+        self._send, self._rate, self._stats = send, rate, stats
+        self._executor = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
+        self.in_flight: dict[concurrent.futures.Future[SentRow], InFlightRow] = {}
+        """Rows whose results were not taken yet."""
 
-    def __len__(self) -> int:
-        return len(self._flights)
+    def width(self) -> int:
+        """How many rows may be in flight at once, at the latency measured so far."""
+        return width_for(self._rate, self._stats.latency)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._flights) < self._width()
-
-    def launch(self, flight: InFlightRow) -> None:
+    def submit(self, row: InFlightRow) -> None:
         """Send a row in a thread."""
-        self._flights[self._pool.submit(self._send, flight)] = flight
+        self.in_flight[self._executor.submit(self._send, row)] = row
 
-    def landed(self, timeout: float) -> Iterator[RowResult]:
-        """Rows whose sending has ended, after at most ``timeout`` seconds; one that is not taken comes again.
+    def results(self, timeout: float) -> Iterator[RowResult]:
+        """Results that are there after at most ``timeout`` seconds; one that is not taken comes again.
 
-        :raises Exception: a bug met on the way
+        :raises Exception: a bug in the code that sends
         """
-        if not self._flights:
+        if not self.in_flight:
             return
         first = concurrent.futures.FIRST_COMPLETED
-        done, _ = concurrent.futures.wait(self._flights, timeout=timeout, return_when=first)
+        done, _ = concurrent.futures.wait(self.in_flight, timeout=timeout, return_when=first)
         for future in done:
-            yield self._ended(future)
+            yield self._result(future)
 
-    def _ended(self, future: concurrent.futures.Future[SentRow]) -> RowResult:
-        flight = self._flights.pop(future)
+    def _result(self, future: concurrent.futures.Future[SentRow]) -> RowResult:
+        in_flight = self.in_flight.pop(future)
         try:
-            return RowResult(flight, sent=future.result())
+            return RowResult(in_flight, sent=future.result())
         except Cancelled:
-            return RowResult(flight)
+            return RowResult(in_flight)
         except e.CrmError as error:
-            return RowResult(flight, error=error)
+            return RowResult(in_flight, error=error)
 
     def close(self) -> None:
-        """End the threads; those at work end with their call."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads; a busy one ends with its call."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

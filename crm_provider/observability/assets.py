@@ -1,4 +1,4 @@
-"""Assets of the CRM, ``crm://connect.pingback.com/contacts``: a load tells what it wrote, and DAGs can wait for it."""
+"""Assets of the CRM, ``crm://connect.pingback.com/contacts``: loads report what they write, DAGs can depend on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_HOST = urlsplit(DEFAULT_BASE_URL).netloc
 EVENT_EXTRA = (
     "rows", "created", "updated", "unchanged", "skipped", "rejected", "suppressed", "calls", "seconds",
 )  # fmt: skip
-"""What of a load's result goes with the event."""
+"""The parts of a load's result in the asset event."""
 
 
 def create_asset(
@@ -34,8 +34,8 @@ def create_asset(
     >>> create_asset(account="acme").uri
     'crm://connect.pingback.com/acme/contacts'
 
-    :param account: tells apart several accounts of one host; any name
-    :raises ValueError: if a part makes no sense
+    :param account: any name, to distinguish several accounts of one host
+    :raises ValueError: if a part is invalid
     """
     from airflow.sdk import Asset
 
@@ -44,9 +44,9 @@ def create_asset(
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """The one way to write a ``crm://`` URI: a host in lower case, perhaps an account, and what is listed there.
+    """Normalize a ``crm://`` URI: a host in lower case, an optional account, and a listing.
 
-    :raises ValueError: saying what is wrong; Airflow asks when a DAG file names an asset
+    :raises ValueError: if the URI is invalid. Airflow calls this when a DAG file declares an asset
     """
     parts = uri.path.removeprefix("/").removesuffix("/").split("/")
     if not uri.hostname or parts[-1] not in LISTINGS or len(parts) > 2 or not all(parts):
@@ -59,8 +59,8 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     return uri._replace(netloc=uri.netloc.lower(), path=f"/{'/'.join(parts)}", fragment="")
 
 
-def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Any:  # noqa: ARG001 - Airflow gives it
-    """The asset as a dataset of OpenLineage: ``crm://host`` and ``contacts``."""
+def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Any:  # noqa: ARG001 - passed by Airflow
+    """The asset as an OpenLineage dataset: ``crm://host`` and ``contacts``."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
     namespace, name = dataset_of(asset.uri)
@@ -74,7 +74,7 @@ def dataset_of(uri: str) -> tuple[str, str]:
 
 
 def crm_assets(assets: Any, listing: str) -> Iterator[Any]:
-    """Those of a task's inlets or outlets that are a listing of the CRM."""
+    """The CRM listings among a task's inlets or outlets."""
     for asset in assets or ():
         uri = str(getattr(asset, "uri", ""))
         if uri.startswith(f"{SCHEME}://") and uri.rpartition("/")[2] == listing:
@@ -82,9 +82,9 @@ def crm_assets(assets: Any, listing: str) -> Iterator[Any]:
 
 
 def note_load(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Put a load's counts on the events of the contacts' assets among the task's outlets.
+    """Add a load's counts to the events of its contacts assets.
 
-    A dry run has written nothing: it makes no event.
+    A dry run writes nothing and creates no event.
     """
     found = list(crm_assets(task.outlets, "contacts"))
     if result.get("dry_run"):

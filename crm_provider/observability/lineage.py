@@ -1,8 +1,8 @@
-"""Lineage of loads and extracts for OpenLineage: what was read, what was written, and how many rows.
+"""OpenLineage for loads and extracts: inputs, outputs and row counts.
 
-Airflow's OpenLineage provider (``pip install 'airflow-provider-crm[openlineage]'``) asks the operators; without it
-nobody asks and nothing is imported. It asks in a process of its own beside the task, where connections must not be
-read: what the task has not learned before is left out.
+Airflow's OpenLineage provider (``pip install 'airflow-provider-crm[openlineage]'``) calls the operators; without it
+nothing is imported. It does so in a separate process, where connections must not be read. So lineage contains only
+what the task already knows.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from crm_provider.observability.assets import SCHEME, crm_assets, dataset_of
 from crm_provider.observability.links import ALIASES
 
 Lineage: TypeAlias = Any
-"""``OperatorLineage`` of Airflow's OpenLineage provider; None without it."""
+"""``OperatorLineage`` of Airflow's OpenLineage provider; None without the provider."""
 
 MAX_FILES = 100
-"""Files of a load that are named one by one; of more, only what the task's argument says."""
+"""Maximum number of files listed one by one; beyond it only the task's argument is reported."""
 
 
 class LoadLineage:
-    """For operators that write rows to the CRM's contacts."""
+    """Lineage of operators that write contacts."""
 
     def get_openlineage_facets_on_start(self) -> Lineage:
-        """What is to be read; what is written where, if the task's outlets say so."""
+        """The inputs, and the outputs if the task's outlets name them."""
         return lineage_of_load(self)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
-        """What was read and written, with counts."""
+        """Inputs and outputs with counts."""
         return lineage_of_load(self)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
-        """The same: a load that failed has written the rows that it counted."""
+        """The same: a failed load has written the rows that it counted."""
         return lineage_of_load(self)
 
 
 class ExtractLineage:
-    """For operators that read a listing of the CRM into a file."""
+    """Lineage of operators that extract a listing into a file."""
 
     def get_openlineage_facets_on_start(self) -> Lineage:
-        """What is to be read and written."""
+        """Inputs and outputs."""
         return lineage_of_extract(self)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
-        """What was read and written, with counts."""
+        """Inputs and outputs with counts."""
         return lineage_of_extract(self)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
-        """What was to be read; a failed extract leaves no file."""
+        """Only the inputs: a failed extract leaves no file."""
         return lineage_of_extract(self, failed=True)
 
 
 def lineage_of_load(operator: Any) -> Lineage:
-    """Inputs and outputs of a load as far as they are known; None without the OpenLineage provider."""
+    """The known inputs and outputs of a load; None without the OpenLineage provider."""
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
     except ImportError:
@@ -74,7 +74,7 @@ def lineage_of_load(operator: Any) -> Lineage:
 
 
 def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
-    """Input and output of an extract as far as they are known; None without the OpenLineage provider."""
+    """The known input and output of an extract; None without the OpenLineage provider."""
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
     except ImportError:
@@ -92,8 +92,8 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
 def lineage_of_files(given: Any, opened: Sequence[Any] = ()) -> Lineage:
     """The files that a load reads.
 
-    :param given: the task's argument: a path, a pattern, a list of them; rows have no dataset
-    :param opened: the files that were found for it
+    :param given: the task's argument: a path, a pattern or a list of them; rows have no dataset
+    :param opened: the files found for it
     """
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
@@ -110,9 +110,9 @@ def lineage_of_files(given: Any, opened: Sequence[Any] = ()) -> Lineage:
 
 
 def lineage_of_query(sql: str, hook: Any, connection: Any) -> Lineage:
-    """The tables that a query reads, as far as the database's hook takes part in OpenLineage, and the query itself.
+    """A query and the tables that it reads, if the database's hook supports OpenLineage.
 
-    :param hook: of the database; None if it was not opened yet
+    :param hook: the database hook; None if it was not opened yet
     """
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
@@ -134,7 +134,7 @@ def lineage_of_query(sql: str, hook: Any, connection: Any) -> Lineage:
 
 
 def file_dataset(path: str) -> tuple[str, str]:
-    """Namespace and name of a file's dataset, without the connection that a URL may name.
+    """Namespace and name of a file's dataset, without the connection in its URL.
 
     >>> file_dataset("s3://aws_default@bucket/in/leads.csv")
     ('s3://bucket', 'in/leads.csv')
@@ -147,10 +147,10 @@ def file_dataset(path: str) -> tuple[str, str]:
 
 
 def _crm_dataset(operator: Any, listing: str, assets: Any) -> tuple[str, str] | None:
-    """By the asset that the task names, else by the host of a connection that was read."""
+    """The dataset of the task's asset, else of the host of a connection that was read."""
     for asset in crm_assets(assets, listing):
         return dataset_of(asset.uri)
-    hook: Any = vars(operator).get("hook")  # not made here: it would read the connection
+    hook: Any = vars(operator).get("hook")  # not created here: that would read the connection
     base_url = getattr(hook, "base_url", None)
     return None if base_url is None else (f"{SCHEME}://{urlsplit(base_url).netloc}", listing)
 

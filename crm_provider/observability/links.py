@@ -1,7 +1,7 @@
-"""Buttons on a task instance's page: to the contact or deal in the CRM, and to what a load or an extract has left.
+"""Extra links of a task instance: to the contact or deal in the CRM, and to the files of a load or an extract.
 
-Airflow computes them in the worker after the task, also after one that failed: they take what the task knows already.
-A task that has nothing to show, or a site that has not said where it is to be found, has no button.
+Airflow computes them in the worker after the task, also after a failure, so they use only what the task already knows.
+There is no link without a result or if the site has not configured a URL.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CONSOLES: Mapping[str, str] = {
     "s3": "https://console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
     "gs": "https://console.cloud.google.com/storage/browser/_details/{bucket}/{key}",
 }
-"""Where an object is looked at, by the scheme of its URL."""
+"""Web consoles for objects, by the scheme of the URL."""
 
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 
 
 class CrmContactLink(BaseOperatorLink):
-    """The contact that the task was about; the site's ``contact_url`` says where it is shown."""
+    """Link to the task's contact, by the site's ``contact_url``."""
 
     name = "CRM contact"
 
@@ -41,7 +41,7 @@ class CrmContactLink(BaseOperatorLink):
 
 
 class CrmDealLink(BaseOperatorLink):
-    """The deal that the task was about; the site's ``deal_url`` says where it is shown."""
+    """Link to the task's deal, by the site's ``deal_url``."""
 
     name = "CRM deal"
 
@@ -50,7 +50,7 @@ class CrmDealLink(BaseOperatorLink):
 
 
 class CrmRejectsLink(BaseOperatorLink):
-    """The file of the rows that the load rejected."""
+    """Link to the rejects file of the load."""
 
     name = "Rejected rows"
 
@@ -59,7 +59,7 @@ class CrmRejectsLink(BaseOperatorLink):
 
 
 class CrmReportLink(BaseOperatorLink):
-    """The report of the load."""
+    """Link to the report of the load."""
 
     name = "Load report"
 
@@ -68,7 +68,7 @@ class CrmReportLink(BaseOperatorLink):
 
 
 class CrmExtractedFileLink(BaseOperatorLink):
-    """The file that the extract wrote."""
+    """Link to the file of the extract."""
 
     name = "Extracted file"
 
@@ -77,13 +77,13 @@ class CrmExtractedFileLink(BaseOperatorLink):
 
 
 def web_link(path: str, rules: Mapping[str, str]) -> str:
-    """Where a file can be looked at in a browser; empty if nobody has said so.
+    """The URL at which a browser can open a file; empty if none is configured.
 
     >>> web_link("/var/crm/rejects.jsonl", {"/var/crm/": "https://files.example.com/"})
     'https://files.example.com/rejects.jsonl'
 
-    :param path: a path or URL, which may name a connection (``s3://aws_default@bucket/key``)
-    :param rules: beginning of a path -> beginning of a URL
+    :param path: a path, or a URL that may contain a connection (``s3://aws_default@bucket/key``)
+    :param rules: prefix of a path -> prefix of a URL
     """
     scheme, found, rest = path.partition("://")
     if not found or scheme == "file":
@@ -99,13 +99,13 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
         return plain
     store, _, name = plain.partition("://")
     if store not in CONSOLES:
-        return NO_LINK  # a browser does not open files of another machine
+        return NO_LINK  # a browser cannot open files of another machine
     bucket, _, key = name.partition("/")
     return CONSOLES[store].format(bucket=quote(bucket), key=quote(key))
 
 
 def _joined(url: str, rest: str) -> str:
-    """A URL and what follows it; after a mere host there is a slash, so that what follows is no part of its name."""
+    """Join a URL and a rest. A slash follows a bare host, so that the rest cannot extend the host name."""
     return f"{url}{rest}" if urlsplit(url).path else f"{url}/{rest.lstrip('/')}"
 
 
@@ -133,6 +133,6 @@ def _record_link(option: str, record_id: Any, operator: Any) -> str:
 
 
 def _result_of(operator: Any) -> Mapping[str, Any]:
-    """What the task has come to, also if it failed after that."""
+    """The task's result so far, also if it failed later."""
     result = getattr(operator, "last_result", None)
     return result if isinstance(result, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Airflow metrics: calls to the CRM, calls refused for their rate, waiting for a slot; loads, and rows by outcome."""
+"""Airflow metrics: calls to the CRM, throttled calls, time spent waiting for a slot, loads, and rows by outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LoadEnding = Literal["done", "too_many_rejects", "stopped", "interrupted"]
 
 
 class CallMetrics:
-    """Observer of a transport; sends what Airflow's ``[metrics]`` settings ask for, and nothing without them.
+    """Observer of a transport that sends metrics if Airflow's ``[metrics]`` settings enable them.
 
     ``crm.calls`` (counter) and ``crm.waited`` (time for the rate budget) of each attempt, ``crm.throttled`` (counter)
     of each 429. Tags: ``method``, ``route`` with placeholders, and for ``crm.calls`` the ``outcome``: ``ok`` or the
@@ -31,17 +31,17 @@ class CallMetrics:
         tags = {"method": seen.method, "route": seen.route}
         stats.incr(CALLS, tags={**tags, "outcome": seen.error_type or "ok"})
         stats.timing(WAITED, timedelta(seconds=seen.waited), tags=tags)
-        if seen.throttled:
+        if seen.status == 429:
             stats.incr(THROTTLED, tags=tags)
 
 
 def count_load(ti: Any, ending: LoadEnding, summary: Summary | None = None) -> None:
-    """Count a try of a load, and the rows of a load that has reached its end; of a dry run nothing.
+    """Count a try of a load, and the rows of a completed load. A dry run is not counted.
 
-    ``crm.loads`` (counter) has the tag ``ending``, ``crm.load.rows`` (counter) the tag ``outcome``; both ``dag_id`` and
-    ``task_id``, as Airflow's own metrics of tasks.
+    ``crm.loads`` (counter) has the tag ``ending``, ``crm.load.rows`` (counter) the tag ``outcome``; both have
+    ``dag_id`` and ``task_id``, like Airflow's own task metrics.
 
-    :param summary: of a load that has reached its end: its rows are those of all its tries, and counted once
+    :param summary: the summary of a completed load. It contains the rows of all tries, which are counted once
     """
     if summary is not None and summary.dry_run:
         return
@@ -56,6 +56,6 @@ def count_load(ti: Any, ending: LoadEnding, summary: Summary | None = None) -> N
 def _stats() -> Any:
     try:
         from airflow.providers.common.compat.sdk import Stats
-    except ImportError:  # with Airflow 3.1 came one without it
+    except ImportError:  # the version that came with Airflow 3.1 lacks it
         from airflow.stats import Stats
     return Stats

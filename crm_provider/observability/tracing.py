@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of the calls to the CRM, where tracing is set up; where it is not, nothing is done or loaded."""
+"""OpenTelemetry spans of the calls to the CRM. Nothing is loaded unless tracing is set up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NANOSECONDS = 1_000_000_000
 
 
 def call_spans() -> Observer | None:
-    """An observer that makes a span of each attempt, or None if this process traces nothing.
+    """An observer that creates a span for each attempt, or None if this process does not trace.
 
-    Airflow sets tracing up as ``[traces] otel_on`` and the ``OTEL_*`` variables say.
+    Airflow sets up tracing by ``[traces] otel_on`` and the ``OTEL_*`` variables.
     """
-    if "opentelemetry.trace" not in sys.modules:  # then nobody can have set a provider
+    if "opentelemetry.trace" not in sys.modules:  # then no provider can have been set
         return None
     from opentelemetry import trace
 
@@ -28,14 +28,15 @@ def call_spans() -> Observer | None:
 
 
 class CallSpans:
-    """One span for each attempt of a call, below the span that is current when it is made.
+    """Creates a span for each attempt of a call.
 
-    Where none is (the threads of a load have none), below the one that was current when this was made: the task's.
+    Its parent is the current span. The threads of a load have none: there the parent is the span that was current when
+    this observer was created, the task's.
 
-    Attributes are those of OpenTelemetry's conventions for HTTP clients, and ``crm.attempt`` and ``crm.waited``
-    (seconds for the rate budget, before the span begins). Never an id or a value.
+    Attributes follow OpenTelemetry's conventions for HTTP clients, plus ``crm.attempt`` and ``crm.waited`` (seconds of
+    waiting for the rate budget, before the span starts). Never an id or a value.
 
-    :param provider: makes the tracer
+    :param provider: creates the tracer
     :param clock: nanoseconds since the epoch
     """
 

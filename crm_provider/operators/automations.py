@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import CrmArguments, Templated
 
 SENT_KEY = "crm_automation_sent"
-"""Where the task's state store (Airflow 3.3+) keeps that a call is on its way, until its outcome is known."""
+"""Key of the task's state store (Airflow 3.3+) for a call whose outcome is not known yet."""
 
 
 class CrmTriggerAutomationOperator(CrmOperator):
     """Start one automation for a contact.
 
-    It is never started twice unless you ask for it. If the answer is lost, the task fails without a retry; a retry
-    after the worker died during the call fails too (Airflow 3.3+). A call that was not sent or was refused is retried
-    as usual. ``on_error={"CrmTransientError": "retry"}`` retries in all these cases.
+    It never starts an automation twice unless you ask for it. If the response is lost, the task fails without a retry.
+    If the worker dies during the call, the next try fails, too (Airflow 3.3+). A call that was not sent or was refused
+    is retried as usual. ``on_error={"CrmTransientError": "retry"}`` retries in all these cases.
 
-    The three ids are the secret part of the automation's URL. They may be templates, such as
+    The three ids are the secret part of the automation's URL. They can be templates, such as
     ``{{ var.value.crm_webhook_id }}``, and are rendered when the task runs. They are not template fields, because
-    Airflow stores and shows the values of these.
+    Airflow stores and shows those.
 
     XCom: ``{"outcome": "started"}``.
 
@@ -40,7 +40,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
     :param channel_uid: second part, after ``/c/``
     :param workflow_id: third part, after ``/w/``
     :param contact_email: the contact's address
-    :param fields: values of custom fields by their names
+    :param fields: values of custom fields by name
     """
 
     template_fields: Sequence[str] = ("contact_email", "fields", *CrmOperator.template_fields)
@@ -98,7 +98,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
         return {"outcome": "started"}
 
     def _refuse_to_repeat(self) -> None:
-        """Raise if an earlier try was cut off and its call must not be repeated."""
+        """Raise if an earlier try was interrupted and its call must not be repeated."""
         error = e.CrmConnectionError(
             "an earlier try was cut off in mid-call: nothing was sent now",
             method="POST",
@@ -118,11 +118,11 @@ class CrmTriggerAutomationOperator(CrmOperator):
 
 
 class _Note:
-    """That a call is on its way, kept where a try that follows a killed one finds it."""
+    """Records that a call is in progress, so that the try after a killed one knows."""
 
     def __init__(self, context: Context) -> None:
         self._store: Any = context.get("task_state_store")
-        self._epoch = int(context["ti"].max_tries or 0)  # a user's clear raises it
+        self._epoch = int(context["ti"].max_tries or 0)  # clearing the task increases it
 
     @property
     def is_there(self) -> bool:

@@ -1,4 +1,4 @@
-"""Base of the operators: one call of the hook, its result as a small XCom, its errors by policy."""
+"""Base of the operators: one call of the hook, a small XCom, errors by policy."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
     """One write to the CRM.
 
-    Rendered template fields are stored and shown by Airflow: they hold what the DAG author put there. The XCom holds
-    ids and outcomes, never a contact's values; for ``map_index_template`` it is at hand as ``crm_result``.
+    Airflow stores and shows rendered template fields, with whatever the DAG author put there. The XCom contains ids and
+    outcomes, never a contact's values. ``map_index_template`` can use it as ``crm_result``.
 
     :param crm_conn_id: the Airflow connection
     :param on_error: what to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``
-    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for
-    :raises ValueError: if a line of ``on_error`` is not valid; at DAG parse
+    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, not before the server allows it
+    :raises ValueError: if a line of ``on_error`` is invalid; when the DAG is parsed
     """
 
     template_fields: Sequence[str] = ("crm_conn_id",)
     ui_color = "#dff0e8"
 
     last_result: Mapping[str, Any] | None = None
-    """What this try has come to so far, for extra links and lineage; also if it failed after that."""
+    """The result of this try so far, for extra links and lineage, also if the try failed later."""
 
     def __init__(
         self,
@@ -66,30 +66,30 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
         return CrmHook(self.crm_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Make the call; end as the error policy says if it fails."""
+        """Make the call. The error policy decides how a failure ends the task."""
         try:
             check_rendered(self)
             result = self.call(context)
         except e.CrmError as error:
-            raise_for_decision(error, self.decide(error), context)
+            raise_for_decision(error, self.error_policy.decide(error), context)
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
     @abc.abstractmethod
     def call(self, context: Context) -> dict[str, Any]:
-        """The call itself.
+        """Make the call.
 
         :return: the XCom: ids and the outcome
-        :raises CrmError: what the CRM answered
+        :raises CrmError: if the call fails
         """
 
 
 CLOCKS_APART = timedelta(seconds=5)
-"""How far Airflow's clock and the CRM's may be from each other when a record's age is compared with a run's."""
+"""Maximum difference between the clocks of Airflow and the CRM when a record's age is compared with a run's."""
 
 
 def run_start(context: Context) -> ServerMoment | None:
-    """When this DAG run began: a record that a try of its tasks has made is younger. None if Airflow does not say."""
+    """Start of this DAG run: records created by its tasks are younger. None if unknown."""
     from crm_provider.values.server_clock import ServerMoment
 
     started = getattr(context.get("dag_run"), "start_date", None)

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 Mode = Literal["upsert", "create", "update"]
 
 LARGEST_ANSWER = 4096
-"""Characters of a verification's answer that go into the XCom as they are; of a larger one only its plain fields."""
+"""Maximum characters of a verification's answer in the XCom; of a larger one only the numbers and booleans are kept."""
 
 
 class CrmUpsertContactOperator(CrmOperator):
     """Create a contact, or update it if it exists.
 
     XCom: ``{"id": <contact id>, "outcome": "created" | "updated" | "unchanged" | "found"}``;
-    ``found``: in mode ``create``, a retry found the contact that an earlier try had created.
+    ``found``: in mode ``create``, a retry found the contact that an earlier try created.
 
-    :param contact_email: the contact's address, in the case given
+    :param contact_email: the contact's address; its case is kept
     :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
-    :param origin: where the contact came from (``url``, ``utmSource``, ...); used only when it is created
-    :param mode: ``upsert``; or ``create``, which skips if the contact exists; or ``update``, which fails if it does not
+    :param origin: source of the contact (``url``, ``utmSource``, ...); used only on creation
+    :param mode: ``upsert``; ``create``, which skips if the contact exists; or ``update``, which fails without a contact
     """
 
     template_fields: Sequence[str] = ("contact_email", "attributes", "origin", *CrmOperator.template_fields)
@@ -101,17 +101,17 @@ class CrmUpsertContactOperator(CrmOperator):
             sent = None if self.attributes is None else validation.attributes(self.attributes)
             if not made_since(contact.created_at, run_start(context), same_values=contact.has(sent)):
                 raise
-            return {"id": record["id"], "outcome": "found"}  # an earlier try got that far
+            return {"id": record["id"], "outcome": "found"}  # created by an earlier try
         return {"id": ref["id"], "outcome": "created"}
 
 
 class CrmDeleteContactOperator(CrmOperator):
     """Delete a contact. By default the task is skipped if the contact does not exist.
 
-    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a retry found no contact, so an earlier try may have deleted
-    it.
+    XCom: ``{"outcome": "deleted" | "gone"}``; ``gone``: a retry found no contact, probably because an earlier
+    try deleted it.
 
-    :param contact_email: the contact's address, in the case given
+    :param contact_email: the contact's address; its case is kept
     """
 
     template_fields: Sequence[str] = ("contact_email", *CrmOperator.template_fields)
@@ -145,10 +145,10 @@ class CrmDeleteContactOperator(CrmOperator):
 
 
 class CrmVerifyEmailOperator(CrmOperator):
-    """Have the CRM verify an address, which need not belong to a contact. This may take up to 29 seconds.
+    """Verify an address with the CRM. It need not belong to a contact. This can take up to 29 seconds.
 
-    XCom: ``{"outcome": "verified", "answer": {...}}``: the CRM's answer, without the address. The format of the answer
-    is not documented: ``verified`` means that the CRM answered, and the result is in ``answer``.
+    XCom: ``{"outcome": "verified", "answer": {...}}``, where ``answer`` is the CRM's response without the address. Its
+    format is not documented: ``verified`` only means that the CRM responded; see ``answer`` for the result.
 
     :param contact_email: the address
     """
@@ -175,16 +175,16 @@ class CrmVerifyEmailOperator(CrmOperator):
         said = self.hook.verify_email(email)
         answer = _without(said, email, self.hook.get_conn().settings.api_key)
         if len(str(answer)) > LARGEST_ANSWER:
-            self.log.warning("The answer is too large for an XCom: only its plain fields are kept.")
+            self.log.warning("The answer is too large for an XCom; only its numbers and booleans are kept.")
             answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}
         self.log.info("Address verified.")
         return {"outcome": "verified", "answer": answer}
 
 
 def _without(value: Any, email: str, key: str) -> Any:
-    """An answer without the address that it is about, wherever and however it says it, and without the key."""
+    """An answer without the verified address, in any spelling and place, and without the key."""
     if isinstance(value, str):
-        parts = email.casefold().rpartition("@")  # alone they show only as a whole value: "valid" may be a local part
+        parts = email.casefold().rpartition("@")  # hide a part only as a whole value: "valid" may be a local part
         return "[value]" if value.casefold() in parts else without_values(value, (email, key), in_parts=False)
     if isinstance(value, list):
         return [_without(item, email, key) for item in value]

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class CrmCreateDealOperator(CrmOperator):
-    """Create a deal for a contact. By default the task is skipped if the contact has a deal.
+    """Create a deal for a contact. By default the task is skipped if the contact already has a deal.
 
-    A retry first looks for this deal, because an earlier try may have created it: the outcome is then ``found``. The
-    API cannot search, so this reads the account's deals, ten with each call.
+    A retry first looks for the deal, because an earlier try may have created it; the outcome is then ``found``. The API
+    has no search, so this reads the deals of the account, 10 with each call.
 
     XCom: ``{"id": <deal id>, "contact_id": ..., "stage_id": ..., "outcome": "created" | "found"}``.
 
     :param contact_id: id of the contact, as in the XCom of ``CrmUpsertContactOperator``
     :param pipeline_id: id of the pipeline
     :param stage_id: id of the stage in this pipeline
-    :param attributes: ``pb_name``, ``pb_amount`` (text with the exact digits), ...
+    :param attributes: ``pb_name``, ``pb_amount`` (text with exact digits), ...
     """
 
     template_fields: Sequence[str] = (
@@ -84,7 +84,7 @@ class CrmCreateDealOperator(CrmOperator):
         return {"id": deal["id"], "contact_id": self.contact_id, "stage_id": self.stage_id, "outcome": outcome}
 
     def _earlier(self, context: Context) -> dict[str, Any] | None:
-        """What an earlier try of this task has created."""
+        """The deal that an earlier try of this task created."""
         return self.hook.find_own_deal(
             self.contact_id,
             self.pipeline_id,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.files.local import InUse
+from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.options import (
@@ -104,7 +104,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     source_files: Sequence[AnyPath] = ()
     """The files that are read, once they are known."""
 
-    _interrupt: CancelToken | None = None
+    _cancel_token: CancelToken | None = None
     _report_path: AnyPath | None = None
 
     def __init__(
@@ -192,43 +192,42 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.conclusion import done, too_many_rejects, what_to_do
-        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary
+        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary, done, too_many_rejects, what_to_do
 
         with ExitStack() as opened:
             try:
-                load = self._prepared(context, opened)
+                job = self._prepared(context, opened)
             except CannotWrite as unwritten:
                 count_load(context["ti"], "stopped")
                 raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
-                summary = load.run()
+                summary = job.run()
             except LoadStopped as stopped:
-                self._stopped(stopped, load, context)
+                self._stopped(stopped, job, context)
                 raise
             except LoadUnsaved as unsaved:
-                self._unsaved(unsaved, load, context)
+                self._unsaved(unsaved, job, context)
                 raise
             except LoadInterrupted as interrupted:
-                self._concluded(load, interrupted.summary, str(interrupted))
+                self._concluded(job, interrupted.summary, str(interrupted))
                 count_load(context["ti"], "interrupted")
                 raise
-        problem = None if self.checks_only else too_many_rejects(summary, load.options)
-        summary = self._concluded(load, summary, f"{problem}." if problem else done(load, summary))
+        problem = None if self.checks_only else too_many_rejects(summary, job.options)
+        summary = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
         if not self.checks_only:
-            load.checkpoints.clear()
+            job.checkpoints.clear()
         count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            self._push_result(context, summary)
-            fail_without_retry(f"{problem}. {what_to_do(load)}")
-        result = self._result(summary)
+            self._push_result(context)
+            fail_without_retry(f"{problem}. {what_to_do(job)}")
+        result = dict(self.last_result or {})
         note_load(self, context, result)
         return result
 
     def on_kill(self) -> None:
         """Airflow ends the task: the load stops, and the next try goes on from there."""
-        if self._interrupt is not None:
-            self._interrupt.set()
+        if self._cancel_token is not None:
+            self._cancel_token.set()
 
     # -- before ----------------------------------------------------------------------------------------------
 
@@ -243,16 +242,16 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         from crm_provider.load.workers import CancelToken, RequestStats
         from crm_provider.tasks.state import checkpoints_for
 
-        given, pulse = self._arguments(), RequestStats()
+        given, stats = self._arguments(), RequestStats()
         if not self.checks_only:
             self._check_files()
-        interrupt = self._interrupt = CancelToken()
+        cancel_token = self._cancel_token = CancelToken()
         source = self.open_source()
         self.source_files = getattr(source, "files", ())
         self._report_path = self._path("report_path") or site_report(context["ti"])
         if hasattr(source, "close"):
             opened.callback(source.close)
-        client = opened.enter_context(self.hook.bulk_client(sleep=interrupt.sleep, observer=pulse))
+        client = opened.enter_context(self.hook.bulk_client(sleep=cancel_token.sleep, observer=stats))
         options, rejects = options_of(given), self._path("rejects_path")
         state = self._path("state_path")
         fingerprints = None
@@ -262,14 +261,17 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 effect["mode"] = self.mode
             fingerprints = Fingerprints(state, secret_for(client.settings), effect=effect)
             opened.callback(fingerprints.close)
-        suppression = Suppression() if self.suppression is None else Suppression.read(with_connection(self.suppression))
-        opened.callback(suppression.close)
+        suppressed = None
+        if (people := self.suppression) is not None:
+            suppression = Suppression.read(with_connection(people))
+            opened.callback(suppression.close)
+            suppressed = suppression.__contains__
         checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
         return LoadJob(
             source=source,
             mapper=mapper_of(given),
             client=client,
-            pulse=pulse,
+            stats=stats,
             options=options,
             policy=self.error_policy,
             rate=client.settings.requests_per_second,
@@ -278,8 +280,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             full_refresh=self.full_refresh,
             checkpoints=checkpoints,
             epoch=int(context["ti"].max_tries or 0),
-            suppressed=suppression.__contains__,
-            interrupt=interrupt,
+            suppressed=suppressed,
+            cancel_token=cancel_token,
             time_limit=self._time_limit(context["ti"], checkpoints),
         )
 
@@ -305,34 +307,31 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     # -- after -----------------------------------------------------------------------------------------------
 
-    def _stopped(self, stopped: LoadStopped, load: LoadJob, context: Context) -> None:
+    def _stopped(self, stopped: LoadStopped, job: LoadJob, context: Context) -> None:
         error = stopped.error
-        summary = self._concluded(load, stopped.summary, f"Stopped: {error}")
+        summary = self._concluded(job, stopped.summary, f"Stopped: {error}")
         count_load(context["ti"], "stopped")
-        self._push_result(context, summary)
+        self._push_result(context)
         done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
 
-    def _unsaved(self, unsaved: LoadUnsaved, load: LoadJob, context: Context) -> None:
-        summary = self._concluded(load, unsaved.summary, f"{unsaved}.")
+    def _unsaved(self, unsaved: LoadUnsaved, job: LoadJob, context: Context) -> None:
+        self._concluded(job, unsaved.summary, f"{unsaved}.")
         count_load(context["ti"], "stopped")
-        self._push_result(context, summary)
+        self._push_result(context)
 
-    def _concluded(self, load: LoadJob, summary: Summary, ending: str) -> Summary:
-        from crm_provider.load.conclusion import concluded
+    def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> Summary:
+        from crm_provider.load.report import conclude
 
-        summary = concluded(load, summary, ending=ending, report_path=self._report_path)
-        self.last_result = self._result(summary)
+        summary = conclude(job, summary, ending=ending, report_path=self._report_path)
+        # with the connection, which Airflow forgets after some runs
+        self.last_result = {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
         return summary
 
-    def _push_result(self, context: Context, summary: Summary) -> None:
-        """Leave the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
+    def _push_result(self, context: Context) -> None:
+        """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
         if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=self._result(summary))
-
-    def _result(self, summary: Summary) -> dict[str, Any]:
-        """The XCom; with the connection, which Airflow forgets after some runs."""
-        return {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
+            context["ti"].xcom_push(key="return_value", value=self.last_result)
 
 
 def _next(stopped: LoadStopped) -> str:

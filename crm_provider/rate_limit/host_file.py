@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crm_provider.files.private import open_own_folder, open_plain
 from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule
 from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
 
@@ -27,8 +28,7 @@ LOCK_RETRY = 0.0005
 UNUSED = 3600.0
 """Seconds after which the file of a budget is waste: what it says lies in the past."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE = os.O_RDWR | os.O_NOFOLLOW
 
 
 def private_folder() -> Path:
@@ -88,22 +88,12 @@ class HostFileStore:
 
     @contextmanager
     def _open_folder(self) -> Iterator[int]:
-        """The private folder, made if need be.
+        """The private folder, created if it is missing.
 
-        :raises OSError: it is not there, or others have a hand in it
+        :raises OSError: it cannot be created, or other users have rights in it
         """
+        folder = open_own_folder(self._folder)
         try:
-            folder = os.open(self._folder, _FOLDER)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                self._folder.mkdir(mode=0o700)
-            folder = os.open(self._folder, _FOLDER)
-        try:
-            about = os.fstat(folder)
-            if about.st_uid != os.geteuid():
-                raise PermissionError(None, "it belongs to another user")
-            if stat.S_IMODE(about.st_mode) & 0o077:
-                raise PermissionError(None, "others than its owner have rights in it; it must have mode 0700")
             yield folder
         finally:
             os.close(folder)
@@ -112,7 +102,7 @@ class HostFileStore:
     def _open_locked(self, folder: int) -> Iterator[int]:
         """The state file, locked; again if it was swept away between opening and locking."""
         while True:
-            file = os.open(self._name, _FILE | os.O_CREAT, 0o600, dir_fd=folder)
+            file = open_plain(Path(self._name), _FILE | os.O_CREAT, folder=folder)
             try:
                 self._lock(file)
                 if os.fstat(file).st_nlink:
@@ -141,7 +131,7 @@ class HostFileStore:
     def _delete_unused(self, name: str, folder: int) -> None:
         if name == self._name or not _is_unused(os.stat(name, dir_fd=folder, follow_symlinks=False)):
             return
-        file = os.open(name, _FILE, dir_fd=folder)
+        file = open_plain(Path(name), _FILE, folder=folder)
         try:
             if _try_lock(file) and _is_unused(os.fstat(file)):
                 os.unlink(name, dir_fd=folder)

@@ -1,4 +1,4 @@
-"""Base of the sensors: one question to the CRM, asked until it is answered; errors by policy, in every mode."""
+"""Base of the sensors: checks a condition until it holds; errors by policy, in every mode."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
     from crm_provider.tasks.arguments import BaseSensorArguments, Templated
 
 STATE_KEY = "crm_waiting"
-"""Where the task's state store (Airflow 3.3+) keeps the memory of the wait between reschedules."""
+"""Key of the task's state store (Airflow 3.3+) for the error counts between reschedules."""
 
 
 class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
-    """Waits for something in the CRM.
+    """Waits for a condition in the CRM.
 
     The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
-    not. ``soft_fail`` skips on a timeout only. A refused API key always fails.
+    not change that. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
     :param on_error: what to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``
     :param max_errors_in_a_row: consecutive server errors that do not end the wait. In mode ``reschedule`` they are
-        counted on Airflow 3.3+ only; before, the sensor's ``timeout`` is the limit
-    :param deferrable: wait in the triggerer, where all waiting tasks of a connection share one poll and none holds a
-        slot; the default is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` do
-        nothing then, and a warning says so when the DAG is parsed
-    :param share_poll: False for a poll of its own while deferred
-    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for
-    :raises ValueError: if a line of ``on_error`` is not valid; at DAG parse
+        counted on Airflow 3.3+ only; before, only the sensor's ``timeout`` applies
+    :param deferrable: wait in the triggerer, where all waiting tasks of a connection share one poll and hold no worker
+        slot; the default is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait``
+        have no effect then; a warning says so when the DAG is parsed
+    :param share_poll: False for a separate poll while deferred
+    :param retry_policy: Airflow 3.3+: by default only transient errors are retried, not before the server allows it
+    :raises ValueError: if a line of ``on_error`` is invalid; when the DAG is parsed
     """
 
     template_fields: Sequence[str] = ("crm_conn_id",)
@@ -65,7 +65,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     work = Work.SENSOR
 
     last_result: Mapping[str, Any] | None = None
-    """What was found, for extra links."""
+    """The XCom, for extra links."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self.set_error_policy(on_error)
         if deferrable and self.exponential_backoff:
             warnings.warn(
-                f"{self.task_id}: exponential_backoff and max_wait do nothing with deferrable=True, where all who wait "
-                "share the rounds of their poke_interval; remove them, and set a longer poke_interval if you need one",
+                f"{self.task_id}: exponential_backoff and max_wait do nothing with deferrable=True, where all waiting "
+                "tasks with the same poke_interval share a poll; remove them, or set a longer poke_interval",
                 UserWarning,
                 stacklevel=2,
             )
@@ -105,44 +105,44 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         return Waiting(limit=self.max_errors_in_a_row)
 
     @abc.abstractmethod
-    def question(self) -> Condition:
-        """What the sensor waits for, from its rendered fields."""
+    def condition(self) -> Condition:
+        """The condition to wait for, from the rendered fields."""
 
     @cached_property
-    def _question(self) -> Condition:
+    def _condition(self) -> Condition:
         check_rendered(self)
-        return self.question()
+        return self.condition()
 
     def check(self) -> dict[str, Any] | None:
-        """Ask once.
+        """Check the condition once.
 
-        :return: the XCom (ids, no values) if what is waited for is there, else None
-        :raises CrmError: what the CRM answered
+        :return: the XCom (ids, no values) if the condition holds, else None
+        :raises CrmError: if a call fails
         """
-        return self._question.answer(DirectLookup(self.hook.get_conn()))
+        return self._condition.check(DirectLookup(self.hook.get_conn()))
 
     def execute(self, context: Context) -> Any:
-        """Wait; an error that ends the wait becomes a task state here, outside of the base class's handlers."""
-        self._recall(context)
+        """Wait. An error that ends the wait becomes a task state here, outside of the base class's handlers."""
+        self._load_state(context)
         try:
-            self.last_result = self._look_and_defer(context) if self.deferrable else super().execute(context)
+            self.last_result = self._check_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
             sensor_timeout(f"{timeout} The last answer was: {self._waiting.last_answer}", cause=timeout)
         except e.CrmError as error:
             raise_for_decision(error, self._ends or self.decide(error), context)
         return self.last_result
 
-    def _look_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
-        """Look once on the worker; wait in the triggerer if it is not so yet."""
+    def _check_and_defer(self, context: Context) -> Any:  # noqa: RET503 - defer() never returns
+        """Check once on the worker; wait in the triggerer if the condition does not hold yet."""
         started = time.time()
-        looked = self.poke(context)
-        if isinstance(looked, PokeReturnValue) and looked.is_done:
-            return looked.xcom_value
+        checked = self.poke(context)
+        if isinstance(checked, PokeReturnValue) and checked.is_done:
+            return checked.xcom_value
         from crm_provider.triggers.poll import CrmPollTrigger
 
         limit = self.execution_timeout
         trigger = CrmPollTrigger(
-            question=self._question.as_data(),
+            condition=self._condition.as_data(),
             crm_conn_id=self.crm_conn_id,
             poke_interval=self.poke_interval,
             deadline=started + self.timeout,
@@ -156,14 +156,13 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Resume after the triggerer: hand on the answer, or raise what ended the wait."""
+        """Resume after the triggerer: return the answer, or raise what ended the wait."""
         if "error" in event:
             self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
         if event.get("limit") == "execution_timeout":
-            task_timeout(
-                f"The execution_timeout of {self.execution_timeout} is over. Last answer: {event['last_answer']}"
-            )
+            limit = self.execution_timeout
+            task_timeout(f"The execution_timeout of {limit} is over. The last answer was: {event['last_answer']}")
         if "last_answer" in event:
             sensor_timeout(
                 f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
@@ -173,10 +172,10 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         return event["answer"]
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As :meth:`execute`, and without the sensor base class.
+        """Like :meth:`execute`, but without the sensor base class.
 
-        With its flags it would hide a trigger that broke (``soft_fail``), and what ends a wait fails in other modes
-        (``never_fail``).
+        Its ``soft_fail`` would hide a broken trigger, and its ``never_fail`` would hide errors that end the wait in the
+        other modes.
         """
         try:
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
@@ -188,21 +187,21 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             raise_for_decision(error, self._ends or self.decide(error), context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        """Ask once; an error that policy calls "not yet" is a False, any other is raised as it is."""
+        """Check once. An error that means "not yet" by policy returns False; any other is raised unchanged."""
         if time.monotonic() < self._waiting.not_before:
             return False
         try:
             found = self.check()
         except e.CrmError as error:
-            return self._met(error, context)
-        self._waiting.answered(self._question.why)
-        self._remember(context)
-        why = f": {self._question.why}" if self._question.why else ""
+            return self._handle_error(error, context)
+        self._waiting.record_answer(self._condition.why)
+        self._save_state(context)
+        why = f": {self._condition.why}" if self._condition.why else ""
         self.log.info(f"Not yet{why}." if found is None else f"Found: {found}")
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
-    def _met(self, error: e.CrmError, context: Context) -> bool:
-        decision = self._waiting.met(
+    def _handle_error(self, error: e.CrmError, context: Context) -> bool:
+        decision = self._waiting.record_error(
             error,
             self.error_policy,
             time.monotonic(),
@@ -211,40 +210,42 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         )
         if decision.action is not Action.WAIT:
             self._ends = decision
-            # the base class would hide the error behind these: what ends a wait is the policy's to say
+            # with these flags the base class would hide the error; the policy decides what ends the wait
             self.silent_fail = self.never_fail = False
             raise error
         self.log.info("Not yet: %s", error)
-        self._remember(context)
+        self._save_state(context)
         if self.reschedule and not self.deferrable and self._waiting.not_before > time.monotonic() + self.poke_interval:
-            self._come_back_later(context)
+            self._reschedule_next_check(context)
         return False
 
-    def _come_back_later(self, context: Context) -> None:
-        """Free the slot until the time of the next look, at most until the timeout, which the base class then sees."""
+    def _reschedule_next_check(self, context: Context) -> None:
+        """Free the slot until the next check, at most until the timeout, which the base class then handles."""
         first = context["ti"].get_first_reschedule_date(context)
         started = first.timestamp() if first is not None else time.time()
         date = min(to_wall(self._waiting.not_before), started + self.timeout + 1)
         if date > time.time():
-            self.silent_fail = self.never_fail = False  # they would hide the reschedule, too
+            self.silent_fail = self.never_fail = False  # they would hide the reschedule as well
             reschedule(datetime.fromtimestamp(date, timezone.utc))
 
-    # -- memory over reschedules ----------------------------------------------------------------------------
+    # -- state over reschedules ----------------------------------------------------------------------------
 
     def _store(self, context: Context) -> Any:
-        """The task's state store; None where it is not needed (mode ``poke``) or not there (Airflow below 3.3)."""
+        """The task's state store; None if it is not needed (mode ``poke``) or missing (Airflow below 3.3)."""
         return context.get("task_state_store") if self.reschedule and not self.deferrable else None
 
-    def _recall(self, context: Context) -> None:
+    def _load_state(self, context: Context) -> None:
         store = self._store(context)
         if store is None and self.reschedule and not self.deferrable:
-            self.log.info("No task state store before Airflow 3.3: errors in a row are not counted over reschedules.")
+            self.log.info(
+                "No task state store before Airflow 3.3: consecutive errors are not counted over reschedules."
+            )
         kept = store.get(STATE_KEY) if store is not None else None
         if isinstance(kept, dict) and kept.get("try_number") == context["ti"].try_number:
             self._waiting.errors_in_a_row = kept["errors_in_a_row"]
             self._waiting.failed_in_a_row = kept.get("failed_in_a_row", 0)
 
-    def _remember(self, context: Context) -> None:
+    def _save_state(self, context: Context) -> None:
         store = self._store(context)
         if store is not None:
             counts = {name: getattr(self._waiting, name) for name in ("errors_in_a_row", "failed_in_a_row")}

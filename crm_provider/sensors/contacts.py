@@ -57,5 +57,5 @@ class CrmContactSensor(CrmSensor):
             **kwargs: Unpack[CrmSensorArguments],
         ) -> OperatorPartial: ...
 
-    def question(self) -> ContactIs:
+    def condition(self) -> ContactIs:
         return ContactIs(email=self.contact_email, status=self.status, attributes=self.attributes)

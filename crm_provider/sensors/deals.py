@@ -59,5 +59,5 @@ class CrmDealStageSensor(CrmSensor):
             **kwargs: Unpack[CrmSensorArguments],
         ) -> OperatorPartial: ...
 
-    def question(self) -> DealInStage:
+    def condition(self) -> DealInStage:
         return DealInStage(deal_id=self.deal_id, stage_ids=several(self.stage_ids), until=self.until)

@@ -54,7 +54,7 @@ class CrmListSensor(CrmSensor):
             **kwargs: Unpack[CrmSensorArguments],
         ) -> OperatorPartial: ...
 
-    def question(self) -> ListExists:
+    def condition(self) -> ListExists:
         return ListExists(list_id=self.list_id, list_name=self.list_name)
 
 
@@ -106,7 +106,7 @@ class CrmListMembershipSensor(CrmSensor):
             **kwargs: Unpack[CrmSensorArguments],
         ) -> OperatorPartial: ...
 
-    def question(self) -> InList:
+    def condition(self) -> InList:
         return InList(emails=several(self.emails), list_id=self.list_id, list_name=self.list_name, match=self.match)
 
 

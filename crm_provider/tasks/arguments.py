@@ -1,9 +1,9 @@
-"""The arguments of operators and sensors, in one place: their types, the check of their names, the text for ``help()``.
+"""Arguments of operators and sensors: their types, the check of their names, the text for ``help()``.
 
-A class states its own arguments in its ``__init__`` and takes those of its bases as ``**kwargs: Unpack[...]``, a typed
-dictionary of this module. So type checkers and editors know all arguments of a class, and none is repeated in each
-class. Airflow fills ``default_args`` in by the names in the ``__init__`` of each class, so a base names its arguments
-there too; a test compares both places.
+A class declares its own arguments in its ``__init__`` and takes those of its bases as ``**kwargs: Unpack[...]``, a
+typed dictionary of this module. So type checkers and editors know all arguments of a class without repeating
+them. Airflow applies ``default_args`` by the names in the ``__init__`` of each class. So a base class declares its
+arguments there as well; a test compares both places.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
     Templated: TypeAlias = _T | XComArg
-    """The value of a template field: as it is, or the output of another task."""
+    """The value of a template field, or the output of another task."""
     PathArgument: TypeAlias = str | os.PathLike[str] | ObjectStoragePath | XComArg
     """A path or a URL."""
     PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]]
-    """Files, or the rows themselves."""
+    """Files or rows."""
     PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
-    """Files, or the addresses themselves."""
+    """Files or addresses."""
     Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None
 
     TaskAction: TypeAlias = Literal["retry", "skip", "fail"]
-    """What an operator can do about an error."""
+    """Actions of an operator."""
     SensorAction: TypeAlias = Literal["wait", "retry", "skip", "fail"]
-    """What a sensor can do about an error."""
+    """Actions of a sensor."""
     RowAction: TypeAlias = Literal["reject", "retry", "skip", "fail"]
-    """What a load can do about the error of a row."""
+    """Actions of a load for a row."""
     TaskOnError: TypeAlias = Mapping[str | type[CrmError], TaskAction] | ErrorPolicy | None
     SensorOnError: TypeAlias = Mapping[str | type[CrmError], SensorAction] | ErrorPolicy | None
     LoadOnError: TypeAlias = Mapping[str | type[CrmError], RowAction] | ErrorPolicy | None
 
 
 class BaseOperatorArguments(TypedDict, total=False):
-    """The arguments of Airflow's ``BaseOperator``, except ``retry_policy``, for which CRM tasks have their own default.
+    """The arguments of Airflow's ``BaseOperator``, except ``retry_policy``, which has its own default in CRM tasks.
 
-    Airflow documents them in ``BaseOperator``. Older versions of Airflow do not have all of them.
+    ``BaseOperator`` documents them. Older versions of Airflow do not have all of them.
     """
 
     task_id: Required[str]
@@ -131,18 +131,18 @@ class BaseSensorArguments(BaseOperatorArguments, total=False):
 
 
 class CrmArguments(BaseOperatorArguments, total=False):
-    """What the operators take besides their own arguments."""
+    """The arguments that all operators share."""
 
     crm_conn_id: Templated[str]
     """The Airflow connection."""
     on_error: TaskOnError
     """What to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``."""
     retry_policy: RetryPolicy | None
-    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+    """Airflow 3.3+: by default only transient errors are retried, not before the server allows it."""
 
 
 class CrmSensorArguments(BaseSensorArguments, total=False):
-    """What the sensors take besides their own arguments."""
+    """The arguments that all sensors share."""
 
     crm_conn_id: Templated[str]
     """The Airflow connection."""
@@ -150,30 +150,30 @@ class CrmSensorArguments(BaseSensorArguments, total=False):
     """What to do on which error, in addition to the defaults: ``{"CONTACT_NOT_FOUND": "fail"}``."""
     max_errors_in_a_row: int
     """Consecutive server errors that do not end the wait. In mode ``reschedule`` they are counted on Airflow 3.3+ only;
-    before, the sensor's ``timeout`` is the limit."""
+    before, only the sensor's ``timeout`` applies."""
     deferrable: bool
-    """Wait in the triggerer, where all waiting tasks of a connection share one poll and none holds a slot; the default
-    is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` do nothing then, and a
-    warning says so when the DAG is parsed."""
+    """Wait in the triggerer, where all waiting tasks of a connection share one poll and hold no worker slot; the
+    default is Airflow's ``[operators] default_deferrable``. ``exponential_backoff`` and ``max_wait`` have no effect
+    then; a warning says so when the DAG is parsed."""
     share_poll: bool
-    """False for a poll of its own while deferred."""
+    """False for a separate poll while deferred."""
     retry_policy: RetryPolicy | None
-    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+    """Airflow 3.3+: by default only transient errors are retried, not before the server allows it."""
 
 
 class CrmRowArguments(BaseOperatorArguments, total=False):
-    """As :class:`CrmArguments`, for operators that work on rows: these can also be rejected."""
+    """Like :class:`CrmArguments`, for operators on rows, which can also reject a row."""
 
     crm_conn_id: Templated[str]
     """The Airflow connection."""
     on_error: LoadOnError
     """What to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``."""
     retry_policy: RetryPolicy | None
-    """Airflow 3.3+: by default only transient errors are retried, after the delay the server asks for."""
+    """Airflow 3.3+: by default only transient errors are retried, not before the server allows it."""
 
 
 class LoadArguments(CrmRowArguments, total=False):
-    """What the loads take besides their own arguments."""
+    """The arguments that all loads share."""
 
     mapping: Templated[Mapping[str, Any]] | None
     """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and all others
@@ -218,7 +218,7 @@ class LoadArguments(CrmRowArguments, total=False):
 
 
 def rendered(value: Templated[_T]) -> _T:
-    """The value as it is once Airflow has rendered the template field: for type checkers only, nothing is changed."""
+    """Tell type checkers that a template field has been rendered. The value is returned unchanged."""
     return cast("_T", value)
 
 
@@ -226,10 +226,10 @@ def rendered(value: Templated[_T]) -> _T:
 
 
 def check_names(operator: type, given: Iterable[str]) -> None:
-    """Refuse arguments that an operator does not have. Airflow does so too, but shows their values.
+    """Reject arguments that an operator does not have. Airflow's own check would show their values.
 
-    :param given: names; those that begin with ``_`` are internal to Airflow
-    :raises TypeError: if there are any; it names the nearest argument of the operator
+    :param given: names; those that start with ``_`` are internal to Airflow
+    :raises TypeError: naming the unknown arguments and the nearest valid ones
     """
     known = frozenset(own_parameters(operator))
     wrong = [name for name in given if name not in known and not name.startswith("_")]
@@ -239,7 +239,7 @@ def check_names(operator: type, given: Iterable[str]) -> None:
 
 @functools.cache
 def own_parameters(operator: type) -> Mapping[str, inspect.Parameter]:
-    """The named parameters of ``__init__`` of the operator and then of its bases; the first one of a name counts."""
+    """The named parameters of ``__init__`` of the operator and its bases; the operator's own take precedence."""
     found: dict[str, inspect.Parameter] = {}
     for base in operator.__mro__[:-1]:
         if "__init__" in vars(base):
@@ -258,9 +258,9 @@ def _hinted(name: str, known: Iterable[str]) -> str:
 
 
 class ClassSignature:
-    """``__signature__`` of a class and its subclasses: all arguments, those of the bases included.
+    """``__signature__`` of a class with all arguments, including those of its bases.
 
-    ``help()``, ``inspect.signature``, Sphinx and notebooks show it. Airflow reads the ``__init__`` of each class.
+    ``help()``, ``inspect.signature``, Sphinx and notebooks show it. Airflow reads each ``__init__`` instead.
     """
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
@@ -271,9 +271,9 @@ _FIELD = re.compile(r"^:(?:param (?P<name>\w+)|\w+[^:\n]*):.*?(?=^:|\Z)", re.DOT
 
 
 def full_docstring(cls: type) -> str | None:
-    """The docstring of a class, with the parameters that its bases document.
+    """The docstring of a class, with the parameters documented by its bases.
 
-    :return: None if the class has no docstring of its own
+    :return: None if the class itself has no docstring
     """
     if not cls.__doc__:
         return None
@@ -288,7 +288,7 @@ def full_docstring(cls: type) -> str | None:
 
 
 def _documented(classes: Iterable[type]) -> Iterator[tuple[str, str]]:
-    """The parameters that classes of this package document, the nearest class first."""
+    """The parameters documented by classes of this package, in the order of the classes."""
     seen: set[str] = set()
     for cls in classes:
         if cls.__module__.startswith("crm_provider."):

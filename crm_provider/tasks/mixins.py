@@ -1,7 +1,4 @@
-"""What operators and sensors share.
-
-What CRM operators and sensors share: an error policy, and arguments that are checked when the DAG is parsed.
-"""
+"""What operators and sensors share: an error policy, and arguments checked when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class ErrorPolicyMixin:
 
     work: ClassVar[Work] = Work.TASK
     policy_name: ClassVar[str | None] = None
-    """The operator's name in the policy's tables; subclasses keep it."""
+    """The operator's name in the policy's tables. Subclasses inherit it."""
 
     error_policy: ErrorPolicy
 
@@ -42,21 +39,21 @@ class ErrorPolicyMixin:
         super().__init_subclass__(**kwargs)
         cls.__doc__ = full_docstring(cls)
 
-    if not TYPE_CHECKING:  # to type checkers the arguments are those of __init__
+    if not TYPE_CHECKING:  # type checkers take the arguments of __init__
 
         def __new__(cls, *_: Any, **kwargs: Any) -> Any:
-            """Check the names before Airflow looks for missing arguments: a misspelt one is both unknown and missing.
+            """Check names before Airflow reports missing arguments: a misspelt argument is both unknown and missing.
 
-            A subclass with an ``__init__`` of its own may take further arguments; they are checked after it.
+            A subclass with its own ``__init__`` may take more arguments; they are checked later.
             """
             if cls.__init__.__module__.startswith("crm_provider."):
                 check_names(cls, kwargs)
             return super().__new__(cls)
 
     def set_error_policy(self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert") -> None:
-        """Check and keep ``on_error``.
+        """Check and set ``on_error``.
 
-        Each mode of an operator has rules of its own.
+        Each mode of an operator has its own rules.
 
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
@@ -64,7 +61,7 @@ class ErrorPolicyMixin:
         self.error_policy = self._checked_policy(on_error, mode)
 
     def decide(self, error: e.CrmError) -> Decision:
-        """What to do about an error of the task."""
+        """The action for an error of the task."""
         return self.error_policy.decide(error)
 
     @classmethod
@@ -74,27 +71,27 @@ class ErrorPolicyMixin:
 
     @classmethod
     def partial(cls, *args: Any, **kwargs: Any) -> OperatorPartial:
-        """Airflow's ``partial``, which creates no operator before the task runs: the arguments are checked here.
+        """Airflow's ``partial``, with a check of the arguments: the operator is not created before the task runs.
 
-        Each operator has a typed version for type checkers.
+        Each operator declares a typed version for type checkers.
         """
         check_names(cls, kwargs)
         own = kwargs.get("default_args") or {}
         if "on_error" in own:
-            kwargs.setdefault("on_error", own["on_error"])  # Airflow forgets it until the task is unmapped
+            kwargs.setdefault("on_error", own["on_error"])  # Airflow ignores it until the task is unmapped
         made: OperatorPartial = super().partial(*args, **kwargs)  # type: ignore[misc]
         scopes = (made.kwargs.get("dag"), made.kwargs.get("task_group"))
         defaults = {name: v for scope in scopes for name, v in (getattr(scope, "default_args", None) or {}).items()}
         defaults.update(own)
         cls._checked_policy({**defaults, **kwargs}.get("on_error"))
         if HAS_RETRY_POLICY and "retry_policy" not in {**defaults, **kwargs}:
-            made.kwargs["retry_policy"] = DEFAULT_RETRY_POLICY  # Airflow 3.3.0 and 3.3.1 forget an operator's default
+            made.kwargs["retry_policy"] = DEFAULT_RETRY_POLICY  # Airflow 3.3.0 and 3.3.1 ignore an operator's default
         cls.check_mapped({**own, **kwargs})
         return made
 
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
-        """Check further arguments of a mapped task, as far as they are known; operators override it.
+        """Check the known arguments of a mapped task. Operators override it.
 
         :param given: the arguments of ``partial`` and its ``default_args``
         """
@@ -103,14 +100,16 @@ class ErrorPolicyMixin:
 def for_base_operator(
     task: object, retry_policy: RetryPolicy | None, arguments: BaseOperatorArguments
 ) -> dict[str, Any]:
-    """Arguments for Airflow's own constructor: below 3.3 it does not know ``retry_policy``.
+    """Arguments for Airflow's constructor, which does not know ``retry_policy`` below 3.3.
 
-    :raises TypeError: on an argument that the task does not have; it names the nearest argument
+    :raises TypeError: naming an unknown argument and the nearest valid one
     """
     kwargs: dict[str, Any] = {**arguments}
     check_names(type(task), kwargs)
     if HAS_RETRY_POLICY:
         return {**kwargs, "retry_policy": retry_policy}
     if retry_policy is not None:
-        log.info("retry_policy needs Airflow 3.3 or newer and is ignored: retries wait for the task's retry_delay")
+        log.info(
+            "retry_policy is ignored, because it needs Airflow 3.3 or newer: retries wait for the task's retry_delay"
+        )
     return kwargs

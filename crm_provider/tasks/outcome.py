@@ -1,12 +1,13 @@
-"""The one place that raises Airflow's exceptions: where a typed error and a decision become a task state.
+"""Task states: turns a typed error and a decision into an exception of Airflow. No other module raises these.
 
 ============  ==========================================================================================
 decision      what Airflow sees
 ============  ==========================================================================================
 ``skip``      ``AirflowSkipException``
-``retry``     the typed error: ``retries`` apply, with the server's delay on Airflow 3.3+. If the server
-              asks for a long wait: ``AirflowRescheduleException``, which frees the slot and keeps the try
-``fail``      the typed error, which the task's retry policy (3.3+) does not retry; without one
+``retry``     the typed error: ``retries`` apply, on Airflow 3.3+ not before the server allows it. If the
+              server asks for a long wait: ``AirflowRescheduleException``, which frees the slot and keeps
+              the try
+``fail``      the typed error, which the task's retry policy (3.3+) does not retry; without a policy
               ``AirflowFailException``, caused by the typed error
 ============  ==========================================================================================
 """
@@ -36,25 +37,25 @@ from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
 log = logging.getLogger(__name__)
 
 MAX_TOTAL_WAIT = 24 * 3600.0
-"""Seconds from a task's first reschedule after which it is not rescheduled again: then ``retries`` apply."""
+"""Seconds after a task's first reschedule from which it is not rescheduled again and ``retries`` apply."""
 
 ERROR_XCOM = "crm_error"
-"""XCom key of the error that decided a task's state; without any values."""
+"""XCom key of the error that decided a task's state. It contains no values."""
 
 
 @contextmanager
 def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
-    """The same outcomes for tasks of your own that use the hook.
+    """Give your own tasks that use the hook the same outcomes as the operators.
 
     Outside of a running task (a script, a plain test, ``@task.virtualenv``, ``@task.external_python``) it raises the
-    typed error, or the skip.
+    typed error or the skip.
 
     >>> @task
     ... def note(email: str):
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
     ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
 
-    :param on_error: overrides, as for the operators
+    :param on_error: overrides, as for operators
     :raises ValueError: if a line of ``on_error`` is invalid
     """
     policy = ErrorPolicy(on_error or {}, site=config.on_error(Work.TASK))
@@ -69,7 +70,7 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
 
 
 def _current_context() -> Context | None:
-    """The context of the running task; None in a script, a plain test, or the other interpreter of a task."""
+    """The context of the running task; None in a script, a plain test, or the separate interpreter of a task."""
     from airflow.sdk import get_current_context
 
     try:
@@ -79,7 +80,7 @@ def _current_context() -> Context | None:
 
 
 def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
-    """Raise the typed error or the skip, where there is no task to retry or to reschedule, and no XCom."""
+    """Raise the typed error or the skip: without a task there is no retry, no reschedule and no XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
     if decision.action is Action.SKIP:
         skip(f"Skipped by {decision.origin}. {error}", cause=error)
@@ -87,9 +88,9 @@ def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
 
 
 def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
-    """End the task with the state that was decided on.
+    """End the task with the decided state.
 
-    The decision is left in the context, where :class:`~crm_provider.tasks.CrmRetryPolicy` looks for it.
+    The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
     """
     ti, task = context["ti"], context["task"]
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
@@ -114,7 +115,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
 
 
 def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """Fail the task, whatever ``retries`` and its retry policy say: the same input would fail again."""
+    """Fail the task regardless of ``retries`` and its retry policy: the same input would fail again."""
     raise AirflowFailException(message) from cause
 
 
@@ -124,12 +125,12 @@ def skip(message: str, *, cause: BaseException | None = None) -> NoReturn:
 
 
 def reschedule(date: datetime) -> NoReturn:
-    """Free the slot until a date; the try is kept."""
+    """Free the slot until a date without using up the try."""
     raise AirflowRescheduleException(date)
 
 
 def sensor_timeout(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """End a sensor whose time is over; ``soft_fail`` and ``retries`` are for Airflow to apply."""
+    """End a sensor after its timeout; Airflow applies ``soft_fail`` and ``retries``."""
     raise AirflowSensorTimeout(message) from cause
 
 
@@ -144,7 +145,7 @@ def _reschedule_date(error: e.CrmError, context: Context) -> datetime | None:
         return None
     now = datetime.now(timezone.utc)
     first = context["ti"].get_first_reschedule_date(context)
-    waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may be set back
+    waited = max((now - first).total_seconds(), 0.0) if first is not None else 0.0  # the clock may have been set back
     if waited + delay > MAX_TOTAL_WAIT:
         return None
     return now + timedelta(seconds=delay)
@@ -161,7 +162,7 @@ def _remark(error: e.CrmError, text: str) -> None:
 
 
 def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
-    """Leave the error for later tasks and for people: in the log, and as a small XCom."""
+    """Publish the error for people in the log and for later tasks as a small XCom."""
     log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
     value = {
         "error": type(error).__name__,

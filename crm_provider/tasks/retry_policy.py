@@ -22,25 +22,25 @@ else:
 
 
 LONGEST_DELAY = 24 * 3600.0
-"""Seconds by which a server's delay may put off a retry at most."""
+"""Maximum delay of a retry that a server can ask for, in seconds."""
 
 DECISION_KEY = "crm_decision"
-"""Key of the task's context for the error that ended this try, and what was decided about it."""
+"""Key of the task's context for the error that ended this try and the decision about it."""
 
 
 class CrmRetryPolicy(RetryPolicy):
     """Retries errors whose action is ``retry`` and fails all others at once.
 
-    CRM operators and sensors have it by default. For tasks of your own that use the hook:
+    CRM operators and sensors use it by default. For your own tasks that use the hook:
 
     >>> @task(retries=3, retry_policy=CrmRetryPolicy({"DEAL_NOT_FOUND": "retry"}))
     ... def move(deal_id: str, stage_id: str):
     ...     CrmHook().move_deal(deal_id, stage_id=stage_id)
 
-    Other exceptions are left to Airflow's ordinary retries.
+    Airflow's ordinary retries apply to other exceptions.
 
-    :param on_error: overrides for tasks that have no error policy of their own; a retry policy cannot skip a task,
-        so ``skip`` fails it (use :func:`~crm_provider.tasks.crm_errors` in the task to skip)
+    :param on_error: overrides for tasks without their own error policy. A retry policy cannot skip a task, so ``skip``
+        fails it (to skip, use :func:`~crm_provider.tasks.crm_errors` in the task)
     """
 
     def __init__(self, on_error: OnError | None = None) -> None:
@@ -59,7 +59,7 @@ class CrmRetryPolicy(RetryPolicy):
         return RetryDecision.retry(retry_delay(exception, try_number, context or {}), reason)
 
     def _decision(self, error: e.CrmError, context: Mapping[str, Any]) -> Decision:
-        """What was decided when this error ended the try; else what the task's own policy, or this one, says."""
+        """The decision that ended this try, else that of the task's policy, else that of this policy."""
         ended, decision = context.get(DECISION_KEY, (None, None))
         if ended is error and isinstance(decision, Decision):
             return decision
@@ -129,4 +129,4 @@ def _seconds(value: timedelta | float | None) -> float | None:
 
 
 DEFAULT_RETRY_POLICY: Any = CrmRetryPolicy() if HAS_RETRY_POLICY else None
-"""The policy that operators and sensors have if the task names none."""
+"""The default policy of operators and sensors."""

@@ -1,4 +1,4 @@
-"""Where a load that runs as an Airflow task keeps its checkpoint between tries."""
+"""Checkpoints of a load between the tries of its task."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STATE_KEY = "crm_load"
 
 
 def checkpoints_for(context: Context, *, path: AnyPath | None, beside: AnyPath | None) -> Checkpoints:
-    """The best place there is: the file that was asked for, Airflow's own store (3.3+), or a file beside another one.
+    """The best available place: the given file, Airflow's task state store (3.3+), or a file beside another one.
 
-    :param path: of a file that was asked for
-    :param beside: a file of the load's, such as its rejects
+    :param path: the file that the user asked for
+    :param beside: another file of the load, such as its rejects
     """
     store: Any = context.get("task_state_store")
     owner = owner_of(context["ti"])
@@ -32,22 +32,22 @@ def checkpoints_for(context: Context, *, path: AnyPath | None, beside: AnyPath |
     if beside is not None:
         return OwnCheckpoints(FileCheckpoints(sibling(beside, f".{owner[:12]}.checkpoint")), owner)
     log.warning(
-        "A retry of this load will start with its first row: Airflow has no task state store below 3.3, and none of "
+        "A retry of this load will start with its first row: Airflow below 3.3 has no task state store, and none of "
         "checkpoint_path, state_path and rejects_path is set."
     )
     return NoCheckpoints()
 
 
 def owner_of(ti: Any) -> str:
-    """Tells a task instance apart from all others, its other tries excepted."""
+    """An identifier of a task instance, the same for all its tries."""
     identity = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
 class OwnCheckpoints:
-    """Takes no checkpoint that another task instance has left under the same name.
+    """Ignores checkpoints that another task instance has left at the same place.
 
-    :param kept: where they are
+    :param kept: the checkpoints
     """
 
     def __init__(self, kept: Checkpoints, owner: str) -> None:
@@ -61,7 +61,7 @@ class OwnCheckpoints:
         found = self._kept.load()
         if found is None or found.notes.get("owner") == self._owner:
             return found
-        log.info("The checkpoint file is another task instance's and is not used.")
+        log.info("The checkpoint file belongs to another task instance and is not used.")
         return None
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -72,7 +72,7 @@ class OwnCheckpoints:
 
 
 class TaskStateCheckpoints:
-    """In Airflow's store for the state of a task, which outlives retries and reschedules.
+    """Checkpoints in Airflow's task state store, which survives retries and reschedules.
 
     :param store: ``context["task_state_store"]``
     """
@@ -89,15 +89,15 @@ class TaskStateCheckpoints:
         try:
             return Checkpoint.from_data(found)
         except ValueError as wrong:
-            log.warning("What is kept as the checkpoint of this task is not used: %s.", wrong)
+            log.warning("The stored checkpoint of this task is not used: %s.", wrong)
             return None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep it. Airflow's server may be away for a moment: then the one before stays, and more rows are repeated."""
+        """Store the checkpoint. If Airflow's server is unavailable, the last one stays: a retry repeats more rows."""
         try:
             self._store.set(STATE_KEY, checkpoint.as_data())
         except AirflowRuntimeError as away:
-            log.warning("Airflow did not take the checkpoint (%s); the load goes on.", type(away).__name__)
+            log.warning("Airflow did not store the checkpoint (%s); the load goes on.", type(away).__name__)
 
     def clear(self) -> None:
-        """Left to Airflow, which forgets it in time: a try that ended just before it was noted finds all rows done."""
+        """Do nothing: Airflow expires it. A try that was not recorded as a success lets the next find all rows done."""

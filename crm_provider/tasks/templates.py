@@ -1,12 +1,8 @@
-"""Templated arguments of tasks: hidden values, and paths.
+"""Template fields of tasks: hidden values, paths, and rendering.
 
-Values that a task is given and that Airflow must not store and show: rows, and addresses.
-
-Airflow keeps every rendered template field in its database and shows it to everyone who may see the task.
-
-Paths in a task's arguments: a URL is opened by Airflow, with the connection that it names.
-
-What templates make of a task's fields: texts stay texts, and a missing value is an error and no text ``None``.
+Airflow stores every rendered template field in its database and shows it to everyone who can see the task. So rows and
+addresses are hidden. Airflow opens a URL with the connection that it names. Rendering keeps texts as texts, and a
+missing value is an error instead of the text ``None``.
 """
 
 from __future__ import annotations
@@ -34,14 +30,14 @@ PLAIN = (bool, int, float, type(None))
 
 
 class Hidden:
-    """A list in a template field, of which Airflow stores and shows only how long it is.
+    """A list in a template field, of which Airflow stores and shows only the length.
 
-    :param items: the list, or the text that a template made of one
-    :param noun: what its items are
+    :param items: the list, or the text that a template rendered it to
+    :param noun: what the items are
     """
 
     template_fields = ("items",)
-    """Airflow renders templates in here, too."""
+    """Airflow renders the templates in here as well."""
 
     def __init__(self, items: Any, noun: str) -> None:
         self.items = items
@@ -54,7 +50,7 @@ class Hidden:
 
 
 def hide_rows(value: Any) -> Any:
-    """A load's source for a template field: a list is hidden, unless it is one of paths."""
+    """A load's source as a template field: a list is hidden unless it contains paths."""
     if isinstance(value, str):
         return Hidden(value, "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
@@ -64,14 +60,14 @@ def hide_rows(value: Any) -> Any:
 
 
 def hide_list(value: Any, noun: str) -> Any:
-    """A value for a template field: hidden if it is a list."""
+    """A value as a template field: hidden if it is a list."""
     if isinstance(value, (str, bytes, Hidden)) or not isinstance(value, (Sequence, set, frozenset)):
         return value
     return value if refers_to_tasks(value) else Hidden(value, noun)
 
 
 def path_text(value: Any) -> Any:
-    """A value for a template field, a local path as text: Airflow 3.1 takes its ``resolve`` for that of a template."""
+    """A value as a template field. A local path becomes text: Airflow 3.1 mistakes its ``resolve`` for a template's."""
     return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
@@ -81,7 +77,7 @@ def unmask(value: Any) -> Any:
 
 
 def refers_to_tasks(value: Any) -> bool:
-    """Whether another task's result is in a value: it is there only when the task runs."""
+    """Whether a value contains another task's result, which is known only when the task runs."""
     return isinstance(value, (XComArg, list, tuple, dict)) and any(True for _ in XComArg.iter_xcom_references(value))
 
 
@@ -101,10 +97,10 @@ def comes_later(value: Any) -> bool:
 
 
 def path_of(value: Any, name: str) -> AnyPath:
-    """A path as the core takes it.
+    """A path for the core.
 
-    :param name: of the argument, for messages
-    :raises SourceError: if it is no path
+    :param name: the argument's name, for messages
+    :raises SourceError: if the value is not a path
     """
     try:
         return as_path(with_connection(value))
@@ -113,7 +109,7 @@ def path_of(value: Any, name: str) -> AnyPath:
 
 
 def with_connection(value: Any) -> Any:
-    """A URL, or the URLs of a list, as ``ObjectStoragePath``, which knows its connection; anything else as it is."""
+    """A URL, or each URL of a list, as ``ObjectStoragePath``, which has its connection; other values unchanged."""
     value = unmask(value)
     if isinstance(value, list):
         return [with_connection(item) if isinstance(item, str) else item for item in value]
@@ -125,9 +121,9 @@ def with_connection(value: Any) -> Any:
 
 
 def site_report(ti: Any) -> AnyPath | None:
-    """Where a load of a task leaves its report if only the site says so: one file for each task instance.
+    """The report of a load in the site's ``report_directory``: one file for each task instance.
 
-    :raises SourceError: if the site's ``report_directory`` is no path
+    :raises SourceError: if ``report_directory`` is not a path
     """
     folder = config.report_directory()
     if folder is None:
@@ -139,14 +135,14 @@ def site_report(ti: Any) -> AnyPath | None:
 
 
 _END = "\ue000"
-"""A character that no value ends with: text with it is evaluated by nobody."""
+"""A character that no value ends with: text that ends with it is not evaluated as a Python value."""
 
 _FROM_TEXT = (bool, int, float, complex, bytes, type(None))
-"""What native rendering makes of a text that reads like a Python value, besides lists, mappings and sets."""
+"""Types that native rendering converts text to, besides lists, mappings and sets."""
 
 
 class Missing(str):
-    """The text ``None`` that stands for a value that was not there when a template was rendered."""
+    """The text ``None`` of a template whose value was missing."""
 
     __slots__ = ()
 
@@ -154,17 +150,17 @@ class Missing(str):
 class RenderedFieldsMixin:
     """Renders the template fields of an operator or sensor.
 
-    - A text without a template marker stays the text that the author wrote, also if the DAG renders natively
-      (``"2024"``, ``"+5531999999999"``).
-    - A text stays a text. Native rendering would make the number 5531999999999 of the text ``"+5531999999999"`` in a
-      variable. Numbers, booleans, lists and mappings keep their types, and lists and mappings are made of texts.
-    - A value that is ``None`` becomes :class:`Missing`, which :func:`check_rendered` refuses. Only within a list or
-      mapping that is rendered natively it stays ``None``: there JSON has a form for it.
+    - Text without a template marker stays unchanged, also with native rendering (``"2024"``, ``"+5531999999999"``).
+    - Text stays text. Native rendering would turn the text ``"+5531999999999"`` of a variable into the number
+      5531999999999. Numbers, booleans, lists and mappings keep their types. Text that reads as a list or mapping
+      becomes one.
+    - ``None`` becomes :class:`Missing`, which :func:`check_rendered` rejects. Within a natively rendered list or
+      mapping it stays ``None``, because JSON can express it there.
     """
 
     template_ext: Any
     _rendering = False
-    """Whether a field is being rendered, so that what is rendered now is a part of it."""
+    """Whether a field is being rendered: then this call renders a part of it."""
 
     def render_template(
         self,
@@ -173,7 +169,7 @@ class RenderedFieldsMixin:
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Airflow's ``render_template``, with the rules of this class."""
+        """Render a template by the rules of this class."""
         if isinstance(content, str):
             env = jinja_env or self.get_template_env()  # type: ignore[attr-defined]
             found = self._render_text(content, context, env, seen_oids)
@@ -204,12 +200,12 @@ class RenderedFieldsMixin:
 
 
 def is_mapped(task: Any) -> bool:
-    """Whether a task is one of a mapped task: its values are checked when it runs, so that the policy decides."""
+    """Whether a task was expanded from a mapped one. Its values are checked at run time, so that the policy decides."""
     return bool(getattr(task, "_BaseOperator__from_mapped", False))
 
 
 def check_rendered(task: Any) -> None:
-    """Refuse fields whose template or upstream task had no value.
+    """Reject fields whose template or upstream task had no value.
 
     :raises CrmInvalidValueError: naming the field
     """
@@ -219,7 +215,7 @@ def check_rendered(task: Any) -> None:
 
 
 def rendered_to_none(field: str) -> CrmInvalidValueError:
-    """The error for a field that was rendered to ``None``."""
+    """The error of a field that was rendered to ``None``."""
     return CrmInvalidValueError(
         f"{field} was rendered to None: the variable, parameter or result of a task that it refers to has no value; "
         "give it one, or a default in the template"
@@ -227,7 +223,7 @@ def rendered_to_none(field: str) -> CrmInvalidValueError:
 
 
 def _missing(value: Any, place: str) -> Iterator[str]:
-    """The places of what was rendered to None."""
+    """The places of values that were rendered to None."""
     if isinstance(value, Missing):
         yield place
     elif isinstance(value, Mapping):

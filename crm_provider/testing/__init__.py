@@ -1,7 +1,7 @@
 """Pytest fixtures, runs of DAGs and assertions, for tests of DAGs that use this provider.
 
-Installed as a pytest plugin: the fixtures are there without an import. A DAG that runs against a CRM which loses an
-answer, and must not create the contact twice::
+It is installed as a pytest plugin, so tests use the fixtures without an import. In this example the CRM loses a
+response, and the DAG must not create the contact twice::
 
     from crm_provider.testing import assert_dag_ends, assert_no_duplicates, assert_rate_kept
     from dags.leads import dag
@@ -12,13 +12,14 @@ answer, and must not create the contact twice::
         assert_no_duplicates(crm_sandbox)
         assert_rate_kept(crm_sandbox)
 
-The sandbox starts as ``Settings()`` does (seed ``demo``, 5 calls per second, burst 2); a marker changes that::
+The sandbox starts with the defaults of ``SandboxSettings`` (seed ``demo``, 5 calls per second, burst 2). A marker
+changes them::
 
     @pytest.mark.crm_sandbox(seed="empty", rate=None, envelope="v2")
     def test_on_an_empty_crm(crm_sandbox): ...
 
-All of it is described in ``docs/testing.md``. Airflow and the sandbox are imported when a test uses them: this package
-is loaded by every pytest run in the environment.
+``docs/testing.md`` describes all of it. Every pytest run in the environment loads this package, so it imports Airflow
+and the sandbox only when a test uses them.
 """
 
 from __future__ import annotations

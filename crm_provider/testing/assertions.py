@@ -1,9 +1,4 @@
-"""Assertions: about what the sandbox has seen, and how a DAG ends.
-
-Assertions about what the sandbox has seen: the rate, refusals, creations that were repeated.
-
-The assertion of a DAG's test: under this fault it ends with these states.
-"""
+"""Assertions about the calls that the sandbox received, and about the states in which a DAG ends."""
 
 from __future__ import annotations
 
@@ -22,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def assert_rate_kept(sandbox: Sandbox, *, calls: int = 5, seconds: float = 1.0, burst: int | None = None) -> None:
-    """The calls kept to the rate: at most ``calls + burst`` arrived within any ``seconds``.
+    """Assert that the calls kept the rate: at most ``calls + burst`` arrived within any ``seconds``.
 
-    That is what a token bucket admits that gives back ``calls`` tokens in ``seconds`` and holds ``burst`` of them: from
-    full, the whole burst and then all that comes back. Calls that were refused with 429 count as well.
+    That is what a full token bucket admits if it holds ``burst`` tokens and gets back ``calls`` tokens in ``seconds``.
+    Calls that were refused with 429 count as well.
 
     Example::
 
         assert_rate_kept(crm_sandbox)                        # 5 per second, burst 2: at most 7 in any second
         assert_rate_kept(crm_sandbox, calls=50, seconds=10)  # at most 52 in any 10 seconds
 
-    :param burst: capacity of the bucket; by default the sandbox's
+    :param burst: capacity of the bucket; by default that of the sandbox
     :raises AssertionError: names the fullest window
-    :raises ValueError: the journal no longer has all calls
+    :raises ValueError: the journal no longer holds all calls
     """
     dropped = sandbox.counters().journal_dropped
     if dropped:
@@ -50,9 +45,9 @@ def assert_rate_kept(sandbox: Sandbox, *, calls: int = 5, seconds: float = 1.0, 
 
 
 def assert_never_throttled(sandbox: Sandbox) -> None:
-    """No call was answered with 429.
+    """Assert that no call was answered with 429.
 
-    :raises AssertionError: says how many were, and on which routes
+    :raises AssertionError: names the number of such calls and their routes
     """
     refused = Counter(f"{entry.method} {entry.route}" for entry in sandbox.journal(status=429))
     count = sandbox.counters().throttled
@@ -61,16 +56,16 @@ def assert_never_throttled(sandbox: Sandbox) -> None:
 
 
 def assert_no_duplicates(sandbox: Sandbox) -> None:
-    """Nothing was created that was there already: no POST was repeated blindly.
+    """Assert that nothing was created twice: no POST was repeated blindly.
 
-    :raises AssertionError: says which creations were repeated, by the number of the call in the journal
+    :raises AssertionError: names the repeated creations by the number of the call in the journal
     """
     counters = sandbox.counters()
     if counters.duplicate_contacts or counters.duplicate_deals:
         repeated = [entry.seq for entry in sandbox.journal() if entry.duplicate]
         raise AssertionError(
             f"{counters.duplicate_contacts} contacts and {counters.duplicate_deals} deals were created although they "
-            f"were there: calls {repeated} of the journal"
+            f"existed: calls {repeated} of the journal"
         )
 
 
@@ -90,7 +85,7 @@ def _fullest_window(entries: list[JournalEntry], seconds: float) -> list[Journal
 OneFault: TypeAlias = "Mapping[str, Any] | Fault"
 
 STATES = ("success", "failed", "skipped", "upstream_failed", "removed")
-"""States that a task can end with."""
+"""Final states of a task."""
 
 
 def assert_dag_ends(
@@ -102,7 +97,7 @@ def assert_dag_ends(
     fault: OneFault | Sequence[OneFault] | None = None,
     **arguments: Any,
 ) -> FinishedRun:
-    """Run a DAG, under a fault if one is given; each task must end with its state.
+    """Run a DAG, under a fault if one is given, and assert the final state of each task.
 
     Example: a deal that is gone is skipped, and all other tasks succeed::
 
@@ -111,13 +106,13 @@ def assert_dag_ends(
         assert run["move_deal"].xcoms["crm_error"]["type"] == "DEAL_NOT_FOUND"
 
     :param states: state by task id. ``"upsert"`` of a mapped task stands for all its instances, ``"upsert[2]"`` for one
-    :param others: state of the tasks that ``states`` does not name; None if it does not matter
-    :param sandbox: what the connection leads to; needed with ``fault``
-    :param fault: the fields of a :class:`~crm_provider.sandbox.Fault`, a fault, or several; taken away after the run
+    :param others: expected state of the tasks that ``states`` does not name; None if it does not matter
+    :param sandbox: the sandbox behind the connection; needed with ``fault``
+    :param fault: a :class:`~crm_provider.sandbox.Fault`, its fields, or several of these; removed after the run
     :param arguments: of :func:`run_dag` and of ``dag.test()``: ``run_conf``, ``real_time``, ...
-    :return: the run, to look at XComs, tries, waits and logs
-    :raises AssertionError: names each task that ended otherwise, and why; or a fault that struck no call
-    :raises ValueError: a task or a state that there is not, or a fault without a sandbox
+    :return: the run, with XComs, attempts, waits and logs
+    :raises AssertionError: names each task that ended in another state, and why; or a fault that struck no call
+    :raises ValueError: an unknown task or state, or a fault without a sandbox
     """
     expected = dict(states or {})
     _check(dag, expected, others)
@@ -145,7 +140,7 @@ def _check(dag: DAG, expected: Mapping[str, str], others: str | None) -> None:
 
 @contextmanager
 def _added(fault: OneFault | Sequence[OneFault] | None, sandbox: Sandbox | None) -> Iterator[dict[str, dict[str, Any]]]:
-    """The faults while the DAG runs: what they are by the sandbox's names for them."""
+    """Add the faults for the duration of the run: the sandbox's name -> fields of the fault."""
     if fault is None:
         yield {}
         return
@@ -163,7 +158,7 @@ def _added(fault: OneFault | Sequence[OneFault] | None, sandbox: Sandbox | None)
 
 
 def _set_in(fault: Fault) -> dict[str, Any]:
-    """The fields of a fault that are not as by default."""
+    """The fields of a fault that differ from their defaults."""
     by_default = {field.name: field.default for field in fields(fault)}
     return {name: value for name, value in asdict(fault).items() if value != by_default[name]}
 
@@ -173,7 +168,7 @@ def _hits(sandbox: Sandbox | None) -> dict[str, int]:
 
 
 def _wrong(run: FinishedRun, expected: Mapping[str, str], others: str | None) -> Iterator[str]:
-    """A line for each task that ended otherwise."""
+    """A line for each task that ended in another state."""
     for name, task in run.tasks.items():
         wanted = expected.get(name, expected.get(name.partition("[")[0], others))
         if wanted is not None and task.state != wanted:
@@ -188,9 +183,9 @@ def _why(task: TaskEnd) -> str:
     tries = f"{len(task.attempts)} attempt{'' if len(task.attempts) == 1 else 's'}"
     if task.error is not None:
         return f"{tries}, {type(task.error).__name__}: {task.error}"
-    met = task.xcoms.get("crm_error")
-    if isinstance(met, Mapping):
-        return f"{tries}, {met.get('type')} -> {met.get('action')}, by {met.get('origin')}"
+    found = task.xcoms.get("crm_error")
+    if isinstance(found, Mapping):
+        return f"{tries}, {found.get('type')} -> {found.get('action')}, by {found.get('origin')}"
     last = task.log.splitlines()[-1:]
     return f"{tries}{', ' if last else ''}{''.join(last)}"
 

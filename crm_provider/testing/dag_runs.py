@@ -1,12 +1,7 @@
-"""Runs of a DAG in this process, with everything that is seen of them.
+"""Runs a DAG to its end in this process and records the states, attempts, XComs, errors, waits and logs of its tasks.
 
-What a run of a DAG left behind: states, tries, XComs, errors, logs.
-
-Watching ``dag.test``: each attempt of a task, and what is logged meanwhile.
-
-Time flies: what ``dag.test`` would wait for between two attempts is due at once.
-
-Running a DAG to its end in this process: the real task runner, database, XComs, retries, reschedules, deferral.
+``dag.test`` provides the real task runner, database, XComs, retries, reschedules and deferral. The recorder observes
+each attempt. Waits between attempts are skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from crm_provider.testing.airflow_home import dag_bag, prepare_airflow, serialize
+from crm_provider.testing.airflow_home import dag_bag, prepare_airflow, rare_collections, serialize
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -33,7 +28,7 @@ if TYPE_CHECKING:
 class Attempt:
     """One run of a task instance.
 
-    :param state: the state right after it: ``up_for_retry``, ``up_for_reschedule`` or the last one
+    :param state: the state after the attempt: ``up_for_retry``, ``up_for_reschedule`` or a final one
     :param error: the exception that failed it; None if it did not fail
     """
 
@@ -47,9 +42,9 @@ class Attempt:
 class TaskEnd:
     """A task instance after the run.
 
-    :param xcoms: what it has left, by key
+    :param xcoms: its XComs, by key
     :param log: what was logged while it ran
-    :param waits: seconds of the waits between its attempts that were skipped
+    :param waits: seconds of the skipped waits between its attempts
     """
 
     state: str | None
@@ -79,7 +74,7 @@ class TaskEnd:
 class FinishedRun:
     """A DAG run that has ended. ``run["load"]`` or, mapped, ``run["load[2]"]`` is a task instance of it.
 
-    :param log: what was logged meanwhile, by tasks and around them, exceptions included
+    :param log: everything that was logged during the run, inside and outside tasks, with exceptions
     """
 
     dag_run: DagRun
@@ -96,7 +91,7 @@ class FinishedRun:
 
 
 MOST_ATTEMPTS = 20
-"""A task that was run so often without an end goes in circles."""
+"""A task with so many attempts and no final state will never reach one."""
 
 
 def plain(state: Any) -> str:
@@ -111,9 +106,9 @@ def name_of(ti: Any) -> str:
 
 @dataclass
 class Recorder:
-    """Notes each attempt of a task, and what is logged while it runs.
+    """Records each attempt of a task, and what is logged while it runs.
 
-    :param most_attempts: the test fails if a task is run so often without an end
+    :param most_attempts: the test fails if a task has so many attempts and no final state
     """
 
     most_attempts: int = MOST_ATTEMPTS
@@ -123,7 +118,7 @@ class Recorder:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what runs in the block."""
+        """Record what runs in the block."""
         from airflow.sdk.definitions import dag as module
 
         handler = _Handler(self)
@@ -136,7 +131,7 @@ class Recorder:
                 logging.getLogger().removeHandler(handler)
 
     def _watched(self, run_task: Callable[..., Any]) -> Callable[..., Any]:
-        """``dag.test`` calls this function for each attempt, in every Airflow since 3.0."""
+        """``dag.test`` of every supported Airflow calls this function for each attempt."""
 
         def watched(*, ti: Any, task: Any, **arguments: Any) -> Any:
             self._current, try_number = name_of(ti), ti.try_number
@@ -144,7 +139,7 @@ class Recorder:
                 result = run_task(ti=ti, task=task, **arguments)
             finally:
                 self._current = ""
-            # There is no result if not the task failed, but what runs it.
+            # There is no result if the task runner itself failed.
             state = plain(result.state) if result else "failed"
             self.attempts.append(Attempt(name_of(ti), try_number, state, result.error if result else None))
             if len(self._of(name_of(ti))) == self.most_attempts and state not in ("success", "skipped", "failed"):
@@ -157,7 +152,7 @@ class Recorder:
         return tuple(attempt for attempt in self.attempts if attempt.task == task)
 
     def note(self, line: str, error: object) -> None:
-        """Keep a line of the log, with the exception that was logged with it."""
+        """Record a line of the log, with the exception that was logged with it."""
         if error is True:
             error = sys.exc_info()[1]
         if isinstance(error, tuple):
@@ -170,7 +165,7 @@ class Recorder:
         return event
 
     def finished(self, dag_run: DagRun, waits: Mapping[str, Sequence[float]]) -> FinishedRun:
-        """What the run left behind."""
+        """The recorded run."""
         xcoms = _xcoms(dag_run)
         tasks = {
             name_of(ti): TaskEnd(
@@ -187,7 +182,7 @@ class Recorder:
 
 
 class _Handler(logging.Handler):
-    """Libraries, hooks and tests log through :mod:`logging`."""
+    """Records what libraries, hooks and tests log through :mod:`logging`."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -199,7 +194,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def _structlog_processor(processor: Callable[..., Any]) -> Iterator[None]:
-    """Operators' ``self.log`` and the task runner log through structlog: look at each event before it is written."""
+    """Pass each structlog event to ``processor``: operators' ``self.log`` and the task runner log through structlog."""
     import structlog
 
     processors = structlog.get_config()["processors"]
@@ -225,9 +220,9 @@ def _xcoms(dag_run: DagRun) -> dict[tuple[str, int], dict[str, Any]]:
 
 @contextmanager
 def skipped_waits() -> Iterator[dict[str, list[float]]]:
-    """Skip the waits for retries and reschedules in the block; as far as Airflow knows they have been waited for.
+    """Skip the waits for retries and reschedules in the block; Airflow believes that the time has passed.
 
-    :return: the seconds of each wait, by task instance, filled as they are skipped
+    :return: the seconds of each skipped wait, by task instance; filled during the run
     """
     from airflow.sdk.definitions import dag as module
 
@@ -246,9 +241,9 @@ def skipped_waits() -> Iterator[dict[str, list[float]]]:
 
 
 def _skip_wait(ti: Any) -> float:
-    """Move the past of a task instance back by what is left of its wait.
+    """Move the dates of a task instance back by the rest of its wait.
 
-    :return: seconds of the whole wait, from the end of the attempt: however slow this machine is
+    :return: seconds of the whole wait, counted from the end of the attempt; the speed of the machine does not matter
     """
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.taskreschedule import TaskReschedule
@@ -272,24 +267,24 @@ def _skip_wait(ti: Any) -> float:
             row.task = ti.task
             due = row.next_retry_datetime()
             whole, left = due - row.end_date, due - now
-            # dag.test holds the row as well, and would write the old end date back
+            # dag.test also holds the row, and would write the old end date back
             ti.end_date = row.end_date = row.end_date - left - timedelta(milliseconds=1)
     return float(whole.total_seconds())
 
 
 QUICK_INTERVAL = 0.1
-"""Seconds between two checks of a sensor that waits within the test."""
+"""Seconds between two checks of a sensor that waits inside its task."""
 
 
 def load_dag(path: str | Path, dag_id: str | None = None) -> DAG:
-    """A DAG of a file, parsed as Airflow parses it.
+    """Load a DAG from a file, parsed as Airflow parses it.
 
     Example::
 
         dag = load_dag("dags/leads.py")
 
     :param dag_id: which one; needed if the file has several
-    :raises ValueError: the file cannot be imported, with the reason, or it has no such DAG
+    :raises ValueError: the file cannot be imported (with the reason), or it does not contain the DAG
     """
     prepare_airflow()
     bag = dag_bag(str(path))
@@ -302,10 +297,10 @@ def load_dag(path: str | Path, dag_id: str | None = None) -> DAG:
 
 
 def run_dag(dag: DAG, *, real_time: bool = False, most_attempts: int = MOST_ATTEMPTS, **arguments: Any) -> FinishedRun:
-    """Run a DAG with ``dag.test()`` and tell how each task ended, on Airflow 3.1 and newer.
+    """Run a DAG with ``dag.test()`` and report how each task ended, on Airflow 3.1 and newer.
 
-    No scheduler, no other process. The DAG is written into the database first, as its dag-processor would, for
-    ``dag.test()`` runs no other; the database gets its tables if it has none (see :func:`fresh_airflow_home`).
+    It needs no scheduler and no other process. The DAG is first written into the database, as the dag-processor would:
+    ``dag.test()`` runs only such DAGs. The tables are created if they are missing (see :func:`fresh_airflow_home`).
 
     Example::
 
@@ -314,10 +309,10 @@ def run_dag(dag: DAG, *, real_time: bool = False, most_attempts: int = MOST_ATTE
         assert run["upsert_contact"].result["outcome"] == "updated"
         assert run["upsert_contact"].waits == ()  # seconds that it would have waited between its tries
 
-    :param real_time: wait as in production. By default the waits for retries and reschedules are skipped (Airflow takes
-        them for waited for), and sensors that wait without a reschedule ask ten times a second. Their ``timeout`` stays
-        as it is
-    :param most_attempts: the test fails if one task is run so often without an end
+    :param real_time: wait as in production. By default the waits for retries and reschedules are skipped (Airflow
+        believes that the time has passed), and sensors that wait without a reschedule check ten times a second. Their
+        ``timeout`` does not change
+    :param most_attempts: the test fails if a task has so many attempts and no final state
     :param arguments: more of ``dag.test()``: ``run_conf``, ``logical_date``, ...
     """
     prepare_airflow()
@@ -326,13 +321,14 @@ def run_dag(dag: DAG, *, real_time: bool = False, most_attempts: int = MOST_ATTE
     with ExitStack() as stack:
         waits = {} if real_time else stack.enter_context(_hurried(dag))
         stack.enter_context(recorder.watching())
+        stack.enter_context(rare_collections())
         dag_run = dag.test(**arguments)
     return recorder.finished(dag_run, waits)
 
 
 @contextmanager
 def _hurried(dag: DAG) -> Iterator[Mapping[str, list[float]]]:
-    """Waits are skipped where they can be, and shortened where not."""
+    """Skip the waits between attempts, and shorten those inside a task."""
     sensors = [task for task in dag.tasks if hasattr(task, "poke_interval") and _waits_in_place(task)]
     before = [task.poke_interval for task in sensors]
     for task in sensors:

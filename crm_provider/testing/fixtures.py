@@ -1,4 +1,4 @@
-"""The fixtures: a running sandbox, and an Airflow connection to it."""
+"""Pytest fixtures: a running sandbox, and an Airflow connection to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONNECTION_VARIABLE = "AIRFLOW_CONN_CRM_DEFAULT"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker ``crm_sandbox``."""
     config.addinivalue_line(
         "markers", "crm_sandbox(**settings): settings of the CRM sandbox, for example seed='empty' or rate=None"
     )
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _crm_sandbox_server() -> Iterator[Sandbox]:
-    """One server for the whole session, so that each test only pays for a reset."""
+    """One server for the whole session: each test only resets it."""
     from crm_provider.sandbox import Sandbox
 
     with Sandbox() as sandbox:
@@ -47,20 +47,20 @@ def crm_sandbox(request: pytest.FixtureRequest, _crm_sandbox_server: Sandbox) ->
 def crm_connection(crm_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of an Airflow connection to ``crm_sandbox``, set in the environment for this test."""
     monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json())
-    for name in ("NO_PROXY", "no_proxy"):  # the developer's proxy cannot reach this machine's loopback
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach this machine's loopback address
         monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
     return CONNECTION_ID
 
 
 @pytest.fixture
 def crm_quick(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """``crm_sandbox`` behind ``crm_connection`` with nothing to wait for, where the rate is not what is tested.
+    """``crm_sandbox`` behind ``crm_connection`` without waits, for tests that are not about the rate.
 
-    No rate limit, no pacing, and a call that is repeated is repeated at once, as often as ever.
+    There is no rate limit and no pacing. Calls are repeated as often as usual, but without a delay.
     """
-    from crm_provider.client import transport
+    from crm_provider.client import retry
 
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.001))
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.001))
     monkeypatch.setenv(CONNECTION_VARIABLE, crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from crm_provider.load.rows import Row, SourceError, Unreadable
-from crm_provider.load.sources.files import Places
+from crm_provider.load.sources.files import RowLocations
 
 CURSOR_NAME = "crm_load"
 
@@ -217,7 +217,7 @@ class SqlRows:
         self._open = ExitStack()
         self._asked: tuple[Any, Batch] | None = None
         self._one_by_one, self._failed_in_a_row = False, 0
-        self._places = Places()
+        self._places = RowLocations()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -239,7 +239,7 @@ class SqlRows:
         """All rows, numbered from 1."""
         columns = self.columns
         cursor, batch = self._asked or self._ask()
-        self._asked, self._places = None, Places()
+        self._asked, self._places = None, RowLocations()
         try:
             for number, values in enumerate(self._fetched(cursor, batch), 1):
                 problem = (

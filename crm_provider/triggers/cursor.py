@@ -1,4 +1,4 @@
-"""What a watch has seen, kept in the state store of its asset (Airflow 3.3 and newer), else in memory only."""
+"""The members that a watch has seen: in the state store of its asset (Airflow 3.3 and newer), else only in memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from crm_provider.waiting.changes import Known, pack, unpack
+from crm_provider.waiting.changes import SeenIds, pack, unpack
 
-SETTLE = 10.0
-"""Seconds from the hand-over of an event to the cursor that counts it as given, and to the next event.
+DELIVERY_DELAY = 10.0
+"""Seconds between an event and the cursor that marks it as delivered, and before the next event.
 
-A trigger's events are in memory until the triggerer, about every second, writes them to the database. A cursor that is
-written before them loses them in a crash; one that is written after them repeats them. And an event that comes before
-the scheduler has started the run for the last one is not part of that run and starts none (Airflow 3.3.2): it waits
-for the next event."""
+A trigger's events stay in memory until the triggerer writes them to the database, about once a second. If the cursor is
+written before the event, a crash loses the event. If it is written after the event, a crash repeats it. An event that
+arrives before the scheduler has started the run for the previous one neither joins that run nor starts its own (Airflow
+3.3.2): it waits for the next event."""
 
 FORMAT = 1
 
@@ -29,32 +29,32 @@ class Store(Protocol):
 
 
 class Cursor:
-    """The known members of one watch. What was noted or read is known from then on, whether or not the store works.
+    """The members that one watch has seen. They are kept in memory even if the store fails.
 
-    Two kinds of values are stored: ``<key>_<n>`` has a part of the fingerprints, ``<key>`` says how many parts there
-    are and is written last. So a first writing that was broken off does not count.
+    Two kinds of values are stored: ``<key>_<n>`` holds a part of the fingerprints; ``<key>`` holds the number of parts
+    and is written last. So an interrupted first write does not count.
 
-    :param stores: of the assets that the watch is for; the first that has the cursor is read, all are written
+    :param stores: the stores of the watch's assets. The first one that has the cursor is read; all are written
     """
 
     def __init__(self, stores: Iterable[Store], key: str) -> None:
         self._stores, self._key = list(stores), key
-        self._known: Known | None = None
+        self._seen: SeenIds | None = None
         self._dirty = False
         self._revision = ""
         self._stored: list[str] = []
 
     @property
-    def lasting(self) -> bool:
-        """It outlives the triggerer."""
+    def persistent(self) -> bool:
+        """Whether the cursor survives a restart of the triggerer."""
         return bool(self._stores)
 
-    async def load(self) -> Known | None:
-        """The known members; None if there never was a look.
+    async def load(self) -> SeenIds | None:
+        """The members seen so far; None before the first snapshot.
 
-        Read anew when another triggerer has written them: for a while two may run the same trigger.
+        They are read again if another triggerer has written them: two may run the same trigger for a while.
 
-        :raises AirflowRuntimeError: if the store does not answer. Never take that for a first look
+        :raises AirflowRuntimeError: if the store does not respond. Never treat that as a first snapshot
         """
         for store in self._stores:
             head = await store.aget(self._key)
@@ -63,10 +63,10 @@ class Cursor:
             if head["revision"] != self._revision:
                 await self._read(store, head)
             break
-        return self._known
+        return self._seen
 
     async def overtaken(self) -> bool:
-        """Whether another triggerer has written since :meth:`load`: what was seen since then may be told already."""
+        """Whether another triggerer has written since :meth:`load` and may already have delivered the newcomers."""
         for store in self._stores:
             head = await store.aget(self._key)
             if head is not None:
@@ -75,30 +75,30 @@ class Cursor:
 
     async def _read(self, store: Store, head: dict[str, Any]) -> None:
         chunks = [await store.aget(f"{self._key}_{n}", "") for n in range(head["chunks"])]
-        unsaved = (self._known or {}) if self._dirty else {}
-        self._known = {**unpack(chunks), **unsaved}
+        unsaved = (self._seen or {}) if self._dirty else {}
+        self._seen = {**unpack(chunks), **unsaved}
         self._revision = head["revision"]
         self._stored = chunks if len(self._stores) == 1 else []  # the other stores may lack them
 
-    def note(self, known: Known) -> None:
-        """Know these members from now on."""
-        self._dirty = self._dirty or self._known is None or list(known) != list(self._known)
-        self._known = known
+    def note(self, seen: SeenIds) -> None:
+        """Remember these members."""
+        self._dirty = self._dirty or self._seen is None or list(seen) != list(self._seen)
+        self._seen = seen
 
-    async def verify_write(self) -> None:
-        """Wait until the event that was handed over is in the database, and its DAG run started."""
+    async def wait_for_delivery(self) -> None:
+        """Wait until the last event is in the database and its DAG run has started."""
         for store in self._stores:
-            await store.aget(self._key)  # its answer shows that the triggerer has come back from what came before
-        await asyncio.sleep(SETTLE)
+            await store.aget(self._key)  # the response shows that the triggerer has handled everything before it
+        await asyncio.sleep(DELIVERY_DELAY)
 
     async def save(self) -> None:
-        """Store what was noted.
+        """Store the noted members.
 
-        :raises AirflowRuntimeError: if the store does not take it; the next call tries again
+        :raises AirflowRuntimeError: if the store rejects them; the next call tries again
         """
         if not self._dirty:
             return
-        chunks, revision = pack(self._known or {}), secrets.token_hex(8)
+        chunks, revision = pack(self._seen or {}), secrets.token_hex(8)
         for store in self._stores:
             for n, chunk in enumerate(chunks):
                 if self._stored[n : n + 1] != [chunk]:

@@ -1,6 +1,6 @@
-"""The trigger behind deferred sensors: it joins the poll of its connection and hands on how the wait ended.
+"""The trigger of deferred sensors: it joins the poll of its connection and passes on how the wait ended.
 
-It only reads: a trigger can run twice. Errors are handed on as data, and become the typed error again on the worker.
+It only reads, because a trigger can run twice. Errors are passed on as data; the worker raises the typed errors again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -19,22 +18,23 @@ from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.triggers.connection import PacedConnection
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
 from crm_provider.waiting.conditions import Condition
-from crm_provider.waiting.poller import LAST_LOOK, Ending, Poller
+from crm_provider.waiting.poller import LAST_CHECK, Ending, Poller
+from crm_provider.waiting.registry import LoopRegistry
 
-_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
-"""The pollers of this process: one for each event loop and connection."""
+_pollers = LoopRegistry(lambda crm_conn_id: Poller(PacedConnection.shared(crm_conn_id).client))
+"""The pollers of this process, by connection."""
 
-PATIENCE = LAST_LOOK + 60.0
-"""Seconds after the deadline at which waiting ends, whether or not a last look has come to its end."""
+PATIENCE = LAST_CHECK + 60.0
+"""Seconds after the deadline at which the wait ends, even if the last check has not finished."""
 
 
 Limit = Literal["timeout", "execution_timeout"]
 
 
 def time_left(deadline: float, execution_deadline: float | None, *, now: float) -> tuple[float, Limit]:
-    """Seconds until a wait is broken off, and the limit that does it.
+    """Seconds until a wait is cancelled, and the limit that cancels it; all times by one clock.
 
-    ``execution_timeout`` breaks it off at once. ``timeout`` leaves :data:`PATIENCE` for the last look.
+    ``execution_timeout`` cancels it at once. ``timeout`` leaves :data:`PATIENCE` for the last check.
     """
     longest = max(deadline - now, 0.0) + PATIENCE
     if execution_deadline is None or execution_deadline - now >= longest:
@@ -43,29 +43,29 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
 
 
 class CrmPollTrigger(BaseTrigger):
-    """Waits for the answer to a question, with one poll for all who wait on the connection.
+    """Waits for a condition, with one poll for all waiting tasks of the connection.
 
-    All arguments are JSON-able.
+    All arguments are JSON-serializable.
 
-    :param question: :meth:`~crm_provider.waiting.conditions.Condition.as_data` of what is waited for
+    :param condition: :meth:`~crm_provider.waiting.conditions.Condition.as_data`
     :param crm_conn_id: the Airflow connection
-    :param poke_interval: seconds between two looks
-    :param deadline: when waiting ends, in seconds since the epoch: it stays where it is over hand-overs and restarts.
-        There is one last look after it, together with others
-    :param execution_deadline: when the task's ``execution_timeout`` is over, in seconds since the epoch. There is no
-        look after it
+    :param poke_interval: seconds between two checks
+    :param deadline: when the wait ends, in seconds since the epoch. It does not move when a triggerer is restarted or
+        replaced. One last check follows, shared with others
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in seconds since the epoch. No check
+        follows
     :param on_error: overrides of the error policy, as data
     :param policy_name: the sensor whose presets apply
-    :param max_errors_in_a_row: server errors in a row that are waited through
-    :param share_poll: False for a poll of its own
-    :param memory: fields of :class:`~crm_provider.waiting.backoff.Waiting` after the look on the worker: what it met
-        counts on. ``not_before`` in seconds since the epoch
+    :param max_errors_in_a_row: consecutive server errors that do not end the wait
+    :param share_poll: False for a separate poll
+    :param memory: fields of :class:`~crm_provider.waiting.backoff.Waiting` after the check on the worker, whose
+        errors count. ``not_before`` is in seconds since the epoch
     """
 
     def __init__(
         self,
         *,
-        question: Mapping[str, Any],
+        condition: Mapping[str, Any],
         crm_conn_id: str,
         poke_interval: float,
         deadline: float,
@@ -77,7 +77,7 @@ class CrmPollTrigger(BaseTrigger):
         memory: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.question = dict(question)
+        self.condition = dict(condition)
         self.crm_conn_id = crm_conn_id
         self.poke_interval = poke_interval
         self.deadline = deadline
@@ -90,17 +90,17 @@ class CrmPollTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
-            "question", "crm_conn_id", "poke_interval", "deadline", "execution_deadline",
+            "condition", "crm_conn_id", "poke_interval", "deadline", "execution_deadline",
             "on_error", "policy_name", "max_errors_in_a_row", "share_poll", "memory",
         )  # fmt: skip
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event: the answer, the error that ends the wait, or that the time is over."""
+        """Yield one event: the answer, the error that ends the wait, or the limit that was reached."""
         deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
         waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
         wait = self._poller().wait(
-            Condition.from_data(self.question),
+            Condition.from_data(self.condition),
             interval=self.poke_interval,
             policy=ErrorPolicy(
                 self.on_error,
@@ -111,7 +111,8 @@ class CrmPollTrigger(BaseTrigger):
             waiting=waiting,
             deadline=deadline,
         )
-        seconds, limit = time_left(self.deadline, self.execution_deadline, now=time.time())
+        execution_deadline = None if self.execution_deadline is None else to_steady(self.execution_deadline)
+        seconds, limit = time_left(deadline, execution_deadline, now=time.monotonic())
         try:
             ending = await asyncio.wait_for(wait, seconds)
         except (TimeoutError, asyncio.TimeoutError):
@@ -128,5 +129,4 @@ class CrmPollTrigger(BaseTrigger):
     def _poller(self) -> Poller:
         if not self.share_poll:
             return Poller(PacedConnection(self.crm_conn_id).client)
-        pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
-        return pollers.setdefault(self.crm_conn_id, Poller(PacedConnection.shared(self.crm_conn_id).client))
+        return _pollers.get(self.crm_conn_id)

@@ -1,6 +1,7 @@
-"""The triggers behind asset watchers: an event when contacts join a list, or deals come into a stage.
+"""Triggers for asset watchers: an event when contacts join a list, or deals enter a stage.
 
-An event is given first and counted as given later: a triggerer that dies in between gives it again, none is lost.
+An event is delivered first and marked as delivered later. If the triggerer dies in between, the event is repeated, not
+lost.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from crm_provider import errors as e
 from crm_provider._compat import AirflowRuntimeError, asset_stores
 from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.triggers.connection import SharedSweeps
+from crm_provider.triggers.connection import SharedSnapshots
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting.changes import Change, ErrorBackoff, Kind, Known, Sweep, compare, fingerprint
+from crm_provider.waiting.changes import Change, ErrorBackoff, Kind, SeenIds, Snapshot, compare, fingerprint
 from crm_provider.waiting.poller import OFFSET
 
 log = logging.getLogger(__name__)
 
 MOST_PER_EVENT = 500
-"""Ids in one event: 20 KB. The cursor is written after each event, so at most one is repeated after a crash."""
+"""Maximum ids in one event: 20 KB. The cursor is written after each event, so a crash repeats at most one."""
 
 SHORTEST_INTERVAL = 1.0
 """Seconds."""
 
 
 class _WatchTrigger(BaseEventTrigger):
-    """Sweeps a listing once in an interval, and gives an event with the records that have come into a group."""
+    """Reads a listing once per interval, and yields an event with the records that have joined a group."""
 
     kind: ClassVar[Kind]
     group_name: ClassVar[str]
@@ -63,58 +64,63 @@ class _WatchTrigger(BaseEventTrigger):
         return f"Watch of {self.group_name} {self.group}"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Events with newcomers, as long as the asset is watched."""
+        """Yield events with newcomers for as long as the asset is watched."""
         cursor = Cursor(asset_stores(self), f"crm_{self.group_name}_{self.group.lower()}")
-        if not cursor.lasting:
-            log.info("%s: no state store (Airflow 3.3+): after a restart it begins anew.", self._watch)
-        trouble = ErrorBackoff(self._watch, self.poke_interval)
+        if not cursor.persistent:
+            log.info(
+                "%s: no state store before Airflow 3.3: a restart of the triggerer begins with a new baseline.",
+                self._watch,
+            )
+        backoff = ErrorBackoff(self._watch, self.poke_interval)
         moment = self._grid(time.monotonic())
         while True:
             try:
-                known = await cursor.load()
-                sweep = await SharedSweeps.of(self.crm_conn_id).since(self.kind, moment)
-                trouble.over()
-                if await cursor.overtaken():  # this triggerer was frozen or cut off in mid-sweep
-                    log.info("%s: another triggerer has looked meanwhile: this sweep does not count.", self._watch)
+                seen = await cursor.load()
+                snapshot = await SharedSnapshots.of(self.crm_conn_id).since(self.kind, moment)
+                backoff.record_success()
+                if await cursor.overtaken():  # this triggerer was frozen or disconnected meanwhile
+                    log.info("%s: another triggerer has taken over; this snapshot is ignored.", self._watch)
                 else:
-                    async for event in self._newcomers(cursor, known, sweep):
+                    async for event in self._newcomers(cursor, seen, snapshot):
                         yield event
                 delay = 0.0
             except e.CrmError as error:
-                delay = trouble.met(error)
-            except AirflowRuntimeError as error:  # no connection, no state store: never a reason to begin anew
-                log.warning("%s: Airflow did not answer, and is asked again: %s", self._watch, error)
+                delay = backoff.record_error(error)
+            except AirflowRuntimeError as error:  # no connection or no state store: never a reason for a new baseline
+                log.warning("%s: Airflow did not respond; retrying: %s", self._watch, error)
                 delay = self.poke_interval
             moment = self._grid(time.monotonic() + delay) + self.poke_interval
             await asyncio.sleep(max(moment - time.monotonic(), 0.0))
 
-    async def _newcomers(self, cursor: Cursor, known: Known | None, sweep: Sweep) -> AsyncIterator[TriggerEvent]:
+    async def _newcomers(self, cursor: Cursor, seen: SeenIds | None, snapshot: Snapshot) -> AsyncIterator[TriggerEvent]:
         group, include = self.group.lower(), self.include_existing
-        change = await asyncio.to_thread(compare, known, sweep, group, include_existing=include)
-        if known is None:
-            self._say_baseline(change)
-        counted: Known = known or {}
+        change = await asyncio.to_thread(compare, seen, snapshot, group, include_existing=include)
+        if seen is None:
+            self._log_baseline(change)
+        delivered: SeenIds = seen or {}
         for start in range(0, len(change.arrived), self.max_per_event):
             part = change.arrived[start : start + self.max_per_event]
             yield TriggerEvent({self.ids_name: list(part), self.group_name: self.group})
-            counted = {**counted, **dict.fromkeys(map(fingerprint, part))}
-            cursor.note(counted)
-            await cursor.verify_write()
+            delivered = {**delivered, **dict.fromkeys(map(fingerprint, part))}
+            cursor.note(delivered)
+            await cursor.wait_for_delivery()
             await cursor.save()
-        cursor.note(change.known)
+        cursor.note(change.seen)
         await cursor.save()
 
-    def _say_baseline(self, change: Change) -> None:
-        there = len(change.known) - len(change.arrived)
-        log.info("%s begins: %d there before, %d more to be told.", self._watch, there, len(change.arrived))
+    def _log_baseline(self, change: Change) -> None:
+        there = len(change.seen) - len(change.arrived)
+        log.info(
+            "%s begins with %d existing member(s); %d newcomer(s) to report.", self._watch, there, len(change.arrived)
+        )
 
     def _grid(self, now: float) -> float:
-        """The last point of the interval's grid: the same for all watchers of a process, so that they share a sweep."""
+        """The last point of the interval's grid. All watchers of a process have the same, so they share snapshots."""
         return math.floor((now - OFFSET) / self.poke_interval) * self.poke_interval + OFFSET
 
 
 class CrmListJoinedTrigger(_WatchTrigger):
-    """Tells which contacts have joined a segmentation list: ``{"contact_ids": [...], "list_id": ...}``.
+    """Reports the contacts that have joined a segmentation list: ``{"contact_ids": [...], "list_id": ...}``.
 
     Example::
 
@@ -122,10 +128,10 @@ class CrmListJoinedTrigger(_WatchTrigger):
 
     :param list_id: id of the list
     :param crm_conn_id: the Airflow connection
-    :param poke_interval: seconds between two sweeps over all contacts: 1 call for each 10 of the account
-    :param include_existing: tell also who is in the list at the first sweep
-    :param max_per_event: ids in one event at most. With 1 each contact gets a DAG run of its own, one in 10 seconds
-    :raises ValueError: if ``list_id`` is no uuid or the interval is too short; at DAG parse
+    :param poke_interval: seconds between two reads of all contacts: 1 call for each 10 contacts of the account
+    :param include_existing: also report the contacts that are in the list at the first read
+    :param max_per_event: maximum ids in one event. With 1, each contact gets its own DAG run, one every 10 seconds
+    :raises ValueError: if ``list_id`` is not a UUID or the interval is too short; at DAG parse
     """
 
     kind = "contacts"
@@ -151,14 +157,14 @@ class CrmListJoinedTrigger(_WatchTrigger):
 
 
 class CrmDealStageTrigger(_WatchTrigger):
-    """Tells which deals have come into a stage, moved or new: ``{"deal_ids": [...], "stage_id": ...}``.
+    """Reports the deals that have entered a stage, moved or new: ``{"deal_ids": [...], "stage_id": ...}``.
 
     :param stage_id: id of the stage
     :param crm_conn_id: the Airflow connection
-    :param poke_interval: seconds between two sweeps over all deals: 1 call for each 10 of the account
-    :param include_existing: tell also what is in the stage at the first sweep
-    :param max_per_event: ids in one event at most. With 1 each deal gets a DAG run of its own, one in 10 seconds
-    :raises ValueError: if ``stage_id`` is no uuid or the interval is too short; at DAG parse
+    :param poke_interval: seconds between two reads of all deals: 1 call for each 10 deals of the account
+    :param include_existing: also report the deals that are in the stage at the first read
+    :param max_per_event: maximum ids in one event. With 1, each deal gets its own DAG run, one every 10 seconds
+    :raises ValueError: if ``stage_id`` is not a UUID or the interval is too short; at DAG parse
     """
 
     kind = "deals"

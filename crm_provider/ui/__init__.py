@@ -1,6 +1,6 @@
-"""The page "CRM" in Airflow's web interface. Only the api-server imports what is in here, ``plugin`` excepted."""
+"""The page "CRM" in Airflow's web interface. Only the api-server imports these modules, except ``plugin``."""
 
 from __future__ import annotations
 
 PREFIX = "/crm"
-"""Where the page is, below the api-server's own address."""
+"""Path of the page below the api-server's address."""

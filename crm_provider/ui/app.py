@@ -1,8 +1,6 @@
-"""The page "CRM", and who may see what of it.
+"""The page "CRM": a small web application inside Airflow's api-server, with HTML, a style sheet and a script.
 
-Who asks and what they may see, by Airflow's own rules: the one place that touches its authentication.
-
-The page "CRM" as a small web application inside Airflow's api-server: HTML, a style sheet and a script.
+Airflow's own rules decide who sees what. This is the only module that uses Airflow's authentication.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.ui import PREFIX
 from crm_provider.ui.query import LIMIT, LOADS, dags_with_loads, recent_loads
-from crm_provider.ui.reading import OUTCOMES, by_connection
+from crm_provider.ui.reading import by_connection
 
 SHOWN = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
-"""What the page shows of a DAG."""
+"""Parts of a DAG that the page shows."""
 
 
 def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
@@ -47,7 +45,7 @@ def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
 
 
 def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:
-    """Those DAGs whose task instances and XComs the user may read."""
+    """The DAGs whose task instances and XComs the user may read."""
     return {dag_id for dag_id in dag_ids if _may_read(user, dag_id)}
 
 
@@ -60,14 +58,14 @@ def _may_read(user: Any, dag_id: str) -> bool:
 
 
 def _team_of(dag_id: str) -> str | None:
-    find = getattr(DagModel, "get_team_name", None)  # there are teams from 3.2 on
+    find = getattr(DagModel, "get_team_name", None)  # Airflow has teams from 3.2 on
     return None if find is None else find(dag_id)
 
 
 PAGES = Path(__file__).parent / "pages"
 
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
-"""Files that anyone may have: they say nothing."""
+"""Files that everyone may read: they hold no data."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -92,7 +90,8 @@ def make_app(*, base: str = "") -> FastAPI:
 
     def page(name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         text = pages.get_template(name).render(**common, status=status, **values)
-        return HTMLResponse(text, status_code=status, headers={"Cache-Control": "no-store"})
+        content = text.encode("utf-8", "replace")  # half a character has no encoding
+        return HTMLResponse(content, status_code=status, headers={"Cache-Control": "no-store"})
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -106,6 +105,13 @@ def make_app(*, base: str = "") -> FastAPI:
             return await http_exception_handler(request, refused)
         return page("refused.html", status=refused.status_code, login=f"{base}/auth/login?next={base}{PREFIX}/")
 
+    @app.exception_handler(Exception)
+    async def show_failure(_request: Request, _error: Exception) -> Response:
+        """The server logs the error; this response does not pass the middleware, so it sets the headers itself."""
+        response = page("failed.html", status=500)
+        response.headers.update(HEADERS)
+        return response
+
     @app.get("/")
     def loads(user: User) -> HTMLResponse:
         with create_session() as session:
@@ -115,7 +121,7 @@ def make_app(*, base: str = "") -> FastAPI:
         running = any(load.is_running for connection in connections for load in connection.loads)
         return page(
             "loads.html", connections=connections, running=running, limit=LIMIT, shown=len(found),
-            outcomes=OUTCOMES, operators=sorted(LOADS),
+            operators=sorted(LOADS),
         )  # fmt: skip
 
     @app.get("/policy", dependencies=[Depends(current_user)])
@@ -135,7 +141,7 @@ def make_app(*, base: str = "") -> FastAPI:
 
 
 def _policy_of(operator: str) -> tuple[str, list[dict[str, Any]]]:
-    """What is wrong with the site's own lines, and the table; without those lines if they are wrong."""
+    """What is wrong with the site's ``on_error``, and the table; without the site's lines if they are wrong."""
     work = OPERATORS[operator]
     problem = ""
     try:

@@ -1,6 +1,7 @@
-"""What Airflow's plugin manager finds: the page "CRM" and its place in the navigation.
+"""The plugin that Airflow's plugin manager loads: the page "CRM" and its entry in the navigation.
 
-Airflow loads plugins in all of its processes, and only the api-server shows the page: it is made on its first request.
+Airflow loads plugins in all of its processes, but only the api-server shows the page. So the application is created on
+the first request.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from crm_provider.ui import PREFIX
 
 
 class LazyApp:
-    """An ASGI application that is made when it is needed.
+    """An ASGI application that is created on its first request.
 
-    :param make: makes it
+    :param make: creates it
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -39,12 +40,12 @@ def _make_app() -> Any:
 
 
 def base_path() -> str:
-    """The path of Airflow's own address, which may stand behind a proxy; empty or ``/airflow``."""
+    """The path of Airflow's address, for example ``/airflow`` behind a proxy; empty if it has none."""
     return urlsplit(conf.get("api", "base_url", fallback=None) or "").path.rstrip("/")
 
 
 class CrmPlugin(AirflowPlugin):
-    """Adds the page."""
+    """Adds the page to Airflow."""
 
     name = "crm"
     fastapi_apps: list[dict[str, Any]] = [  # noqa: RUF012 - as Airflow declares it

@@ -1,38 +1,41 @@
-"""What Airflow's database knows about the loads: their task instances, results, connections and checkpoints."""
+"""Reads from Airflow's database what it holds about loads: task instances, results, connections and checkpoints.
+
+Stored values leave the database as text, cut where they are too long, and never as objects: ``results`` checks them.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Text, and_, cast, func, or_, select
 
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS
 from crm_provider.tasks.state import STATE_KEY
 from crm_provider.ui.reading import ENDED, Found
+from crm_provider.ui.results import LARGEST
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 LIMIT = 50
-"""Loads that are shown."""
+"""Loads on the page."""
 
 LOADS = frozenset(name.partition("(")[0] for name, work in OPERATORS.items() if work is Work.LOAD)
-"""Operators that load."""
+"""Classes of operators that load."""
 
 NEVER_RAN = ("skipped", "removed", "upstream_failed")
-"""States of a task that has not run, unless it has left a result."""
+"""In these states a task has run only if it has left a result."""
 
 Key = tuple[str, str, str, int]
 
 
 def dags_with_loads(session: Session) -> set[str]:
-    """All DAGs that a load has run in."""
+    """Ids of all DAGs in which a load has run."""
     return set(session.scalars(select(TaskInstance.dag_id).where(TaskInstance.operator.in_(LOADS)).distinct()))
 
 
@@ -42,7 +45,7 @@ def recent_loads(session: Session, *, dag_ids: Iterable[str], limit: int = LIMIT
     statement = (
         select(
             ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.operator, ti.state, ti.start_date, ti.end_date,
-            ti.max_tries, XComModel.value.label("value"), Rendered.rendered_fields,
+            ti.max_tries, _text(XComModel.value).label("result"), _text(Rendered.rendered_fields).label("rendered"),
         )
         .outerjoin(XComModel, and_(_same_task(XComModel), XComModel.key == "return_value"))
         .outerjoin(Rendered, _same_task(Rendered))
@@ -58,11 +61,16 @@ def recent_loads(session: Session, *, dag_ids: Iterable[str], limit: int = LIMIT
         Found(
             dag_id=row.dag_id, task_id=row.task_id, run_id=row.run_id, map_index=row.map_index,
             operator=row.operator, state=row.state, start=row.start_date, end=row.end_date, max_tries=row.max_tries,
-            conn_id=(row.rendered_fields or {}).get("crm_conn_id"), result=XComModel.deserialize_value(row),
+            rendered=row.rendered, result=row.result,
             checkpoint=checkpoints.get((row.dag_id, row.task_id, row.run_id, row.map_index)),
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _text(column: Any) -> Any:
+    """A column as text. One character more than is read shows that the value is too long."""
+    return func.substr(cast(column, Text), 1, LARGEST + 1)
 
 
 def _same_task(model: Any) -> Any:
@@ -73,8 +81,8 @@ def _same_task(model: Any) -> Any:
     )  # fmt: skip
 
 
-def _checkpoints(session: Session, tasks: list[Key]) -> Mapping[Key, Any]:
-    """Where the loads stand that are not done; Airflow keeps that from 3.3 on."""
+def _checkpoints(session: Session, tasks: list[Key]) -> Mapping[Key, str]:
+    """Checkpoints of loads that have not ended; Airflow stores them from 3.3 on."""
     try:
         from airflow.models.task_state_store import TaskStateStoreModel as Kept
     except ImportError:
@@ -82,7 +90,7 @@ def _checkpoints(session: Session, tasks: list[Key]) -> Mapping[Key, Any]:
     found = {}
     for dag_id, task_id, run_id, map_index in tasks:
         wanted = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index, "key": STATE_KEY}
-        text = session.scalar(select(Kept.value).filter_by(**wanted))
+        text = session.scalar(select(_text(Kept.value)).filter_by(**wanted))
         if text is not None:
-            found[dag_id, task_id, run_id, map_index] = json.loads(text)
+            found[dag_id, task_id, run_id, map_index] = text
     return found

@@ -1,38 +1,40 @@
-"""From what Airflow's database knows about a load to what the page shows. Pure functions: no Airflow, no database."""
+"""Turns what Airflow's database holds about a load into what the page shows. Pure functions, without Airflow."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import quote
 
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.load.progress import left_of
 from crm_provider.load.report import duration
-from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import VERSION, Checkpoint
-
-OUTCOMES = (*(outcome.value for outcome in Outcome), "left")
-"""Parts of the bar, in this order."""
+from crm_provider.ui.results import OUTCOMES, LoadResult, Unreadable, checkpoint_of, conn_id_of, result_of
 
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
-"""States of a task that will not go on by itself."""
+"""States of a task that does not run again by itself."""
 
 BAR_WIDTH, LEAST_WIDTH = 1000.0, 6.0
-"""Of the whole bar, and of its smallest part: a single rejected row of a million is to be seen."""
+"""Width of the whole bar, and of its smallest part: one rejected row of a million must be visible."""
+
+SHOWN_KINDS = 20
+"""Error types, and kinds of problems, that are shown of one load; the rest is summed up in one line."""
+
+SHOWN_CHARACTERS = 300
+"""Characters of a problem that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A task instance of a load, as it is in the database.
 
-    :param conn_id: the rendered ``crm_conn_id``; Airflow keeps it for the last runs of a task
-    :param result: XCom ``return_value``
-    :param checkpoint: the data of a checkpoint, of a load that is not done
-    :param max_tries: tells whether the checkpoint is of this run, or of one before the task was cleared
+    :param rendered: JSON text of the rendered fields; Airflow keeps them for the last runs of a task
+    :param result: JSON text of the XCom ``return_value``
+    :param checkpoint: JSON text of the checkpoint of a load that has not ended
+    :param max_tries: shows whether the checkpoint belongs to this run, or to one before the task was cleared
     """
 
     dag_id: str
@@ -43,9 +45,9 @@ class Found:
     state: str | None
     start: datetime
     end: datetime | None
-    conn_id: str | None = None
-    result: Any = None
-    checkpoint: Any = None
+    rendered: str | None = None
+    result: str | None = None
+    checkpoint: str | None = None
     max_tries: int = 0
 
 
@@ -61,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why rows were not written, and what to do."""
+    """Why rows were not written, and what to do about it."""
 
     type: str
     rows: int
@@ -72,9 +74,9 @@ class Reason:
 class LoadView:
     """A load as it is shown.
 
-    :param when: in words: since when it runs, or how long it took
+    :param when: how long it took, or since when it runs, in words
     :param facts: label and value
-    :param note: what is to be said when there are no counts, or before they are all there
+    :param note: explains why there are no counts, or that they are not final
     """
 
     conn_id: str | None
@@ -97,7 +99,7 @@ class LoadView:
 
     @property
     def bar_text(self) -> str:
-        """The bar for those who do not see it."""
+        """The bar in words, for screen readers."""
         return ", ".join(f"{part.rows:,} {part.name}" for part in self.parts)
 
 
@@ -110,7 +112,7 @@ class ConnectionView:
 
     @property
     def total(self) -> str:
-        """What they come to."""
+        """The sum of all loads; dry runs do not count."""
         counts = dict.fromkeys(OUTCOMES, 0)
         for load in self.loads:
             for part in () if load.dry_run else load.parts:
@@ -133,43 +135,45 @@ def by_connection(found: Iterable[Found], *, base: str, now: datetime) -> list[C
 
 
 def view_of(found: Found, *, base: str, now: datetime) -> LoadView:
-    """One load."""
+    """One load. If its stored result cannot be read, the view says so.
+
+    :param base: path of Airflow's address
+    """
     running = found.state not in ENDED
     common: dict[str, Any] = {
-        "conn_id": found.conn_id, "name": _name_of(found), "href": _link_to(found, base), "operator": found.operator,
-        "state": found.state or "none", "run_id": found.run_id, "start": found.start,
+        "conn_id": conn_id_of(found.rendered), "name": _name_of(found), "href": _link_to(found, base),
+        "operator": found.operator, "state": found.state or "none", "run_id": found.run_id, "start": found.start,
         "when": _when(found, now, running=running), "is_running": running,
     }  # fmt: skip
-    result = found.result
-    if not _is_summary(result):
+    try:
+        result = None if found.result is None else result_of(found.result)
+    except Unreadable:
+        return LoadView(**common, note="Its result cannot be read: it is not what a load writes. See the task's page.")
+    if result is None:
         return LoadView(**common, **_without_result(found))
-    common["conn_id"] = _text(result.get("crm_conn_id")) or found.conn_id
-    return LoadView(
-        **common,
-        dry_run=result.get("dry_run") is True,
-        rows=result["rows"],
-        parts=parts_of(result),
-        facts=_facts(result),
-        reasons=reasons_of(result.get("errors")),
-        problems=[(str(text), rows) for text, rows in _counts(result.get("problems")).items()],
-        paths=[
-            (label, path)
-            for label, key in (("Rejected rows", "rejects_path"), ("Report", "report_path"), ("State", "state_path"))
-            if (path := _text(result.get(key)))
-        ],
-        note="It stopped early; its next try goes on with the rows that are left." if running else "",
-    )
+    return LoadView(**{**common, "conn_id": result.conn_id or common["conn_id"]}, **_with_result(result, running))
 
 
-def parts_of(counts: Mapping[str, Any]) -> list[Part]:
-    """The pieces of the bar: as wide as their share, but never too narrow to be seen."""
-    rows = {name: counts.get(name) for name in OUTCOMES}
-    some = {name: count for name, count in rows.items() if _is_count(count) and count}
+def _with_result(result: LoadResult, running: bool) -> dict[str, Any]:
+    labels = {"rejects_path": "Rejected rows", "report_path": "Report", "state_path": "State"}
+    return {
+        "dry_run": result.dry_run,
+        "rows": result.rows,
+        "parts": parts_of(result.counts),
+        "facts": _facts(result),
+        "reasons": reasons_of(result.errors),
+        "problems": _problems(result.problems),
+        "paths": [(labels[name], path) for name, path in result.paths.items() if path],
+        "note": "It stopped early; its next try goes on with the rows that are left." if running else "",
+    }
+
+
+def parts_of(counts: Mapping[str, int]) -> list[Part]:
+    """The parts of the bar: as wide as their share, but wide enough to be seen."""
+    some = {name: counts[name] for name in OUTCOMES if counts.get(name)}
     total = sum(some.values())
-    if not total:
-        return []
     wished = {name: max(count / total * BAR_WIDTH, LEAST_WIDTH) for name, count in some.items()}
-    scale = BAR_WIDTH / sum(wished.values())
+    scale = BAR_WIDTH / sum(wished.values()) if wished else 1.0
     parts, x = [], 0.0
     for name, count in some.items():
         width = wished[name] * scale
@@ -178,13 +182,28 @@ def parts_of(counts: Mapping[str, Any]) -> list[Part]:
     return parts
 
 
-def reasons_of(errors: Any) -> list[Reason]:
+def reasons_of(errors: Mapping[str, int]) -> list[Reason]:
     """Rows by error type, the most frequent first, each with the catalogue's advice."""
-    counts = sorted(_counts(errors).items(), key=lambda item: (-item[1], item[0]))
     return [
         Reason(type=name, rows=rows, advice=CATALOGUE[name].advice if name in CATALOGUE else "")
-        for name, rows in counts
+        for name, rows in _most_frequent(errors, "types")
     ]
+
+
+def _problems(problems: Mapping[str, int]) -> list[tuple[str, int]]:
+    return [(_shortened(text), rows) for text, rows in _most_frequent(problems, "kinds")]
+
+
+def _most_frequent(counts: Mapping[str, int], noun: str) -> list[tuple[str, int]]:
+    """The first :data:`SHOWN_KINDS` by rows, and one line for all others."""
+    ordered = sorted(((name, rows) for name, rows in counts.items() if rows), key=lambda item: (-item[1], item[0]))
+    shown, others = ordered[:SHOWN_KINDS], ordered[SHOWN_KINDS:]
+    rest = [(f"{len(others):,} more {noun}", sum(rows for _, rows in others))] if others else []
+    return [*shown, *rest]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -193,15 +212,21 @@ def reasons_of(errors: Any) -> list[Reason]:
 def _without_result(found: Found) -> dict[str, Any]:
     """What is known of a load that has left no counts (yet)."""
     if found.state in ENDED:
-        if found.result is None:
+        if found.result in (None, "null"):
             return {"note": "It ended before its first row. The task's log says why."}
         return {"note": "Its result is kept elsewhere, by a custom XCom backend; see the task's page."}
-    try:
-        checkpoint = Checkpoint.from_data(found.checkpoint)
-    except ValueError:
+    if found.checkpoint is None:
         return {"note": "Its counts appear here when it ends; the task's log shows how far it is."}
+    try:
+        checkpoint = checkpoint_of(found.checkpoint)
+    except Unreadable:
+        return {"note": "Its checkpoint cannot be read. Its counts appear here when it ends; see the task's log."}
     if (checkpoint.version, checkpoint.epoch) != (VERSION, found.max_tries) or not checkpoint.rows:
         return {"note": "It has ended no row yet."}
+    return _progress(checkpoint)
+
+
+def _progress(checkpoint: Checkpoint) -> dict[str, Any]:
     left = left_of(checkpoint)
     if left is None:
         return {"note": f"{checkpoint.rows:,} rows done.", "reasons": reasons_of(checkpoint.errors)}
@@ -215,20 +240,16 @@ def _without_result(found: Found) -> dict[str, Any]:
     }
 
 
-def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    for label, key in (("Calls", "calls"), ("Calls saved", "calls_saved"), ("Throttled", "throttled")):
-        count = result.get(key)
-        if _is_count(count) and (count or key == "calls"):
-            facts.append((label, f"{count:,}"))
-    used, seconds, plan = result.get("budget_used"), result.get("seconds"), result.get("plan")
-    if _is_number(used) and used:
-        facts.append(("Rate used", f"{used:.0%}"))
-    if _is_number(seconds):
-        facts.append(("Time", duration(seconds)))
-    if isinstance(plan, Mapping) and isinstance(plan.get("name"), str):
-        facts.append(("Plan", plan["name"]))
-    return facts
+def _facts(result: LoadResult) -> list[tuple[str, str]]:
+    figures = [
+        ("Calls", None if result.calls is None else f"{result.calls:,}"),
+        ("Calls saved", f"{result.calls_saved:,}" if result.calls_saved else None),
+        ("Throttled", f"{result.throttled:,}" if result.throttled else None),
+        ("Rate used", f"{result.budget_used:.0%}" if result.budget_used else None),
+        ("Time", None if result.seconds is None else duration(result.seconds)),
+        ("Plan", result.plan),
+    ]
+    return [(label, value) for label, value in figures if value is not None]
 
 
 def _when(found: Found, now: datetime, *, running: bool) -> str:
@@ -248,25 +269,3 @@ def _link_to(found: Found, base: str) -> str:
     dag, run, task = (quote(text, safe="") for text in (found.dag_id, found.run_id, found.task_id))
     index = f"/mapped/{found.map_index}" if found.map_index >= 0 else ""
     return f"{base}/dags/{dag}/runs/{run}/tasks/{task}{index}"
-
-
-def _is_summary(result: Any) -> bool:
-    return isinstance(result, Mapping) and _is_count(result.get("rows")) and _is_count(result.get("rejected"))
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _counts(value: Any) -> dict[str, int]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(name): count for name, count in value.items() if _is_count(count) and count}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

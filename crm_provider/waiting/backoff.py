@@ -1,4 +1,4 @@
-"""Waiting: what a server's answer says about when to come back, and what a sensor decides after each check."""
+"""Back-off between checks, and what a sensor decides after each check."""
 
 from __future__ import annotations
 
@@ -8,61 +8,60 @@ from dataclasses import dataclass
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy, server_delay
+from crm_provider.values.backoff import delay
 
 MAX_ERRORS_IN_A_ROW = 10
-"""Server errors in a row after which waiting ends; each stands for a whole check with its own retries."""
-
+"""Consecutive server errors that do not end the wait. Each is a whole check with the client's own retries."""
 
 LONGEST_BACK_OFF = 5 * 60.0
-"""Seconds between two looks while the CRM is out of order, unless the server or the interval says more."""
+"""Maximum seconds between two checks during an outage, unless the server or the interval asks for more."""
 
 
 def back_off(failed: int, *, interval: float, jitter: float) -> float:
-    """Seconds from a failed look to the next one: the interval, doubled with each that fails in a row.
+    """Seconds from a failed check to the next one: the interval, doubled with each consecutive failure.
 
-    :param failed: how many there were in a row, this one included
-    :param jitter: 0 to 1. At 0 a quarter is taken off: not all who wait come back in the same instant
+    :param failed: consecutive failures, including this one
+    :param jitter: 0 to 1. It takes off up to half of the delay, so that not all waiting tasks return at once
     """
     longest = max(interval, LONGEST_BACK_OFF)
-    doubled = min(interval * 2.0 ** min(failed - 1, 32), longest)
-    return max(doubled * (0.75 + 0.25 * jitter), interval)
+    return max(delay(failed, first=interval, longest=longest, jitter=jitter), interval)
 
 
-def next_look(error: e.CrmError, failed: int, now: float, *, interval: float, jitter: float) -> float:
-    """The earliest time of the next look after one that failed; 0 if the interval says all.
+def next_check(error: e.CrmError, failed: int, now: float, *, interval: float, jitter: float) -> float:
+    """The earliest time of the next check after a failed one; 0 if only the interval counts.
 
-    :param failed: how many failed in a row, this one included
-    :param now: by the clock of whoever waits
+    :param failed: consecutive failures, including this one
+    :param now: by the caller's clock
     :param jitter: see :func:`back_off`
     """
-    if (delay := server_delay(error)) is not None:
-        return now + delay
+    if (seconds := server_delay(error)) is not None:
+        return now + seconds
     return now + back_off(failed, interval=interval, jitter=jitter) if failed > 1 else 0.0
 
 
 def to_wall(steady: float) -> float:
-    """A time of this process's monotonic clock in seconds since the epoch, for others.
+    """Convert a time of this process's monotonic clock to seconds since the epoch, for other processes.
 
-    Within a process waiting goes by the monotonic clock: one that is set back would hold up all who wait.
+    Within a process, waiting uses the monotonic clock: setting the system clock back would delay all waiting tasks.
     """
     return steady - time.monotonic() + time.time()
 
 
 def to_steady(wall: float) -> float:
-    """A time in seconds since the epoch by this process's monotonic clock."""
+    """Convert seconds since the epoch to a time of this process's monotonic clock."""
     return wall - time.time() + time.monotonic()
 
 
 @dataclass
 class Waiting:
-    """The memory of a wait, small enough to be kept anywhere between two checks.
+    """The state of a wait, small enough to be stored between two checks.
 
-    :param limit: server errors in a row that are waited through
-    :param errors_in_a_row: how many there have been
-    :param failed_in_a_row: the same and throttled checks: they space out the checks, but do not end the wait
-    :param not_before: time of the earliest next check by the clock of whoever waits: a server asked for it, or it is
-        out of order
-    :param last_answer: for the message of a timeout
+    :param limit: consecutive server errors that do not end the wait
+    :param errors_in_a_row: consecutive server errors so far
+    :param failed_in_a_row: the same plus throttled checks. They space out the checks but do not end the wait
+    :param not_before: the earliest time of the next check by the caller's clock, because the server asked for a delay
+        or is failing
+    :param last_answer: the last answer, for the message of a timeout
     """
 
     limit: int = MAX_ERRORS_IN_A_ROW
@@ -71,23 +70,23 @@ class Waiting:
     not_before: float = 0.0
     last_answer: str = "none yet."
 
-    def answered(self, why: str = "") -> None:
-        """A check got a proper answer.
+    def record_answer(self, why: str = "") -> None:
+        """Record a check that the CRM answered.
 
-        :param why: it is not yet what the sensor waits for; without values
+        :param why: why the condition does not hold yet; without values
         """
         self.errors_in_a_row = self.failed_in_a_row = 0
         self.last_answer = f"not yet: {why}." if why else "not yet."
 
-    def met(
+    def record_error(
         self, error: e.CrmError, policy: ErrorPolicy, now: float, *, interval: float, jitter: float = 1.0
     ) -> Decision:
-        """Decide about an error that a check met.
+        """Record a check that failed, and decide what to do.
 
-        :param now: by the clock of whoever waits
-        :param interval: seconds between two checks when all is well
+        :param now: by the caller's clock
+        :param interval: seconds between two checks without errors
         :param jitter: see :func:`back_off`
-        :return: ``wait``, or what ends the wait
+        :return: ``wait``, or the decision that ends the wait
         """
         decision = policy.decide(error)
         if decision.action is not Action.WAIT:
@@ -96,9 +95,9 @@ class Waiting:
         if isinstance(error, (e.CrmTransientError, e.CrmThrottledError)):
             self.failed_in_a_row += 1
             self.errors_in_a_row += isinstance(error, e.CrmTransientError)
-        else:  # an answer: the CRM works
+        else:  # the CRM answered
             self.errors_in_a_row = self.failed_in_a_row = 0
-        self.not_before = next_look(error, self.failed_in_a_row, now, interval=interval, jitter=jitter)
+        self.not_before = next_check(error, self.failed_in_a_row, now, interval=interval, jitter=jitter)
         if self.errors_in_a_row > self.limit:
             return Decision.by_rule(Action.RETRY, f"max_errors_in_a_row={self.limit}")
         return decision

@@ -1,6 +1,7 @@
-"""Watching: which records have come into a group (a list, a stage) since the last look, and what is kept of it.
+"""Changes: which records have joined a group (a list, a stage) since the last snapshot.
 
-The API has no filter and no feed of changes: a watch reads the whole listing, and compares it with the members it knew.
+The API has neither a filter nor a change feed. So a watch reads the whole listing and compares it with the members that
+it has seen.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record, id_of
 from crm_provider.client.remote_contact import list_ids_of
 from crm_provider.errors.policy import server_delay
+from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["contacts", "deals"]
-Known = Mapping[int, None]
-"""Fingerprints of the members, in the order in which they came: a newcomer changes only the end of what is stored."""
+SeenIds = Mapping[int, None]
+"""Fingerprints of the members, oldest first: a newcomer changes only the end of what is stored."""
 
-Sweep = Mapping[str, frozenset[str]]
-"""A whole listing: the id of each record, and the groups that it is in."""
+Snapshot = Mapping[str, frozenset[str]]
+"""A whole listing: the id of each record, and its groups."""
 
 MARKS_IN_A_CHUNK = 6000
 """64,002 bytes as JSON: Airflow warns of stored values over 65,535."""
 
 SLOW = 300.0
-"""Seconds between two sweeps, at least, after an error that does not mend itself: a new key is found by itself."""
+"""Minimum seconds between two snapshots after a permanent error. A replaced key is picked up without a restart."""
 
 LONGEST_BACK_OFF = 900.0
-"""Seconds between two sweeps while the CRM is out of order, unless the server or the interval says more."""
+"""Maximum seconds between two snapshots during an outage, unless the server or the interval asks for more."""
 
 
 # -- what is new
@@ -44,52 +46,53 @@ LONGEST_BACK_OFF = 900.0
 
 @dataclass(frozen=True)
 class Change:
-    """What a sweep has shown.
+    """The result of comparing a snapshot with the members seen so far.
 
     :param arrived: ids of the newcomers, in the order of the listing
-    :param known: the members after it
+    :param seen: the members after the snapshot
     """
 
     arrived: tuple[str, ...]
-    known: Known
+    seen: SeenIds
 
 
-def compare(known: Known | None, sweep: Sweep, group: str, *, include_existing: bool = False) -> Change:
-    """Who has come into the group.
+def compare(seen: SeenIds | None, snapshot: Snapshot, group: str, *, include_existing: bool = False) -> Change:
+    """Find the records that have joined the group.
 
-    A record that the sweep did not show stays known: a page moves when a record before it is deleted, and a listing
-    may then leave one out. Only who was seen outside of the group has left it, and is a newcomer when back.
+    A record that is missing from the snapshot stays a member: pages shift when an earlier record is deleted, and the
+    listing may then omit one. A member has left only if the snapshot shows it outside of the group. If it comes back,
+    it is a newcomer.
 
-    :param known: the members so far; None at the first look
-    :param include_existing: at the first look all members count as newcomers, not as the baseline
+    :param seen: the members so far; None for the first snapshot
+    :param include_existing: in the first snapshot, treat all members as newcomers instead of as the baseline
     """
-    marks = {record: fingerprint(record) for record, groups in sweep.items() if group in groups}
-    outside = {fingerprint(record) for record, groups in sweep.items() if group not in groups}
-    before = known or {}
+    marks = {record: fingerprint(record) for record, groups in snapshot.items() if group in groups}
+    outside = {fingerprint(record) for record, groups in snapshot.items() if group not in groups}
+    before = seen or {}
     stayed = {mark: None for mark in before if mark not in outside}
     arrived = tuple(record for record, mark in marks.items() if mark not in before)
-    if known is None and not include_existing:
+    if seen is None and not include_existing:
         arrived = ()
     return Change(arrived, {**stayed, **dict.fromkeys(marks.values())})
 
 
 def fingerprint(record: str) -> int:
-    """An id as 8 bytes. That a newcomer is mistaken for one of 100,000 members has a chance of 1 in 10^14."""
+    """Hash an id to 8 bytes. With 100,000 members, a newcomer collides with one of them with probability 1 in 10^14."""
     return int.from_bytes(blake2b(record.encode(), digest_size=8).digest(), "big")
 
 
 # -- what is kept
 
 
-def pack(known: Known) -> list[str]:
-    """Fingerprints as texts under 64 KB, 10.7 characters for each."""
-    marks = list(known)
+def pack(seen: SeenIds) -> list[str]:
+    """Encode fingerprints as texts of less than 64 KB each, 10.7 characters for a fingerprint."""
+    marks = list(seen)
     parts = [marks[start : start + MARKS_IN_A_CHUNK] for start in range(0, len(marks), MARKS_IN_A_CHUNK)]
     return [base64.b64encode(struct.pack(f">{len(part)}Q", *part)).decode() for part in parts]
 
 
-def unpack(chunks: Iterable[str]) -> Known:
-    """The fingerprints that :func:`pack` was given."""
+def unpack(chunks: Iterable[str]) -> SeenIds:
+    """Decode the fingerprints that :func:`pack` encoded."""
     parts = map(base64.b64decode, chunks)
     return dict.fromkeys(mark for part in parts for (mark,) in struct.iter_unpack(">Q", part))
 
@@ -97,11 +100,11 @@ def unpack(chunks: Iterable[str]) -> Known:
 # -- reading a listing
 
 
-def read(kind: Kind, client: CrmClient, stopped: Callable[[], bool]) -> Sweep:
-    """The whole listing.
+def read_snapshot(kind: Kind, client: CrmClient, stopped: Callable[[], bool]) -> Snapshot:
+    """Read the whole listing.
 
-    :param stopped: asked before each record; once it says so, reading ends
-    :raises CrmError: what a page was answered with
+    :param stopped: called before each record; reading ends once it returns True
+    :raises CrmError: if a page cannot be read
     """
     listing, path, groups = _READERS[kind]
     found: dict[str, frozenset[str]] = {}
@@ -136,15 +139,15 @@ _READERS: Mapping[
 }  # fmt: skip
 
 
-# -- when it does not work
+# -- errors
 
 
 @dataclass
 class ErrorBackoff:
-    """What a watch does about errors: it has no task to fail, so it says it once, and goes on, ever more slowly.
+    """Back-off and logging for a watch. It has no task to fail, so it logs each kind of error once and tries again.
 
     :param watch: what is watched, for messages
-    :param interval: seconds between two sweeps when all is well
+    :param interval: seconds between two snapshots without errors
     """
 
     watch: str
@@ -152,27 +155,28 @@ class ErrorBackoff:
     failed: int = 0
     reported: str = ""
 
-    def met(self, error: e.CrmError) -> float:
-        """Note a failed sweep.
+    def record_error(self, error: e.CrmError) -> float:
+        """Record a failed snapshot.
 
-        :return: seconds until the next one: doubled each time for what mends itself, :data:`SLOW` for what does not
+        :return: seconds until the next one: doubled after each transient error, :data:`SLOW` after a permanent one
         """
         self.failed += 1
-        passing = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
-        lasting = not passing or self.failed > MAX_ERRORS_IN_A_ROW
-        self._report(error, logging.ERROR if lasting else logging.WARNING)
-        doubled = self.interval * 2.0 ** min(self.failed - 1, 16)
-        delay = max(min(doubled, LONGEST_BACK_OFF), self.interval) if passing else max(self.interval, SLOW)
-        return max(delay, server_delay(error) or 0.0)
+        transient = isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
+        permanent = not transient or self.failed > MAX_ERRORS_IN_A_ROW
+        self._report(error, logging.ERROR if permanent else logging.WARNING)
+        seconds = SLOW
+        if transient:  # without jitter: the watchers of a connection share their snapshots
+            seconds = delay(self.failed, first=self.interval, longest=LONGEST_BACK_OFF, jitter=1.0)
+        return max(seconds, self.interval, server_delay(error) or 0.0)
 
-    def over(self) -> None:
-        """Note a sweep that went well."""
+    def record_success(self) -> None:
+        """Record a snapshot that was read."""
         if self.failed:
-            log.info("%s: the CRM answers again, after %d failed sweep(s).", self.watch, self.failed)
+            log.info("%s: the CRM responds again after %d failed snapshot(s).", self.watch, self.failed)
         self.failed, self.reported = 0, ""
 
     def _report(self, error: e.CrmError, level: int) -> None:
         what = f"{level} {error.type}"
         if what != self.reported:
-            log.log(level, "%s: no sweep. It is tried again until it works. %s", self.watch, error)
+            log.log(level, "%s: no snapshot could be read; retrying until one can. %s", self.watch, error)
             self.reported = what

@@ -1,7 +1,7 @@
-"""The questions that sensors ask, apart from how they wait for the answer.
+"""The conditions that sensors wait for, independent of how they wait.
 
-A question says what it looks at through a :class:`Lookup`: directly through a client, or through a round that fetches
-each record once for all who wait. The answer is the same either way.
+A condition reads the CRM through a :class:`Lookup`: either directly through a client, or through a cached look-up that
+fetches each record once for all waiting tasks. The result is the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Until = Literal["in", "left"]
 
 
 class Lookup(Protocol):
-    """What a question may look at."""
+    """What a condition can read."""
 
     def lists(self) -> Iterable[Record]:
         """All segmentation lists."""
@@ -41,7 +41,7 @@ class Lookup(Protocol):
 
 @dataclass(frozen=True)
 class DirectLookup:
-    """Looks at the CRM itself."""
+    """Reads from the CRM."""
 
     client: CrmClient
 
@@ -57,53 +57,54 @@ class DirectLookup:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition(abc.ABC):
-    """Something to wait for; as data it can be handed to another process.
+    """Something to wait for. It can be serialized for another process.
 
-    :ivar reasons: why the last answer was "not yet": names, types and counts, no values
+    :ivar reasons: why the last check was "not yet": names, types and counts, no values
     """
 
     reasons: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def why(self) -> str:
-        """:attr:`reasons` for a log."""
+        """:attr:`reasons` as text for a log."""
         return "; ".join(self.reasons)
 
     @abc.abstractmethod
-    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
-        """The XCom (ids, no values) if it is so, None if not yet.
+    def check(self, lookup: Lookup) -> dict[str, Any] | None:
+        """Check the condition once.
 
-        :raises CrmError: what a lookup was answered with
+        :return: the XCom (ids, no values) if the condition holds, None if not yet
+        :raises CrmError: if a look-up fails
         """
 
     def as_data(self) -> dict[str, Any]:
-        """The question as JSON-able data."""
+        """The condition as JSON-serializable data."""
         values = {f.name: validation.json_value(getattr(self, f.name), f.name) for f in fields(self) if f.init}
-        return {"question": type(self).__name__, **values}
+        return {"condition": type(self).__name__, **values}
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> Condition:
-        """The question that :meth:`as_data` was called on."""
+        """The condition that :meth:`as_data` was called on."""
         kinds = {kind.__name__: kind for kind in Condition.__subclasses__()}
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "question"}
-        return kinds[data["question"]](**values)
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "condition"}
+        return kinds[data["condition"]](**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListExists(Condition):
-    """There is a segmentation list with this id, or exactly one with this name."""
+    """A segmentation list with this id exists, or exactly one with this name."""
 
     list_id: str | None = None
     list_name: str | None = None
 
-    def answer(self, lookup: Lookup) -> dict[str, Any]:
+    def check(self, lookup: Lookup) -> dict[str, Any]:
         found = pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")
         return {"id": found.get("id"), "name": list_name(found)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class InList(Condition):
-    """All of these contacts, or any of them, are in a segmentation list. Who was seen there is not asked for again."""
+    """All of these contacts, or any of them, are in a segmentation list. Contacts found once are not read again."""
 
     emails: tuple[str, ...]
     list_id: str | None = None
@@ -111,7 +112,7 @@ class InList(Condition):
     match: Match = "all"
     seen: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+    def check(self, lookup: Lookup) -> dict[str, Any] | None:
         if not self.emails:
             raise e.CrmInvalidValueError("emails is empty; give at least one address")
         validation.refuse_list_as_text(self.emails[0], "emails")
@@ -125,7 +126,7 @@ class InList(Condition):
             except e.CrmContactNotFoundError as error:
                 absent = absent or error
             if (person in self.seen) == (self.match == "any"):
-                break  # one is enough to know: the first that is there, or the first that is missing
+                break  # one contact decides: the first that is found (any) or the first that is missing (all)
         if len(self.seen) == (len(people) if self.match == "all" else 1):
             return {"list_id": list_id, "contact_ids": list(self.seen.values())}
         if absent is not None:
@@ -148,13 +149,13 @@ class InList(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class ContactIs(Condition):
-    """A contact exists and, if they are given, has this status and these attribute values."""
+    """A contact exists and has the given status and attribute values, if any."""
 
     email: str
     status: str | None = None
     attributes: Mapping[str, Any] | None = None
 
-    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+    def check(self, lookup: Lookup) -> dict[str, Any] | None:
         wanted = {} if self.attributes in (None, {}) else validation.attributes(self.attributes, reserved=frozenset())
         status = None if self.status is None else validation.text(self.status, "status")
         contact = lookup.contact(validation.email(self.email, "contact_email"))
@@ -177,7 +178,7 @@ class DealInStage(Condition):
     stage_ids: tuple[str, ...]
     until: Until = "in"
 
-    def answer(self, lookup: Lookup) -> dict[str, Any] | None:
+    def check(self, lookup: Lookup) -> dict[str, Any] | None:
         wanted = [stage.lower() for stage in validation.uuids(list(self.stage_ids), "stage_ids")]
         deal = lookup.deal(validation.uuid(self.deal_id, "deal_id"))
         stage = deal.get("stageId")
@@ -190,7 +191,7 @@ class DealInStage(Condition):
 
 
 def _difference(name: str, values: Mapping[str, Any], wanted: Any) -> str:
-    """How an attribute differs from what is wanted; names and types only."""
+    """Describe how an attribute differs from the expected value, with names and types only."""
     if name not in values:
         return f"the contact has no attribute {name!r}"
     return f"attribute {name!r} has another value ({_json_type(values[name])}; wanted is {_json_type(wanted)})"

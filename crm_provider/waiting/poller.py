@@ -1,13 +1,9 @@
-"""One poll for all who wait on a connection.
+"""One poll for all waiting tasks of a connection.
 
-One round of looks: each record is fetched once, whoever asks for it.
-
-One poll for all who wait on a connection.
-
-A :class:`Poller` asks the questions of all its waiters in rounds. In a round each list page, contact or deal is fetched
-once, whoever needs it. Rounds of one interval fall together: they start on a common grid of time, not when each waiter
-came. A round is spread out, so that waiting takes at most a share of the key's rate budget. While the CRM is out of
-order the rounds become rarer.
+A :class:`Poller` checks the conditions of all its waiters in rounds. In a round, a :class:`CachedLookup` fetches each
+list page, contact and deal once. Waiters with the same interval share their rounds: rounds start on a common time grid,
+not when each waiter joined. The calls of a round are paced, so that waiting uses at most a share of the key's rate.
+During an outage the rounds become less frequent.
 """
 
 from __future__ import annotations
@@ -28,21 +24,21 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
-from crm_provider.waiting.backoff import Waiting, next_look
+from crm_provider.waiting.backoff import Waiting, next_check
 from crm_provider.waiting.conditions import Condition
 
 HOPELESS = 3
-"""Failed calls in a row after which a round asks no further: the CRM is out of order, not one record."""
+"""Consecutive failed calls after which a round stops calling: the CRM is failing, not a single record."""
 
 
-class Round:
-    """A lookup that fetches each record once, an error included.
+class CachedLookup:
+    """A look-up for one round that fetches each record once and caches records and errors.
 
-    After a refusal of the key, a throttled call, or several failed ones in a row it fetches no more: the waiters that
-    are left get the same error. What was read until then stays known, pages of lists included: whoever has his answer
-    in it gets it. The next round starts afresh.
+    It stops fetching after a refused key, a throttled call, or several consecutive failures: the remaining waiters get
+    the same error. Cached records and list pages still answer the waiters that need nothing else. Each round has a new
+    look-up.
 
-    :param client: what fetches
+    :param client: fetches the records
     """
 
     def __init__(self, client: CrmClient) -> None:
@@ -59,7 +55,7 @@ class Round:
 
     @property
     def failure(self) -> e.CrmError | None:
-        """Why the round was in vain: the error that came last, if no call at all was answered."""
+        """The last error if the CRM answered no call of the round, else None."""
         return None if self._answers else self._failure
 
     def contact(self, email: str) -> Record:
@@ -69,7 +65,7 @@ class Round:
         return self._once(("deal", deal_id), lambda: self._client.get_deal(deal_id))
 
     def lists(self) -> Iterator[Record]:
-        """All lists; pages are fetched as far as anyone reads."""
+        """All lists. A page is fetched when a waiter first reads it."""
         n = 0
         while n < len(self._lists) or self._next_list():
             yield self._lists[n]
@@ -100,7 +96,7 @@ class Round:
                 self._kept[key] = error
         kept = self._kept[key]
         if isinstance(kept, e.CrmError):
-            raise kept.with_traceback(None)  # else each raise adds to it: for 10,000 waiters it holds 20,000 frames
+            raise kept.with_traceback(None)  # else each raise extends it: 20,000 frames for 10,000 waiters
         return kept
 
     def _guarded(self, fetch: Callable[[], Any]) -> Any:
@@ -114,7 +110,7 @@ class Round:
             if self._failures >= HOPELESS or isinstance(error, e.CrmThrottledError):
                 self._hopeless = error
             raise
-        except e.CrmError as error:  # an answer: the CRM works
+        except e.CrmError as error:  # the CRM answered
             self._answered()
             if isinstance(error, e.CrmAccessError):
                 self._hopeless = error
@@ -130,25 +126,25 @@ class Round:
 log = logging.getLogger(__name__)
 
 OFFSET = random.uniform(0.0, 60.0)  # noqa: S311 - not a secret
-"""Seconds by which the rounds of this process are off the clock's own grid: two triggerers that wait on one connection
-do not begin their rounds at the same instant."""
+"""Seconds by which this process shifts the time grid of its rounds, so that two triggerers do not start their rounds of
+one connection at the same instant."""
 
-LAST_LOOK = 30.0
-"""Seconds that a last look may come after the deadline at most. Those that are near each other share one."""
+LAST_CHECK = 30.0
+"""Maximum seconds between a deadline and its last check. Deadlines close to each other share one."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Waiter:
-    """One who waits, and how it ends.
+    """A waiting task and its future result.
 
-    :param interval: seconds between two looks
-    :param policy: what is "not yet"
-    :param deadline: when waiting ends
-    :param ended: resolved with the answer, or with what ends the wait without one
-    :param due: when the next look begins
+    :param interval: seconds between two checks
+    :param policy: decides which errors mean "not yet"
+    :param deadline: when the wait ends
+    :param ended: resolved when the wait ends
+    :param due: when the next check starts
     """
 
-    question: Condition
+    condition: Condition
     interval: float
     policy: ErrorPolicy
     waiting: Waiting
@@ -159,7 +155,7 @@ class Waiter:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a wait ended: with an answer, with an error and what was decided, or with neither at the deadline."""
+    """How a wait ended: with an answer, with an error and its decision, or with neither at the deadline."""
 
     answer: dict[str, Any] | None = None
     error: e.CrmError | None = None
@@ -167,12 +163,12 @@ class Ending:
 
 
 class Poller:
-    """Asks for all its waiters, round after round, until the last one leaves.
+    """Checks the conditions of all its waiters in rounds until the last one leaves.
 
-    :param connect: gives the client for a round (a new one if the connection has changed)
-    :param clock: one that nobody sets: set back, it would stop the rounds. All times here are those of this clock
-    :param jitter: 0 to 1, for the back-off; drawn once for all in a round, so that they stay together
-    :param offset: seconds by which the grid of rounds is off the clock's; by default that of the process
+    :param connect: returns the client for a round (a new one if the connection has changed)
+    :param clock: a monotonic clock: if it were set back, the rounds would stop. All times here use this clock
+    :param jitter: 0 to 1, for the back-off; drawn once per round, so that its waiters stay together
+    :param offset: seconds by which the grid of rounds is shifted; by default :data:`OFFSET`
     """
 
     def __init__(
@@ -188,26 +184,26 @@ class Poller:
         self._offset = OFFSET if offset is None else offset
         self._waiters: dict[int, Waiter] = {}
         self._task: asyncio.Task[None] | None = None
-        self._in_vain = 0
-        """Rounds in a row without any answer."""
+        self._failed_rounds = 0
+        """Consecutive rounds in which the CRM answered no call."""
         self._not_before = 0.0
 
     async def wait(
         self,
-        question: Condition,
+        condition: Condition,
         *,
         interval: float,
         policy: ErrorPolicy,
         waiting: Waiting,
         deadline: float = math.inf,
     ) -> Ending:
-        """Wait for the answer to a question, together with all others.
+        """Wait for a condition, together with all other waiters.
 
-        :param deadline: when waiting ends. The last look begins after it, and at most :data:`LAST_LOOK` (or the
-            interval, if that is shorter) later
+        :param deadline: when the wait ends. The last check starts after it, at most :data:`LAST_CHECK` (or the
+            interval, if shorter) later
         """
         waiter = Waiter(
-            question=question,
+            condition=condition,
             interval=max(interval, 1.0),
             policy=policy,
             waiting=waiting,
@@ -215,11 +211,11 @@ class Poller:
             ended=asyncio.get_running_loop().create_future(),
         )
         if self._task is None or self._task.done():
-            self._in_vain, self._not_before = 0, 0.0  # of another time
+            self._failed_rounds, self._not_before = 0, 0.0  # of an earlier outage
         waiter.due = self._next_due(waiter, self._clock())
         self._waiters[id(waiter)] = waiter
         if self._task is None or self._task.done():
-            # in a context of its own: a triggerer would write all it logs into the task log of whoever came first
+            # in its own context: else a triggerer writes its log records into the task log of the first waiter
             self._task = contextvars.Context().run(asyncio.create_task, self._run())
         try:
             return await waiter.ended
@@ -229,26 +225,26 @@ class Poller:
                 self._task.cancel()
                 self._task = None
 
-    def _next_due(self, waiter: Waiter, looked: float) -> float:
-        """The next point of the waiter's grid, the same for all of one interval; later if the server asked for it.
+    def _next_due(self, waiter: Waiter, checked: float) -> float:
+        """The next point of the waiter's grid, the same for all with its interval; later if the server asked for it.
 
-        :param looked: when the last look began. (Not when it ended: a round that is longer than the interval would end
-            beyond different points for different waiters, and they would be asked for in different rounds from then on)
+        :param checked: when the last check started. (Not when it ended: a round longer than the interval ends after
+            different points for different waiters, which would then no longer share their rounds)
         """
-        due = self._grid(max(looked, waiter.waiting.not_before, self._not_before), waiter.interval)
+        due = self._grid(max(checked, waiter.waiting.not_before, self._not_before), waiter.interval)
         if waiter.deadline == math.inf:
             return due
-        return min(due, self._grid(max(looked, waiter.deadline), min(waiter.interval, LAST_LOOK)))
+        return min(due, self._grid(max(checked, waiter.deadline), min(waiter.interval, LAST_CHECK)))
 
     def _grid(self, after: float, step: float) -> float:
-        """The first point of the grid that is later."""
+        """The first grid point after a time."""
         point = (math.floor((after - self._offset) / step) + 1) * step + self._offset
-        return point if point > after else point + step  # floats round
+        return point if point > after else point + step  # rounding of floats
 
     async def _run(self) -> None:
         try:
             await self._rounds()
-        except Exception as broken:  # a bug: nobody may wait for ever on a loop that has ended
+        except Exception as broken:  # a bug: no task may wait for ever on a loop that has ended
             for waiter in self._waiters.values():
                 self._fail(waiter, broken)
             raise
@@ -256,7 +252,7 @@ class Poller:
     async def _rounds(self) -> None:
         while True:
             wait = min(waiter.due for waiter in self._waiters.values()) - self._clock()
-            # a newcomer may be due earlier: never sleep past its grid
+            # a new waiter may be due earlier: never sleep past its grid point
             await self._sleep(min(max(wait, 0.0), 1.0))
             now = self._clock()
             due = [waiter for waiter in self._waiters.values() if waiter.due <= now]
@@ -268,67 +264,77 @@ class Poller:
                 await self._round(due)
 
     def _held_back(self, waiter: Waiter, now: float) -> bool:
-        """Whether its time is over before it may look again."""
+        """Whether the deadline is over before the next check is allowed."""
         return now >= waiter.deadline and now < max(waiter.waiting.not_before, self._not_before)
 
     async def _round(self, due: list[Waiter]) -> None:
-        loop, look = asyncio.get_running_loop(), _Look(self._clock(), self._jitter())
+        loop, start = asyncio.get_running_loop(), _RoundStart(self._clock(), self._jitter())
         try:
-            lookup = Round(await self._connect())
+            lookup = CachedLookup(await self._connect())
         except e.CrmError as error:
             for waiter in due:
-                self._met(waiter, error, look)
+                self._failed(waiter, error, start)
             return
-        random.shuffle(due)  # records that always fail must not be before the same others each time: see HOPELESS
+        random.shuffle(due)  # records that always fail must not precede the same others in each round: see HOPELESS
         interval = min(waiter.interval for waiter in due)
-        await asyncio.to_thread(self._ask_all, due, lookup, look, loop)
-        self._learn(lookup.failure, interval, look)
-        seconds = self._clock() - look.started
-        log.info("Asked for %d waiter(s) in %.1f s; %d still wait.", len(due), seconds, len(self._waiters))
+        await asyncio.to_thread(self._check_all, due, lookup, start, loop)
+        self._space_out(lookup.failure, interval, start)
+        seconds = self._clock() - start.started
+        log.info("Checked %d condition(s) in %.1f s; %d still waiting.", len(due), seconds, len(self._waiters))
 
-    def _ask_all(self, due: list[Waiter], lookup: Round, look: _Look, loop: asyncio.AbstractEventLoop) -> None:
-        """Runs in a thread: ask for each waiter, and hand each result to the event loop as soon as it is there."""
+    def _check_all(
+        self, due: list[Waiter], lookup: CachedLookup, start: _RoundStart, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Check each waiter's condition, in a thread, and pass each result to the event loop at once."""
         for waiter in due:
             if waiter.ended.done():
                 continue
             try:
-                answer = waiter.question.answer(lookup)
+                answer = waiter.condition.check(lookup)
             except e.CrmError as error:
-                loop.call_soon_threadsafe(self._met, waiter, error, look)
-            except Exception as bug:  # noqa: BLE001 - it is raised where this one waiter waits; the others wait on
-                loop.call_soon_threadsafe(self._broke, waiter, bug, look)
+                loop.call_soon_threadsafe(self._failed, waiter, error, start)
+            except Exception as bug:  # noqa: BLE001 - raised to this waiter only; the others go on
+                loop.call_soon_threadsafe(self._crashed, waiter, bug, start)
             else:
-                loop.call_soon_threadsafe(self._answered, waiter, answer, look)
+                loop.call_soon_threadsafe(self._answered, waiter, answer, start)
 
-    def _learn(self, failure: e.CrmError | None, interval: float, look: _Look) -> None:
-        """After rounds in vain all wait longer, newcomers too: else each of them would cost a round of its own."""
-        self._in_vain, self._not_before = (self._in_vain + 1 if failure else 0), 0.0
+    def _space_out(self, failure: e.CrmError | None, interval: float, start: _RoundStart) -> None:
+        """After failed rounds all wait longer, new waiters too: otherwise each of them would cause its own round."""
+        self._failed_rounds, self._not_before = (self._failed_rounds + 1 if failure else 0), 0.0
         if failure is None:
             return
-        self._not_before = next_look(failure, self._in_vain, self._clock(), interval=interval, jitter=look.jitter)
-        log.warning("No answer at all, %d time(s) in a row; asked ever more slowly. %s", self._in_vain, failure)
+        self._not_before = next_check(
+            failure, self._failed_rounds, self._clock(), interval=interval, jitter=start.jitter
+        )
+        log.warning(
+            "No call was answered in %d consecutive round(s); the next one starts later. %s",
+            self._failed_rounds,
+            failure,
+        )
         for waiter in self._waiters.values():
-            waiter.due = max(waiter.due, self._next_due(waiter, look.started))
+            waiter.due = max(waiter.due, self._next_due(waiter, start.started))
 
-    def _answered(self, waiter: Waiter, answer: dict[str, Any] | None, look: _Look) -> None:
-        waiter.waiting.answered(waiter.question.why)
+    def _answered(self, waiter: Waiter, answer: dict[str, Any] | None, start: _RoundStart) -> None:
+        waiter.waiting.record_answer(waiter.condition.why)
         if answer is not None:
             self._end(waiter, Ending(answer=answer))
-        self._wait_on(waiter, look)
+        self._wait_on(waiter, start)
 
-    def _met(self, waiter: Waiter, error: e.CrmError, look: _Look) -> None:
-        decision = waiter.waiting.met(error, waiter.policy, self._clock(), interval=waiter.interval, jitter=look.jitter)
+    def _failed(self, waiter: Waiter, error: e.CrmError, start: _RoundStart) -> None:
+        decision = waiter.waiting.record_error(
+            error, waiter.policy, self._clock(), interval=waiter.interval, jitter=start.jitter
+        )
         if decision.action is not Action.WAIT:
             self._end(waiter, Ending(error=error, decision=decision))
-        self._wait_on(waiter, look)
+        self._wait_on(waiter, start)
 
-    def _broke(self, waiter: Waiter, bug: Exception, look: _Look) -> None:
+    def _crashed(self, waiter: Waiter, bug: Exception, start: _RoundStart) -> None:
         self._fail(waiter, bug)
-        self._wait_on(waiter, look)
+        self._wait_on(waiter, start)
 
-    def _wait_on(self, waiter: Waiter, look: _Look) -> None:
-        waiter.due = self._next_due(waiter, look.started)
-        if look.started >= waiter.deadline:
+    def _wait_on(self, waiter: Waiter, start: _RoundStart) -> None:
+        waiter.due = self._next_due(waiter, start.started)
+        if start.started >= waiter.deadline:
             self._end(waiter, Ending())
 
     @staticmethod
@@ -343,11 +349,11 @@ class Poller:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What all looks of a round have in common.
+class _RoundStart:
+    """What all checks of a round share.
 
-    :param started: when the round began
-    :param jitter: for the back-off of all that fail
+    :param started: when the round started
+    :param jitter: for the back-off after failures
     """
 
     started: float

@@ -101,18 +101,18 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
     with Sandbox(seed="empty", rate=RATE, burst=BURST) as sandbox:
         sandbox.add_fault(effect="latency", latency=one)
         rows = [{"email": f"p{n}@x.org", "name": f"P{n}"} for n in range(int(RATE * (seconds + WARM_UP) * 2))]
-        interrupt = CancelToken()
-        with load_client(sandbox, ProcessRateLimiter(RATE, BURST), interrupt) as (client, pulse):
-            load = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
+        cancel_token = CancelToken()
+        with load_client(sandbox, ProcessRateLimiter(RATE, BURST), cancel_token) as (client, stats):
+            load = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
                         options=LoadOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
-                        interrupt=interrupt)  # fmt: skip
+                        cancel_token=cancel_token)  # fmt: skip
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 running = pool.submit(load.run)
                 time.sleep(WARM_UP)
                 before = sandbox.counters()
                 time.sleep(seconds)
                 after = sandbox.counters()
-                interrupt.set()
+                cancel_token.set()
                 concurrent.futures.wait([running])
         made = after.total - before.total
         refused = after.throttled - before.throttled
@@ -120,11 +120,11 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
 
 
 @contextmanager
-def load_client(sandbox: Sandbox, pacer: Any, interrupt: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
-    settings, pulse = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
-    transport = Transport(settings, pacer=pacer, sleep=interrupt.sleep, observer=pulse)
+def load_client(sandbox: Sandbox, pacer: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
+    settings, stats = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
+    transport = Transport(settings, pacer=pacer, sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
-        yield client, pulse
+        yield client, stats
 
 
 # -- how many calls ------------------------------------------------------------------------------------------
@@ -182,10 +182,10 @@ def calls_of(
 
 
 def run_load(sandbox: Sandbox, rows: list[dict[str, str]], plan: Any, state: Path | None) -> Summary:
-    interrupt = CancelToken()
-    with load_client(sandbox, UnlimitedRate(), interrupt) as (client, pulse):
-        return LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, pulse=pulse,
-                    options=LoadOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), interrupt=interrupt,
+    cancel_token = CancelToken()
+    with load_client(sandbox, UnlimitedRate(), cancel_token) as (client, stats):
+        return LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
+                    options=LoadOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), cancel_token=cancel_token,
                     fingerprints=None if state is None else Fingerprints(state, b"secret")).run()  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def memory_child(way: str, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
     if way != "base":
         settings = Settings(api_key="sandbox-key", base_url="http://127.0.0.1:9")
-        LoadJob(source=source, mapper=mapper, client=CrmClient(settings), pulse=RequestStats(),
+        LoadJob(source=source, mapper=mapper, client=CrmClient(settings), stats=RequestStats(),
              options=LoadOptions(plan="learned", dry_run=way == "dry_run"), policy=ErrorPolicy(work=Work.LOAD),
              fingerprints=Fingerprints(state, b"secret") if way == "repeat" else None).run()  # fmt: skip
     return {"way": way, "seconds": time.monotonic() - started, "megabytes": peak()}

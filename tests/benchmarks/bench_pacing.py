@@ -455,7 +455,7 @@ def write(path: Path, text: str) -> None:
     """Put the table into a document."""
     document = path.read_text(encoding="utf-8")
     if not MARKS.search(document):
-        sys.exit(f"{path} has no marks <!-- measured: pacing --> and <!-- measured: end -->")
+        sys.exit(f"{path} has no markers <!-- measured: pacing --> and <!-- measured: end -->")
     path.write_text(MARKS.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", document), encoding="utf-8")
 
 

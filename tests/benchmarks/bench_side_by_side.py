@@ -115,7 +115,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
     if options.write and not MARKS.search(options.write.read_text(encoding="utf-8")):
-        sys.exit(f"{options.write} has no marks <!-- side-by-side:begin --> and <!-- side-by-side:end -->")
+        sys.exit(f"{options.write} has no markers <!-- side-by-side:begin --> and <!-- side-by-side:end -->")
     return options
 
 

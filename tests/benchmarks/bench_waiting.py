@@ -70,7 +70,7 @@ def main() -> None:
     if options.write:
         document = options.write.read_text(encoding="utf-8")
         if not MARKS.search(document):
-            sys.exit(f"{options.write} has no marks <!-- measured: waiting --> and <!-- measured: end -->")
+            sys.exit(f"{options.write} has no markers <!-- measured: waiting --> and <!-- measured: end -->")
         options.write.write_text(MARKS.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", document), encoding="utf-8")
 
 
@@ -123,7 +123,7 @@ async def wait_and_tell(way: str, waiters: int, seconds: float) -> None:
 
     async def wait() -> None:
         trigger = CrmPollTrigger(
-            question=ListExists(list_name="Late").as_data(),
+            condition=ListExists(list_name="Late").as_data(),
             crm_conn_id="crm_default",
             poke_interval=INTERVAL,
             deadline=time.time() + 3600,

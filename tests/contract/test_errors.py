@@ -96,7 +96,11 @@ def test_a_mistake(name: str, account: Account, learn: Learn) -> None:
     if name == "unknown contact":
         told = error.type in CATALOGUE
         learn("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=told)
-        learn("request id", _where_the_id_is(answer, parsed), holds=None if request_id_of(answer) is None else True)
+        learn(
+            "request id",
+            _where_the_id_is(answer, parsed),
+            holds=None if request_id_of(answer, parsed) is None else True,
+        )
 
 
 def _types_named(parsed: Any) -> str:

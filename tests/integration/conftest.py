@@ -24,9 +24,9 @@ def crm(crm_sandbox: Sandbox, crm_connection: str, monkeypatch: pytest.MonkeyPat
 
     How often one call is sent is the client's subject: with one attempt, one fault is one failed try or check.
     """
-    from crm_provider.client import transport
+    from crm_provider.client import retry
 
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, tries=1))
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, tries=1))
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(rate_store="off"))
     crm_sandbox.configure(rate=None)
     return crm_sandbox
@@ -81,7 +81,7 @@ FAST = 100.0
 @pytest.fixture
 def fast_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of a poll pass in a hundredth of the time, and a look is one call."""
-    from crm_provider.client.transport import RetryBudget
+    from crm_provider.client.retry import RetryBudget
     from crm_provider.triggers import connection, poll
     from crm_provider.waiting.poller import Poller
 

@@ -277,13 +277,13 @@ def main(result: Path) -> None:
     from airflow.sdk.execution_time import context as sdk_context
     from airflow.utils.db import initdb
 
-    from crm_provider.client import transport
+    from crm_provider.client import retry
     from crm_provider.operators import automations
     from crm_provider.sandbox import Sandbox, ids
 
     sdk_context.mask_secret = automations.mask_secret = lambda *args: None
     os.environ.update({f"AIRFLOW_VAR_{name.upper()}": value for name, value in WEBHOOK.items()})
-    transport.RetryBudget = partial(transport.RetryBudget, tries=2, first_delay=0.001)  # type: ignore[misc, assignment]
+    retry.RetryBudget = partial(retry.RetryBudget, tries=2, first_delay=0.001)  # type: ignore[misc, assignment]
     initdb()
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
     with Sandbox(rate=None, api_key=KEY) as sandbox, socket.socket() as nobody_listens:

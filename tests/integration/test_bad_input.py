@@ -116,7 +116,7 @@ VALUES = {
         {"contact_email": "ada@example.com", "webhook_id": "", "channel_uid": "c", "workflow_id": "w"},
         ["webhook_id must be text, not empty"],
     ),
-    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["tells no format"]),
+    "target without a format": (CrmExtractContactsOperator, {"target": "contacts.xlsx"}, ["does not show its format"]),
     "a bad email among others": (
         CrmListMembershipSensor,
         {"emails": ["ada@example.com", "bad"], "list_id": ids.list_id("Newsletter")},

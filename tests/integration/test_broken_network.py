@@ -23,7 +23,7 @@ from broken_ways import UNREACHABLE, plain_environment
 
 from crm_provider import errors as e
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.client import http_session, transport
+from crm_provider.client import http_session, retry
 from crm_provider.sandbox import Sandbox
 from crm_provider.testing import assert_no_duplicates
 
@@ -36,8 +36,8 @@ RunDag = Callable[..., Any]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other without a wait, and rows are sent one after the other."""
     plain_environment(monkeypatch)
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, first_delay=0.0))
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, first_delay=0.0))
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def dag_of(hits: Iterable[str], folder: Path, on_start: Callable[[str], None] = lambda _: None) -> DAG:
@@ -195,7 +195,7 @@ def test_what_breaks_once_is_mended_within_the_try(
             fault=f"{fault}, once",
             ends=end_of(run[hit.replace(" ", "_")]),
             requests=scene.requests(hit),
-            data="nothing lost, nothing doubled",
+            data="nothing lost, nothing duplicated",
             error=None,
         )
     table.write()
@@ -236,11 +236,11 @@ def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
 
 def _words(wanted: list[str] | None, written: list[str]) -> str:
     if wanted is None:
-        return "it only reads"
+        return "read only"
     done = len(set(wanted) & set(written))
     if not done:
         return "nothing was written; the next run writes it"
-    return f"{done} of {len(wanted)} written, and said to be unsure; the next run doubles nothing"
+    return f"{done} of {len(wanted)} written, reported as uncertain; the next run duplicates nothing"
 
 
 def test_every_line_of_the_table_has_its_test() -> None:

@@ -69,10 +69,10 @@ def test_a_poll_goes_on_and_keeps_its_deadline(
     assert found.answer is not None
     assert nothing == Ending()
     observed(
-        fault="the clock is set, by a day back or forth",
+        fault="the clock changes by a day, back or forth",
         hits="deferred sensor",
-        ends="as without: success, or its timeout",
-        requests="a look in each interval, as without",
+        ends="the same as without the fault: success, or its timeout",
+        requests="one check per interval, as without the fault",
         data="read only",
         remedy="nothing",
     )

@@ -34,6 +34,7 @@ from crm_provider.operators.extract import (
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
@@ -90,6 +91,15 @@ def test_every_dag_is_loaded_without_an_import_error(fence: Fence, tmp_path: Pat
 def test_every_dag_of_the_documents_has_an_id_of_its_own() -> None:
     ids = [name for fence in PYTHON for name in re.findall(r"\bDAG\(\s*\"(\w+)\"", fence.code)]
     assert sorted(set(ids)) == sorted(ids)
+
+
+def test_the_script_with_the_hook_runs(crm: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = [fence for fence in docs_text.fences(DOCS / "hook.md", "python") if "DAG(" not in fence.code]
+    exec(compile(script.code, script.name, "exec"), {"__name__": "example"})
+    created, error = capsys.readouterr().out.splitlines()
+    assert created == "created"
+    assert error.startswith("CONTACT_NOT_FOUND (404) on GET /contacts/{email}: ")
+    assert crm.store.contacts["hedy@example.com"].attributes["name"] == "Hedy"
 
 
 def airflow_lines() -> list[str]:

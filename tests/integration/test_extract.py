@@ -165,7 +165,7 @@ def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target": "contacts.xlsx"}, "tells no format"),
+        ({"target": "contacts.xlsx"}, "does not show its format"),
         ({"target": "{{ '' }}"}, "empty"),
         ({"target": "contacts.csv", "fields": "{{ 'email' }}"}, "fields must be a list"),
     ],

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from crm_provider.extract import partial_pages
 from crm_provider.files import journal
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -71,7 +70,7 @@ def test_a_load_without_a_retry_leaves_its_books(
 
 def test_an_extract(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     crm.reset(SandboxSettings(seed="contacts:35", rate=None))
-    Disk(monkeypatch, partial_pages, fits=2, full=1)
+    Disk(monkeypatch, journal, fits=3, full=1)  # a head and two pages
     target = tmp_path / "contacts.jsonl"
     task = run_task(CrmExtractContactsOperator, target=str(target), retries=1)
     assert task.states == ["up_for_retry", "success"]

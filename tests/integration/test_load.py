@@ -54,7 +54,7 @@ def resuming(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are sent one after the other: errors in a row are those of rows in a row."""
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
 
 
 def rows(count: int, *, name: str = "N", first: int = 1) -> list[Row]:
@@ -671,7 +671,7 @@ def test_a_task_that_times_out_saves_and_the_retry_goes_on(
 
 
 def test_a_state_file_in_use_is_worth_a_retry(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
-    from crm_provider.files.local import FileLock
+    from crm_provider.files.lock import FileLock
 
     held = FileLock(tmp_path / "state.lock", "the state file")
     held.acquire()

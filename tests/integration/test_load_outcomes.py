@@ -99,7 +99,7 @@ def test_table(
 ) -> None:
     crm.reset(SandboxSettings(seed="empty", rate=None))
     # one after the other, so that nothing is on its way when the load stops
-    monkeypatch.setattr("crm_provider.load.job.width_for", lambda rate, latency: 1)
+    monkeypatch.setattr("crm_provider.load.workers.width_for", lambda rate, latency: 1)
     with DAG("load_outcomes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for name, number in numbers.items():
             CrmLoadContactsOperator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
+from crm_provider.ui.query import LIMIT
 
 XSS = "<script>alert(1)</script>"
 
@@ -166,7 +168,7 @@ def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.Mon
         return [
             reading.Found(
                 dag_id=XSS, task_id=XSS, run_id=f'"{XSS}', map_index=-1, operator=XSS, state=XSS, start=found.start,
-                end=None, result=result,
+                end=None, result=json.dumps(result),
             )
         ]  # fmt: skip
 
@@ -177,6 +179,76 @@ def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.Mon
     links = re.findall(r"""href=["']?([^"'\s>]*)""", text)
     assert links
     assert [link for link in links if not link.startswith("/airflow/")] == [], "all lead into this Airflow"
+
+
+def set_stored(table: str, column: str, text: str) -> None:
+    """Replace a JSON text that Airflow has stored for the load ``page_bad``, as any task's author could."""
+    import sqlalchemy
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        statement = sqlalchemy.text(f"UPDATE {table} SET {column} = :text WHERE dag_id = 'page_bad'")
+        session.execute(statement, {"text": text})
+
+
+def of_load(**parts: Any) -> str:
+    return json.dumps({"rows": 1, "rejected": 0, **parts})
+
+
+HOSTILE = {
+    "a number beyond float": of_load(seconds=10**400),
+    "4,300 digits": of_load(calls=7).replace("7", "9" * 4300),
+    "half a character": of_load(errors={"\ud800": 1}),
+    "an object as connection": of_load(crm_conn_id={}),
+    "44 MB of types": of_load(errors={f"T{number}": 1 for number in range(300_000)}),
+    "a path of 10 MB": of_load(rejects_path="/" * 10**7),
+    "deep nesting": "[" * 100_000,
+}
+
+
+def test_one_record_does_not_take_down_the_page(users: Users, loads: Any) -> None:
+    set_stored("rendered_task_instance_fields", "rendered_fields", '{"crm_conn_id": {"a": NaN}}')
+    for attack, text in HOSTILE.items():
+        set_stored("xcom", "value", text)
+        answer = users.client().get("/")
+        assert (attack, answer.status_code) == (attack, 200)
+        assert "page_bad / load" in answer.text
+        assert "Its result cannot be read" in answer.text, attack
+        assert "page_good / load" in answer.text
+        assert "2 created" in answer.text, "the rest of the page is as ever"
+
+
+def test_what_is_shown_of_one_load_is_bounded(users: Users, loads: Any) -> None:
+    set_stored("xcom", "value", of_load(errors={f"T{number}": 1 for number in range(10_000)}))
+    text = users.client().get("/").text
+    assert "9,980 more types" in text
+    assert len(text) < LIMIT * 10_000
+
+
+def test_no_object_is_built_from_an_xcom(users: Users, loads: Any) -> None:
+    """Airflow's own decoder would import the module of the class, if its name begins with ``airflow.``."""
+    module = "airflow.example_dags.example_skip_dag"
+    thing = {"__classname__": f"{module}.EmptySkipOperator", "__version__": 1, "__data__": {}}
+    for text in (json.dumps(thing), json.dumps(json.dumps(thing))):
+        set_stored("xcom", "value", text)
+        assert users.client().get("/").status_code == 200
+    assert module not in sys.modules
+
+
+def test_a_failure_of_the_page_has_the_headers_too(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crm_provider.ui import app
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(app, "recent_loads", fail)
+    login = users.client().headers["Authorization"]
+    client = TestClient(users.app, headers={"Authorization": login}, raise_server_exceptions=False)
+    answer = client.get("/")
+    assert answer.status_code == 500
+    assert "The page cannot be shown" in answer.text
+    assert "a secret" not in answer.text
+    assert {name: answer.headers[name] for name in app.HEADERS} == app.HEADERS
 
 
 def test_headers(users: Users) -> None:
@@ -231,7 +303,7 @@ def test_who_does_not_show_the_page_does_not_load_it(airflow_db: Path) -> None:
         "import sys, crm_provider.operators.load, crm_provider.sensors.lists\n"
         "assert 'crm_provider.ui' not in sys.modules\n"
         "import crm_provider.ui.plugin\n"
-        "assert not {'crm_provider.ui.app', 'crm_provider.ui.app'} & set(sys.modules)\n"
+        "assert not {'crm_provider.ui.app', 'crm_provider.ui.query'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NEWSLETTER, TRIAL = list_id("Newsletter"), list_id("Trial users")
 NEW, WON = stage_id("Sales", "New"), stage_id("Sales", "Won")
 MEMBERS = {"ada", "barbara", "frances", "john", "ken", "margaret"}  # of the newsletter, in the seed
-SETTLE = 0.1
+DELIVERY_DELAY = 0.1
 INTERVAL = 0.2
 
 
@@ -99,7 +99,7 @@ class Triggerer:
 @pytest.fixture
 def crm(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """A CRM that is watched quickly: five sweeps in a second."""
-    monkeypatch.setattr(cursor, "SETTLE", SETTLE)
+    monkeypatch.setattr(cursor, "DELIVERY_DELAY", DELIVERY_DELAY)
     monkeypatch.setattr(watch, "SHORTEST_INTERVAL", INTERVAL)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", connection(crm))
     return crm
@@ -200,8 +200,8 @@ def test_members_can_be_included(crm: Sandbox) -> None:
 def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
 
-    async def play(store: FakeStore, verify_write: float, wanted: int) -> list[str]:
-        monkeypatch.setattr(cursor, "SETTLE", verify_write)
+    async def play(store: FakeStore, wait_for_delivery: float, wanted: int) -> list[str]:
+        monkeypatch.setattr(cursor, "DELIVERY_DELAY", wait_for_delivery)
         async with Triggerer() as triggerer:
             triggerer.start(joined(include_existing=True, max_per_event=2), store)
             await triggerer.until(lambda: len(contacts(triggerer)) >= wanted)
@@ -250,11 +250,11 @@ def test_a_clock_that_is_set_stops_no_watch(
 
     asyncio.run(play())
     observed(
-        fault="the clock is set, by a day back or forth",
+        fault="the clock changes by a day, back or forth",
         hits="asset watcher",
-        ends="goes on",
-        requests="a sweep in each interval, as without",
-        data="each newcomer told once",
+        ends="continues",
+        requests="one sweep per interval, as without the fault",
+        data="each new member reported once",
         remedy="nothing",
     )
 

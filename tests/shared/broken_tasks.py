@@ -60,9 +60,9 @@ UNREACHED: Mapping[str, tuple[type[e.CrmError], str]] = {
 UNREACHING = tuple(hit for hit in TASKS if hit != "deferred sensor")
 
 PASSING: Mapping[str, Mapping[str, Any]] = {
-    "an answer is lost": {"effect": "lost"},
-    "an answer is cut off": {"effect": "truncate", "variant": "closed"},
-    "an answer comes byte by byte": {"effect": "drip", "latency": 0.02},
+    "a response is lost": {"effect": "lost"},
+    "a response is cut off": {"effect": "truncate", "variant": "closed"},
+    "a response arrives byte by byte": {"effect": "drip", "latency": 0.02},
     "the connection is closed before the request is read": {"effect": "drop"},
     "a proxy answers HTML, status 502": {"effect": "html", "status": 502},
 }

@@ -141,20 +141,20 @@ def test_nobody_notices(
     assert "AirflowSensorTimeout" in stack.api.log(waited, never)
     assert looks(waits, "never") <= TIMEOUT / INTERVAL + SPARE_LOOKS
     assert looks(waits, "late") <= elapsed / INTERVAL + SPARE_LOOKS
-    fault = "the clock is set, by a day back or forth"
+    fault = "the clock changes by a day, back or forth"
     observed(
         fault=fault,
         hits="load",
         ends="success",
-        requests="as many as without, and no faster",
-        data="nothing lost, nothing doubled",
+        requests="as many as without the fault, and no faster",
+        data="nothing lost, nothing duplicated",
         remedy="nothing",
     )
     observed(
         fault=fault,
         hits="deferred sensor",
-        ends="as without: success, or its timeout",
-        requests="a look in each interval, as without",
+        ends="the same as without the fault: success, or its timeout",
+        requests="one check per interval, as without the fault",
         data="read only",
         remedy="nothing",
     )

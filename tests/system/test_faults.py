@@ -292,22 +292,22 @@ def test_tasks_killed_in_mid_call(
     pages_again = len(taken(crm, method="GET", route="/contacts")) - pages_of(crm)
     print(f"{upserting=}, {dealing=}, {starting=}, {pages_again=}")
     assert 0 <= pages_again <= PAGES_AHEAD
-    killed = "the task is killed (SIGKILL) while the answer of a call is on its way"
-    dead = {"said": "nothing: it is dead"}
+    killed = "the task is killed (SIGKILL) while the response of a call is in flight"
+    dead = {"said": "nothing: the process is dead"}
     observed(
         fault=killed,
         hits="upsert",
         ends="success, after 2 tries",
-        requests=f"that call, and {upserting - 1} of the second try",
+        requests=f"that call, and {upserting - 1} in the second try",
         data="one contact, with the task's values",
-        remedy="nothing: the second try updates what the first has created",
+        remedy="nothing: the second try updates the contact that the first created",
         **dead,
     )
     observed(
         fault=killed,
         hits="create a deal",
         ends="success, after 2 tries",
-        requests=f"that call, and {dealing - 1} of the second try",
+        requests=f"that call, and {dealing - 1} in the second try",
         data="one deal",
         remedy="nothing: the second try looks for the deal before it creates one, and finds it",
         **dead,
@@ -316,7 +316,7 @@ def test_tasks_killed_in_mid_call(
         fault=killed,
         hits="start an automation",
         ends="failed, after 2 tries",
-        requests="that call, and none of the second try" if starting == 1 else starting,
+        requests="that call, and none in the second try" if starting == 1 else starting,
         data="started once",
         said=f"`CrmConnectionError`: {CUT_OFF}",
         remedy=LOOK,
@@ -325,9 +325,9 @@ def test_tasks_killed_in_mid_call(
         fault=killed,
         hits="extract",
         ends="success, after 2 tries",
-        requests=f"each page, and at most {PAGES_AHEAD} of them once more",
-        data="the old file until the new one is whole, which has each record once; never half of one",
-        remedy="nothing: the second try goes on after the last page that was safe",
+        requests=f"each page, and at most {PAGES_AHEAD} of them again",
+        data="the old file until the new one is complete; the new one has each record once",
+        remedy="nothing: the second try continues after the last saved page",
         **dead,
     )
 
@@ -391,12 +391,13 @@ def test_scheduler_killed(
         fault=killed,
         hits="load",
         ends="success; Airflow may have started a second try meanwhile",
-        requests="as many as without; a second try may send rows once more",
-        data="nothing lost, nothing doubled",
-        remedy="nothing: the load goes on without it",
+        requests="as many as without the fault; a second try may send rows again",
+        data="nothing lost, nothing duplicated",
+        remedy="nothing: the load continues without it",
     )
-    observed(fault=killed, hits="deferred sensor", ends="success", requests="a look in each interval, as without",
-             data="read only", remedy="nothing: it waits in the triggerer")  # fmt: skip
+    observed(fault=killed, hits="deferred sensor", ends="success", data="read only",
+             requests="one check per interval, as without the fault",
+             remedy="nothing: it waits in the triggerer")  # fmt: skip
 
 
 # -- the sandbox --------------------------------------------------------------------------------------------
@@ -436,9 +437,9 @@ def test_sandbox_killed_in_mid_load(
     assert result["created"] + result["updated"] + result["unchanged"] == result["rows"] == ROWS
     assert (result["rejected"], result["left"]) == (0, 0)
     assert not (folder / "down" / "rejects.jsonl").exists()
-    observed(fault="the CRM (the sandbox) is killed in mid-load and comes back", hits="load",
-             ends="success, after some tries", requests=f"at most {SENT_ROWS} rows and those on their way once more",
-             data="nothing lost, nothing doubled, nothing rejected",
+    observed(fault="the CRM (the sandbox) is killed during a load and comes back", hits="load",
+             ends="success, after some tries", requests=f"at most {SENT_ROWS} rows and those in flight again",
+             data="nothing lost, nothing duplicated, nothing rejected",
              said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry goes "
              "on from there", remedy="nothing while retries are left")  # fmt: skip
 
@@ -460,7 +461,7 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
             before = task.try_number - (task.state != "up_for_retry")
             if before > 0 and task.name not in failed:
                 log = stack.api.log(run, task, before)
-                if MEND in log:  # it is written a moment after the state
+                if ADVICE in log:  # it is written a moment after the state
                     failed[task.name] = log
         return run.finished or len(failed) == 2
 
@@ -483,29 +484,29 @@ def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.R
     with (disk / "contacts.csv").open(newline="", encoding="utf-8") as file:
         assert Counter(row["email"] for row in csv.DictReader(file)) == Counter(list(crms["extracted"].store.contacts))
     assert not list(disk.glob("*.part-*"))
-    full = "the disk is full, until somebody makes room"
+    full = "the disk is full until somebody frees space"
     observed(
         fault=full,
         hits="load: rejects, state, checkpoint",
         ends="success, after some tries",
-        requests=f"at most {SENT_ROWS} rows and those on their way once more for each try",
-        data="nothing lost, nothing doubled; each rejected row in the file once",
+        requests=f"at most {SENT_ROWS} rows and those in flight again in each try",
+        data="nothing lost, nothing duplicated; each rejected row in the file once",
         said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
-        remedy=MEND,
+        remedy=f"{ADVICE}; a retry continues",
     )
     observed(
         fault=full,
         hits="extract",
         ends="success, after some tries",
-        requests=f"each page, and at most {PAGES_AHEAD} of them once more for each try",
-        data="the file is whole; until there is room there is none",
+        requests=f"each page, and at most {PAGES_AHEAD} of them again in each try",
+        data="the file is complete; there is none until there is space",
         said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it",
-        remedy=MEND,
+        remedy=f"{ADVICE}; a retry continues",
     )
 
 
 NO_SPACE = "cannot be written: No space left on device"
-MEND = "Make room there, or mend what is said; a retry goes on"
+ADVICE = "Free disk space or fix the path"
 
 
 def fill(disk: Path, filler: Path, room: int) -> None:

@@ -175,10 +175,10 @@ def test_no_row_is_lost_or_doubled_by_kills(
         fault="the task, its worker, then both are killed (SIGKILL)",
         hits="load",
         ends=f"success, after {len(KILLS) + 1} tries",
-        requests=f"at most {SENT_ROWS} rows and those on their way once more for each kill",
-        data="nothing lost, nothing doubled; each rejected row in the file once",
-        said="nothing: it is dead",
-        remedy="nothing: the next try goes on where the last one was",
+        requests=f"at most {SENT_ROWS} rows and those in flight again after each kill",
+        data="nothing lost, nothing duplicated; each rejected row in the file once",
+        said="nothing: the process is dead",
+        remedy="nothing: the next try continues where the last one stopped",
     )
 
 

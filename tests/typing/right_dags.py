@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
 
 from crm_provider import errors as e
-from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.errors import ErrorPolicy
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -30,8 +30,7 @@ from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejects
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
-from crm_provider.tasks import CrmRetryPolicy
-from crm_provider.tasks.arguments import LoadOnError, TaskOnError
+from crm_provider.tasks import CrmRetryPolicy, LoadOnError, TaskOnError
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 

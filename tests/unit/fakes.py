@@ -12,8 +12,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import BudgetBusy
 
 from .reference import ANSWERED

@@ -17,8 +17,9 @@ from raw_server import PATIENCE, RawServer, http
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import KEY, FakeClock
@@ -166,7 +167,7 @@ def test_a_kept_alive_connection_that_is_closed_when_it_is_used_again(observed: 
         hits="a create",
         ends="success",
         requests="1 POST, 1 GET",
-        data="read back, on a new connection: nothing lost, nothing doubled",
+        data="read back, on a new connection: nothing lost, nothing duplicated",
     )
 
 

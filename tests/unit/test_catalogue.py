@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
+from crm_provider.client.retry import repeat_for
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import (
     ALIASES,
@@ -17,7 +18,6 @@ from crm_provider.errors.catalog import (
     ErrorSource,
     Repeat,
     advice_for,
-    repeat_for,
 )
 
 from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, Row, Wired

@@ -55,7 +55,7 @@ def test_verdict_names_each_difference(changed: dict[str, Expected], problem: st
 
 
 def test_verdict_knows_no_task_by_default() -> None:
-    assert verdict(ROWS[:1], {}) == ["read: not in the table of expectations, it ended as success"]
+    assert verdict(ROWS[:1], {}) == ["read: not expected, but it ended as success"]
 
 
 def test_table_has_columns_as_wide_as_needed_and_no_trailing_blanks() -> None:
@@ -84,7 +84,7 @@ ERROR = {"type": "DEAL_NOT_FOUND", "status": 404, "action": "skip", "origin": "o
             [],
             "INVALID_VALUE -> fail",
         ),
-        ("upstream_failed", {}, [], "a task before it failed"),
+        ("upstream_failed", {}, [], "an upstream task failed"),
         (None, {}, [], ""),
     ],
 )
@@ -174,7 +174,7 @@ def test_every_file_of_pins_names_no_index() -> None:
 
 def test_times_of_airflow_and_of_the_sandbox_are_compared() -> None:
     assert seconds_between("2026-01-01T23:59:59.500Z", "2026-01-02T01:00:00+01:00") == 0.5
-    with pytest.raises(ValueError, match="not happened yet"):
+    with pytest.raises(ValueError, match="not ended yet"):
         seconds_between("2026-01-01T00:00:00Z", None)
 
 

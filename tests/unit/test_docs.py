@@ -27,6 +27,8 @@ from crm_provider.errors.catalog import CATALOGUE, FAMILY_ADVICE
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.get_provider_info import CONN_FIELDS
+from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.rows import Row as SourceRow
 
 DOCUMENTS = docs_text.documents()
 JOBS = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
@@ -168,12 +170,6 @@ def test_python_compiles(fence: Fence) -> None:
     compile(fence.code, fence.name, "exec")
 
 
-@each([fence for fence in PYTHON if "with Sandbox(" in fence.code and fence.document.name != "sandbox.md"])
-def test_python_that_brings_its_own_sandbox_runs(fence: Fence, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(fence.code, fence.name, "exec"), {"__name__": "example"})
-    assert "Traceback" not in capsys.readouterr().err
-
-
 @each(JSON)
 def test_json_parses(fence: Fence) -> None:
     json.loads(fence.code)
@@ -191,6 +187,56 @@ def test_every_connection_is_accepted(document: str, value: str) -> None:
     assert fields.pop("conn_type") == "crm", document
     settings = {"host": None, "port": None, "password": None, "extra": None, **fields}
     assert Settings.from_fields(**settings).api_key == fields["password"]
+
+
+PUBLIC = (
+    r"crm_provider\.(errors|hooks\.crm|sandbox(\.ids)?|tasks|testing|triggers\.watch)",
+    r"crm_provider\.(operators|sensors|transfers)\.[a-z]\w*",
+)
+"""What users import. The README lists it."""
+
+
+def package_imports(code: str) -> set[str]:
+    """The modules of the package that a piece of code imports, submodules by their own names."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            module = str(node.module)
+            submodules = {f"{module}.{alias.name}" for alias in node.names if is_module(f"{module}.{alias.name}")}
+            found |= submodules or {module}
+    return {name for name in found if name.partition(".")[0] == "crm_provider"}
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@each([fence for fence in PYTHON if "crm_provider" in fence.code])
+def test_examples_import_public_modules_only(fence: Fence) -> None:
+    assert [name for name in package_imports(fence.code) if not re.fullmatch("|".join(PUBLIC), name)] == []
+
+
+def test_an_import_of_an_internal_module_is_found() -> None:
+    code = (
+        "import crm_provider.client.client\nfrom crm_provider.load import job\nfrom crm_provider.errors import CrmError"
+    )
+    assert package_imports(code) == {"crm_provider.client.client", "crm_provider.load.job", "crm_provider.errors"}
+
+
+@each_document()
+def test_no_sentence_names_an_internal_module(document: Path) -> None:
+    named = re.findall(r"`(crm_provider(?:\.[a-z_]+)*)(?:\.[A-Z]\w*)?[`(]", docs_text.prose(document))
+    assert [name for name in named if not re.fullmatch("|".join(PUBLIC), name) and name != "crm_provider"] == []
+
+
+def test_the_example_of_a_mapping_gives_what_it_says() -> None:
+    (code,) = [fence.code for fence in PYTHON if fence.code.startswith("mapping = {")]
+    shown = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in ast.parse(code).body}  # type: ignore[attr-defined]
+    contact = Mapper(shown["mapping"])(SourceRow(1, shown["row"]))
+    assert (contact.email, contact.attributes) == ("ada@example.com", shown["attributes"])
 
 
 # -- on_error -----------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_class_is_named_after_its_type(type_: str, name: str) -> None:
 
 def test_no_class_is_forgotten() -> None:
     assert set(ERROR_CLASSES) == {"CrmError", *FAMILIES, *TYPES.values()}
-    assert set(e.__all__) == {*ERROR_CLASSES, "ERROR_CLASSES"}
+    assert set(e.__all__) == {*ERROR_CLASSES, "ERROR_CLASSES", "ErrorPolicy"}
 
 
 @ALL

@@ -12,8 +12,9 @@ from raw_server import RawServer, http, sends
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
+from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import FakeClock

@@ -192,7 +192,12 @@ def a_link_in_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "key.rate").symlink_to(folder.parent / "victim")
 
 
-@pytest.mark.parametrize("trap", [other_owner, open_to_others, a_link, a_file, no_parent, a_link_in_it])
+def a_pipe_in_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    os.mkfifo(folder / "key.rate")
+
+
+@pytest.mark.parametrize("trap", [other_owner, open_to_others, a_link, a_file, no_parent, a_link_in_it, a_pipe_in_it])
 def test_a_folder_that_others_have_a_hand_in_is_not_used(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, trap: Callable[[pytest.MonkeyPatch, Path], None]
 ) -> None:

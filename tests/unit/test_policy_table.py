@@ -143,7 +143,7 @@ def test_a_sensor_does_what_the_table_prints(operator: str, on_error: dict[str, 
     for line in explain(policy):
         error = ERROR_CLASSES[line.error]("x")
         waiting = Waiting(limit=2)
-        first, _, third = (waiting.met(error, policy, 0.0, interval=60.0).action for _ in range(3))
+        first, _, third = (waiting.record_error(error, policy, 0.0, interval=60.0).action for _ in range(3))
         if not line.effect.startswith("check again"):
             assert first is Action(line.action)
             continue
@@ -156,7 +156,7 @@ def test_a_throttled_sensor_waits_for_the_server() -> None:
     line = table("CrmContactSensor")["TOO_MANY_REQUESTS"]
     assert line.effect == "check again, not before the time that the server asks for"
     policy, waiting = ErrorPolicy(work=Work.SENSOR), Waiting()
-    waiting.met(e.CrmTooManyRequestsError("x", retry_after=500.0), policy, 1000.0, interval=60.0)
+    waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=500.0), policy, 1000.0, interval=60.0)
     assert waiting.not_before == 1500.0
 
 

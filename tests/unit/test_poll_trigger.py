@@ -24,9 +24,9 @@ from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import Waiting, to_wall
 from crm_provider.waiting.conditions import Condition, ContactIs, InList, ListExists
-from crm_provider.waiting.poller import Ending, Round
+from crm_provider.waiting.poller import CachedLookup, Ending
 
-QUESTIONS = [
+CONDITIONS = [
     ListExists(list_name="VIP"),
     InList(emails=("ann@x.io", "bob@x.io"), list_name="VIP", match="any"),
     ContactIs(email="ann@x.io", attributes={"tags": ["a"]}),
@@ -35,7 +35,7 @@ QUESTIONS = [
 
 def trigger(**changes: Any) -> CrmPollTrigger:
     arguments: dict[str, Any] = {
-        "question": ListExists(list_name="VIP").as_data(),
+        "condition": ListExists(list_name="VIP").as_data(),
         "crm_conn_id": "crm_default",
         "poke_interval": 60.0,
         "deadline": time.time() + 100,
@@ -60,8 +60,8 @@ class FakePoller:
         self.asked: list[dict[str, Any]] = []
         self.left = 0
 
-    async def wait(self, question: Condition, **arguments: Any) -> Ending:
-        self.asked.append({"question": question, **arguments})
+    async def wait(self, condition: Condition, **arguments: Any) -> Ending:
+        self.asked.append({"condition": condition, **arguments})
         self.joined.set()
         try:
             if self.ending is None:
@@ -87,10 +87,10 @@ def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPa
 # -- between processes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_recreated_trigger_is_the_same(question: Condition) -> None:
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_recreated_trigger_is_the_same(condition: Condition) -> None:
     one = trigger(
-        question=question.as_data(),
+        condition=condition.as_data(),
         on_error={"CONTACT_NOT_FOUND": "fail"},
         policy_name="CrmContactSensor",
         max_errors_in_a_row=3,
@@ -100,7 +100,7 @@ def test_a_recreated_trigger_is_the_same(question: Condition) -> None:
     copy = recreated(one)
     assert copy.serialize()[0] == one.serialize()[0]
     assert json.dumps(copy.serialize()[1]) == json.dumps(one.serialize()[1])
-    assert Condition.from_data(copy.question) == question
+    assert Condition.from_data(copy.condition) == condition
 
 
 def test_no_argument_gets_lost() -> None:
@@ -136,7 +136,7 @@ def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     events(one, poller, monkeypatch)
     [asked] = poller.asked
-    assert asked["question"] == ListExists(list_name="VIP")
+    assert asked["condition"] == ListExists(list_name="VIP")
     assert asked["interval"] == 60.0
     assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=soon, last_answer="broken")
     policy: ErrorPolicy = asked["policy"]
@@ -319,7 +319,7 @@ def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytes
     closed: list[str] = []
     monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._wire._settings.api_key))
     used = clients(OLD, NEW)
-    round_ = Round(used[0])  # type: ignore[arg-type]
+    round_ = CachedLookup(used[0])  # type: ignore[arg-type]
     used.pop(0)
     gc.collect()
     assert closed == []

@@ -25,7 +25,7 @@ from crm_provider.rate_limit.limiter import BudgetBusy, ProcessRateLimiter, Shar
 from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
 from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, Lookup
-from crm_provider.waiting.poller import HOPELESS, LAST_LOOK, OFFSET, Ending, Poller, Round, Waiter
+from crm_provider.waiting.poller import HOPELESS, LAST_CHECK, OFFSET, CachedLookup, Ending, Poller, Waiter
 
 from .fakes import FakeClock
 from .reference import OUTCOMES
@@ -130,7 +130,7 @@ class Scene:
         self.poller = Poller(
             self.connect, clock=self.time, sleep=self.time.sleep, jitter=lambda: self.jitter, offset=0.0
         )
-        self.jitter = 0.5
+        self.jitter = 0.75
         self.connects: Exception | None = None
 
     async def connect(self) -> Any:
@@ -138,11 +138,11 @@ class Scene:
             raise self.connects
         return self.crm
 
-    async def join(self, question: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
+    async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
         """One more waiter."""
         waiting = Waiting(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
-        wait = self.poller.wait(question, interval=interval, policy=policy, waiting=waiting, **arguments)
+        wait = self.poller.wait(condition, interval=interval, policy=policy, waiting=waiting, **arguments)
         task = asyncio.create_task(wait)
         await asyncio.sleep(0)
         return task
@@ -337,7 +337,7 @@ def test_the_offset_is_one_of_the_process() -> None:
 
 
 @given(st.floats(1e9, 1e10), st.floats(1.0, 1e5), st.floats(0.0, 60.0))
-def test_the_next_look_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
+def test_the_next_check_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
     async def connect() -> Any: ...
 
     due = Poller(connect, offset=offset)._grid(now, interval)
@@ -366,7 +366,7 @@ def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int,
         await scene.run(looks[-1] + 100)
         assert await task == Ending()
         assert scene.crm.rounds() == looks
-        assert looks[-1] - deadline <= min(interval, LAST_LOOK) + 50 * (deadline < 0)
+        assert looks[-1] - deadline <= min(interval, LAST_CHECK) + 50 * (deadline < 0)
 
     played(play)()
 
@@ -473,7 +473,7 @@ async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> N
 async def test_a_refused_key_ends_all_at_once_with_one_call(scene: Scene) -> None:
     scene.crm.trouble = REFUSED
     tasks = [
-        await scene.join(question) for n in range(30) for question in (named(f"l{n}"), person(f"p{n}"), deal(n % 10))
+        await scene.join(condition) for n in range(30) for condition in (named(f"l{n}"), person(f"p{n}"), deal(n % 10))
     ]
     await scene.run(60)
     endings = await asyncio.gather(*tasks)
@@ -562,7 +562,7 @@ def test_a_proper_answer_starts_the_count_anew(contacts: dict[str, Any]) -> None
 @played
 async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
-    tasks = [await scene.join(question, limit=2) for n in range(20) for question in (person(f"p{n}"), named(f"l{n}"))]
+    tasks = [await scene.join(condition, limit=2) for n in range(20) for condition in (person(f"p{n}"), named(f"l{n}"))]
     await scene.run(4 * 60)
     assert len(scene.crm.calls) <= 3 * HOPELESS
     assert {(end.decision and end.decision.action) for end in await asyncio.gather(*tasks)} == {Action.RETRY}
@@ -604,7 +604,7 @@ def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
         gaps = [later - earlier for earlier, later in itertools.pairwise(scene.crm.rounds())]
         assert min(gaps) >= 10
         assert max(gaps) <= LONGEST_BACK_OFF + 10
-        assert gaps[-1] == (230 if jitter == 0.0 else 300)
+        assert gaps[-1] == (160 if jitter == 0.0 else 300)
 
     played(play)()
 
@@ -669,9 +669,9 @@ def test_the_errors_above_are_all_there_are() -> None:
 
 
 class Buggy(ContactIs):
-    """A question that breaks."""
+    """A condition that breaks."""
 
-    def answer(self, lookup: Lookup) -> Mapping[str, Any] | None:  # type: ignore[override]
+    def check(self, lookup: Lookup) -> Mapping[str, Any] | None:  # type: ignore[override]
         raise TypeError("a bug")
 
 
@@ -689,7 +689,7 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
 async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
     ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
     waiter = Waiter(
-        question=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
+        condition=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
     )
     Poller._end(waiter, Ending(answer={"id": "one"}))
     Poller._fail(waiter, TypeError("a bug"))
@@ -717,7 +717,7 @@ async def test_a_bug_in_the_loop_leaves_nobody_hanging(scene: Scene) -> None:
 
 def test_a_kept_error_does_not_grow_with_the_number_of_waiters() -> None:
     crm = FakeCrm(Time(), trouble=BROKEN)
-    lookup = Round(crm)  # type: ignore[arg-type]
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
     for look in (lambda: lookup.contact("a@x.io"), lambda: list(lookup.lists()), lambda: lookup.deal(f"{DEAL}1")):
         for _ in range(100):
             with pytest.raises(e.CrmInternalServerError):
@@ -735,7 +735,7 @@ def depth_of(error: BaseException) -> int:
 
 def test_lists_that_are_known_stay_known_when_the_crm_fails_later_in_the_round() -> None:
     crm = FakeCrm(Time(), lists=["VIP"])
-    lookup = Round(crm)  # type: ignore[arg-type]
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
     assert [item["name"] for item in lookup.lists()] == ["VIP"]
     crm.trouble = THROTTLED
     with pytest.raises(e.CrmTooManyRequestsError):
@@ -746,7 +746,7 @@ def test_lists_that_are_known_stay_known_when_the_crm_fails_later_in_the_round()
 def test_known_lists_are_no_sign_that_the_crm_works() -> None:
     """Failures are in a row, although lists that are known already are looked at in between."""
     crm = FakeCrm(Time(), lists=["VIP"])
-    lookup = Round(crm)  # type: ignore[arg-type]
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
     list(lookup.lists())
     crm.trouble, crm.calls = BROKEN, []
     for number in range(10):
@@ -761,7 +761,7 @@ def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> No
     crm = FakeCrm(
         Time(), contacts={f"ill-{n}@x.io": BROKEN for n in range(10)} | {f"p{n}@x.io": answer for n in range(10)}
     )
-    lookup = Round(crm)  # type: ignore[arg-type]
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
     for number in range(10):
         for name in (f"ill-{number}@x.io", f"p{number}@x.io"):
             with contextlib.suppress(e.CrmInternalServerError, e.CrmContactNotFoundError):
@@ -771,7 +771,7 @@ def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> No
 
 def test_pages_are_read_as_far_as_anyone_wants() -> None:
     crm = FakeCrm(Time(), lists=[f"list {n}" for n in range(25)])
-    lookup = Round(crm)  # type: ignore[arg-type]
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
     next(lookup.lists())
     assert crm.called() == {"page 0": 1}
     assert len(list(lookup.lists())) == 25
@@ -780,15 +780,15 @@ def test_pages_are_read_as_far_as_anyone_wants() -> None:
 
 def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:
     crm = FakeCrm(Time(), lists=LIST_IDS)
-    lookup = Round(crm)  # type: ignore[arg-type]
-    ListExists(list_id=LIST_IDS[9]).answer(lookup)
+    lookup = CachedLookup(crm)  # type: ignore[arg-type]
+    ListExists(list_id=LIST_IDS[9]).check(lookup)
     crm.trouble = BROKEN
     for _ in range(2):
         with pytest.raises(e.CrmInternalServerError):
-            ListExists(list_id=LIST_IDS[10]).answer(lookup)
+            ListExists(list_id=LIST_IDS[10]).check(lookup)
         with pytest.raises(e.CrmInternalServerError):
-            named(LIST_IDS[0]).answer(lookup)  # another one may have this name
-        assert ListExists(list_id=LIST_IDS[0]).answer(lookup)["id"] == LIST_IDS[0]
+            named(LIST_IDS[0]).check(lookup)  # another one may have this name
+        assert ListExists(list_id=LIST_IDS[0]).check(lookup)["id"] == LIST_IDS[0]
     assert crm.called() == {"page 0": 1, "page 1": 1}
     assert lookup.failure is None, "something was answered"
 
@@ -797,14 +797,14 @@ def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:
     ("trouble", "failed"), [(BROKEN, True), (THROTTLED, True), (ABSENT, False), (REFUSED, False), (None, False)]
 )
 def test_a_round_was_in_vain_if_nothing_was_answered(trouble: e.CrmError | None, failed: bool) -> None:
-    lookup = Round(FakeCrm(Time(), trouble=trouble))  # type: ignore[arg-type]
+    lookup = CachedLookup(FakeCrm(Time(), trouble=trouble))  # type: ignore[arg-type]
     with contextlib.suppress(e.CrmError):
         lookup.contact("a@x.io")
     assert (lookup.failure is not None) == failed
 
 
 def test_a_round_is_garbage_when_it_is_over() -> None:
-    lookup = Round(FakeCrm(Time(), trouble=BROKEN))  # type: ignore[arg-type]
+    lookup = CachedLookup(FakeCrm(Time(), trouble=BROKEN))  # type: ignore[arg-type]
     with pytest.raises(e.CrmInternalServerError):
         lookup.contact("a@x.io")
     BROKEN.with_traceback(None)

@@ -111,7 +111,7 @@ def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_told(
     wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))
     assert capsys.readouterr().err == ""
     wrote(tmp_path, seen(hits="load"))
-    assert capsys.readouterr().err == "left out of network, for no test has seen it: refused (upsert)\n"
+    assert capsys.readouterr().err == "removed from network, because no test recorded it: refused (upsert)\n"
     wrote(tmp_path, seen(), arguments=("--only-seen",))
     assert capsys.readouterr().err == ""
 
@@ -134,7 +134,7 @@ def test_nothing_seen_is_an_error_and_changes_nothing(
     document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert wrote(tmp_path) == 1
-    assert "holds nothing" in capsys.readouterr().err
+    assert "is empty" in capsys.readouterr().err
     assert document.read_text(encoding="utf-8") == EMPTY
 
 
@@ -143,7 +143,7 @@ def test_a_document_without_marks_is_told(tmp_path: Path) -> None:
     bare.write_text("# Page\n", encoding="utf-8")
     told = reliability.difference(seen(), bare)
     assert told is not None
-    assert "no marks" in told
+    assert "no markers" in told
 
 
 def test_tables_are_printed_without_write(document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ from crm_provider.client.responses import (
     retry_after_of,
     value_of,
 )
-from crm_provider.errors.catalog import Repeat, repeat_for
+from crm_provider.client.retry import repeat_for
+from crm_provider.errors.catalog import Repeat
 
 from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
 

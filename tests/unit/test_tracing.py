@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from crm_provider import errors as e
-from crm_provider.client import transport
+from crm_provider.client import retry
 from crm_provider.client.observers import RequestEvent
 from crm_provider.client.settings import Settings
 from crm_provider.hooks.crm import CrmHook
@@ -109,7 +109,7 @@ def test_nothing_is_loaded_where_nobody_has_loaded_it() -> None:
 
 def test_a_hooks_client_is_traced(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: traced.provider)
-    monkeypatch.setattr(transport, "RetryBudget", partial(transport.RetryBudget, tries=1))
+    monkeypatch.setattr(retry, "RetryBudget", partial(retry.RetryBudget, tries=1))
     settings = Settings(api_key="Sesame-1", base_url="http://127.0.0.1:9/v2", rate_store="off")
     with CrmHook().client_for(settings) as client, pytest.raises(e.CrmConnectionError):
         client.get_contact("ada@example.com")

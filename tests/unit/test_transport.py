@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
-from crm_provider.client.transport import ONE_TRY, FirstSent, ReadBack, RetryBudget
+from crm_provider.client.retry import ONE_TRY, FirstSent, ReadBack, RetryBudget
 from crm_provider.errors.catalog import CATALOGUE
 
 from .fakes import Bench, FakePacer, Step, bench, data, error, logged, lost, refused

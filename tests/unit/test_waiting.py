@@ -26,7 +26,7 @@ ABSENT = e.CrmContactNotFoundError("Contact not found.", status=404)
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_first_error_is_decided_by_policy(type_: str) -> None:
-    decision = Waiting().met(CATALOGUE[type_].error("x"), SENSOR, NOW, interval=60.0)
+    decision = Waiting().record_error(CATALOGUE[type_].error("x"), SENSOR, NOW, interval=60.0)
     assert decision == SENSOR.decide(CATALOGUE[type_].error)
     assert decision.action.value == OUTCOMES[type_][1]
 
@@ -35,16 +35,16 @@ def test_first_error_is_decided_by_policy(type_: str) -> None:
 def test_so_many_server_errors_in_a_row_are_waited_through(limit: int) -> None:
     waiting = Waiting(limit=limit)
     for _ in range(limit):
-        assert waiting.met(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
-    end = waiting.met(BROKEN, SENSOR, NOW, interval=60.0)
+        assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
+    end = waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
     assert (end.action, end.origin) == (Action.RETRY, f"max_errors_in_a_row={limit}")
 
 
 def test_a_proper_answer_starts_the_count_anew() -> None:
     waiting = Waiting(limit=1)
     for _ in range(5):
-        assert waiting.met(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
-        waiting.answered()
+        assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
+        waiting.record_answer()
     assert waiting.errors_in_a_row == 0
 
 
@@ -55,32 +55,37 @@ def test_a_proper_answer_starts_the_count_anew() -> None:
 )
 def test_an_error_between_two_server_errors(between: e.CrmError, expected: Action) -> None:
     waiting = Waiting(limit=1)
-    waiting.met(BROKEN, SENSOR, NOW, interval=60.0)
-    assert waiting.met(between, SENSOR, NOW, interval=60.0).action is Action.WAIT
-    assert waiting.met(BROKEN, SENSOR, NOW, interval=60.0).action is expected
+    waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
+    assert waiting.record_error(between, SENSOR, NOW, interval=60.0).action is Action.WAIT
+    assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is expected
 
 
 def test_throttling_alone_never_ends_a_wait() -> None:
     waiting = Waiting(limit=1)
-    assert {waiting.met(THROTTLED, SENSOR, NOW, interval=60.0).action for _ in range(100)} == {Action.WAIT}
+    assert {waiting.record_error(THROTTLED, SENSOR, NOW, interval=60.0).action for _ in range(100)} == {Action.WAIT}
 
 
 def test_the_server_says_when_to_come_back() -> None:
     waiting = Waiting()
-    waiting.met(e.CrmTooManyRequestsError("x", retry_after=90.0), SENSOR, NOW, interval=60.0)
+    waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=90.0), SENSOR, NOW, interval=60.0)
     assert waiting.not_before == NOW + 90
 
 
 def test_an_error_that_ends_the_wait_leaves_the_memory_alone() -> None:
     waiting = Waiting()
-    waiting.met(BROKEN, SENSOR, NOW, interval=60.0)
-    assert waiting.met(e.CrmForbiddenError("x", retry_after=90.0), SENSOR, NOW, interval=60.0).action is Action.FAIL
+    waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
+    assert (
+        waiting.record_error(e.CrmForbiddenError("x", retry_after=90.0), SENSOR, NOW, interval=60.0).action
+        is Action.FAIL
+    )
     assert waiting == Waiting(errors_in_a_row=1, failed_in_a_row=1, last_answer=str(BROKEN))
 
 
 @pytest.mark.parametrize("action", ["skip", "fail", "retry"])
 def test_policy_may_end_the_wait_on_the_first_error(action: str) -> None:
-    decision = Waiting().met(BROKEN, ErrorPolicy({"CrmTransientError": action}, work=Work.SENSOR), NOW, interval=60.0)
+    decision = Waiting().record_error(
+        BROKEN, ErrorPolicy({"CrmTransientError": action}, work=Work.SENSOR), NOW, interval=60.0
+    )
     assert (decision.action.value, decision.origin) == (action, "on_error[CrmTransientError]")
 
 
@@ -98,7 +103,7 @@ def test_policy_may_end_the_wait_on_the_first_error(action: str) -> None:
 def test_when_to_come_back(error: e.CrmError, delay: float | None) -> None:
     assert server_delay(error) == delay
     waiting = Waiting()
-    waiting.met(error, SENSOR, NOW, interval=60.0)
+    waiting.record_error(error, SENSOR, NOW, interval=60.0)
     assert waiting.not_before == (0.0 if delay is None else NOW + delay)
 
 
@@ -125,8 +130,8 @@ def test_no_back_off_is_shorter_than_the_interval_or_longer_than_its_bound(
     assert interval <= back_off(failed, interval=interval, jitter=jitter) <= max(interval, LONGEST_BACK_OFF)
 
 
-def test_jitter_takes_a_quarter_off_at_most() -> None:
-    assert back_off(4, interval=60.0, jitter=0.0) == 0.75 * back_off(4, interval=60.0, jitter=1.0)
+def test_jitter_takes_off_up_to_half() -> None:
+    assert back_off(4, interval=60.0, jitter=0.0) == 0.5 * back_off(4, interval=60.0, jitter=1.0)
 
 
 @pytest.mark.parametrize("error", [BROKEN, THROTTLED], ids=["broken", "throttled"])
@@ -136,38 +141,38 @@ def test_failures_in_a_row_space_out_the_checks_until_an_answer(error: e.CrmErro
     def delays(count: int) -> list[float]:
         found = []
         for _ in range(count):
-            waiting.met(error, SENSOR, NOW, interval=60.0)
+            waiting.record_error(error, SENSOR, NOW, interval=60.0)
             found.append(max(waiting.not_before - NOW, 0.0))
         return found
 
     assert delays(5) == [0.0, 120.0, 240.0, 300.0, 300.0], "the first: the interval says all"
-    waiting.answered()
+    waiting.record_answer()
     assert delays(2) == [0.0, 120.0]
-    waiting.met(ABSENT, SENSOR, NOW, interval=60.0)
+    waiting.record_error(ABSENT, SENSOR, NOW, interval=60.0)
     assert delays(2) == [0.0, 120.0], "that it is not there is an answer"
 
 
 def test_throttled_and_broken_checks_are_one_row() -> None:
     waiting = Waiting()
     for error in (BROKEN, THROTTLED, BROKEN):
-        waiting.met(error, SENSOR, NOW, interval=60.0)
+        waiting.record_error(error, SENSOR, NOW, interval=60.0)
     assert (waiting.failed_in_a_row, waiting.errors_in_a_row, waiting.not_before) == (3, 2, NOW + 240)
 
 
 def test_what_the_server_says_goes_before_the_back_off() -> None:
     waiting = Waiting(failed_in_a_row=5)
-    waiting.met(e.CrmTooManyRequestsError("x", retry_after=7.0), SENSOR, NOW, interval=60.0)
+    waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=7.0), SENSOR, NOW, interval=60.0)
     assert waiting.not_before == NOW + 7
 
 
 def test_what_a_timeout_tells_of_the_last_check() -> None:
     waiting = Waiting()
     assert waiting.last_answer == "none yet."
-    waiting.met(BROKEN, SENSOR, NOW, interval=60.0)
+    waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
     assert waiting.last_answer == str(BROKEN)
-    waiting.answered()
+    waiting.record_answer()
     assert waiting.last_answer == "not yet."
-    waiting.met(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)
+    waiting.record_error(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)
     assert waiting.last_answer == "not yet.", "what ends the wait is told by itself"
 
 

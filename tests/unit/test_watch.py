@@ -26,12 +26,12 @@ from crm_provider.waiting.changes import (
     SLOW,
     ErrorBackoff,
     Kind,
-    Known,
-    Sweep,
+    SeenIds,
+    Snapshot,
     compare,
     fingerprint,
     pack,
-    read,
+    read_snapshot,
     unpack,
 )
 
@@ -41,12 +41,12 @@ GROUP = "list-1"
 INTERVAL = 60.0
 
 
-def sweep(**groups: str) -> Sweep:
+def sweep(**groups: str) -> Snapshot:
     """``sweep(ada="list-1 list-2", alan="")``."""
     return {name: frozenset(found.split()) for name, found in groups.items()}
 
 
-def marks(*names: str) -> Known:
+def marks(*names: str) -> SeenIds:
     return dict.fromkeys(map(fingerprint, names))
 
 
@@ -68,19 +68,19 @@ def marks(*names: str) -> Known:
         pytest.param(marks("ada"), sweep(), (), marks("ada"), id="an empty listing"),
     ],
 )
-def test_what_a_sweep_shows(known: Known | None, seen: Sweep, arrived: tuple[str, ...], after: Known) -> None:
+def test_what_a_sweep_shows(known: SeenIds | None, seen: Snapshot, arrived: tuple[str, ...], after: SeenIds) -> None:
     change = compare(known, seen, GROUP)
-    assert (change.arrived, change.known) == (arrived, after)
+    assert (change.arrived, change.seen) == (arrived, after)
 
 
 def test_who_is_there_can_be_included_at_the_first_sweep() -> None:
     change = compare(None, sweep(ada=GROUP, alan=""), GROUP, include_existing=True)
     assert change.arrived == ("ada",)
-    assert compare(change.known, sweep(ada=GROUP), GROUP, include_existing=True).arrived == ()
+    assert compare(change.seen, sweep(ada=GROUP), GROUP, include_existing=True).arrived == ()
 
 
 def test_who_left_and_comes_back_is_a_newcomer() -> None:
-    known = compare(marks("ada"), sweep(ada=""), GROUP).known
+    known = compare(marks("ada"), sweep(ada=""), GROUP).seen
     assert compare(known, sweep(ada=GROUP), GROUP).arrived == ("ada",)
 
 
@@ -97,7 +97,7 @@ WORLDS = st.lists(
 
 @given(WORLDS)
 def test_one_event_for_each_time_that_a_contact_was_seen_outside_and_then_inside(worlds: list[Any]) -> None:
-    known: Known | None = None
+    known: SeenIds | None = None
     was: dict[str, bool] = {}  # by contact: where it was when it was last seen
     for first, (members, hidden, restarted) in enumerate(worlds):
         shown = {name: frozenset([GROUP] if name in members else []) for name in NAMES if name not in hidden}
@@ -105,12 +105,12 @@ def test_one_event_for_each_time_that_a_contact_was_seen_outside_and_then_inside
         was |= {name: name in members for name in shown}
         change = compare(known, shown, GROUP)
         assert list(change.arrived) == expected
-        known = unpack(pack(change.known)) if restarted else change.known
+        known = unpack(pack(change.seen)) if restarted else change.seen
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from(NAMES)), st.booleans()), max_size=25))
 def test_a_crash_before_the_cursor_repeats_and_loses_nothing(steps: list[tuple[set[str], bool]]) -> None:
-    stored: Known = {}
+    stored: SeenIds = {}
     given: Counter[str] = Counter()
     crashes, joined = 0, set()
     for newcomers, crashed in steps:
@@ -119,7 +119,7 @@ def test_a_crash_before_the_cursor_repeats_and_loses_nothing(steps: list[tuple[s
         given.update(change.arrived)
         crashes += crashed
         if not crashed:
-            stored = change.known
+            stored = change.seen
     assert set(given) == joined
     assert all(count <= 1 + crashes for count in given.values())
 
@@ -166,11 +166,11 @@ class FakeStore:
             raise OSError("no store")
 
 
-def loaded(*stores: FakeStore) -> Known | None:
+def loaded(*stores: FakeStore) -> SeenIds | None:
     return asyncio.run(Cursor(stores, "key").load())
 
 
-def stored(known: Known, *stores: FakeStore) -> Cursor:
+def stored(known: SeenIds, *stores: FakeStore) -> Cursor:
     found = Cursor(stores, "key")
     found.note(known)
     asyncio.run(found.save())
@@ -181,7 +181,7 @@ MANY = dict.fromkeys(range(MARKS_IN_A_CHUNK + 1))
 
 
 @pytest.mark.parametrize("known", [marks(), marks("ada"), marks("ada", "alan"), MANY], ids=len)
-def test_a_cursor_outlives_its_process(known: Known) -> None:
+def test_a_cursor_outlives_its_process(known: SeenIds) -> None:
     store = FakeStore()
     assert loaded(store) is None
     stored(known, store)
@@ -190,7 +190,7 @@ def test_a_cursor_outlives_its_process(known: Known) -> None:
 
 def test_without_a_store_a_cursor_lasts_as_long_as_it_is_held() -> None:
     cursor = stored(marks("ada"))
-    assert not cursor.lasting
+    assert not cursor.persistent
     assert asyncio.run(cursor.load()) == marks("ada")
     assert loaded() is None
 
@@ -287,9 +287,9 @@ def test_an_event_gets_time_to_be_written_and_to_start_its_run(monkeypatch: pyte
         slept.append(seconds)
 
     monkeypatch.setattr(cursor_module, "asyncio", SimpleNamespace(sleep=sleep))  # that module's, and no other
-    asyncio.run(Cursor([], "key").verify_write())
-    asyncio.run(Cursor([FakeStore()], "key").verify_write())
-    assert slept == [cursor_module.SETTLE] * 2
+    asyncio.run(Cursor([], "key").wait_for_delivery())
+    asyncio.run(Cursor([FakeStore()], "key").wait_for_delivery())
+    assert slept == [cursor_module.DELIVERY_DELAY] * 2
 
 
 # -- reading a listing
@@ -315,21 +315,21 @@ LISTED: list[Any] = [
 @pytest.mark.parametrize(("kind", "fields", "groups"), LISTED)
 def test_what_is_read_of_a_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
     it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
-    assert read(kind, it.client, never) == {"7": groups, "r-8": groups}
+    assert read_snapshot(kind, it.client, never) == {"7": groups, "r-8": groups}
     assert it.wire.sent == [f"GET /{kind}?page=0"]
 
 
 @pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
 def test_a_deal_that_is_in_no_stage_is_not_understood(stage: dict[str, Any]) -> None:
     with pytest.raises(e.CrmProtocolError) as raised:
-        read("deals", listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
+        read_snapshot("deals", listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
     assert str(raised.value).startswith("PROTOCOL on GET /deals: a deal of the listing has no stageId.")
 
 
 def test_reading_that_is_stopped_asks_for_no_more_pages() -> None:
     it = listing([{"id": f"c-{n}"} for n in range(30)])
     asked = iter([False] * 12 + [True])
-    assert list(read("contacts", it.client, lambda: next(asked))) == [f"c-{n}" for n in range(12)]
+    assert list(read_snapshot("contacts", it.client, lambda: next(asked))) == [f"c-{n}" for n in range(12)]
     assert it.wire.sent == ["GET /contacts?page=0", "GET /contacts?page=1"]
 
 
@@ -346,8 +346,8 @@ def error_of(type_: str, **fields: Any) -> e.CrmError:
 
 @pytest.mark.parametrize("type_", CATALOGUE)
 def test_no_error_makes_a_hot_loop(type_: str) -> None:
-    trouble = ErrorBackoff("Watch", INTERVAL)
-    delays = [trouble.met(error_of(type_)) for _ in range(40)]
+    backoff = ErrorBackoff("Watch", INTERVAL)
+    delays = [backoff.record_error(error_of(type_)) for _ in range(40)]
     assert min(delays) >= INTERVAL
     assert max(delays) <= LONGEST_BACK_OFF
     assert delays == sorted(delays)
@@ -366,13 +366,16 @@ def test_no_error_makes_a_hot_loop(type_: str) -> None:
     ],
 )
 def test_how_long_is_waited(type_: str, fields: dict[str, float], delays: list[float]) -> None:
-    trouble = ErrorBackoff("Watch", INTERVAL)
-    assert [trouble.met(error_of(type_, **fields)) for _ in delays] == delays
+    backoff = ErrorBackoff("Watch", INTERVAL)
+    assert [backoff.record_error(error_of(type_, **fields)) for _ in delays] == delays
 
 
 def test_an_interval_longer_than_the_back_off_stays(caplog: pytest.LogCaptureFixture) -> None:
-    trouble = ErrorBackoff("Watch", 3600.0)
-    assert [trouble.met(error_of(type_)) for type_ in ("INTERNAL_SERVER_ERROR", "FORBIDDEN")] == [3600.0, 3600.0]
+    backoff = ErrorBackoff("Watch", 3600.0)
+    assert [backoff.record_error(error_of(type_)) for type_ in ("INTERNAL_SERVER_ERROR", "FORBIDDEN")] == [
+        3600.0,
+        3600.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -385,9 +388,9 @@ def test_an_interval_longer_than_the_back_off_stays(caplog: pytest.LogCaptureFix
     ],
 )
 def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    trouble = ErrorBackoff("Watch of list_id 7", INTERVAL)
+    backoff = ErrorBackoff("Watch of list_id 7", INTERVAL)
     for _ in range(2 * MAX_ERRORS_IN_A_ROW):
-        trouble.met(error_of(type_))
+        backoff.record_error(error_of(type_))
     assert [record.levelno for record in logged(caplog)] == levels
     texts = [record.getMessage() for record in logged(caplog)]
     assert all("Watch of list_id 7" in text and type_ in text and "req-1" in text for text in texts)
@@ -395,12 +398,12 @@ def test_an_error_is_said_once(type_: str, levels: list[int], caplog: pytest.Log
 
 def test_it_is_said_again_after_it_had_worked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    trouble = ErrorBackoff("Watch", INTERVAL)
-    trouble.over()
+    backoff = ErrorBackoff("Watch", INTERVAL)
+    backoff.record_success()
     assert logged(caplog) == []
     for _ in range(2):
-        trouble.met(error_of("FORBIDDEN"))
-        trouble.met(error_of("FORBIDDEN"))
-        trouble.over()
+        backoff.record_error(error_of("FORBIDDEN"))
+        backoff.record_error(error_of("FORBIDDEN"))
+        backoff.record_success()
     assert [record.levelno for record in logged(caplog)] == [logging.ERROR, logging.INFO] * 2
-    assert trouble.met(error_of("INTERNAL_SERVER_ERROR")) == INTERVAL
+    assert backoff.record_error(error_of("INTERNAL_SERVER_ERROR")) == INTERVAL

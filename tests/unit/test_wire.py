@@ -24,8 +24,9 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.http_session import HttpSession
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
+from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import UnlimitedRate
 
 from .fakes import KEY, FakeClock

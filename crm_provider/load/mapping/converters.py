@@ -20,9 +20,10 @@ from crm_provider.values.addresses import NotOneAddress, one_address
 from crm_provider.values.json_values import MAX_DIGITS, ConversionError, finite, json_safe, whole_number
 
 Conversion: TypeAlias = Callable[[Any], Any]
-"""Takes a value that is not empty (a text without space around it); returns a JSON value or raises :class:`Unfit`."""
+"""Takes a value that is not empty (a text without space around it); returns a JSON value.
 
-Unfit = ConversionError
+It raises :class:`~crm_provider.values.json_values.ConversionError`.
+"""
 
 
 def is_empty(value: Any) -> bool:
@@ -64,7 +65,7 @@ def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
         if thousands == " ":
             written = written.replace("\u00a0", " ").replace("\u202f", " ")  # the spaces that spreadsheets put there
         if len(written) > MAX_DIGITS or not form.fullmatch(written):
-            raise Unfit("no number", fix)
+            raise ConversionError("no number", fix)
         if thousands:
             written = written.replace(thousands, "")
         return written.replace(decimal, ".").removeprefix("+")
@@ -79,7 +80,7 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
     def convert(value: Any) -> int:
         whole, _, fraction = as_number(value).partition(".")
         if fraction.strip("0"):
-            raise Unfit("no whole number", "correct it, or give it the type number")
+            raise ConversionError("no whole number", "correct it, or give it the type number")
         return whole_number(int(whole) if whole not in ("", "-") else 0)
 
     return convert
@@ -88,14 +89,14 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
 def digits(value: Any) -> str:
     """The digits of a number, without an exponent; those of a float are the fewest that mean the same float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise Unfit("no number", "give a number, or a text with its digits")
+        raise ConversionError("no number", "give a number, or a text with its digits")
     if isinstance(value, int):
         return str(whole_number(int(value)))
     if isinstance(value, Decimal):
         return f"{finite(value):f}"
     if math.isfinite(value) and value.is_integer():
         if abs(value) > _EXACT_FLOAT:
-            raise Unfit("a float too large to be exact", "give it as text or as a whole number in the source")
+            raise ConversionError("a float too large to be exact", "give it as text or as a whole number in the source")
         return str(int(value))
     return f"{finite(Decimal(float.__repr__(value))):f}"
 
@@ -123,7 +124,7 @@ def text(value: Any) -> str:
     if isinstance(value, (int, float, Decimal)):
         return digits(value)
     if isinstance(value, (Mapping, list, tuple)):
-        raise Unfit("a nested value", "give it the type json, or take one of its parts in the source")
+        raise ConversionError("a nested value", "give it the type json, or take one of its parts in the source")
     return str(json_safe(value))
 
 
@@ -145,7 +146,7 @@ def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversio
         word = text(value).casefold()
         if word in yes or word in no:
             return word in yes
-        raise Unfit("neither true nor false", "correct it, or name the word in the options true or false")
+        raise ConversionError("neither true nor false", "correct it, or name the word in the options true or false")
 
     return convert
 
@@ -158,11 +159,11 @@ def email(*, lowercase: bool = False) -> Conversion:
 
     def convert(value: Any) -> str:
         if not isinstance(value, str):
-            raise Unfit(f"must be text but is of type {type(value).__name__}", "give one email address")
+            raise ConversionError(f"must be text but is of type {type(value).__name__}", "give one email address")
         try:
             address = one_address(value)
         except NotOneAddress as wrong:
-            raise Unfit(wrong.kind, wrong.fix) from None
+            raise ConversionError(wrong.kind, wrong.fix) from None
         return address.lower() if lowercase else address
 
     return convert
@@ -174,7 +175,9 @@ def as_json(value: Any) -> Any:
         try:
             value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)
         except (ValueError, RecursionError):  # Python also refuses whole numbers of thousands of digits
-            raise Unfit("no JSON", 'correct it; a plain text needs quotes ("..."), or the type text') from None
+            raise ConversionError(
+                "no JSON", 'correct it; a plain text needs quotes ("..."), or the type text'
+            ) from None
     return json_safe(value)
 
 

@@ -16,12 +16,13 @@ from crm_provider.client import validation
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.mapping import converters, formats
 from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
-from crm_provider.load.mapping.converters import Conversion, Unfit, is_empty
+from crm_provider.load.mapping.converters import Conversion, is_empty
 from crm_provider.load.rows import SourceError, Unreadable
+from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
 
 
-class Place(IntEnum):
+class Section(IntEnum):
     """Where in a contact a field is."""
 
     EMAIL = 0
@@ -33,20 +34,20 @@ class Place(IntEnum):
 class Target:
     """A field of the CRM."""
 
-    place: Place
+    section: Section
     name: str
 
     @property
     def label(self) -> str:
         """The shortest name that a user can write for it."""
-        if self.place is Place.ORIGIN:
+        if self.section is Section.ORIGIN:
             return f"origin.{self.name}"
         return f"attributes.{self.name}" if "." in self.name else self.name
 
     @property
     def path(self) -> str:
         """The unmistakable name: the same for two spellings of one field."""
-        return f"attributes.{self.name}" if self.place is Place.ATTRIBUTES else self.label
+        return f"attributes.{self.name}" if self.section is Section.ATTRIBUTES else self.label
 
 
 def target_of(name: Any) -> Target:
@@ -57,12 +58,12 @@ def target_of(name: Any) -> Target:
     if not isinstance(name, str) or not name.strip() or name != name.strip():
         raise SourceError(f"mapping[{name!r}]: a field's name must be text, not empty and without space around it")
     if name == "email":
-        return Target(Place.EMAIL, name)
+        return Target(Section.EMAIL, name)
     prefix, dot, rest = name.partition(".")
     if prefix == "origin" and rest:
-        return Target(Place.ORIGIN, rest)
+        return Target(Section.ORIGIN, rest)
     if prefix == "attributes" and rest:
-        return Target(Place.ATTRIBUTES, _attribute(rest, name))
+        return Target(Section.ATTRIBUTES, _attribute(rest, name))
     if dot:
         hint = nearest(prefix, ("origin", "attributes")) or "attributes"
         meant = f"attributes.{name}" if hint == "attributes" and prefix[:4] != "attr" else f"{hint}.{rest}"
@@ -71,7 +72,7 @@ def target_of(name: Any) -> Target:
         )
     if name in validation.RESERVED_ATTRIBUTES:
         raise SourceError(f"mapping[{name!r}]: name a single field of it; did you mean '{name}.<name>'?")
-    return Target(Place.ATTRIBUTES, name)
+    return Target(Section.ATTRIBUTES, name)
 
 
 def _attribute(name: str, key: str) -> str:
@@ -115,7 +116,7 @@ class Field:
 
     :param column: of the source; None for a constant
     :param optional: whether a row may lack the column
-    :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`Unfit`
+    :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`ConversionError`
     :param data: the line as plain data, with the defaults that count for it
     """
 
@@ -169,7 +170,7 @@ def nested_field(target: Target, column: str) -> Field:
 
     def read(row: Mapping[str, Any]) -> Any:
         if not is_empty(row.get(column)):
-            raise Unfit("no nested value", "give the load a mapping")
+            raise ConversionError("no nested value", "give the load a mapping")
         return LEFT_OUT
 
     return Field(target, column, True, read, {"column": column})
@@ -186,7 +187,7 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     convert = _conversion(target, kind, options, defaults)
     column, optional, empty = spec["column"], spec.get("optional", False), spec.get("empty", defaults.empty)
     data = {"column": column, "type": kind, **options, "optional": optional}
-    if target.place is Place.EMAIL:
+    if target.section is Section.EMAIL:
         return Field(target, column, False, _reader(column, convert, _no_email), data)
     if kind == "phone":
         data = {"region": defaults.region, **data}
@@ -203,7 +204,7 @@ def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, An
 
     :raises ValueError: if something in it is wrong
     """
-    kind = spec.get("type", "email" if target.place is Place.EMAIL else "auto")
+    kind = spec.get("type", "email" if target.section is Section.EMAIL else "auto")
     if not isinstance(kind, str) or kind not in TYPES:
         raise ValueError(unknown("type", kind, TYPES))
     own = TYPES[kind][0]
@@ -214,7 +215,9 @@ def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, An
                 raise ValueError(f"option {option!r} needs the type {' or '.join(users)}, not {kind!r}")
             raise ValueError(unknown("option", option, (*_COMMON, *own, "constant")))
     _check_column(spec)
-    if target.place is Place.EMAIL and (soft := [name for name in ("empty", "default", "optional") if name in spec]):
+    if target.section is Section.EMAIL and (
+        soft := [name for name in ("empty", "default", "optional") if name in spec]
+    ):
         raise ValueError(f"every row needs an email of its own; leave out {', '.join(map(repr, soft))}")
     if "empty" in spec and spec["empty"] not in EMPTIES:
         raise ValueError(unknown("empty", spec["empty"], EMPTIES))
@@ -244,7 +247,7 @@ def _option(option: str, value: Any) -> Any:
 
 
 def _conversion(target: Target, kind: str, options: dict[str, Any], defaults: Defaults) -> Conversion:
-    if target.place is not Place.EMAIL:
+    if target.section is not Section.EMAIL:
         return TYPES[kind][1](options, defaults)
     if kind != "email":
         raise ValueError(f"the contact's email has the type 'email', not {kind!r}; leave out 'type'")
@@ -258,7 +261,7 @@ def _moment(options: dict[str, Any]) -> Conversion:
 def _constant(target: Target, spec: Mapping[str, Any]) -> Field:
     if others := [repr(option) for option in spec if option != "constant"]:
         raise ValueError(f"a 'constant' is sent as it is; leave out {', '.join(others)}")
-    if target.place is Place.EMAIL:
+    if target.section is Section.EMAIL:
         raise ValueError("all rows would be one contact; name a column")
     try:
         value = validation.json_value(spec["constant"], "'constant'")
@@ -272,7 +275,7 @@ def _default(given: Any, convert: Conversion) -> Callable[[Any], Any]:
         raise ValueError("'default' is empty; use 'empty' to say what an empty value becomes")
     try:
         value = convert(given.strip() if isinstance(given, str) else given)
-    except Unfit as wrong:
+    except ConversionError as wrong:
         raise ValueError(f"'default' is {wrong}") from None
     return lambda empty: value
 
@@ -285,7 +288,7 @@ def _fallback(empty: Empty) -> Callable[[Any], Any]:
 
 
 def _no_email(_given: Any) -> Any:
-    raise Unfit("empty", "give an email address, or leave out the row")
+    raise ConversionError("empty", "give an email address, or leave out the row")
 
 
 def _reader(
@@ -301,15 +304,15 @@ def _reader(
             written = given.strip()
             if written[:1] in ("#", "="):
                 if is_error_value(written):
-                    raise Unfit("an error value of a spreadsheet", ERROR_FIX)
+                    raise ConversionError("an error value of a spreadsheet", ERROR_FIX)
                 written = without_formula(written)
             return convert(written) if written else fallback(given)
         if given is _MISSING:
             if optional:
                 return fallback(None)
-            raise Unfit("column missing", "add it to the row, or make the field optional in the mapping")
+            raise ConversionError("column missing", "add it to the row, or make the field optional in the mapping")
         if isinstance(given, Unreadable):
-            raise Unfit("a value that Python cannot hold", "correct it, or cast it to text in the query")
+            raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else convert(given)
 
     return read

@@ -13,8 +13,8 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from crm_provider.load.mapping.converters import Conversion, Unfit, digits
-from crm_provider.values.json_values import utc_text
+from crm_provider.load.mapping.converters import Conversion, digits
+from crm_provider.values.json_values import ConversionError, utc_text
 from crm_provider.values.suggest import hint
 
 _ISO = re.compile(
@@ -42,7 +42,7 @@ def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option'
         if isinstance(value, datetime):
             value = value.date()
         if not isinstance(value, date):
-            raise Unfit("no date", _FIX)
+            raise ConversionError("no date", _FIX)
         return value.isoformat()
 
     return convert
@@ -63,10 +63,12 @@ def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - it gets the zone below
         if not isinstance(value, datetime):
-            raise Unfit("no date and time", _FIX)
+            raise ConversionError("no date and time", _FIX)
         if value.tzinfo is None:
             if default_zone is None:
-                raise Unfit("a time without a time zone", 'name it with timezone, such as "UTC" or "America/Sao_Paulo"')
+                raise ConversionError(
+                    "a time without a time zone", 'name it with timezone, such as "UTC" or "America/Sao_Paulo"'
+                )
             value = value.replace(tzinfo=default_zone)
         return utc_text(value)
 
@@ -81,7 +83,7 @@ def _reader(form: str | None, kind: str) -> Callable[[str], datetime]:
         try:
             return _from_iso(written) if form is None else datetime.strptime(written, form)  # noqa: DTZ007
         except ValueError:
-            raise Unfit(kind, _FIX) from None
+            raise ConversionError(kind, _FIX) from None
 
     return read
 
@@ -154,12 +156,16 @@ def phone(*, region: str | None = None) -> Conversion:
             found = library.parse(written, region)
         except library.NumberParseException as wrong:
             if wrong.error_type == library.NumberParseException.INVALID_COUNTRY_CODE and "+" not in written:
-                raise Unfit("a phone number without country code", "write it with +, or name the region") from None
-            raise Unfit("no phone number", "correct it: one number, with its area code") from None
+                raise ConversionError(
+                    "a phone number without country code", "write it with +, or name the region"
+                ) from None
+            raise ConversionError("no phone number", "correct it: one number, with its area code") from None
         if not library.is_valid_number(found):
-            raise Unfit("no valid phone number", "correct it: country code, area code and number must fit")
+            raise ConversionError("no valid phone number", "correct it: country code, area code and number must fit")
         if found.extension:
-            raise Unfit("a phone number with an extension", "E.164 has no place for it; remove it in the source")
+            raise ConversionError(
+                "a phone number with an extension", "E.164 has no place for it; remove it in the source"
+            )
         return str(library.format_number(found, library.PhoneNumberFormat.E164))
 
     return convert

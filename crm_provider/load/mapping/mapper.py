@@ -23,14 +23,13 @@ from typing import Any
 
 from crm_provider.client import validation
 from crm_provider.load.mapping.columns import has_column
-from crm_provider.load.mapping.converters import Unfit
 from crm_provider.load.mapping.fields import (
     EMPTIES,
     LEFT_OUT,
     Defaults,
     Empty,
     Field,
-    Place,
+    Section,
     Target,
     column_field,
     field_of,
@@ -39,6 +38,7 @@ from crm_provider.load.mapping.fields import (
 )
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
+from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
 
 log = logging.getLogger(__name__)
@@ -140,14 +140,14 @@ class Mapper:
         for place, name, read, field in plan.steps:
             try:
                 value = read(given)
-            except Unfit as wrong:
+            except ConversionError as wrong:
                 problems.append(Problem(field.target.label, field.column or "", wrong.kind, wrong.fix))
             else:
                 if value is not LEFT_OUT:
                     found[place][name] = value
         if problems:
             raise InvalidRow(*problems)
-        return Contact(found[Place.EMAIL][EMAIL], found[Place.ATTRIBUTES], found[Place.ORIGIN] or None)
+        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
 
     def _plan_for(self, columns: tuple[Any, ...]) -> _Plan:
         """Without a mapping: what is done with rows of these columns."""
@@ -184,7 +184,7 @@ class _Plan:
         self.fields = fields
         self.left_out = left_out
         self.problems = problems
-        self.steps = tuple((int(field.target.place), field.target.name, field.read, field) for field in fields)
+        self.steps = tuple((int(field.target.section), field.target.name, field.read, field) for field in fields)
 
 
 def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
@@ -218,7 +218,7 @@ def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
         problems.append(email)
     for column in columns:
         if column == email:
-            fields.append(column_field(Target(Place.EMAIL, EMAIL), column, defaults))
+            fields.append(column_field(Target(Section.EMAIL, EMAIL), column, defaults))
             continue
         target = _target_of_column(column, is_extract=is_extract)
         if isinstance(target, Problem):
@@ -239,10 +239,10 @@ def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | No
         return impossible
     if shared_name(column) is not None:
         return Problem(column, "", "several columns have this name", "give the load a mapping of the columns to take")
-    target = _target_in_extract(column) if is_extract else Target(Place.ATTRIBUTES, column)
+    target = _target_in_extract(column) if is_extract else Target(Section.ATTRIBUTES, column)
     if target is None or is_nameless(column):
         return None
-    reserved = target.place is Place.ATTRIBUTES and target.name in validation.RESERVED_ATTRIBUTES
+    reserved = target.section is Section.ATTRIBUTES and target.name in validation.RESERVED_ATTRIBUTES
     return impossible if reserved and not (is_extract and column in NESTED) else target
 
 
@@ -252,7 +252,7 @@ def _target_in_extract(column: str) -> Target | None:
     return Target(NESTED[head], name or head) if head in NESTED and (name or column == head) else None
 
 
-NESTED = {"attributes": Place.ATTRIBUTES, "origin": Place.ORIGIN}
+NESTED = {"attributes": Section.ATTRIBUTES, "origin": Section.ORIGIN}
 """Fields of a contact that hold others."""
 
 

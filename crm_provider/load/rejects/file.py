@@ -19,7 +19,7 @@ from crm_provider.files.journal import Changed
 from crm_provider.files.paths import AnyPath, CannotRead, CannotWrite, is_local
 from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
 from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.files import EXTRA, LINE, Places
+from crm_provider.load.sources.files import EXTRA, LINE, RowLocations
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ class RejectedRows:
         self._path, self._format, self._retryable_only = path, format, retryable_only
         self.left_out = 0
         """Rows that the last reading has left out, because they fail again unless someone corrects them."""
-        self._originals, self._places = array("q"), Places()
+        self._originals, self._places = array("q"), RowLocations()
         lines, journal = lines_and_journal(path, format)
         with _text_errors(self.name):
             first = next(journal.lines(rest=True), None)
@@ -295,7 +295,7 @@ class RejectedRows:
     def rows(self) -> Iterator[Row]:
         """The rows as they were given to the load that rejected them."""
         self._originals = array("q")
-        self._places = Places()
+        self._places = RowLocations()
         self._places.begin(self._path)
         self.left_out = 0
         lines, journal = lines_and_journal(self._path, self._format)

@@ -133,7 +133,7 @@ class JsonLines:
     def parse(self, line: str) -> Reject:
         try:
             found = json_value(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("it is no whole JSON object") from None
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
@@ -170,12 +170,12 @@ class CsvLines:
         cells = _cells(first.removeprefix("\ufeff"))
         if (cells[0], *cells[-len(_AFTER) :]) != ("_row", *_AFTER):
             raise ValueError(f"its first line is not _row, the row's columns, {', '.join(_AFTER)}, with commas")
-        self._columns = tuple(map(_unguarded, cells[1 : -len(_AFTER)]))
+        self._columns = tuple(map(_unescape_formula, cells[1 : -len(_AFTER)]))
         return True
 
     def header_for(self, columns: Iterable[str]) -> str | None:
         self._columns = tuple(name for name in map(str, columns) if _fits(name))
-        return _record(["_row", *map(_guarded, self._columns), *_AFTER])
+        return _record(["_row", *map(_escape_formula, self._columns), *_AFTER])
 
     def line(self, reject: Reject) -> str:
         columns, values = self._columns or (), plain(reject.values)
@@ -195,14 +195,14 @@ class CsvLines:
             json_text(notes, ascii_only=True) if notes else "",
         ]  # fmt: skip
         row = [_cell(values.get(name)) for name in columns]
-        facts = [_guarded(_UNFIT.sub("\ufffd", text)) for text in after]
+        facts = [_escape_formula(_UNFIT.sub("\ufffd", text)) for text in after]
         return _record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
 
     def parse(self, line: str) -> Reject:
         columns, cells = self._columns or (), _cells(line)
         if len(cells) != len(columns) + 1 + len(_AFTER):
             raise ValueError(f"it has {len(cells)} cells and not {len(columns) + 1 + len(_AFTER)}")
-        number, *texts, retryable = (cells[0], *map(_unguarded, cells[1:-1]), cells[-1].strip().lower())
+        number, *texts, retryable = (cells[0], *map(_unescape_formula, cells[1:-1]), cells[-1].strip().lower())
         given = dict(zip(columns, texts, strict=False))
         type_, message, action, request_id, original, notes = texts[len(columns) :]
         if not number.strip().isdecimal() or retryable not in ("yes", "no"):
@@ -223,11 +223,11 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")
 """Characters that no CSV file can hold: some readers stop at NUL, and halves of characters have no UTF-8."""
 
 
-def _guarded(text: str) -> str:
+def _escape_formula(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _unguarded(text: str) -> str:
+def _unescape_formula(text: str) -> str:
     return text.removeprefix("'")
 
 
@@ -238,7 +238,7 @@ def _fits(value: Any) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return _guarded(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
+    return _escape_formula(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
 
 
 def _made_data(made: Made) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Lines, Record, Table, open_lines, place
-from crm_provider.load.sources.options import FileOptions, HeaderLine, told_apart
+from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, Table, place
+from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
+from crm_provider.load.sources.text_files import Lines, open_lines
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,12 @@ class CsvFiles:
         :raises SourceError: if there is none
         """
         with open_lines(path, encoding=self._options.encoding, newline="") as lines:
-            text = _Text(lines)
+            text = _LineReader(lines)
             marked = _skip_to_header(text, self._options.skip_lines)
             delimiter = self._options.delimiter or marked or self._found(path, text)
             if csv.field_size_limit() < LARGEST_ROW:  # it holds for the whole process, so it is only ever raised
                 csv.field_size_limit(LARGEST_ROW)
-            records = _Records(text, **self._dialect(delimiter))
+            records = _RecordReader(text, **self._dialect(delimiter))
             columns = self._options.header or records.header()
             yield Table(columns, records.of(columns))
 
@@ -73,7 +74,7 @@ class CsvFiles:
             "strict": True,  # else a quote in the wrong place changes values without a word
         }
 
-    def _found(self, path: AnyPath, text: _Text) -> str:
+    def _found(self, path: AnyPath, text: _LineReader) -> str:
         """The delimiter with which most records have as many fields as the header; of several, with the most fields."""
         sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
         header = len(self._options.header or ())
@@ -95,7 +96,7 @@ class CsvFiles:
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-class _Text:
+class _LineReader:
     """Lines one after another, with a look at those that follow.
 
     :ivar number: of the line that was handed out last, from 1
@@ -139,7 +140,7 @@ class _Text:
         return list(self._ahead)
 
 
-def _skip_to_header(text: _Text, skip: int) -> str | None:
+def _skip_to_header(text: _LineReader, skip: int) -> str | None:
     """Leave out what stands before the header line.
 
     :return: the delimiter that Excel's first line names, if there is one
@@ -161,7 +162,7 @@ def _skip_to_header(text: _Text, skip: int) -> str | None:
     return mark or found
 
 
-def _skip_blank(text: _Text) -> None:
+def _skip_blank(text: _LineReader) -> None:
     while (ahead := text.peek()) and not ahead[0].strip(" \r\n"):
         next(text)
 
@@ -171,10 +172,10 @@ def _excel_mark(line: str) -> str | None:
     return found[1] if found else None
 
 
-class _Records:
+class _RecordReader:
     """Records of one file, with the lines that each is on."""
 
-    def __init__(self, text: _Text, **dialect: Any) -> None:
+    def __init__(self, text: _LineReader, **dialect: Any) -> None:
         self._text = text
         self._recent: list[str] = []
         self._size = 0
@@ -190,7 +191,7 @@ class _Records:
             if len(fields) > MOST_COLUMNS:
                 raise SourceError(f"{self._place()} has {len(fields):,} columns; at most {MOST_COLUMNS:,} are read")
             names = (name.strip("\ufeff\u200b \t\r\n\f\v\u00a0") for name in fields)
-            return HeaderLine.of(told_apart(names, self._place()), self._place())
+            return HeaderLine.of(unique_names(names, self._place()), self._place())
         raise SourceError(f"{self._text.path} is empty, without a header line; write one, even if there are no rows")
 
     def of(self, columns: tuple[str, ...]) -> Iterator[Record]:

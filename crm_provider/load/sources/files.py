@@ -1,26 +1,17 @@
-"""Files as sources: which ones, and their lines of text.
-
-Which files are meant, what format they have, and what a format's reader hands back.
-
-Text files line by line: unpacked, decoded, numbered, and refused with the line where they are no text.
-"""
+"""Files as sources: which files a path or pattern means, what format they have, and where each of their rows is."""
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import io
 import re
-import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Any
 
-from crm_provider.files.paths import NO_FILE, AnyPath, read_plain
+from crm_provider.files.paths import AnyPath, read_plain
+from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
 
@@ -51,7 +42,7 @@ class Table:
     records: Iterator[Record]
 
 
-def expanded(path: Any, given: object = None) -> list[AnyPath]:
+def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files that a path or pattern means, in the order of their names.
 
     A name with wildcards that exists as it is means itself. ``**`` stands for any number of folders.
@@ -72,7 +63,7 @@ def expanded(path: Any, given: object = None) -> list[AnyPath]:
 
 
 @contextmanager
-def there(given: object) -> Iterator[None]:
+def explain_missing(given: object) -> Iterator[None]:
     """Opening a file that was named.
 
     :param given: how the user wrote it
@@ -145,7 +136,7 @@ _OTHER_SUFFIXES: Mapping[str, str] = {
 """Suffixes of files that people hand over in place of a table of text -> what to do."""
 
 
-class Places:
+class RowLocations:
     """Where each row of a source is, and which rows could not be read: for messages about them.
 
     Four bytes are kept of a row, for there may be millions.
@@ -189,164 +180,3 @@ class Places:
 def place(path: AnyPath, first: int, last: int | None = None) -> str:
     """Lines of a file, for messages."""
     return f"{path}, line {first}" if last in (None, first) else f"{path}, lines {first} to {last}"
-
-
-LONGEST_LINE = LARGEST_ROW
-"""Characters; without an end to it a file without line ends would be read into memory whole."""
-
-CHUNK = 1 << 18
-"""Bytes that are asked of a file at once."""
-
-DAMAGED = "\0" * 64
-"""So many NULs in a row are a block that was never written: no value has them."""
-
-_SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
-
-_MARK = "\udcff"
-"""Stands for bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
-
-codecs.register_error("crm_provider.mark", lambda error: (_MARK, getattr(error, "end", 0)))
-
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the one of UTF-16
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
-
-class Lines:
-    """The lines of an open file, with their line ends.
-
-    :ivar number: of the line that was read last, from 1
-    """
-
-    def __init__(self, path: AnyPath, text: io.TextIOWrapper) -> None:
-        self.path = path
-        self.number = 0
-        self._text = text
-
-    def __iter__(self) -> Iterator[str]:
-        with _unpacking(self.path, self):
-            for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
-                self.number += 1
-                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
-                    raise self._wrong(line)
-                yield line
-
-    def _shows_no_text(self, line: str) -> bool:
-        """Whether NULs show that the encoding is wrong (in the first line) or the file is damaged.
-
-        A few may be part of a value.
-        """
-        return "\0" in line and (self.number == 1 or DAMAGED in line)
-
-    def _wrong(self, line: str) -> SourceError:
-        where, encoding = place(self.path, self.number), self._text.encoding
-        if _MARK in line:
-            other = "'cp1252' (Windows, Excel) or 'latin-1'" if encoding.startswith("utf") else "'utf-8'"
-            return SourceError(f"{where} is not {encoding}; {_SAY_ENCODING}, such as {other}")
-        if "\0" in line:
-            return SourceError(
-                f"{where} holds a NUL character; if the file is UTF-16 save it as UTF-8 (of a source, give "
-                "source_options={'encoding': 'utf-16-le'}), else it is damaged or no text file"
-            )
-        return SourceError(f"{where} is longer than {LONGEST_LINE} characters; write one record per line")
-
-
-@contextmanager
-def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]:
-    r"""Open a text file, unpacked if it is gzip.
-
-    :param encoding: used if the file has no byte order mark
-    :param newline: ``"\n"``, or ``""`` for lines that end in any way
-    :raises SourceError: if it is a folder, or should be gzip and is not
-    """
-    with ExitStack() as closing:
-        try:
-            file = closing.enter_context(read_source(path))
-        except IsADirectoryError:
-            raise folder_refused(path) from None
-        packed = closing.enter_context(buffered(file))
-        with _unpacking(path):
-            content = closing.enter_context(_unpacked(path, packed))
-            _refuse_other_kinds(path, content.peek(64)[:64])
-            marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.peek(4).startswith(mark)), None)
-        text = io.TextIOWrapper(content, marked or encoding, errors="crm_provider.mark", newline=newline)
-        yield Lines(path, closing.enter_context(text))
-
-
-def buffered(file: Any) -> io.BufferedReader:
-    """A file of any file system as a buffered one: theirs need not have more than ``read``."""
-    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file), CHUNK)
-
-
-# -- helpers ------------------------------------------------------------------------------------------------
-
-_OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "an Excel workbook or a ZIP archive; save the sheet as 'CSV UTF-8', or unpack it"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as 'CSV UTF-8'"),
-    (b"PAR1\x15", "a Parquet file; name it .parquet, or set source_format='parquet'"),
-    (b"BZh91AY", "packed with bzip2; unpack it, or pack it with gzip"),
-    (b"\xfd7zXZ", "packed with xz; unpack it, or pack it with gzip"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it, or pack it with gzip"),
-    (b"7z\xbc\xaf", "a 7-Zip archive; unpack it"),
-    (b"Rar!", "a RAR archive; unpack it"),
-    (b"%PDF", "a PDF document; export the table as CSV"),
-    (b"Obj\x01", "an Avro file; write Parquet, CSV or JSON lines"),
-    (b"SQLite format 3", "a SQLite database; load it with SqlToCrmContactsOperator"),
-)
-"""What a file begins with -> what it is, and what to do."""
-
-_PAGES = (b"<!doctype", b"<html", b"<table", b"<?xml")
-
-
-def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
-    """Refuse what is no text, whatever its name says.
-
-    :raises SourceError: saying what it is and what to do
-    """
-    found = next((what for start, what in _OTHER_KINDS if head.startswith(start)), None)
-    if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(_PAGES):
-        found = "a web page or XML; export the table as CSV (a login page in place of a file looks like this, too)"
-    if found is not None:
-        raise SourceError(f"{path} is {found}")
-
-
-class _Raw(io.RawIOBase):
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
-    """What is in the file; one that is gzip without being called so is unpacked too."""
-    head = packed.peek(2)[:2]
-    if head == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=packed)
-    if path.name.lower().endswith(".gz"):
-        raise gzip.BadGzipFile
-    return packed
-
-
-@contextmanager
-def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
-    """Say where a damaged file ends being readable."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as damage:
-        after = f" after line {lines.number}" if lines and lines.number else ""
-        what = "ends before its gzip data do" if isinstance(damage, EOFError) else "is no valid gzip file"
-        raise SourceError(f"{path} {what}{after}; fetch or write it again") from None
-    except UnicodeError:
-        # Some encodings give up on the whole file instead of naming the bytes.
-        where = place(path, lines.number + 1) if lines else str(path)
-        raise SourceError(f"{where} cannot be decoded; {_SAY_ENCODING}") from None

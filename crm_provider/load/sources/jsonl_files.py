@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import LINE, Lines, Record, Table, open_lines, place
+from crm_provider.load.sources.files import LINE, Record, Table, place
+from crm_provider.load.sources.text_files import Lines, open_lines
 
 LARGEST_EXPONENT = 400
 """Of ten; floats end at 308. Beyond, a number of ten characters may take gigabytes once it is written out."""

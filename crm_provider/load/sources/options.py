@@ -139,7 +139,7 @@ class HeaderLine(tuple[str, ...]):  # noqa: SLOT001 - a tuple can have no slots 
         return made
 
 
-def told_apart(names: Iterable[str], place: str) -> tuple[str, ...]:
+def unique_names(names: Iterable[str], place: str) -> tuple[str, ...]:
     """Names of columns, each once.
 
     A column without a name becomes ``(column 3)``; two ``name`` become ``name (column 2)`` and ``name (column 5)``.
@@ -160,12 +160,12 @@ def told_apart(names: Iterable[str], place: str) -> tuple[str, ...]:
 
 
 def is_nameless(column: str) -> bool:
-    """Whether a column has no name of its own: that of :func:`told_apart`, or what pandas calls its index."""
+    """Whether a column has no name of its own: that of :func:`unique_names`, or what pandas calls its index."""
     return _NAMELESS.fullmatch(column) is not None
 
 
 def shared_name(column: str) -> str | None:
-    """The name that a column of :func:`told_apart` shares with another one."""
+    """The name that a column of :func:`unique_names` shares with another one."""
     found = _SHARED.fullmatch(column)
     return found[1] if found else None
 

@@ -11,13 +11,16 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
-from crm_provider.load.sources.options import told_apart
+from crm_provider.load.sources.options import unique_names
 
 BATCH = 1000
 """Rows that are Python values at a time."""
 
 LARGEST_BATCH = 8 << 20
 """Bytes of the rows that are Python values at a time; a single row has no more either."""
+
+LARGEST_CHUNK, MOST_PER_ROW = 64 << 20, 1 << 18
+"""Bytes that a column of a row group may have, unpacked: so many, or so many for each row if that is more."""
 
 READ_AHEAD = 1 << 18
 """Bytes of each column that are read at a time; without it, and with ``pre_buffer``, a row group is read whole."""
@@ -45,7 +48,8 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
                 coerce_int96_timestamp_unit="us",
                 read_dictionary=_columns_of_text(parquet, file),
             )
-            columns = told_apart(table.schema_arrow.names, str(path))
+            _check_chunks(path, table.metadata)
+            columns = unique_names(table.schema_arrow.names, str(path))
         yield Table(columns, _records(path, table, columns))
 
 
@@ -62,10 +66,31 @@ def _columns_of_text(parquet: Any, file: Any) -> list[str]:
 _TEXTS = ("STRING", "NONE", "JSON", "ENUM")
 
 
+def _check_chunks(path: AnyPath, metadata: Any) -> None:
+    """Refuse a column with a value that does not fit into memory, before it is unpacked.
+
+    :raises SourceError: naming the column and the row group
+    """
+    for group in (metadata.row_group(n) for n in range(metadata.num_row_groups)):
+        for column in (group.column(n) for n in range(group.num_columns)):
+            if column.total_uncompressed_size > max(LARGEST_CHUNK, group.num_rows * MOST_PER_ROW):
+                raise SourceError(
+                    f"{path}: the column {column.path_in_schema!r} has {column.total_uncompressed_size:,} bytes in a "
+                    f"row group of {group.num_rows:,} rows; shorten its values, or leave it out"
+                )
+
+
+def _batch_size(schema: Any) -> int:
+    """Rows of a batch: fewer if they hold long values of a fixed length, which Arrow cannot keep once."""
+    leaves = [schema.column(n) for n in range(len(schema))]
+    size = sum(leaf.length for leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY")
+    return int(min(max(LARGEST_BATCH // max(size, 1), 1), BATCH))
+
+
 def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
     done = 0
     with _reading(path):
-        for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
+        for batch in table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False):
             for piece in _pieces(path, batch.rename_columns(list(columns)), done):
                 yield from _values(path, _exact(piece), done)
                 done += piece.num_rows
@@ -134,10 +159,14 @@ def _exact(batch: Any) -> Any:
 
     A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
     """
+    pa, _ = _pyarrow()
     for n, field in enumerate(batch.schema):
         exact = _exact_type(field.type)
         if exact != field.type:
-            column = batch.column(n).cast(_exact_type(field.type, float_as_text=True), safe=False)
+            column = batch.column(n)
+            if pa.types.is_nested(field.type):  # of a slice, a cast would take in all that it was cut from
+                column = column.take(pa.array(range(batch.num_rows)))
+            column = column.cast(_exact_type(field.type, float_as_text=True), safe=False)
             batch = batch.set_column(n, field.name, column.cast(exact))
     return batch
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources.csv_files import CsvFiles
-from crm_provider.load.sources.files import LINE, Places, Table, expanded, format_of, there
+from crm_provider.load.sources.files import LINE, RowLocations, Table, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
@@ -91,7 +91,7 @@ class RowsSource:
     def __init__(self, rows: Sequence[Any], *, null_values: Collection[str] = ()) -> None:
         self._rows = rows
         self._nulls = frozenset(null_values)
-        self._places = Places()
+        self._places = RowLocations()
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
@@ -102,7 +102,7 @@ class RowsSource:
         return tuple(names) or None
 
     def rows(self) -> Iterator[Row]:
-        self._places = places = Places()
+        self._places = places = RowLocations()
         for number, given in enumerate(self._given(), 1):
             row = _row_of(number, given)
             places.note(0, row.problem)
@@ -167,13 +167,13 @@ class FilesSource:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         chosen = checked_format(format)
-        self._files = [file for path in paths for file in expanded(_path(path), path)]
+        self._files = [file for path in paths for file in expand_pattern(_path(path), path)]
         self._given = {str(_path(path)): path for path in paths}
         self._format = chosen or _common_format(self._files)
         read = FileOptions.of(options, format=self._format)
         self._open = _opener(self._format, read)
         self._nulls, self._empty = frozenset(read.null_values), "" if self._format in ("csv", "tsv") else None
-        self._places = Places()
+        self._places = RowLocations()
         more = len(self._files) - 1
         self.name = str(self._files[0]) + (f" and {more} more file{'s' * (more > 1)}" if more else "")
 
@@ -201,7 +201,7 @@ class FilesSource:
                 yield str(file), table.columns or ()
 
     def rows(self) -> Iterator[Row]:
-        self._places = places = Places()
+        self._places = places = RowLocations()
         number = 0
         for file in self._files:
             with self._opened(file) as table:
@@ -224,7 +224,7 @@ class FilesSource:
     @contextmanager
     def _opened(self, file: AnyPath) -> Iterator[Table]:
         with ExitStack() as closing:
-            with there(self._given.get(str(file), file)):
+            with explain_missing(self._given.get(str(file), file)):
                 table = closing.enter_context(self._open(file))
             yield table
 

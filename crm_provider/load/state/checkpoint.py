@@ -1,4 +1,4 @@
-"""Where a load stands: what a later try must know to go on, small enough for Airflow's task state."""
+"""Checkpoints: what a later try must know to go on, small enough for Airflow's task state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSED = "refused"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The books of a load at one moment. Rows are done up to a number, and a few after it.
+    """The counts of a load at one moment. Rows are done up to a number, and a few after it.
 
     :param epoch: tells the tries of one run apart from a run that was started anew
     :param fingerprint: of the input: the numbers of the rows mean nothing in another one
@@ -32,7 +32,7 @@ class Checkpoint:
     :param errors: error type -> rows
     :param calls: of all tries so far
     :param seconds: of all tries so far
-    :param notes: what else a later try is to know
+    :param notes: what else a later try must know
     """
 
     epoch: int
@@ -57,7 +57,7 @@ class Checkpoint:
 
     @staticmethod
     def from_data(data: Any) -> Checkpoint:
-        """What :meth:`as_data` gave; of one of another version, the version alone.
+        """A checkpoint of what :meth:`as_data` returned; of another version, the version alone.
 
         :raises ValueError: if it is no checkpoint
         """
@@ -116,35 +116,31 @@ class DoneRows:
     """
 
     def __init__(self, upto: int = 0, above: Iterable[int] = ()) -> None:
-        self._upto = upto
-        self._above = {number for number in above if number > upto}
+        self.upto = upto
+        self.above = {number for number in above if number > upto}
+        """Numbers that are not in the one piece: they are what makes a checkpoint large."""
         self._close_up()
 
     def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and (1 <= number <= self._upto or number in self._above)
+        return isinstance(number, int) and (1 <= number <= self.upto or number in self.above)
 
     def __len__(self) -> int:
-        return self._upto + len(self._above)
-
-    @property
-    def ahead(self) -> int:
-        """How many are not in the one piece: they are what makes a checkpoint large."""
-        return len(self._above)
+        return self.upto + len(self.above)
 
     def add(self, number: int) -> None:
         """One more row is done."""
-        if number > self._upto:
-            self._above.add(number)
+        if number > self.upto:
+            self.above.add(number)
             self._close_up()
 
     def as_data(self) -> tuple[int, tuple[int, ...]]:
         """``done_upto`` and ``done_above`` of a :class:`Checkpoint`."""
-        return self._upto, tuple(sorted(self._above))
+        return self.upto, tuple(sorted(self.above))
 
     def _close_up(self) -> None:
-        while self._upto + 1 in self._above:
-            self._upto += 1
-            self._above.remove(self._upto)
+        while self.upto + 1 in self.above:
+            self.upto += 1
+            self.above.remove(self.upto)
 
 
 class Checkpoints(Protocol):

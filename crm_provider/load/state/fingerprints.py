@@ -26,8 +26,9 @@ from typing import IO, Any, cast
 
 from crm_provider.client.settings import Settings
 from crm_provider.files.journal import Journal
-from crm_provider.files.local import FileLock, TempDatabase
+from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import AnyPath, atomic_writer, each_line, is_local, read_own, sibling
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.rows import Contact, SourceError
 
 KIND = "crm_provider fingerprints "

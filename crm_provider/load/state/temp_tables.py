@@ -1,10 +1,7 @@
-"""Tables on disk while a load runs: contacts of the CRM, and rows of the source.
+"""Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
 
-What the CRM was seen to have: contacts read before they are written, on disk, so that memory stays flat.
-
-The rows of a load, on disk between the check and the sending, so that what was checked is what is sent.
-
-The source is read once for each try.
+A row is mapped once, by the preflight check, and staged with the contact that it becomes: what was checked is what is
+sent. Each try reads the source once.
 """
 
 from __future__ import annotations
@@ -12,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
+from typing import Any
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.files.local import TempDatabase
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
-from crm_provider.load.rows import Contact, Row, SourceError, key_of
+from crm_provider.load.rows import Contact, Row, SourceError
+from crm_provider.values.addresses import person_key
 
 
 class ContactCache:
@@ -30,38 +30,47 @@ class ContactCache:
     """
 
     def __init__(self) -> None:
-        self._base = TempDatabase(
-            "CREATE TABLE seen (email BLOB PRIMARY KEY, key BLOB, data TEXT); CREATE INDEX by_key ON seen (key)"
-        )
+        self._database: TempDatabase | None = None
         self.complete = False
         """Whether every contact of the CRM was read: then one that is not here is probably new."""
 
     def __len__(self) -> int:
-        return int(self._base.execute("SELECT count(*) FROM seen").fetchone()[0])
+        return 0 if self._database is None else _count(self._database, "SELECT count(*) FROM contacts")
 
-    def put(self, email: str, seen: RemoteContact) -> None:
-        """Keep what was seen of a contact."""
-        created_at = None if seen.created_at is None else seen.created_at.isoformat()
-        data = json.dumps([seen.email, dict(seen.attributes), sorted(seen.lists), seen.unwanted, created_at])
-        self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (digest(email), digest(key_of(email)), data))
+    def put(self, email: str, remote: RemoteContact) -> None:
+        """Keep a contact as it was read."""
+        if self._database is None:
+            self._database = TempDatabase(
+                "CREATE TABLE contacts (email BLOB PRIMARY KEY, person BLOB, data TEXT); "
+                "CREATE INDEX by_person ON contacts (person)"
+            )
+        created_at = None if remote.created_at is None else remote.created_at.isoformat()
+        data = json.dumps([remote.email, dict(remote.attributes), sorted(remote.lists), remote.unwanted, created_at])
+        self._database.execute(
+            "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?)", (digest(email), digest(person_key(email)), data)
+        )
 
-    def get(self, contact: Contact) -> RemoteContact | None:
-        """What was seen of the contact of a row, None if it was not looked at.
+    def get(self, email: str) -> RemoteContact | None:
+        """The contact with this address, None if it was not read.
 
-        A contact that is spelled as in the row goes before one that differs in case.
+        A contact with the same spelling takes precedence over one with another spelling of the address.
         """
-        row = self._base.execute(
-            "SELECT data FROM seen WHERE key = ? ORDER BY email = ? DESC LIMIT 1",
-            (digest(contact.key), digest(contact.email)),
-        ).fetchone()
+        row = None
+        if self._database is not None:
+            row = self._database.execute(
+                "SELECT data FROM contacts WHERE person = ? ORDER BY email = ? DESC LIMIT 1",
+                (digest(person_key(email)), digest(email)),
+            ).fetchone()
         if row is None:
             return ABSENT if self.complete else None
-        email, attributes, lists, unwanted, created_at = json.loads(row[0])
+        found, attributes, lists, unwanted, created_at = json.loads(row[0])
         created = None if created_at is None else datetime.fromisoformat(created_at)
-        return RemoteContact(email, attributes, frozenset(lists), unwanted, created)
+        return RemoteContact(found, attributes, frozenset(lists), unwanted, created)
 
     def close(self) -> None:
-        self._base.close()
+        """Drop the table."""
+        if self._database is not None:
+            self._database.close()
 
 
 def digest(key: str) -> bytes:
@@ -70,110 +79,184 @@ def digest(key: str) -> bytes:
 
 
 class RowStatus(IntEnum):
-    """What the check says about a row."""
+    """What the preflight check decides about a row."""
 
     SEND = 0
     INVALID = 1
     DUPLICATE = 2
     """Another row with the same email is sent instead."""
     AMBIGUOUS = 3
-    """Several rows with the same email, and none is to be preferred."""
+    """Several rows have the same email, and none is preferred."""
     SUPPRESSED = 4
     SAME = 5
     """It was loaded before, with the same values."""
 
 
-_LOSERS: Mapping[Duplicates, str] = {
-    "last": "UPDATE work SET fate = 2 WHERE key IS NOT NULL AND number NOT IN "
-    "(SELECT max(number) FROM work WHERE key IS NOT NULL GROUP BY key)",
-    "first": "UPDATE work SET fate = 2 WHERE key IS NOT NULL AND number NOT IN "
-    "(SELECT min(number) FROM work WHERE key IS NOT NULL GROUP BY key)",
-    "reject": "UPDATE work SET fate = 3 WHERE key IN "
-    "(SELECT key FROM work WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1)",
-}
-"""Of several rows with one email: those that are not sent (fates ``DUPLICATE`` and ``AMBIGUOUS``)."""
+_LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
+    "last": ("number NOT IN (SELECT max(number) FROM staged WHERE person IS NOT NULL GROUP BY person)",
+             RowStatus.DUPLICATE),
+    "first": ("number NOT IN (SELECT min(number) FROM staged WHERE person IS NOT NULL GROUP BY person)",
+              RowStatus.DUPLICATE),
+    "reject": ("person IN (SELECT person FROM staged WHERE person IS NOT NULL GROUP BY person HAVING count(*) > 1)",
+               RowStatus.AMBIGUOUS),
+}  # fmt: skip
+"""Of several rows with one email: which are not sent, and their status."""
 
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row and what the check says about it."""
+    """A row as the preflight check leaves it.
+
+    :param contact: what is sent; None for a row that is never sent
+    :param problem: why the row is invalid, as text without values
+    """
 
     row: Row
-    fate: RowStatus
+    status: RowStatus
+    contact: Contact | None = None
+    problem: str = ""
+
+
+STAGED_BYTES = 4 << 30
+"""Bytes of all staged rows together: a thousand bytes for each of four million rows. The folder for temporary files
+must not be filled by one load."""
+
+KEPT_NAMES = 1024
+"""Lists of column names that are stored once for all rows that have them. Beyond that each row stores its own."""
 
 
 class StagedRows:
-    """All rows of a load. Used by one thread."""
+    """All rows of a load, mapped, in a temporary database. Used by one thread.
 
-    def __init__(self) -> None:
-        self._base = TempDatabase("CREATE TABLE work (number INTEGER PRIMARY KEY, fate INTEGER, key BLOB, given BLOB)")
-        self._rows = 0
+    :param most_bytes: budget for all rows together
+    """
+
+    def __init__(self, most_bytes: int = STAGED_BYTES) -> None:
+        self._database = TempDatabase(
+            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, person BLOB, data BLOB)"
+        )
+        self._names: dict[tuple[Any, ...], int] = {}
+        self._names_by_id: list[tuple[Any, ...]] = []
+        self._most_bytes, self._bytes = most_bytes, 0
+        self.attribute_names: set[str] = set()
+        """Attributes that the load writes."""
 
     def __len__(self) -> int:
-        return self._rows
+        return _count(self._database, "SELECT count(*) FROM staged")
 
-    def add(self, row: Row, fate: RowStatus, key: str | None = None) -> None:
-        """One more row.
+    def add(
+        self,
+        row: Row,
+        status: RowStatus,
+        contact: Contact | None = None,
+        *,
+        problem: str = "",
+        place: Callable[[int], str] | None = None,
+    ) -> None:
+        """Stage one more row.
 
-        :param key: of its contact, for rows that may be sent
+        :param contact: the mapped row, for rows that may be sent and for those whose email another row may repeat
+        :param place: from a row's number to its file, line and row, for messages
+        :raises SourceError: if a value cannot be stored, or the budget is used up
         """
+        mapped = None
+        if contact is not None:
+            mapped = (contact.email, *self._split(contact.attributes), contact.origin)
+            self.attribute_names.update(contact.attributes)
         try:
-            given = pickle.dumps((dict(row.values), row.problem, row.made))
+            data = pickle.dumps((*self._split(row.values), row.problem, row.made, mapped, problem))
         except (TypeError, AttributeError, pickle.PicklingError):
             kinds = sorted({type(value).__name__ for value in row.values.values()})
             raise SourceError(
                 f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
                 "source give text, a number, a date, or leave the column out"
             ) from None
-        hashed = None if key is None else digest(key)
-        self._base.execute("INSERT INTO work VALUES (?, ?, ?, ?)", (row.number, int(fate), hashed, given))
-        self._rows += 1
+        self._bytes += len(data)
+        if self._bytes > self._most_bytes:
+            where = (place and place(row.number)) or f"row {row.number}"
+            raise SourceError(
+                f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
+                "the temporary database of the load; split the source into several loads"
+            )
+        person = None if contact is None else digest(person_key(contact.email))
+        self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), person, data))
 
     def settle_duplicates(self, duplicates: Duplicates) -> None:
-        """Give every email one row to be sent, or none."""
-        self._base.execute("CREATE INDEX by_key ON work (key) WHERE key IS NOT NULL")
-        self._base.execute(_LOSERS[duplicates])
+        """Choose one row, or none, of those with the same email."""
+        self._database.execute("CREATE INDEX by_person ON staged (person) WHERE person IS NOT NULL")
+        losers, status = _LOSERS[duplicates]
+        self._database.execute(f"UPDATE staged SET status = ? WHERE person IS NOT NULL AND {losers}", (int(status),))  # noqa: S608
 
-    def count(self, fate: RowStatus) -> int:
-        """How many rows have a fate."""
-        return int(self._base.execute("SELECT count(*) FROM work WHERE fate = ?", (int(fate),)).fetchone()[0])
+    def counts(self) -> Counter[RowStatus]:
+        """Rows by status."""
+        found = self._database.execute("SELECT status, count(*) FROM staged GROUP BY status")
+        return Counter({RowStatus(status): count for status, count in found})
 
-    def numbers(self, fate: RowStatus) -> Iterator[int]:
-        """The numbers of the rows that have a fate."""
-        for (number,) in self._base.execute("SELECT number FROM work WHERE fate = ?", (int(fate),)):
-            yield number
+    def count_to_send(self, *, after: int = 0, without: Collection[int] = ()) -> int:
+        """How many rows are to be sent.
 
-    def items(self, *, fate: RowStatus | None = None) -> Iterator[StagedRow]:
+        :param after: only rows with a greater number
+        :param without: numbers of rows that do not count
+        """
+        numbers = self._database.execute(
+            "SELECT number FROM staged WHERE status = ? AND number > ?", (int(RowStatus.SEND), after)
+        )
+        return sum(number not in without for (number,) in numbers)
+
+    def rows(self, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
         """The rows in their order.
 
-        :param fate: only these
+        :param after: only rows with a greater number
+        :param without: numbers of rows to leave out
         """
-        query = "SELECT number, fate, given FROM work WHERE ? IS NULL OR fate = ? ORDER BY number"
-        wanted = None if fate is None else int(fate)
-        for number, found, given in self._base.execute(query, (wanted, wanted)):
-            yield _item(number, found, given)
+        query = "SELECT number, status, data FROM staged WHERE number > ? ORDER BY number"
+        for number, status, data in self._database.execute(query, (after,)):
+            if number not in without:
+                yield self._row(number, status, data)
 
-    def mixed(self, seed: int) -> Iterator[StagedRow]:
-        """The rows to be sent in an order like chance's, the same for the same seed."""
+    def mixed(self, seed: int, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
+        """The rows to be sent in a pseudo-random order, which is the same for the same seed."""
         query = (
-            "SELECT number, fate, given FROM work WHERE fate = 0 "
+            "SELECT number, status, data FROM staged WHERE status = ? AND number > ? "
             "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
         )
-        for number, fate, given in self._base.execute(query, (seed,)):
-            yield _item(number, fate, given)
+        for number, status, data in self._database.execute(query, (int(RowStatus.SEND), after, seed)):
+            if number not in without:
+                yield self._row(number, status, data)
 
     def close(self) -> None:
-        self._base.close()
+        """Drop the table."""
+        self._database.close()
+
+    def _split(self, values: Mapping[Any, Any]) -> tuple[int | tuple[Any, ...], tuple[Any, ...]]:
+        """The names and the values of a mapping; most rows share the names, which are stored once."""
+        names = tuple(values)
+        number = self._names.get(names)
+        if number is None and len(self._names) < KEPT_NAMES:
+            number = self._names[names] = len(self._names_by_id)
+            self._names_by_id.append(names)
+        return names if number is None else number, tuple(values.values())
+
+    def _joined(self, names: int | tuple[Any, ...], values: tuple[Any, ...]) -> dict[Any, Any]:
+        return dict(zip(self._names_by_id[names] if isinstance(names, int) else names, values, strict=True))
+
+    def _row(self, number: int, status: int, data: bytes) -> StagedRow:
+        # written by add(), into a file that only this process can open
+        names, values, broken, made, mapped, problem = pickle.loads(data)  # noqa: S301
+        contact = None
+        if mapped is not None:
+            email, attributes, attribute_values, origin = mapped
+            contact = Contact(email, self._joined(attributes, attribute_values), origin)
+        return StagedRow(Row(number, self._joined(names, values), broken, made), RowStatus(status), contact, problem)
+
+
+def _count(database: TempDatabase, query: str) -> int:
+    return int(database.execute(query).fetchone()[0])
 
 
 def without_views(row: Row) -> Row:
-    """Bytes in place of views of a driver's memory (psycopg gives them), which cannot be kept."""
+    """A row with bytes in place of views of a driver's memory (psycopg returns them), which cannot be stored."""
     if not any(isinstance(value, (memoryview, bytearray)) for value in row.values.values()):
         return row
     plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
     return replace(row, values=plain)
-
-
-def _item(number: int, fate: int, given: bytes) -> StagedRow:
-    values, problem, made = pickle.loads(given)  # noqa: S301 - written above, into a file that only this process can open
-    return StagedRow(Row(number, values, problem, made), RowStatus(fate))

@@ -110,7 +110,7 @@ def events(way: str) -> AsyncIterator[Any]:
     from crm_provider.waiting.conditions import ContactIs
 
     return CrmPollTrigger(
-        question=ContactIs(email=EMAIL).as_data(),
+        condition=ContactIs(email=EMAIL).as_data(),
         crm_conn_id="crm_default",
         poke_interval=INTERVAL,
         deadline=time.time() + 3600,

@@ -16,8 +16,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.request import Call
 from crm_provider.client.responses import READ_FOR_MESSAGES, CrmResponse, error_of, value_of
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from unit.fakes import KEY, FakeClock, FakePacer
 from unit.reference import TYPES
 

@@ -18,8 +18,9 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
+from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import ONE_TRY, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.waiting import changes as watching
 from unit.fakes import KEY, FakeClock, FakePacer
 
@@ -270,7 +271,7 @@ def test_a_watch_tells_of_each_arrival_once(
     moments: list[tuple[dict[int, bool], bool]], include: bool, lasting: bool
 ) -> None:
     """Sweeps of a listing that comes and goes, some of them cut off: compared with a plain set of who is inside."""
-    known: watching.Known | None = None
+    seen: watching.SeenIds | None = None
     inside: set[str] = set()
     for number, (members, cut_off) in enumerate(moments):
         records = [
@@ -279,18 +280,18 @@ def test_a_watch_tells_of_each_arrival_once(
         total = len(records) + 1000 * cut_off
         pages = {n: {"data": records[n * 10 : n * 10 + 10], "total": total} for n in range(4)}
         try:
-            sweep = watching.read("contacts", client_of(pages), lambda: False)
+            snapshot = watching.read_snapshot("contacts", client_of(pages), lambda: False)
         except e.CrmProtocolError:
             assert cut_off
             continue
         assert not cut_off, "a listing that was cut off was taken for the whole"
-        change = watching.compare(known, sweep, GROUP, include_existing=include)
+        change = watching.compare(seen, snapshot, GROUP, include_existing=include)
         shown = {f"c-{n}" for n, member in members.items() if member}
         left = {f"c-{n}" for n, member in members.items() if not member}
-        first = known is None
+        first = seen is None
         assert set(change.arrived) == (shown - inside if include or not first else set())
         assert len(change.arrived) == len(set(change.arrived))
         inside = (inside - left) | shown
-        assert set(change.known) == {watching.fingerprint(record) for record in inside}
-        known = watching.unpack(watching.pack(change.known)) if lasting else change.known
-        assert list(known) == list(change.known), number
+        assert set(change.seen) == {watching.fingerprint(record) for record in inside}
+        seen = watching.unpack(watching.pack(change.seen)) if lasting else change.seen
+        assert list(seen) == list(change.seen), number

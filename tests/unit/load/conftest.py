@@ -11,10 +11,9 @@ from typing import IO
 
 import pytest
 
-from crm_provider.extract import partial_pages
 from crm_provider.files import journal
-from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import private_file
+from crm_provider.files.temp_database import TempDatabase
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +42,7 @@ def private_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
         opened.append(file)
         return file
 
-    for module in (journal, partial_pages):
-        monkeypatch.setattr(module, "private_file", noted)
+    monkeypatch.setattr(journal, "private_file", noted)
     yield opened
     for file in opened:
         file.close()

@@ -27,7 +27,7 @@ class FakeCrm:
     """
 
     contacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pulse: RequestStats = field(default_factory=RequestStats)
+    stats: RequestStats = field(default_factory=RequestStats)
     trouble: Trouble = lambda call, email: None
     calls: list[tuple[str, str]] = field(default_factory=list)
     total: int | None = -1
@@ -90,7 +90,7 @@ class FakeCrm:
     def _call(self, name: str, email: str) -> threading.RLock:
         with self._lock:
             self.calls.append((name, email))
-            self.pulse(
+            self.stats(
                 RequestEvent(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1)
             )
             problem = self.trouble(name, email)

@@ -26,20 +26,20 @@ RATE, BURST = 100.0, 10
 def main(base_url: str, folder: Path) -> None:
     settings = Settings(api_key="sandbox-key", base_url=base_url)
     job.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
-    interrupt, pulse = CancelToken(), RequestStats()
-    transport = Transport(settings, pacer=ProcessRateLimiter(RATE, BURST), sleep=interrupt.sleep, observer=pulse)
+    cancel_token, stats = CancelToken(), RequestStats()
+    transport = Transport(settings, pacer=ProcessRateLimiter(RATE, BURST), sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
         summary = LoadJob(
             source=open_source(folder / "people.csv"),
             mapper=Mapper(None),
             client=client,
-            pulse=pulse,
+            stats=stats,
             policy=ErrorPolicy(work=Work.LOAD),
             rate=RATE,
             rejects=RejectsFile(folder / "rejects.csv"),
             fingerprints=Fingerprints(folder / "state", b"secret"),
             checkpoints=FileCheckpoints(folder / "checkpoint"),
-            interrupt=interrupt,
+            cancel_token=cancel_token,
         ).run()
     (folder / "summary").write_text(repr(summary.as_dict()))
 

@@ -90,7 +90,7 @@ def test_done_rows(numbers: list[int], upto: int, above: list[int]) -> None:
     low, high = rows.as_data()
     assert set(range(1, low + 1)) | set(high) == wanted
     assert low + 1 not in wanted and all(number > low for number in high)
-    assert list(high) == sorted(high) and rows.ahead == len(high)
+    assert list(high) == sorted(high) and len(rows.above) == len(high)
     again = DoneRows(low, high)
     assert again.as_data() == (low, high)
 

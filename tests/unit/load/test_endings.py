@@ -17,8 +17,6 @@ from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult, SentRow
 
-from .fake_crm import PlainMapper
-
 
 class Notes:
     """In place of the rejects file and the fingerprints."""
@@ -43,33 +41,33 @@ class Scene:
     def __init__(
         self, on_error: dict[str, str] | None = None, *, keeps: bool = True, mode: Mode = "upsert", **options: Any
     ) -> None:
-        self.notes, self.ledger = Notes(), RowCounts()
-        self.endings = RowResultHandler(
-            ledger=self.ledger,
+        self.notes, self.row_counts = Notes(), RowCounts()
+        self.handler = RowResultHandler(
+            counts=self.row_counts,
             options=LoadOptions(mode=mode, **options),
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
-            mapper=PlainMapper(),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
         )
 
     def launch(self, number: int) -> InFlightRow:
         row = Row(number, {"email": f"p{number}@x.org"})
-        return self.endings.launching(InFlightRow(row, Contact(row.values["email"]), None))
+        self.handler.launched += 1
+        return InFlightRow(row, Contact(row.values["email"]), None, order=self.handler.launched)
 
     def send(self, number: int, came: Outcome | e.CrmError | None, *, called: bool = True) -> InFlightRow:
-        flight = self.launch(number)
-        self.land(flight, came, called=called)
-        return flight
+        in_flight = self.launch(number)
+        self.land(in_flight, came, called=called)
+        return in_flight
 
-    def land(self, flight: InFlightRow, came: Outcome | e.CrmError | None, *, called: bool = True) -> None:
+    def land(self, in_flight: InFlightRow, came: Outcome | e.CrmError | None, *, called: bool = True) -> None:
         error = came if isinstance(came, e.CrmError) else None
         sent = SentRow(came, called) if isinstance(came, Outcome) else None
-        self.endings.landed(RowResult(flight, sent, error))
+        self.handler.handle(RowResult(in_flight, sent, error))
 
     @property
     def counts(self) -> dict[str, int]:
-        return {outcome.value: count for outcome, count in self.ledger.counts.items() if count}
+        return {outcome.value: count for outcome, count in self.row_counts.counts.items() if count}
 
     @property
     def rejected(self) -> list[int]:
@@ -97,8 +95,8 @@ def test_what_is_in_the_crm_is_entered_and_remembered(outcome: Outcome, called: 
     it = Scene()
     it.send(7, outcome, called=called)
     assert it.counts == {outcome.value: 1}
-    assert 7 in it.ledger.done
-    assert it.ledger.unsaved_sent == called
+    assert 7 in it.row_counts.done
+    assert it.row_counts.unsaved_sent == called
     assert it.notes.prints == [("+", "p7@x.org")]
 
 
@@ -112,7 +110,7 @@ def test_a_suppressed_row_is_not_remembered_for_its_values_are_not_in_the_crm() 
 def test_a_row_whose_sending_was_interrupted_stays_to_be_sent() -> None:
     it = Scene()
     it.send(1, None)
-    assert it.counts == {} and it.notes.prints == [] and not it.endings.again and it.endings.stop is None
+    assert it.counts == {} and it.notes.prints == [] and not it.handler.resend and it.handler.stop is None
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -120,8 +118,8 @@ def test_a_rejected_row(keeps: bool) -> None:
     it = Scene(keeps=keeps)
     it.send(3, invalid())
     assert it.counts == {"rejected": 1}
-    assert it.ledger.errors == {"INVALID_INPUT": 1}
-    assert it.ledger.unsaved_sent == it.ledger.refused == 1
+    assert it.row_counts.errors == {"INVALID_INPUT": 1}
+    assert it.row_counts.unsaved_sent == it.row_counts.refused == 1
     if keeps:
         [reject] = it.notes.rejects
         assert reject == Reject(
@@ -140,8 +138,8 @@ def test_a_skipped_row() -> None:
     it = Scene({"INVALID_INPUT": "skip"})
     it.send(3, invalid())
     assert it.counts == {"skipped": 1}
-    assert it.ledger.errors == {"INVALID_INPUT": 1}
-    assert it.ledger.unsaved_sent == it.ledger.refused == 1
+    assert it.row_counts.errors == {"INVALID_INPUT": 1}
+    assert it.row_counts.unsaved_sent == it.row_counts.refused == 1
     assert it.rejected == [] and it.notes.prints == [("-", "p3@x.org")]
 
 
@@ -150,8 +148,8 @@ def test_a_contact_that_exists_is_no_error_of_a_create(status: int | None) -> No
     it = Scene(mode="create")
     it.send(1, e.CrmContactAlreadyExistsError("Contact already exists.", status=status))
     assert it.counts == {"unchanged": 1}
-    assert it.ledger.errors == {}
-    assert it.ledger.unsaved_sent == (status is not None), "known without a call if there is no status"
+    assert it.row_counts.errors == {}
+    assert it.row_counts.unsaved_sent == (status is not None), "known without a call if there is no status"
     assert it.notes.prints == [("+", "p1@x.org")]
 
 
@@ -162,9 +160,9 @@ def test_an_error_of_the_run_ends_it_and_the_first_one_is_told(error: e.CrmError
     it = Scene()
     it.send(1, error)
     it.send(2, e.CrmForbiddenError("later", status=403))
-    assert it.endings.stop is not None
-    assert it.endings.stop[0] is error
-    assert it.endings.stop[1].action is Action.FAIL
+    assert it.handler.stop is not None
+    assert it.handler.stop[0] is error
+    assert it.handler.stop[1].action is Action.FAIL
     assert it.counts == {} and it.rejected == []
 
 
@@ -173,15 +171,15 @@ def test_an_error_of_the_run_ends_it_and_the_first_one_is_told(error: e.CrmError
 
 def test_a_throttled_row_keeps_its_place_and_counts_its_sends() -> None:
     it = Scene(errors_in_a_row=3)
-    flight = it.send(1, throttled())
-    assert list(it.endings.again) == [flight]
-    assert flight.sends == 2
-    it.land(it.endings.again.popleft(), throttled())
-    assert flight.sends == 3
-    assert it.endings.stop is None
-    it.land(it.endings.again.popleft(), throttled())
-    assert it.endings.stop is not None
-    assert it.endings.stop[1].action is Action.RETRY
+    in_flight = it.send(1, throttled())
+    assert list(it.handler.resend) == [in_flight]
+    assert in_flight.sends == 2
+    it.land(it.handler.resend.popleft(), throttled())
+    assert in_flight.sends == 3
+    assert it.handler.stop is None
+    it.land(it.handler.resend.popleft(), throttled())
+    assert it.handler.stop is not None
+    assert it.handler.stop[1].action is Action.RETRY
     assert it.counts == {}
 
 
@@ -191,19 +189,19 @@ def test_an_answer_ends_the_count_of_throttled_rows(answer: Any) -> None:
     it.send(1, throttled())
     it.send(2, e.CrmContactAlreadyExistsError("there", status=409) if answer == "skipped" else answer)
     it.send(3, throttled())
-    assert it.endings.stop is None
+    assert it.handler.stop is None
     it.send(4, throttled())
-    assert it.endings.stop is not None
+    assert it.handler.stop is not None
 
 
 def test_a_row_whose_error_is_to_be_retried_is_sent_three_times_and_does_not_count_as_throttled() -> None:
     it = Scene({"CONTACT_NOT_FOUND": "retry"}, mode="update", errors_in_a_row=1)
-    flight = it.launch(1)
+    in_flight = it.launch(1)
     for _ in range(SENDS_OF_A_ROW - 1):
-        it.land(flight, e.CrmContactNotFoundError("Contact not found.", status=404))
-        assert it.endings.again.popleft() is flight
-    it.land(flight, e.CrmContactNotFoundError("Contact not found.", status=404))
-    assert it.rejected == [1] and not it.endings.again and it.endings.stop is None
+        it.land(in_flight, e.CrmContactNotFoundError("Contact not found.", status=404))
+        assert it.handler.resend.popleft() is in_flight
+    it.land(in_flight, e.CrmContactNotFoundError("Contact not found.", status=404))
+    assert it.rejected == [1] and not it.handler.resend and it.handler.stop is None
 
 
 # -- the server is out of order -----------------------------------------------------------------------------
@@ -212,13 +210,13 @@ def test_a_row_whose_error_is_to_be_retried_is_sent_three_times_and_does_not_cou
 def test_a_row_that_failed_for_the_servers_sake_is_held_until_one_that_left_later_is_answered() -> None:
     it = Scene()
     first = it.launch(1)
-    assert not it.endings.is_holding
+    assert not bool(it.handler.held)
     it.send(2, down())
-    assert it.endings.is_holding
+    assert bool(it.handler.held)
     it.land(first, Outcome.CREATED)  # was on its way before the other failed: says nothing about after
-    assert it.rejected == [] and it.endings.is_holding
+    assert it.rejected == [] and bool(it.handler.held)
     it.send(3, Outcome.CREATED)
-    assert it.rejected == [2] and not it.endings.is_holding
+    assert it.rejected == [2] and not bool(it.handler.held)
     assert it.notes.rejects[0].retryable
     assert it.notes.prints == [("+", "p1@x.org"), ("-", "p2@x.org"), ("+", "p3@x.org")]
 
@@ -229,7 +227,7 @@ def test_an_answer_to_a_row_that_was_on_its_way_says_nothing_about_after(came: A
     first, second = it.launch(1), it.launch(2)
     it.land(first, down())
     it.land(second, came)
-    assert it.endings.is_holding and 1 not in it.rejected
+    assert bool(it.handler.held) and 1 not in it.rejected
 
 
 def test_a_refusal_is_an_answer_too() -> None:
@@ -245,7 +243,7 @@ def test_only_what_failed_before_the_answered_row_left_is_rejected() -> None:
     second = it.launch(2)
     it.send(3, down())
     it.land(second, Outcome.CREATED)
-    assert it.rejected == [1] and it.endings.is_holding
+    assert it.rejected == [1] and bool(it.handler.held)
 
 
 def test_so_many_in_a_row_end_the_run_and_no_row_is_to_blame() -> None:
@@ -253,14 +251,14 @@ def test_so_many_in_a_row_end_the_run_and_no_row_is_to_blame() -> None:
     errors = [down() for _ in range(4)]
     for number, error in enumerate(errors[:2], start=1):
         it.send(number, error)
-    assert it.endings.stop is None
+    assert it.handler.stop is None
     it.send(3, errors[2])
-    assert it.endings.stop is not None
-    error, decision = it.endings.stop
+    assert it.handler.stop is not None
+    error, decision = it.handler.stop
     assert error is errors[2]
     assert (decision.action, decision.origin) == (Action.RETRY, "errors_in_a_row=3")
     it.send(4, Outcome.CREATED)
-    it.endings.reject_held()
+    it.handler.reject_held()
     assert it.rejected == [] and it.counts == {"created": 1}
 
 
@@ -268,20 +266,20 @@ def test_at_the_end_of_the_source_those_that_are_held_are_rejected() -> None:
     it = Scene()
     it.send(1, down())
     it.send(2, down())
-    it.endings.reject_held()
-    assert it.rejected == [1, 2] and not it.endings.is_holding
+    it.handler.reject_held()
+    assert it.rejected == [1, 2] and not bool(it.handler.held)
 
 
 def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
     it = Scene()
     it.send(1, down())
     last = down()
-    it.endings.server_is_down(last)
-    assert it.endings.stop is not None
-    error, decision = it.endings.stop
+    it.handler.server_is_down(last)
+    assert it.handler.stop is not None
+    error, decision = it.handler.stop
     assert error is last
     assert decision == Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault")
-    it.endings.reject_held()
+    it.handler.reject_held()
     assert it.rejected == []
 
 
@@ -289,7 +287,7 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
 def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
     it = Scene()
     it.send(1, e.CrmTimeoutError("no answer in time.", outcome_known=known))
-    it.endings.reject_held()
+    it.handler.reject_held()
     assert it.notes.rejects[0].message == says
 
 
@@ -297,28 +295,29 @@ def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: s
 
 
 @pytest.mark.parametrize(
-    ("fate", "outcome"),
+    ("status", "outcome"),
     [(RowStatus.DUPLICATE, "skipped"), (RowStatus.SUPPRESSED, "suppressed"), (RowStatus.SAME, "unchanged")],
 )
-def test_rows_that_need_no_call(fate: RowStatus, outcome: str) -> None:
+def test_rows_that_need_no_call(status: RowStatus, outcome: str) -> None:
     it = Scene()
-    it.endings.without_call(StagedRow(Row(4, {"email": "a@x.org"}), fate))
-    assert it.counts == {outcome: 1} and 4 in it.ledger.done
-    assert it.ledger.unsaved_sent == 0 and it.ledger.errors == {} and it.rejected == []
+    it.handler.without_call(StagedRow(Row(4, {"email": "a@x.org"}), status))
+    assert it.counts == {outcome: 1} and 4 in it.row_counts.done
+    assert it.row_counts.unsaved_sent == 0 and it.row_counts.errors == {} and it.rejected == []
 
 
 @pytest.mark.parametrize(
-    ("fate", "type_", "message"),
+    ("status", "type_", "message"),
     [
         (RowStatus.INVALID, "INVALID_VALUE", "email: no email address; correct it"),
         (RowStatus.AMBIGUOUS, "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."),
     ],
 )
-def test_rows_that_cannot_be_sent(fate: RowStatus, type_: str, message: str) -> None:
+def test_rows_that_cannot_be_sent(status: RowStatus, type_: str, message: str) -> None:
     it = Scene()
-    it.endings.without_call(StagedRow(Row(4, {"email": "nobody"}), fate))
-    assert it.counts == {"rejected": 1} and it.ledger.errors == {type_: 1}
-    assert it.ledger.unsaved_sent == it.ledger.refused == 0
+    problem = message if status is RowStatus.INVALID else ""
+    it.handler.without_call(StagedRow(Row(4, {"email": "nobody"}), status, problem=problem))
+    assert it.counts == {"rejected": 1} and it.row_counts.errors == {type_: 1}
+    assert it.row_counts.unsaved_sent == it.row_counts.refused == 0
     assert it.notes.rejects == [
         Reject(
             number=4,
@@ -331,9 +330,3 @@ def test_rows_that_cannot_be_sent(fate: RowStatus, type_: str, message: str) -> 
         )
     ]
     assert it.notes.prints == []
-
-
-def test_a_mapping_that_changes_its_mind_is_a_bug() -> None:
-    it = Scene()
-    with pytest.raises(AssertionError, match="does not depend on when"):
-        it.endings.without_call(StagedRow(Row(4, {"email": "a@x.org"}), RowStatus.INVALID))

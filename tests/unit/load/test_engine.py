@@ -13,12 +13,11 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.conclusion import too_many_rejects
 from crm_provider.load.job import LoadJob
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.progress import REMOTE_EVERY
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
+from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary, too_many_rejects
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, DoneRows, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -45,7 +44,7 @@ class Setting:
         self.folder, self.crm, self.source = folder, FakeCrm(), Rows(given)
         self.options = {"plan": "learned", **options} if options.get("mode", "upsert") == "upsert" else options
         self.on_error: dict[str, str] = {}
-        self.epoch, self.interrupt = 0, CancelToken()
+        self.epoch, self.cancel_token = 0, CancelToken()
         self.state: Path | None = None
         self.more: dict[str, Any] = {}
 
@@ -54,20 +53,20 @@ class Setting:
         return self.folder / "rejects.jsonl"
 
     def load(self, **changes: Any) -> LoadJob:
-        self.interrupt, self.crm.pulse = CancelToken(), RequestStats()
+        self.cancel_token, self.crm.stats = CancelToken(), RequestStats()
         operator = with_mode("CrmLoadContactsOperator", self.options.get("mode", "upsert"))
         given = {
             "source": self.source,
             "mapper": PlainMapper(),
             "client": self.crm,
-            "pulse": self.crm.pulse,
+            "stats": self.crm.stats,
             "options": LoadOptions(**self.options),
             "policy": ErrorPolicy(self.on_error, work=Work.LOAD, operator=operator),
             "rejects": RejectsFile(self.rejects_path),
             "checkpoints": FileCheckpoints(self.folder / "checkpoint"),
             "fingerprints": Fingerprints(self.state, b"secret") if self.state else None,
             "epoch": self.epoch,
-            "interrupt": self.interrupt,
+            "cancel_token": self.cancel_token,
         }
         return LoadJob(**{**given, **self.more, **changes})
 
@@ -429,7 +428,7 @@ def test_an_interrupted_load_goes_on(setting: Any) -> None:
 
     def trouble(call: str, email: str) -> None:
         if email == "p20@x.org":
-            it.interrupt.set()
+            it.cancel_token.set()
             asked.set()
 
     class Waits(PlainMapper):
@@ -535,18 +534,18 @@ def test_fingerprints_reach_the_disk_every_few_seconds(setting: Any, tmp_path: P
     it, clock = setting([{"email": "nobody"}] * 8), FakeClock()
     synced: list[float] = []
 
-    class Slow(PlainMapper):
-        def __call__(self, row: Any) -> Any:
+    class Slow(RejectsFile):
+        def write(self, reject: Any) -> None:
             clock.now += REMOTE_EVERY / 3
-            return super().__call__(row)
+            super().write(reject)
 
     class Synced(Fingerprints):
         def sync(self) -> None:
             synced.append(clock.now)
             super().sync()
 
-    started = clock.now + 8 * REMOTE_EVERY / 3  # after the check of all rows
-    it.run(mapper=Slow(), fingerprints=Synced(tmp_path / "state", b"secret"), clock=clock)
+    started = clock.now
+    it.run(rejects=Slow(it.rejects_path), fingerprints=Synced(tmp_path / "state", b"secret"), clock=clock)
     assert [moment - started for moment in synced] == [REMOTE_EVERY, 2 * REMOTE_EVERY]
 
 
@@ -714,7 +713,7 @@ def test_rows_that_made_no_call_are_not_saved_one_by_one(setting: Any) -> None:
 def test_a_load_that_is_interrupted_while_it_checks_its_rows_is_no_success(setting: Any, dry_run: bool) -> None:
     it = setting(people(5), dry_run=dry_run)
     load = it.load()
-    it.interrupt.set()
+    it.cancel_token.set()
     with pytest.raises(LoadInterrupted) as interrupted:
         load.run()
     assert (interrupted.value.summary.rows, it.crm.calls) == (0, []), "no more than that it was interrupted is known"

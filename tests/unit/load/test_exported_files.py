@@ -32,14 +32,14 @@ def contacts(source: Source, mapping: Any = None) -> list[tuple[str, dict[str, A
     mapper = Mapper(mapping)
     found = check(source, mapper, LoadOptions(duplicates="first"))
     assert found.problem_lines() == []
-    made = [mapper(item.row) for item in found.work.items()]
-    found.work.close()
+    made = [item.contact for item in found.staged.rows() if item.contact is not None]
+    found.staged.close()
     return [(contact.email, dict(contact.attributes)) for contact in made]
 
 
 def problems(source: Source, mapping: Any = None) -> list[str]:
     found = checked(source, mapping)
-    found.work.close()
+    found.staged.close()
     return found.problem_lines()
 
 
@@ -229,13 +229,17 @@ def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureF
         f"1 row(s): {column}: an error value of a spreadsheet; {ERROR_FIX} (first: {path}, line 4 (row 3))"
         for column in ("name", "phone")
     ]
-    sent = [mapper(item.row).attributes for item in found.work.items(fate=RowStatus.SEND)]
-    found.work.close()
+    sent = [
+        item.contact.attributes
+        for item in found.staged.rows()
+        if item.contact is not None and item.status is RowStatus.SEND
+    ]
+    found.staged.close()
     assert sent == [
         {"name": "NULL", "phone": "N/A", "age": "\\N"},
         {"name": "Null", "phone": "+5531999999999", "age": "41"},
     ]
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    (warning,) = [text for text in caplog.messages if text.startswith("Words")]
     words = r"'N/A', 'NULL', 'Null', '\\N'"
     assert warning == (
         f"Words that often stand for no value are sent as text ({words}); "

@@ -19,8 +19,8 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import AT_ONCE, ListedPage, Page, walk_pages
 from crm_provider.client.settings import Settings
 from crm_provider.extract import extractor as module
-from crm_provider.extract.extractor import RESTARTS, Extractor, ListingChanged
-from crm_provider.extract.partial_pages import Owner
+from crm_provider.extract.extractor import RESTARTS, Extractor, ExtractUnsaved, ListingChanged
+from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.sandbox import Sandbox
 
 Records = list[dict[str, Any]]
@@ -39,9 +39,9 @@ class FakeClient:
         self.reads: list[int] = []
 
     def list_pages(
-        self, listing: str, *, earlier: Iterable[Page] = (), exact: bool = False, at_once: int = 1
+        self, listing: str, *, earlier: Iterable[Page] = (), use_decimal: bool = False, at_once: int = 1
     ) -> Iterator[ListedPage]:
-        assert exact
+        assert use_decimal
         self.at_once = at_once
         return walk_pages(self._fetch, "/contacts", earlier)
 
@@ -106,7 +106,7 @@ def test_a_column_that_only_the_last_page_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "contacts.txt"}, "tells no format"),
+        ({"target": "contacts.txt"}, "does not show its format"),
         ({"target": ""}, "empty"),
         ({"target": "s3://bucket/contacts.csv"}, "ObjectStoragePath"),
         ({"format": "xlsx"}, "jsonl, csv, parquet"),
@@ -242,9 +242,16 @@ def test_parts_that_vanish_are_no_reason_for_half_a_file(tmp_path: Path, monkeyp
         for path in tmp_path.iterdir():
             path.unlink()
 
-    with pytest.raises(RuntimeError, match="another extract writes the same file"):
+    with pytest.raises(ExtractUnsaved, match="another try or program has removed or replaced it"):
         extract(FakeClient(records(0, 25), vanish), target).run()
     assert not target.exists()
+
+
+def test_pages_of_two_extracts_in_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialPages, "pages", lambda self: iter(()))
+    with pytest.raises(RuntimeError, match="another extract writes the same file"):
+        extract(FakeClient(records(0, 25)), tmp_path / "contacts.jsonl").run()
+    assert not (tmp_path / "contacts.jsonl").exists()
 
 
 # -- a listing that changes -----------------------------------------------------------------------------------
@@ -306,7 +313,7 @@ def test_a_change_is_told(
     assert len(found) == len(set(found)) == figures["records"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"30 -> {figures['total']}" in line
-    assert "may have hidden other records" in line
+    assert "may miss others that a deletion moved" in line
 
 
 def test_what_cannot_be_seen_is_not_claimed_to_be_seen(tmp_path: Path) -> None:
@@ -436,16 +443,16 @@ def test_digits_over_http(crm_sandbox: Sandbox, tmp_path: Path) -> None:
 def test_records_added_and_removed_over_http(
     crm_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = module.ExtractProgress.tell
+    log = module.ExtractProgress.log
 
     def change(self: Any, tally: Any) -> None:
-        tell(self, tally)
+        log(self, tally)
         if tally.pages == 2:
             crm_sandbox.store.delete_contact("contact-0000001@example.com")
         if tally.pages == 12:
             crm_sandbox.store.create_contact("late@example.com")
 
-    monkeypatch.setattr(module.ExtractProgress, "tell", change)
+    monkeypatch.setattr(module.ExtractProgress, "log", change)
     with client_of(crm_sandbox) as client:
         done = extract(client, tmp_path / "contacts.jsonl").run()
     assert (done["changed_during_read"], done["total_at_start"], done["total"]) == (True, 200, 200)

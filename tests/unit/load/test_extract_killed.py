@@ -92,4 +92,4 @@ def test_killed_again_and_again(name: str, crm_sandbox: Sandbox, tmp_path: Path)
     assert (done["records"], done["pages"], done["changed_during_read"]) == (PAGES * 10 - 3, PAGES, False)
     assert done["calls"] <= PAGES - kills[-1]
     reads = len(crm_sandbox.journal()) - read_before
-    assert PAGES <= reads <= PAGES + len(kills) * (AT_ONCE + 1), "only what was in flight at a kill was read twice"
+    assert PAGES <= reads <= PAGES + len(kills) * (AT_ONCE + 1), "only what was in in_flight at a kill was read twice"

@@ -19,7 +19,7 @@ from upath import UPath
 
 from crm_provider.client.settings import Settings
 from crm_provider.files.journal import Journal
-from crm_provider.files.local import InUse
+from crm_provider.files.lock import InUse
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.load.state import fingerprints as fingerprint_table
 from crm_provider.load.state.fingerprints import TITLE, Fingerprints, PrintTable, secret_for, write_state

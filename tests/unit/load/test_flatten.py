@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.extract.writers import Columns, cell, checked_fields, flat, pick
+from crm_provider.extract.writers import Columns, cell_text, checked_fields, field_value, flatten
 from crm_provider.values.json_values import json_text, json_value
 
 RECORD = {
@@ -72,7 +72,7 @@ def test_half_a_character_is_escaped_because_no_encoding_has_it() -> None:
     ],
 )
 def test_cell(value: Any, text: str | None) -> None:
-    assert cell(value) == text
+    assert cell_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_cell(value: Any, text: str | None) -> None:
     ],
 )
 def test_pick(name: str, value: Any) -> None:
-    assert pick(RECORD, name) == value
+    assert field_value(RECORD, name) == value
 
 
 def test_flat() -> None:
-    assert flat(RECORD) == {
+    assert flatten(RECORD) == {
         "id": "c-1",
         "attributes.name": "Ada",
         "attributes.a.b": "dotted",
@@ -133,8 +133,8 @@ def test_columns(records: list[dict[str, Any]], expected: list[str]) -> None:
 def test_the_columns_hold_every_value(records: list[dict[str, Any]]) -> None:
     names = columns(*records)
     for record in records:
-        assert {n for n, value in flat(record).items() if value is not None} <= set(names)
-        assert all(pick(record, name) == value for name, value in flat(record).items())
+        assert {n for n, value in flatten(record).items() if value is not None} <= set(names)
+        assert all(field_value(record, name) == value for name, value in flatten(record).items())
 
 
 @pytest.mark.parametrize("fields", ["email", [], [""], [1], ["id", "id"]], ids=str)

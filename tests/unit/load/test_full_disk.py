@@ -21,13 +21,13 @@ from crm_provider import errors as e
 from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 from crm_provider.files import journal as journal_stores
 from crm_provider.files.journal import Journal
-from crm_provider.files.local import TempDatabase
 from crm_provider.files.paths import CannotWrite, atomic_writer
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load import workers
 from crm_provider.load.progress import SENT_ROWS
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.report import MEND, LoadStopped, LoadUnsaved
+from crm_provider.load.report import FIX, LoadStopped, LoadUnsaved
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state import temp_tables
 from crm_provider.load.state.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def test_a_retry_goes_on_where_the_disk_was_full(it: Setting, size: int) -> None
         it.run()
     text, summary = str(cut.value), cut.value.summary
     assert str(it.folder) in text
-    assert text.endswith(MEND)
+    assert text.endswith(FIX)
     assert sum(summary[outcome] for outcome in Outcome) + summary.left == summary.rows == ROWS
     assert "@" not in text, "no value of a row"
     assert set(it.rejected()) <= set(REFUSED_ROWS), "no line is torn"
@@ -324,7 +324,7 @@ def test_an_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) ->
         extract(client, target).run()
     kept = len(client.reads) - 1
     assert str(target) in str(cut.value)
-    assert f"{kept} pages of contacts are kept beside {name}, which was not touched" in str(cut.value)
+    assert f"{kept} pages of contacts are kept beside {name}, which is unchanged" in str(cut.value)
     assert target.read_text() == "of yesterday"
 
     client.reads.clear()

@@ -126,13 +126,14 @@ def test_what_follows_a_page_is_pages_or_nothing(lines: list[bytes], tmp_path_fa
 def test_any_file_beside_an_extract_is_swept_or_left(head: str, tmp_path: Path) -> None:
     whose = {"own": OWNER.mark, "another's": "0123456789ab"}
     for mark in whose.values():
-        (tmp_path / f"contacts.csv.part-{mark}-0-000000").write_text(f"{head}\n")
+        (tmp_path / f"contacts.csv.part-{mark}-0").write_text(f"{head}\n")
     assert list(parts(tmp_path).pages()) == []
     assert len(parts(tmp_path).sweep()) == 2
 
 
 @pytest.mark.parametrize(
-    "name", ["part-x", "part-0123456789ab-0-x", "part-0123456789ab--1-0", "part-0123456789ab-0-0-0"]
+    "name",
+    ["part-x", "part-0123456789ab-x", "part-0123456789ab--1", "part-0123456789ab-0-0", "part-0123456789ab-0.part-1"],
 )
 def test_a_file_of_another_name_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / f"contacts.csv.{name}").write_text("mine")

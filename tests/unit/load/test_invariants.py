@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import RequestEvent
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import RetryBudget, Transport
+from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.job import LoadJob
@@ -108,27 +109,29 @@ class Story:
         self.pacer = CountingPacer(RATE, BURST)
 
     def attempt(self, cut_after: int | None) -> Summary:
-        interrupt, pulse = CancelToken(), RequestStats()
+        cancel_token, stats = CancelToken(), RequestStats()
 
         def observe(seen: RequestEvent) -> None:
-            pulse(seen)
-            if cut_after is not None and pulse.calls >= cut_after:
-                interrupt.set()
+            stats(seen)
+            if cut_after is not None and stats.calls >= cut_after:
+                cancel_token.set()
 
         budget = RetryBudget(tries=3, seconds=5, first_delay=0.001, longest_delay=0.01)
-        transport = Transport(self.settings, pacer=self.pacer, budget=budget, sleep=interrupt.sleep, observer=observe)
+        transport = Transport(
+            self.settings, pacer=self.pacer, budget=budget, sleep=cancel_token.sleep, observer=observe
+        )
         with CrmClient(self.settings, transport=transport) as client:
             return LoadJob(
                 source=Rows(self.given),
                 mapper=PlainMapper(),
                 client=client,
-                pulse=pulse,
+                stats=stats,
                 options=LoadOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
                 policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", self.mode)),
                 rate=RATE,
                 rejects=RejectsFile(self.folder / "rejects.jsonl"),
                 checkpoints=FileCheckpoints(self.folder / "checkpoint"),
-                interrupt=interrupt,
+                cancel_token=cancel_token,
             ).run()
 
     def until_it_ends(self, cuts: list[int]) -> Summary:

@@ -15,7 +15,7 @@ from upath import UPath
 
 from crm_provider.files import journal
 from crm_provider.files.journal import Journal
-from crm_provider.files.paths import is_local
+from crm_provider.files.paths import CannotRead, is_local
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
 PLACES = ["disk", "store"]
@@ -176,6 +176,17 @@ def test_killed_at_any_byte(
     assert list(Journal(path).lines()) == survived
     written(path, *more)
     assert list(Journal(path).lines()) == survived + more
+
+
+@pytest.mark.parametrize("text", [b'"' + b"x" * 60 + b"\n" + b"y" * 60, b'"\n' * 2 + b'"' + b"\n" * 120])
+def test_a_quote_that_is_not_closed_does_not_fill_the_memory(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "LONGEST_LINE", 100)
+    path = tmp_path / "rejects.csv"
+    path.write_bytes(text + b"\n" * 1000)
+    with pytest.raises(CannotRead, match=r"rejects\.csv cannot be read: a line of it has over 67,108,864 bytes"):
+        list(Journal(path, quoted=True).lines())
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)

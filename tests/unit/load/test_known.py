@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from crm_provider.client.remote_contact import ABSENT, RemoteContact, is_unwanted
-from crm_provider.load.rows import Contact
 from crm_provider.load.state.temp_tables import ContactCache, digest
 
 ADA = "ada@x.org"
@@ -61,8 +60,8 @@ def test_unwanted(record: dict[str, Any], unwanted: bool) -> None:
 
 
 def test_a_record_of_any_form_can_be_kept() -> None:
-    seen = RemoteContact.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
-    assert (seen.email, seen.attributes, seen.lists) == (ADA, {}, frozenset())
+    remote = RemoteContact.of({"attributes": None, "segmentedListsIds": None, "email": 5}, ADA)
+    assert (remote.email, remote.attributes, remote.lists) == (ADA, {}, frozenset())
 
 
 def test_what_is_taken_from_a_record() -> None:
@@ -79,22 +78,22 @@ def test_what_is_taken_from_a_record() -> None:
     assert RemoteContact.of({}, ADA) == RemoteContact.of({"email": ""}, ADA) == RemoteContact(ADA)
 
 
-def test_known_gives_back_what_was_put() -> None:
-    known = ContactCache()
-    seen = RemoteContact("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
-    known.put("Ada@x.org", seen)
-    assert known.get(Contact("ada@X.ORG")) == seen
-    assert known.get(Contact("bob@x.org")) is None
-    known.complete = True
-    assert known.get(Contact("bob@x.org")) == ABSENT
+def test_the_cache_gives_back_what_was_put() -> None:
+    cache = ContactCache()
+    remote = RemoteContact("Ada@x.org", {"name": "Ada", "n": 5}, frozenset({"l1"}), unwanted=True)
+    cache.put("Ada@x.org", remote)
+    assert cache.get("ada@X.ORG") == remote
+    assert cache.get("bob@x.org") is None
+    cache.complete = True
+    assert cache.get("bob@x.org") == ABSENT
 
 
 def test_of_two_contacts_that_differ_in_case_the_one_spelled_alike_is_meant() -> None:
-    known = ContactCache()
+    cache = ContactCache()
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
-        known.put(email, RemoteContact(email))
+        cache.put(email, RemoteContact(email))
     for email in ("ADA@x.org", "ada@x.org", "Ada@x.org"):
-        found = known.get(Contact(email))
+        found = cache.get(email)
         assert found is not None
         assert found.email == email
 
@@ -104,21 +103,21 @@ def test_only_the_attributes_that_are_written_are_kept() -> None:
 
 
 def test_what_was_seen_last_counts_and_contacts_are_counted_once() -> None:
-    known = ContactCache()
+    cache = ContactCache()
     for name in ("old", "new"):
-        known.put(ADA, RemoteContact(ADA, {"name": name}))
-    assert len(known) == 1
-    assert known.get(Contact(ADA)) == RemoteContact(ADA, {"name": "new"})
-    known.put("bob@x.org", ABSENT)
-    assert len(known) == 2
-    assert known.get(Contact("bob@x.org")) == ABSENT
-    known.close()
+        cache.put(ADA, RemoteContact(ADA, {"name": name}))
+    assert len(cache) == 1
+    assert cache.get(ADA) == RemoteContact(ADA, {"name": "new"})
+    cache.put("bob@x.org", ABSENT)
+    assert len(cache) == 2
+    assert cache.get("bob@x.org") == ABSENT
+    cache.close()
 
 
 def test_lists_of_any_order_are_kept() -> None:
-    known, lists = ContactCache(), frozenset(f"list {n}" for n in range(20))
-    known.put(ADA, RemoteContact(ADA, {}, lists))
-    assert known.get(Contact(ADA)) == RemoteContact(ADA, {}, lists)
+    cache, lists = ContactCache(), frozenset(f"list {n}" for n in range(20))
+    cache.put(ADA, RemoteContact(ADA, {}, lists))
+    assert cache.get(ADA) == RemoteContact(ADA, {}, lists)
 
 
 def test_addresses_are_kept_as_sixteen_bytes() -> None:

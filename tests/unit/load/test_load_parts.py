@@ -28,7 +28,7 @@ from crm_provider.load.progress import (
 )
 from crm_provider.load.report import Summary, duration
 from crm_provider.load.rows import Contact, InvalidRow, Outcome, Problem, Row, SourceError
-from crm_provider.load.state.checkpoint import Checkpoint
+from crm_provider.load.state.checkpoint import Checkpoint, DoneRows
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows
 from crm_provider.load.workers import Cancelled, CancelToken
 from unit.fakes import FakeClock
@@ -78,9 +78,9 @@ def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
 def fates(given_rows: list[str], **options: Any) -> list[RowStatus]:
     found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), LoadOptions(**options))
     try:
-        return [item.fate for item in found.work.items()]
+        return [item.status for item in found.staged.rows()]
     finally:
-        found.work.close()
+        found.staged.close()
 
 
 @given(st.lists(st.sampled_from(["a@x", "A@x", "b@x", "c@x", "nobody"]), max_size=12))
@@ -120,7 +120,7 @@ def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), LoadOptions())
     assert found.problem_lines() == ["3 row(s): email: no email address; correct it"]
-    assert (found.rows, found.to_send, found.invalid) == (4, 1, 3)
+    assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
 
 def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() -> None:
@@ -162,15 +162,15 @@ def test_the_table_gives_back_any_value() -> None:
     from decimal import Decimal
 
     table, values = StagedRows(), {"d": date(2026, 1, 1), "n": Decimal("1.50"), "b": b"\x00", "x": None}
-    table.add(Row(1, values, "odd"), RowStatus.SEND, "key")
-    (item,) = table.items()
+    table.add(Row(1, values, "odd"), RowStatus.SEND, Contact("a@x"))
+    (item,) = table.rows()
     assert item.row == Row(1, values, "odd")
 
 
 def test_a_sample_is_the_same_for_the_same_rows() -> None:
     table = StagedRows()
     for n in range(1, 1001):
-        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, str(n))
+        table.add(Row(n, {}), RowStatus.SEND if n % 2 else RowStatus.SAME, Contact(f"{n}@x"))
     picked = [item.row.number for item in table.mixed(seed=1000)][:20]
     assert picked == [item.row.number for item in table.mixed(seed=1000)][:20]
     assert len(set(picked)) == 20
@@ -181,24 +181,24 @@ def test_a_sample_is_the_same_for_the_same_rows() -> None:
 # -- looking at the CRM -------------------------------------------------------------------------------------
 
 
-def survey(
-    crm: FakeCrm, rows: list[dict[str, Any]], done: set[int] | None = None, interrupt: CancelToken | None = None
+def sampler_of(
+    crm: FakeCrm, rows: list[dict[str, Any]], done: DoneRows | None = None, cancel_token: CancelToken | None = None
 ) -> RemoteSampler:
-    work = check(Rows(rows), PlainMapper(), LoadOptions()).work
-    return RemoteSampler(crm, PlainMapper(), work, done or set(), interrupt or CancelToken())  # type: ignore[arg-type]
+    preflight = check(Rows(rows), PlainMapper(), LoadOptions())
+    return RemoteSampler(crm, preflight, done or DoneRows(), cancel_token or CancelToken())  # type: ignore[arg-type]
 
 
 def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     crm = FakeCrm()
     crm.add("a@x", {"name": "A", "other": 1})
     crm.add("b@x", {"name": "old"})
-    found = survey(crm, [{"email": f"{c}@x", "name": c.upper()} for c in "abc"])
+    found = sampler_of(crm, [{"email": f"{c}@x", "name": c.upper()} for c in "abc"])
     assert found.sample(2).rows == 2
     sample = found.sample(10)  # more of them
     assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
     assert len(crm.calls) == 3
-    assert found.known.get(Contact("a@x")) == RemoteContact("a@x", {"name": "A"})
-    missing = found.known.get(Contact("c@x"))
+    assert found.contact_cache.get("a@x") == RemoteContact("a@x", {"name": "A"})
+    missing = found.contact_cache.get("c@x")
     assert missing is not None
     assert not missing.exists
 
@@ -206,10 +206,10 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
 @pytest.mark.parametrize(("path", "is_kept"), [("/contacts/{email}", True), ("/segments", False)])
 def test_a_look_that_only_a_status_answers_is_no_knowledge(path: str, is_kept: bool) -> None:
     crm = FakeCrm(trouble=lambda call, email: e.CrmNotFoundError("odd", type="HTTP_404", status=404, path=path))
-    found = survey(crm, [{"email": "a@x"}])
+    found = sampler_of(crm, [{"email": "a@x"}])
     if is_kept:
         assert found.sample(1).rows == 1
-        assert found.known.get(Contact("a@x")) is None
+        assert found.contact_cache.get("a@x") is None
     else:
         with pytest.raises(e.CrmNotFoundError):
             found.sample(1)
@@ -217,45 +217,45 @@ def test_a_look_that_only_a_status_answers_is_no_knowledge(path: str, is_kept: b
 
 def test_rows_that_are_done_are_not_looked_at() -> None:
     crm = FakeCrm()
-    found = survey(crm, [{"email": f"{c}@x"} for c in "abc"], done={1, 3})
+    found = sampler_of(crm, [{"email": f"{c}@x"} for c in "abc"], done=DoneRows(1, [3]))
     assert found.rows == 1
     assert found.sample(10).rows == 1
 
 
 def test_looking_can_be_interrupted() -> None:
-    crm, interrupt = FakeCrm(), CancelToken()
+    crm, cancel_token = FakeCrm(), CancelToken()
     crm.add("a@x")
-    interrupt.set()
-    found = survey(crm, [{"email": "a@x"}], interrupt=interrupt)
+    cancel_token.set()
+    found = sampler_of(crm, [{"email": "a@x"}], cancel_token=cancel_token)
     with pytest.raises(Cancelled):
         found.read_all(lambda contacts: None)
     with pytest.raises(Cancelled):
         found.sample(1)
     with pytest.raises(Cancelled):
-        check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions(), interrupt=interrupt)
+        check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions(), cancel_token=cancel_token)
 
 
 # -- the books ----------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_entered_once() -> None:
-    ledger = RowCounts()
-    ledger.enter(1, Outcome.CREATED)
+    row_counts = RowCounts()
+    row_counts.enter(1, Outcome.CREATED)
     with pytest.raises(ValueError, match="row 1 ended twice"):
-        ledger.enter(1, Outcome.UPDATED)
+        row_counts.enter(1, Outcome.UPDATED)
 
 
 def test_a_checkpoint_has_all_that_the_books_have() -> None:
-    ledger = RowCounts()
-    assert ledger.checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0) == Checkpoint(
+    row_counts = RowCounts()
+    assert row_counts.checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0) == Checkpoint(
         epoch=1, fingerprint="f", counts={"refused": 0}
     )
     for number in (1, 2, 5):
-        ledger.enter(number, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
-    ledger.enter(7, Outcome.CREATED, sent=True)
-    ledger.enter(8, Outcome.REJECTED, error="INVALID_VALUE")
-    assert (ledger.unsaved, ledger.unsaved_sent) == (5, 4)
-    assert ledger.checkpoint(epoch=2, fingerprint="g", calls=5, seconds=1.5) == Checkpoint(
+        row_counts.enter(number, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
+    row_counts.enter(7, Outcome.CREATED, sent=True)
+    row_counts.enter(8, Outcome.REJECTED, error="INVALID_VALUE")
+    assert (row_counts.unsaved, row_counts.unsaved_sent) == (5, 4)
+    assert row_counts.checkpoint(epoch=2, fingerprint="g", calls=5, seconds=1.5) == Checkpoint(
         epoch=2, fingerprint="g", done_upto=2, done_above=(5, 7, 8), calls=5, seconds=1.5,
         counts={"rejected": 4, "created": 1, "refused": 3}, errors={"INVALID_INPUT": 3, "INVALID_VALUE": 1},
     )  # fmt: skip
@@ -265,22 +265,22 @@ def test_the_next_try_counts_on() -> None:
     before = Checkpoint(
         epoch=1, fingerprint="f", done_upto=2, counts={"created": 2}, errors={"X": 1}, calls=4, seconds=1.5
     )
-    ledger = RowCounts(before)
-    assert (ledger.refused, ledger.unsaved, ledger.unsaved_sent) == (0, 0, 0)
-    ledger.enter(3, Outcome.SKIPPED, error="X", sent=True)
-    assert ledger.checkpoint(epoch=1, fingerprint="f", calls=2, seconds=0.25) == Checkpoint(
+    row_counts = RowCounts(before)
+    assert (row_counts.refused, row_counts.unsaved, row_counts.unsaved_sent) == (0, 0, 0)
+    row_counts.enter(3, Outcome.SKIPPED, error="X", sent=True)
+    assert row_counts.checkpoint(epoch=1, fingerprint="f", calls=2, seconds=0.25) == Checkpoint(
         epoch=1, fingerprint="f", done_upto=3, calls=6, seconds=1.75, errors={"X": 2},
         counts={"created": 2, "skipped": 1, "refused": 1},
     )  # fmt: skip
 
 
 def test_a_checkpoint_is_a_copy_of_the_books() -> None:
-    ledger = RowCounts()
-    ledger.enter(1, Outcome.CREATED, sent=True)
-    ledger.enter(3, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
-    saved = ledger.checkpoint(epoch=2, fingerprint="f", calls=5, seconds=1.5)
+    row_counts = RowCounts()
+    row_counts.enter(1, Outcome.CREATED, sent=True)
+    row_counts.enter(3, Outcome.REJECTED, error="INVALID_INPUT", sent=True)
+    saved = row_counts.checkpoint(epoch=2, fingerprint="f", calls=5, seconds=1.5)
     again = RowCounts(saved)
-    assert (again.counts, again.errors, again.refused) == (ledger.counts, ledger.errors, 1)
+    assert (again.counts, again.errors, again.refused) == (row_counts.counts, row_counts.errors, 1)
     assert (again.calls_before, again.seconds_before, again.resumed_at) == (5, 1.5, 2)
     assert [n in again.done for n in (1, 2, 3)] == [True, False, True]
     again.enter(2, Outcome.CREATED)
@@ -289,54 +289,54 @@ def test_a_checkpoint_is_a_copy_of_the_books() -> None:
 
 
 def test_when_a_checkpoint_is_saved() -> None:
-    clock, ledger, saves = FakeClock(), RowCounts(), []
+    clock, row_counts, saves = FakeClock(), RowCounts(), []
     saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: EVERY, clock=clock)
-    saver.tick(ledger)
+    saver.tick(row_counts)
     assert not saves  # nothing new
     for n in range(1, 101):
-        ledger.enter(n, Outcome.UNCHANGED)
-        saver.tick(ledger)
+        row_counts.enter(n, Outcome.UNCHANGED)
+        saver.tick(row_counts)
     assert not saves  # rows without a call are read again in no time
     clock.now += EVERY
-    saver.tick(ledger)
+    saver.tick(row_counts)
     assert len(saves) == 1
     for n in range(101, 101 + SENT_ROWS):
         assert len(saves) == 1
-        ledger.enter(n, Outcome.CREATED, sent=True)
-        saver.tick(ledger)
+        row_counts.enter(n, Outcome.CREATED, sent=True)
+        saver.tick(row_counts)
     assert len(saves) == 2
 
 
 def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
     before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
-    ledger = RowCounts(before)
-    assert (ledger.rows, ledger.refused, ledger.resumed_at, ledger.is_whole) == (3, 1, 3, True)
-    ledger.done.add(4)
-    assert not ledger.is_whole, "an exception struck in the middle of an entry"
+    row_counts = RowCounts(before)
+    assert (row_counts.rows, row_counts.refused, row_counts.resumed_at, row_counts.is_whole) == (3, 1, 3, True)
+    row_counts.done.add(4)
+    assert not row_counts.is_whole, "an exception struck in the middle of an entry"
     assert RowCounts().checkpoint(epoch=1, fingerprint="f", calls=0, seconds=0.0).counts == {"refused": 0}
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("sent", [True, False])
 def test_a_call_that_ended_a_row_without_success_is_counted(outcome: Outcome, sent: bool) -> None:
-    ledger = RowCounts()
-    ledger.enter(1, outcome, sent=sent)
-    assert ledger.refused == (sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED))
-    assert (ledger.unsaved, ledger.unsaved_sent, ledger.errors) == (1, int(sent), {})
+    row_counts = RowCounts()
+    row_counts.enter(1, outcome, sent=sent)
+    assert row_counts.refused == (sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED))
+    assert (row_counts.unsaved, row_counts.unsaved_sent, row_counts.errors) == (1, int(sent), {})
 
 
 def test_where_rejects_must_reach_a_store_first_checkpoints_are_seldom() -> None:
-    clock, ledger, saves = FakeClock(), RowCounts(), []
+    clock, row_counts, saves = FakeClock(), RowCounts(), []
     saver = CheckpointTimer(lambda: saves.append(clock.now), every=lambda: REMOTE_EVERY, clock=clock)
     for n in range(1, 3 * SENT_ROWS):
-        ledger.enter(n, Outcome.CREATED, sent=True)
-        saver.tick(ledger)
+        row_counts.enter(n, Outcome.CREATED, sent=True)
+        saver.tick(row_counts)
     assert not saves
     clock.now += REMOTE_EVERY
-    saver.tick(ledger)
-    saver.tick(ledger)
+    saver.tick(row_counts)
+    saver.tick(row_counts)
     assert len(saves) == 1
-    assert (ledger.unsaved, ledger.unsaved_sent) == (0, 0)
+    assert (row_counts.unsaved, row_counts.unsaved_sent) == (0, 0)
 
 
 # -- what people read ---------------------------------------------------------------------------------------

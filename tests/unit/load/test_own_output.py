@@ -49,8 +49,10 @@ def loaded(path: Path) -> list[Contact]:
     mapper = Mapper()
     found = check(open_source(path), mapper, LoadOptions(duplicates="first"))
     assert found.problem_lines() == []
-    contacts = [mapper(item.row) for item in found.work.items(fate=RowStatus.SEND)]
-    found.work.close()
+    contacts = [
+        item.contact for item in found.staged.rows() if item.contact is not None and item.status is RowStatus.SEND
+    ]
+    found.staged.close()
     return contacts
 
 

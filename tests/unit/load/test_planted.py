@@ -14,11 +14,8 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.extract.extractor import Extractor
 from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.files import paths
-from crm_provider.files.local import FileLock
+from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import (
-    A_LINK,
-    NOT_OURS,
-    OPEN_FOLDER,
     CannotRead,
     CannotWrite,
     atomic_writer,
@@ -26,6 +23,7 @@ from crm_provider.files.paths import (
     read_own,
     unwritable,
 )
+from crm_provider.files.private import A_LINK, NOT_OURS, OPEN_FOLDER
 from crm_provider.load.rejects.file import RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.report import write_report
@@ -105,7 +103,7 @@ def test_the_tables_of_a_load_have_no_name_and_are_private(no_umask: None) -> No
     before = set(open_files())
     table = StagedRows()
     for number in range(1, 3001):  # more than SQLite keeps in memory
-        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), RowStatus.SEND, str(number))
+        table.add(Row(number, {"email": f"{number}@example.com", "note": "x" * 2000}), RowStatus.SEND)
     made = {link: mode for link, mode in open_files() if (link, mode) not in before}
     table.close()
     assert made, "the table is on the disk"
@@ -312,7 +310,7 @@ def test_a_file_that_is_not_there_yet_can_be_written(group: Path) -> None:
 
 
 def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
-    name = f"x.part-{Owner(work='x').mark}-0-000000"
+    name = f"x.part-{Owner(work='x').mark}-0"
     (group / name).symlink_to(group.parent / "victim")
     (group.parent / "victim").write_text('{"version": 1}\n')
     assert PartialPages(group / "x", Owner(work="y")).sweep() == []

@@ -15,14 +15,16 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
-from crm_provider.files.local import FileLock, TempDatabase
+from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.planner import RemoteSampler
 from crm_provider.load.preflight import check
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
-from crm_provider.load.rows import Contact, SourceError
+from crm_provider.load.rows import SourceError
+from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.workers import CancelToken
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
@@ -41,12 +43,12 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
     crm = FakeCrm()
     crm.add("a@x")
     crm.contacts["odd"] = {"id": "odd", "email": None}
-    work = check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions()).work
-    survey = RemoteSampler(crm, PlainMapper(), work, set(), CancelToken())  # type: ignore[arg-type]
-    survey.read_all(lambda contacts: None)
-    assert survey.known.complete
-    assert len(survey.known) == 1
-    assert survey.known.get(Contact("odd")) == ABSENT
+    preflight = check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions())
+    sampler = RemoteSampler(crm, preflight, DoneRows(), CancelToken())  # type: ignore[arg-type]
+    sampler.read_all(lambda contacts: None)
+    assert sampler.contact_cache.complete
+    assert len(sampler.contact_cache) == 1
+    assert sampler.contact_cache.get("odd") == ABSENT
 
 
 @pytest.mark.parametrize("how", ["done", "invalid rows", "too long", "no state file"])
@@ -71,7 +73,7 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
     it.crm.add("p1@x.org")
 
     def trouble(call: str, email: str) -> None:
-        it.interrupt.set()
+        it.cancel_token.set()
 
     it.crm.trouble = trouble
     with pytest.raises(LoadInterrupted):
@@ -81,7 +83,7 @@ def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path:
 
 def test_books_that_do_not_add_up_are_a_bug_and_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Dispatcher, "run", lambda self: None)
-    with pytest.raises(RuntimeError, match="the books do not add up"):
+    with pytest.raises(RuntimeError, match="the counts do not add up"):
         Setting(tmp_path, people(3)).run()
 
 

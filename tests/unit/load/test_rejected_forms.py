@@ -33,15 +33,15 @@ def load(source: Any, rejects: Path, mapping: Any = None) -> list[tuple[str, dic
     found = check(source, mapper, LoadOptions())
     file = RejectsFile.of(rejects, source)
     file.start()
-    for item in found.work.items():
-        if item.fate is RowStatus.SEND:
+    for item in found.staged.rows():
+        if item.status is RowStatus.SEND:
             contact = mapper(item.row)
             sent.append((contact.email, dict(contact.attributes)))
             continue
         with pytest.raises(InvalidRow) as invalid:
             mapper(item.row)
         file.write(Reject(item.row.number, item.row.values, "INVALID_VALUE", str(invalid.value), retryable=False))
-    found.work.close()
+    found.staged.close()
     file.finish()
     return sent
 

@@ -309,6 +309,7 @@ HEAD = "_row,email,_type,_message,_suggested_action,_request_id,_original_row,_c
     [
         ("jsonl", [GOOD, GOOD[:-20]], "row 2 .*no whole JSON object"),
         ("jsonl", [GOOD, f'["{SECRET}"]'], "row 2 .*no JSON object"),
+        ("jsonl", [GOOD, "[" * 200_000], "row 2 .*no whole JSON object"),
         ("jsonl", [GOOD.replace('"row"', '"rows"')], "row 1 .*'row' is missing"),
         ("jsonl", [GOOD.replace("true", '"yes"')], "row 1 .*'retryable' is missing or not of type bool"),
         ("csv", ["id,email", f"1,{SECRET}"], "row 1 .*_retryable"),

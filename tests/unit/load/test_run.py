@@ -14,10 +14,10 @@ from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent
 from crm_provider.client.upsert import LearnedOrder
 from crm_provider.load import planner as plans
-from crm_provider.load.job import READING_STOPPED, LoadJob, LoadTry
+from crm_provider.load.job import LoadJob, LoadTry
 from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
-from crm_provider.load.progress import EVERY, REMOTE_EVERY
+from crm_provider.load.progress import EVERY, READING_STOPPED, REMOTE_EVERY
 from crm_provider.load.report import LoadStopped, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import FileCheckpoints
@@ -63,7 +63,7 @@ def stopped(it: Setting, **changes: Any) -> Summary:
 def test_the_summary_of_a_load(make: Make) -> None:
     it = make(4)
     load = it.load()
-    it.crm.pulse(RequestEvent(method="X", route="/x", status=429, seconds=0.1, waited=0, error_type="T", attempt=1))
+    it.crm.stats(RequestEvent(method="X", route="/x", status=429, seconds=0.1, waited=0, error_type="T", attempt=1))
     summary = load.run()
     assert (summary.rows, summary.calls, summary.throttled, summary.left) == (4, 5, 1, 0)
     assert summary.seconds == 4.0
@@ -158,14 +158,14 @@ def run_of(it: Setting, **changes: Any) -> LoadTry:
 )
 def test_how_many_calls_are_left(make: Make, planned: int, made: int, done: int, left: int) -> None:
     run = run_of(make(5))
-    run.plan = Plan("learned", planned, "")
+    run.progress.plan_calls = planned
     for _ in range(made):
-        run.load.pulse(
+        run.job.stats(
             RequestEvent(method="X", route="/x", status=200, seconds=0.1, waited=0, error_type=None, attempt=1)
         )
     for number in range(1, done + 1):
-        run.ledger.enter(number, Outcome.CREATED)
-    at = run._position()
+        run.counts.enter(number, Outcome.CREATED)
+    at = run.progress.position()
     assert (at.done, at.rows, at.calls, at.calls_left) == (done, 5, made, left)
 
 
@@ -270,4 +270,4 @@ def test_how_often_a_checkpoint_is_saved(
         rejects = SimpleNamespace(is_local=rejects_are_local, has_unsynced=unsynced)
     kept = SimpleNamespace(is_local=checkpoints_are_local, load=lambda: None)
     run = run_of(make(1), rejects=rejects, checkpoints=kept)
-    assert run._save_interval() == (EVERY if often else REMOTE_EVERY)
+    assert run.progress.save_interval() == (EVERY if often else REMOTE_EVERY)

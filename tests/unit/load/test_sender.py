@@ -348,22 +348,22 @@ def test_what_is_found_after_a_lost_creation_is_treated_as_what_was_read(
 def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
-    sender, flight = sender_of(crm, mode=mode, lists=(LIST,)), flight_of()
+    sender, in_flight = sender_of(crm, mode=mode, lists=(LIST,)), flight_of()
     with pytest.raises(e.CrmTooManyRequestsError):
-        sender.send(flight)
-    assert flight.made == Made(None, certain=True)
-    assert sender.send(flight) == SentRow(Outcome.CREATED)
+        sender.send(in_flight)
+    assert in_flight.made == Made(None, certain=True)
+    assert sender.send(in_flight) == SentRow(Outcome.CREATED)
     assert [name for name, _ in crm.calls] == ["create", "add", "get", "add"]
 
 
 def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_out() -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
-    sender, flight = sender_of(crm, lists=(LIST,)), flight_of()
+    sender, in_flight = sender_of(crm, lists=(LIST,)), flight_of()
     with pytest.raises(e.CrmTooManyRequestsError):
-        sender.send(flight)
+        sender.send(in_flight)
     crm.contacts[ADA]["status"] = "unsubscribed"
-    assert sender.send(flight) == SentRow(Outcome.CREATED, is_whole=False)
+    assert sender.send(in_flight) == SentRow(Outcome.CREATED, is_whole=False)
     assert "segmentedListsIds" not in crm.contacts[ADA]
 
 
@@ -402,19 +402,19 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
 
 def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
     crm = crm_with(HAS, createdAt=SINCE)
-    flight = InFlightRow(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
+    in_flight = InFlightRow(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
     sender = sender_of(crm, mode="create", lists=(LIST,))
-    assert sender.send(flight).outcome is Outcome.UPDATED
+    assert sender.send(in_flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
     assert sender.send(flight_of(made=Made(BEGAN, certain=True))).outcome is Outcome.CREATED, "of this load"
 
 
 def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
     crm = FakeCrm(trouble=lambda call, email: e.CrmTimeoutError("no answer", outcome_known=False))
-    flight = flight_of()
+    in_flight = flight_of()
     with pytest.raises(e.CrmTimeoutError):
-        sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(flight)
-    assert flight.made == Made(BEGAN)
+        sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(in_flight)
+    assert in_flight.made == Made(BEGAN)
 
 
 def test_a_known_contact_is_read_again_before_it_is_written_to_under_the_guard() -> None:

@@ -11,7 +11,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.load.rows import NoSuchFile, Row, SourceError
-from crm_provider.load.sources import files as text_lines
+from crm_provider.load.sources import text_files as text_lines
 from crm_provider.load.sources.options import FORMATS
 from crm_provider.load.sources.source import FilesSource, RowsSource, Source, open_source
 

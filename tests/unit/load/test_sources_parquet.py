@@ -214,8 +214,9 @@ LONG = "x" * 200_000
         pa.array([[LONG]] * 1000, pa.list_(pa.string())),
         pa.array([{"a": LONG}] * 1000),
         pa.array([LONG.encode()] * 1000, pa.binary()),
+        pa.array([LONG.encode()] * 1000, pa.binary(len(LONG))),
     ],
-    ids=["text", "list", "struct", "binary"],
+    ids=["text", "list", "struct", "binary", "fixed length"],
 )
 def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "leads.parquet", pa.table({"email": ["a@x.io"] * 1000, "note": values}))
@@ -225,6 +226,31 @@ def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, 
     assert rows == 1000
     assert peak < 30_000_000
     assert pa.total_allocated_bytes() - before < 30_000_000
+
+
+def test_a_slice_of_lists_is_not_cast_with_all_that_it_was_cut_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "leads.parquet", pa.table({"note": pa.array([[LONG]] * 1000, pa.list_(pa.string()))}))
+    largest, exact = [0], parquet_files._exact
+
+    def measured(batch: Any) -> Any:
+        made = exact(batch)
+        largest.append(made.get_total_buffer_size())
+        return made
+
+    monkeypatch.setattr(parquet_files, "_exact", measured)
+    assert sum(1 for _ in open_source(path).rows()) == 1000
+    assert max(largest) < 9_000_000
+
+
+def test_a_value_that_does_not_fit_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "leads.parquet"
+    pq.write_table(pa.table({"email": ["a@x.io"], "note": ["x" * 70_000_000]}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    problem = r"leads\.parquet: the column 'note' has 70,0[\d,]+ bytes in a row group of 1 rows; shorten its values"
+    with pytest.raises(SourceError, match=problem):
+        open_source(path).columns  # noqa: B018
 
 
 def test_a_row_that_is_too_large_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources import files
+from crm_provider.load.sources import text_files
 from crm_provider.load.sources.source import open_source
 
 CSV = "email,name\na@x.io,José Ñ €\n"
@@ -75,7 +75,7 @@ def test_a_file_object_needs_no_more_than_read(content: bytes) -> None:
         def open(self, mode: str) -> Meagre:
             return file
 
-    with files.open_lines(MeagrePath(), encoding="utf-8", newline="") as lines:  # type: ignore[arg-type]
+    with text_files.open_lines(MeagrePath(), encoding="utf-8", newline="") as lines:  # type: ignore[arg-type]
         assert list(lines) == CSV.splitlines(keepends=True)
     assert file.closed
 
@@ -141,8 +141,8 @@ def test_an_encoding_that_gives_up_on_the_whole_file(tmp_path: Path) -> None:
 def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
     for suffix in ("csv", "jsonl"):
         path = tmp_path / f"leads.{suffix}"
-        path.write_bytes(b"email\n" * (suffix == "csv") + b"secret" * (files.LONGEST_LINE // 6 + 2))
-        assert f"is longer than {files.LONGEST_LINE} characters; write one record per line" in refused(path)
+        path.write_bytes(b"email\n" * (suffix == "csv") + b"secret" * (text_files.LONGEST_LINE // 6 + 2))
+        assert f"is longer than {text_files.LONGEST_LINE} characters; write one record per line" in refused(path)
 
 
 # -- gzip

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from crm_provider.files.local import TempDatabase
+from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.suppression import Suppression
 from crm_provider.values.addresses import NotOneAddress, one_address

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.extractor import TELL_EVERY, ExtractProgress, ExtractStats
+from crm_provider.extract.extractor import LOG_INTERVAL, ExtractProgress, ExtractStats
 from unit.fakes import FakeClock
 
 
@@ -29,7 +29,7 @@ def test_what_is_counted() -> None:
     tally = counted(page(10, 25), page(10, 25, fresh=7), page(5, 25, earlier=True))
     assert (tally.records, tally.duplicates, tally.pages, tally.calls) == (22, 3, 3, 2)
     assert (tally.totals, tally.total) == ([25], 25)
-    assert str(tally) == "records that the CRM says there are: 25; read: 22; came twice: 3"
+    assert str(tally) == "records that the CRM reports: 25; read: 22; duplicates: 3"
     assert tally.columns.names() == ["id", "name"]
 
 
@@ -47,8 +47,8 @@ def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[
     tally = counted(*pages)
     assert tally.totals == totals
     assert tally.total == (totals[-1] if totals else None)
-    told = " -> ".join(map(str, totals)) if totals else "not told"
-    assert f"there are: {told};" in str(tally)
+    told = " -> ".join(map(str, totals)) if totals else "unknown"
+    assert f"the CRM reports: {told};" in str(tally)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def told(tally: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
     progress = ExtractProgress("contacts", clock)
     clock.now += 100.0
     with caplog.at_level(logging.INFO):
-        progress.tell(tally)
+        progress.log(tally)
     [line] = caplog.messages
     return line
 
@@ -80,8 +80,8 @@ def told(tally: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
 @pytest.mark.parametrize(
     ("calls", "total", "line"),
     [
-        (10, None, "? records, 10 pages, 0.1 pages/s, nobody knows how much is left"),
-        (0, 1000, "1000 records, 10 pages, 0.0 pages/s, nobody knows how much is left"),
+        (10, None, "? records, 10 pages, 0.1 pages/s, time left unknown"),
+        (0, 1000, "1000 records, 10 pages, 0.0 pages/s, time left unknown"),
         (100, 991, "991 records, 10 pages, 1.0 pages/s, about 2 min left"),  # 90 s
         (100, 990, "990 records, 10 pages, 1.0 pages/s, about 89 s left"),
         (200, 1900, "1900 records, 10 pages, 2.0 pages/s, about 2 min left"),
@@ -98,6 +98,6 @@ def test_it_is_said_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
     progress, tally = ExtractProgress("deals", clock), ExtractStats(calls=1, pages=1)
     with caplog.at_level(logging.INFO):
         for _ in range(7):
-            clock.now += TELL_EVERY / 3
-            progress.tell(tally)
+            clock.now += LOG_INTERVAL / 3
+            progress.log(tally)
     assert len(caplog.messages) == 2

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from crm_provider.client import validation
 from crm_provider.load.mapping import converters, formats
-from crm_provider.load.mapping.converters import Unfit, is_empty
+from crm_provider.load.mapping.converters import is_empty
+from crm_provider.values.json_values import ConversionError
 
 ID = UUID("123e4567-e89b-12d3-a456-426614174000")
 NOON = datetime(2024, 1, 31, 12, 0, tzinfo=timezone.utc)
@@ -27,7 +28,7 @@ SAO_PAULO = timezone(timedelta(hours=-3))
 
 def kind_of(convert: Callable[[Any], Any], value: Any) -> str:
     """The kind of a refusal."""
-    with pytest.raises(Unfit) as raised:
+    with pytest.raises(ConversionError) as raised:
         convert(value)
     assert raised.value.fix, "it says what to do"
     return raised.value.kind
@@ -196,7 +197,7 @@ def test_a_number_keeps_its_digits(value: Decimal) -> None:
 def test_the_digits_of_a_float_are_that_float(value: float) -> None:
     try:
         written = converters.digits(value)
-    except Unfit:
+    except ConversionError:
         assert abs(value) > 2**53
     else:
         assert float(written) == value
@@ -506,7 +507,7 @@ def test_what_comes_out_is_json_or_a_refusal_without_the_value(convert: Callable
         return
     try:
         found = convert(value)
-    except Unfit as wrong:
+    except ConversionError as wrong:
         shown = str(value)
         assert len(shown) < 8 or shown not in str(wrong)
     else:

@@ -1,4 +1,4 @@
-"""The rows that are on their way: how many, what comes back, and how waits and threads end."""
+"""The workers: how many rows are in flight, what results come back, and how waits and threads end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent
 from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.load import workers as windows
+from crm_provider.load import workers as module
 from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.workers import (
     LEAST,
@@ -42,10 +42,10 @@ class Gate:
         self.threads: list[str] = []
         self.all_began = threading.Semaphore(0)
 
-    def __call__(self, flight: InFlightRow) -> SentRow:
-        contact = flight.contact
+    def __call__(self, in_flight: InFlightRow) -> SentRow:
+        contact = in_flight.contact
         with self._lock:
-            self.began.append((contact.email, flight.seen))
+            self.began.append((contact.email, in_flight.remote))
             self.threads.append(threading.current_thread().name)
         self.all_began.release()
         if self._shut is None or contact.email in self._shut:
@@ -75,16 +75,20 @@ def open_later() -> Iterator[Callable[[Gate], Gate]]:
         gate.open()
 
 
-def flight(number: int, seen: RemoteContact | None = None) -> InFlightRow:
+def in_flight(number: int, seen: RemoteContact | None = None) -> InFlightRow:
     return InFlightRow(Row(number, {}), Contact(f"p{number}@x"), seen)
 
 
-def landed(window: WorkerPool) -> list[int]:
+def results(workers: WorkerPool) -> list[int]:
     """The numbers of all rows, as they come back."""
     numbers = []
-    while window:
-        numbers += [one.flight.row.number for one in window.landed(PATIENCE)]
+    while workers.in_flight:
+        numbers += [one.in_flight.row.number for one in workers.results(PATIENCE)]
     return numbers
+
+
+def pool_of(send: Callable[[InFlightRow], SentRow], stats: RequestStats | None = None) -> WorkerPool:
+    return WorkerPool(send, 5.0, stats or RequestStats())
 
 
 # -- how many -----------------------------------------------------------------------------------------------
@@ -99,55 +103,61 @@ def test_width(rate: float, latency: float, width: int) -> None:
     assert width >= rate * latency or width == MOST
 
 
+def test_the_width_follows_the_latency() -> None:
+    stats = RequestStats()
+    workers = pool_of(Gate(), stats)
+    assert workers.width() == LEAST
+    stats(call_of(2.0))
+    assert workers.width() == width_for(5.0, 2.0) == 12
+    workers.close()
+
+
 def call_of(seconds: float) -> RequestEvent:
     return RequestEvent(method="GET", route="/x", status=200, seconds=seconds, waited=0, error_type=None, attempt=1)
 
 
-def test_the_pulse_is_an_average_of_the_last_calls() -> None:
-    pulse = RequestStats()
-    assert pulse.latency == 0
+def test_the_latency_is_an_average_of_the_last_calls() -> None:
+    stats = RequestStats()
+    assert stats.latency == 0
     for _ in range(100):
-        pulse(call_of(1.0))
-    assert pulse.latency == pytest.approx(1.0)
+        stats(call_of(1.0))
+    assert stats.latency == pytest.approx(1.0)
     for _ in range(50):
-        pulse(call_of(3.0))
-    assert pulse.latency == pytest.approx(3.0, rel=0.01)
-    assert pulse.calls == 150
+        stats(call_of(3.0))
+    assert stats.latency == pytest.approx(3.0, rel=0.01)
+    assert stats.calls == 150
 
 
-def test_the_pulse_begins_with_the_first_call_and_follows_slowly() -> None:
-    pulse = RequestStats()
-    pulse(call_of(2.0))
-    assert pulse.latency == 2.0
-    pulse(call_of(4.0))
-    assert pulse.latency == pytest.approx(REMEMBERED * 2.0 + (1 - REMEMBERED) * 4.0)
+def test_the_latency_begins_with_the_first_call_and_follows_slowly() -> None:
+    stats = RequestStats()
+    stats(call_of(2.0))
+    assert stats.latency == 2.0
+    stats(call_of(4.0))
+    assert stats.latency == pytest.approx(REMEMBERED * 2.0 + (1 - REMEMBERED) * 4.0)
 
 
-def test_the_window_sends_at_most_its_width_at_once(open_later: Callable[[Gate], Gate]) -> None:
+def test_rows_stay_in_flight_until_their_results_are_taken(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate())
-    window = WorkerPool(gate, lambda: 3)
-    launched = 0
-    while window.has_room:
-        launched += 1
-        window.launch(flight(launched))
-    assert (launched, len(window)) == (3, 3)
-    assert list(window.landed(0.01)) == []
+    workers = pool_of(gate)
+    for number in (1, 2, 3):
+        workers.submit(in_flight(number))
+    assert len(workers.in_flight) == 3
+    assert list(workers.results(0.01)) == []
     gate.open()
-    assert sorted(landed(window)) == [1, 2, 3]
-    window.close()
+    assert sorted(results(workers)) == [1, 2, 3]
+    workers.close()
 
 
-def test_as_many_are_at_work_as_the_widest_window_holds(open_later: Callable[[Gate], Gate]) -> None:
+def test_all_threads_work_at_once(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate())
-    window = WorkerPool(gate, lambda: MOST)
+    workers = pool_of(gate)
     for number in range(1, MOST + 1):
-        window.launch(flight(number))
+        workers.submit(in_flight(number))
     gate.wait_for(MOST)
-    assert not window.has_room
     assert {name.rpartition("_")[0] for name in gate.threads} == {"crm-load"}
     gate.open()
-    assert len(landed(window)) == MOST
-    window.close()
+    assert len(results(workers)) == MOST
+    workers.close()
 
 
 # -- what comes back ----------------------------------------------------------------------------------------
@@ -155,112 +165,112 @@ def test_as_many_are_at_work_as_the_widest_window_holds(open_later: Callable[[Ga
 
 def test_a_row_is_sent_with_what_was_seen_of_its_contact() -> None:
     gate, seen = Gate(shut=set()), RemoteContact("P1@x", {"name": "Ann"})
-    window = WorkerPool(gate, lambda: 1)
-    sent = flight(1, seen)
-    window.launch(sent)
-    (one,) = window.landed(PATIENCE)
+    workers = pool_of(gate)
+    sent = in_flight(1, seen)
+    workers.submit(sent)
+    (one,) = workers.results(PATIENCE)
     assert gate.began == [("p1@x", seen)]
-    assert one.flight is sent
+    assert one.in_flight is sent
     assert one.sent == SentRow(Outcome.CREATED)
-    window.close()
+    workers.close()
 
 
 def test_the_first_row_that_is_back_is_not_kept_waiting_by_the_others(open_later: Callable[[Gate], Gate]) -> None:
     gate = open_later(Gate(shut={"p1@x", "p3@x"}))
-    window = WorkerPool(gate, lambda: 3)
+    workers = pool_of(gate)
     for number in (1, 2, 3):
-        window.launch(flight(number))
-    assert [one.flight.row.number for one in window.landed(PATIENCE)] == [2]
-    assert len(window) == 2
+        workers.submit(in_flight(number))
+    assert [one.in_flight.row.number for one in workers.results(PATIENCE)] == [2]
+    assert len(workers.in_flight) == 2
     assert gate.ended == ["p2@x"], "nobody has waited until a thread gave up"
     gate.open()
-    assert sorted(landed(window)) == [1, 3]
-    window.close()
+    assert sorted(results(workers)) == [1, 3]
+    workers.close()
 
 
 def test_a_row_that_is_not_taken_comes_again() -> None:
-    window = WorkerPool(Gate(shut=set()), lambda: 2)
+    workers = pool_of(Gate(shut=set()))
     for number in (1, 2):
-        window.launch(flight(number))
-    while len(window) == 2:
-        one = next(window.landed(PATIENCE), None)  # the other one is left
+        workers.submit(in_flight(number))
+    while len(workers.in_flight) == 2:
+        one = next(workers.results(PATIENCE), None)  # the other one is left
         assert one is not None
-    assert landed(window) == [3 - one.flight.row.number]
-    window.close()
+    assert results(workers) == [3 - one.in_flight.row.number]
+    workers.close()
 
 
-def test_of_an_empty_window_nothing_is_waited_for() -> None:
-    window = WorkerPool(lambda contact, seen: SentRow(Outcome.CREATED), lambda: 1)
-    assert list(window.landed(1e9)) == []
-    window.close()
+def test_of_an_empty_workers_nothing_is_waited_for() -> None:
+    workers = pool_of(lambda row: SentRow(Outcome.CREATED))
+    assert list(workers.results(1e9)) == []
+    workers.close()
 
 
 @pytest.mark.parametrize("raised", [Cancelled(), e.CrmForbiddenError("no"), KeyError("a bug")])
 def test_what_comes_back_from_a_flight(raised: Exception) -> None:
-    def send(flight: InFlightRow) -> SentRow:
+    def send(in_flight: InFlightRow) -> SentRow:
         raise raised
 
-    window = WorkerPool(send, lambda: 1)
-    window.launch(flight(1))
+    workers = pool_of(send)
+    workers.submit(in_flight(1))
     if isinstance(raised, KeyError):
         with pytest.raises(KeyError):
-            list(window.landed(PATIENCE))
+            list(workers.results(PATIENCE))
     else:
-        (one,) = window.landed(PATIENCE)
+        (one,) = workers.results(PATIENCE)
         assert one.sent is None
         assert one.error is (raised if isinstance(raised, e.CrmError) else None)
-    assert len(window) == 0
-    window.close()
+    assert len(workers.in_flight) == 0
+    workers.close()
 
 
 def test_closing_waits_for_no_call_and_begins_none(
     monkeypatch: pytest.MonkeyPatch, open_later: Callable[[Gate], Gate]
 ) -> None:
-    monkeypatch.setattr(windows, "MOST", 1)
+    monkeypatch.setattr(module, "MOST", 1)
     gate = open_later(Gate())
-    window = WorkerPool(gate, lambda: 2)
-    window.launch(flight(1))
-    window.launch(flight(2))  # waits for the only thread
+    workers = pool_of(gate)
+    workers.submit(in_flight(1))
+    workers.submit(in_flight(2))  # waits for the only thread
     gate.wait_for(1)
-    window.close()
+    workers.close()
     assert gate.ended == []
     gate.open()
-    (first, second) = window._flights
+    (first, second) = workers.in_flight
     assert first.result(PATIENCE) == SentRow(Outcome.CREATED)
     assert second.cancelled()
     assert [email for email, _ in gate.began] == ["p1@x"]
 
 
-# -- an interrupt -------------------------------------------------------------------------------------------
+# -- a cancel token --------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_ends_a_sleep() -> None:
-    interrupt = CancelToken()
-    interrupt.sleep(0)
-    assert not interrupt.is_set
-    threading.Timer(0.05, interrupt.set).start()
+def test_a_cancel_ends_a_sleep() -> None:
+    cancel_token = CancelToken()
+    cancel_token.sleep(0)
+    assert not cancel_token.is_set
+    threading.Timer(0.05, cancel_token.set).start()
     with pytest.raises(Cancelled):
-        interrupt.sleep(60)
-    assert interrupt.is_set
+        cancel_token.sleep(60)
+    assert cancel_token.is_set
 
 
-def test_after_an_interrupt_nobody_begins_to_sleep() -> None:
+def test_after_a_cancel_nobody_begins_to_sleep() -> None:
     """Even before the thread that wakes the sleepers has run."""
-    interrupt = CancelToken()
-    interrupt._event.set = lambda: None  # type: ignore[method-assign]
-    interrupt.set()
+    cancel_token = CancelToken()
+    cancel_token._event.set = lambda: None  # type: ignore[method-assign]
+    cancel_token.set()
     with pytest.raises(Cancelled):
-        interrupt.sleep(PATIENCE)
+        cancel_token.sleep(PATIENCE)
 
 
 def test_a_signal_handler_that_interrupts_does_not_wait_for_the_thread_that_it_has_stopped() -> None:
     """That thread holds the event's lock if it was just about to sleep."""
-    interrupt, before = CancelToken(), threading.enumerate()
-    with interrupt._event._cond:  # type: ignore[attr-defined]
-        interrupt.set()
-        assert interrupt.is_set
+    cancel_token, before = CancelToken(), threading.enumerate()
+    with cancel_token._event._cond:  # type: ignore[attr-defined]
+        cancel_token.set()
+        assert cancel_token.is_set
         (waker,) = (thread for thread in threading.enumerate() if thread not in before)
-        assert waker.name == "crm-load-interrupt"
+        assert waker.name == "crm-load-cancel"
         assert waker.daemon, "else the process would not end while it waits"
     waker.join(PATIENCE)
-    assert interrupt._event.is_set()
+    assert cancel_token._event.is_set()

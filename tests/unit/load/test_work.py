@@ -1,13 +1,16 @@
-"""The table between the check and the sending: what is put in comes out, and each row has one fate."""
+"""The staged rows: what is put in comes out, each row has one status, and the table has a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.rows import Contact, Row, SourceError
+from crm_provider.load.state import temp_tables
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows, without_views
 
 
@@ -22,26 +25,31 @@ def row(number: int, **values: Any) -> Row:
     return Row(number, values, None)
 
 
-def fates(table: StagedRows) -> list[RowStatus]:
-    return [item.fate for item in table.items()]
+def contact(key: object) -> Contact:
+    return Contact(f"{key}@x.org", {"key": str(key)}, {"utmSource": "x"})
+
+
+def statuses(table: StagedRows) -> list[RowStatus]:
+    return [item.status for item in table.rows()]
 
 
 def test_rows_come_out_in_the_order_of_their_numbers(table: StagedRows) -> None:
     for number in (3, 1, 2):
-        table.add(row(number, n=number), RowStatus.SEND, f"key {number}")
-    assert list(table.items()) == [StagedRow(row(number, n=number), RowStatus.SEND) for number in (1, 2, 3)]
+        table.add(row(number, n=number), RowStatus.SEND, contact(number))
+    assert list(table.rows()) == [
+        StagedRow(row(number, n=number), RowStatus.SEND, contact(number)) for number in (1, 2, 3)
+    ]
     assert len(table) == 3
 
 
-@pytest.mark.parametrize("fate", RowStatus)
-def test_those_of_one_fate(table: StagedRows, fate: RowStatus) -> None:
+@pytest.mark.parametrize("status", RowStatus)
+def test_rows_are_counted_by_status(table: StagedRows, status: RowStatus) -> None:
     for number, one in enumerate([*RowStatus, *RowStatus], start=1):
         table.add(row(number), one)
-    assert table.count(fate) == 2
-    wanted = [fate + 1, fate + 1 + len(RowStatus)]
-    assert sorted(table.numbers(fate)) == wanted
-    assert [(item.row.number, item.fate) for item in table.items(fate=fate)] == [(n, fate) for n in wanted]
-    assert len(table) == len(list(table.items())) == 2 * len(RowStatus)
+    assert table.counts() == dict.fromkeys(RowStatus, 2)
+    wanted = [status + 1, status + 1 + len(RowStatus)]
+    assert [item.row.number for item in table.rows() if item.status is status] == wanted
+    assert len(table) == len(list(table.rows())) == 2 * len(RowStatus)
 
 
 @pytest.mark.parametrize(
@@ -56,17 +64,17 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
     table: StagedRows, duplicates: Any, expected: list[RowStatus]
 ) -> None:
     for number, key in enumerate("abaa", start=1):
-        table.add(row(number), RowStatus.SEND, key)
+        table.add(row(number), RowStatus.SEND, contact(key))
     table.settle_duplicates(duplicates)
-    assert fates(table) == expected
+    assert statuses(table) == expected
 
 
 @pytest.mark.parametrize("duplicates", ["last", "first", "reject"])
 def test_rows_without_a_key_are_nobodys_duplicates(table: StagedRows, duplicates: Any) -> None:
-    for number, fate in enumerate((RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID), start=1):
-        table.add(row(number), fate)
+    for number, status in enumerate((RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID), start=1):
+        table.add(row(number), status)
     table.settle_duplicates(duplicates)
-    assert fates(table) == [RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID]
+    assert statuses(table) == [RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID]
 
 
 def test_what_cannot_be_kept_is_named_by_its_kind_and_not_by_its_value(table: StagedRows) -> None:
@@ -75,10 +83,66 @@ def test_what_cannot_be_kept_is_named_by_its_kind_and_not_by_its_value(table: St
             raise TypeError("cannot pickle p1@x.org")
 
     with pytest.raises(SourceError) as refused:
-        table.add(row(4, email="p1@x.org", lock=Lock()), RowStatus.SEND, "p1@x.org")
+        table.add(row(4, email="p1@x.org", lock=Lock()), RowStatus.SEND, contact("p1"))
     assert str(refused.value).startswith("row 4 has a value of a kind that cannot be kept (its kinds: Lock, str);")
     assert "p1@" not in str(refused.value) and refused.value.__suppress_context__
-    assert len(table) == 0 and fates(table) == []
+    assert len(table) == 0 and statuses(table) == []
+
+
+# -- what is sent -------------------------------------------------------------------------------------------
+
+
+def test_the_contact_of_a_row_is_kept_with_its_exact_values(table: StagedRows) -> None:
+    attributes = {"n": Decimal("1.50"), "big": 12345678901234567, "list": [1, None], "on": True, "x": 0.1}
+    table.add(row(1, n="1,5"), RowStatus.SEND, Contact("Ann@x.org", attributes))
+    (staged,) = table.rows()
+    assert staged.contact == Contact("Ann@x.org", attributes, None)
+    assert [type(value) for value in staged.contact.attributes.values()] == [Decimal, int, list, bool, float]
+    assert table.attribute_names == set(attributes)
+
+
+def test_an_invalid_row_keeps_what_is_wrong_with_it(table: StagedRows) -> None:
+    table.add(row(1, email="nobody"), RowStatus.INVALID, problem="email: no address")
+    assert list(table.rows()) == [StagedRow(row(1, email="nobody"), RowStatus.INVALID, None, "email: no address")]
+
+
+def test_rows_with_different_columns_keep_their_own(table: StagedRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temp_tables, "KEPT_NAMES", 2)
+    given = [row(n, **{f"column {n % 5}": n, "same": "x"}) for n in range(1, 11)]
+    for one in given:
+        table.add(one, RowStatus.SEND, contact(one.number))
+    assert [staged.row for staged in table.rows()] == given
+    assert [staged.contact for staged in table.rows()] == [contact(one.number) for one in given]
+
+
+def test_rows_that_are_done_are_left_out(table: StagedRows) -> None:
+    for number in range(1, 9):
+        table.add(row(number), RowStatus.SEND if number != 4 else RowStatus.SAME, contact(number))
+    assert [staged.row.number for staged in table.rows(after=2, without={5, 7})] == [3, 4, 6, 8]
+    assert sorted(staged.row.number for staged in table.mixed(1, after=2, without={5, 7})) == [3, 6, 8]
+    assert table.count_to_send(after=2, without={5, 7}) == 3
+
+
+def test_the_names_of_columns_are_stored_once_for_all_rows() -> None:
+    """A header of ten thousand columns over rows that are nearly empty must not fill the disk."""
+    columns = {f"a column with a long name, {n}": "" for n in range(10_000)}
+    with closing(StagedRows(most_bytes=4_000_000)) as table:
+        for number in range(1, 101):
+            table.add(Row(number, columns), RowStatus.SEND, contact(number))
+
+
+def test_the_rows_have_a_budget_and_the_error_names_the_place() -> None:
+    with closing(StagedRows(most_bytes=3 << 20)) as table:
+        for number in (1, 2):
+            table.add(row(number, text=str(number) * (1 << 20)), RowStatus.SEND, contact(number))
+        with pytest.raises(SourceError) as refused:
+            table.add(
+                row(3, text="3" * (1 << 20)), RowStatus.SEND, place=lambda number: f"in.csv, line 9 (row {number})"
+            )
+    assert str(refused.value) == (
+        "in.csv, line 9 (row 3): the rows up to here take more than 3 MiB in the temporary database of the load; split "
+        "the source into several loads"
+    )
 
 
 # -- a sample -----------------------------------------------------------------------------------------------
@@ -87,9 +151,9 @@ def test_what_cannot_be_kept_is_named_by_its_kind_and_not_by_its_value(table: St
 def test_a_sample_is_of_the_rows_to_be_sent_as_they_were_given(table: StagedRows) -> None:
     given = [Row(n, {"n": n}, "odd" if n == 5 else None) for n in range(1, 11)]
     for one in given:
-        table.add(one, RowStatus.SEND if one.number % 2 else RowStatus.SAME, str(one.number))
+        table.add(one, RowStatus.SEND if one.number % 2 else RowStatus.SAME, contact(one.number))
     mixed = sorted(table.mixed(seed=3), key=lambda item: item.row.number)
-    assert mixed == [StagedRow(one, RowStatus.SEND) for one in given[::2]]
+    assert mixed == [StagedRow(one, RowStatus.SEND, contact(one.number)) for one in given[::2]]
 
 
 def test_another_seed_begins_with_other_rows(table: StagedRows) -> None:

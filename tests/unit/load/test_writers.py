@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.extract import writers
-from crm_provider.extract.writers import format_of, guarded, gzipped, record_writer
+from crm_provider.extract.writers import escape_formula, format_of, gzipped, record_writer
 from crm_provider.files.parquet import arrow_modules
 
 RECORDS: list[dict[str, Any]] = [
@@ -117,8 +117,8 @@ def test_format_of(name: str, wanted: Any, expected: tuple[str, bool]) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
-        ("a.txt", None, "tells no format.*jsonl.*give format="),
-        ("a.gz", None, "tells no format"),
+        ("a.txt", None, "does not show its format.*jsonl.*give format="),
+        ("a.gz", None, "does not show its format"),
         ("a.parquet.gz", None, "compressed within"),
         ("a.csv", "xlsx", "one of jsonl, csv, parquet"),
     ],
@@ -146,7 +146,7 @@ def test_no_format(name: str, wanted: Any, message: str) -> None:
     ],
 )
 def test_guarded(value: str | None, shown: str) -> None:
-    assert guarded(value) == shown
+    assert escape_formula(value) == shown
 
 
 def test_the_guard_is_an_option_and_covers_the_names_of_columns() -> None:

@@ -196,18 +196,18 @@ class _Checkpoints(FileCheckpoints):
 
 @contextlib.contextmanager
 def client_of(
-    wire: Wire, clock: Clock, interrupt: CancelToken | None = None, pulse: RequestStats | None = None
+    wire: Wire, clock: Clock, cancel_token: CancelToken | None = None, stats: RequestStats | None = None
 ) -> Iterator[Any]:
     """A client whose requests go to the stand-in."""
 
     def sleep(seconds: float) -> None:
         clock.advance(seconds)
-        if interrupt is not None:
-            interrupt.sleep(0)
+        if cancel_token is not None:
+            cancel_token.sleep(0)
 
     settings = Settings(api_key="key", base_url="http://127.0.0.1:9/v2")
     transport = Transport(
-        settings, pacer=_Pacer(), clock=clock, sleep=sleep, jitter=lambda: 0.5, observer=pulse
+        settings, pacer=_Pacer(), clock=clock, sleep=sleep, jitter=lambda: 0.5, observer=stats
     )  # fmt: skip
     http = transport._wire
     adapter = _Adapter(wire, lambda sent: setattr(http._progress, "sent", sent))
@@ -235,8 +235,8 @@ def attempt(
     :param with_interrupt: is given what interrupts the load
     :raises Killed: whatever was written after it is to be taken back
     """
-    interrupt, pulse = CancelToken(), RequestStats()
-    with_interrupt(interrupt.set)
+    cancel_token, stats = CancelToken(), RequestStats()
+    with_interrupt(cancel_token.set)
     given = {
         "mapping": None, "mode": spec.mode, "plan": spec.plan, "empty": spec.empty, "duplicates": spec.duplicates,
         "list_ids": spec.list_ids, "resubscribe": spec.resubscribe, "max_rejects": "100%",
@@ -246,29 +246,30 @@ def attempt(
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
         opened.enter_context(_outcomes_told(on_outcome))
-        client = opened.enter_context(client_of(wire, crm.clock, interrupt, pulse))
+        client = opened.enter_context(client_of(wire, crm.clock, cancel_token, stats))
         fingerprints = None
         if files.state is not None:
             effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
             effect |= {"mode": "create"} if spec.mode == "create" else {}
             fingerprints = Fingerprints(files.state, secret_for(client.settings), effect=effect)
             opened.callback(fingerprints.close)
-        people = Suppression.read(list(spec.suppression)) if spec.suppression else Suppression()
-        suppression = opened.enter_context(contextlib.closing(people))
+        suppressed = None
+        if spec.suppression:
+            suppressed = opened.enter_context(contextlib.closing(Suppression.read(list(spec.suppression)))).__contains__
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
             source=source,
             mapper=mapper_of(given),
             client=client,
-            pulse=pulse,
+            stats=stats,
             options=options,
             policy=ErrorPolicy(work=Work.LOAD, operator=_operator(spec.mode)),
             rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
             fingerprints=fingerprints,
             full_refresh=spec.full_refresh and files.state is not None,
             checkpoints=_Checkpoints(files.checkpoint, on_save),
-            suppressed=suppression.__contains__,
-            interrupt=interrupt,
+            suppressed=suppressed,
+            cancel_token=cancel_token,
             clock=crm.clock,
         )
         try:

@@ -1,4 +1,4 @@
-"""What sensors ask: the answer to each question, what it looks at, and its way to another process."""
+"""What sensors ask: the answer to each condition, what it looks at, and its way to another process."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ CRM = {
 }
 
 
-def ask(question: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
+def ask(condition: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
     """The answer, or the class of the error, and what was looked at."""
     lookup = FakeLookup(**crm)
     try:
-        return question.answer(lookup), lookup.looked
+        return condition.check(lookup), lookup.looked
     except e.CrmError as error:
         return type(error), lookup.looked
 
@@ -98,7 +98,7 @@ def members(**arguments: Any) -> InList:
 VIP_ANN = {"list_id": VIP, "contact_ids": ["c-ann"]}
 
 ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
-    # question, answer or class of error, what is looked at
+    # condition, answer or class of error, what is looked at
     "list by name": (ListExists(list_name="VIP"), {"id": VIP, "name": "VIP"}, ["lists"]),
     "list by title": (ListExists(list_name="Trial"), {"id": TRIAL, "name": "Trial"}, ["lists"]),
     "list by id": (ListExists(list_id=VIP), {"id": VIP, "name": "VIP"}, ["lists"]),
@@ -196,21 +196,21 @@ ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_answers(case: str) -> None:
-    question, answer, looked = ANSWERS[case]
-    assert ask(question) == (answer, looked)
+    condition, answer, looked = ANSWERS[case]
+    assert ask(condition) == (answer, looked)
 
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_a_question_is_the_same_after_its_way_as_json(case: str) -> None:
-    question, answer, _ = ANSWERS[case]
-    copy = Condition.from_data(json.loads(json.dumps(question.as_data())))
-    assert copy.as_data() == question.as_data()
+    condition, answer, _ = ANSWERS[case]
+    copy = Condition.from_data(json.loads(json.dumps(condition.as_data())))
+    assert copy.as_data() == condition.as_data()
     assert ask(copy)[0] == answer
 
 
 def test_a_list_may_be_named_by_a_number() -> None:
-    question = ListExists(list_name=2024)  # type: ignore[arg-type]
-    assert ask(question, {"all_lists": [{"id": NEW, "name": "2024"}]}) == ({"id": NEW, "name": "2024"}, ["lists"])
+    condition = ListExists(list_name=2024)  # type: ignore[arg-type]
+    assert ask(condition, {"all_lists": [{"id": NEW, "name": "2024"}]}) == ({"id": NEW, "name": "2024"}, ["lists"])
 
 
 WRONG = {
@@ -268,47 +268,47 @@ REASONS: dict[str, tuple[Condition, str]] = {
 
 @pytest.mark.parametrize("case", REASONS)
 def test_why_it_is_not_yet_so(case: str) -> None:
-    question, why = REASONS[case]
-    assert ask(question)[0] is None
-    assert question.why == why
+    condition, why = REASONS[case]
+    assert ask(condition)[0] is None
+    assert condition.why == why
 
 
 # -- who was seen -------------------------------------------------------------------------------------------
 
 
 def test_who_was_seen_in_the_list_is_not_asked_for_again() -> None:
-    question = members(emails=("ann@x.io", "new@x.io", "bob@x.io"))
+    condition = members(emails=("ann@x.io", "new@x.io", "bob@x.io"))
     lookup = FakeLookup(**CRM)
     for _ in range(2):
         with pytest.raises(e.CrmContactNotFoundError):
-            question.answer(lookup)
+            condition.check(lookup)
     assert lookup.looked == ["ann@x.io", "new@x.io", "new@x.io"]
     lookup.contacts = {**CRM["contacts"], "new@x.io": {"id": "c-new", "segmentedListsIds": [VIP]}}  # type: ignore[dict-item]
-    assert question.answer(lookup) == {"list_id": VIP, "contact_ids": ["c-ann", "c-new", "c-bob"]}
+    assert condition.check(lookup) == {"list_id": VIP, "contact_ids": ["c-ann", "c-new", "c-bob"]}
     assert lookup.looked[3:] == ["new@x.io", "bob@x.io"]
 
 
 def test_a_server_error_forgets_nobody() -> None:
-    question = members(emails=("ann@x.io", "ill@x.io"))
+    condition = members(emails=("ann@x.io", "ill@x.io"))
     lookup = FakeLookup(**CRM)
     for _ in range(2):
         with pytest.raises(e.CrmInternalServerError):
-            question.answer(lookup)
+            condition.check(lookup)
     assert lookup.looked == ["ann@x.io", "ill@x.io", "ill@x.io"]
 
 
 def test_a_copy_of_a_question_has_seen_nobody() -> None:
-    question = members(emails=("ann@x.io",))
-    ask(question)
-    assert "seen" not in question.as_data()
-    assert ask(Condition.from_data(question.as_data()))[1] == ["ann@x.io"]
+    condition = members(emails=("ann@x.io",))
+    ask(condition)
+    assert "seen" not in condition.as_data()
+    assert ask(Condition.from_data(condition.as_data()))[1] == ["ann@x.io"]
 
 
 # -- directly -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("question", "reply", "sent"),
+    ("condition", "reply", "sent"),
     [
         (ListExists(list_name="VIP"), data({"page": 0, "total": 4, "data": CRM["all_lists"]}), "GET /segments?page=0"),
         (ContactIs(email="ann@x.io"), data({"id": "c-ann", "status": "active"}), "GET /contacts/ann%40x.io"),
@@ -316,13 +316,13 @@ def test_a_copy_of_a_question_has_seen_nobody() -> None:
     ],
     ids=["list", "contact", "deal"],
 )
-def test_a_direct_lookup_asks_the_crm_each_time(question: Condition, reply: Any, sent: str) -> None:
+def test_a_direct_lookup_asks_the_crm_each_time(condition: Condition, reply: Any, sent: str) -> None:
     crm = bench(reply, reply)
     for _ in range(2):
-        assert question.answer(DirectLookup(crm.client)) is not None
+        assert condition.check(DirectLookup(crm.client)) is not None
     assert crm.wire.sent == [sent, sent]
 
 
 def test_a_direct_lookup_raises_what_the_crm_answers() -> None:
     with pytest.raises(e.CrmForbiddenError):
-        ContactIs(email="ann@x.io").answer(DirectLookup(bench(error("FORBIDDEN")).client))
+        ContactIs(email="ann@x.io").check(DirectLookup(bench(error("FORBIDDEN")).client))
