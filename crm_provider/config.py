@@ -1,4 +1,4 @@
-"""What a whole site says: the section ``[crm]`` of Airflow's configuration, read and checked when it is needed."""
+"""Settings of the whole site: the section ``[crm]`` of Airflow's configuration, read and checked on use."""
 
 from __future__ import annotations
 

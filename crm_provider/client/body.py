@@ -28,7 +28,7 @@ def unpacked(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     first = next(pieces, None)
     if first is None:  # in nothing there is nothing to unpack, whatever the header says
         return
-    # what is no name of a compression (``identity``, ``utf-8``) says nothing about the bytes
+    # other names (``identity``, ``utf-8``) are no compression
     packed = [name for name in (part.strip().lower() for part in encoding.split(",")) if name in _COMPRESSIONS]
     unpack = _COMPRESSIONS[packed[0]] if len(packed) == 1 else None
     if packed and unpack is None:

@@ -1,9 +1,5 @@
 """The client of the Pingback Connect API v2: one method for each call.
 
-Email verification, automations, and any call that has no method of its own.
-
-The client: one method for each call of the Pingback Connect API v2.
-
 Facts about the API are the vendor's unless marked *inferred*. Every method raises a
 :class:`~crm_provider.errors.CrmError`; values are checked before anything is sent.
 """

@@ -1,9 +1,4 @@
-"""Calls about contacts and segmentation lists.
-
-Calls about contacts.
-
-Calls about segmentation lists.
-"""
+"""Calls about contacts and segmentation lists."""
 
 from __future__ import annotations
 

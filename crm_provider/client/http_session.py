@@ -1,11 +1,8 @@
-"""The HTTP session: one request and its answer. Loaded when a client is made: it stands on `requests`.
+"""The HTTP session: sends one request and reads its response. It needs ``requests``; the first client loads it.
 
-One request and its answer with ``requests``: the key, the timeouts, what is never done with either.
-
-Connections that keep the time, and that know whether a request was sent.
-
-The timeouts of ``requests`` are for one read: a server that sends one byte each second would never meet them. Here all
-reads of an answer share the time, from the request that was sent to the last byte of the body.
+The timeouts of ``requests`` apply to one read, so a server that sends one byte each second never exceeds them. Here all
+reads of a response share one timeout, from the sent request to the last byte of the body. A connection also records
+whether a request was sent, because a lost response to a write leaves its outcome unknown.
 """
 
 from __future__ import annotations
@@ -129,7 +126,7 @@ class HttpSession:
 
 
 def _nowhere(_answer: requests.Response) -> None:
-    """Where a redirect leads, for who would follow it."""
+    """The target of a redirect: none, because redirects are never followed."""
 
 
 class _ApiKey:
@@ -145,7 +142,7 @@ class _ApiKey:
 
 
 def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
-    """The body of an answer, or why it was not read: what is no success is told by its status and headers too."""
+    """The body of a response, or why it was not read: status and headers are enough to classify an error."""
     if response.status_code < 200:
         return b"", ""  # more is to come on this connection, which is closed: never to be taken for the next answer
     try:
@@ -204,7 +201,7 @@ def _measured(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _HidePaths(logging.Filter):
-    """urllib3 logs whole paths and URLs, and headers it cannot read: emails and webhook secrets must not get there."""
+    """urllib3 logs paths, URLs and headers that it cannot parse. Emails and webhook secrets must not reach the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -230,7 +227,7 @@ def _hide_paths_in_logs() -> None:
 class SendProgress(threading.local):
     """How far the request of this thread has come.
 
-    :ivar sent: some of it is on its way: whatever happens now, the other side may have got it
+    :ivar sent: some bytes were sent, so the other side may have received the request
     :ivar proxied: the connection for it goes through a proxy
     """
 
@@ -243,7 +240,7 @@ class SendProgress(threading.local):
 
 
 class WatchedAdapter(HTTPAdapter):
-    """An adapter whose answers are there in time or not at all; also those of a proxy to its ``CONNECT``.
+    """An adapter whose timeout applies to a whole response, also to a proxy's response to ``CONNECT``.
 
     :param seconds: for a whole answer
     :param clock: monotonic seconds
@@ -265,7 +262,7 @@ class WatchedAdapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        """Close all connections now: left to themselves, those of a pool that an error refers to stay open for long."""
+        """Close all connections now. Connections of a pool that an error refers to would stay open for long."""
         for pool in list(self._pools):
             pool.close()
         super().close()
@@ -296,7 +293,7 @@ def _watched(plain: Any, progress: SendProgress, respond: Callable[..., http.cli
 
 
 class _TimedSocket:
-    """All that a response asks of its socket."""
+    """The part of a socket that a response uses."""
 
     def __init__(self, sock: socket.socket, deadline: float, clock: Callable[[], float]) -> None:
         self._sock, self._deadline, self._clock = sock, deadline, clock

@@ -1,4 +1,4 @@
-"""What a connection's calls look like from outside: one record for each attempt, and a tally of them."""
+"""Events of a connection's calls: one for each attempt, and a tally of them."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class RequestTotals:
 
 
 class RequestTally:
-    """Counts what it is told as the observer of transports; threads may share one.
+    """Counts the events of transports that it observes; threads may share one.
 
-    >>> traffic = Traffic()
-    >>> client = CrmClient(settings, transport=Transport(settings, observer=traffic))
-    >>> client.ping(); traffic.calls
+    >>> tally = RequestTally()
+    >>> client = CrmClient(settings, transport=Transport(settings, observer=tally))
+    >>> client.ping(); tally.calls
     1
     """
 

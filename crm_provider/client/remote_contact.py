@@ -1,6 +1,6 @@
 """What the API says of contacts and their lists.
 
-Segmentation lists as the API tells of them: which one is meant, what it is called, and whose they are.
+Segmentation lists as the API shows them: how one is found, its name, and the lists of a contact.
 
 A contact as the CRM shows it, and whether it was there before.
 """

@@ -1,4 +1,4 @@
-"""One call of the API as data: what is sent, and what of it messages may show."""
+"""One call of the API as data: the request, and the parts of it that messages may show."""
 
 from __future__ import annotations
 

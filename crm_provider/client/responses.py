@@ -1,7 +1,7 @@
-"""From an HTTP answer to a value or a typed error. Pure functions: no I/O, no state.
+"""Converts an HTTP response to a value or a typed error. Pure functions: no I/O, no state.
 
-An error is classified by the first that is known: its type (or an alias) in the body, the gateway's error header, its
-text within the same status, its status. What none of them knows is a :class:`CrmProtocolError`, which is never retried.
+The first known property classifies an error: its type (or an alias) in the body, the gateway's error header, its text
+within the same status, its status. If none is known, it is a :class:`CrmProtocolError`, which is never retried.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def _error(answer: CrmResponse, parsed: Any, error: type[e.CrmError], spec: Erro
 # -- the JSON of a body -------------------------------------------------------------------------------------
 
 MAX_NESTING = 100
-"""Levels of objects and lists in a success; records have three. What is deeper breaks whoever walks through it."""
+"""Levels of objects and lists in a success; records have three. Deeper nesting could exceed
+Python's recursion limit later."""
 
 UNREADABLE = object()
 """Stands for a body that is no JSON."""
@@ -270,7 +271,7 @@ _TEXTS = {
     (spec.status, text.rstrip(".!").lower()): spec
     for spec in CATALOGUE.values()
     for text in spec.messages
-    # the wording of a refused key has changed before: never told by its text
+    # the wording of a refused key has changed before: its text does not identify it
     if spec.status is not None and spec.type != "FORBIDDEN"
 }
 

@@ -177,7 +177,7 @@ class Attempts:
         asked = error.retry_after if isinstance(error, e.CrmError) else None
         budget, jitter = self.budget, self.transport.jitter
         jittered = delay(self.attempts, first=budget.first_delay, longest=budget.longest_delay, jitter=jitter())
-        # all who were told the same second must not come back in the same instant
+        # callers that got the same Retry-After must not return at the same moment
         return jittered if asked is None else max(asked + 0.5 * jitter(), jittered)
 
     def _is_spent(self, state: tenacity.RetryCallState) -> bool:

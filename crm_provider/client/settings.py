@@ -1,4 +1,4 @@
-"""What a connection says, checked: base URL, API key and the documented extras."""
+"""The settings of a connection, checked: base URL, API key and the documented extras."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Settings:
 
     @property
     def key_fingerprint(self) -> str:
-        """Tells keys apart without telling them."""
+        """Distinguishes keys without revealing them."""
         return hashlib.sha256(f"crm_provider:{self.api_key}".encode()).hexdigest()[:16]
 
     @property
@@ -152,7 +152,7 @@ def with_port(url: str, port: int | None) -> str:
         return url
     parts = _parsed(url)
     if parts is None:
-        return url  # told by checked_base_url
+        return url  # checked_base_url refuses it
     own = parts.port
     if own not in (None, port):
         raise CrmConfigurationError(f"Base URL (field Host) names port {own} but Port is {port}; keep one of them")

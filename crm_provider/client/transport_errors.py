@@ -1,4 +1,4 @@
-"""What can go wrong on the way of one request, and the typed error for it.
+"""Typed errors for requests that got no complete response.
 
 Proxies and certificates come from environment variables, as ``requests`` reads them. An error names the variable, never
 its value: a proxy's address may hold a password.
@@ -34,7 +34,7 @@ _NO_TLS = frozenset(
 def transport_error(
     broken: Exception, call: Call, *, sent: bool, proxied: bool, host: str | None = None, uses_environment: bool = True
 ) -> e.CrmError:
-    """The typed error for what ``requests`` or ``urllib3`` raised, told without the URL (it may hold an email).
+    """The typed error for what ``requests`` or ``urllib3`` raised, without the URL, which may hold an email.
 
     :param sent: some of the request was on its way
     :param proxied: the way to the CRM is through a proxy
@@ -50,7 +50,7 @@ def transport_error(
     return error(text, method=call.method, path=call.log_path, outcome_known=not (sent and call.is_write))
 
 
-Told = tuple[type[e.CrmError], str]
+Problem = tuple[type[e.CrmError], str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ _PROXY_CREDENTIALS = (
 
 def _before(
     broken: Exception, causes: list[BaseException], environment: Environment, *, proxied: bool, host: str | None
-) -> Told:
+) -> Problem:
     """What went wrong before anything was sent."""
     if refused := _refused_here(broken, environment):
         return refused
@@ -121,7 +121,7 @@ def _before(
     return e.CrmConnectionError, f"no connection{through}: {reason}" if proxied else reason
 
 
-def _refused_here(broken: Exception, environment: Environment) -> Told | None:
+def _refused_here(broken: Exception, environment: Environment) -> Problem | None:
     """What ``requests`` would not send."""
     from requests import exceptions as r
 
@@ -149,7 +149,7 @@ def _is_missing_bundle(broken: Exception) -> bool:
     return isinstance(broken, OSError) and broken.errno is None and "CA certificate bundle" in str(broken)
 
 
-def _after(broken: Exception, causes: list[BaseException]) -> Told:
+def _after(broken: Exception, causes: list[BaseException]) -> Problem:
     """What went wrong when the other side may have got the request."""
     if _is_timeout(broken, causes):
         return e.CrmTimeoutError, "no whole answer in time"
@@ -189,7 +189,7 @@ def _proxy_status(causes: list[BaseException]) -> int | None:
     return next((int(answer[1]) for answer in answers if answer), None)
 
 
-def _proxy_says(status: int, variable: str) -> Told:
+def _proxy_says(status: int, variable: str) -> Problem:
     if status in _PROXY_SAYS_NO:
         return e.CrmConfigurationError, (
             f"the proxy refused the way to the CRM (status {status}): check {variable} and the credentials in it"
@@ -200,7 +200,7 @@ def _proxy_says(status: int, variable: str) -> Told:
 # -- TLS ----------------------------------------------------------------------------------------------------
 
 
-def _tls_says(causes: list[BaseException], environment: Environment) -> Told:
+def _tls_says(causes: list[BaseException], environment: Environment) -> Problem:
     if any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # such as a load balancer that restarts
         return e.CrmConnectionError, "TLS broke off before it was agreed on"
     if not (environment.ca_variable and any(map(_is_about_the_bundle, causes))):

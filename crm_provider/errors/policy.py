@@ -231,7 +231,7 @@ class ErrorPolicy:
 
 
 def row_rule(action: Action, error: e.CrmError | type[e.CrmError]) -> RowRule:
-    """What an action means for the row of a load that met an error."""
+    """What an action means for the row of a load whose call failed."""
     rules = ROW_RULES[action]
     return next(rules[cls] for cls in (error if isinstance(error, type) else type(error)).__mro__ if cls in rules)
 

@@ -142,7 +142,7 @@ class CrmHook(BaseHook):
         """A client of its own for many calls: it draws on the key's budget as loads and extracts do.
 
         :param sleep: waits for a slot, and before a call is sent again; what it raises ends the wait
-        :param observer: is told every call
+        :param observer: receives an event for each call
         """
         from crm_provider.observability.metrics import CallMetrics
 

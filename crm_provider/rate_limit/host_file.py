@@ -1,7 +1,7 @@
 """The schedule of a key in a small locked file: one budget for all processes of a user on this host.
 
 Nothing is kept open between two calls, so that forks, deleted files and killed processes leave nothing behind: the
-kernel gives a dead process's lock back, and a record that a kill has left half written is told by its check value.
+kernel gives a dead process's lock back, and a check value detects a record that a kill left half written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class HostFileStore:
             self._sleep(LOCK_RETRY)
 
     def _sweep(self, folder: int) -> None:
-        """Delete the files of budgets that nobody uses any more, such as those of sandboxes."""
+        """Delete the files of budgets that are no longer used, such as those of sandboxes."""
         for name in os.listdir(folder):
             with suppress(OSError):
                 self._delete_unused(name, folder)

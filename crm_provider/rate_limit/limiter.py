@@ -1,8 +1,7 @@
 """The rate limiter of a key: callers ask it for a slot and report refusals.
 
-What callers see of the rate budget: they ask for a slot, and tell of refusals.
-
-The budget of a connection's key: found by the key, kept where the connection says, drawn on in lanes.
+The budget belongs to the connection's key. The connection says where it is stored: in a file of this host, in this
+process or in Redis. A store that fails is replaced by the next smaller one until it works again.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ class ShareRateLimiter:
 
 
 class BudgetSettings(Protocol):
-    """What a budget is made from. A connection's settings say it; the budget does not know them."""
+    """The settings that a budget needs; a connection's settings have them."""
 
     @property
     def base_url(self) -> str: ...

@@ -24,7 +24,7 @@ TIMEOUT = 1.0
 """Seconds to wait for Redis before it counts as out of order."""
 
 EXPIRY = 3600
-"""Seconds after which Redis forgets a budget that nobody uses."""
+"""Seconds after which Redis forgets a budget that is no longer used."""
 
 CONSTANTS = json.dumps(
     {
@@ -97,7 +97,7 @@ def _client(url: str) -> redis.Redis:
         client.connection_pool.make_connection()  # does not connect, but knows all options
     except (ValueError, TypeError):
         raise CrmConfigurationError(
-            "Extra 'rate_store' has an option after its '?' that the package redis does not know or take; mend it"
+            "Extra 'rate_store' has an option after its '?' that the package redis does not know or accept; correct it"
         ) from None
     return client
 

@@ -1,13 +1,9 @@
-"""The schedule of a key: lanes, and who gets the next slot.
-
-Who draws on the budget of a key, and how much of it each may have when all want more than there is.
-
-Who gets the next slot: the whole state of a budget and the one rule that changes it, without clock, lock or I/O.
+"""The schedule of a key: its lanes, and which caller gets the next slot. It has no clock, lock or I/O.
 
 Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`GRANT_AHEAD` away, to the first
 ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
 virtual time). Until then nothing is reserved: a caller that comes late is not behind all the slots of a load's queue.
-A caller that is told to wait comes back and asks again. If it does not, it counts as gone: after :data:`NO_SHOW_AFTER`
+A caller that has to wait asks again later. If it does not, it counts as gone: after :data:`NO_SHOW_AFTER`
 the slot is free for all. So nothing that a killed process held is lost.
 
 ``schedule.lua`` is the same rule for Redis; a test compares the two step by step.
@@ -45,8 +41,8 @@ WEIGHTS: dict[Lane, float] = {Lane.SINGLE: 2.0, Lane.WAITING: 1.0, Lane.BULK: 1.
 """Shares of the lanes that have callers waiting; a load next to never-ending single calls keeps a third."""
 
 GRANT_AHEAD = 0.3
-"""Seconds before its time that a slot is given out: who wakes late loses nobody's slot. Longer would make urgent calls
-wait longer, too."""
+"""Seconds before its time that a slot is given out: a caller that wakes late does not lose its slot.
+Longer would make urgent calls wait longer, too."""
 
 NO_SHOW_AFTER = 0.1
 """Seconds that the one whose turn it is has for coming; well below the horizon, so that a dead one wastes no slot."""
@@ -140,7 +136,7 @@ class Schedule:
         self._heal(now, pace)
         queue = self.queues[LANES.index(lane)]
         joins = ticket is None or ticket >= queue.tail
-        if joins and queue.alive <= now:  # nobody is there any more
+        if joins and queue.alive <= now:  # no caller is left
             queue.head, queue.start = queue.tail, max(queue.start, self.virtual)
         mine = queue.tail if ticket is None or joins else ticket
         rivals = self._before(lane, mine, now)
@@ -154,7 +150,7 @@ class Schedule:
             queue.tail += 1
         opens = slot - GRANT_AHEAD
         given_up = max(opens, self.moved) + NO_SHOW_AFTER
-        # as many slots are open as there are callers before this one: it takes nobody's
+        # as many slots are open as there are callers before this one: it takes no slot of theirs
         if now >= opens + before * pace.spacing or now >= given_up:
             self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
             if before and now >= given_up:

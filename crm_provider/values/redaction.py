@@ -1,4 +1,4 @@
-"""Texts fit to be shown: short, in one line, without the values of rows, without secrets."""
+"""Redaction: makes texts short, removes the values of rows and secrets from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST_WORD, SHORTEST_OF_ADDRESS = 4, 6
 """Characters of a word of a name, and of an address, that is taken out where it stands alone: ``mail`` stays."""
 
 MOST_WORDS = 6
-"""Words of a value that are taken out one by one: a name has them, a longer text is told by no single word."""
+"""Words of a value that are taken out one by one: names have so few; a single word does not identify a longer text."""
 
 SHORTEST_CODE = 16
 """Characters of base64, or digits of hexadecimal, that are looked into for text."""
