@@ -53,6 +53,7 @@ _ALL = (
             f"{LOAD}/test_sender.py",
             f"{UNIT}/test_made_or_found.py",
             f"{UNIT}/test_ordering.py",
+            f"{UNIT}/test_upsert.py",
             f"{UNIT}/test_calls.py",
         ),
         (f"{UNIT}/test_calls.py::test_no_sent_value_is_shown",),
@@ -74,7 +75,7 @@ _ALL = (
     ),
     Group(
         "pacing",
-        ("rate_limit/limiter", "rate_limit/stores", "rate_limit/host_file", "rate_limit/redis"),
+        ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
         (
             f"{UNIT}/test_pacing.py",
             f"{UNIT}/test_pacing_budget.py",

@@ -38,7 +38,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
     >>> CrmLoadContactsOperator(
     ...     task_id="load",
-    ...     source="s3://aws_default@bucket/leads-{{ ds }}.csv",
+    ...     source="s3://aws_default@bucket/leads-{{ dag_run.run_after | ds }}.csv",
     ...     mapping={"email": "E-mail", "name": "Nome"},
     ...     rejects_path="/var/crm/rejects-{{ run_id }}.jsonl",
     ... )
