@@ -6,6 +6,8 @@ It only reads, because a trigger can run twice. Errors are passed on as data; th
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
@@ -16,10 +18,13 @@ from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.triggers.connection import PacedConnection
+from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
 from crm_provider.waiting.conditions import Condition
 from crm_provider.waiting.poller import LAST_CHECK, Ending, Poller
 from crm_provider.waiting.registry import LoopRegistry
+
+log = logging.getLogger(__name__)
 
 _pollers = LoopRegistry(lambda crm_conn_id: Poller(PacedConnection.shared(crm_conn_id).client))
 """The pollers of this process, by connection."""
@@ -27,6 +32,9 @@ _pollers = LoopRegistry(lambda crm_conn_id: Poller(PacedConnection.shared(crm_co
 PATIENCE = LAST_CHECK + 60.0
 """Seconds after the deadline at which the wait ends, even if the last check has not finished."""
 
+
+FIRST_REPORT, LONGEST_REPORT = 60.0, 600.0
+"""Seconds until a waiting task logs that it still waits, doubled each time, and the upper limit."""
 
 Limit = Literal["timeout", "execution_timeout"]
 
@@ -40,6 +48,13 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
     if execution_deadline is None or execution_deadline - now >= longest:
         return longest, "timeout"
     return max(execution_deadline - now, 0.0), "execution_timeout"
+
+
+async def _report(waiting: Waiting) -> None:
+    """Log from time to time, in the task's log, that the task still waits."""
+    for number in itertools.count(1):
+        await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
+        log.info("Still waiting. The last answer was: %s", waiting.last_answer)
 
 
 class CrmPollTrigger(BaseTrigger):
@@ -113,12 +128,15 @@ class CrmPollTrigger(BaseTrigger):
         )
         execution_deadline = None if self.execution_deadline is None else to_steady(self.execution_deadline)
         seconds, limit = time_left(deadline, execution_deadline, now=time.monotonic())
+        reports = asyncio.create_task(_report(waiting))
         try:
             ending = await asyncio.wait_for(wait, seconds)
         except (TimeoutError, asyncio.TimeoutError):
             ending = Ending()
         else:
             limit = "timeout"
+        finally:
+            reports.cancel()
         if ending.answer is None and ending.error is None:
             yield TriggerEvent({"last_answer": waiting.last_answer, "limit": limit})
         elif ending.error is not None and ending.decision is not None:

@@ -180,20 +180,6 @@ def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
     asyncio.run(play())
 
 
-def test_members_can_be_included(crm: Sandbox) -> None:
-    async def play(store: FakeStore) -> list[str]:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(list_id=NEWSLETTER, include_existing=True), store)
-            await triggerer.until(swept(crm, 3))
-            return contacts(triggerer)
-
-    store = FakeStore()
-    assert set(asyncio.run(play(store))) == {
-        contact["id"] for contact in crm.snapshot()["contacts"] if NEWSLETTER in contact["segmentedListsIds"]
-    }
-    assert asyncio.run(play(store)) == []
-
-
 # -- restarts
 
 

@@ -303,14 +303,6 @@ async def test_a_round_that_is_longer_than_the_interval_stays_one_round(scene: S
     assert calls == {"page 0": rounds, **{f"slow-{n}@x.io": rounds for n in range(3)}}
 
 
-@played
-async def test_nothing_sleeps_long_and_nothing_spins(scene: Scene) -> None:
-    await scene.join(person("new"))
-    await scene.run(300)
-    assert max(scene.time.naps) <= 1.0
-    assert len(scene.time.naps) < 320
-
-
 @pytest.mark.parametrize("offset", [0.0, 7.5, 59.9])
 def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> None:
     """Each keeps the interval; all intervals of one triggerer still fall together."""
@@ -435,15 +427,6 @@ async def test_a_cancelled_waiter_leaves_and_the_last_one_ends_the_loop(scene: S
 
 
 @played
-async def test_after_the_last_one_has_left_a_new_one_starts_anew(scene: Scene) -> None:
-    (await scene.join(person("one"))).cancel()
-    await asyncio.sleep(0)
-    await scene.join(person("two"))
-    await scene.run(60)
-    assert scene.crm.called() == {"two@x.io": 1}
-
-
-@played
 async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> None:
     """A mark-failed of many ends a long round early."""
     loop, entered, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
@@ -509,7 +492,7 @@ async def test_a_throttled_call_ends_the_round_for_all(scene: Scene) -> None:
         (e.CrmTooManyRequestsError("x", retry_after=200), [50, 290]),
         (e.CrmServiceUnavailableError("x", retry_after=100), [50, 170, 290]),
         (e.CrmTooManyRequestsError("x", retry_after=1), [50, 110, 170, 230, 290]),
-        (e.CrmLimitExceededError("x"), [50]),
+        (e.CrmLimitExceededError("x"), [50, 50 + QUOTA_DELAY + 60]),
     ],
     ids=["longer", "of a server error", "shorter than the interval", "quota"],
 )
@@ -517,18 +500,8 @@ def test_retry_after_postpones(error: e.CrmError, rounds: list[float]) -> None:
     async def play(scene: Scene) -> None:
         scene.crm.trouble = error
         await scene.join(person("one"))
-        await scene.run(300)
+        await scene.run(rounds[-1] + 59)
         assert scene.crm.rounds() == rounds
-
-    played(play)()
-
-
-def test_a_used_up_quota_is_looked_at_again_after_its_delay() -> None:
-    async def play(scene: Scene) -> None:
-        scene.crm.trouble = e.CrmLimitExceededError("x")
-        await scene.join(person("one"))
-        await scene.run(60 + QUOTA_DELAY + 60)
-        assert scene.crm.rounds() == [50, 50 + QUOTA_DELAY + 60]
 
     played(play)()
 
@@ -545,18 +518,14 @@ async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -
     assert len(scene.crm.calls) == 4
 
 
-@pytest.mark.parametrize("contacts", [{}, {"one@x.io": "active"}], ids=["not found", "found, but otherwise"])
-def test_a_proper_answer_starts_the_count_anew(contacts: dict[str, Any]) -> None:
-    async def play(scene: Scene) -> None:
-        scene.crm.contacts = contacts
-        task = await scene.join(person("one", status="gone"), limit=1)
-        for number in range(6):
-            scene.crm.trouble = BROKEN if number % 2 else None
-            await scene.run((number + 1) * 60)
-        assert len(scene.crm.calls) == 6
-        assert not task.done()
-
-    played(play)()
+@played
+async def test_a_proper_answer_starts_the_count_anew(scene: Scene) -> None:
+    scene.crm.contacts = {"two@x.io": "active"}
+    tasks = [await scene.join(person(name, status="gone"), limit=1) for name in ("absent", "two")]
+    for number in range(6):
+        scene.crm.trouble = BROKEN if number % 2 else None
+        await scene.run((number + 1) * 60)
+    assert not any(task.done() for task in tasks)
 
 
 @played
@@ -622,16 +591,6 @@ async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: S
     assert all(task.done() and task.result().answer for task in well)
 
 
-@played
-async def test_the_next_round_starts_afresh(scene: Scene) -> None:
-    scene.crm.trouble = BROKEN
-    task = await scene.join(named("VIP"))
-    await scene.run(60)
-    scene.crm.trouble, scene.crm.lists = None, ["VIP"]
-    await scene.run(120)
-    assert (await task).answer == {"id": "VIP", "name": "VIP"}
-
-
 ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
 WAITS = sorted(set(OUTCOMES) - set(ENDS))
 
@@ -656,13 +615,10 @@ def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
         )
         assert 0 < len(scene.crm.calls) <= most
         assert len(scene.time.naps) <= 600 + 2 * rounds
+        assert max(scene.time.naps) <= 1.0
         assert (scene.poller._task is None) == (type_ in ENDS)
 
     played(play)()
-
-
-def test_the_errors_above_are_all_there_are() -> None:
-    assert {*ENDS, *WAITS} == set(CATALOGUE)
 
 
 # -- bugs ---------------------------------------------------------------------------------------------------
@@ -733,16 +689,6 @@ def depth_of(error: BaseException) -> int:
     return depth
 
 
-def test_lists_that_are_known_stay_known_when_the_crm_fails_later_in_the_round() -> None:
-    crm = FakeCrm(Time(), lists=["VIP"])
-    lookup = CachedLookup(crm)  # type: ignore[arg-type]
-    assert [item["name"] for item in lookup.lists()] == ["VIP"]
-    crm.trouble = THROTTLED
-    with pytest.raises(e.CrmTooManyRequestsError):
-        lookup.contact("a@x.io")
-    assert [item["name"] for item in lookup.lists()] == ["VIP"]
-
-
 def test_known_lists_are_no_sign_that_the_crm_works() -> None:
     """Failures are in a row, although lists that are known already are looked at in between."""
     crm = FakeCrm(Time(), lists=["VIP"])
@@ -767,15 +713,6 @@ def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> No
             with contextlib.suppress(e.CrmInternalServerError, e.CrmContactNotFoundError):
                 lookup.contact(name)
     assert len(crm.calls) == 20
-
-
-def test_pages_are_read_as_far_as_anyone_wants() -> None:
-    crm = FakeCrm(Time(), lists=[f"list {n}" for n in range(25)])
-    lookup = CachedLookup(crm)  # type: ignore[arg-type]
-    next(lookup.lists())
-    assert crm.called() == {"page 0": 1}
-    assert len(list(lookup.lists())) == 25
-    assert crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
 
 
 def test_a_page_that_fails_leaves_known_what_was_read_before() -> None:

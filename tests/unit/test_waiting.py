@@ -65,12 +65,6 @@ def test_throttling_alone_never_ends_a_wait() -> None:
     assert {waiting.record_error(THROTTLED, SENSOR, NOW, interval=60.0).action for _ in range(100)} == {Action.WAIT}
 
 
-def test_the_server_says_when_to_come_back() -> None:
-    waiting = Waiting()
-    waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=90.0), SENSOR, NOW, interval=60.0)
-    assert waiting.not_before == NOW + 90
-
-
 def test_an_error_that_ends_the_wait_leaves_the_memory_alone() -> None:
     waiting = Waiting()
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
