@@ -21,6 +21,7 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.formats import JsonLines, Reject
 from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
+from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.transfers.sql_rows import (
     FAILURES_IN_A_ROW,
     SqlRows,
@@ -184,8 +185,9 @@ def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
     )
     assert [source.is_malformed(number) for number in (1, 2, 3)] == [False, True, False]
     checked = check(source, Mapper(), LoadOptions())
-    assert (checked.rows, checked.to_send, checked.invalid) == (3, 2, 1)
-    checked.work.close()
+    counts = checked.counts
+    assert (checked.rows, counts[RowStatus.SEND], counts[RowStatus.INVALID]) == (3, 2, 1)
+    checked.staged.close()
 
 
 class Broken:

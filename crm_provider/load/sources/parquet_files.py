@@ -118,18 +118,25 @@ def _size(columns: Sequence[Any]) -> int:
     for column in columns:
         kind = column.type
         if pa.types.is_dictionary(kind):
-            if pa.types.is_string(kind.value_type) or pa.types.is_binary(kind.value_type):
+            if _has_lengths(kind.value_type):
                 lengths = compute.binary_length(column.dictionary)
                 total += compute.sum(lengths.cast(pa.int64()).take(column.indices)).as_py() or 0
         elif pa.types.is_struct(kind):
             total += _size(column.flatten())
         elif pa.types.is_map(kind):
             total += _size([column.keys, column.items])
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             total += _size([column.flatten()])
         else:
             total += column.nbytes
     return total
+
+
+def _has_lengths(kind: Any) -> bool:
+    """Whether values of a type may be long: text and bytes."""
+    types = _pyarrow()[0].types
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
 
 
 def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:

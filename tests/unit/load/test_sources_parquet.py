@@ -215,8 +215,10 @@ LONG = "x" * 200_000
         pa.array([{"a": LONG}] * 1000),
         pa.array([LONG.encode()] * 1000, pa.binary()),
         pa.array([LONG.encode()] * 1000, pa.binary(len(LONG))),
+        pa.array([LONG] * 1000, pa.dictionary(pa.int32(), pa.large_string())),
+        pa.array([[LONG]] * 1000, pa.list_(pa.string(), 1)),
     ],
-    ids=["text", "list", "struct", "binary", "fixed length"],
+    ids=["text", "list", "struct", "binary", "fixed length", "long dictionary", "list of a fixed length"],
 )
 def test_a_long_value_in_every_row_is_never_there_a_thousand_times(values: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "leads.parquet", pa.table({"email": ["a@x.io"] * 1000, "note": values}))
