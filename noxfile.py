@@ -1,6 +1,6 @@
-"""The jobs of several steps; ``make`` is the front door and sets up the environment that most of them run in.
+"""The commands with several steps, as nox sessions; ``make`` sets up the environment that most of them run in.
 
-Only the cells of the matrix and the try-out of the wheel have environments of their own, in ``.venv-matrix``.
+Only the cells of the matrix and the test of the wheel have their own environments, in ``.venv-matrix``.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ nox.options.reuse_venv = "yes"
 HERE = "{}.{}".format(*sys.version_info[:2])
 
 SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
-"""Tests in several processes: each has its own Airflow, so more than a few cost more than they bring."""
+"""Tests in several processes. Each starts its own Airflow, so more than a few processes cost more than they save."""
 
 NO_TEST = 5
-"""The exit code of pytest when no test fits its arguments."""
+"""The exit code of pytest if no test matches its arguments."""
 
 STACK = ("-m", "system", "tests/system/test_stack.py")
 KILLED = "tests/system/test_waiting.py::test_a_killed_triggerer_loses_nothing_and_moves_no_deadline"
 
 PACKAGES = {"redis-server": ("redis-server",), "chromedriver": ("chromium", "chromium-driver", "fonts-dejavu-core")}
-"""Programs that system tests need, and Debian's packages with them."""
+"""Programs that system tests need, and the Debian packages that provide them."""
 
 
 def run(session: Session, module: str, *arguments: str, **options: Any) -> None:
@@ -40,7 +40,7 @@ def run(session: Session, module: str, *arguments: str, **options: Any) -> None:
     session.run(sys.executable, "-m", module, *arguments, **options)
 
 
-# -- make test, make lint: side by side, and each prints what it has said when it ends
+# -- make test, make lint: sessions run side by side, and each prints its output when it ends
 
 
 @nox.session(python=False, allow_parallel=True)
@@ -58,15 +58,15 @@ def types(session: Session) -> None:
     run(session, "mypy")
 
 
-@nox.session(python=False)
+@nox.session(python=False, allow_parallel=True)
 def layers(session: Session) -> None:
-    """Which part of the package may import which ([tool.importlinter])."""
+    """The import contracts of [tool.importlinter]."""
     session.run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
 
 
 @nox.session(python=False, allow_parallel=True)
 def unit(session: Session) -> None:
-    """Unit tests; they leave out no line and no branch of the core ([tool.coverage.run] says what that is)."""
+    """Unit tests, which cover every line and branch of the core (see [tool.coverage.run])."""
     run(session, "pytest", "tests/unit", "--cov", "--cov-report=term", "--cov-fail-under=100")
 
 
@@ -75,7 +75,7 @@ def integration(session: Session) -> None:
     run(session, "pytest", "tests/contract", "tests/integration")
 
 
-# -- tests that need more
+# -- tests with further requirements
 
 
 @nox.session(python=False)
@@ -84,7 +84,7 @@ def system(session: Session) -> None:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         session.run("apt-get", "update", "-q", success_codes=range(256))
         install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing)
-        session.run(*install, success_codes=range(256))  # the tests that need it say what is missing
+        session.run(*install, success_codes=range(256))  # the tests report missing programs
     elif missing:
         session.warn(f"Some tests need more: apt-get install {' '.join(missing)}")
     chosen = any(Path(argument.partition("::")[0]).exists() for argument in session.posargs)
@@ -112,7 +112,7 @@ def fuzz(session: Session) -> None:
 
 
 def cell(name: str, python: str, constraints: str, *runs: tuple[str, ...]) -> None:
-    """Add one environment, with the arguments of pytest for each of its runs."""
+    """Add one environment of the matrix, with the arguments of pytest for each of its runs."""
 
     def tests(session: Session) -> None:
         session.install("--constraint", constraints, "--editable", ".[test]")
@@ -123,7 +123,7 @@ def cell(name: str, python: str, constraints: str, *runs: tuple[str, ...]) -> No
 
 
 WITH_AIRFLOW = ("tests/integration", *SIDE_BY_SIDE)
-"""The unit tests of the core know no Airflow: they say the same on each."""
+"""The unit tests of the core use no Airflow, so one version is enough for them."""
 
 cell("airflow-3.1", HERE, "constraints/airflow-3.1.txt", WITH_AIRFLOW)
 cell("airflow-3.2", HERE, "constraints/airflow-3.2.txt", WITH_AIRFLOW)
@@ -137,13 +137,13 @@ for version in ("3.10", "3.11", "3.12", "3.13"):
 
 @nox.session(python=False)
 def site(session: Session) -> None:
-    """Every link leads somewhere, and every page is in the navigation: warnings are errors."""
+    """Build the site. Dead links and pages outside the navigation are errors."""
     run(session, "sphinx", *SPHINX, "--builder=html", ".", "site")
 
 
 @nox.session(python=False)
 def linkcheck(session: Session) -> None:
-    """External links, too. Not in CI: other people's servers are not ours to depend on."""
+    """Check external links. Not part of CI, because we do not control other people's servers."""
     run(session, "sphinx", *SPHINX, "--builder=linkcheck", ".", "build/linkcheck")
 
 
@@ -174,10 +174,12 @@ SMOKE: tuple[tuple[str, ...], ...] = (
 
 @nox.session(python=HERE, reuse_venv=False)
 def wheel(session: Session) -> None:
-    """The wheel without any extra in an empty environment."""
+    """Test the wheel without extras in an empty environment."""
     (path,) = Path("dist").glob("*.whl")
     session.install("--constraint", "constraints.txt", str(path))
-    home = str(Path(session.create_tmp()).resolve())  # for Airflow, and not to import the package from this folder
+    home = str(
+        Path(session.create_tmp()).resolve()
+    )  # for Airflow; also prevents an import of the package from this folder
     session.chdir(home)
     for arguments in SMOKE:
         session.run("python", "-W", "error::ImportWarning", *arguments, env={"AIRFLOW_HOME": home})
@@ -187,19 +189,19 @@ def wheel(session: Session) -> None:
 
 PINS: dict[str, tuple[str, ...]] = {
     "constraints.txt": ("--extra=system", "--extra=docs", "--group=tools"),
-    # An older Airflow fails every task with today's starlette and pydantic: it needs the packages of its time, one to
-    # three days after its release.
+    # An older Airflow fails every task with current versions of starlette and pydantic. It needs the packages from one
+    # to three days after its release.
     "constraints/airflow-3.2.txt": ("--exclude-newer=2026-05-30",),
     "constraints/airflow-3.1.txt": ("--exclude-newer=2026-03-15",),
     "constraints/lowest.txt": (
         "--exclude-newer=2025-09-28",
-        "--exclude-newer-package=apache-airflow-client=2025-12-01",  # it came after its Airflow
-        "--exclude-newer-package=import-linter=2025-12-31",  # the first that knows cycles
+        "--exclude-newer-package=apache-airflow-client=2025-12-01",  # released after its Airflow
+        "--exclude-newer-package=import-linter=2025-12-31",  # the first with a contract against cycles
         "--exclude-newer-package=grimp=2025-12-31",
         "--resolution=lowest-direct",
     ),
 }
-"""The files with exact versions. Each is made for every Python and platform at once, and names no package index."""
+"""The files with exact versions. Each is for every Python and platform, and names no package index."""
 
 COMPILE = ("--universal", "--python-version=3.10", "--extra=test", "--upgrade", "--no-annotate", "--no-emit-index-url")
 

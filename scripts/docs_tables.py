@@ -23,7 +23,7 @@ import docs_operators
 from docs_operators import DOCS, ROOT, table
 
 from crm_provider import errors
-from crm_provider.client import body, http_session, pagination, request, responses, retry, transport
+from crm_provider.client import http_session, pagination, request, responses, retry, transport
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import CATALOGUE
@@ -335,7 +335,7 @@ def limits() -> str:
             f"{http_session.CONNECT_TIMEOUT:g} s",
             "maximum time to connect, or `timeout` if that is shorter",
         ),
-        (f"{body.MAX_BODY // 2**20} MB", "a larger response, compressed or decompressed, is an error"),
+        (f"{http_session.MAX_BODY // 2**20} MB", "a larger response, compressed or decompressed, is an error"),
         (f"{redaction.SHORTENED}", "maximum characters of a response in a message"),
         (f"{pagination.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
         (f"{backoff.MAX_ERRORS_IN_A_ROW}", "default of `max_errors_in_a_row` of the sensors"),

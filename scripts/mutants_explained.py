@@ -50,7 +50,7 @@ EXPLAINED = (
     Explained("no such name", "client.responses", "_http_date", r'value or "XXXX"'),
     Explained("same value", "rate_limit.schedule", "_before", r"if i <= own else"),
     Explained("same value", "rate_limit.limiter", "ShareRateLimiter", r"ProcessRateLimiter\(rate, 2\)"),
-    Explained("same value", "rate_limit.stores", "FallbackStore", r"_untold.* = \[False\]"),
+    Explained("same value", "rate_limit.limiter", "FallbackStore", r"_untold.* = \[False\]"),
     Explained("same value", "waiting.backoff", "back_off", r"min\(failed - 1, 33\)"),
     Explained("same value", "load.planner", "choose", r"pages_of\(count or 1\)"),
     Explained("same value", "load.order", "__init__", r"share: float = 1\.0"),

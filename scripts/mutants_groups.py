@@ -25,7 +25,7 @@ class Group:
 
 UNIT = "tests/unit"
 LOAD = f"{UNIT}/load"
-ENGINE = f"{LOAD}/test_engine.py"
+ENGINE = f"{LOAD}/test_job.py"
 SCHEDULE = f"{UNIT}/test_pacing_schedule.py"
 STORES = f"{UNIT}/test_pacing_stores.py"
 
@@ -74,7 +74,7 @@ _ALL = (
     ),
     Group(
         "pacing",
-        ("rate_limit/limiter", "rate_limit/stores", "rate_limit/host_file", "rate_limit/redis"),
+        ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
         (
             f"{UNIT}/test_pacing.py",
             f"{UNIT}/test_pacing_budget.py",
@@ -90,12 +90,12 @@ _ALL = (
     Group(
         "plan",
         ("load/planner",),
-        (f"{LOAD}/test_plan.py", f"{LOAD}/test_plan_prices.py"),
+        (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_prices.py"),
     ),
     Group(
         "endings",
         ("load/row_results", "load/report"),
-        (f"{LOAD}/test_endings.py", f"{LOAD}/test_conclusion.py", f"{LOAD}/test_verdict.py"),
+        (f"{LOAD}/test_row_results.py", f"{LOAD}/test_load_end.py", f"{LOAD}/test_decide_row.py"),
     ),
     Group(
         "books",
@@ -104,7 +104,7 @@ _ALL = (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
-            f"{LOAD}/test_load_parts.py",
+            f"{LOAD}/test_preflight_and_progress.py",
             f"{LOAD}/test_tally.py",
         ),
     ),
@@ -112,17 +112,17 @@ _ALL = (
         "loop",
         ("load/dispatch", "load/workers", "load/state/temp_tables"),
         (
-            f"{LOAD}/test_sending.py",
-            f"{LOAD}/test_window.py",
-            f"{LOAD}/test_work.py",
-            f"{LOAD}/test_known.py",
-            f"{LOAD}/test_sender.py",
+            f"{LOAD}/test_dispatch.py",
+            f"{LOAD}/test_workers.py",
+            f"{LOAD}/test_staged_rows.py",
+            f"{LOAD}/test_contact_cache.py",
+            f"{LOAD}/test_row_sender.py",
         ),
     ),
     Group(
         "run",
         ("load/job",),
-        (f"{LOAD}/test_run.py", f"{LOAD}/test_full_disk.py", f"{LOAD}/test_rare_ends.py", ENGINE),
+        (f"{LOAD}/test_load_try.py", f"{LOAD}/test_full_disk.py", f"{LOAD}/test_rare_ends.py", ENGINE),
         (f"{ENGINE}::test_a_checkpoint_stays_small_behind_a_row_that_takes_long",),
     ),
     Group(

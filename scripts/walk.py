@@ -12,10 +12,12 @@ import inspect
 import itertools
 import os
 import pkgutil
+import re
+import statistics
 import sys
 import tempfile
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,26 +26,68 @@ from typing import Any
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 
+PACKAGE = Path(__file__).resolve().parents[1] / "crm_provider"
+
 LIMITS = {"failed deal move": (20, None), "load of one row": (45, 250)}
 """Files, and changes from one file to another."""
 
+LONGEST, WIDEST = 450, 16
+"""Lines of a module, and modules of a folder."""
+
+MARKS = re.compile(r"(<!-- walk:begin -->\n).*?(<!-- walk:end -->)", re.DOTALL)
+
+Figure = tuple[str, int, int | None]
+"""What was counted, its value, and its limit."""
+
 
 def main() -> int:
-    """Print both walks; 1 if ``--check`` finds one that is too long."""
+    """Print the figures; 1 if ``--check`` finds one above its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a walk is too long")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure exceeds its limit")
     parser.add_argument("--files", action="store_true", help="name the files in the order of their first entry")
+    parser.add_argument("--write", metavar="FILE", type=Path, help="write the figures into this document")
     arguments = parser.parse_args()
-    within = True
+    figures = [*_sizes(), *_walks(with_files=arguments.files)]
+    for name, value, limit in figures:
+        print(f"{name}: {value} (limit {limit or '-'})")
+    if arguments.write:
+        _write(arguments.write, figures)
+    exceeded = any(limit is not None and value > limit for _, value, limit in figures)
+    return int(arguments.check and exceeded)
+
+
+def _sizes() -> list[Figure]:
+    """The size of the package: packages' ``__init__.py`` count as modules, but not in their folders."""
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in sorted(PACKAGE.rglob("*.py"))}
+    folders = Counter(path.parent for path in lines if path.name != "__init__.py")
+    return [
+        ("Modules", len(lines), None),
+        ("Lines of a module, median", round(statistics.median(lines.values())), None),
+        ("Lines of the longest module", max(lines.values()), LONGEST),
+        ("Modules in the largest folder", max(folders.values()), WIDEST),
+    ]
+
+
+def _walks(*, with_files: bool) -> list[Figure]:
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as home:
         os.environ["AIRFLOW_HOME"] = home  # before Airflow is imported
         for name, execute in _operators().items():
             entered, changes = walk(execute)
             most_files, most_changes = LIMITS[name]
-            within &= len(entered) <= most_files and (most_changes is None or changes <= most_changes)
-            print(f"{name}: {len(entered)} files (limit {most_files}), {changes} changes (limit {most_changes or '-'})")
-            print("".join(f"  {file}\n" for file in entered) if arguments.files else "", end="")
-    return int(arguments.check and not within)
+            figures += [(f"Files that a {name} passes", len(entered), most_files)]
+            figures += [(f"Changes of file in a {name}", changes, most_changes)]
+            print("".join(f"  {file}\n" for file in entered) if with_files else "", end="")
+    return figures
+
+
+def _write(document: Path, figures: list[Figure]) -> None:
+    rows = "\n".join(f"| {name} | {value} | {limit or '-'} |" for name, value, limit in figures)
+    table = f"| Figure | Value | Limit |\n| --- | ---: | ---: |\n{rows}"
+    text, found = MARKS.subn(lambda marks: f"{marks[1]}\n{table}\n\n{marks[2]}", document.read_text("utf-8"))
+    if not found:
+        sys.exit(f"{document} has no markers <!-- walk:begin --> and <!-- walk:end -->")
+    document.write_text(text, encoding="utf-8")
 
 
 def _operators() -> dict[str, Callable[[], object]]:

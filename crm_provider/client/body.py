@@ -1,28 +1,11 @@
-"""The body of an answer: its bytes and its JSON.
-
-The body of an answer, packed or not: never more of it than an answer of the API can be.
-
-The JSON of an answer as Python values that can be kept, compared, written and sent on.
-"""
+"""Compressed bodies, decompressed in pieces of bounded size."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from decimal import Decimal
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import requests
-
-
-MAX_BODY = 10 * 1024 * 1024
-"""Bytes, as they come and unpacked. The largest answer of the API is a page of ten records."""
 
 ACCEPTED = "gzip"
 """How an answer may be packed (``Accept-Encoding``): what the standard library can unpack piece by piece."""
@@ -30,50 +13,18 @@ ACCEPTED = "gzip"
 MOST_MEMBERS = 1000
 """Parts that a packed answer may be put together of: each costs some work, also if nothing is in it."""
 
-_CHUNK = 64 * 1024
+CHUNK = 64 * 1024
 
 
 class BodyRefused(Exception):
     """A body that is not read to its end: the message says why."""
 
 
-def whole_body(response: requests.Response) -> bytes:
-    """Read an answer to its end.
+def unpacked(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """The pieces of a body, unpacked as its ``Content-Encoding`` says.
 
-    It is unpacked here, piece by piece: ``requests`` unpacks whatever is packed, and all at once, before it can be
-    measured.
-
-    :raises BodyRefused: it is too large, or cannot be unpacked
+    :raises BodyRefused: it cannot be unpacked
     """
-    body = bytearray()
-    pieces = _measured(response.raw.stream(_CHUNK, decode_content=False))
-    try:
-        for piece in _unpacked(pieces, response.headers.get("Content-Encoding", "")):
-            body += piece
-            _check_size(len(body))
-    except zlib.error:
-        raise BodyRefused("the answer cannot be unpacked") from None
-    except ValueError:  # of http.client, on a piece of less than no bytes
-        raise BodyRefused("the answer comes in pieces that make no sense") from None
-    return bytes(body)
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BODY:
-        raise BodyRefused(f"the answer is larger than {MAX_BODY // 1024 // 1024} MB")
-
-
-def _measured(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces that hold something, as long as they are not too much."""
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        _check_size(size)
-        if piece:
-            yield piece
-
-
-def _unpacked(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     first = next(pieces, None)
     if first is None:  # in nothing there is nothing to unpack, whatever the header says
         return
@@ -127,7 +78,7 @@ def _member(start: bytes, pieces: Iterator[bytes], bits: int) -> Generator[bytes
     for piece in chain([start], pieces):
         left = piece
         while left and not unpacker.eof:
-            yield unpacker.decompress(left, _CHUNK)
+            yield unpacker.decompress(left, CHUNK)
             left = unpacker.unconsumed_tail
         if unpacker.eof:
             return unpacker.unused_data
@@ -147,67 +98,3 @@ def _two_bytes(start: bytes, pieces: Iterator[bytes]) -> bytes:
 def _skip(pieces: Iterator[bytes]) -> None:
     """Read on without keeping anything: a connection that is read to its end can be used again."""
     deque(pieces, maxlen=0)
-
-
-MAX_NESTING = 100
-"""Levels of objects and lists in a success; records have three. What is deeper breaks whoever walks through it."""
-
-UNREADABLE = object()
-"""Stands for a body that is no JSON."""
-
-
-def parsed_body(body: bytes) -> Any:
-    """The body as JSON, as far as Python can read it; None if it is empty, :data:`UNREADABLE` if it is no JSON."""
-    if not body.strip():
-        return None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return UNREADABLE
-
-
-def content_of(body: bytes, *, use_decimal: bool) -> Any:
-    """As :func:`parsed_body`, for who goes on with it: every number is one, every text can be written somewhere."""
-    if not body.strip():
-        return None
-    try:
-        found = json.loads(body, parse_float=Decimal if use_decimal else _finite, parse_constant=_finite)
-    except (ValueError, ArithmeticError, RecursionError):
-        return UNREADABLE
-    if body.count(b"{") + body.count(b"[") > MAX_NESTING and is_too_deep(found):
-        return UNREADABLE
-    return _whole_characters(found) if _HALF_CHARACTER.search(body) else found
-
-
-def is_too_deep(value: Any) -> bool:
-    """Whether there are more than :data:`MAX_NESTING` levels of objects and lists in a JSON value."""
-    level, depth = [value], 0
-    while level and depth <= MAX_NESTING:
-        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
-        level, depth = [item for items in inner for item in items], depth + 1
-    return bool(level)
-
-
-# -- helpers ------------------------------------------------------------------------------------------------
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("no number of JSON, or too large for one")
-    return number
-
-
-_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-"""How half a surrogate pair may look in JSON; whole ones and UTF-16 too."""
-
-
-def _whole_characters(value: Any) -> Any:
-    """Halves of characters put together or, where the other half is cut off, replaced: nothing can be made of them."""
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [_whole_characters(item) for item in value]
-    if isinstance(value, dict):
-        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
-    return value

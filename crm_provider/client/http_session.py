@@ -17,16 +17,18 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 
 from crm_provider import errors as e
-from crm_provider.client.body import ACCEPTED, BodyRefused, whole_body
+from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, unpacked
 from crm_provider.client.responses import CrmResponse
-from crm_provider.client.settings import Settings
+from crm_provider.client.settings import Settings, shown_host
 from crm_provider.client.transport_errors import transport_error
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
     from crm_provider.client.request import Call
 
+
+MAX_BODY = 10 * 1024 * 1024
+"""Bytes, as they come and unpacked. The largest answer of the API is a page of ten records."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
@@ -53,6 +58,7 @@ class HttpSession:
 
         _hide_paths_in_logs()
         self._settings, self._progress = settings, SendProgress()
+        self._host = shown_host(urlsplit(settings.base_url).hostname or "")
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             adapter = WatchedAdapter(
@@ -107,8 +113,17 @@ class HttpSession:
                     allow_any_body=call.allow_any_body,
                     use_decimal=call.use_decimal,
                 )
-        except (requests.RequestException, HTTPError) as broken:
-            error = transport_error(broken, call, sent=self._progress.sent, proxied=self._progress.proxied)
+        except e.CrmError:
+            raise
+        except (requests.RequestException, HTTPError, OSError, ValueError) as broken:
+            error = transport_error(
+                broken,
+                call,
+                sent=self._progress.sent,
+                proxied=self._progress.proxied,
+                host=self._host,
+                uses_environment=self._session.trust_env,
+            )
         # outside of the handler: the exception of requests holds the URL, and must not hang on ours
         raise error
 
@@ -146,6 +161,43 @@ def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
             path=call.log_path,
             outcome_known=not call.is_write,
         ) from None
+
+
+def whole_body(response: requests.Response) -> bytes:
+    """Read an answer to its end.
+
+    It is unpacked here, piece by piece: ``requests`` unpacks whatever is packed, and all at once, before it can be
+    measured.
+
+    :raises BodyRefused: it is too large, or cannot be unpacked
+    """
+    body = bytearray()
+    pieces = _measured(response.raw.stream(CHUNK, decode_content=False))
+    try:
+        encoding = response.headers.get("Content-Encoding", "")
+        for piece in unpacked(pieces, encoding) if encoding else pieces:
+            body += piece
+            _check_size(len(body))
+    except zlib.error:
+        raise BodyRefused("the answer cannot be unpacked") from None
+    except ValueError:  # of http.client, on a piece of less than no bytes
+        raise BodyRefused("the answer comes in pieces that make no sense") from None
+    return bytes(body)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BODY:
+        raise BodyRefused(f"the answer is larger than {MAX_BODY // 1024 // 1024} MB")
+
+
+def _measured(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces that hold something, as long as they are not too much."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        _check_size(size)
+        if piece:
+            yield piece
 
 
 # -- logs ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -69,8 +69,27 @@ class Call:
         return tuple(dict.fromkeys([*hidden, *map(quote, hidden), *map(str, self.query.values()), *_leaves(self.body)]))
 
     @property
+    def field_names(self) -> tuple[str, ...]:
+        """The fields of the body, without values: ``email``, ``attributes.name``. Unusual names are left out."""
+        if not isinstance(self.body, Mapping):
+            return ()
+        return tuple(name for name in _names(self.body) if _FIELD_NAME.fullmatch(name))
+
+    @property
     def is_write(self) -> bool:
         return self.method in WRITES
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z_][\w.-]{0,59}")
+"""No address, number or sentence, which a source without a header line would make of its first row."""
+
+
+def _names(body: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in body.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in _names(value))
+        else:
+            yield str(name)
 
 
 def _leaves(value: Any) -> list[str]:

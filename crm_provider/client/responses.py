@@ -6,16 +6,18 @@ text within the same status, its status. What none of them knows is a :class:`Cr
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from crm_provider import errors as e
-from crm_provider.client.body import UNREADABLE, content_of, parsed_body
 from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
 from crm_provider.values.redaction import SHORTENED, cut, without_values
 
@@ -146,6 +148,69 @@ def _error(answer: CrmResponse, parsed: Any, error: type[e.CrmError], spec: Erro
         path=answer.path,
         outcome_known=not unsure,
     )
+
+
+# -- the JSON of a body -------------------------------------------------------------------------------------
+
+MAX_NESTING = 100
+"""Levels of objects and lists in a success; records have three. What is deeper breaks whoever walks through it."""
+
+UNREADABLE = object()
+"""Stands for a body that is no JSON."""
+
+
+def parsed_body(body: bytes) -> Any:
+    """The body as JSON, as far as Python can read it; None if it is empty, :data:`UNREADABLE` if it is no JSON."""
+    if not body.strip():
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def content_of(body: bytes, *, use_decimal: bool) -> Any:
+    """As :func:`parsed_body`, for who goes on with it: every number is one, every text can be written somewhere."""
+    if not body.strip():
+        return None
+    try:
+        found = json.loads(body, parse_float=Decimal if use_decimal else _finite, parse_constant=_finite)
+    except (ValueError, ArithmeticError, RecursionError):
+        return UNREADABLE
+    if body.count(b"{") + body.count(b"[") > MAX_NESTING and is_too_deep(found):
+        return UNREADABLE
+    return _whole_characters(found) if _HALF_CHARACTER.search(body) else found
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether there are more than :data:`MAX_NESTING` levels of objects and lists in a JSON value."""
+    level, depth = [value], 0
+    while level and depth <= MAX_NESTING:
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level, depth = [item for items in inner for item in items], depth + 1
+    return bool(level)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("no number of JSON, or too large for one")
+    return number
+
+
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
+"""How half a surrogate pair may look in JSON; whole ones and UTF-16 too."""
+
+
+def _whole_characters(value: Any) -> Any:
+    """Halves of characters put together or, where the other half is cut off, replaced: nothing can be made of them."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+    return value
 
 
 # -- what the body says -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from crm_provider.errors import CrmConfigurationError
+from crm_provider.values.redaction import Secret
 from crm_provider.values.suggest import nearest
 
 DEFAULT_CONN_ID = "crm_default"
@@ -33,6 +34,7 @@ class Settings:
     :param poll_share: share of ``requests_per_second`` that all waiting of a triggerer takes at most
     :param rate_store: where the rate budget is kept: None for a file on this host, ``process``, ``off`` for no limit at
         all, or the URL of a Redis; kept out of ``repr``
+    :param conn_id: the Airflow connection that these are from, for messages
     :raises CrmConfigurationError: naming the field, the problem and the fix
     """
 
@@ -44,6 +46,7 @@ class Settings:
     timeout: float = 30.0
     poll_share: float = 0.5
     rate_store: str | None = field(default=None, repr=False)
+    conn_id: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
@@ -52,6 +55,12 @@ class Settings:
             raise CrmConfigurationError(
                 "API key (field Password) has spaces or characters no API key has; paste the key again"
             )
+        if len(self.api_key) >= SHORTEST_KEY and self.api_key.lower() in self.base_url.lower():
+            raise CrmConfigurationError(
+                "Base URL (field Host) contains the API key; put the key into the field Password only, and leave Host "
+                f"empty or use {DEFAULT_BASE_URL}"
+            )
+        object.__setattr__(self, "api_key", Secret(self.api_key))
         object.__setattr__(self, "base_url", checked_base_url(self.base_url))
         for name in EXTRAS:
             if getattr(self, name) is not None:
@@ -59,7 +68,13 @@ class Settings:
 
     @classmethod
     def from_fields(
-        cls, *, host: str | None, port: int | None, password: str | None, extra: Mapping[str, Any] | None
+        cls,
+        *,
+        host: str | None,
+        port: int | None,
+        password: str | None,
+        extra: Mapping[str, Any] | None,
+        conn_id: str | None = None,
     ) -> Settings:
         """Settings from the fields of an Airflow connection.
 
@@ -69,7 +84,7 @@ class Settings:
             name: _checked_extra(name, value) for name, value in (extra or {}).items() if value not in ("", None)
         }
         base_url = with_port((host or "").strip() or DEFAULT_BASE_URL, port)
-        return cls(api_key=password or "", base_url=base_url, **options)
+        return cls(api_key=password or "", base_url=base_url, conn_id=conn_id, **options)
 
     @property
     def key_fingerprint(self) -> str:
@@ -106,12 +121,17 @@ def checked_base_url(url: str) -> str:
         raise CrmConfigurationError(f"Base URL (field Host) has a space or control character; use {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and not is_loopback(hostname):
         raise CrmConfigurationError(
-            f"Base URL (field Host) is plain HTTP to {hostname}, where anyone on the way could read the API key; use "
-            "https:// (HTTP is allowed to this machine only, for the sandbox)"
+            f"Base URL (field Host) is plain HTTP to {shown_host(hostname) or 'another machine'}, where anyone on the "
+            "way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
         )
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise CrmConfigurationError(
             "Base URL (field Host) has a user or password in it; remove them, the API key goes into the field Password"
+        )
+    if _is_forbidden(hostname):
+        raise CrmConfigurationError(
+            "Base URL (field Host) is a link-local or metadata address of a cloud, where no CRM is; use "
+            f"{DEFAULT_BASE_URL}"
         )
     if "?" in url or "#" in url:
         raise CrmConfigurationError(f"Base URL (field Host) has a '?' or '#' part; remove it, like {DEFAULT_BASE_URL}")
@@ -138,6 +158,26 @@ def with_port(url: str, port: int | None) -> str:
         raise CrmConfigurationError(f"Base URL (field Host) names port {own} but Port is {port}; keep one of them")
     return url if own else parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
 
+
+def shown_host(hostname: str) -> str | None:
+    """The name of a host for messages; None if it may be an API key in the wrong field: no dot, or a long part."""
+    parts = hostname.split(".")
+    return hostname if len(parts) > 1 and all(len(part) < SHORTEST_KEY for part in parts) else None
+
+
+def _is_forbidden(hostname: str) -> bool:
+    """Whether an address is of this link only, or where clouds hand out the credentials of a machine."""
+    if hostname.rstrip(".") in _METADATA_HOSTS:
+        return True
+    try:
+        address = ipaddress.ip_address(hostname.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_link_local or str(mapped) in _METADATA_HOSTS
+
+
+_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"})
 
 _HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")
 
@@ -197,6 +237,8 @@ def _flag(value: Any) -> bool:
     texts = {"true": True, "1": True, "false": False, "0": False}
     if isinstance(value, bool):
         return value
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
     if isinstance(value, str) and value.strip().lower() in texts:
         return texts[value.strip().lower()]
     raise ValueError("true or false")
@@ -258,5 +300,5 @@ SHORTEST_KEY = 16
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) < SHORTEST_KEY + 2 else f"a value of {len(text)} characters"

@@ -25,6 +25,9 @@ from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 log = logging.getLogger(__name__)
 
+MOST_FIELDS = 20
+"""Fields of a refused call that a message names."""
+
 INTERRUPTED = "INTERRUPTED"
 """The error type of an attempt that neither got an answer nor failed, such as one of a task that was killed."""
 
@@ -55,6 +58,7 @@ class Transport:
             HttpSession,
         )  # it stands on requests, which importing a DAG must not load
 
+        self._conn_id = settings.conn_id
         self.budget = budget or retry.RetryBudget()
         self._pacer = pacer or limiter_for(settings)
         self._observers: tuple[Observer, ...] = ()
@@ -96,7 +100,23 @@ class Transport:
         :raises CrmError: the last attempt's typed error, with how often and how long it was tried
         """
         _ = call.path  # refuses a wrong part before a slot is taken
-        return retry.Attempts(self, call, verify_write, budget or self.budget).run()
+        try:
+            return retry.Attempts(self, call, verify_write, budget or self.budget).run()
+        except e.CrmError as error:
+            error.remark = error.remark or self._remark(error, call)
+            raise
+
+    def _remark(self, error: e.CrmError, call: Call) -> str | None:
+        """What only this side knows of an answer: whose key was refused, or which fields were sent."""
+        if error.status is None:
+            return None
+        if isinstance(error, e.CrmAccessError) and self._conn_id is not None:
+            return f"This is Airflow's connection {self._conn_id!r}."
+        names = call.field_names if isinstance(error, (e.CrmDataError, e.CrmInvalidParamsError)) else ()
+        if not names:
+            return None
+        more = f" and {len(names) - MOST_FIELDS} more" if len(names) > MOST_FIELDS else ""
+        return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
 
     def once(
         self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None

@@ -285,7 +285,7 @@ class Extractor:
                 raise RuntimeError(
                     f"{stats.records} records were read but {written} are in the pages kept beside "
                     f"{self._target.name}: another extract writes the same file. Give each run its own file, for "
-                    "example with {{ ds }} in its name"
+                    "example with {{ run_id }} in its name"
                 )
         if is_local(self._target):
             self._target.chmod(permissions)

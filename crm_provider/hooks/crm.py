@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crm_provider import config
@@ -17,6 +20,7 @@ from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import limiter_for
 from crm_provider.rate_limit.schedule import Lane
+from crm_provider.values.redaction import Secret
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,10 +119,10 @@ class CrmHook(BaseHook):
         """
         self._check_conn_id()
         try:
-            connection = await self.aget_connection(self.crm_conn_id)
+            fields = _ConnectionFields.of(await self.aget_connection(self.crm_conn_id))
         except AirflowNotFoundException:
-            connection = None
-        return self._checked(connection)
+            fields = None
+        return self._checked(fields)
 
     def client_for(self, settings: Settings, *, transport: Transport | None = None) -> CrmClient:
         """A client with settings of this hook's connection, whose calls Airflow's metrics count and its traces show.
@@ -128,11 +132,8 @@ class CrmHook(BaseHook):
         from crm_provider.observability.metrics import CallMetrics
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
-        if "opentelemetry.trace" in sys.modules:  # otherwise nobody can have set up tracing
-            from crm_provider.observability.tracing import call_spans
-
-            if (spans := call_spans()) is not None:
-                transport.observe(spans)
+        if (spans := call_spans()) is not None:
+            transport.observe(spans)
         return CrmClient(settings, transport=transport)
 
     def bulk_client(
@@ -160,10 +161,10 @@ class CrmHook(BaseHook):
     def _settings(self) -> Settings:
         self._check_conn_id()
         try:
-            connection = self.get_connection(self.crm_conn_id)
+            fields = _ConnectionFields.of(self.get_connection(self.crm_conn_id))
         except AirflowNotFoundException:
-            connection = None
-        return self._checked(connection)
+            fields = None
+        return self._checked(fields)
 
     def _check_conn_id(self) -> None:
         given: Any = self.crm_conn_id
@@ -174,17 +175,20 @@ class CrmHook(BaseHook):
                 f"{DEFAULT_CONN_ID!r}"
             )
 
-    def _checked(self, connection: Any) -> Settings:
-        if connection is None:
+    def _checked(self, fields: _ConnectionFields | None) -> Settings:
+        if fields is None:
             raise e.CrmConfigurationError(
-                f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password, "
-                f"or set the environment variable AIRFLOW_CONN_{self.crm_conn_id.upper()}"
+                f"Airflow has no connection {self.crm_conn_id!r}; create it with type CRM and the API key as Password"
+                f"{_or_a_variable(self.crm_conn_id)}"
             )
         site = config.connection_defaults()
         try:
-            own = {name: value for name, value in _extra(connection).items() if value not in ("", None)}
             settings = Settings.from_fields(
-                host=connection.host, port=connection.port, password=connection.password, extra={**site, **own}
+                host=fields.host,
+                port=fields.port,
+                password=fields.password,
+                extra=_HiddenValues({**site, **fields.extras()}),
+                conn_id=self.crm_conn_id,
             )
         except e.CrmConfigurationError as wrong:
             wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
@@ -207,14 +211,79 @@ class CrmHook(BaseHook):
         }
 
 
-def _extra(connection: Any) -> dict[str, Any]:
-    try:
-        extra = connection.extra_dejson
-    except ValueError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise e.CrmConfigurationError('Extra is no JSON object; write it like {"requests_per_second": 5}')
-    return extra
+class _HiddenValues(dict[str, Any]):
+    """Extras, which may hold a password: error trackers record the ``repr`` of local variables."""
+
+    def __repr__(self) -> str:
+        return "{...}"
+
+
+@dataclass(frozen=True)
+class _ConnectionFields:
+    """What is read of an Airflow connection, whose own ``repr`` shows the key."""
+
+    host: str | None = field(repr=False)
+    port: int | None
+    password: str | None = field(repr=False)
+    extra: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, connection: Any) -> _ConnectionFields:
+        """The fields of a connection, unchecked."""
+        password = connection.password
+        return cls(
+            host=connection.host,
+            port=connection.port,
+            password=Secret(password) if isinstance(password, str) else password,
+            extra=connection.extra,
+        )
+
+    def extras(self) -> _HiddenValues:
+        """The extras that say something. Airflow's own reading makes ``{}`` of a text that is no JSON.
+
+        :raises CrmConfigurationError: if the extra is neither empty nor a JSON object
+        """
+        found: Any = self.extra
+        if isinstance(found, str):
+            try:
+                found = json.loads(found) if found.strip() else {}
+            except (ValueError, RecursionError):
+                found = UNREADABLE
+        if found is not None and not isinstance(found, dict):
+            del found  # it may hold a password
+            raise e.CrmConfigurationError(
+                'Extra is not a JSON object; write it like {"requests_per_second": 5}, with double quotes, true and '
+                "false in lower case and no comma at the end"
+            )
+        texts = {name: Secret(value) if isinstance(value, str) else value for name, value in (found or {}).items()}
+        return _HiddenValues({name: value for name, value in texts.items() if value not in ("", None)})
+
+
+UNREADABLE = object()
+"""Stands for an extra that is not JSON."""
+
+
+def _or_a_variable(conn_id: str) -> str:
+    """The environment variable of a connection, if a shell can export one of that name."""
+    if not re.fullmatch(r"\w+", conn_id, re.ASCII):
+        return ""
+    return f", or set the environment variable AIRFLOW_CONN_{conn_id.upper()}"
+
+
+def call_spans() -> Observer | None:
+    """An observer that creates a span for each attempt, or None if this process does not trace.
+
+    Airflow sets up tracing by ``[traces] otel_on`` and the ``OTEL_*`` variables.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:  # then no provider can have been set
+        return None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    from crm_provider.observability.tracing import CallSpans
+
+    return CallSpans(provider)
 
 
 def _airflow_product() -> str:

@@ -1,8 +1,6 @@
 """The options of a load, checked when the DAG is parsed and when the task runs.
 
-What a load is asked to do, checked when the DAG is read.
-
-A load's arguments as users give them, checked as far as they are known: when the DAG is read, and when it runs.
+Arguments whose values are known only when the task runs are checked then.
 """
 
 from __future__ import annotations
@@ -160,14 +158,14 @@ def options_of(given: Mapping[str, Any]) -> LoadOptions:
 def mapper_of(given: Mapping[str, Any]) -> Mapper:
     """The mapping among the arguments, ready for use.
 
-    :raises SourceError: if a line of it makes no sense
+    :raises SourceError: if a line of it is not valid
     """
     return Mapper(given.get("mapping"), **{name: given[name] for name in _DEFAULTS if name in given})
 
 
 def _check_full_refresh(given: Mapping[str, Any]) -> None:
     if given.get("full_refresh") and given.get("state_path") is None:
-        raise SourceError("full_refresh=True needs state_path: the file that tells the next run what was loaded")
+        raise SourceError("full_refresh=True needs state_path: the file from which the next run knows what was loaded")
 
 
 def _check_rejects_path(path: Any) -> None:

@@ -174,7 +174,7 @@ def choose(
     if wanted == "compare":
         count = total()
         cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
-        why = f"as asked for; the CRM tells of {_count(count)}, read ten with a call; calls at most"
+        why = f"as asked for; the CRM reports {_count(count)}, read ten with a call; calls at most"
         return Plan("compare", cost, why), Sample()
     if wanted != "auto":
         return Plan(wanted, most, "as asked for; calls at most"), Sample()

@@ -1,7 +1,7 @@
-"""People who must not be written to: a list of addresses, or of their hashes.
+"""The suppression list: people who must not be written to, as addresses or as hashes of addresses.
 
-It is read whole and strictly. An entry that cannot be understood ends the load before its first call: a list of which
-half is silently left out would let the load write to people who have said no.
+It is read completely and strictly. An entry that cannot be understood ends the load before its first call, because a
+list that is read only in part would let the load write to people who have opted out.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from crm_provider.values.addresses import NotOneAddress, one_address, person_key
 log = logging.getLogger(__name__)
 
 COLUMN = "email"
-"""The column that is read where there are several; case does not matter."""
+"""The column that is read if there are several, in any case."""
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _SIZE = 16
-"""Bytes of a hash that are kept: that any of a million rows is taken for one of a million people has a chance of 1 in
-10^26."""
+"""Bytes of a hash that are kept. A collision between a million rows and a million people has a chance of 1 in 10^26."""
 
 
 class Suppression:
     """Answers whether an address is on the list: ``email in suppression``. Used by one thread.
 
-    Spellings of one address are one person (:func:`~crm_provider.values.addresses.person_key`), on the list and in
-    question.
+    All spellings of an address are one person (:func:`~crm_provider.values.addresses.person_key`).
 
-    Hashes are kept in a temporary database without a name, so memory stays flat and no address lies on the disk.
+    Hashes are kept in a temporary database without a name, so memory use stays flat and no address is on the disk.
     """
 
     def __init__(self) -> None:
@@ -53,20 +51,19 @@ class Suppression:
         format: str | None = None,  # noqa: A002
         options: Mapping[str, Any] | None = None,
     ) -> Suppression:
-        """The list from a source.
+        """Read the list from a source.
 
         Entries are email addresses or SHA-256 hashes (64 hex digits) of the address in lower case, also mixed. Each
-        entry is exactly one of them; what may be around an address is said at
-        :func:`~crm_provider.values.addresses.one_address`.
+        entry is exactly one of them; :func:`~crm_provider.values.addresses.one_address` says what may surround an
+        address.
 
         :param source: a list of entries; or a path or pattern of files: ``.txt`` (one entry a line) or any file that
             :func:`~crm_provider.load.sources.source.open_source` reads, with a column ``email`` or a single column; or
-                a list
-            of such paths or of rows
+            a list of such paths or of rows
         :param format: as for ``open_source``, and ``txt``
         :param options: as for ``open_source``
-        :raises NoSuchFile: if there is no such file
-        :raises SourceError: if an entry is neither of the two; the text names its place
+        :raises NoSuchFile: if a file is missing
+        :raises SourceError: if an entry is neither address nor hash; the message names its place
         """
         made = cls()
         try:
@@ -76,11 +73,11 @@ class Suppression:
             made.close()
             raise
         if not len(made):
-            log.warning("The suppression list is empty: nobody is left out.")
+            log.warning("The suppression list is empty: no contact is left out.")
         return made
 
     def add(self, entry: object, where: str = "the entry") -> None:
-        """One more person.
+        """Add a person.
 
         :param where: for the message
         :raises SourceError: if it is neither an address nor a SHA-256 hash
@@ -99,7 +96,7 @@ class Suppression:
         return self._base.execute(query, forms).fetchone() is not None
 
     def __len__(self) -> int:
-        """Different people on the list."""
+        """The number of people on the list."""
         return int(self._base.execute("SELECT count(*) FROM people").fetchone()[0])
 
     def close(self) -> None:
@@ -107,7 +104,7 @@ class Suppression:
 
 
 def _named(entries: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
-    """The entries; what is wrong with their file is said to be wrong with the list, not with the load's source."""
+    """The entries; errors of their file name the suppression list, not the source of the load."""
     try:
         yield from entries
     except SourceError as wrong:
@@ -115,9 +112,9 @@ def _named(entries: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]
 
 
 def _entry(entry: object, where: str) -> bytes:
-    """What is kept of an entry.
+    """The bytes that are kept of an entry.
 
-    :raises SourceError: if it is not exactly one address or one hash; the text names its place and no value
+    :raises SourceError: if it is not exactly one address or hash; the message names its place and no value
     """
     if isinstance(entry, str):
         try:

@@ -7,9 +7,10 @@ There is no link without a result or if the site has not configured a URL.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
@@ -94,7 +95,8 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
     matching = [prefix for prefix in rules if plain.startswith(prefix)]
     if matching:
         prefix = max(matching, key=len)
-        return _joined(rules[prefix], quote(plain[len(prefix) :])) if rules[prefix] else NO_LINK
+        rest = plain[len(prefix) :]
+        return _joined(rules[prefix], quote(rest)) if rules[prefix] and not _climbs(rest) else NO_LINK
     if plain.startswith(("http://", "https://")):
         return plain
     store, _, name = plain.partition("://")
@@ -102,6 +104,14 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
         return NO_LINK  # a browser cannot open files of another machine
     bucket, _, key = name.partition("/")
     return CONSOLES[store].format(bucket=quote(bucket), key=quote(key))
+
+
+def _climbs(rest: str) -> bool:
+    """Whether a path has a part that a browser or a web server takes for the folder above."""
+    decoded = rest
+    while (once := unquote(decoded)) != decoded:
+        decoded = once
+    return ".." in re.split(r"[/\\]", decoded)
 
 
 def _joined(url: str, rest: str) -> str:

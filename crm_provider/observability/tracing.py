@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from crm_provider.client.observers import Observer, RequestEvent
+from crm_provider.client.observers import RequestEvent
 
 NANOSECONDS = 1_000_000_000
-
-
-def call_spans() -> Observer | None:
-    """An observer that creates a span for each attempt, or None if this process does not trace.
-
-    Airflow sets up tracing by ``[traces] otel_on`` and the ``OTEL_*`` variables.
-    """
-    if "opentelemetry.trace" not in sys.modules:  # then no provider can have been set
-        return None
-    from opentelemetry import trace
-
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
-        return None
-    return CallSpans(provider)
 
 
 class CallSpans:

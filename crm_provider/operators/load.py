@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from crm_provider._compat import Context
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import AnyPath
-from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
+from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
+from crm_provider.load.rejects.file import NoRejects, RejectedRows
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.options import checked_format
 from crm_provider.observability.lineage import Lineage, lineage_of_files
@@ -18,11 +19,16 @@ from crm_provider.tasks.outcome import skip
 from crm_provider.tasks.templates import comes_later, hide_rows, is_mapped, path_of, unmask, with_connection
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
     from crm_provider.load.sources.source import Source
     from crm_provider.tasks.arguments import LoadArguments, PathArgument, PathsOrRows
+
+    RejectsArgument: TypeAlias = PathArgument | Sequence[PathArgument | None] | None
+    """A rejects file, a pattern, or a list of both."""
 
 Only = Literal["retryable", "all"]
 
@@ -32,7 +38,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
     >>> CrmLoadContactsOperator(
     ...     task_id="load",
-    ...     source="s3://aws_default@bucket/leads-{{ ds }}.csv",
+    ...     source="s3://aws_default@bucket/leads-{{ dag_run.run_after | ds }}.csv",
     ...     mapping={"email": "E-mail", "name": "Nome"},
     ...     rejects_path="/var/crm/rejects-{{ run_id }}.jsonl",
     ... )
@@ -103,23 +109,22 @@ class CrmLoadContactsOperator(CrmLoadOperator):
 
 
 class CrmRetryRejectsOperator(CrmLoadOperator):
-    """Send the rows of a rejects file again, as they are or corrected.
+    """Send the rows of rejects files again, as they are or corrected.
 
     The task is skipped if there is no such file, because no row was rejected. Give it the mapping and the mode of the
     load that rejected the rows. Further parameters and the XCom:
     :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
-    :param rejects: the rejects file; for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``
+    :param rejects: the rejects file, for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``; a pattern for those
+        of a mapped load, ``"/data/rejects-{{ run_id }}.*.jsonl"``; or a list of both
     :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
     """
 
     template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
     policy_name = "CrmRetryRejectsOperator"
-    _rows: RejectedRows | None = None
+    _rows: RejectedRows | RejectedFiles | None = None
 
-    def __init__(
-        self, *, rejects: PathArgument | None, only: Only = "retryable", **kwargs: Unpack[LoadArguments]
-    ) -> None:
+    def __init__(self, *, rejects: RejectsArgument, only: Only = "retryable", **kwargs: Unpack[LoadArguments]) -> None:
         super().__init__(**kwargs)
         if only not in get_args(Only):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
@@ -127,7 +132,7 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         self.only = only
         known = not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path))
         if known and not is_mapped(self):
-            self._check_paths(None if rejects is None else path_of(rejects, "rejects"))
+            self._check_paths(_given_paths(rejects))
 
     if TYPE_CHECKING:
 
@@ -135,21 +140,22 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         def partial(
             cls,
             *,
-            rejects: PathArgument | None = ...,
+            rejects: RejectsArgument = ...,
             only: Only = ...,
             **kwargs: Unpack[LoadArguments],
         ) -> OperatorPartial: ...
 
     def execute(self, context: Context) -> Any:
-        if self.rejects in (None, "", "None"):  # the XCom of a load that rejected no row
+        if not _given_paths(self.rejects):  # the XCom of a load that rejected no row
             skip("Nothing to send: the load before has no rejects file.")
         return super().execute(context)
 
     def open_source(self) -> Source:
-        path = path_of(self.rejects, "rejects")
-        self._check_paths(path)
+        paths = find_rejects(_given_paths(self.rejects))
+        self._check_paths(paths)
+        self.source_files = paths
         try:
-            self._rows = read_rejects(path, retryable_only=self.only == "retryable")
+            self._rows = read_rejects_of(paths, retryable_only=self.only == "retryable")
         except NoRejects as nothing:
             skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows
@@ -165,14 +171,20 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
         return {**result, "left_out": 0 if self._rows is None else self._rows.left_out}
 
     def lineage_inputs(self) -> Lineage:
-        return lineage_of_files(self.rejects)
+        return lineage_of_files(self.rejects, self.source_files)
 
-    def _check_paths(self, rejects: AnyPath | None) -> None:
+    def _check_paths(self, rejects: Sequence[AnyPath]) -> None:
         own = self._path("rejects_path")
-        if own is not None and rejects is not None and _same_file(own, rejects):
+        if own is not None and any(_same_file(own, path) for path in rejects):
             raise SourceError(
                 "rejects_path is the file that rejects reads; give the rows that fail again a file of their own"
             )
+
+
+def _given_paths(rejects: Any) -> list[AnyPath]:
+    """The paths and patterns of the argument, without those of loads that rejected no row."""
+    given = rejects if isinstance(rejects, (list, tuple)) else [rejects]
+    return [path_of(path, "rejects") for path in given if path not in (None, "", "None")]
 
 
 def _same_file(one: AnyPath, other: AnyPath) -> bool:

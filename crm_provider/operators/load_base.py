@@ -1,11 +1,11 @@
-"""What all load operators share: arguments checked when the DAG is read, and how the load's end becomes the task's."""
+"""What all load operators share: arguments that are checked at DAG parse, and the end of a load as a task state."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
 from crm_provider._compat import Context
@@ -106,6 +106,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     _cancel_token: CancelToken | None = None
     _report_path: AnyPath | None = None
+    _map_index = -1
+    """Of the task instance, once it runs."""
 
     def __init__(
         self,
@@ -143,6 +145,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
+        paths = {"rejects": rejects_path, "state": state_path, "report": report_path, "checkpoint": checkpoint_path}
+        self._own_paths = frozenset(f"{name}_path" for name, path in paths.items() if "map_index" in str(path))
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         if not is_mapped(self):
@@ -221,11 +225,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             self._push_result(context)
             fail_without_retry(f"{problem}. {what_to_do(job)}")
         result = dict(self.last_result or {})
-        note_load(self, context, result)
+        if self.outlets:
+            note_load(self, context, result)
         return result
 
     def on_kill(self) -> None:
-        """Airflow ends the task: the load stops, and the next try goes on from there."""
+        """Stop the load because Airflow ends the task; the next try goes on from there."""
         if self._cancel_token is not None:
             self._cancel_token.set()
 
@@ -243,6 +248,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         from crm_provider.tasks.state import checkpoints_for
 
         given, stats = self._arguments(), RequestStats()
+        self._map_index = map_index if (map_index := context["ti"].map_index) is not None else -1
         if not self.checks_only:
             self._check_files()
         cancel_token = self._cancel_token = CancelToken()
@@ -296,11 +302,20 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return RejectsFile.of(path, source)
 
     def _path(self, name: str) -> AnyPath | None:
+        """A file that the load writes. Each instance of a mapped task has its own.
+
+        Without ``map_index`` in the template all instances would name the same file, and replace each other's rows.
+        """
         value = getattr(self, name)
-        return None if value is None else path_of(value, name)
+        if value is None:
+            return None
+        path = path_of(value, name)
+        if self._map_index < 0 or name in self._own_paths:
+            return path
+        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
 
     def _check_files(self) -> None:
-        """What cannot be written is to be known before the first call."""
+        """Find out before the first call which file cannot be written."""
         for name in ("rejects_path", "state_path", "checkpoint_path"):
             if (path := self._path(name)) is not None and (problem := unwritable(path)) is not None:
                 raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
@@ -335,7 +350,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
 
 def _next(stopped: LoadStopped) -> str:
-    """What happens with the rows that are left."""
+    """What happens to the rows that are left."""
     if stopped.decision.action is Action.RETRY:
         return "A retry goes on from there"
     return "A cleared task starts with the first row; with state_path what was loaded costs no call then"

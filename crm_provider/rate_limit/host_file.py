@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crm_provider.files.private import open_own_folder, open_plain
-from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule
-from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
+from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule, StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
 """Seconds that a caller waits for the lock, which is held for microseconds: only a stopped process holds it longer."""

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.rate_limit import schedule as s
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, WEIGHTS, Lane
-from crm_provider.rate_limit.stores import StoreUnusable, Ticket, number_for
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, WEIGHTS, Lane, StoreUnusable, Ticket, number_for
 
 if TYPE_CHECKING:
     import redis

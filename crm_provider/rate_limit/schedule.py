@@ -20,6 +20,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Protocol
 
 MARGIN = 0.99
 """Share of the allowed rate that is used: pacing 1 % too fast is refused, 1 % too slow costs 1 %."""
@@ -235,3 +236,39 @@ class Schedule:
 _MAGIC = b"crm-pac1"
 _RECORD = struct.Struct(">8s4d" + "QQdd" * len(LANES))
 RECORD_SIZE = _RECORD.size + 4
+
+
+# -- where a schedule is kept --------------------------------------------------------------------------------
+
+
+class StoreUnusable(Exception):
+    """The store cannot be used now; the text says which and why, and shows no password."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A place in a store's queue, worth nothing in another store."""
+
+    store: int
+    number: int
+
+
+class RateStore(Protocol):
+    """Keeps one schedule, asks it under a lock, and has the clock that it goes by."""
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
+        """Ask for a slot; see :meth:`Schedule.ask`.
+
+        :raises StoreUnusable: nothing was reserved
+        """
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        """Hold back all callers; see :meth:`Schedule.pause`.
+
+        :raises StoreUnusable: nothing was changed
+        """
+
+
+def number_for(store: RateStore, ticket: Ticket | None) -> int | None:
+    """The number of a ticket in this store, None if it is from another one."""
+    return ticket.number if ticket and ticket.store == id(store) else None

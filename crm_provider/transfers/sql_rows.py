@@ -1,11 +1,8 @@
-"""The rows of a query as the source of a load, and what differs between database drivers.
+"""The rows of a query as the source of a load, streamed with a server-side cursor if the driver has one.
 
-What differs between database drivers: cursors that stream, and values that are exact and the same in each version.
-
-Left to themselves, psycopg 2 makes 9999-12-31 of ``infinity`` and 00:00 of ``24:00``, psycopg 3 ends the query there;
-both read ``jsonb`` through floats; one has a text for ``inet`` and the other an object of its own.
-
-The rows of a query as the source of a load: streamed, with a cursor of the server where the driver has one.
+It also hides what differs between database drivers, so that values are exact and the same with each of them. By
+default psycopg 2 reads ``infinity`` as 9999-12-31 and ``24:00`` as 00:00, psycopg 3 ends the query there, both read
+``jsonb`` through floats, and one returns ``inet`` as text, the other as an object.
 """
 
 from __future__ import annotations
@@ -27,16 +24,16 @@ CURSOR_NAME = "crm_load"
 
 
 def streaming_cursor(connection: Any) -> Any:
-    """A cursor that does not fetch the whole result at once, as the driver makes it.
+    """A cursor that does not fetch the whole result at once.
 
-    The connection reads exact values from then on, as far as its driver allows that.
+    From then on the connection reads exact values, as far as its driver allows it.
     """
     driver = next((name for name in drivers_of(connection) if name in _CURSORS), None)
     return connection.cursor() if driver is None else _CURSORS[driver](connection)
 
 
 def drivers_of(connection: Any) -> list[str]:
-    """The top-level modules of a connection's class and of those that it is derived from."""
+    """The top-level modules of a connection's class and of its base classes."""
     return [cls.__module__.partition(".")[0] for cls in type(connection).__mro__]
 
 
@@ -49,11 +46,11 @@ def exact_json(text: str | bytes) -> Any:
 
 
 def psycopg2_types() -> list[Any]:
-    """Types that make :class:`Unreadable` of what Python cannot hold, and lists of arrays of ids and addresses."""
+    """Types that return :class:`Unreadable` for what Python cannot hold, and lists for arrays of ids and addresses."""
     extensions = importlib.import_module("psycopg2.extensions")
     names = ("PYDATE", "PYDATETIME", "PYDATETIMETZ", "PYTIME", "PYINTERVAL")
     originals = [getattr(extensions, name) for name in names]
-    times = [extensions.new_type(kind.values, kind.name, _careful(kind)) for kind in originals]
+    times = [extensions.new_type(kind.values, kind.name, _lenient(kind)) for kind in originals]
     arrays = [extensions.new_array_type(_ARRAYS[made.name], f"{made.name}ARRAY", made) for made in times]
     inet_and_uuid_arrays = (1041, 651, 2951)
     return [*times, *arrays, extensions.new_array_type(inet_and_uuid_arrays, "TEXTS", extensions.UNICODE)]
@@ -62,10 +59,10 @@ def psycopg2_types() -> list[Any]:
 _ARRAYS = {
     "PYDATE": (1182,), "PYDATETIME": (1115,), "PYDATETIMETZ": (1185,), "PYTIME": (1183, 1270), "PYINTERVAL": (1187,),
 }  # fmt: skip
-"""PostgreSQL's numbers of the arrays of each type."""
+"""Type numbers of PostgreSQL's arrays of each type."""
 
 
-def _careful(original: Any) -> Callable[[str | None, Any], Any]:
+def _lenient(original: Any) -> Callable[[str | None, Any], Any]:
     def read(text: str | None, cursor: Any) -> Any:
         if text is None:
             return None
@@ -97,7 +94,7 @@ def _psycopg2_cursor(connection: Any) -> Any:
 
 
 def teach_psycopg(context: Any) -> None:
-    """Have a connection of psycopg 3 make :class:`Unreadable` of what Python cannot hold, and text of ``inet``.
+    """Have psycopg 3 return :class:`Unreadable` for values that Python cannot hold, and text for ``inet``.
 
     :param context: with ``adapters``: the connection
     """
@@ -110,21 +107,21 @@ def teach_psycopg(context: Any) -> None:
         "time": times.TimeLoader, "timetz": times.TimetzLoader, "interval": times.IntervalLoader,
     }  # fmt: skip
     for name, base in loaders.items():
-        context.adapters.register_loader(name, _careful_loader(base, psycopg.DataError))
+        context.adapters.register_loader(name, _lenient_loader(base, psycopg.DataError))
     for name in ("inet", "cidr"):
         context.adapters.register_loader(name, texts.TextLoader)
     jsons.set_json_loads(exact_json, context)
 
 
-def _careful_loader(base: Any, data_error: type[Exception]) -> Any:
-    class Careful(base):  # type: ignore[misc]  # the driver need not be installed
+def _lenient_loader(base: Any, data_error: type[Exception]) -> Any:
+    class Lenient(base):  # type: ignore[misc]  # the driver need not be installed
         def load(self, data: Any) -> Any:
             try:
                 return super().load(data)
             except (data_error, ValueError, OverflowError):
                 return Unreadable(bytes(data).decode(errors="replace"))
 
-    return Careful
+    return Lenient
 
 
 def _psycopg_cursor(connection: Any) -> Any:
@@ -162,7 +159,7 @@ _CURSORS: Mapping[str, Callable[[Any], Any]] = {
     "MySQLdb": _unbuffered("MySQLdb"),
     "pymysql": _unbuffered("pymysql"),
 }
-"""Drivers whose ordinary cursor takes in the whole result when the query is run, or ends at a value it cannot hold."""
+"""Drivers whose default cursor reads the whole result at once, or ends at a value that it cannot hold."""
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -175,18 +172,18 @@ def _exact_number(written: str) -> float | Decimal:
 
 
 FETCH_SIZE = 1000
-"""Rows that are fetched at once: what is kept in memory."""
+"""Rows that are fetched at once and held in memory."""
 
 FAILURES_IN_A_ROW = 100
-"""Rows in a row that cannot be read, after which the query ends: a broken cursor gives the same error for ever."""
+"""Consecutive unreadable rows after which the query ends: a broken cursor repeats the same error for ever."""
 
 Batch: TypeAlias = "list[Any]"
 
 _NOT_HELD = "has a value that the database's driver cannot hold; cast it to text in the query"
 
 _ONE_BY_ONE = frozenset({"sqlite3", "MySQLdb", "pymysql"})
-"""Drivers whose cursors make one row after another anyway. For those of PostgreSQL there are types that read values
-which Python cannot hold; of others it is not known what a single row costs."""
+"""Drivers whose cursors return rows one by one anyway. Those of PostgreSQL have types for values that Python cannot
+hold; of others the cost of a single row is unknown."""
 
 
 class _Failed(str):
@@ -196,9 +193,9 @@ class _Failed(str):
 
 
 class SqlRows:
-    """What a query gives.
+    """The result of a query.
 
-    It is asked once, by whichever comes first: the columns or the rows. Reading the rows again asks it again.
+    The query runs once, when the columns or the rows are first read. Reading the rows again runs it again.
 
     :param connect: opens a connection (DB-API 2)
     :param sql: one query
@@ -223,7 +220,7 @@ class SqlRows:
     def columns(self) -> tuple[str, ...]:
         """The columns, in the order of the query.
 
-        :raises SourceError: if the query gives no rows at all, or two columns have the same name
+        :raises SourceError: if the statement is not a query, or two columns have the same name
         """
         cursor, first = self._ask()
         self._asked = cursor, first
@@ -255,15 +252,15 @@ class SqlRows:
         return self._places.is_malformed(number)
 
     def _fetched(self, cursor: Any, batch: Batch) -> Iterator[Any]:
-        """The rows of a cursor; in place of one that the driver cannot read the name of its error."""
+        """The rows of a cursor; an unreadable row is replaced by the name of the driver's error."""
         while batch:
             yield from batch
             batch = self._next_batch(cursor)
 
     def _next_batch(self, cursor: Any) -> Batch:
-        """The next rows. One by one where that costs nothing: of many at once all are lost if one cannot be read.
+        """The next rows: fetched one by one if that costs nothing, because one unreadable row would lose the batch.
 
-        :raises Exception: the driver's, if it is not about a row, or there are too many of them in a row
+        :raises Exception: the driver's, if it is not about a row, or too many consecutive rows fail
         """
         if not self._one_by_one:
             return list(cursor.fetchmany(self._fetch_size))
@@ -293,7 +290,7 @@ class SqlRows:
         :return: the cursor and the first rows: some cursors of a server know their columns only after these
         """
         self.close()
-        with ExitStack() as opening:  # closes what is open if the query fails
+        with ExitStack() as opening:  # closes everything if the query fails
             connection = opening.enter_context(closing(self._connect()))
             cursor = opening.enter_context(closing(streaming_cursor(connection)))
             cursor.arraysize = self._fetch_size
@@ -309,9 +306,9 @@ class SqlRows:
 
 
 def check_single(sql: str) -> None:
-    """Refuse more than one statement: only the first would be read, and the others might do harm.
+    """Refuse several statements: only the first would be read, and the others might do harm.
 
-    :raises SourceError: if there are several
+    :raises SourceError: if there is more than one
     """
     sqlparse = importlib.import_module("sqlparse")  # late: DAG files import this module; Airflow brings the library
     statements = [part for part in sqlparse.split(sql) if sqlparse.format(part, strip_comments=True).strip(" ;\r\n\t")]
@@ -320,11 +317,11 @@ def check_single(sql: str) -> None:
 
 
 def _is_of_one_row(wrong: Exception) -> bool:
-    """Whether an error while rows are fetched is about a value of one of them."""
+    """Whether an error of a fetch is about a value of one row."""
     is_of_value = isinstance(wrong, (ValueError, OverflowError))  # also UnicodeDecodeError
     return is_of_value or any(cls.__name__ == "DataError" for cls in type(wrong).__mro__)
 
 
 def _may_have_rows(cursor: Any) -> bool:
-    """Whether rows may be fetched: a cursor with a name knows no columns before, and others give none without."""
+    """Whether rows may be fetched: a named cursor knows no columns before, and other cursors have no rows without."""
     return bool(cursor.description) or bool(getattr(cursor, "name", None))

@@ -1,4 +1,4 @@
-"""From a database to the CRM: the rows of a query as contacts."""
+"""The transfer from a database to the CRM: loads the rows of a query as contacts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SqlToCrmContactsOperator(CrmLoadOperator):
-    """Load the rows of a query as contacts. They are streamed: with PostgreSQL and MySQL by a cursor of the server.
+    """Load the rows of a query as contacts. PostgreSQL and MySQL stream them with a server-side cursor.
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
     the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.

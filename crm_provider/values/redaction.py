@@ -31,6 +31,21 @@ hundred thousand."""
 PHONE_DIGITS = 7
 """Digits at the end of a phone number that tell it, however it is written."""
 
+SECRET_PART = 8
+"""Characters of a secret in a row that are taken out wherever they stand."""
+
+
+class Secret(str):
+    """A text that ``repr`` does not show, such as an API key: error trackers record the ``repr`` of local variables.
+
+    :func:`without_values` takes out parts of it, too.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
 
 def cut(text: str) -> str:
     """A text in one line, without control characters, of at most :data:`SHORTENED` characters."""
@@ -51,6 +66,9 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
 
     :param in_parts: also take out the sides of an address and the words of a name, where they stand alone
     """
+    sent = tuple(sent)
+    for secret in (value for value in sent if isinstance(value, Secret)):
+        text = _without_parts_of(secret, text)
     values = [value for value in dict.fromkeys(sent) if len(value) >= SHORTEST_VALUE]
     whole = {spelling for value in values for spelling in _spellings(value)}
     found = {part for value in values for part in _parts(value)} if in_parts else set()
@@ -98,6 +116,23 @@ def _long_taken_out(text: str, spellings: Iterable[str]) -> str:
             text = f"{text[:at]}[value]{text[behind:]}"
             lowered = f"{lowered[:at]}[value]{lowered[behind:]}"
     return text
+
+
+def _without_parts_of(secret: str, text: str) -> str:
+    """A text without any :data:`SECRET_PART` characters that follow each other in a secret too, in any case."""
+    parts = {
+        spelling[at : at + SECRET_PART].lower()
+        for spelling in {secret, quote(secret, safe="")}
+        for at in range(len(spelling) - SECRET_PART + 1)
+    }
+    shown: list[str] = []
+    end = 0
+    for at in range(len(text)):
+        if text[at : at + SECRET_PART].lower() in parts:
+            if at >= end:
+                shown += [text[end:at], "[value]"]
+            end = at + SECRET_PART
+    return "".join([*shown, text[end:]])
 
 
 def _spellings(value: str) -> Iterator[str]:

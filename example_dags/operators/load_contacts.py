@@ -23,7 +23,7 @@ with DAG(
 ):
     CrmLoadContactsOperator(
         task_id="load_contacts",
-        source="{{ params.source }}",  # or s3://conn_id@bucket/leads-{{ ds }}.csv.gz
+        source="{{ params.source }}",  # or s3://conn_id@bucket/leads-{{ dag_run.run_after | ds }}.csv.gz
         mapping={
             "email": "E-mail",
             "name": "Nome",

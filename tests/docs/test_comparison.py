@@ -1,4 +1,4 @@
-"""What the comparison says of official providers, tried out with the versions that it names."""
+"""The statements of the comparison about official providers, tested with the versions that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/migration.md``: both sides of its tables, under the same faults."""
+"""``docs/migration.md``: both columns of its tables, under the same faults."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def example(airflow_db: Path, tmp_path: Path) -> Callable[[str], Any]:
 
 
 def table(heading: str) -> dict[str, tuple[str, str]]:
-    """What happens -> before and after, as a section says."""
+    """The table of a section: what happens -> before and after."""
     text = PAGE.read_text("utf-8")
     text = text[text.index("| What happens | Before | After |", text.index(f"\n## {heading}\n")) :]
     rows = [line.strip("| ").split(" | ") for line in text[: text.index("\n\n")].splitlines()[2:]]
@@ -73,12 +73,12 @@ def fault(**fields: Any) -> Case:
 
 
 CASES: dict[str, Case] = {
-    "all is well": lambda crm: None,
-    "the contact is there already": create,
-    "the answer to the POST is lost": fault(effect="lost", method="POST", path="/contacts", count=1),
-    "the deal is gone": fault(effect="error", error="DEAL_NOT_FOUND", method="PUT", path="/deals/*"),
-    "the values are refused": fault(effect="error", error="INVALID_INPUT", path="/contacts*"),
-    "the key is refused": lambda crm: crm.configure(api_key=None),
+    "no error": lambda crm: None,
+    "the contact exists already": create,
+    "the response to the POST is lost": fault(effect="lost", method="POST", path="/contacts", count=1),
+    "the deal was deleted": fault(effect="error", error="DEAL_NOT_FOUND", method="PUT", path="/deals/*"),
+    "the CRM refuses the values": fault(effect="error", error="INVALID_INPUT", path="/contacts*"),
+    "the CRM refuses the key": lambda crm: crm.configure(api_key=None),
     "two refusals with 429": fault(effect="error", error="throttled", path="/contacts*", retry_after=0, count=2),
 }
 

@@ -92,7 +92,9 @@ def test_ways_that_lead_nowhere(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -
     assert "FORBIDDEN (403)" in said(monkeypatch, crm, password="another-key")
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("NO_PROXY", "*")
-    assert "the host name is not known (DNS)" in said(monkeypatch, crm, host="https://nowhere.invalid/v2")
+    assert "the host name nowhere.invalid is not known (DNS)" in said(
+        monkeypatch, crm, host="https://nowhere.invalid/v2"
+    )
 
 
 def test_the_guide_explains_each_answer() -> None:

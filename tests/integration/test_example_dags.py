@@ -1,4 +1,7 @@
-"""The example DAGs: they parse without a warning, name ids that the sandbox has, and end as is shown."""
+"""The example DAGs: they parse without a warning, name ids of the sandbox, and end as documented.
+
+Each also runs without a logical date, as ``airflow dags trigger`` starts it: ``{{ ds }}`` is undefined then.
+"""
 
 from __future__ import annotations
 
@@ -135,11 +138,29 @@ def test_the_lead_pipeline_may_run_again(
 ) -> None:
     run_dag(dag_named("crm_lead_pipeline"))
     before = dict(crm.store.contacts)
-    run = run_dag(dag_named("crm_lead_pipeline"))
+    run = run_dag(dag_named("crm_lead_pipeline"), logical_date=None)
     assert crm.store.contacts.keys() == before.keys()
     assert {
         name: task.result["outcome"] for name, task in run.tasks.items() if name.startswith("upsert") and task.result
     } == {f"upsert_lead[{n}]": "updated" for n in (0, 1, 2, 4)}
+
+
+@pytest.mark.parametrize("date", [{}, {"logical_date": None}], ids=["with date", "without date"])
+def test_a_newcomer_who_has_a_deal_does_not_skip_what_follows(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, date: dict[str, None]
+) -> None:
+    has_deal, new = crm.store.contacts["ada@example.com"], crm.store.contacts["barbara@example.com"]
+    dag = dag_named("crm_list_watcher")
+    dag.get_task("newcomers").python_callable = lambda: sorted([has_deal.id, new.id])
+    run = run_dag(dag, **date)
+    assert sorted(run[f"create_deal[{n}]"].state for n in (0, 1)) == ["skipped", "success"]
+    assert (run["count"].state, run["count"].result) == ("success", 1)
+
+
+def test_no_newcomer(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
+    dag = dag_named("crm_list_watcher")
+    dag.get_task("newcomers").python_callable = list
+    assert run_dag(dag).states() == {"newcomers": "success", "create_deal": "skipped", "count": "success"}
 
 
 def test_the_quickstart_succeeds(dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag) -> None:
@@ -154,7 +175,7 @@ def test_the_quickstart_a_second_time_skips_what_is_there(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag
 ) -> None:
     run_dag(dag_named("crm_quickstart"))
-    run = run_dag(dag_named("crm_quickstart"))
+    run = run_dag(dag_named("crm_quickstart"), logical_date=None)
     assert run.states() == {"upsert_contact": "success", "create_deal": "skipped", "move_deal": "skipped"}
 
 
@@ -174,6 +195,6 @@ def test_the_load_ends_as_its_data_says_and_costs_nothing_the_second_time(
     assert Path(result["rejects_path"]).read_text(encoding="utf-8").count("no-address") == 1
 
     before = len(crm.journal())
-    again = run_dag(dag_named("crm_load"), run_conf={"folder": str(tmp_path / "crm")})
+    again = run_dag(dag_named("crm_load"), run_conf={"folder": str(tmp_path / "crm")}, logical_date=None)
     assert again["load"].result["unchanged"] == 4
     assert len(crm.journal()) == before

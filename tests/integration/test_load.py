@@ -629,7 +629,7 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Airflow's time-out strikes once: when rows are done, and the load waits for answers that may come when they do.
 
     Before, a slow machine would get nothing done. Between an answer and its entry in the books the row would be sent
-    again: that is in ``tests/unit/load/test_engine.py``.
+    again: that is in ``tests/unit/load/test_job.py``.
     """
     install, before, left = signal.signal, signal.getsignal(signal.SIGALRM), [1]
     waiting = {Dispatcher.run.__code__, futures.wait.__code__, Event.wait.__code__}
@@ -719,6 +719,44 @@ def test_rejects_are_sent_again(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -
     with third.open(newline="", encoding="utf-8") as file:
         kept = list(csv.DictReader(file))
     assert [(row["mail"], row["first"], row["_original_row"]) for row in kept] == [("p4@example.com", "N4", "4")]
+
+
+def test_each_instance_of_a_mapped_load_keeps_its_own_files(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """Three files with a bad row each: in a shared file each instance would remove the row of the one before."""
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="p[147]@example.com", count=3)
+    sources = [as_csv(tmp_path / f"in-{first}.csv", rows(3, first=first)) for first in (1, 4, 7)]
+    folder = tmp_path / "out"
+    with DAG("mapped", schedule=None) as dag:
+        load = CrmLoadContactsOperator.partial(
+            task_id="load",
+            mapping=MAPPING,
+            max_rejects=1,
+            rejects_path=f"{folder}/rejects-{{{{ run_id }}}}.jsonl",
+            state_path=f"{folder}/state",
+            checkpoint_path=f"{folder}/checkpoint.json",
+        ).expand(source=sources)
+        named = CrmLoadContactsOperator.partial(
+            task_id="named", mapping=MAPPING, report_path=f"{folder}/report-{{{{ ti.map_index }}}}.md"
+        ).expand(source=sources[:2])
+        resend = CrmRetryRejectsOperator(
+            task_id="resend",
+            rejects=[f"{folder}/rejects-{{{{ run_id }}}}.*.jsonl", f"{folder}/no.jsonl", None],
+            only="all",
+            mapping=MAPPING,
+            rejects_path=f"{folder}/again-{{{{ run_id }}}}.csv",
+        )
+        load >> resend >> named
+    run = run_dag(dag)
+    written = sorted(folder.glob("rejects-*.jsonl"))
+    assert [path.name.rpartition(".jsonl")[0][-2:] for path in written] == [".0", ".1", ".2"]
+    assert [[row["values"]["mail"] for row in rejected(path)] for path in written] == [
+        ["p1@example.com"], ["p4@example.com"], ["p7@example.com"],
+    ]  # fmt: skip
+    assert counts(run["resend"].result) == {"created": 3}
+    assert names_in(crm) == loaded(rows(9))
+    names = {path.name for path in folder.iterdir()}
+    assert {"state.0", "state.1", "state.2", "report-0.md", "report-1.md"} <= names
+    assert {f"{path.name}.report.md" for path in written} <= names
 
 
 def test_rejects_that_fail_again_need_a_file_of_their_own(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_each_failure_has_words_of_its_own(stack: AirflowStack, crm: Sandbox, br
         nobody.close()
         cases: dict[str, tuple[str, str | None, str]] = {
             # connection: base URL, what goes wrong at the CRM, what is said
-            "dns": ("https://nowhere.invalid/v2", None, "the host name is not known (DNS)"),
+            "dns": ("https://nowhere.invalid/v2", None, "the host name nowhere.invalid is not known (DNS)"),
             "refused": (f"http://127.0.0.1:{refused}/v2", None, "the connection was refused"),
             "tls": (untrusted.base_url, None, "the certificate is not trusted"),
             "route": (f"{crm.root_url}/v3", None, "UNKNOWN_ROUTE (403)"),

@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from redis_server import RedisServer
 
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit import host_file, stores
+from crm_provider.rate_limit import host_file
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.redis import RedisStore
-from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, Schedule
-from crm_provider.rate_limit.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, Schedule, StoreUnusable, Ticket
 
 NEVER_MIND = 1e9
 PATIENCE = 60.0
@@ -177,7 +176,7 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(host_file, "private_folder", lambda: tmp_path / "state")
-    monkeypatch.setattr(stores, "RECHECK", 0.2)
+    monkeypatch.setattr(budgets, "RECHECK", 0.2)
     pacer = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 
     def assert_paced() -> None:

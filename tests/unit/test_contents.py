@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crm_provider.client.body import MAX_NESTING, UNREADABLE, content_of, is_too_deep, parsed_body
+from crm_provider.client.responses import MAX_NESTING, UNREADABLE, content_of, is_too_deep, parsed_body
 
 
 @pytest.mark.parametrize("blank", [b"", b" \r\n"])

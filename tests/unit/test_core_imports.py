@@ -105,7 +105,7 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 
 HANDED_ON = {
-    "crm_provider.client.observers",  # guards calls from users' observers
+    "crm_provider.client.transport",  # guards calls from users' observers
     "crm_provider.waiting.poller",  # a bug is raised for each who waits
 }
 

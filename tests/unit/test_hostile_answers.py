@@ -22,8 +22,8 @@ from certificates import make_certificate, server_context
 from raw_server import PATIENCE, Behaviour, RawServer, closes, drips, http, pours, sends
 
 from crm_provider import errors as e
-from crm_provider.client.body import MAX_BODY, MOST_MEMBERS, BodyRefused, whole_body
-from crm_provider.client.http_session import HttpSession, TimedReader
+from crm_provider.client.body import MOST_MEMBERS, BodyRefused
+from crm_provider.client.http_session import MAX_BODY, HttpSession, TimedReader, whole_body
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings

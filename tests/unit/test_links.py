@@ -37,6 +37,13 @@ FILES = {
     "/srv.evil.example/r.jsonl": "https://files.example.com/.evil.example/r.jsonl",
     "/srv@evil.example/r.jsonl": "https://files.example.com/%40evil.example/r.jsonl",
     "/srv:443@evil.example": "https://files.example.com/%3A443%40evil.example",
+    "/var/crm/../../etc/passwd": "",
+    "/var/crm/a/..": "",
+    "/var/crm/%2e%2e/secret": "",
+    "/var/crm/%252e%252e%252fsecret": "",
+    "/var/crm/..\\secret": "",
+    "/var/crm/a..b/..c": "https://files.example.com/a..b/..c",
+    "s3://own/../other/r.md": "",
     "javascript:alert(1)": "",
     "javascript://files.example.com/%0aalert(1)": "",
     "data:text/html,<script>": "",
@@ -72,8 +79,8 @@ def test_any_path_gives_a_web_link_or_none(path: str, rules: dict[str, str]) -> 
 @given(st.text(), st.sampled_from(["https://files.example.com", "https://files.example.com/crm", "http://h:80/a?f="]))
 def test_a_rule_leads_to_its_own_host_whatever_the_path_is(rest: str, url: str) -> None:
     link = web_link(f"/var{rest}", {"/var": url})
-    assert link.startswith(url)
-    assert urlsplit(link).netloc == urlsplit(url).netloc
+    assert link == "" or link.startswith(url)
+    assert urlsplit(link).netloc in ("", urlsplit(url).netloc)
 
 
 def task(**fields: Any) -> SimpleNamespace:

@@ -48,7 +48,7 @@ def test_pieces_of_less_than_no_bytes_are_refused() -> None:
 
     answer: Any = SimpleNamespace(raw=SimpleNamespace(stream=pieces), headers={})
     with pytest.raises(bodies.BodyRefused, match=r"^the answer comes in pieces that make no sense$"):
-        bodies.whole_body(answer)
+        http_session.whole_body(answer)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,17 @@ import pytest
 from crm_provider.client.settings import Settings
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
-from crm_provider.rate_limit.limiter import Budget, BudgetBusy, LaneRateLimiter, ProcessRateLimiter, ShareRateLimiter
+from crm_provider.rate_limit.limiter import (
+    Budget,
+    BudgetBusy,
+    FallbackStore,
+    LaneRateLimiter,
+    MemoryStore,
+    ProcessRateLimiter,
+    ShareRateLimiter,
+)
 from crm_provider.rate_limit.redis import RedisStore
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Grant, GrantStatus, Lane, Pace
-from crm_provider.rate_limit.stores import FallbackStore, MemoryStore, Ticket
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Grant, GrantStatus, Lane, Pace, Ticket
 
 from .fakes import FakeClock, FakePacer
 

@@ -23,8 +23,7 @@ from crm_provider.rate_limit.host_file import (
     file_name,
     private_folder,
 )
-from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace
-from crm_provider.rate_limit.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, StoreUnusable, Ticket
 
 from .fakes import FakeClock
 from .pacing_scene import NEVER_MIND

@@ -10,8 +10,7 @@ import redis
 
 from crm_provider.rate_limit import redis as redis_store
 from crm_provider.rate_limit.redis import EXPIRY, TIMEOUT, RedisStore
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, Grant, GrantStatus, Lane, Pace
-from crm_provider.rate_limit.stores import StoreUnusable, Ticket
+from crm_provider.rate_limit.schedule import LONGEST_PAUSE, Grant, GrantStatus, Lane, Pace, StoreUnusable, Ticket
 
 URL = "redis://:s3cret@redis.example:6380/1"
 PACE = Pace.of(5.0, 3)

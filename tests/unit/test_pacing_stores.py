@@ -19,12 +19,22 @@ from hypothesis import strategies as st
 
 from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.rate_limit import host_file, stores
+from crm_provider.rate_limit import host_file
 from crm_provider.rate_limit import limiter as budgets
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
-from crm_provider.rate_limit.limiter import Budget
-from crm_provider.rate_limit.schedule import LONGEST_PAUSE, RECORD_SIZE, Grant, GrantStatus, Lane, Pace, Schedule
-from crm_provider.rate_limit.stores import RECHECK, FallbackStore, MemoryStore, RateStore, StoreUnusable, Ticket
+from crm_provider.rate_limit.limiter import RECHECK, Budget, FallbackStore, MemoryStore
+from crm_provider.rate_limit.schedule import (
+    LONGEST_PAUSE,
+    RECORD_SIZE,
+    Grant,
+    GrantStatus,
+    Lane,
+    Pace,
+    RateStore,
+    Schedule,
+    StoreUnusable,
+    Ticket,
+)
 
 from .fakes import FakeClock, logged
 from .pacing_scene import NEVER_MIND
@@ -500,5 +510,5 @@ def test_a_child_starts_with_locks_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     store = MemoryStore(clock=lambda: 1000.0)
     slot(store)
     store._lock.acquire()
-    stores._start_anew_in_child()
+    budgets._forget_in_child()
     assert slot(store) == 0.0

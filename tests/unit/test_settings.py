@@ -178,6 +178,8 @@ def test_fingerprints_tell_keys_apart() -> None:
         ("developer_mode", "1", True),
         ("developer_mode", "false", False),
         ("developer_mode", "0", False),
+        ("developer_mode", 1, True),
+        ("developer_mode", 0, False),
         ("requests_per_second", "2.5", 2.5),
         ("requests_per_second", 2, 2.0),
         ("burst", "3", 3),
@@ -209,7 +211,7 @@ def test_an_extra_left_empty_is_the_default(name: str, nothing: str | None) -> N
 
 
 WRONG = {
-    "developer_mode": ["yes", 1, 0, "on", 2, [], "truth"],
+    "developer_mode": ["yes", "on", 2, -1, 1.0, [], "truth"],
     "requests_per_second": [0, -1, "fast", True, float("nan"), float("inf"), [], 10**400, "1e999", 1001],
     "burst": [0, -1, 1.5, "2.5", True, "x", 10**400],
     "timeout": [0, -1, 601, "long", False, {}, float("nan")],

@@ -18,8 +18,8 @@ from crm_provider import errors as e
 from crm_provider.client import retry
 from crm_provider.client.observers import RequestEvent
 from crm_provider.client.settings import Settings
-from crm_provider.hooks.crm import CrmHook
-from crm_provider.observability.tracing import CallSpans, call_spans
+from crm_provider.hooks.crm import CrmHook, call_spans
+from crm_provider.observability.tracing import CallSpans
 
 NOW = 1_700_000_000_000_000_000
 
@@ -96,11 +96,15 @@ def test_nothing_without_a_real_provider(monkeypatch: pytest.MonkeyPatch, provid
     assert call_spans() is None
 
 
+def test_nothing_where_nobody_has_loaded_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace")
+    assert call_spans() is None
+
+
 def test_nothing_is_loaded_where_nobody_has_loaded_it() -> None:
     script = (
         "import sys\n"
-        "from crm_provider.observability.tracing import call_spans\n"
-        "assert call_spans() is None\n"
+        "import crm_provider.observability.tracing\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

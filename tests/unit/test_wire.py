@@ -19,9 +19,8 @@ from urllib3.util.wait import wait_for_read
 
 from crm_provider import __version__
 from crm_provider import errors as e
-from crm_provider.client.body import MAX_BODY
 from crm_provider.client.client import CrmClient
-from crm_provider.client.http_session import HttpSession
+from crm_provider.client.http_session import MAX_BODY, HttpSession
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.retry import ONE_TRY

@@ -1,8 +1,6 @@
-"""Columns of a row: paths into nested values, and words that stand for no value.
+"""Reads the columns of a row: also by paths into nested values, such as ``properties.email``.
 
-Columns of a row that are paths into nested values: ``properties.email``.
-
-What programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold a text.
+It also knows what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold text.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from crm_provider.load.sources.options import HeaderLine
 
 
 def has_column(columns: Collection[str], name: str | None) -> bool:
-    """Whether rows with these columns may have a value of a name, which may be a path into a nested one."""
+    """Whether rows with these columns may have a value for a name, which may be a path into a nested value."""
     if name is None or name in columns:
         return name is not None
     parts = name.split(".")
@@ -24,7 +22,7 @@ def has_column(columns: Collection[str], name: str | None) -> bool:
 
 
 def value_at(row: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """The value of a column; if there is none, that at a path into nested ones: ``properties.email``."""
+    """The value of a column, or else at a path into nested values, such as ``properties.email``."""
     if name in row:
         return row[name]
     parts = name.split(".")
@@ -57,7 +55,7 @@ WORDS = frozenset(
     }
     | {"undefined", "not available", "not applicable"}
 )
-"""In lower case. They stay text unless ``null_values`` names them, for a surname can be Null."""
+"""In lower case. They stay text unless ``null_values`` lists them, because a surname can be Null."""
 
 LONGEST = max(map(len, WORDS))
 
@@ -83,27 +81,27 @@ _TEXT_FORMULA = re.compile(r'="([^"]*)"')
 
 
 def is_error_value(text: str) -> bool:
-    """Whether a text is what a spreadsheet writes for a formula that has failed; such a text is never sent."""
+    """Whether a text is a spreadsheet's value for a failed formula; such a text is never sent."""
     return _ERROR_VALUE.fullmatch(text) is not None
 
 
 def without_formula(text: str) -> str:
-    """The text in ``="0042"``: so programs write text that Excel would take for a number."""
+    """The text in ``="0042"``, which is how programs keep Excel from taking a text for a number."""
     found = _TEXT_FORMULA.fullmatch(text)
     return found[1].strip() if found else text
 
 
 class NullWords:
-    """Counts by column the words that may stand for no value and are sent as text."""
+    """Counts, by column, words that may mean "no value" and are sent as text."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._words: Counter[str] = Counter()
 
     def note(self, values: Mapping[str, Any], columns: Collection[str]) -> None:
-        """Count those of a row.
+        """Count the words of a row.
 
-        :param columns: that are sent
+        :param columns: the columns that are sent
         """
         for column in columns:
             value = value_at(values, column) if "." in column else values.get(column)
@@ -112,12 +110,12 @@ class NullWords:
                 self._words[value.strip()] += 1
 
     def warning(self) -> str | None:
-        """What was counted, the way out, and no value of a person; None if there is nothing to say."""
+        """A warning with the counts and the fix, without values of people; None if there were none."""
         if not self._counts:
             return None
         counts = ", ".join(f"{column!r} {count:,}" for column, count in self._counts.most_common())
         words = ", ".join(repr(word) for word in sorted(self._words))
         return (
-            f"Words that often stand for no value are sent as text ({words}); cells by column: {counts}. "
+            f"Words that often mean 'no value' are sent as text ({words}); cells by column: {counts}. "
             f"If they are to be empty, give source_options={{'null_values': [{words}]}} (in a query: NULLIF)"
         )

@@ -1,10 +1,6 @@
-"""Conversions of single values. Pure functions; no message shows the value.
+"""Converts a value of the source to a JSON value: text, numbers, booleans, addresses and JSON.
 
-What a conversion takes and returns, and how it says that a value cannot be converted.
-
-Numbers of a source, without a float on the way. Pure conversions, as in :mod:`crm_provider.load.mapping.converters`.
-
-From a source's value to a JSON value: pure conversions. What does not fit is said without showing the value.
+The conversions are pure functions. Numbers keep their digits, and no error message shows the value.
 """
 
 from __future__ import annotations
@@ -43,11 +39,11 @@ _EXACT_FLOAT = 2**53  # beyond it neighbouring whole numbers share one float
 
 
 def number(*, decimal: str = ".", thousands: str = "") -> Conversion:
-    """A number as text with exactly the digits given, a point before the fraction, and no float on the way.
+    """A number as text with exactly the given digits and a point before the fraction, never through a float.
 
-    :param decimal: what stands before the fraction in a text
-    :param thousands: what may stand between groups of three digits
-    :raises ValueError: if the two cannot be told apart
+    :param decimal: the mark before the fraction in a text
+    :param thousands: the mark that may separate groups of three digits
+    :raises ValueError: if the two are the same or not marks
     """
     if not _is_mark(decimal) or (thousands and not _is_mark(thousands)) or decimal == thousands:
         raise ValueError(
@@ -87,7 +83,7 @@ def integer(*, decimal: str = ".", thousands: str = "") -> Conversion:
 
 
 def digits(value: Any) -> str:
-    """The digits of a number, without an exponent; those of a float are the fewest that mean the same float."""
+    """The digits of a number, without an exponent; of a float, the fewest that give the same float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ConversionError("no number", "give a number, or a text with its digits")
     if isinstance(value, int):
@@ -111,12 +107,12 @@ NO = frozenset({"false", "f", "no", "n", "off", "0"})
 
 
 def auto(value: Any) -> Any:
-    """As given, if JSON has a form for it; dates in ISO 8601, ``Decimal`` as its digits, ids as text."""
+    """The value as JSON: dates in ISO 8601, ``Decimal`` as its digits, ids as text."""
     return value.strip() if isinstance(value, str) else json_safe(value)
 
 
 def text(value: Any) -> str:
-    """Anything that can be written in one text."""
+    """Any single value as text."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
@@ -152,9 +148,9 @@ def boolean(*, true: Iterable[str] = (), false: Iterable[str] = ()) -> Conversio
 
 
 def email(*, lowercase: bool = False) -> Conversion:
-    """One email address, without what is around it, in composed characters (NFC) and in the case given.
+    """One email address, unwrapped, in composed characters (NFC) and in the given case.
 
-    :param lowercase: in lower case instead
+    :param lowercase: convert to lower case
     """
 
     def convert(value: Any) -> str:
@@ -170,7 +166,7 @@ def email(*, lowercase: bool = False) -> Conversion:
 
 
 def as_json(value: Any) -> Any:
-    """A nested value: a text is read as JSON, anything else is kept."""
+    """A nested value: text is parsed as JSON, anything else is kept."""
     if isinstance(value, str):
         try:
             value = json.loads(value, parse_float=_exact_float, parse_constant=_no_constant)

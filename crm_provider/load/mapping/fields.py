@@ -1,9 +1,4 @@
-"""The fields of a mapping: what can be named, and how its value is made.
-
-The fields of the CRM that a mapping can name.
-
-One line of a mapping: which field of the CRM gets which column, and how the value is converted.
-"""
+"""The lines of a mapping: which field of the CRM gets which column, and how its value is converted."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ from crm_provider.values.suggest import nearest, unknown
 
 
 class Section(IntEnum):
-    """Where in a contact a field is."""
+    """The part of a contact that a field belongs to."""
 
     EMAIL = 0
     ATTRIBUTES = 1
@@ -46,14 +41,14 @@ class Target:
 
     @property
     def path(self) -> str:
-        """The unmistakable name: the same for two spellings of one field."""
+        """The full name: the same for all spellings of a field."""
         return f"attributes.{self.name}" if self.section is Section.ATTRIBUTES else self.label
 
 
 def target_of(name: Any) -> Target:
-    """The field that a mapping's key names.
+    """The field that a key of a mapping names.
 
-    :raises SourceError: if it names none
+    :raises SourceError: if it is not a field
     """
     if not isinstance(name, str) or not name.strip() or name != name.strip():
         raise SourceError(f"mapping[{name!r}]: a field's name must be text, not empty and without space around it")
@@ -87,23 +82,22 @@ def _attribute(name: str, key: str) -> str:
 Empty = Literal["skip", "clear", "null", "keep"]
 """What an empty value becomes.
 
-``skip`` leaves the field out: the CRM keeps what it has. ``clear`` sends an empty text: how a field is cleared is not
-documented, and a text that the CRM shows as text takes an empty one, while a null might pass for "not given" without
-a word. A field that is no text may refuse it, which rejects the row; ``null`` is there for that. ``keep`` sends the
-value as it is.
+``skip`` leaves the field out, so the CRM keeps its value. ``clear`` sends an empty text: the API does not document how
+to clear a field, a text field takes an empty text, and a null might silently count as "not given". A field of another
+type may refuse it, which rejects the row; use ``null`` there. ``keep`` sends the value as it is.
 """
 
 EMPTIES: tuple[Empty, ...] = get_args(Empty)
 
 LEFT_OUT = object()
-"""Stands for a field that is not sent."""
+"""Marks a field that is not sent."""
 
 _MISSING = object()
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the whole mapping says, where a line of it does not."""
+    """Settings of the whole mapping, for lines that do not have their own."""
 
     empty: Empty = "skip"
     region: str | None = None
@@ -117,7 +111,7 @@ class Field:
     :param column: of the source; None for a constant
     :param optional: whether a row may lack the column
     :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`ConversionError`
-    :param data: the line as plain data, with the defaults that count for it
+    :param data: the line as plain data, with the defaults that apply to it
     """
 
     target: Target
@@ -142,10 +136,10 @@ TYPES: Mapping[str, tuple[tuple[str, ...], Maker]] = {
     "email": ((), lambda options, defaults: converters.email(lowercase=defaults.lowercase_email)),
     "json": ((), lambda options, defaults: converters.as_json),
 }
-"""Every type that a line of a mapping can name."""
+"""The types that a line of a mapping can have."""
 
 _COMMON = ("column", "type", "empty", "default", "optional")
-_WORDS = ("true", "false")  # their values are words; all other options of types are single texts
+_WORDS = ("true", "false")  # their values are words; the other options of types are single texts
 
 
 def field_of(name: Any, spec: Any, defaults: Defaults) -> Field:
@@ -166,7 +160,7 @@ def column_field(target: Target, column: str, defaults: Defaults) -> Field:
 
 
 def nested_field(target: Target, column: str) -> Field:
-    """The line for a column of nested fields in a row that has none: the others have become columns of their own."""
+    """The line for a column that should hold nested fields and does not: nested fields became columns of their own."""
 
     def read(row: Mapping[str, Any]) -> Any:
         if not is_empty(row.get(column)):

@@ -1,8 +1,6 @@
-"""Conversions to the CRM's formats: dates, times and phone numbers.
+"""Converts dates and times to ISO 8601 and phone numbers to E.164 (``+5531999999999``), the formats of the CRM.
 
-Dates and times of a source, in ISO 8601. Pure conversions, as in :mod:`crm_provider.load.mapping.converters`.
-
-Phone numbers in E.164, the form that the CRM takes: ``+5531999999999``.
+Pure functions, as in :mod:`crm_provider.load.mapping.converters`.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ _ISO = re.compile(
     r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
-"""What databases and programs write; Python 3.10 reads less of ISO 8601 than 3.11, so it is read here."""
+"""ISO 8601 as databases and programs write it. Python 3.10 parses less of it than 3.11, so it is parsed here."""
 
 _FIX = "correct it in the source, or say how it is written with format"
 
 
 def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option's name
-    """A date as ``2024-01-31``. The time of a moment is dropped, and its day is the one that stands there.
+    """A date as ``2024-01-31``. A time of day is dropped, without a change of time zone.
 
     :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
     :raises ValueError: if the format does not hold day, month and year
@@ -49,11 +47,11 @@ def day(*, format: str | None = None) -> Conversion:  # noqa: A002 - the option'
 
 
 def moment(*, format: str | None = None, zone: str | None = None) -> Conversion:  # noqa: A002 - the option's name
-    """A moment as ``2024-01-31T12:00:00Z``, in UTC. A date is its midnight.
+    """A time as ``2024-01-31T12:00:00Z``, in UTC. A date means its midnight.
 
     :param format: how a text is written, as for ``datetime.strptime``; by default ISO 8601
-    :param zone: the time zone of times that do not name their own; without it such a time is unfit
-    :raises ValueError: if the format does not hold a whole date, or the zone is not known
+    :param zone: the time zone of times that have none; without it such a time is refused
+    :raises ValueError: if the format does not hold a whole date, or the zone is unknown
     """
     read, default_zone = _reader(format, "no date and time"), None if zone is None else _zone(zone)
 
@@ -117,7 +115,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _check_format(form: str) -> None:
-    """A format without a year would be read as 1900 in every row."""
+    """Refuse a format that lacks a part of the date: without a year, each row would be read as 1900."""
     sample = datetime(2023, 11, 22, 13, 45, 58, tzinfo=timezone.utc)
     written = sample.strftime(form)
     for other, what in (({"year": 2019}, "year"), ({"month": 7}, "month"), ({"day": 3}, "day")):
@@ -137,11 +135,11 @@ INSTALL = "pip install 'airflow-provider-crm[phone]'"
 def phone(*, region: str | None = None) -> Conversion:
     """A phone number in E.164.
 
-    The number must be *valid* (in a range that is given out), not only *possible* (of a possible length): a local
-    number without its area code is possible, and the CRM would get the number of nobody or of someone else.
+    The number must be *valid* (in an assigned range), not only *possible* (of a possible length): a local number
+    without its area code is possible, and the CRM would get an unused number or that of another person.
 
     :param region: country of numbers without ``+``, two letters (ISO 3166): ``BR``
-    :raises ValueError: if the library is missing or the region is not known
+    :raises ValueError: if the library is missing or the region is unknown
     """
     try:
         import phonenumbers as library

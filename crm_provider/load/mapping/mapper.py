@@ -1,4 +1,4 @@
-"""The mapping of a load: from a row of the source to a contact, all its lines compiled once.
+"""The mapping of a load: makes a contact of each row. Its lines are compiled once.
 
 ::
 
@@ -46,14 +46,14 @@ log = logging.getLogger(__name__)
 EMAIL = "email"
 
 KEPT_PLANS = 256
-"""Sets of columns that are remembered without a mapping: rows of JSON lines may differ in their columns."""
+"""Sets of columns that are cached without a mapping: rows of JSON lines may differ in their columns."""
 
 SHOWN_COLUMNS = 20
 """Columns of the source that a message lists."""
 
 
 class Mapper:
-    """Makes contacts of rows.
+    """Maps rows to contacts.
 
     >>> mapper = Mapper({"email": "mail", "name": "first"}, lowercase_email=True)
     >>> mapper(Row(1, {"mail": " Ada@Example.com", "first": "Ada", "age": 36}))
@@ -61,11 +61,12 @@ class Mapper:
 
     :param mapping: field of the CRM (``email``, an attribute, ``attributes.<name>``, ``origin.<key>``) -> column, or a
         mapping with ``column`` and ``type``, ``empty``, ``default``, ``optional`` and the options of the type, or
-        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. None takes the
-        column ``email`` (in any case) and all others as attributes; of an extract's columns those that can be written
-    :param empty: what an empty value becomes where the mapping does not say:
+        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. Without a
+        mapping, the column ``email`` (in any case) is the address and all others are attributes; of an extract, the
+        columns that can be written
+    :param empty: what an empty value becomes if the mapping does not say it:
         :data:`crm_provider.load.mapping.fields.Empty`
-    :param region: country of phone numbers without ``+`` where the mapping does not say: ``"BR"``
+    :param region: country of phone numbers without ``+`` if the mapping does not say it: ``"BR"``
     :param lowercase_email: write addresses in lower case; by default the case is kept
     :raises SourceError: naming the field, the problem and the nearest valid choice
     """
@@ -89,15 +90,15 @@ class Mapper:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """Columns that the mapping reads, each once; None without a mapping: all of them."""
+        """The columns that the mapping reads, each once; None without a mapping, which reads all."""
         if self._plan is None:
             return None
         return tuple(dict.fromkeys(field.column for field in self._plan.fields if field.column is not None))
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Whether a source with these columns can be mapped.
+        """Check that a source with these columns can be mapped.
 
-        :raises SourceError: with all that is wrong, and the nearest columns
+        :raises SourceError: with all problems and the nearest columns
         """
         if self._plan is None:
             if problems := self._plan_for(columns if isinstance(columns, tuple) else tuple(columns)).problems:
@@ -118,7 +119,7 @@ class Mapper:
         return f"{'; '.join(texts)}. Its columns: {shown}{more}"
 
     def as_data(self) -> dict[str, Any]:
-        """All that decides what a row becomes, as plain data; two spellings of one mapping give the same."""
+        """All settings that decide the contact of a row, as plain data; the same for all spellings of a mapping."""
         lines = None
         if self._plan is not None:
             lines = {field.target.path: dict(field.data) for field in self._plan.fields}
@@ -129,7 +130,7 @@ class Mapper:
     def __call__(self, row: Row) -> Contact:
         """The contact of a row.
 
-        :raises InvalidRow: with all that is wrong with the row
+        :raises InvalidRow: with all problems of the row
         """
         if row.problem is not None:
             raise InvalidRow(Problem("row", "", "cannot be read", row.problem))
@@ -150,7 +151,7 @@ class Mapper:
         return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
 
     def _plan_for(self, columns: tuple[Any, ...]) -> _Plan:
-        """Without a mapping: what is done with rows of these columns."""
+        """The plan for rows with these columns, without a mapping."""
         plan = self._plans.get(columns)
         if plan is None:
             if len(self._plans) >= KEPT_PLANS:
@@ -160,22 +161,22 @@ class Mapper:
         return plan
 
     def _log_left_out(self, columns: tuple[Any, ...], left_out: Collection[str]) -> None:
-        """Say once of each column that it is not taken."""
+        """Log, once for each column, that it is left out."""
         fresh = [name for name in left_out if name not in self._logged]
         if fresh and not look_like_values(columns):
             self._logged.update(fresh)
             log.info(
-                "Without a mapping these columns are left out, for they are read-only in the CRM or have no name (a "
-                "pandas index, for example: write it with index=False): %s",
+                "Without a mapping these columns are left out, because they are read-only in the CRM or have no name "
+                "(a pandas index, for example: write it with index=False): %s",
                 ", ".join(map(repr, sorted(fresh))),
             )
 
 
 class _Plan:
-    """What is done with each row, laid out for speed.
+    """The steps that make a contact of a row, laid out for speed.
 
     :param problems: of the columns themselves, and so of every row that has them
-    :param left_out: columns that are not taken
+    :param left_out: columns that are not sent
     """
 
     def __init__(
@@ -209,7 +210,7 @@ def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
 
 
 def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
-    """Without a mapping: each column is an attribute; of the columns of an extract those that can be written."""
+    """The plan without a mapping: each column is an attribute; of an extract, only columns that can be written."""
     fields: list[Field] = []
     problems: list[Problem] = []
     left_out: list[str] = []
@@ -233,7 +234,7 @@ def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
 
 
 def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | None:
-    """The field that a column is without a mapping; None if it is none."""
+    """The field of a column without a mapping; None if it is left out."""
     impossible = Problem(str(column), "", "no attribute can have the name of this column", "give the load a mapping")
     if not isinstance(column, str) or not column.strip():
         return impossible
@@ -247,17 +248,17 @@ def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | No
 
 
 def _target_in_extract(column: str) -> Target | None:
-    """The field that a column of an extract is; None if it is read-only."""
+    """The field of a column of an extract; None if it is read-only."""
     head, _, name = column.partition(".")
     return Target(NESTED[head], name or head) if head in NESTED and (name or column == head) else None
 
 
 NESTED = {"attributes": Section.ATTRIBUTES, "origin": Section.ORIGIN}
-"""Fields of a contact that hold others."""
+"""Fields of a contact that hold other fields."""
 
 
 def _is_extract(columns: tuple[Any, ...]) -> bool:
-    """Whether the columns are those of the CRM's own contacts, as an extract has them."""
+    """Whether the columns are those of an extract of contacts."""
     names = [column for column in columns if isinstance(column, str)]
     return any(name in ("attributes", "segmentedListsIds") or name.startswith("attributes.") for name in names)
 
@@ -299,7 +300,7 @@ def _not_there(column: Any, columns: Collection[str], wanted: Collection[str]) -
 
 
 def _no_header_line(columns: Collection[Any]) -> str:
-    """What to do if the line that was read as the header line seems to be none; it shows nothing of it."""
+    """The fix for a header line that seems to hold values; nothing of the line is shown."""
     where = f"{columns.place} was read" if isinstance(columns, HeaderLine) else "Its first line was read"
     return (
         f"{where} as the header line, but looks like data, not like the names of columns (other lines before it: "

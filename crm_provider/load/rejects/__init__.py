@@ -1,1 +1,1 @@
-"""The rows that were rejected: the file, its formats, and how it is sent again."""
+"""Rejected rows: their file, its formats, and the file as the source of another load."""

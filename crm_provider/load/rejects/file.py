@@ -1,9 +1,4 @@
-"""The rejects file: written by a load, and read as the source of the next one.
-
-The rejects file: the rows that the CRM does not have, each with the reason and what to do about it.
-
-A rejects file as the source of a load: what was rejected, once more.
-"""
+"""The rejects file: written by a load, one line for each rejected row with the reason, and read as a source again."""
 
 from __future__ import annotations
 
@@ -25,26 +20,26 @@ log = logging.getLogger(__name__)
 
 
 class RowsLost(CannotWrite):
-    """Rejected rows that were written are not in the file any more: somebody has replaced or changed it meanwhile."""
+    """Rejected rows are missing from the file, because another process has replaced or changed it."""
 
 
 class RejectsFile:
-    """Written row by row; complete even after a kill. There is no file as long as no row was rejected.
+    """Written row by row and complete even after a kill. It is created with the first rejected row.
 
-    A run starts with :meth:`start`, or with :meth:`resume` if it goes on where an earlier try stopped. One name is for
-    one run: the file of an earlier run under it is replaced, so give each run its own (Airflow: a template with
-    ``run_id``). A file that is no rejects file is never touched.
+    A run begins with :meth:`start`, or with :meth:`resume` if it continues an earlier try. Each run needs its own file
+    name (in Airflow: a template with ``run_id``), because the file of an earlier run is replaced. A file that is not a
+    rejects file is never changed.
 
-    An earlier try that Airflow has given up may live on for some seconds and write too. Which of two tries is the newer
-    one cannot be told here. So at its end neither takes a row out of the file, only lines that are doubled.
+    An earlier try that Airflow has given up may run on for some seconds and write too, and neither try can know that it
+    is the older one. So at its end a try removes no rows, only duplicate lines.
 
     :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
         parts are beside it
     :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
     :param columns: of the source, in their order; for CSV, by default those of the first rejected row
-    :param original: from a row's number to its number in the first source (``RejectedRows.original``)
-    :param place: from a row's number to the file, line and row that its message begins with
-    :param is_malformed: whether a row, by its number, could not be read; sent again, it is rejected until it is
+    :param original: number of a row -> its number in the first source (``RejectedRows.original``)
+    :param place: number of a row -> file, line and row, which its message begins with
+    :param is_malformed: number of a row -> whether it could not be read; sent again, it is rejected until it is
         corrected
     :raises SourceError: if the format is unknown, or cannot be written row by row
     """
@@ -71,7 +66,7 @@ class RejectsFile:
 
     @classmethod
     def of(cls, path: AnyPath, source: Any, *, format: RejectsFormat | None = None) -> RejectsFile:  # noqa: A002
-        """The rejects file of a load from a source, with what the source knows of its rows."""
+        """The rejects file of a load, with what the source knows about its rows."""
         known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
         return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
 
@@ -80,9 +75,9 @@ class RejectsFile:
         return is_local(self.path)
 
     def start(self) -> None:
-        """Begin anew: remove the file of an earlier run.
+        """Start again: remove the file of an earlier run.
 
-        :raises SourceError: if the file is no rejects file
+        :raises SourceError: if it is not a rejects file
         """
         self._check_own()
         if next(self._journal.lines(), None) is not None:
@@ -90,11 +85,11 @@ class RejectsFile:
         self._clear()
 
     def resume(self, done: Callable[[int], bool]) -> None:
-        """Go on with the file of an earlier try, without the rows that will be sent again.
+        """Continue the file of an earlier try, without the rows that will be sent again.
 
-        :param done: whether a row, by its number, is not sent again; the rows for which it was true must have been
-            synced (:meth:`sync`) before that was written down
-        :raises SourceError: if the file is no rejects file
+        :param done: number of a row -> whether it is not sent again; such rows must have been synced (:meth:`sync`)
+            before they were saved as done
+        :raises SourceError: if it is not a rejects file
         """
         self._check_own()
         reader = RejectReader(self._lines, self.path.name)
@@ -117,7 +112,7 @@ class RejectsFile:
             self._clear()
 
     def write(self, reject: Reject) -> None:
-        """Add a row. On a local disk it survives a kill from now on.
+        """Add a row. On a local disk it now survives a kill.
 
         :raises CannotWrite: the row is not in the file
         """
@@ -126,14 +121,14 @@ class RejectsFile:
         if not self.count:
             header = self._header(reject)
         line = self._lines.line(reject)
-        self._journal.append(line if header is None else f"{header}\n{line}")  # at once: both or neither
+        self._journal.append(line if header is None else f"{header}\n{line}")  # together: both or neither
         self._marks.extend(_mark(text) for text in (header, line) if text is not None)
         self._numbers.append(reject.number)
         self.count += 1
         self.has_unsynced = True
 
     def _with_place(self, reject: Reject) -> Reject:
-        """A reject with what the source knows of its row."""
+        """A reject with what the source knows about its row."""
         number, place = reject.number, self._place(reject.number)
         if self._original is not None:
             reject = replace(reject, original=self._original(number))
@@ -142,7 +137,7 @@ class RejectsFile:
         return replace(reject, message=f"{place}: {reject.message}") if place else reject
 
     def sync(self) -> None:
-        """After this the rows so far survive anything."""
+        """Make the rows so far survive a power cut."""
         if self.has_unsynced:
             self._journal.sync()
             self.has_unsynced = False
@@ -155,13 +150,13 @@ class RejectsFile:
         """
         self._journal.sync()
         self._take_stock()
-        if (gone := rejected - len(self._numbers)) > 0:  # before this try: another's rows do not make up for them
+        if (gone := rejected - len(self._numbers)) > 0:  # of earlier tries: rows of another try do not replace them
             raise self._lost(gone)
         self._journal.finish()
         self.has_unsynced = False
 
     def _take_stock(self) -> None:
-        """Make sure that the file holds the rows of this try, each once, whoever else has written to it."""
+        """Make sure that the file holds the rows of this try once, also if another try has written to it."""
         if array("Q", map(_mark, self._journal.lines())) == self._marks:
             return
         key_of, own_marks = self._keys(), set(self._marks)
@@ -181,7 +176,7 @@ class RejectsFile:
             self._drop_doubled(own_marks, keys_of_own_lines)
 
     def _drop_doubled(self, own_marks: set[int], keys_of_own_lines: set[int | str]) -> None:
-        """Of several lines with one key, keep that of this try, or else the first."""
+        """Of several lines with the same key, keep the one of this try, else the first."""
         key_of = self._keys()
         kept: set[int | str] = set()
 
@@ -200,7 +195,7 @@ class RejectsFile:
             log.info("Rows that another try has rejected as well were in %s twice; now each is in it once.", self.path)
 
     def _keys(self) -> Callable[[str], int | str]:
-        """From each line of the file in turn to the number of its row, or, if it is no row, to the line itself."""
+        """Maps each line in turn to the number of its row, or to itself if it is not a row."""
         reader = RejectReader(self._lines, self.path.name)
 
         def key_of(line: str) -> int | str:
@@ -220,7 +215,7 @@ class RejectsFile:
         )
 
     def _header(self, reject: Reject) -> str | None:
-        """The first line, None if there is one already: also that of another try, whose columns it then tells."""
+        """The header to write; None if there is one, whose columns are used then, also if another try wrote it."""
         first = next(self._journal.lines(), None)
         if first is None:
             own = [name for name in reject.values if name not in (LINE, EXTRA)]
@@ -235,9 +230,9 @@ class RejectsFile:
     def _forget_lines(self) -> None:
         self.count = 0
         self._marks = array("Q")
-        """Of the lines that this try has kept or written."""
+        """Fingerprints of the lines that this try has kept or written."""
         self._numbers = array("q")
-        """Of the rows in them."""
+        """Numbers of their rows."""
 
     def _check_own(self) -> None:
         if not self._journal.begins_like(self._lines.begin):
@@ -248,26 +243,26 @@ class RejectsFile:
 
 
 def _mark(line: str) -> int:
-    """Tells lines apart, in 8 bytes."""
+    """A fingerprint of a line, in 8 bytes."""
     return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")
 
 
 class NoRejects(SourceError):
-    """There is no rejects file: no row was rejected, or the path is wrong."""
+    """The rejects file is missing: no row was rejected, or the path is wrong."""
 
 
 class RejectedRows:
     """A rejects file as the source of a load.
 
-    Its rows are numbered from 1 anew, for they are another source: edited, filtered, in another order. The numbers that
-    they had in the first source of all are kept: see :meth:`original`.
+    Its rows are numbered from 1 again, because they may be edited, filtered or reordered. The numbers of the first
+    source are kept: :meth:`original`.
 
     Each row has columns of its own (so ``columns`` is None): those of a list or of JSON lines may differ.
 
-    :param path: of a rejects file, also of one whose run was killed
-    :param retryable_only: leave out the rows that fail again unless someone corrects them
-    :raises NoRejects: if there is no such file
-    :raises SourceError: if it is no rejects file; the text names the line
+    :param path: of a rejects file, also from a run that was killed
+    :param retryable_only: leave out the rows that fail again unless they are corrected
+    :raises NoRejects: if the file is missing
+    :raises SourceError: if it is not a rejects file; the message names the line
     """
 
     def __init__(
@@ -281,7 +276,7 @@ class RejectedRows:
         self.columns: tuple[str, ...] | None = None
         self._path, self._format, self._retryable_only = path, format, retryable_only
         self.left_out = 0
-        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
+        """Rows that the last reading left out, because they fail again unless they are corrected."""
         self._originals, self._places = array("q"), RowLocations()
         lines, journal = lines_and_journal(path, format)
         with _text_errors(self.name):
@@ -290,7 +285,7 @@ class RejectedRows:
             raise NoRejects(f"there is no rejects file {self.name}, or it is empty")
         RejectReader(lines, self.name).read(first)
         self.header = lines.columns()
-        """The columns of a file in CSV: those of its first row. Others may have more."""
+        """The columns of a CSV file: those of its first row. Other rows may have more."""
 
     def rows(self) -> Iterator[Row]:
         """The rows as they were given to the load that rejected them."""
@@ -312,7 +307,7 @@ class RejectedRows:
                     yield Row(len(self._originals), reject.values, problem, reject.made)
 
     def original(self, number: int) -> int:
-        """The number in the first source of all of a row that :meth:`rows` has given."""
+        """The number in the first source of a row of :meth:`rows`."""
         return self._originals[number - 1]
 
     def place(self, number: int) -> str:
@@ -320,11 +315,11 @@ class RejectedRows:
         return self._places.place(number)
 
     def is_malformed(self, number: int) -> bool:
-        """Whether a row of :meth:`rows` could not be read by its first source, and was not corrected since."""
+        """Whether the first source could not read a row of :meth:`rows`, and it was not corrected since."""
         return self._places.is_malformed(number)
 
     def _form_problem(self, reject: Reject, line: int) -> str | None:
-        """Why a row is rejected again: its source could not read it, and it is as it was."""
+        """Why a row is rejected again: its source could not read it, and it was not corrected."""
         if LINE in reject.values or EXTRA in reject.values:
             key = LINE if LINE in reject.values else EXTRA
             what = f"put its values into the columns and remove {key} (in CSV: empty _cells)"

@@ -1,21 +1,16 @@
-"""The formats of a rejects file: a row as a line, and lines as rows.
-
-A rejected row as a line of text and back, in the two formats of a rejects file; nothing of the row is lost.
+"""The two formats of a rejects file: a rejected row as a line of text and back, without loss.
 
 JSON lines: ``{"row": 7, "values": {...}, "type": ..., "message": ..., "suggested_action": ..., "request_id": ...,
 "retryable": true}``.
 
 CSV: ``_row``, the row's own columns, then the same facts in columns that begin with ``_``. A cell that a spreadsheet
 would take for a formula has an apostrophe before it, which is taken away again when the file is read (so a phone number
-such as ``+5531999999999`` survives). What no cell can hold as it is (numbers, lists, nothing at all) is JSON, and
-``_cells`` says where; it is empty for the rows of a CSV source.
+such as ``+5531999999999`` survives). Values that a cell cannot hold as they are (numbers, lists, null) are JSON, and
+``_cells`` lists them; it is empty for the rows of a CSV source.
 
-Values that JSON has no form for are written as exact text (:func:`crm_provider.values.json_values.lenient_json`).
-
-A row that its source could not read has a mark of its values beside it (``form``; in CSV in ``_cells``): as long as
-they are the same, nobody has corrected it.
-
-The format of a rejects file, and its lines read one after another.
+Values without a JSON form are written as exact text (:func:`crm_provider.values.json_values.lenient_json`). A row that
+its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``): while it matches, the row
+was not corrected.
 """
 
 from __future__ import annotations
@@ -38,15 +33,15 @@ from crm_provider.values.server_clock import utc_time
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that the CRM does not have, and why.
+    """A row that was not written to the CRM, with the reason.
 
     :param number: of the row in the source of its load
     :param values: the row as given
     :param type: the error's type
-    :param message: what is wrong; no value of the row
+    :param message: the problem, without values of the row
     :param retryable: whether the same row may succeed later
-    :param original: its number in the first source of all, if its load's source was itself a rejects file
-    :param made: what was made of it before it was rejected; None if nothing was
+    :param original: its number in the first source, if the source of its load was itself a rejects file
+    :param made: the contact that was created for it before it was rejected, if any
     """
 
     number: int
@@ -59,41 +54,41 @@ class Reject:
     original: int | None = None
     made: Made | None = None
     form: str = ""
-    """Of a row that its source could not read: :func:`form_mark` of its values."""
+    """:func:`form_mark` of the values of a row that its source could not read."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
-    """Tells whether a row was changed since it was written, in either format; no value can be read from it."""
+    """A fingerprint of a row, the same in both formats, which shows whether the row was changed."""
     written = json_value(json_text(dict(sorted(plain(values).items())), ascii_only=True))
     return blake2b(json_text(written, ascii_only=True).encode(), digest_size=8).hexdigest()
 
 
 class RejectLines(Protocol):
-    """A format. A line of it holds its place in a file alone, but for a header."""
+    """A format of a rejects file. Apart from the header, each line can be read by itself."""
 
     begin: str
-    """What a file of the format begins with."""
+    """First characters of a file in this format."""
     quoted: bool
 
     def columns(self) -> tuple[str, ...] | None:
-        """The row's own columns, None while they are not known."""
+        """The row's own columns; None while they are unknown."""
 
     def read_header(self, first: str) -> bool:
-        """Take in a file's first line.
+        """Read a file's first line.
 
-        :return: whether it is a header and no row
+        :return: whether it is a header and not a row
         :raises ValueError: if it is the header of another file
         """
 
     def header_for(self, columns: Iterable[str]) -> str | None:
-        """The first line of a new file whose first row has these columns, None if the format has no header."""
+        """The header of a new file whose first row has these columns; None if the format has none."""
 
     def line(self, reject: Reject) -> str: ...
 
     def parse(self, line: str) -> Reject:
         """The row of a line.
 
-        :raises ValueError: if it is no line of this format; the text holds no value
+        :raises ValueError: if the line is not in this format; the message holds no value
         """
 
 
@@ -155,7 +150,7 @@ def _check(found: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
 
 
 class CsvLines:
-    """Comma, double quotes, UTF-8. ``_retryable`` is last, so that a line that was cut off is always noticed."""
+    """Comma, double quotes, UTF-8. ``_retryable`` comes last, so that a truncated line is always noticed."""
 
     begin = "_row,"
     quoted = True
@@ -217,10 +212,10 @@ class CsvLines:
 _AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_row", "_cells", "_retryable")
 
 _FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
-"""A cell that begins so gets an apostrophe, and one that begins with an apostrophe another: so it is always undone."""
+"""A cell with such a first character gets an apostrophe, also one with an apostrophe, so that it can be undone."""
 
 _UNFIT = re.compile("[\0\ud800-\udfff]")
-"""Characters that no CSV file can hold: some readers stop at NUL, and halves of characters have no UTF-8."""
+"""Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8."""
 
 
 def _escape_formula(text: str) -> str:
@@ -252,9 +247,9 @@ def _made_of(data: Any) -> Made | None:
 
 
 def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:
-    """The values of a row from its cells, what was made of it, and the mark of its form.
+    """The values of a row from its cells, the contact created for it, and its :func:`form_mark`.
 
-    A cell that was empty may have been filled in.
+    An empty cell may have been filled in.
     """
     try:
         found = json_value(notes) if notes.strip() else {}
@@ -290,7 +285,7 @@ _PACKED = frozenset({".gz", ".bz2", ".zst", ".xz", ".zip", ".parquet", ".xlsx"})
 
 
 def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[RejectLines, Journal]:
-    """The format and the journal of a rejects file; no file is made.
+    """The format and the journal of a rejects file; no file is created.
 
     :param chosen: by default CSV for the suffix ``.csv`` and JSON lines for any other
     :raises SourceError: if the format is unknown, or cannot be written row by row
@@ -307,18 +302,18 @@ def lines_and_journal(path: AnyPath, chosen: RejectsFormat | None) -> tuple[Reje
 
 
 class RejectReader:
-    """Reads the lines of a file one after another, and knows where it is when one is wrong."""
+    """Reads the lines of a rejects file in order, and names the line in its errors."""
 
     def __init__(self, lines: RejectLines, name: str) -> None:
         self._lines, self._name = lines, name
         self.number = 0
-        """Of the line that was read last, from 1; a header counts, and line breaks within a row of CSV do not."""
+        """Number of the line that was read last, from 1; a header counts, line breaks within a row of CSV do not."""
         self._header: str | None = None
 
     def read(self, line: str) -> Reject | None:
-        """The row of a line; None for an empty line or a header, also one that two tries at once have both written.
+        """The row of a line; None for an empty line or a header, also a second one that a concurrent try wrote.
 
-        :raises SourceError: if it is neither
+        :raises SourceError: if the line cannot be read
         """
         self.number += 1
         try:

@@ -1,4 +1,4 @@
-"""CSV: the delimiter is found in the first lines; a line that does not fit the header is a row by itself."""
+"""CSV files: the delimiter is detected in the first lines, and a record that does not fit the header is a bad row."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from crm_provider.load.sources.text_files import Lines, open_lines
 log = logging.getLogger(__name__)
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-"""Those that are recognised; the first ones win a draw."""
+"""Delimiters that are detected; the first ones win a tie."""
 
 LONGEST_RECORD = 150_000
-"""Lines of one record: a quote that is not closed must not collect the whole file."""
+"""Lines of one record, so that an open quote does not read in the whole file."""
 
 MOST_COLUMNS = 10_000
-"""Spreadsheets have 16,384 at most, and nobody maps so many: a header line of delimiters must not fill the memory."""
+"""Spreadsheets have at most 16,384. A header line of delimiters must not fill the memory."""
 
 SAMPLE_LINES, SAMPLE_SIZE = 50, 1 << 16
-"""Lines and characters that are looked at to find the delimiter."""
+"""Lines and characters in which the delimiter is detected."""
 
 SKIP = "source_options={'skip_lines': <how many>}"
 
 _CLOSE = "close the quote that was left open"
 
 _EXCEL_MARK = re.compile(r'"?sep=([^"\r\n])\1*"?', re.IGNORECASE)
-"""The first line, which names the delimiter for Excel; a file that was saved again has some of them at its end."""
+"""The first line that names the delimiter for Excel; a file that was saved again has delimiters at its end."""
 
 _NUL = "\udcfe"
-"""Stands for NUL while a line is parsed, which Python 3.10 refuses: no text decodes to it."""
+"""Replaces NUL, which Python 3.10 refuses to parse: no text decodes to it."""
 
 
 class CsvFiles:
-    """Opens the CSV files of a source; a delimiter that had to be found is logged once."""
+    """Opens the CSV files of a source; a detected delimiter is logged once."""
 
     def __init__(self, options: FileOptions) -> None:
         self._options = options
@@ -50,15 +50,15 @@ class CsvFiles:
 
     @contextmanager
     def open(self, path: AnyPath) -> Iterator[Table]:
-        """Read the header of a file; its rows come later.
+        """Open a file and read its header; its rows are read later.
 
-        :raises SourceError: if there is none
+        :raises SourceError: if it has no header
         """
         with open_lines(path, encoding=self._options.encoding, newline="") as lines:
             text = _LineReader(lines)
             marked = _skip_to_header(text, self._options.skip_lines)
             delimiter = self._options.delimiter or marked or self._found(path, text)
-            if csv.field_size_limit() < LARGEST_ROW:  # it holds for the whole process, so it is only ever raised
+            if csv.field_size_limit() < LARGEST_ROW:  # it counts for the whole process, so it is only raised
                 csv.field_size_limit(LARGEST_ROW)
             records = _RecordReader(text, **self._dialect(delimiter))
             columns = self._options.header or records.header()
@@ -70,12 +70,12 @@ class CsvFiles:
             "delimiter": delimiter,
             "quotechar": self._options.quotechar or None,
             "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            "skipinitialspace": delimiter != " ",  # else a space before a quote makes the quote a part of the value
-            "strict": True,  # else a quote in the wrong place changes values without a word
+            "skipinitialspace": delimiter != " ",  # else a space before a quote makes the quote part of the value
+            "strict": True,  # else a misplaced quote changes values silently
         }
 
     def _found(self, path: AnyPath, text: _LineReader) -> str:
-        """The delimiter with which most records have as many fields as the header; of several, with the most fields."""
+        """The delimiter that gives most records as many fields as the header; of several, the one with most fields."""
         sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
         header = len(self._options.header or ())
 
@@ -97,9 +97,9 @@ class CsvFiles:
 
 
 class _LineReader:
-    """Lines one after another, with a look at those that follow.
+    """Lines one by one, with a look ahead.
 
-    :ivar number: of the line that was handed out last, from 1
+    :ivar number: of the line that was returned last, from 1
     """
 
     def __init__(self, lines: Lines) -> None:
@@ -123,7 +123,7 @@ class _LineReader:
         return line
 
     def peek(self, lines: int = 1, characters: int = 1) -> list[str]:
-        """The lines that follow, at least one; what is wrong with a later one is raised when it is reached."""
+        """The next lines, at least one; an error in a later line is raised when that line is read."""
         size = sum(map(len, self._ahead))
         while self._error is None and (not self._ahead or (len(self._ahead) < lines and size < characters)):
             try:
@@ -141,10 +141,10 @@ class _LineReader:
 
 
 def _skip_to_header(text: _LineReader, skip: int) -> str | None:
-    """Leave out what stands before the header line.
+    """Skip what comes before the header line.
 
-    :return: the delimiter that Excel's first line names, if there is one
-    :raises SourceError: if there are fewer lines than are to be skipped
+    :return: the delimiter that Excel's first line names, if any
+    :raises SourceError: if the file has fewer lines than are to be skipped
     """
     found = None
     for _ in range(skip):
@@ -173,7 +173,7 @@ def _excel_mark(line: str) -> str | None:
 
 
 class _RecordReader:
-    """Records of one file, with the lines that each is on."""
+    """Reads the records of one file and knows the lines of each."""
 
     def __init__(self, text: _LineReader, **dialect: Any) -> None:
         self._text = text
@@ -205,7 +205,7 @@ class _RecordReader:
                 yield self._ragged(columns, fields)
 
     def _all(self) -> Iterator[list[str] | str]:
-        """The fields of each record; for one that cannot be taken apart, the reason."""
+        """The fields of each record; the reason for a record that cannot be parsed."""
         recent = self._recent
         while True:
             recent.clear()
@@ -228,7 +228,7 @@ class _RecordReader:
         return not "".join(self._recent).strip()
 
     def _has_hidden_quote(self, fields: list[str]) -> bool:
-        """Whether the quotes of a field would be taken for a part of it, because of the space before them."""
+        """Whether the quotes of a field would become part of its value because of the space before them."""
         quote = self._quote
         return (
             quote is not None
@@ -247,9 +247,9 @@ class _RecordReader:
         return values, problem, self._first_line
 
     def _reason(self, error: str) -> str:
-        """What a csv error means.
+        """The meaning of a csv error.
 
-        :raises SourceError: if it is not known where the record should have ended
+        :raises SourceError: if the end of the record is unknown
         """
         if "field limit" in error:
             raise SourceError(
@@ -287,13 +287,13 @@ class _RecordReader:
 
 
 def _quote_behind_space(delimiter: str, quote: str | None) -> re.Pattern[str]:
-    """Finds a quote at the start of a field, behind space that is not skipped."""
+    """Matches a quote at the start of a field, after space that is not skipped."""
     space = r"[^\S\r\n]"
     return re.compile(rf"(?:\A|{re.escape(delimiter)}){space}*[^\S\r\n ]{space}*{re.escape(quote or '')}")
 
 
 def _field_counts(lines: list[str], dialect: dict[str, Any]) -> list[int]:
-    """Fields of each record of a sample that is not blank; -1 for one that makes no sense. The last may be cut off."""
+    """Number of fields of each record of a sample; -1 for one that cannot be parsed. The last may be cut off."""
     counts: list[int] = []
     reader = csv.reader((line.replace("\0", _NUL) for line in lines), **dialect)
     while True:

@@ -19,10 +19,10 @@ EXTRA = "__extra__"
 """Key of the fields of a row that have no column."""
 
 LINE = "__line__"
-"""Key of a row that could not be taken apart: as it was given."""
+"""Key of a row that could not be parsed: the row as it was given."""
 
 Record = tuple[Mapping[str, Any], "str | None", int]
-"""Values, what is wrong with them, and their first line in the file; 0 for a format without lines."""
+"""Values, their problem if any, and their first line in the file; 0 for a format without lines."""
 
 LARGEST_ROW = 2 << 20
 """Characters of a line of text, and of all lines of a record: the CRM's gateway takes 10 MB."""
@@ -43,9 +43,9 @@ class Table:
 
 
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
-    """The files that a path or pattern means, in the order of their names.
+    """The files of a path or pattern, in the order of their names.
 
-    A name with wildcards that exists as it is means itself. ``**`` stands for any number of folders.
+    An existing file whose name has wildcards is meant literally. ``**`` stands for any number of folders.
 
     :param path: a path object
     :param given: how the user wrote it, for the message
@@ -64,11 +64,11 @@ def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
 
 @contextmanager
 def explain_missing(given: object) -> Iterator[None]:
-    """Opening a file that was named.
+    """Explain, while a named file is opened, that it is missing.
 
     :param given: how the user wrote it
-    :raises NoSuchFile: if it is not there
-    :raises SourceError: if it is a folder, which some object stores say only when they are asked
+    :raises NoSuchFile: if the file is missing
+    :raises SourceError: if it is a folder, which some object stores report only on request
     """
     try:
         yield
@@ -105,9 +105,9 @@ def folder_refused(path: object) -> SourceError:
 
 
 def format_of(path: AnyPath) -> str:
-    """The format that a file's name tells.
+    """The format by a file's suffix.
 
-    :raises SourceError: if it tells none
+    :raises SourceError: if the suffix does not decide it
     """
     stem, _, suffix = path.name.lower().removesuffix(".gz").rpartition(".")
     if stem and suffix in FORMATS:
@@ -133,13 +133,13 @@ _OTHER_SUFFIXES: Mapping[str, str] = {
         "in a format that is not read; write Parquet, CSV or JSON lines",
     ),
 }
-"""Suffixes of files that people hand over in place of a table of text -> what to do."""
+"""Suffix of a file that is not a text table -> what to do."""
 
 
 class RowLocations:
-    """Where each row of a source is, and which rows could not be read: for messages about them.
+    """Remembers, for messages, where each row of a source is and which rows could not be read.
 
-    Four bytes are kept of a row, for there may be millions.
+    A row takes four bytes, because there may be millions.
     """
 
     def __init__(self) -> None:
@@ -148,20 +148,20 @@ class RowLocations:
         self._malformed = array("I")
 
     def begin(self, file: object) -> None:
-        """The rows that follow are of another file."""
+        """Start the rows of another file."""
         self._files.append((len(self._lines), str(file)))
 
     def note(self, line: int, problem: str | None) -> None:
-        """One more row.
+        """Add a row.
 
-        :param line: of the file; 0 for a format without lines
+        :param line: its line in the file; 0 for a format without lines
         """
         self._lines.append(line)
         if problem is not None:
             self._malformed.append(len(self._lines))
 
     def place(self, number: int) -> str:
-        """File, line and row of the file; empty for a row that is not known.
+        """File, line and row within the file; empty for an unknown row.
 
         :param number: of the row in the source, from 1
         """

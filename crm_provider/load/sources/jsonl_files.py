@@ -1,4 +1,4 @@
-"""JSON lines: one object a line. A line that is none is a row by itself, with the problem."""
+"""JSON lines: one object per line. A line that is not an object is a bad row with the problem."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crm_provider.load.sources.files import LINE, Record, Table, place
 from crm_provider.load.sources.text_files import Lines, open_lines
 
 LARGEST_EXPONENT = 400
-"""Of ten; floats end at 308. Beyond, a number of ten characters may take gigabytes once it is written out."""
+"""Power of ten; floats end at 308. A larger one, ten characters long, may take gigabytes when it is written out."""
 
 
 @contextmanager
 def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[Table]:
     """Open a file of JSON lines.
 
-    :raises SourceError: while reading, if it is one JSON text over many lines, or no text
+    :raises SourceError: while reading, if it is one JSON text over many lines, or not text
     """
     with open_lines(path, encoding=encoding, newline="\n") as lines:
         yield Table(None, _records(lines))
@@ -46,7 +46,7 @@ def _records(lines: Lines) -> Iterator[Record]:
 
 
 class _Unusable(Exception):
-    """What is wrong with a line, to be read after its place."""
+    """The problem of a line, worded to follow its place."""
 
 
 def _object(text: str) -> dict[str, Any]:

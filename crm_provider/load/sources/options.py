@@ -1,4 +1,4 @@
-"""How the files of a source are to be read, where the files do not say it themselves."""
+"""Options for reading the files of a source: delimiter, encoding, header and null values, each checked."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FORMATS: Mapping[str, str] = {
     "json": "jsonl",
     "parquet": "parquet",
 }
-"""What a format may be called, as a suffix or by ``format``."""
+"""Names of the formats, as suffixes and as values of ``format``."""
 
 ROWS = "rows"
-"""Stands for the format of a source that is no file: a list of rows."""
+"""Format of a source that is not a file: a list of rows."""
 
 _OPTIONS = {
     "csv": ("delimiter", "encoding", "quotechar", "header", "skip_lines", "null_values"),
@@ -39,9 +39,9 @@ _OPTIONS["tsv"] = _OPTIONS["csv"]
 class FileOptions:
     """How to read the rows of a source.
 
-    :param delimiter: between two fields; by default the one that the first line names (``sep=;``), or else that one of
+    :param delimiter: between two fields; by default the one that the first line names (``sep=;``), else the one of
         comma, semicolon, tab and bar that gives most lines as many fields as the header line has
-    :param encoding: any that Python knows; a byte order mark in the file goes before
+    :param encoding: any that Python knows; a byte order mark in the file takes precedence
     :param quotechar: around fields that hold a delimiter, quote or line end; ``""`` if quotes have no meaning
     :param header: names of the columns, for files without a header line
     :param skip_lines: lines of the file before the header line (notes, comments), as an editor counts them
@@ -74,7 +74,7 @@ class FileOptions:
     def of(cls, options: Mapping[str, Any] | None, *, format: str) -> FileOptions:  # noqa: A002
         """Options as a user gives them.
 
-        :param format: options that have no meaning for it are refused
+        :param format: options that do not apply to it are refused
         :raises SourceError: naming the option, the problem and the fix
         """
         if options is not None and not isinstance(options, Mapping):
@@ -93,9 +93,9 @@ class FileOptions:
 
 
 def checked_format(name: str | None) -> str | None:
-    """A format by any of its names.
+    """The format with a name.
 
-    :raises SourceError: if it is none; the text names the nearest one
+    :raises SourceError: if there is none; the message names the nearest one
     """
     if name is None:
         return None
@@ -106,11 +106,11 @@ def checked_format(name: str | None) -> str | None:
 
 
 def check_names(names: Iterable[str], place: str) -> None:
-    """Whether rows can be told by these columns.
+    """Check that each column has a name of its own.
 
     :param place: where they are, for the message
-    :raises SourceError: if a name is empty or there twice; the text says at which positions, not which name: it is
-        a value if the header line is missing
+    :raises SourceError: if a name is empty or repeated; the message gives positions and no name, which is a value if
+        the header line is missing
     """
     seen: dict[str, int] = {}
     for position, name in enumerate(names, 1):
@@ -125,7 +125,7 @@ def check_names(names: Iterable[str], place: str) -> None:
 
 
 class HeaderLine(tuple[str, ...]):  # noqa: SLOT001 - a tuple can have no slots with names
-    """Names of columns as the first line of a text file has them. They may be values: the line may be missing.
+    """Column names from the first line of a text file. They may be values, if the header line is missing.
 
     :ivar place: the line that was read
     """
@@ -140,13 +140,13 @@ class HeaderLine(tuple[str, ...]):  # noqa: SLOT001 - a tuple can have no slots 
 
 
 def unique_names(names: Iterable[str], place: str) -> tuple[str, ...]:
-    """Names of columns, each once.
+    """Make the names of columns unique.
 
     A column without a name becomes ``(column 3)``; two ``name`` become ``name (column 2)`` and ``name (column 5)``.
-    So neither stops a load that does not use them, and a mapping can use them.
+    So they do not stop a load that does not use them, and a mapping can name them.
 
     :param place: where they are, for the message
-    :raises SourceError: if another column is called so already
+    :raises SourceError: if another column already has such a name
     """
     given = list(names)
     counts = Counter(given)
@@ -160,7 +160,7 @@ def unique_names(names: Iterable[str], place: str) -> tuple[str, ...]:
 
 
 def is_nameless(column: str) -> bool:
-    """Whether a column has no name of its own: that of :func:`unique_names`, or what pandas calls its index."""
+    """Whether a column has no name of its own: one from :func:`unique_names`, or the index of pandas."""
     return _NAMELESS.fullmatch(column) is not None
 
 
@@ -171,9 +171,9 @@ def shared_name(column: str) -> str | None:
 
 
 def look_like_values(names: Collection[Any], wanted: Collection[Any] = ()) -> bool:
-    """Whether the names of columns may be values, so that no message may show them.
+    """Whether the names of columns may be values, which no message may show.
 
-    Of a header line that was read it is assumed, unless it holds a column that the mapping names, or one for addresses.
+    A header line counts as values unless it has a column that the mapping names, or one for addresses.
 
     :param wanted: columns that the mapping names
     """
@@ -188,10 +188,10 @@ def look_like_values(names: Collection[Any], wanted: Collection[Any] = ()) -> bo
 # -- helpers ------------------------------------------------------------------------------------------------
 
 MOST_DIGITS = 6
-"""In a name of a column; a phone number has more."""
+"""Digits in a column name; a phone number has more."""
 
 LONGEST_NAME = 40
-"""Characters of a name of a column; a note has more."""
+"""Characters of a column name; a note has more."""
 
 _EMAIL_WORD = re.compile(r"(?i)(?<![a-z])(e-?mails?|mails?|correo|courriel|e-?post)(?![a-z])")
 _NAMELESS = re.compile(r"\(column \d+\)|Unnamed: \d+|__index_level_\d+__")

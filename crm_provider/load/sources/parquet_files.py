@@ -1,4 +1,4 @@
-"""Parquet: batches of rows, through pyarrow, which is loaded when the first file is opened."""
+"""Parquet files, read through pyarrow in batches that are bounded in rows and bytes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from crm_provider.load.sources.files import Record, Table, folder_refused, read_
 from crm_provider.load.sources.options import unique_names
 
 BATCH = 1000
-"""Rows that are Python values at a time."""
+"""Rows that are held as Python values at once."""
 
 LARGEST_BATCH = 8 << 20
-"""Bytes of the rows that are Python values at a time; a single row has no more either."""
+"""Bytes of the rows that are held as Python values at once; also the most of a single row."""
 
 LARGEST_CHUNK, MOST_PER_ROW = 64 << 20, 1 << 18
 """Bytes that a column of a row group may have, unpacked: so many, or so many for each row if that is more."""
 
 READ_AHEAD = 1 << 18
-"""Bytes of each column that are read at a time; without it, and with ``pre_buffer``, a row group is read whole."""
+"""Bytes of each column that are read at once; else, and with ``pre_buffer``, a whole row group is read."""
 
 
 @contextmanager
 def open_parquet(path: AnyPath) -> Iterator[Table]:
-    """Read the schema of a file; its rows come later.
+    """Open a file and read its schema; its rows are read later.
 
-    Times of nanoseconds are cut to microseconds, for Python has no finer ones.
+    Nanoseconds are cut to microseconds, the finest that Python has.
 
-    :raises SourceError: if it is no Parquet file, its column names do not tell the columns apart, or pyarrow is missing
+    :raises SourceError: if it is not a Parquet file, its column names are ambiguous, or pyarrow is missing
     """
     _, parquet = _pyarrow()
     try:
@@ -57,7 +57,7 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
 
 
 def _columns_of_text(parquet: Any, file: Any) -> list[str]:
-    """Columns of which Arrow is to keep each different value once: a long one in every row would fill the memory."""
+    """Columns of which Arrow keeps each distinct value once: a long value in every row would fill the memory."""
     schema = parquet.ParquetFile(file, pre_buffer=False).schema
     leaves = [schema.column(n) for n in range(len(schema))]
     return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in _TEXTS]
@@ -97,9 +97,9 @@ def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Re
 
 
 def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
-    """A batch in pieces that fit into memory as Python values.
+    """Split a batch into pieces that fit into memory as Python values.
 
-    :raises SourceError: if a row does not
+    :raises SourceError: if a row does not fit
     """
     if _size(batch.columns) <= LARGEST_BATCH:
         yield batch
@@ -112,7 +112,7 @@ def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
 
 
 def _size(columns: Sequence[Any]) -> int:
-    """Bytes of the values of some columns, each as often as it is there."""
+    """Bytes of the values of columns, repeated ones counted each time."""
     pa, _ = _pyarrow()
     compute, total = importlib.import_module("pyarrow.compute"), 0
     for column in columns:
@@ -155,7 +155,7 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
 
 
 def _exact(batch: Any) -> Any:
-    """A batch whose values Python has: times of microseconds, and floats with the digits that were written.
+    """A batch with types that Python has: times in microseconds, and floats with the digits that were written.
 
     A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
     """
@@ -172,7 +172,7 @@ def _exact(batch: Any) -> Any:
 
 
 def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
-    """A type with exact values in place of short floats and of nanoseconds, also in lists, structs and dictionaries."""
+    """The type to use for short floats and nanoseconds, also within lists, structs and dictionaries."""
     pa, _ = _pyarrow()
 
     def exact(inner: Any) -> Any:
@@ -215,11 +215,11 @@ def _pyarrow() -> tuple[Any, Any]:
 
 @contextmanager
 def _reading(path: AnyPath) -> Iterator[None]:
-    """Tell a damaged file from a file system that fails: pyarrow uses a bare OSError for the former."""
+    """Distinguish a damaged file from a failing file system: pyarrow raises a bare OSError for the former."""
     pa, _ = _pyarrow()
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a name that is no text
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from a name that is not UTF-8
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        raise SourceError(f"{path} is no valid Parquet file, or damaged; fetch or write it again") from None
+        raise SourceError(f"{path} is not a valid Parquet file, or damaged; fetch or write it again") from None

@@ -1,4 +1,4 @@
-"""Where the rows of a load come from: a list, files, or an object of its own kind; read row by row, repeatedly."""
+"""The source of a load: a list of rows, files, or an object with ``rows()``. It can be read several times."""
 
 from __future__ import annotations
 
@@ -31,39 +31,38 @@ class Source(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The columns, if they can be told without reading the rows; None where each row has its own.
+        """The columns, if they are known without reading the rows; None if each row has its own.
 
         :raises SourceError: if the source cannot be used
         """
 
     def rows(self) -> Iterator[Row]:
-        """All rows, from the first, numbered from 1. A row that could not be read properly has a ``problem``.
+        """All rows, numbered from 1. A row that could not be read has a ``problem``.
 
-        :raises SourceError: if the source as a whole cannot be used, with file and line
+        :raises SourceError: if the source as a whole cannot be used; names file and line
         """
 
 
 def open_source(source: Any, *, format: str | None = None, options: Mapping[str, Any] | None = None) -> Source:  # noqa: A002
-    """The rows of a list, of files, or of an object that has ``rows()`` already (returned as it is).
+    """Open a list of rows, files, or an object that is a source already (returned as it is).
 
     >>> open_source([{"email": "ada@example.com"}]).columns
     ('email',)
 
-    Values are texts in rows of CSV. JSON numbers with a fraction or exponent are ``Decimal``, so that they stay what
-    was written. Parquet gives the Python value of each type.
+    Values of CSV are text. JSON numbers with a fraction or exponent are ``Decimal``, so that they keep their digits.
+    Parquet gives the Python value of each type.
 
-    Of a row that could not be read properly the values are what could be read: fields without a column are a list
+    A row that could not be read has the values that could be read: fields without a column are a list
     under :data:`~crm_provider.load.sources.files.EXTRA`, a line that cannot be parsed is the text under
     :data:`~crm_provider.load.sources.files.LINE`.
 
     :param source: a list of rows (mappings of column to value), a list of pages (lists of rows), a path, a pattern
         (``"in/leads-*.csv"``; files in the order of their names), or a list of both
-    :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default told by the suffix (``.gz`` may follow)
-    :param options: how the files are to be read: the fields of
-        :class:`~crm_provider.load.sources.options.FileOptions`, for example ``{"delimiter": ";", "encoding":
-            "cp1252"}``
-    :raises SourceError: if that is no source, or an option makes no sense
-    :raises NoSuchFile: if no file matches a pattern; later, when a file is read that was named and is not there
+    :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default decided by the suffix (``.gz`` may follow)
+    :param options: how to read the files: the fields of :class:`~crm_provider.load.sources.options.FileOptions`, for
+        example ``{"delimiter": ";", "encoding": "cp1252"}``
+    :raises SourceError: if it is not a source, or an option is not valid
+    :raises NoSuchFile: if no file matches a pattern; while reading, if a named file is missing
     """
     paths = _paths(source)
     if paths:
@@ -80,10 +79,10 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
 
 
 class RowsSource:
-    """Rows that are in memory: what an upstream task returned.
+    """Rows in memory, such as the result of an upstream task.
 
     :param rows: mappings of column to value, or pages of them (lists), which count as one list
-    :param null_values: texts that stand for no value
+    :param null_values: texts that mean "no value"
     """
 
     name = "the list of rows"
@@ -95,7 +94,7 @@ class RowsSource:
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
-        """Those of all rows together; None for no rows."""
+        """The columns of all rows together; None if there are no rows."""
         names = {
             name: None for row in self._given() if isinstance(row, Mapping) for name in row if isinstance(name, str)
         }
@@ -136,9 +135,9 @@ def _row_of(number: int, given: Any) -> Row:
 
 
 def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str | None = None) -> dict[str, Any]:
-    """A row with nothing in place of the texts that stand for no value, also in nested ones.
+    """A row with the texts that mean "no value" replaced, also in nested values.
 
-    :param empty: what is put there
+    :param empty: the replacement
     """
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -151,12 +150,12 @@ def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str 
 
 
 class FilesSource:
-    """Files of one format, read one after the other as if they were one.
+    """Files of one format, read one after the other like a single file.
 
-    Their columns may differ: whether each file has those that the mapping needs is to be checked with :meth:`tables`,
-    before the first row is used. Which files a pattern means is settled here, once.
+    Their columns may differ: check with :meth:`tables`, before the first row is used, that each file has those that the
+    mapping needs. Patterns are expanded once, when the source is created.
 
-    :param paths: as for :func:`open_source`, which explains the others too
+    Parameters: :func:`open_source`.
     """
 
     def __init__(
@@ -179,17 +178,17 @@ class FilesSource:
 
     @property
     def files(self) -> Sequence[AnyPath]:
-        """All of them, in the order in which they are read."""
+        """All files, in reading order."""
         return tuple(self._files)
 
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
-        """Those of the first file."""
+        """The columns of the first file."""
         with self._opened(self._files[0]) as table:
             return table.columns
 
     def tables(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Each file with its columns; nothing for a format in which each row has its own.
+        """Each file with its columns; empty for a format in which each row has its own.
 
         :raises SourceError: if a file has none of the columns of the first one: its header line is missing
         """
@@ -229,7 +228,7 @@ class FilesSource:
             yield table
 
     def _check_columns(self, file: AnyPath, columns: tuple[str, ...] | None) -> None:
-        """Refuse a file whose first line cannot be its header line."""
+        """Refuse a file whose first line cannot be a header line."""
         first = self.columns
         if columns is None or first is None or set(columns) == set(first):
             return
@@ -246,10 +245,10 @@ _ACCEPTED = (
 
 
 def _paths(source: Any) -> Sequence[Any]:
-    """The paths that a source names; none if it is something else."""
+    """The paths of a source; empty if it is not files."""
     if _is_path(source):
         return [source]
-    # A list of rows may be long, or be fetched item by item: its first one tells.
+    # a list of rows may be long, or be fetched item by item: only its first item is examined
     if not isinstance(source, Sequence) or not source or not _is_path(source[0]):
         return []
     for number, item in enumerate(source, 1):
@@ -263,7 +262,7 @@ def _is_path(source: Any) -> bool:
 
 
 def _has_rows(source: Any) -> bool:
-    """Whether it is a :class:`Source`, found without asking for its columns, which may cost a query."""
+    """Whether it is a :class:`Source`, checked without reading its columns, which may cost a query."""
     missing = object()
     return all(inspect.getattr_static(source, part, missing) is not missing for part in ("name", "columns", "rows"))
 

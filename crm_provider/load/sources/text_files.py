@@ -19,24 +19,24 @@ from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import LARGEST_ROW, folder_refused, place, read_source
 
 LONGEST_LINE = LARGEST_ROW
-"""Characters; without an end to it a file without line ends would be read into memory whole."""
+"""Characters of a line."""
 
 CHUNK = 1 << 18
-"""Bytes that are asked of a file at once."""
+"""Bytes that are read from a file at once."""
 
 DAMAGED = "\0" * 64
-"""So many NULs in a row are a block that was never written: no value has them."""
+"""A block of the file that was never written: no value has so many NULs in a row."""
 
 _SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
 
 _MARK = "\udcff"
-"""Stands for bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
+"""Replaces bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
 
 codecs.register_error("crm_provider.mark", lambda error: (_MARK, getattr(error, "end", 0)))
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the one of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts like that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -63,10 +63,7 @@ class Lines:
                 yield line
 
     def _shows_no_text(self, line: str) -> bool:
-        """Whether NULs show that the encoding is wrong (in the first line) or the file is damaged.
-
-        A few may be part of a value.
-        """
+        """Whether NULs show a wrong encoding (in the first line) or a damaged file. A few may be part of a value."""
         return "\0" in line and (self.number == 1 or DAMAGED in line)
 
     def _wrong(self, line: str) -> SourceError:
@@ -88,7 +85,7 @@ def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]
 
     :param encoding: used if the file has no byte order mark
     :param newline: ``"\n"``, or ``""`` for lines that end in any way
-    :raises SourceError: if it is a folder, or should be gzip and is not
+    :raises SourceError: if it is a folder, not text, or named .gz without being gzip
     """
     with ExitStack() as closing:
         try:
@@ -105,7 +102,7 @@ def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]
 
 
 def buffered(file: Any) -> io.BufferedReader:
-    """A file of any file system as a buffered one: theirs need not have more than ``read``."""
+    """A buffered file: that of an object store may have no more than ``read``."""
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file), CHUNK)
 
 
@@ -124,15 +121,15 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
     (b"Obj\x01", "an Avro file; write Parquet, CSV or JSON lines"),
     (b"SQLite format 3", "a SQLite database; load it with SqlToCrmContactsOperator"),
 )
-"""What a file begins with -> what it is, and what to do."""
+"""First bytes of a file -> what it is and what to do."""
 
 _PAGES = (b"<!doctype", b"<html", b"<table", b"<?xml")
 
 
 def _refuse_other_kinds(path: AnyPath, head: bytes) -> None:
-    """Refuse what is no text, whatever its name says.
+    """Refuse a file that is not text, whatever its name.
 
-    :raises SourceError: saying what it is and what to do
+    :raises SourceError: with what it is and what to do
     """
     found = next((what for start, what in _OTHER_KINDS if head.startswith(start)), None)
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(_PAGES):
@@ -155,7 +152,7 @@ class _Raw(io.RawIOBase):
 
 
 def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
-    """What is in the file; one that is gzip without being called so is unpacked too."""
+    """The content of a file, unpacked if it is gzip, also without the suffix .gz."""
     head = packed.peek(2)[:2]
     if head == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=packed)
@@ -166,7 +163,7 @@ def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
 
 @contextmanager
 def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
-    """Say where a damaged file ends being readable."""
+    """Say up to where a damaged file can be read."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as damage:
@@ -174,6 +171,6 @@ def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
         what = "ends before its gzip data do" if isinstance(damage, EOFError) else "is no valid gzip file"
         raise SourceError(f"{path} {what}{after}; fetch or write it again") from None
     except UnicodeError:
-        # Some encodings give up on the whole file instead of naming the bytes.
+        # some encodings refuse the whole file instead of the bytes
         where = place(path, lines.number + 1) if lines else str(path)
         raise SourceError(f"{where} cannot be decoded; {_SAY_ENCODING}") from None

@@ -173,7 +173,7 @@ class NoCheckpoints:
 
 
 LARGEST = 64 << 20
-"""Bytes of a checkpoint that are read; of a larger one the rest is missing, so that it makes no sense."""
+"""Bytes of a checkpoint that are read; a larger one is cut, so that it is not valid."""
 
 
 class FileCheckpoints:
@@ -190,7 +190,7 @@ class FileCheckpoints:
         return is_local(self.path)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint. One that makes no sense counts as none: rows that are sent twice do no harm.
+        """The newest checkpoint. One that is not valid counts as none: rows that are sent twice do no harm.
 
         :raises CannotRead: if others may have put it there
         """

@@ -1,15 +1,12 @@
-"""The state file: what was loaded before.
+"""The state file: a keyed fingerprint for each contact that was loaded, so that unchanged rows cost no call.
 
-The fingerprints of a state file: as a table while a load runs, and as lines of text in between.
+The fingerprints are a table while a load runs, and lines of text between loads. After a header the state file has one
+sorted line for each contact: 32 hex digits for its address, 32 for its values. The journal beside it has the same lines
+in the order of time, with a dash for a contact that was forgotten.
 
-After a header there is one line for each contact: 32 hex digits for whom, 32 for what, in order. Beside the state file
-the same lines in the order of time, with a dash for what was forgotten.
-
-What was loaded before: a keyed fingerprint for each contact, so that unchanged rows cost no call.
-
-The state file holds no address and no value, only hashes under a key that is derived from the API key: nobody without
-that key can test whether an address is in it, and the file of another account matches nothing. An entry that is missing
-costs one call; a wrong one would leave a contact as it is. So whatever is doubtful is left out.
+The state file holds no address and no value, only hashes under a key that is derived from the API key. Without that key
+nobody can test whether an address is in it, and the file of another account matches nothing. A missing entry costs one
+call; a wrong one would leave a contact unchanged. So a doubtful entry is left out.
 """
 
 from __future__ import annotations
@@ -190,7 +187,7 @@ class Fingerprints:
             self._note(key, print_)
 
     def forget(self, contact: Contact) -> None:
-        """It is not known what the CRM has: a call is about to be made, or nobody knows how one ended."""
+        """Forget a contact: a call for it is about to be made, or the outcome of one is not known."""
         key = self._key(contact)
         if self._loaded().get(key) is not None:
             self._note(key, None)
@@ -288,17 +285,17 @@ class Fingerprints:
             table.put(entries(lines_of(self.path), self._header))
         except OtherKeyError:
             table.clear()
-            log.info("The state file %s is of another API key or connection: all rows are sent once.", self.path)
+            log.info("The state file %s belongs to another API key or connection: all rows are sent once.", self.path)
         except UnreadableError:
             table.clear()
             log.warning("The state file %s cannot be read and counts as empty: all rows are sent once.", self.path)
 
     def _read_journal(self, table: PrintTable) -> None:
-        """What unfinished runs have added. If it cannot be used, what they have forgotten is not known."""
+        """Read what unfinished runs have added. If it cannot be used, nobody knows what they have forgotten."""
         self._journal_is_ours = False
         try:
             table.put(entries(self._journal.lines(), self._header))
             self._journal_is_ours = any(True for _ in self._journal.lines())
         except (OtherKeyError, UnreadableError, UnicodeDecodeError):
             table.clear()
-            log.warning("What is beside the state file %s is not its own: all rows are sent once.", self.path)
+            log.warning("The journal beside the state file %s is of another one: all rows are sent once.", self.path)

@@ -34,8 +34,8 @@ from crm_provider.load.state.checkpoint import Checkpoint
 from crm_provider.load.workers import LEAST
 from unit.fakes import FakeClock
 
-from .test_engine import INVALID, REFUSED, Setting, outcomes, people
 from .test_extract import FakeClient, extract, records
+from .test_job import INVALID, REFUSED, Setting, outcomes, people
 
 ROWS = 60
 REFUSED_ROWS = list(range(3, ROWS + 1, 3))

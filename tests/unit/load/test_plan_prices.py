@@ -81,7 +81,7 @@ def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool)
     ],
 )
 def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, told: str) -> None:
-    why = f"as asked for; the CRM tells of {told}, read ten with a call; calls at most"
+    why = f"as asked for; the CRM reports {told}, read ten with a call; calls at most"
     assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
 
 

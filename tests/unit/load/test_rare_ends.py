@@ -28,7 +28,7 @@ from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.workers import CancelToken
 
 from .fake_crm import FakeCrm, PlainMapper, Rows
-from .test_engine import Setting, people
+from .test_job import Setting, people
 
 
 def test_a_load_that_was_ended_says_how_far_it_got() -> None:

@@ -133,7 +133,7 @@ def test_a_damaged_file_is_refused(good: Path, damage: str) -> None:
             "pages": whole[:4] + b"\xff" * 40 + whole[44:],
         }[damage]
     )
-    with pytest.raises(SourceError, match=r"leads\.parquet is no valid Parquet file, or damaged") as caught:
+    with pytest.raises(SourceError, match=r"leads\.parquet is not a valid Parquet file, or damaged") as caught:
         list(open_source(good).rows())
     assert "secret" not in str(caught.value)
 

@@ -156,7 +156,7 @@ def test_what_is_wrong_with_its_file_is_said_of_the_list(
 def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(Suppression.read([])) == 0
-    assert "nobody is left out" in caplog.text
+    assert "no contact is left out" in caplog.text
 
 
 # -- whatever the spelling -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from crm_provider.load.state.checkpoint import FileCheckpoints
 from crm_provider.rate_limit.schedule import MARGIN
 from unit.fakes import FakeClock
 
-from .test_engine import DOWN, INVALID, LIST, REFUSED, Setting, outcomes, people
+from .test_job import DOWN, INVALID, LIST, REFUSED, Setting, outcomes, people
 
 Make = Callable[..., Setting]
 

@@ -19,7 +19,7 @@ from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedR
 from crm_provider.load.workers import CancelToken, InFlightRow, RowResult, SentRow
 from unit.fakes import FakeClock
 
-from .test_endings import Scene, down, throttled
+from .test_row_results import Scene, down, throttled
 
 REFUSED = e.CrmForbiddenError("no", status=403)
 

@@ -1,0 +1,94 @@
+"""Several rejects files as the source of one load."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from crm_provider.files.paths import AnyPath
+from crm_provider.load.rejects.file import NoRejects, RejectedRows, read_rejects
+from crm_provider.load.rows import NoSuchFile, Row
+from crm_provider.load.sources.files import expand_pattern
+
+
+class RejectedFiles:
+    """The rows of several rejects files, one file after the other, numbered from 1 over all files.
+
+    :param files: at least one
+    """
+
+    def __init__(self, files: list[RejectedRows]) -> None:
+        self._files = files
+        self._ends: list[int] = []
+        """The number of the last row of each file that was read."""
+        self.name = f"{len(files)} rejects files"
+        self.columns: tuple[str, ...] | None = None
+        headers = [file.header or () for file in files]
+        self.header = tuple(dict.fromkeys(name for header in headers for name in header)) if all(headers) else None
+        """The columns of all files if all are CSV."""
+
+    @property
+    def left_out(self) -> int:
+        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
+        return sum(file.left_out for file in self._files)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows as they were given to the loads that rejected them."""
+        self._ends, number = [], 0
+        for file in self._files:
+            self._ends.append(number)
+            for row in file.rows():
+                number += 1
+                self._ends[-1] = number
+                yield replace(row, number=number)
+
+    def original(self, number: int) -> int:
+        """The number of a row in its first source."""
+        file, own = self._find(number)
+        return file.original(own)
+
+    def place(self, number: int) -> str:
+        """The file and line of a row, for messages."""
+        file, own = self._find(number)
+        return file.place(own)
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether the first source could not read a row, which was not corrected since."""
+        file, own = self._find(number)
+        return file.is_malformed(own)
+
+    def _find(self, number: int) -> tuple[RejectedRows, int]:
+        """The file of a row, and the number of the row in the file."""
+        at = bisect_left(self._ends, number)
+        return self._files[at], number - (self._ends[at - 1] if at else 0)
+
+
+def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
+    """The files that paths and patterns mean, each once; a pattern may match none."""
+    found: list[AnyPath] = []
+    for path in paths:
+        try:
+            found += expand_pattern(path)
+        except NoSuchFile:
+            continue
+    return list({str(path): path for path in found}.values())
+
+
+def read_rejects_of(paths: list[AnyPath], *, retryable_only: bool = False) -> RejectedRows | RejectedFiles:
+    """The rows of rejects files, to be loaded again. Of several files, those that are missing or empty are left out.
+
+    :raises NoRejects: if there is no such file
+    :raises SourceError: if a file is no rejects file; the text names file and line
+    """
+    if len(paths) == 1:
+        return read_rejects(paths[0], retryable_only=retryable_only)
+    files = []
+    for path in paths:
+        try:
+            files.append(read_rejects(path, retryable_only=retryable_only))
+        except NoRejects:
+            continue
+    if not files:
+        raise NoRejects("there is no rejects file with this name or pattern")
+    return RejectedFiles(files)

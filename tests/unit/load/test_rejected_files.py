@@ -1,0 +1,67 @@
+"""Several rejects files as one source: each row keeps its number, place and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
+from crm_provider.load.rejects.file import NoRejects, RejectedRows, RejectsFile
+from crm_provider.load.rejects.formats import Reject
+
+
+def written(path: Path, *numbers: int, retryable: bool = True) -> Path:
+    file = RejectsFile(path, columns=("email",))
+    file.start()
+    for number in numbers:
+        file.write(Reject(number, {"email": f"p{number}@x.org"}, "INVALID_INPUT", "no", retryable=retryable))
+    file.finish(len(numbers))
+    return path
+
+
+def test_rows_of_all_files_come_in_order_and_know_where_they_are_from(tmp_path: Path) -> None:
+    paths = [written(tmp_path / "r.0.jsonl", 3, 5), written(tmp_path / "r.1.jsonl", 3)]
+    source = read_rejects_of([paths[0], tmp_path / "none.jsonl", paths[1]])
+    assert isinstance(source, RejectedFiles)
+    for _ in range(2):  # also when they are read again
+        rows = list(source.rows())
+        assert [(row.number, row.values["email"]) for row in rows] == [
+            (1, "p3@x.org"), (2, "p5@x.org"), (3, "p3@x.org"),
+        ]  # fmt: skip
+    assert [source.original(number) for number in (1, 2, 3)] == [3, 5, 3]
+    assert [str(paths[0]) in source.place(number) for number in (1, 2, 3)] == [True, True, False]
+    assert str(paths[1]) in source.place(3)
+    assert not any(source.is_malformed(number) for number in (1, 2, 3))
+    assert (source.name, source.header, source.left_out) == ("2 rejects files", None, 0)
+
+
+def test_a_file_without_rows_to_send_shifts_no_number(tmp_path: Path) -> None:
+    paths = [
+        written(tmp_path / "a.csv", 1),
+        written(tmp_path / "b.csv", 2, 3, retryable=False),
+        written(tmp_path / "c.csv", 4),
+    ]
+    source = read_rejects_of(list(paths), retryable_only=True)
+    assert [row.values["email"] for row in source.rows()] == ["p1@x.org", "p4@x.org"]
+    assert [source.original(number) for number in (1, 2)] == [1, 4]
+    assert source.left_out == 2
+    assert source.header == ("email",)
+
+
+def test_one_file_is_read_as_before(tmp_path: Path) -> None:
+    assert isinstance(read_rejects_of([written(tmp_path / "r.jsonl", 1)]), RejectedRows)
+
+
+@pytest.mark.parametrize("names", [[], ["a.jsonl"], ["a.jsonl", "b.jsonl"]])
+def test_without_a_file_there_is_nothing_to_send(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(NoRejects):
+        read_rejects_of([tmp_path / name for name in names])
+
+
+def test_a_pattern_finds_the_files_of_a_mapped_load_each_once(tmp_path: Path) -> None:
+    names = ("r.0.jsonl", "r.1.jsonl", "r.10.jsonl", "r.1.jsonl.report.md", "other.jsonl")
+    for name in names:
+        (tmp_path / name).touch()
+    found = find_rejects([tmp_path / "r.*.jsonl", tmp_path / "r.1.jsonl", tmp_path / "no-*.jsonl"])
+    assert [path.name for path in found] == ["r.0.jsonl", "r.1.jsonl", "r.10.jsonl"]

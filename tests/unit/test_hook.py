@@ -1,0 +1,133 @@
+"""The hook reads an Airflow connection, from whatever source it comes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from airflow.sdk import Connection
+from raw_server import RawServer, http, sends
+
+from crm_provider import errors as e
+from crm_provider.hooks.crm import CrmHook
+
+from .fakes import KEY
+
+EXTRA = (
+    'Extra is not a JSON object; write it like {"requests_per_second": 5}, with double quotes, true and false in lower '
+    "case and no comma at the end"
+)
+BROKEN = [
+    '{"developer_mode": true,}',
+    "{'developer_mode': True}",
+    "{'api_key': 's3cret'}",
+    "developer_mode=true",
+    '["developer_mode"]',
+    '"developer_mode"',
+    "1",
+    "true",
+    "{",
+]
+
+
+def refusal() -> str:
+    with pytest.raises(e.CrmConfigurationError) as raised:
+        CrmHook().get_conn()
+    return raised.value.message
+
+
+@pytest.mark.parametrize("extra", BROKEN, ids=lambda extra: extra[:30])
+class TestAnExtraThatIsNoJsonObject:
+    """Airflow reads it as ``{}``: developer mode would be off without a word, and writes real."""
+
+    def test_in_an_environment_variable(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        connection = {"conn_type": "crm", "password": KEY, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(connection))
+        assert refusal() == EXTRA
+
+    def test_in_a_uri(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", f"crm://:{KEY}@/?__extra__={quote(extra, safe='')}")
+        assert refusal() == EXTRA
+
+    def test_in_a_secrets_backend_or_the_database(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = Connection(conn_id="crm_default", conn_type="crm", password=KEY, extra=extra)
+        monkeypatch.setattr(CrmHook, "get_connection", lambda *_: found)
+        assert refusal() == EXTRA
+
+
+@pytest.mark.parametrize("extra", [["developer_mode"], "developer_mode"])
+def test_an_extra_that_is_no_object_in_json(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": KEY, "extra": extra}))
+    assert refusal() == EXTRA
+
+
+@pytest.mark.parametrize("extra", [None, "", "  ", "{}", {}, '{"timeout": ""}'])
+def test_an_extra_that_is_empty(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": KEY, "extra": extra}))
+    with CrmHook().get_conn() as client:
+        assert client.settings.developer_mode is False
+        assert client.settings.timeout == 30.0
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(1, True), (0, False), (True, True), ("1", True)])
+def test_developer_mode_as_a_number(flag: Any, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = {"conn_type": "crm", "password": KEY, "extra": {"developer_mode": flag}}
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps(connection))
+    with CrmHook().get_conn() as client:
+        assert client.settings.developer_mode is expected
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "advice"),
+    [
+        ("crm_brazil", ", or set the environment variable AIRFLOW_CONN_CRM_BRAZIL"),
+        ("crm2", ", or set the environment variable AIRFLOW_CONN_CRM2"),
+        ("crm-brazil", ""),
+        ("crm.brazil", ""),
+        ("crm brazil", ""),
+        ("crm_\u00e9t\u00e9", ""),
+    ],
+)
+def test_only_a_variable_that_a_shell_can_export_is_advised(conn_id: str, advice: str) -> None:
+    with pytest.raises(e.CrmConfigurationError) as raised:
+        CrmHook(conn_id).get_conn()
+    assert raised.value.message == (
+        f"Airflow has no connection {conn_id!r}; create it with type CRM and the API key as Password{advice}"
+    )
+
+
+def error_of(status: int, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> str:
+    """The message of an update that is answered so."""
+    with RawServer(sends(http(json.dumps(body).encode(), status=f"{status} Said"))) as server:
+        connection = {"conn_type": "crm", "host": server.base_url, "password": KEY, "extra": {"rate_store": "off"}}
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_BRAZIL", json.dumps(connection))
+        with pytest.raises(e.CrmError) as raised:
+            CrmHook("crm_brazil").update_contact("zq@example.com", attributes={"name": "Zq", **attributes})
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_names_the_connection(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "This is Airflow's connection 'crm_brazil'." in error_of(status, {}, monkeypatch)
+
+
+def test_other_errors_do_not_name_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "crm_brazil" not in error_of(404, {"error": "Contact not found."}, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "body", [{"errorCode": "INVALID_INPUT", "message": "no"}, {"message": "something"}, {"errorCode": "INVALID_PARAMS"}]
+)
+def test_refused_values_name_the_fields_that_were_sent(body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = error_of(422, body, monkeypatch, phone="+5511", **{"ann@x.co": 1, "5511": 2})
+    assert "Fields that were sent: name, phone." in text, "a name that may be a value is left out"
+    assert "Zq" not in text
+    assert "ann@x.co" not in text
+
+
+def test_many_fields_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = error_of(400, {}, monkeypatch, **{f"f{n}": n for n in range(25)})
+    assert "Fields that were sent: name, f0, f1," in text
+    assert "f18 and 6 more." in text
