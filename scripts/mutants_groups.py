@@ -53,6 +53,7 @@ _ALL = (
             f"{LOAD}/test_sender.py",
             f"{UNIT}/test_made_or_found.py",
             f"{UNIT}/test_ordering.py",
+            f"{UNIT}/test_upsert.py",
             f"{UNIT}/test_calls.py",
         ),
         (f"{UNIT}/test_calls.py::test_no_sent_value_is_shown",),

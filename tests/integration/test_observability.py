@@ -216,8 +216,7 @@ def airflow(*arguments: str) -> str:
     return done.stdout
 
 
-def test_airflow_shows_the_section(airflow_db: Path, site: Callable[..., None]) -> None:
-    site(timeout="45")
+def test_airflow_shows_the_section(airflow_db: Path) -> None:
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
     assert "Seconds to wait for an answer" in listed
     assert "report_directory" in listed

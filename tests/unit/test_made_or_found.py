@@ -107,6 +107,7 @@ SINCE = ServerMoment(NOON, NOON + timedelta(seconds=1.4))
     [
         (-86400.0, False, False),  # made a day before
         (-1.1, False, False),
+        (-1.0, True, False),
         (-0.9, True, False),  # within the doubt of two clocks: only the values tell
         (0.7, True, False),
         (1.4, True, True),  # surely made after the call was sent, whatever the CRM made of the values

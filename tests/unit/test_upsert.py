@@ -1,0 +1,223 @@
+"""What an upsert returns with each way it can end, and the record that it looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.client.remote_contact import RemoteContact, pick_list
+from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, Written
+from crm_provider.load.rows import Contact
+from crm_provider.values.server_clock import ServerClock, ServerMoment, utc_time
+
+from .load.fake_crm import FakeCrm
+
+LIST, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+ADA = "ada@x.org"
+HAS, OLD = {"name": "Ada"}, {"name": "A."}
+NEW = Contact(ADA, HAS)
+ANSWER = {"id": f"id-{ADA}", "email": ADA}
+NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+class ReadBack(FakeCrm):
+    """The answer to each creation is lost, and the contact is read back."""
+
+    def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
+        made = email not in self.contacts
+        with contextlib.suppress(e.CrmContactAlreadyExistsError):
+            super().create_or_find(email, attributes=attributes, origin=origin)
+        return Creation(dict(self.contacts[email]), made=made, read_back=True)
+
+
+def writer_of(crm: FakeCrm, **options: Any) -> ContactWriter:
+    return ContactWriter(crm, **{"order": LearnedOrder(), **options})  # type: ignore[arg-type]
+
+
+def record(attributes: dict[str, str], **fields: Any) -> dict[str, Any]:
+    return {**ANSWER, "attributes": attributes, **fields}
+
+
+def remote(attributes: dict[str, str], **fields: Any) -> RemoteContact:
+    return RemoteContact.of(record(attributes, **fields), ADA)
+
+
+def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: Any) -> FakeCrm:
+    crm = crm or FakeCrm()
+    crm.add(ADA, attributes, **fields)
+    return crm
+
+
+# -- what was written ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "contact", "known", "written"),
+    [
+        (None, NEW, None, Written("created", answer=ANSWER)),
+        (OLD, NEW, remote(OLD), Written("updated", answer=ANSWER, remote=remote(OLD))),
+        (HAS, NEW, remote(HAS), Written("unchanged", called=False, remote=remote(HAS))),
+        (OLD, NEW, None, Written("updated", answer=ANSWER)),
+        (OLD, Contact(ADA), None, Written("unchanged", called=False)),
+    ],
+    ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
+)
+def test_what_was_written(there: Any, contact: Contact, known: Any, written: Written) -> None:
+    crm = FakeCrm() if there is None else crm_with(there)
+    assert writer_of(crm).write(contact, known) == written
+
+
+def test_a_contact_that_was_made_and_read_back() -> None:
+    whole = record(HAS, origin=None)
+    assert writer_of(ReadBack()).write(NEW) == Written("created", answer=whole, remote=RemoteContact.of(whole, ADA))
+
+
+def test_a_contact_that_was_found_and_made_by_an_earlier_attempt() -> None:
+    crm = crm_with(HAS, ReadBack())
+    written = writer_of(crm, mode="create").write(NEW, is_ours=lambda found: found.attributes == HAS)
+    assert written == Written("unchanged", called=False, remote=remote(HAS))
+    with pytest.raises(e.CrmContactAlreadyExistsError) as raised:
+        writer_of(crm, mode="create").write(NEW, is_ours=lambda found: False)
+    assert (raised.value.status, raised.value.path) == (409, "/contacts")
+
+
+def test_what_was_suppressed_was_not_called_and_is_added_to_no_list() -> None:
+    crm = crm_with(OLD, status="unsubscribed")
+    known = remote(OLD, status="unsubscribed")
+    writer = writer_of(crm, mode="update", lists=(LIST,))
+    written = writer.write(NEW, known)
+    assert written == Written("suppressed", called=False, remote=known)
+    assert writer.add_to_lists(NEW, written) is written
+    assert writer_of(crm, lists=(LIST,), guard=False).add_to_lists(NEW, Written("suppressed")).outcome == "suppressed"
+    assert crm.calls == []
+
+
+def test_the_guard_is_on_unless_it_is_lifted() -> None:
+    crm = crm_with(OLD, status="unsubscribed")
+    assert writer_of(crm, lists=(LIST,)).write(NEW).outcome == "suppressed"
+
+
+def test_lists_keep_what_is_known_of_the_write_and_look_only_if_time_has_passed() -> None:
+    crm = crm_with(HAS)
+    known = remote(HAS)
+    written = Written("unchanged", answer=ANSWER, remote=known)
+    assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == Written("updated", answer=ANSWER, remote=known)
+    assert crm.calls == [("add", ADA)]
+
+
+def test_a_known_contact_whose_values_differ_is_read_again_though_it_is_in_the_lists() -> None:
+    crm = crm_with(OLD, status="unsubscribed", segmentedListsIds=[LIST])  # since it was read
+    written = writer_of(crm, lists=(LIST,)).write(NEW, remote(OLD, segmentedListsIds=[LIST]))
+    assert (written.outcome, crm.calls) == ("suppressed", [("get", ADA)])
+
+
+def test_nothing_is_learned_of_a_contact_that_is_gone_since_it_was_read() -> None:
+    order = LearnedOrder(share=1.0, weight=20)
+    writer_of(FakeCrm(), order=order).write(NEW, remote(OLD))
+    assert order.share == 1.0
+
+
+# -- the contact as it is read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("own", "email"), [("Ada@X.org", "Ada@X.org"), ("", ADA), (None, ADA), (7, ADA)])
+def test_the_address_is_that_of_the_record_if_it_has_one(own: Any, email: str) -> None:
+    assert RemoteContact.of({"email": own}, ADA).email == email
+
+
+def test_only_some_attributes() -> None:
+    found = RemoteContact.of({"id": "1", "attributes": {"name": "Ada", "city": "London"}}, ADA)
+    assert found.only({"name", "phone"}) == RemoteContact(ADA, {"name": "Ada"}, id="1")
+
+
+# -- one list out of all -------------------------------------------------------------------------------------
+
+NONE = "33333333-3333-4333-8333-333333333333"
+EITHER = "give either the name or the list_id of the segmentation list"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"name": None, "list_id": None}, EITHER),
+        ({"name": "VIP", "list_id": LIST}, EITHER),
+        ({"name": "VIP", "list_id": None}, f"2 segmentation lists have this name; use list_id, one of {LIST}, {OTHER}"),
+        ({"name": "none", "list_id": None}, "Segmentation list not found: no list has this name."),
+        ({"name": None, "list_id": NONE}, f"Segmentation list not found: no list has the id {NONE}."),
+    ],
+)
+def test_why_no_list_is_picked(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(e.CrmError) as raised:
+        pick_list(lambda: [{"id": LIST, "name": "VIP"}, {"id": OTHER, "title": "VIP"}], **asked)
+    assert raised.value.message == message
+    if "not found" in raised.value.message:
+        assert (raised.value.method, raised.value.path) == ("GET", "/segments")
+
+
+@pytest.mark.parametrize(
+    ("asked", "called"),
+    [
+        ({"name": " ", "list_id": None}, "name"),
+        ({"name": " ", "list_id": None, "field": "list_name"}, "list_name"),
+        ({"name": None, "list_id": "x"}, "list_id"),
+    ],
+)
+def test_a_wrong_value_is_called_as_the_caller_calls_it(asked: dict[str, Any], called: str) -> None:
+    with pytest.raises(e.CrmInvalidValueError) as raised:
+        pick_list(list, **asked)
+    assert raised.value.message.startswith(f"{called} ")
+
+
+def test_by_id_no_more_is_read_than_up_to_the_list() -> None:
+    def lists() -> Iterator[dict[str, Any]]:
+        yield {"id": LIST.upper()}
+        raise AssertionError("read on")
+
+    assert pick_list(lists, name=None, list_id=LIST) == {"id": LIST.upper()}
+
+
+# -- the CRM's clock -----------------------------------------------------------------------------------------
+
+
+def test_answers_that_meet_in_one_moment_say_exactly_when_it_is() -> None:
+    clock = ServerClock()
+    clock.note("Sun, 01 Mar 2026 12:00:00 GMT", sent=100.0, received=100.0)
+    clock.note("Sun, 01 Mar 2026 12:00:01 GMT", sent=100.0, received=100.0)
+    moment = NOON + timedelta(seconds=1)
+    assert clock.at(100.0) == ServerMoment(moment, moment)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine is not in the zone of UTC."""
+    monkeypatch.setenv("TZ", "America/Sao_Paulo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "header", ["Sun, 01 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 12:00:00 -0000", "Sun, 01 Mar 2026 09:00:00 -0300"]
+)
+def test_a_date_in_any_zone(header: str) -> None:
+    clock = ServerClock()
+    clock.note(header, sent=100.0, received=100.0)
+    assert clock.at(100.0) == ServerMoment(NOON, NOON + timedelta(seconds=1))
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "text", ["2026-03-01T12:00:00z", "2026-03-01T12:00:00Z", "2026-03-01T12:00:00", "2026-03-01T09:00:00-03:00"]
+)
+def test_moments_are_in_utc_whatever_zone_they_are_shown_in(text: str) -> None:
+    found = utc_time(text)
+    assert found == NOON
+    assert found is not None and found.tzinfo is timezone.utc
