@@ -307,7 +307,7 @@ def test_the_execution_timeout_ends_a_try(
     assert states == ["up_for_retry", "failed"]
     assert type(task.error).__name__ == "AirflowTaskTimeout"
     if mode == "deferrable":
-        assert "execution_timeout of 0:00:03 is over. Last answer: SEGMENTATION_LIST" in str(task.error)
+        assert "execution_timeout of 0:00:03 is over. The last answer was: SEGMENTATION_LIST" in str(task.error)
 
 
 # -- only where one defers ------------------------------------------------------------------------------------
