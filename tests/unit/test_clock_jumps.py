@@ -56,7 +56,6 @@ WALL_CLOCK = {
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
     "testing/dag_runs.py": "a test's own time, for Airflow",
     "observability/tracing.py": "spans are at a date",
-    "triggers/poll.py": "whether execution_timeout is over, an end that Airflow gives as a time of day",
     "ui/app.py": "how long ago, for people",
     "waiting/backoff.py": "from one clock to the other",
 }

@@ -185,7 +185,8 @@ class StagedRows:
         """Choose one row, or none, of those with the same email."""
         self._database.execute("CREATE INDEX by_person ON staged (person) WHERE person IS NOT NULL")
         losers, status = _LOSERS[duplicates]
-        self._database.execute(f"UPDATE staged SET status = ? WHERE person IS NOT NULL AND {losers}", (int(status),))  # noqa: S608
+        where = f"person IS NOT NULL AND {losers}"
+        self._database.execute(f"UPDATE staged SET status = ? WHERE {where}", (int(status),))  # noqa: S608 - constants
 
     def counts(self) -> Counter[RowStatus]:
         """Rows by status."""
@@ -242,7 +243,7 @@ class StagedRows:
 
     def _row(self, number: int, status: int, data: bytes) -> StagedRow:
         # written by add(), into a file that only this process can open
-        names, values, broken, made, mapped, problem = pickle.loads(data)  # noqa: S301
+        names, values, broken, made, mapped, problem = pickle.loads(data)  # noqa: S301 - our own table
         contact = None
         if mapped is not None:
             email, attributes, attribute_values, origin = mapped
