@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider import errors as e
 from crm_provider.client.responses import family_of
@@ -19,8 +19,10 @@ from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, siblin
 from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rows import Outcome
-from crm_provider.load.sources.source import Source
 from crm_provider.load.state.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from crm_provider.load.sources.source import Source
 
 log = logging.getLogger(__name__)
 
