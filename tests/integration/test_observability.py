@@ -218,5 +218,5 @@ def airflow(*arguments: str) -> str:
 
 def test_airflow_shows_the_section(airflow_db: Path) -> None:
     listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
-    assert "Seconds to wait for an answer" in listed
+    assert "Seconds to wait for a response" in listed
     assert "report_directory" in listed
