@@ -15,6 +15,7 @@ from crm_provider.client.request import Call
 from crm_provider.client.responses import by_status_alone
 from crm_provider.client.retry import ONE_TRY, FirstSent
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
+from crm_provider.values.json_values import shows
 
 
 class ContactRef(TypedDict):
@@ -90,6 +91,7 @@ class ContactCalls(ListingCalls):
             body=_new_contact(email, attributes, origin),
             success_errors=(e.CrmConflictError,),
         )
+        started = self._transport.clock()
         try:
             made = self._transport.send(
                 call, verify_write=lambda first_sent: self._found(email, attributes, first_sent)
@@ -98,7 +100,14 @@ class ContactCalls(ListingCalls):
             if by_status_alone(conflict) and self._exists(email):
                 raise _already_exists(conflict) from conflict
             raise
-        return made if isinstance(made, Creation) else Creation(mapping_of(made, call))
+        if isinstance(made, Creation):
+            return made
+        if _confirms(mapping_of(made, call)):
+            return Creation(made)
+        found = self._found(email, attributes, lambda: self._transport.sent_at(started))
+        if found is None:
+            raise _unconfirmed(call, "and the contact is not there")
+        return found
 
     def update_contact(self, email: str, *, attributes: Mapping[str, Any]) -> ContactRef:
         """Write attributes of a contact; attributes that are not named are kept (*inferred*).
@@ -120,7 +129,13 @@ class ContactCalls(ListingCalls):
             body=validation.attributes(attributes),
             allow_any_body=True,
         )
-        return mapping_of(self._transport.send(call), call)
+        answer = mapping_of(self._transport.send(call), call)
+        if _confirms(answer) or not answer:  # no body at all is a success like any other
+            return answer
+        shown = self.get_contact(email).get("attributes")
+        if not any(shows(shown, {name: value}) for name, value in attributes.items()):
+            raise _unconfirmed(call, "and the contact shows none of the values")
+        return {}
 
     def upsert_contact(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
@@ -230,6 +245,20 @@ def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsEr
         request_id=conflict.request_id,
         method=conflict.method,
         path=conflict.path,
+    )
+
+
+def _confirms(answer: Record) -> bool:
+    """Whether the answer to a write is about a contact: a page of a proxy may be a success, too."""
+    return bool(answer.get("id") or answer.get("email"))
+
+
+def _unconfirmed(call: Call, but: str) -> e.CrmProtocolError:
+    return e.CrmProtocolError(
+        f"the answer has neither id nor email of a contact, {but}",
+        method=call.method,
+        path=call.log_path,
+        outcome_known=False,
     )
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.pagination import ListingCalls, Record, id_of, mapping_of
-from crm_provider.client.remote_contact import made_since
+from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call
 from crm_provider.client.retry import FirstSent
-from crm_provider.values.json_values import shows
+from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
+
+EXACT = timedelta(minutes=1)
+"""A moment that is known better than this tells the age of a deal; a wider one does not."""
 
 
 class DealCalls(ListingCalls):
@@ -64,12 +68,14 @@ class DealCalls(ListingCalls):
         """
         undecided = False
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
-            created_at = utc_time(deal.get("createdAt"))
-            same = shows(deal.get("attributes"), attributes) and bool(attributes)
-            moment = since()
-            if made_since(created_at, moment, same_values=same or not (created_at is None or moment is None)):
+            created_at, moment = utc_time(deal.get("createdAt")), since()
+            if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
+                continue  # it was there before
+            is_dated = created_at is not None and moment is not None and moment.latest - moment.earliest <= EXACT
+            is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
+            if (is_dated or is_alike) and not _differs(deal.get("attributes"), attributes):
                 return deal
-            undecided = undecided or created_at is None or moment is None
+            undecided = True
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
                 "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
@@ -173,6 +179,12 @@ class DealCalls(ListingCalls):
     def list_deals(self) -> Iterator[Record]:
         """All deals, each once, ten with a call (envelope *inferred*)."""
         return self._walk("/deals")
+
+
+def _differs(found: Any, attributes: Mapping[str, Any] | None) -> bool:
+    """Whether a deal shows another value for one of these attributes."""
+    shown = found if isinstance(found, Mapping) else {}
+    return any(name in shown and not same_value(shown[name], value) for name, value in (attributes or {}).items())
 
 
 def _deal(deal_id: str) -> dict[str, str]:

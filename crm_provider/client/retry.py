@@ -66,7 +66,7 @@ class Sender(Protocol):
         self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None
     ) -> Any: ...
 
-    def server_time(self, at: float | None = None) -> ServerMoment | None: ...
+    def sent_at(self, at: float) -> ServerMoment: ...
 
 
 class Attempts:
@@ -151,7 +151,7 @@ class Attempts:
         first_left = self.first_left
         if self.verify_write is None or first_left is None:
             return None
-        return self.verify_write(lambda: self.transport.server_time(first_left))
+        return self.verify_write(lambda: self.transport.sent_at(first_left))
 
     def _verified(self, original: e.CrmError) -> Any:
         """What reading says about the attempt that got no answer; the original error if reading fails."""

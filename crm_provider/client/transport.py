@@ -10,6 +10,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 MOST_FIELDS = 20
 """Fields of a refused call that a message names."""
+
+CLOCKS_UNKNOWN = timedelta(hours=3)
+"""How far this machine's clock may be from the CRM's, if no answer shows the CRM's clock."""
 
 INTERRUPTED = "INTERRUPTED"
 """The error type of an attempt that neither got an answer nor failed, such as one of a task that was killed."""
@@ -53,10 +57,9 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        from crm_provider.client.http_session import (
-            HttpSession,
-        )  # it stands on requests, which importing a DAG must not load
+        from crm_provider.client.http_session import HttpSession  # brings requests, which a DAG file must not load
 
         self._conn_id = settings.conn_id
         self.budget = budget or retry.RetryBudget()
@@ -65,7 +68,7 @@ class Transport:
         self._failed_observers: set[int] = set()
         if observer is not None:
             self.observe(observer)
-        self.clock, self.sleep, self.jitter = clock, sleep, jitter
+        self.clock, self.sleep, self.jitter, self._wall = clock, sleep, jitter, wall
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
         self._wire = HttpSession(settings, user_agent=" ".join(products.split()))
 
@@ -80,6 +83,17 @@ class Transport:
         :param at: seconds of the local clock; by default now
         """
         return self.server_clock.at(self.clock() if at is None else at)
+
+    def sent_at(self, at: float) -> ServerMoment:
+        """A moment by the CRM's clock; within hours of this machine's clock if no answer has shown the CRM's.
+
+        :param at: seconds of the local clock
+        """
+        shown = self.server_clock.at(at)
+        if shown is not None:
+            return shown
+        moment = datetime.fromtimestamp(self._wall() - (self.clock() - at), tz=timezone.utc)
+        return ServerMoment(moment - CLOCKS_UNKNOWN, moment + CLOCKS_UNKNOWN)
 
     def observe(self, observer: Observer) -> None:
         """Notify this observer, too, of each attempt from now on."""

@@ -51,7 +51,7 @@ class Dispatcher:
         self._cancel_token, self._ping, self._clock = cancel_token, ping, clock
         self._done = progress.counts.done
         self._rows = staged.rows(after=self._done.upto, without=frozenset(self._done.above))
-        self._is_resumed, self._began = progress.is_resumed, progress.began
+        self._is_resumed, self._is_cleared, self._began = progress.is_resumed, progress.is_cleared, progress.began
         self._made_before = frozenset(progress.counts.unfinished)
 
     def run(self) -> None:
@@ -116,7 +116,8 @@ class Dispatcher:
             self._fingerprints.forget(contact)  # until the call has succeeded
         made = staged.row.made
         if made is None and self._is_resumed:
-            made = Made(self._began, certain=staged.row.number in self._made_before)
+            number = staged.row.number
+            made = Made(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
         return InFlightRow(staged.row, contact, self._contact_cache.get(contact.email), made=made)
 
     def _launch(self, row: InFlightRow) -> None:

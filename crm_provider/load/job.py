@@ -20,7 +20,7 @@ from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.planner import Plan, RemoteSampler, make_plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
-from crm_provider.load.progress import LoadProgress
+from crm_provider.load.progress import LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile, RowsLost
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
@@ -150,7 +150,7 @@ class LoadTry:
         reason = resumable(before, job.epoch, self.preflight.fingerprint)
         if reason is not None:
             log.info("Starting from the first row: %s.", reason)
-            return None
+            return cleared(before, job.epoch, self.preflight.fingerprint)
         log.info("Resuming where the last try ended: %d rows are done.", before.rows)
         return before
 

@@ -15,12 +15,12 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
 from crm_provider.load.rows import Outcome
-from crm_provider.load.state.checkpoint import REFUSED, Checkpoint, Checkpoints, DoneRows
+from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
 from crm_provider.values.server_clock import utc_time
 
-READING_STOPPED, BEGAN, MADE = "reading_stopped", "began", "made"
+READING_STOPPED, BEGAN, MADE, CLEARED = "reading_stopped", "began", "made", "cleared"
 """Notes in a checkpoint: a try was stopped while it read all contacts; when the load began, by the CRM's clock; rows
 that are not done and whose contacts the load has made."""
 
@@ -200,6 +200,17 @@ def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
     return rows, calls_left * checkpoint.seconds / checkpoint.calls
 
 
+def cleared(before: Checkpoint, epoch: int, fingerprint: str) -> Checkpoint | None:
+    """What a cleared task keeps of its checkpoint: which contacts it has made, so that they still get their lists.
+
+    :return: None if the checkpoint is of another input
+    """
+    if before.version != VERSION or before.fingerprint != fingerprint or BEGAN not in before.notes:
+        return None
+    kept = {name: before.notes[name] for name in (BEGAN, MADE) if name in before.notes}
+    return Checkpoint(epoch=epoch, fingerprint=fingerprint, notes={**kept, CLEARED: True})
+
+
 class LoadProgress:
     """How far one try of a load is: counted, saved for the next try, and logged.
 
@@ -230,6 +241,8 @@ class LoadProgress:
         self._started = self._synced = clock()
         self.counts = RowCounts(before)
         self.is_resumed = before is not None
+        self.is_cleared = before is not None and bool(before.notes.get(CLEARED))
+        """Whether the task was cleared: all rows are sent again, but what was made before is known."""
         notes = before.notes if before is not None else {}
         self.reading_stopped = bool(notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
@@ -309,6 +322,8 @@ class LoadProgress:
         notes = noted(position)
         if self.reading_stopped:
             notes[READING_STOPPED] = True
+        if self.is_cleared:
+            notes[CLEARED] = True
         if self.began is not None:
             notes[BEGAN] = self.began.isoformat()
         if self.counts.unfinished:

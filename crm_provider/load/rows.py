@@ -53,10 +53,12 @@ class Made:
 
     :param since: by the CRM's clock: the attempt was made after it; None if that is not known
     :param certain: whether the contact is known to have been made
+    :param earlier_load: whether that was another load: one that rejected the row, or this task before it was cleared
     """
 
     since: datetime | None = None
     certain: bool = False
+    earlier_load: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import expand_pattern, explain_missing, place
+from crm_provider.load.sources.files import expand_pattern, explain_missing, place, refuse_addresses
+from crm_provider.load.sources.options import FORMATS
 from crm_provider.load.sources.source import FilesSource, Source, open_source
 from crm_provider.load.sources.text_files import open_lines
 from crm_provider.values.addresses import NotOneAddress, one_address, person_key, spellings, without_wrapping
@@ -30,6 +31,10 @@ COLUMN = "email"
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _SIZE = 16
 """Bytes of a hash that are kept. A collision between a million rows and a million people has a chance of 1 in 10^26."""
+
+
+_FILES = (".txt", *(f".{suffix}" for suffix in FORMATS))
+"""How the names of files end that a suppression list is read from."""
 
 
 class Suppression:
@@ -136,6 +141,8 @@ def _hash(text: str) -> bytes:
 
 def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None) -> Iterator[tuple[str, object]]:
     """Entries with their places."""
+    if isinstance(source, str) and not source.lower().removesuffix(".gz").endswith(_FILES):
+        refuse_addresses(source)
     if isinstance(source, (str, os.PathLike, AnyPath)):
         source = [_path(source)]
     elif isinstance(source, Sequence) and all(isinstance(item, str) for item in source):

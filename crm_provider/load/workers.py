@@ -73,7 +73,8 @@ class RowSender:
         contact = in_flight.written or self._write(in_flight)
         listed = self._writer.add_to_lists(in_flight.contact, contact, again=again)
         outcome = Outcome(listed.outcome)
-        if contact.outcome == "unchanged" and self._writer.mode == "create" and in_flight.row.made is None:
+        made = in_flight.made
+        if contact.outcome == "unchanged" and self._writer.mode == "create" and made and not made.earlier_load:
             outcome = Outcome.CREATED  # by an earlier try of this load
         return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
 

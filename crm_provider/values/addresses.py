@@ -134,13 +134,13 @@ def spellings(address: str) -> frozenset[str]:
     :raises NotOneAddress: if it is not one address
     """
     if _PLAIN.fullmatch(address):
-        return frozenset((address, address.lower()))
+        return frozenset((address, address.lower(), address.upper()))
     read = _read(address)
     spelled = read.written.rpartition("@")[2]
     locals_ = {_folded(read.local), *_forms(read.local.lower())}
     domains = {read.ascii_domain, *_forms(read.domain), *_forms(spelled.lower())}
     lower = {f"{local}@{domain}" for local, domain in product(locals_, domains)}
-    return frozenset({address, read.written, address.lower(), *lower})
+    return frozenset({address, read.written, address.lower(), *lower, *(spelling.upper() for spelling in lower)})
 
 
 def without_wrapping(text: str) -> str:

@@ -74,8 +74,10 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
     found = {part for value in values for part in _parts(value)} if in_parts else set()
     parts = {spelling for part in found for spelling in _spellings(part)}
     text = _long_taken_out(text, sorted((one for one in whole if len(one) > LONG), key=len, reverse=True))
-    text = _taken_out(text, map(re.escape, sorted((one for one in whole if len(one) <= LONG), key=len, reverse=True)))
+    short = sorted((one for one in whole if len(one) <= LONG), key=len, reverse=True)
+    text = _taken_out(text, (re.escape(one) for one in short if not one.isalnum()))
     text = _EMAIL.sub("[email]", text)  # before parts of it are gone
+    text = _taken_out(text, (re.escape(one) for one in short if one.isalnum()))  # a word may be a part of an address
     text = _CODE.sub(_without_hidden_text, text)
     text = _taken_out(text, (_as_phone(value) for value in values if _PHONE.fullmatch(value)))
     return _taken_out(text, (f"{_ALONE}{re.escape(part)}(?!\\w)" for part in sorted(parts, key=len, reverse=True)))

@@ -52,6 +52,7 @@ WALL_CLOCK = {
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
+    "client/transport.py": "the age of a record, to hours, if the CRM does not show its clock",
     "sandbox/settings.py": "dates that the sandbox shows",
     "sensors/base.py": "a deadline that another host goes on with, and the date of a reschedule",
     "testing/dag_runs.py": "a test's own time, for Airflow",

@@ -267,7 +267,7 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
     [
         # ours
         (None, [lost, deals(deal(age=NOW))], ID, 1),
-        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="X "))], ID, 1),
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW))], ID, 1),
         (None, [lost, deals(deal(age=OLD, id_=OTHER), deal(age=NOW))], ID, 1),
         ({"pb_name": "x"}, [lost, deals(deal())], ID, 1),
         # somebody else's: the CRM is asked again, and says so
@@ -278,6 +278,8 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         # nothing tells whose it is: never a second deal, never somebody else's
         (None, [lost, deals(deal())], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # somebody else's, made just now
+        ({"pb_name": "x"}, [lost, deals(deal(age=0.5, name="y"))], "associated", 1),
     ],
 )
 def test_a_deal_that_is_found_after_a_lost_creation(
@@ -287,3 +289,51 @@ def test_a_deal_that_is_found_after_a_lost_creation(
     assert create_deal(made, attributes) == result
     assert [call.method for call in made.wire.calls].count("POST") == posts
     assert not made.wire.script
+
+
+# -- a CRM that does not show its clock ----------------------------------------------------------------------
+
+WALL = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("age", "outcome"),
+    [(timedelta(days=30), "unchanged"), (timedelta(hours=4), "unchanged"), (timedelta(seconds=0), "created")],
+)
+def test_without_a_date_this_machines_clock_tells_what_is_hours_old(age: timedelta, outcome: str) -> None:
+    created = (NOON - age).isoformat()
+    found = data({"id": ID, "email": EMAIL, "attributes": WANTED, "createdAt": created})
+    made = bench(lost, found)
+    made.transport._wall = lambda: WALL
+    assert made.client.upsert_contact(EMAIL, attributes=WANTED)["outcome"] == outcome
+
+
+def test_without_a_date_a_deal_of_unknown_age_is_not_taken_for_ours() -> None:
+    made = bench(lost, data({"page": 0, "total": 1, "data": [deal(age=0.0)]}))
+    made.transport._wall = lambda: WALL
+    assert create_deal(made, None) == "associated"
+
+
+# -- answers that prove nothing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [Reply(200, None), Reply(201, {}), Reply(200, {"page": 0}), Reply(200, {"x": "y"})])
+def test_a_creation_that_no_answer_confirms_is_read_back(answer: Reply) -> None:
+    made = bench(answer, contact(WANTED, age=NOW))
+    assert made.client.create_or_find(EMAIL, attributes=WANTED).made
+    nothing_there = bench(answer, error("CONTACT_NOT_FOUND"))
+    with pytest.raises(e.CrmProtocolError, match="neither id nor email") as raised:
+        nothing_there.client.create_or_find(EMAIL, attributes=WANTED)
+    assert not raised.value.outcome_known
+    old = bench(answer, contact(WANTED, age=OLD))
+    assert not old.client.create_or_find(EMAIL, attributes=WANTED).made
+
+
+def test_an_update_that_no_answer_confirms_is_read_back() -> None:
+    made = bench(Reply(200, {"message": "Please log in"}), contact({"name": "old", "phone": "1"}))
+    with pytest.raises(e.CrmProtocolError, match="shows none of the values"):
+        made.client.send_update(EMAIL, attributes=WANTED)
+    done = bench(Reply(200, {"message": "Contact updated."}), contact({**WANTED, "phone": "442079460958"}))
+    assert done.client.send_update(EMAIL, attributes=WANTED) == {}
+    silent = bench(Reply(204, None))
+    assert silent.client.send_update(EMAIL, attributes=WANTED) == {}

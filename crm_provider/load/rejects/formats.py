@@ -243,7 +243,7 @@ def _made_data(made: Made) -> dict[str, Any]:
 def _made_of(data: Any) -> Made | None:
     if not isinstance(data, Mapping):
         return None
-    return Made(utc_time(data.get("since")), certain=data.get("certain") is True)
+    return Made(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
 def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:

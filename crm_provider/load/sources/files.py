@@ -104,6 +104,16 @@ def folder_refused(path: object) -> SourceError:
     return SourceError(f"{path} is a folder; give a pattern of the files in it, such as {str(path).rstrip('/')}/*.csv")
 
 
+def refuse_addresses(path: object) -> None:
+    """Refuse a text that is an address, or several, in place of a path; the message does not show it.
+
+    :raises SourceError: if it is one
+    """
+    text = str(path)
+    if "@" in text and not {"/", "\\"} & set(text):
+        raise SourceError("a text with an @ was given in place of a path; give a list, or the path of a file")
+
+
 def format_of(path: AnyPath) -> str:
     """The format by a file's suffix.
 
@@ -117,6 +127,7 @@ def format_of(path: AnyPath) -> str:
     if is_folder(path):
         raise folder_refused(path)
     known = ", ".join(f".{name}" for name in FORMATS)
+    refuse_addresses(path)
     raise SourceError(
         f"{path} does not tell its format; set source_format, or rename it to end in one of {known} (.gz may follow)"
     )

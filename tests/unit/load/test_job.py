@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -594,6 +595,18 @@ def test_create_only_reaches_the_lists_although_the_first_try_did_not(setting: A
     assert outcomes(it.run()) == {"created": 2, "unchanged": 1}
     lists = {email: contact.get("segmentedListsIds") for email, contact in it.crm.contacts.items()}
     assert lists == {"p1@x.org": [LIST], "p2@x.org": [LIST], "p3@x.org": None}
+
+
+def test_a_cleared_load_lists_what_it_made_before_it_was_cleared(setting: Any) -> None:
+    it = setting(people(1), mode="create", list_ids=(LIST,))
+    it.crm.start_of_writes = lambda: datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+    it.crm.trouble = lambda call, email: e.CrmForbiddenError("no", status=403) if call == "add" else None
+    with pytest.raises(LoadStopped):
+        it.run()
+    it.crm.contacts["p1@x.org"]["createdAt"] = "2026-03-01T12:00:05.000Z"
+    it.crm.trouble = lambda call, email: None
+    assert outcomes(it.run(epoch=1)) == {"updated": 1}
+    assert it.crm.contacts["p1@x.org"]["segmentedListsIds"] == [LIST]
 
 
 @pytest.mark.parametrize("action", ["skip", "reject"])

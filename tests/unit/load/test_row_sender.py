@@ -402,7 +402,12 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
 
 def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
     crm = crm_with(HAS, createdAt=SINCE)
-    in_flight = InFlightRow(Row(1, {}, made=Made(BEGAN, certain=True)), NEW, None, made=Made(BEGAN, certain=True))
+    in_flight = InFlightRow(
+        Row(1, {}, made=Made(BEGAN, certain=True, earlier_load=True)),
+        NEW,
+        None,
+        made=Made(BEGAN, certain=True, earlier_load=True),
+    )
     sender = sender_of(crm, mode="create", lists=(LIST,))
     assert sender.send(in_flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]

@@ -245,3 +245,17 @@ def test_everybody_on_the_list_is_found(email: str, form: Any, around: str) -> N
         assert email in found and written in found and around.format(email) in found
         assert f"x{written}" not in found
         found.close()
+
+
+@pytest.mark.parametrize("text", ["w@ex.co", "w@ex.co, v@ex.co", "['w@ex.co', 'v@ex.co']"])
+def test_addresses_in_place_of_a_path_are_refused_without_showing_them(text: str) -> None:
+    with pytest.raises(SourceError, match="give a list, or the path of a file") as refused:
+        Suppression.read(text)
+    assert "ex.co" not in str(refused.value)
+
+
+def test_a_hash_of_the_upper_case_spelling_is_the_same_person() -> None:
+    hashed = hashlib.sha256(b"W@EX.CO").hexdigest()
+    people = Suppression.read([hashed])
+    assert "w@ex.co" in people
+    assert "W@Ex.co" in people
