@@ -190,7 +190,7 @@ def test_the_parameters_of_an_operator_are_described(cls: type) -> None:
 
 @pytest.mark.parametrize(("page", "base"), BASES.items())
 def test_the_parameters_of_all_are_described(page: str, base: type) -> None:
-    assert parameter_table(section_of(page, "What all of them have")) == parameters(base, whole=False)
+    assert parameter_table(section_of(page, "Common parameters")) == parameters(base, whole=False)
 
 
 def test_every_operator_is_described() -> None:
@@ -209,4 +209,4 @@ def test_the_waits_are_those_of_the_code() -> None:
     assert f"the wait is\n{QUOTA_DELAY / 60:g} minutes" in section
     assert f"at most {MAX_TOTAL_WAIT / 3600:g} hours" in section
     night = section_of("operations.md", "Quota used up")
-    assert f"or for {QUOTA_DELAY / 60:g} minutes, again and again for up to {MAX_TOTAL_WAIT / 3600:g} hours" in night
+    assert f"or for {QUOTA_DELAY / 60:g} minutes, repeatedly for up to {MAX_TOTAL_WAIT / 3600:g} hours" in night
