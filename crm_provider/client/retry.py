@@ -62,9 +62,7 @@ class Sender(Protocol):
     sleep: Callable[[float], None]
     jitter: Callable[[], float]
 
-    def once(
-        self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None
-    ) -> Any: ...
+    def once(self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] = ...) -> Any: ...
 
     def sent_at(self, at: float) -> ServerMoment: ...
 
@@ -85,7 +83,7 @@ class Attempts:
         """Whether any attempt got no answer: a later conflict may be our own doing."""
         self.last_error: e.CrmError | None = None
         self.started = transport.clock()
-        self.first_left: float | None = None
+        self.first_left = transport.clock()
         """When the first attempt left."""
         self.attempts = 0
         self.no_slot = False
@@ -122,7 +120,7 @@ class Attempts:
         except BudgetBusy as busy:
             raise self._not_sent(busy) from None
         except self.call.success_errors:
-            found = (self._read_back() if self.verify_write else {}) if self.lost_one else None
+            found = self._read_back() if self.lost_one else None
             if found is None:
                 raise
             return found
@@ -144,14 +142,12 @@ class Attempts:
         )
 
     def _note_leaving(self, now: float) -> None:
-        if self.first_left is None:
+        if self.attempts == 1:
             self.first_left = now
 
     def _read_back(self) -> Any:
-        first_left = self.first_left
-        if self.verify_write is None or first_left is None:
-            return None
-        return self.verify_write(lambda: self.transport.sent_at(first_left))
+        """What reading says; a call that is not read back counts as done."""
+        return {} if self.verify_write is None else self.verify_write(lambda: self.transport.sent_at(self.first_left))
 
     def _verified(self, original: e.CrmError) -> Any:
         """What reading says about the attempt that got no answer; the original error if reading fails."""

@@ -133,7 +133,7 @@ class Transport:
         return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
 
     def once(
-        self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] | None = None
+        self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] = lambda at: None
     ) -> Any:
         """One attempt: wait for a slot, send, read, classify.
 
@@ -142,8 +142,7 @@ class Transport:
         """
         waited = self._pacer.acquire(max_wait)
         started = self.clock()
-        if leaving is not None:
-            leaving(started)
+        leaving(started)
         status: int | None = None
         error_type: str | None = INTERRUPTED
         try:

@@ -337,3 +337,16 @@ def test_an_update_that_no_answer_confirms_is_read_back() -> None:
     assert done.client.send_update(EMAIL, attributes=WANTED) == {}
     silent = bench(Reply(204, None))
     assert silent.client.send_update(EMAIL, attributes=WANTED) == {}
+
+
+def test_a_deal_with_other_values_is_not_the_one_that_is_looked_for() -> None:
+    made = bench(deals(deal(name="y", id_=OTHER), deal(name="x")))
+    found = made.client.find_deal(CONTACT_ID, PIPELINE, attributes={"pb_name": "x"})
+    assert found is not None
+    assert found["id"] == ID
+
+
+def test_a_moment_outside_of_all_calendars_is_not_known() -> None:
+    clock = ServerClock()
+    clock.note(NOON_HEADER, sent=0.0, received=0.0)
+    assert clock.at(1e20) is None

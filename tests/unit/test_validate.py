@@ -343,3 +343,17 @@ def test_path_part_is_taken(value: str) -> None:
 @pytest.mark.parametrize("value", ["", " ", ".", "..", None, 7, "a\nb", "a\x00", "\ud800"])
 def test_path_part_is_refused(value: Any) -> None:
     assert refusal(validation.path_part, value, "webhookId").startswith("webhookId ")
+
+
+def test_a_phone_number_that_is_a_number_has_lost_its_plus() -> None:
+    validation.phone_is_text({"phone": "+5531999999999"})
+    validation.phone_is_text(None)
+    with pytest.raises(
+        CrmInvalidValueError, match=r"attributes\['phone'\] must be text with a \+ .* but is of type int"
+    ):
+        validation.phone_is_text({"phone": 5531999999999})
+
+
+def test_a_number_that_is_none_is_said_to_be_one() -> None:
+    with pytest.raises(CrmInvalidValueError, match="must be text but is not a finite number"):
+        validation.email(float("nan"))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import uuid
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from upath import UPath
 from crm_provider.files.paths import CannotWrite, is_local
 from crm_provider.load.rejects.file import NoRejects, RejectsFile, RowsLost, read_rejects
 from crm_provider.load.rejects.formats import CsvLines, JsonLines, Reject
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import Made, SourceError
 
 FORMATS = ["jsonl", "csv"]
 
@@ -504,3 +505,13 @@ def test_a_line_that_is_no_row_is_left_as_it_is(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert [json.loads(lines[0])["values"], *lines[1:]] == [{"by": "new"}, "somebody's note"]
     assert new.count == 1
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_what_was_made_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"r.{suffix}"
+    since = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
+    made, maybe = Made(since, certain=True), Made(None)
+    written(path, replace(reject(1), made=made), replace(reject(2), made=maybe), reject(3))
+    found = [row.made for row in read_rejects(path).rows()]
+    assert found == [replace(made, earlier_load=True), replace(maybe, earlier_load=True), None]

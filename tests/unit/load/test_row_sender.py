@@ -428,3 +428,9 @@ def test_a_known_contact_is_read_again_before_it_is_written_to_under_the_guard()
     assert crm.contacts[ADA]["attributes"] == OLD
     crm = crm_with(HAS, segmentedListsIds=[LIST])
     assert send(crm, seen=seen(HAS, segmentedListsIds=[LIST]), lists=(LIST,)) == ("unchanged", [])
+
+
+def test_something_else_that_is_missing_does_not_make_a_contact() -> None:
+    crm = by_status("update", "/somewhere/else")
+    crm.add(ADA, OLD)
+    assert send(crm, seen=seen(OLD)) == ("HTTP_404", ["update"])

@@ -11,8 +11,9 @@ import pytest
 from upath import UPath
 
 from crm_provider.load.rows import NoSuchFile, Row, SourceError
+from crm_provider.load.sources import files
 from crm_provider.load.sources import text_files as text_lines
-from crm_provider.load.sources.options import FORMATS
+from crm_provider.load.sources.options import FORMATS, unique_names
 from crm_provider.load.sources.source import FilesSource, Source, open_source
 
 
@@ -306,3 +307,26 @@ def test_a_file_without_its_header_is_not_quoted(header: str, tmp_path: Path) ->
     with pytest.raises(SourceError, match=r"b\.csv and .*a\.csv have no header line in common") as caught:
         list(open_source(tmp_path / "*.csv").rows())
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("email\n")
+
+    def refused(_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "read_plain", refused)
+    with pytest.raises(PermissionError):
+        list(open_source(str(path)).rows())
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is a folder; give a pattern"), files.explain_missing(tmp_path):
+        raise FileNotFoundError(str(tmp_path))
+
+
+def test_names_that_stay_alike_are_refused() -> None:
+    assert unique_names(["a", "a", ""], "a.csv") == ("a (column 1)", "a (column 2)", "(column 3)")
+    with pytest.raises(SourceError, match=r"a\.csv: several columns have the same name"):
+        unique_names(["a", "a", "a (column 1)"], "a.csv")

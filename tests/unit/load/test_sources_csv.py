@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,16 @@ def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(csv_files, "LONGEST_RECORD", 20)
     with pytest.raises(SourceError, match=r"lines 2 to 22: one record has over 20 lines"):
         rows(tmp_path, 'a,b\n"' + '1\n","' * 30)
+
+
+def test_a_field_over_the_limit_of_the_csv_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("email\nada@example.com\n")
+    set_limit = csv.field_size_limit  # it holds for the process, and another library may set it at any time
+    before = set_limit(8)
+    monkeypatch.setattr(csv, "field_size_limit", lambda: 2**30)
+    try:
+        with pytest.raises(SourceError, match="a field is longer than"):
+            list(open_source(str(path)).rows())
+    finally:
+        set_limit(before)
