@@ -82,6 +82,8 @@ def test_base_url(host: str | None, port: int | None, base_url: str) -> None:
         ("https://ada:secret@crm.example/v2", None, "has a user or password in it"),
         ("https://ada@crm.example/v2", None, "has a user or password in it"),
         ("https://@crm.example/v2", None, "has a user or password in it"),
+        ("https://crm.example/v2/../x", None, "or a '..' in its path"),
+        ("https://crm_.example\\v2", None, "has a character that no host name has"),
         ("https://169.254.169.254/v2", None, "is a link-local or metadata address"),
         ("https://[fe80::1]/v2", None, "is a link-local or metadata address"),
         ("https://metadata.google.internal/v2", None, "is a link-local or metadata address"),

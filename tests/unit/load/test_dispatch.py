@@ -95,7 +95,9 @@ class Loop(Scene):
         return rows
 
     def run(self) -> None:
-        progress: Any = SimpleNamespace(counts=self.row_counts, is_resumed=False, began=None, tick=self._tick)
+        progress: Any = SimpleNamespace(
+            counts=self.row_counts, is_resumed=False, is_cleared=False, began=None, tick=self._tick
+        )
         with closing(self.staged()) as staged:
             Dispatcher(
                 staged=staged,
