@@ -88,6 +88,7 @@ class OtherCalls(Calls):
         :param json: the body
         :return: the content of the answer, its envelope unwrapped
         """
+        _check_types(method, path, path_params=path_params, params=params)
         if method.upper() not in METHODS:
             raise e.CrmInvalidValueError(f"method is no HTTP method of the API; use one of {', '.join(METHODS)}")
         if json is not None:
@@ -104,6 +105,18 @@ class OtherCalls(Calls):
 def _as_record(value: Any) -> Record:
     """An answer whose form is not documented: an object as it is, anything else under ``result``."""
     return value if isinstance(value, dict) else {"result": value}
+
+
+def _check_types(method: object, path: object, **mappings: object) -> None:
+    """Refuse values of other types with the name of the argument; no value is shown."""
+    for name, value in (("method", method), ("path", path)):
+        if not isinstance(value, str):
+            raise e.CrmInvalidValueError(f"{name} must be text but is of type {type(value).__name__}")
+    for name, value in mappings.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise e.CrmInvalidValueError(
+                f"{name} must be a mapping of name to value but is of type {type(value).__name__}"
+            )
 
 
 def _decoded(path: str) -> str:

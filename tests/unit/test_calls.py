@@ -793,3 +793,22 @@ def test_no_sent_value_is_shown(name: str, status: int, form: str, caplog: pytes
     raised = failed(made, PLANTED[name])
     text = f"{raised} {raised!r} {raised.args} {json.dumps(raised.as_dict(), ensure_ascii=False)} {caplog.text}"
     assert [value for value in ALL_SECRETS if value.lower() in text.lower()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"method": None, "path": "/x"}, "method must be text but is of type NoneType"),
+        ({"method": "GET", "path": 5}, "path must be text but is of type int"),
+        (
+            {"method": "GET", "path": "/x", "params": "page=0"},
+            "params must be a mapping of name to value but is of type str",
+        ),
+        ({"method": "GET", "path": "/x", "path_params": ["a"]}, "path_params must be a mapping of name to value"),
+    ],
+)
+def test_a_request_with_values_of_another_type_names_the_argument(arguments: dict[str, Any], problem: str) -> None:
+    made = bench()
+    with pytest.raises(e.CrmInvalidValueError, match=problem):
+        made.client.request(**arguments)
+    assert made.wire.calls == []
