@@ -176,14 +176,14 @@ def test_all_files_may_be_on_an_object_store(crm: Sandbox, run_dag: RunDag, tmp_
 # -- what Airflow stores and shows ----------------------------------------------------------------------------
 
 
-def stored_fields() -> dict[str, str]:
+def stored_fields(dag_id: str) -> dict[str, str]:
     """The rendered fields that Airflow has stored, by task instance."""
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
-        found = session.scalars(select(RenderedTaskInstanceFields).filter_by(dag_id="secrecy")).all()
+        found = session.scalars(select(RenderedTaskInstanceFields).filter_by(dag_id=dag_id)).all()
         return {f"{row.task_id}[{row.map_index}]": json.dumps(row.rendered_fields) for row in found}
 
 
@@ -211,7 +211,11 @@ def test_rows_are_neither_stored_nor_shown_nor_logged(crm: Sandbox, run_dag: Run
     dag_tasks = [name for name in run.tasks if name not in ("extract", "parts")]
     assert {run[name].state for name in dag_tasks} == {"success"}
     assert len(dag_tasks) == 7
-    stored = {name: fields for name, fields in stored_fields().items() if "extract" not in name and "parts" not in name}
+    stored = {
+        name: fields
+        for name, fields in stored_fields("secrecy").items()
+        if "extract" not in name and "parts" not in name
+    }
     assert len(stored) == 7
     for name, fields in stored.items():
         assert '"1 rows"' in fields, name
@@ -246,7 +250,7 @@ def test_values_of_rows_are_never_taken_for_templates(crm: Sandbox, run_dag: Run
 
 
 def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbox, run_dag: RunDag) -> None:
-    with DAG("secrecy", schedule=None) as dag:
+    with DAG("text_of_rows", schedule=None) as dag:
 
         @task
         def extract() -> list[Row]:
@@ -256,7 +260,7 @@ def test_a_template_that_makes_a_text_of_rows_says_so_and_shows_none(crm: Sandbo
         extract() >> load
     run = run_dag(dag)
     assert "render_template_as_native_obj" in str(run["as_text"].error)
-    assert "hidden" not in stored_fields()["as_text[-1]"]
+    assert "hidden" not in stored_fields("text_of_rows")["as_text[-1]"]
 
 
 # -- arguments, when the DAG is read --------------------------------------------------------------------------
