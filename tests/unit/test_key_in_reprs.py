@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import __version__ as airflow_version
 from broken_ways import WAYS, plain_environment
+from packaging.version import Version
 from raw_server import RawServer, http, sends
 
 from crm_provider import errors as e
@@ -112,6 +114,10 @@ def test_whatever_the_server_says_back(status: int, echo: str) -> None:
         assert KEY[at : at + 8].lower() not in text
 
 
+@pytest.mark.skipif(
+    Version(airflow_version) < Version("3.2"),
+    reason="outside of a task, 3.1 ends the look-up of an unreadable connection with an ImportError of its own",
+)
 @pytest.mark.parametrize(
     "fields",
     [

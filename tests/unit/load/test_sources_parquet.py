@@ -215,7 +215,7 @@ LONG = "x" * 200_000
         pa.array([{"a": LONG}] * 1000),
         pa.array([LONG.encode()] * 1000, pa.binary()),
         pa.array([LONG.encode()] * 1000, pa.binary(len(LONG))),
-        pa.array([LONG] * 1000, pa.dictionary(pa.int32(), pa.large_string())),
+        pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([LONG], pa.large_string())),
         pa.array([[LONG]] * 1000, pa.list_(pa.string(), 1)),
     ],
     ids=["text", "list", "struct", "binary", "fixed length", "long dictionary", "list of a fixed length"],
