@@ -204,8 +204,8 @@ def test_a_killed_triggerer_loses_nothing_and_moves_no_deadline(
     print(f"\nin_vain lasted {lasted:.1f} s of {TIMEOUT} s over the restart, and ended {went_on:.1f} s after it")
     assert went_on < TIMEOUT, "the deadline stays where it was: it does not begin anew"
     observed(fault="the triggerer is killed (SIGKILL) and started again", hits="deferred sensor",
-             ends="success, in the same try", requests="none while it is away", data="read only",
-             remedy="nothing: what happened meanwhile is seen at the first look")  # fmt: skip
+             ends="success, in the same try", requests="none while it is down", data="read only",
+             remedy="nothing: the first check sees what happened meanwhile")  # fmt: skip
 
 
 def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> None:
