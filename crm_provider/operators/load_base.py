@@ -194,6 +194,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             from crm_provider.load.row_results import decide_run
 
             raise_for_decision(error, decide_run(error, self.error_policy), context)
+        except Exception as other:  # of a source, such as a database; a skip; a load that has left its result
+            if self.last_result is None:
+                publish_reason(other, context)
+            raise
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 
@@ -205,7 +209,6 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 job = self._prepared(context, opened)
             except CannotWrite as unwritten:
                 count_load(context["ti"], "stopped")
-                publish_reason(unwritten, context)
                 raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
                 summary = job.run()
