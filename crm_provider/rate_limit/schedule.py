@@ -74,6 +74,14 @@ class Pace:
         """One call of the burst is kept in reserve: it absorbs the jitter of the way."""
         return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
 
+    def first_slot(self, at: float) -> float:
+        """The first slot at a time or later; here any time is one."""
+        return at
+
+    def after(self, slot: float) -> float:
+        """The time from which on the slot after this one may be given out."""
+        return slot + self.spacing
+
 
 class GrantStatus(IntEnum):
     """What a caller is to do."""
@@ -141,7 +149,7 @@ class Schedule:
         mine = queue.tail if ticket is None or joins else ticket
         rivals = self._before(lane, mine, now)
         before = max(mine - queue.head, 0) + sum(rivals.values())
-        slot = max(self.next, now - (pace.at_once - 1) * pace.spacing)
+        slot = pace.first_slot(max(self.next, now - (pace.at_once - 1) * pace.spacing))
         wait = max(slot - now, 0.0)
         likely = wait + before * pace.spacing
         if (likely if joins else wait) > patience:
@@ -152,7 +160,7 @@ class Schedule:
         given_up = max(opens, self.moved) + NO_SHOW_AFTER
         # as many slots are open as there are callers before this one: it takes no slot of theirs
         if now >= opens + before * pace.spacing or now >= given_up:
-            self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
+            self._give(queue, WEIGHTS[lane], mine, now, pace.after(slot))
             if before and now >= given_up:
                 self._pass_over(rivals)
             return Grant(GrantStatus.GRANTED, wait, mine)
