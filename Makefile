@@ -43,7 +43,7 @@ bench-waiting: .venv/.ready-test ## Cost of waiting: one poll for all sensors co
 	@$(RUN) tests/benchmarks/bench_waiting.py $(ARGS)
 
 bench-pacing: .venv/.ready-test ## Share of the rate limit that is used (ARGS="--write docs/rate-budget.md")
-	@$(RUN) tests/benchmarks/bench_pacing.py $(ARGS)
+	@$(RUN) tests/benchmarks/bench_rate_limit.py $(ARGS)
 
 bench-load: .venv/.ready-test ## Cost of a load: share of the limit, calls, memory (ARGS="--write docs/load.md")
 	@$(RUN) tests/benchmarks/bench_load.py $(ARGS)

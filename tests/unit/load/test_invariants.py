@@ -85,7 +85,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 class CountingPacer(ProcessRateLimiter):
-    """Notes what it gives. That it does so at the right times is in ``test_pacing.py``."""
+    """Notes what it gives. That it does so at the right times is in ``test_rate_limit_limiter.py``."""
 
     def __init__(self, rate: float, burst: int) -> None:
         super().__init__(rate, burst)

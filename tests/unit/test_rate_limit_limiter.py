@@ -15,7 +15,7 @@ from crm_provider.rate_limit.limiter import BudgetBusy, LaneRateLimiter, Process
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Lane
 
 from .fakes import FakeClock
-from .pacing_scene import NEVER_MIND, TokenBucket
+from .rate_limit_scene import NEVER_MIND, TokenBucket
 
 RATES = st.floats(0.01, 1000)
 BURSTS = st.integers(1, 20)

@@ -37,7 +37,7 @@ from crm_provider.rate_limit.schedule import (
 )
 
 from .fakes import FakeClock, logged
-from .pacing_scene import NEVER_MIND
+from .rate_limit_scene import NEVER_MIND
 
 REAL = Pace.of(5.0, 2)
 SINGLE = Lane.SINGLE
