@@ -100,7 +100,7 @@ _ALL = (
     ),
     Group(
         "books",
-        ("load/state/checkpoint", "load/progress", "extract/extractor"),
+        ("load/state/checkpoint", "load/progress", "extract/extractor", "extract/reader"),
         (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
