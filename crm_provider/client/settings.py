@@ -256,8 +256,8 @@ def _store(value: Any) -> str:
     if isinstance(value, str) and _is_redis(value.strip()):
         return value.strip()
     raise ValueError(
-        "'airflow' (one budget for all hosts), 'process' (one for each process), 'off' (no limit), a URL like redis://host:6379/0 or rediss://host, "
-        "or left out (one budget for this host)"
+        "'airflow' (one budget for all hosts), 'process' (one for each process), 'off' (no limit), a URL like "
+        "redis://host:6379/0 or rediss://host, or left out (one budget for this host)"
     )
 
 

@@ -1,0 +1,104 @@
+"""One rate budget for all hosts of a deployment, kept in an Airflow variable, and when it is the default."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cache
+
+from crm_provider._compat import AirflowRuntimeError, conf
+from crm_provider.client.settings import Settings
+from crm_provider.rate_limit.limiter import AIRFLOW, share_through
+from crm_provider.rate_limit.schedule import StoreUnusable
+
+log = logging.getLogger(__name__)
+
+ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
+"""Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
+
+DESCRIPTION = "Which hosts call the CRM with one API key, and when (airflow-provider-crm). It is safe to delete."
+
+
+class AirflowVariable:
+    """A text in an Airflow variable, which tasks and triggers of every host can read and write.
+
+    :param name: of the budget; tells neither URL nor key
+    """
+
+    def __init__(self, name: str) -> None:
+        self.key = f"crm_rate_{name.partition('.')[0]}"
+
+    def read(self) -> str | None:
+        """The text, None if there is none yet.
+
+        :raises StoreUnusable: if this process is neither a task nor a trigger, or Airflow does not answer
+        """
+        from airflow.sdk import Variable
+
+        try:
+            self._check()
+            found = Variable.get(self.key, default=None)
+        except UNREACHABLE as error:
+            raise StoreUnusable(self._problem(error)) from None
+        return found if isinstance(found, str) else None
+
+    def write(self, text: str) -> None:
+        """Replace the text.
+
+        :raises StoreUnusable: as for :meth:`read`
+        """
+        from airflow.sdk import Variable
+
+        try:
+            Variable.set(self.key, text, description=DESCRIPTION)
+        except UNREACHABLE as error:
+            raise StoreUnusable(self._problem(error)) from None
+
+    def _check(self) -> None:
+        if not reaches_airflow():
+            raise RuntimeError("no task")
+
+    def _problem(self, error: BaseException) -> str:
+        reason = type(error).__name__ if reaches_airflow() else "this process is neither a task nor a trigger"
+        return f"the rate budget of all hosts cannot be kept in the Airflow variable {self.key} ({reason})"
+
+
+UNREACHABLE = (AirflowRuntimeError, ImportError, OSError, EOFError, RuntimeError, TypeError, ValueError)
+"""What Airflow raises for a variable that cannot be read or written, in its versions."""
+
+
+def reaches_airflow() -> bool:
+    """Whether this process is a task or a trigger: these can use variables."""
+    from airflow.sdk.execution_time import task_runner
+
+    return hasattr(task_runner, "SUPERVISOR_COMMS")
+
+
+def with_store(settings: Settings) -> Settings:
+    """Settings whose rate store fits the deployment, if the connection does not say one."""
+    if settings.rate_store is None and runs_on_many_hosts() and reaches_airflow():
+        settings = settings.with_(rate_store=AIRFLOW)
+        _say(f"the executor ({executors()}) runs tasks on several hosts")
+    elif settings.rate_store == AIRFLOW:
+        _say("rate_store says so")
+    return settings
+
+
+def executors() -> str:
+    """The executors of Airflow's configuration."""
+    return str(conf.get("core", "executor", fallback="LocalExecutor"))
+
+
+def runs_on_many_hosts() -> bool:
+    """Whether Airflow's configuration has an executor that starts tasks on other hosts than the scheduler's."""
+    names = [re.split(r"[.:=]", name.strip())[-1] for name in re.split(r"[,;]", executors())]
+    return any(name and name not in ONE_HOST for name in names)
+
+
+@cache
+def _say(reason: str) -> None:
+    """Log the reason, once for each process."""
+    log.info("the rate budget is shared by all hosts through an Airflow variable, for %s", reason)
+
+
+share_through(AirflowVariable)
