@@ -51,7 +51,7 @@ class Machine:
 
     begins: float = 0.0
     dies: float = NEVER_MIND
-    workers: int = 4
+    workers: int = 2
     lane: Lane = Lane.BULK
     rest: float = 0.05
     skew: float = 0.0
