@@ -17,6 +17,7 @@ from crm_provider.client.validation import several
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.files.paths import as_path
 from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.outcomes.file import check_outcomes
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rows import SourceError
 from crm_provider.values.suggest import hint
@@ -125,12 +126,13 @@ def check_arguments(given: Mapping[str, Any], *, later: Callable[[Any], bool], c
     if "mapping" not in given or "mapping" in known:
         mapper_of(known)
     _check_rejects_path(known.get("rejects_path"))
+    check_outcomes(given, known)
     _check_paths_differ(known)
     if complete:
         _check_full_refresh(given)
 
 
-FILES = ("source", "rejects", "rejects_path", "state_path", "report_path", "checkpoint_path")
+FILES = ("source", "rejects", "rejects_path", "outcomes_path", "state_path", "report_path", "checkpoint_path")
 """Arguments that name files of a load, each for itself."""
 
 

@@ -20,6 +20,7 @@ from crm_provider.load.options import LoadOptions, rejects_allowed
 from crm_provider.load.rows import Outcome
 
 if TYPE_CHECKING:
+    from crm_provider.load.outcomes.file import OutcomesFile
     from crm_provider.load.rejects.file import RejectsFile
     from crm_provider.load.sources.source import Source
     from crm_provider.load.state.fingerprints import Fingerprints
@@ -230,6 +231,9 @@ class FinishedLoad(Protocol):
     def rejects(self) -> RejectsFile | None: ...
 
     @property
+    def outcomes(self) -> OutcomesFile | None: ...
+
+    @property
     def fingerprints(self) -> Fingerprints | None: ...
 
 
@@ -277,6 +281,7 @@ def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: 
         path = sibling(load.rejects.path, ".report.md")
     paths = {
         "rejects": rejects_of(load),
+        "outcomes": outcomes_of(load),
         "report": path if path is not None and _written(path, load, summary, ending) else None,
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
@@ -288,6 +293,13 @@ def rejects_of(load: FinishedLoad) -> AnyPath | None:
     if load.rejects is None or load.options.dry_run or not load.rejects.count:
         return None
     return load.rejects.path
+
+
+def outcomes_of(load: FinishedLoad) -> AnyPath | None:
+    """The file with the outcomes of all rows, None if there is none."""
+    if load.outcomes is None or load.options.dry_run or not load.outcomes.count:
+        return None
+    return load.outcomes.path
 
 
 def done(load: FinishedLoad, summary: Summary) -> str:

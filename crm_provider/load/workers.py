@@ -9,10 +9,11 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent, RequestTally
@@ -48,11 +49,13 @@ class SentRow:
 
     :param called: whether a write was needed
     :param is_whole: whether the CRM now has all that the row says; False if the contact was kept out of the lists
+    :param ids: ids of the records that the CRM showed, by ``contact_id`` and ``deal_id``
     """
 
     outcome: Outcome
     called: bool = True
     is_whole: bool = True
+    ids: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class RowSender:
@@ -76,7 +79,8 @@ class RowSender:
         made = in_flight.made
         if contact.outcome == "unchanged" and self._writer.mode == "create" and made and not made.earlier_load:
             outcome = Outcome.CREATED  # by an earlier try of this load
-        return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
+        called = contact.called or listed.called
+        return SentRow(outcome, called=called, is_whole=listed.is_whole, ids=contact.ids)
 
     def _write(self, in_flight: InFlightRow) -> Written:
         is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)
