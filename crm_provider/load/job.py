@@ -24,6 +24,7 @@ from crm_provider.load.planner import Plan, RemoteSampler, make_plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
@@ -236,6 +237,7 @@ class LoadTry:
             plan_calls=self.plan.calls,
             plan_seconds=self._plan_seconds,
             dry_run=job.options.dry_run,
+            samples=samples_of(self.handler.samples, getattr(job.source, "place", _no_place)),
         )
 
     def _naive_calls(self) -> int:
@@ -245,6 +247,10 @@ class LoadTry:
         each = 2 if options.mode == "upsert" else 1
         sent = counts[Outcome.CREATED] + existing
         return counts[Outcome.CREATED] + existing * each + self.counts.refused + sent * bool(options.list_ids)
+
+
+def _no_place(_number: int) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

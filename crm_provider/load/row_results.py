@@ -20,6 +20,7 @@ from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
@@ -124,6 +125,7 @@ class RowResultHandler:
     ) -> None:
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
+        self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
         that the server works."""
@@ -148,6 +150,11 @@ class RowResultHandler:
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
                 self._remember(in_flight.contact)
+
+    @property
+    def samples(self) -> list[Reject]:
+        """The first rejected rows; without a rejects file those of this try."""
+        return self._samples if self._rejects is None else self._rejects.samples
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
@@ -257,6 +264,8 @@ class RowResultHandler:
     def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
+        elif len(self._samples) < MOST_SAMPLES:
+            self._samples.append(reject)
         about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}
         self._note(row, Outcome.REJECTED, **about, ids=_ids(in_flight))
         self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=in_flight is not None)

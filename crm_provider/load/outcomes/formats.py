@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from crm_provider.load.rejects.formats import UNFIT, csv_record
+from crm_provider.load.rejects.samples import without_row
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.values.json_values import json_text, lenient_json, utc_text
 
@@ -33,7 +34,7 @@ class RowOutcome:
     :param number: of the row in the source of its load
     :param values: of the row; only the key columns are written
     :param error_type: of the error that decided it, None for a row that had none
-    :param message: the reason, without values of the row
+    :param message: the reason; values of the row are taken out of it
     :param ids: ``contact_id`` and ``deal_id``, where the CRM showed them
     """
 
@@ -50,7 +51,7 @@ class RowOutcome:
         return {
             "outcome": self.outcome.value,
             "error_type": self.error_type,
-            "message": self.message,
+            "message": None if self.message is None else without_row(self.message, self.values),
             "request_id": self.request_id,
             "contact_id": _id_text(self.ids.get("contact_id")),
             "deal_id": _id_text(self.ids.get("deal_id")),

@@ -6,11 +6,13 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from crm_provider.files.paths import AnyPath, CannotRead
 from crm_provider.files.row_lines import ReadNumber, RowLines
 from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
+from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources.files import EXTRA, LINE, RowLocations
 
@@ -28,6 +30,8 @@ class RejectsFile(RowLines):
     """
 
     title, rows_are = "rejects file", "rejected rows"
+    samples: list[Reject]
+    """The first rejected rows of all tries, for people."""
 
     def __init__(
         self,
@@ -51,6 +55,12 @@ class RejectsFile(RowLines):
         known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
         return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
 
+    def resume(self, done: Callable[[int], bool]) -> None:
+        super().resume(done)
+        reader = RejectReader(self._lines, self.path.name)
+        kept = (reject for line in self._journal.lines() if (reject := reader.read(line)) is not None)
+        self.samples = list(islice(kept, MOST_SAMPLES))
+
     def write(self, reject: Reject) -> None:
         """Add a row. On a local disk it now survives a kill.
 
@@ -59,6 +69,8 @@ class RejectsFile(RowLines):
         reject = self._with_place(reject)
         header = None if self.count else self._header(reject)
         self.add(reject.number, self._lines.line(reject), header)
+        if len(self.samples) < MOST_SAMPLES:
+            self.samples.append(reject)
 
     def check_own(self) -> None:
         """Make sure that the file is a rejects file, or missing.
@@ -80,6 +92,10 @@ class RejectsFile(RowLines):
             return None if reject is None else reject.number
 
         return number_of
+
+    def _forget_lines(self) -> None:
+        super()._forget_lines()
+        self.samples = []
 
     def _with_place(self, reject: Reject) -> Reject:
         """A reject with what the source knows about its row."""

@@ -85,7 +85,7 @@ def test_every_way_a_row_can_end(tmp_path: Path, path: Any) -> None:
     it.state = tmp_path / "state"
     it.on_error = {"INVALID_PARAMS": "skip"}
     refused = {
-        "p1@x.org": CrmInvalidInputError("Invalid phone.", status=422, request_id="req-1"),
+        "p1@x.org": CrmInvalidInputError("Invalid phone of p1@x.org.", status=422, request_id="req-1"),
         "p8@x.org": CrmInvalidParamsError("Bad parameter.", status=400),
     }
     it.crm.trouble = lambda call, email: refused.get(email)
@@ -95,7 +95,7 @@ def test_every_way_a_row_can_end(tmp_path: Path, path: Any) -> None:
     known.close()
     it.run(outcomes=outcomes_file(path), suppressed=lambda email: email == "p6@x.org")
     wanted = [
-        (1, "rejected", "INVALID_INPUT", "Invalid phone.", "req-1", None),
+        (1, "rejected", "INVALID_INPUT", "Invalid phone of [value].", "req-1", None),
         (2, "updated", None, None, None, "id-p2@x.org"),
         (3, "unchanged", None, "The same row was loaded before (state_path).", None, None),
         (4, "skipped", None, "Another row is sent for the same record (duplicates).", None, None),
