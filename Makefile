@@ -43,7 +43,7 @@ bench-waiting: .venv/.ready-test ## Cost of waiting: one poll for all sensors co
 	@$(RUN) tests/benchmarks/bench_waiting.py $(ARGS)
 
 bench-pacing: .venv/.ready-test ## Share of the rate limit that is used (ARGS="--write docs/rate-budget.md")
-	@$(RUN) tests/benchmarks/bench_pacing.py $(ARGS)
+	@$(RUN) tests/benchmarks/bench_rate_limit.py $(ARGS)
 
 bench-load: .venv/.ready-test ## Cost of a load: share of the limit, calls, memory (ARGS="--write docs/load.md")
 	@$(RUN) tests/benchmarks/bench_load.py $(ARGS)
@@ -95,6 +95,12 @@ $(MADE):
 		|| { echo "This Python cannot install packages: install python3-venv (Debian, Ubuntu), and run this again"; exit 1; }
 	@.venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt uv || echo "There is no uv for this machine; pip takes longer"
+	@touch $@
+
+# The system tests need servers, and mysqlclient is compiled: their Debian packages come first.
+.venv/.ready-system: .venv/.programs
+.venv/.programs: noxfile.py .venv/.ready-test
+	@$(NOX) -s programs
 	@touch $@
 
 .venv/.ready-%: pyproject.toml constraints.txt $(MADE)

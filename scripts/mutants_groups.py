@@ -26,8 +26,8 @@ class Group:
 UNIT = "tests/unit"
 LOAD = f"{UNIT}/load"
 ENGINE = f"{LOAD}/test_job.py"
-SCHEDULE = f"{UNIT}/test_pacing_schedule.py"
-STORES = f"{UNIT}/test_pacing_stores.py"
+SCHEDULE = f"{UNIT}/test_rate_limit_schedule.py"
+STORES = f"{UNIT}/test_rate_limit_stores.py"
 
 _ALL = (
     Group(
@@ -44,26 +44,26 @@ _ALL = (
     Group(
         "answers",
         ("errors/exceptions", "errors/catalog", "client/responses"),
-        (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalogue.py", f"{UNIT}/test_responses.py"),
+        (f"{UNIT}/test_errors.py", f"{UNIT}/test_catalog.py", f"{UNIT}/test_responses.py"),
     ),
     Group(
         "upsert",
         ("client/upsert", "client/remote_contact", "values/server_clock"),
         (
             f"{LOAD}/test_sender.py",
-            f"{UNIT}/test_made_or_found.py",
-            f"{UNIT}/test_ordering.py",
+            f"{UNIT}/test_verify_write.py",
+            f"{UNIT}/test_learned_order.py",
             f"{UNIT}/test_upsert.py",
-            f"{UNIT}/test_calls.py",
+            f"{UNIT}/test_client.py",
         ),
-        (f"{UNIT}/test_calls.py::test_no_sent_value_is_shown",),
+        (f"{UNIT}/test_client.py::test_no_sent_value_is_shown",),
     ),
     Group("outcome", ("tasks/outcome",), (f"{UNIT}/test_outcome.py",)),
-    Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting.py",)),
+    Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting_backoff.py",)),
     Group(
         "schedule",
         ("rate_limit/schedule",),
-        (f"{UNIT}/test_pacing_schedule_steps.py", SCHEDULE),
+        (f"{UNIT}/test_rate_limit_schedule_steps.py", SCHEDULE),
         (
             f"{SCHEDULE}::test_all_of_the_budget_is_used_while_there_is_work",
             f"{SCHEDULE}::test_lanes_that_all_have_work_get_their_weighted_share",
@@ -77,10 +77,10 @@ _ALL = (
         "pacing",
         ("rate_limit/limiter", "rate_limit/host_file", "rate_limit/redis"),
         (
-            f"{UNIT}/test_pacing.py",
-            f"{UNIT}/test_pacing_budget.py",
-            f"{UNIT}/test_pacing_hostfile.py",
-            f"{UNIT}/test_pacing_redis.py",
+            f"{UNIT}/test_rate_limit_limiter.py",
+            f"{UNIT}/test_rate_limit_budget.py",
+            f"{UNIT}/test_rate_limit_host_file.py",
+            f"{UNIT}/test_rate_limit_redis.py",
             STORES,
         ),
         (
@@ -91,7 +91,7 @@ _ALL = (
     Group(
         "plan",
         ("load/planner",),
-        (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_prices.py"),
+        (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py"),
     ),
     Group(
         "endings",
@@ -100,13 +100,13 @@ _ALL = (
     ),
     Group(
         "books",
-        ("load/state/checkpoint", "load/progress", "extract/extractor"),
+        ("load/state/checkpoint", "load/progress", "extract/extractor", "extract/reader"),
         (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
-            f"{LOAD}/test_tally.py",
+            f"{LOAD}/test_extract_stats.py",
         ),
     ),
     Group(
@@ -128,7 +128,7 @@ _ALL = (
     ),
     Group(
         "known",
-        ("load/state/fingerprints",),
+        ("load/state/fingerprints", "files/fingerprints"),
         (f"{LOAD}/test_fingerprints.py",),
         (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
     ),

@@ -23,6 +23,7 @@ from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile, RowsLost
+from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
@@ -224,7 +225,12 @@ class LoadTry:
             plan_seconds=self._plan_seconds,
             dry_run=job.options.dry_run,
             outcomes=job.options.outcomes,
+            samples=samples_of(self.handler.samples, getattr(job.source, "place", _no_place)),
         )
+
+
+def _no_place(_number: int) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class Summary:
     :param left: rows that are still to be sent: the run ended early
     :param outcomes: the ways in which a row can end
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
+    :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
+    :param ending: how the load ended, in a sentence or two
     """
 
     rows: int
@@ -62,6 +64,8 @@ class Summary:
     dry_run: bool = False
     outcomes: Sequence[Outcome] = WRITTEN
     paths: Mapping[str, str | None] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    ending: str = ""
 
     def __getitem__(self, outcome: Outcome) -> int:
         return self.counts.get(outcome, 0)
@@ -79,6 +83,7 @@ class Summary:
             "problems": dict(self.problems),
             "plan": {
                 "name": self.plan,
+                "words": PLAN_WORDS.get(self.plan, ""),
                 "why": self.plan_why,
                 "calls": self.plan_calls,
                 "seconds": round(self.plan_seconds, 1),
@@ -87,6 +92,9 @@ class Summary:
             "budget_used": round(self.budget_used, 3),
             "resumed_at": self.resumed_at,
             "dry_run": self.dry_run,
+            "ending": self.ending,
+            "samples": list(self.samples),
+            "resend": resend_code(path) if (path := self.paths.get("rejects")) else None,
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
@@ -166,6 +174,18 @@ MEANING: Mapping[Outcome, str] = {
     Outcome.REJECTED: "in the rejects file",
     Outcome.SUPPRESSED: "left out: the person does not want to be contacted",
 }
+
+PLAN_WORDS: Mapping[str, str] = {
+    "nothing": "No row has to be sent.",
+    "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
+    "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
+    "create": "Create each contact; contacts that exist stay as they are.",
+    "update": "Update each contact; rows without a contact in the CRM are rejected.",
+}
+"""What each plan does."""
+
+LONGEST_ENDING = 1000
+"""Characters of an ending in the result."""
 
 SHOWN_PROBLEMS = 50
 """Kinds of problems that are listed, the most frequent first."""
@@ -290,7 +310,8 @@ def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: 
         "report": path if path is not None and _written(path, load, summary, ending) else None,
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
-    return replace(summary, paths={name: None if found is None else str(found) for name, found in paths.items()})
+    texts = {name: None if found is None else str(found) for name, found in paths.items()}
+    return replace(summary, paths=texts, ending=_short(ending))
 
 
 def rejects_of(load: FinishedLoad) -> AnyPath | None:
@@ -335,9 +356,18 @@ def _resend(path: AnyPath | None) -> str | None:
         return None
     return (
         f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
+        f"```python\n{resend_code(str(path))}\n```\n\n"
         '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
     )
+
+
+def resend_code(path: str) -> str:
+    """A task that sends the rejected rows again."""
+    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_ENDING else f"{text[:LONGEST_ENDING]}..."
 
 
 # -- the tables -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from crm_provider.load.options import LoadOptions
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
+from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Outcome, Record
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
@@ -110,6 +111,7 @@ class RowResultHandler:
         self._of_the_run = of_the_run
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints = rejects, fingerprints
+        self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
         that the server works."""
@@ -132,6 +134,11 @@ class RowResultHandler:
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
                 self._remember(in_flight.record)
+
+    @property
+    def samples(self) -> list[Reject]:
+        """The first rejected rows; without a rejects file those of this try."""
+        return self._samples if self._rejects is None else self._rejects.samples
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
@@ -240,6 +247,8 @@ class RowResultHandler:
     def _write(self, reject: Reject, *, sent: bool) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
+        elif len(self._samples) < MOST_SAMPLES:
+            self._samples.append(reject)
         self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
 
     def _remember(self, record: Record) -> None:

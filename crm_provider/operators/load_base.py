@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
-from crm_provider._compat import Context
+from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
@@ -26,7 +26,7 @@ from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import fail_without_retry, raise_for_decision
+from crm_provider.tasks.outcome import fail_without_retry, publish_reason, raise_for_decision
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
@@ -177,11 +177,13 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             check_rendered(self)
             self.kind.check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
-        except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
+        except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
+            publish_reason(unready, context)
             raise
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
+            publish_reason(wrong, context)
             fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
             from crm_provider.load.row_results import decide_run
@@ -198,6 +200,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 job = self._prepared(context, opened)
             except CannotWrite as unwritten:
                 count_load(context["ti"], "stopped")
+                publish_reason(unwritten, context)
                 raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
                 summary = job.run()
@@ -210,6 +213,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             except LoadInterrupted as interrupted:
                 self._concluded(job, interrupted.summary, str(interrupted))
                 count_load(context["ti"], "interrupted")
+                with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
+                    self._push_result(context)
                 raise
         problem = None if self.checks_only else too_many_rejects(summary, job.options)
         summary = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
@@ -333,7 +338,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
         summary = conclude(job, summary, ending=ending, report_path=self._report_path)
         # with the connection, which Airflow forgets after some runs
-        self.last_result = {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
+        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.error_policy.in_effect()}
+        self.last_result = {**summary.as_dict(), **known}
         return summary
 
     def _push_result(self, context: Context) -> None:

@@ -120,9 +120,9 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
 
 
 @contextmanager
-def load_client(sandbox: Sandbox, pacer: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
+def load_client(sandbox: Sandbox, limiter: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
     settings, stats = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
-    transport = Transport(settings, pacer=pacer, sleep=cancel_token.sleep, observer=stats)
+    transport = Transport(settings, limiter=limiter, sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
         yield client, stats
 

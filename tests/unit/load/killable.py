@@ -27,7 +27,7 @@ def main(base_url: str, folder: Path) -> None:
     settings = Settings(api_key="sandbox-key", base_url=base_url)
     job.width_for = lambda rate, latency: LEAST  # as many on their way on a slow machine, too
     cancel_token, stats = CancelToken(), RequestStats()
-    transport = Transport(settings, pacer=ProcessRateLimiter(RATE, BURST), sleep=cancel_token.sleep, observer=stats)
+    transport = Transport(settings, limiter=ProcessRateLimiter(RATE, BURST), sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
         summary = LoadJob(
             source=open_source(folder / "people.csv"),

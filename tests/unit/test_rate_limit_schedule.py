@@ -21,7 +21,7 @@ from crm_provider.rate_limit.schedule import (
     Schedule,
 )
 
-from .pacing_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket, jain
+from .rate_limit_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket, jain
 
 REAL = Pace.of(5.0, 2)
 

@@ -26,7 +26,7 @@ from crm_provider.rate_limit.host_file import (
 from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, StoreUnusable, Ticket
 
 from .fakes import FakeClock
-from .pacing_scene import NEVER_MIND
+from .rate_limit_scene import NEVER_MIND
 
 PACE = Pace.of(5.0, 2)
 

@@ -1,6 +1,6 @@
 """How much of the rate limit is used, at the price of how many refusals: ours next to what one would write by hand.
 
-    python tests/benchmarks/bench_pacing.py [--seconds 60] [--libraries] [--only "8 processes"] [--write ...]
+    python tests/benchmarks/bench_rate_limit.py [--seconds 60] [--libraries] [--only "8 processes"] [--write ...]
 
 Each contestant has a sandbox of its own with the CRM's real limit (a token bucket, 5 calls a second, burst 2), and a
 number of workers that always have a next call to make. All that fit on the machine run at the same time.
@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
-import pacing_libraries
+import rate_limit_libraries
 from redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -166,9 +166,9 @@ def main() -> int:
                 print(f"{missing}; the lines with Redis are left out", file=sys.stderr)
                 chosen = [c for c in chosen if c.store != "redis"]
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if options.libraries and (problem := pacing_libraries.install(home / LIBRARIES)):
+        if options.libraries and (problem := rate_limit_libraries.install(home / LIBRARIES)):
             print(f"no other libraries, for they cannot be installed: {problem}", file=sys.stderr)
-            chosen = [c for c in chosen if c.kind not in pacing_libraries.GATES]
+            chosen = [c for c in chosen if c.kind not in rate_limit_libraries.GATES]
         for wave in waves(chosen):
             print(f"measuring {options.seconds:g} s:", "; ".join(map(label, wave)), file=sys.stderr, flush=True)
             lines += measure(wave, options.seconds, redis_url, home)
@@ -262,7 +262,7 @@ def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, 
     }
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     env = {**os.environ, "TMPDIR": str(home), "NO_PROXY": "127.0.0.1"}
-    if contestant.kind in pacing_libraries.GATES:
+    if contestant.kind in rate_limit_libraries.GATES:
         env["PYTHONPATH"] = str(home / LIBRARIES)
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return Child(contestant, process)
@@ -308,7 +308,8 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     """Make calls from "go" to "stop", and tell when each was done and how long it took beyond the CRM's latency."""
     stopped = threading.Event()
     reports: list[list[tuple[float, float, str]]] = [[] for _ in range(threads)]
-    calls = KINDS[kind](given, threads) if kind in KINDS else gated(pacing_libraries.GATES[kind](given), given, threads)
+    gates = rate_limit_libraries.GATES
+    calls = KINDS[kind](given, threads) if kind in KINDS else gated(gates[kind](given), given, threads)
 
     def repeat(number: int) -> None:
         lane, call, rest = calls[number]
@@ -390,7 +391,7 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
         requests_per_second=RATE * given["share"],
         burst=BURST,
     )
-    client = CrmClient(settings, transport=Transport(settings, pacer=limiter_for(settings, lane=Lane(lane))))
+    client = CrmClient(settings, transport=Transport(settings, limiter=limiter_for(settings, lane=Lane(lane))))
 
     def call() -> bool:
         try:
