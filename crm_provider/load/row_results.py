@@ -6,14 +6,14 @@ It is recorded in the counts, the rejects file and the fingerprints.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
-from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
+from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.outcomes.formats import RowOutcome
@@ -21,7 +21,7 @@ from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rejects.samples import MOST_SAMPLES
-from crm_provider.load.rows import Contact, Outcome, Row
+from crm_provider.load.rows import Outcome, Record, Row
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -59,12 +59,15 @@ class RowDecision:
     decision: Decision
 
 
-def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int) -> RowDecision:
+def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int, of_the_run: str | None = None) -> RowDecision:
     """What to do about a row's error.
 
     :param sends: how often this row was sent, this time included
+    :param of_the_run: why the error comes again with every row; ``on_error`` takes precedence
     """
     decision = policy.decide(error)
+    if of_the_run is not None and decision.decided_by not in (DecidedBy.TASK, DecidedBy.SITE):
+        decision = Decision.by_rule(Action.FAIL, of_the_run)
     rule = row_rule(decision.action, error)
     if rule is RowRule.RESEND_THROTTLED:
         delay = server_delay(error)
@@ -91,8 +94,6 @@ def is_retryable(error: e.CrmError) -> bool:
 
 NOT_KNOWN = "Whether it was written is not known."
 
-UNWANTED = "The CRM shows the contact as unsubscribed or blacklisted: it was kept out of the lists."
-
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
     RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
@@ -103,7 +104,7 @@ _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
 
 def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
     """The ids of what was written of a row before it failed."""
-    return {} if in_flight is None or in_flight.written is None else in_flight.written.ids
+    return {} if in_flight is None else getattr(in_flight.written, "ids", {})
 
 
 def _message(error: e.CrmError) -> str:
@@ -111,7 +112,10 @@ def _message(error: e.CrmError) -> str:
 
 
 class RowResultHandler:
-    """Decides about each result and records it. Used by one thread."""
+    """Decides about each result and records it. Used by one thread.
+
+    :param of_the_run: why an error of a row comes again with every row, None if it does not
+    """
 
     def __init__(
         self,
@@ -122,7 +126,9 @@ class RowResultHandler:
         rejects: RejectsFile | None,
         fingerprints: Fingerprints | None,
         outcomes: OutcomesFile | None = None,
+        of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
     ) -> None:
+        self._of_the_run = of_the_run
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._samples: list[Reject] = []
@@ -145,11 +151,10 @@ class RowResultHandler:
         elif sent is not None:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
-            message = UNWANTED if sent.outcome is Outcome.SUPPRESSED or not sent.is_whole else None
-            self._note(in_flight.row, sent.outcome, message=message, ids=sent.ids)
+            self._note(in_flight.row, sent.outcome, message=sent.message, ids=sent.ids)
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
-                self._remember(in_flight.contact)
+                self._remember(in_flight.record)
 
     @property
     def samples(self) -> list[Reject]:
@@ -178,7 +183,7 @@ class RowResultHandler:
             return  # the next try sends them again
         while self.held and (before is None or self.held[0][2] < before.order):
             in_flight, error, _ = self.held.popleft()
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             self._reject(in_flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
@@ -186,7 +191,7 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
-        decided = decide_row(error, self._policy, sends=in_flight.sends)
+        decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
             self._hold(in_flight, error)
         elif decided.action is RowAction.RESEND:
@@ -201,11 +206,11 @@ class RowResultHandler:
     def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
-            self._remember(in_flight.contact)
+            self._remember(in_flight.record)
             self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
@@ -247,7 +252,7 @@ class RowResultHandler:
         self._write(row, reject, in_flight=in_flight)
 
     def _reject_unsendable(self, staged: StagedRow) -> None:
-        type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
+        type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is RowStatus.INVALID:
             type_, message = "INVALID_VALUE", staged.problem
         reject = Reject(
@@ -275,10 +280,10 @@ class RowResultHandler:
         if self._outcomes is not None:
             self._outcomes.write(RowOutcome(number=row.number, outcome=outcome, values=row.values, **about))
 
-    def _remember(self, contact: Contact) -> None:
+    def _remember(self, record: Record) -> None:
         if self._fingerprints is not None:
-            self._fingerprints.remember(contact)
+            self._fingerprints.remember(record)
 
-    def _forget(self, contact: Contact) -> None:
+    def _forget(self, record: Record) -> None:
         if self._fingerprints is not None:
-            self._fingerprints.forget(contact)
+            self._fingerprints.forget(record)

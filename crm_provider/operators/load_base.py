@@ -12,17 +12,10 @@ from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.options import (
-    ERRORS_IN_A_ROW,
-    Duplicates,
-    Mode,
-    OnInvalid,
-    PlanName,
-    check_arguments,
-    mapper_of,
-    options_of,
-)
+from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadStopped
@@ -97,6 +90,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     """
 
     work = Work.LOAD
+    kind: ClassVar[Kind] = CONTACTS
+    """Of the records that the rows become."""
     template_fields: Sequence[str] = (
         "mapping", "suppression", "list_ids", "rejects_path", "outcomes_path", "outcome_keys", "state_path",
         "report_path", "checkpoint_path", *CrmOperator.template_fields,
@@ -159,7 +154,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         if not is_mapped(self):
-            check_arguments(self._arguments(), later=comes_later)
+            self.kind.check_arguments(self._arguments(), later=comes_later)
 
     @property
     def suppression(self) -> Any:
@@ -173,7 +168,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
-        check_arguments(known, later=comes_later, complete=False)
+        cls.kind.check_arguments(known, later=comes_later, complete=False)
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -189,7 +184,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """Load; end as the counts and the error policy say."""
         try:
             check_rendered(self)
-            check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
+            self.kind.check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
             publish_reason(unready, context)
@@ -272,14 +267,12 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=cancel_token.sleep, observer=stats))
-        options, rejects, outcomes = options_of(given), self._path("rejects_path"), self._path("outcomes_path")
+        options, rejects = self.kind.options_of(given), self._path("rejects_path")
+        outcomes = self._path("outcomes_path")
         state = self._path("state_path")
         fingerprints = None
         if state is not None:
-            effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
-            if self.mode == "create":  # which leaves existing contacts alone: their rows are not what the CRM has
-                effect["mode"] = self.mode
-            fingerprints = Fingerprints(state, secret_for(client.settings), effect=effect)
+            fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)
             opened.callback(fingerprints.close)
         suppressed = None
         if (people := self.suppression) is not None:
@@ -289,7 +282,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects or outcomes)
         return LoadJob(
             source=source,
-            mapper=mapper_of(given),
+            mapper=self.kind.mapper_of(given),
+            kind=self.kind,
             client=client,
             stats=stats,
             options=options,

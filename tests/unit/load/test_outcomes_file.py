@@ -21,6 +21,7 @@ from crm_provider.errors import CrmInvalidInputError, CrmInvalidParamsError, Crm
 from crm_provider.files import parquet
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowsLost
+from crm_provider.load.kinds.contacts import UNWANTED
 from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
 from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys
 from crm_provider.load.report import LoadStopped
@@ -340,3 +341,13 @@ def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parquet.importlib, "import_module", missing)
     with pytest.raises(SourceError, match="Parquet needs pyarrow"):
         OutcomesFile(tmp_path / "o.parquet")
+
+
+def test_a_contact_that_is_kept_out_of_the_lists_says_why(tmp_path: Path) -> None:
+    it = Setting(tmp_path, people(1), list_ids=("6f1c2c2e-9d0f-4f52-8f6a-2f4f8ac0c001",))
+    it.crm.add("p1@x.org", status="unsubscribed")
+    path = tmp_path / "o.jsonl"
+    it.run(outcomes=outcomes_file(path, ()))
+    assert [(row["outcome"], row["message"], row["contact_id"]) for row in read(path)] == [
+        ("suppressed", UNWANTED, "id-p1@x.org")
+    ]
