@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import Summary, conclude, done, rejects_of, report, what_to_do
 from crm_provider.load.rows import Outcome
 
@@ -23,7 +24,7 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     """
     return SimpleNamespace(
         source=SimpleNamespace(name="in.csv"),
-        options=SimpleNamespace(dry_run=dry_run),
+        options=ContactOptions(dry_run=dry_run),
         rejects=None if rejects is None else SimpleNamespace(path=folder / "out" / "rejects.jsonl", count=rejects),
         outcomes=SimpleNamespace(path=folder / "outcomes.csv", count=3) if state else None,
         fingerprints=SimpleNamespace(path=folder / "state") if state else None,
