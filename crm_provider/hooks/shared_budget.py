@@ -50,16 +50,17 @@ class AirflowVariable:
         from airflow.sdk import Variable
 
         try:
+            self._check()
             Variable.set(self.key, text, description=DESCRIPTION)
         except UNREACHABLE as error:
             raise StoreUnusable(self._problem(error)) from None
 
     def _check(self) -> None:
         if not reaches_airflow():
-            raise RuntimeError("no task")
+            raise RuntimeError
 
     def _problem(self, error: BaseException) -> str:
-        reason = type(error).__name__ if reaches_airflow() else "this process is neither a task nor a trigger"
+        reason = type(error).__name__ if reaches_airflow() else "this needs a task or trigger of Airflow 3.2 or newer"
         return f"the rate budget of all hosts cannot be kept in the Airflow variable {self.key} ({reason})"
 
 
@@ -68,19 +69,22 @@ UNREACHABLE = (AirflowRuntimeError, ImportError, OSError, EOFError, RuntimeError
 
 
 def reaches_airflow() -> bool:
-    """Whether this process is a task or a trigger: these can use variables."""
+    """Whether any thread of this process can use variables, as in tasks and in triggers.
+
+    Below Airflow 3.2 and in ``dag.test`` two threads that use them at once disturb each other.
+    """
     from airflow.sdk.execution_time import task_runner
 
-    return hasattr(task_runner, "SUPERVISOR_COMMS")
+    return hasattr(getattr(task_runner, "SUPERVISOR_COMMS", None), "_thread_lock")
 
 
 def with_store(settings: Settings) -> Settings:
     """Settings whose rate store fits the deployment, if the connection does not say one."""
     if settings.rate_store is None and runs_on_many_hosts() and reaches_airflow():
         settings = settings.with_(rate_store=AIRFLOW)
-        _say(f"the executor ({executors()}) runs tasks on several hosts")
+        _say(f"executor {executors()} runs tasks on several hosts")
     elif settings.rate_store == AIRFLOW:
-        _say("rate_store says so")
+        _say("its connection says so (rate_store)")
     return settings
 
 
@@ -98,7 +102,7 @@ def runs_on_many_hosts() -> bool:
 @cache
 def _say(reason: str) -> None:
     """Log the reason, once for each process."""
-    log.info("the rate budget is shared by all hosts through an Airflow variable, for %s", reason)
+    log.info("the rate budget is shared by all hosts through an Airflow variable: %s", reason)
 
 
 share_through(AirflowVariable)

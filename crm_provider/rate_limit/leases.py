@@ -235,7 +235,7 @@ class LeaseStore:
             return lease
 
     def _is_due(self, lease: Lease, lane: Lane, now: float) -> bool:
-        if lease.exchanging and 0 <= now - lease.exchanging < EXCHANGE_TIME:
+        if lease.exchanging and abs(now - lease.exchanging) < EXCHANGE_TIME:
             return False
         if lease.check and now >= lease.check:
             return True

@@ -350,8 +350,7 @@ def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None)
     if settings.rate_store == AIRFLOW:
         if _shared_text is None:
             raise CrmConfigurationError(
-                "Extra 'rate_store' is 'airflow', which only CrmHook can use; leave it out for a client "
-                "without Airflow"
+                "Extra 'rate_store' is 'airflow', which only CrmHook can use; leave it out for a client without Airflow"
             )
         leases = LeaseStore(slots, f"{name}.lease", _shared_text(name), server_clock or ServerClock())
         return FallbackStore(leases, on_host, otherwise="each host paces itself")

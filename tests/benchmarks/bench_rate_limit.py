@@ -126,12 +126,11 @@ def contestants() -> list[Contestant]:
         for count in (1, 2, 4, 8)
     ]
     churn = Contestant(
-        name="ours, hosts with Airflow that join and die",
+        name="ours, 8 hosts with Airflow, 3 of which join and die",
         kind="bulk",
         processes=8,
         threads=2,
         store="airflow",
-        must=True,
         settled=45.0,
         churn=True,
     )
@@ -379,12 +378,11 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
 
 
 def life(number: int) -> tuple[float, float]:
-    """When a host of those that join and die joins, and when it dies: two stay, and the others change at random."""
-    if number < 2:
+    """When a host of those that join and die joins, and when it dies: five stay, three come for 45 seconds."""
+    if number < 5:
         return 0.0, math.inf
-    chance = random.Random(number)
-    begins = chance.uniform(0, 60)
-    return begins, begins + chance.uniform(30, 60)
+    begins = 20.0 * (number - 5) + 10.0
+    return begins, begins + 45.0
 
 
 Call = tuple[str, Callable[[], bool], float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ SHARED = SETTINGS.with_(rate_store="airflow")
 
 @pytest.fixture
 def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(_thread_lock=None), raising=False)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_default_follows_the_executor(
         found = [with_store(SETTINGS).rate_store for _ in range(2)]
     assert found == [store] * 2
     said = [record.getMessage() for record in caplog.records if record.name == shared_budget.__name__]
-    assert [f"for the executor ({executor}) runs tasks" in line for line in said] == ([True] if store else [])
+    assert [f": executor {executor} runs tasks" in line for line in said] == ([True] if store else [])
 
 
 def test_what_a_connection_says_is_kept(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +56,10 @@ def test_what_a_connection_says_is_kept(in_a_task: None, monkeypatch: pytest.Mon
     assert with_store(SHARED) == SHARED
 
 
-def test_outside_of_tasks_the_host_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("comms", [None, object()], ids=["no task", "Airflow 3.1 or dag.test"])
+def test_elsewhere_the_host_is_the_default(comms: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_budget, "executors", lambda: "CeleryExecutor")
-    monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
     assert with_store(SETTINGS).rate_store is None
 
 
@@ -97,7 +99,7 @@ def test_what_airflow_raises_is_an_unusable_store(
 
 def test_outside_of_tasks_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
-    with pytest.raises(StoreUnusable, match=r"\(this process is neither a task nor a trigger\)"):
+    with pytest.raises(StoreUnusable, match=r"\(this needs a task or trigger of Airflow 3\.2 or newer\)"):
         AirflowVariable("a.rate").read()
 
 
