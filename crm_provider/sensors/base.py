@@ -119,7 +119,10 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         :return: the XCom (ids, no values) if the condition holds, else None
         :raises CrmError: if a call fails
         """
-        return self._condition.check(DirectLookup(self.hook.get_conn()))
+        if not self._condition.sweeps:
+            return self._condition.check(DirectLookup(self.hook.get_conn()))
+        with self.hook.waiting_client() as client:
+            return self._condition.check(DirectLookup(client))
 
     def execute(self, context: Context) -> Any:
         """Wait. An error that ends the wait becomes a task state here, outside of the base class's handlers."""
