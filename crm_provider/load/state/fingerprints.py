@@ -1,12 +1,12 @@
-"""The state file: a keyed fingerprint for each contact that was loaded, so that unchanged rows cost no call.
+"""The state file: a keyed fingerprint for each record that was loaded, so that unchanged rows cost no call.
 
 The fingerprints are a table while a load runs, and lines of text between loads. After a header the state file has one
-sorted line for each contact: 32 hex digits for its address, 32 for its values. The journal beside it has the same lines
-in the order of time, with a dash for a contact that was forgotten.
+sorted line for each record: 32 hex digits for its key, 32 for its values. The journal beside it has the same lines
+in the order of time, with a dash for a record that was forgotten.
 
 The state file holds no address and no value, only hashes under a key that is derived from the API key. Without that key
 nobody can test whether an address is in it, and the file of another account matches nothing. A missing entry costs one
-call; a wrong one would leave a contact unchanged. So a doubtful entry is left out.
+call; a wrong one would leave a record unchanged. So a doubtful entry is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from crm_provider.files.fingerprints import (
 from crm_provider.files.journal import Journal
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import AnyPath, is_local, read_own, sibling
-from crm_provider.load.rows import Contact, SourceError
+from crm_provider.load.rows import Record, SourceError
 
 KIND = "crm_provider fingerprints "
 TITLE = f"{KIND}1"
@@ -60,12 +60,12 @@ class Fingerprints:
     Used by one thread, and by one run at a time: on a local disk a second run is refused until :meth:`close`. On an
     object store there is no lock: let the runs that share a state file follow each other (``max_active_runs=1``).
 
-    Forget a contact before its first call and remember it after its success: then a kill between the two leaves no
+    Forget a record before its first call and remember it after its success: then a kill between the two leaves no
     fingerprint of values that the CRM may no longer have (on an object store: from :meth:`sync` on).
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param secret: see :func:`secret_for`
-    :param effect: what else decides what a row does to its contact, such as ``{"list_ids": [...]}``; JSON-able
+    :param effect: what else decides what a row does to its record, such as ``{"list_ids": [...]}``; JSON-able
     """
 
     def __init__(self, path: AnyPath, secret: bytes, *, effect: Mapping[str, Any] | None = None) -> None:
@@ -79,19 +79,19 @@ class Fingerprints:
         self._table: PrintTable | None = None
         self._journal_is_ours: bool  # known once it has been read
 
-    def unchanged(self, contact: Contact) -> bool:
-        """Whether the contact was loaded before with the same values."""
-        return self._loaded().get(self._key(contact)) == self._print(contact)
+    def unchanged(self, record: Record) -> bool:
+        """Whether the record was loaded before with the same values."""
+        return self._loaded().get(self._key(record)) == self._print(record)
 
-    def remember(self, contact: Contact) -> None:
-        """The CRM has the contact with these values."""
-        key, print_ = self._key(contact), self._print(contact)
+    def remember(self, record: Record) -> None:
+        """The CRM has the record with these values."""
+        key, print_ = self._key(record), self._print(record)
         if self._loaded().get(key) != print_:
             self._note(key, print_)
 
-    def forget(self, contact: Contact) -> None:
-        """Forget a contact: a call for it is about to be made, or the outcome of one is not known."""
-        key = self._key(contact)
+    def forget(self, record: Record) -> None:
+        """Forget a record: a call for it is about to be made, or the outcome of one is not known."""
+        key = self._key(record)
         if self._loaded().get(key) is not None:
             self._note(key, None)
 
@@ -133,12 +133,11 @@ class Fingerprints:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _key(self, contact: Contact) -> bytes:
-        return self._hash("key", contact.key)
+    def _key(self, record: Record) -> bytes:
+        return self._hash("key", record.key)
 
-    def _print(self, contact: Contact) -> bytes:
-        # Without the origin: it counts when a contact is created, and one that was loaded before exists.
-        values = json.dumps([contact.email, contact.attributes], sort_keys=True, default=repr)
+    def _print(self, record: Record) -> bytes:
+        values = json.dumps(record.effect, sort_keys=True, default=repr)
         return self._hash("print", values, self._effect)
 
     def _hash(self, *texts: str) -> bytes:
