@@ -132,7 +132,7 @@ class LoadTry:
             self._finish(job.rejects, summary.counts.get(Outcome.REJECTED, 0))
         if job.fingerprints is not None:
             job.fingerprints.finish()
-        log.info("Done: %s", summary.line())
+        log.info("Done: %s", summary.line(separator="\n"))
         return summary
 
     def _finish(self, rejects: RejectsFile, rejected: int) -> None:

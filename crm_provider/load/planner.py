@@ -344,7 +344,7 @@ def make_plan(sampler: RemoteSampler, options: LoadOptions, *, may_compare: bool
         sample=sampler.sample,
     )
     log.info(
-        "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+        "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
         plan.name, plan.calls, duration(plan.seconds(rate)), rate, plan.why,
     )  # fmt: skip
     return plan, sample
