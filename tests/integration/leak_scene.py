@@ -269,7 +269,7 @@ def own_objects() -> list[str]:
     hook = CrmHook()
     client = hook.get_conn()
     transport = client._transport
-    objects = [hook, client, client.settings, transport, transport._wire, transport._wire._session]
+    objects = [hook, client, client.settings, transport, transport._http, transport._http._session]
     return [text for found in objects for text in (repr(found), str(found))]
 
 

@@ -756,45 +756,45 @@ def test_a_round_is_garbage_when_it_is_over() -> None:
 
 def share(rate: float, of: float, clock: FakeClock) -> tuple[ShareRateLimiter, ProcessRateLimiter]:
     whole = ProcessRateLimiter(of, 2, clock=clock, sleep=clock.sleep)
-    pacer = ShareRateLimiter(whole, rate)
-    pacer._own = ProcessRateLimiter(rate, 1, clock=clock, sleep=clock.sleep)
-    return pacer, whole
+    limiter = ShareRateLimiter(whole, rate)
+    limiter._own = ProcessRateLimiter(rate, 1, clock=clock, sleep=clock.sleep)
+    return limiter, whole
 
 
 @pytest.mark.parametrize(("rate", "of"), [(2.5, 5.0), (0.5, 5.0), (5.0, 5.0)])
 def test_waiting_takes_at_most_its_share(rate: float, of: float) -> None:
     clock = FakeClock()
-    pacer, _ = share(rate, of, clock)
+    limiter, _ = share(rate, of, clock)
     started = clock.now
     for _ in range(100):
-        pacer.acquire(1e9)
+        limiter.acquire(1e9)
     assert clock.now - started == pytest.approx(99 / (rate * MARGIN), rel=1e-6)
 
 
 def test_a_share_is_part_of_the_whole() -> None:
     """What waiting takes is not there for others, and the other way round."""
     clock = FakeClock()
-    pacer, whole = share(2.5, 5.0, clock)
+    limiter, whole = share(2.5, 5.0, clock)
     started = clock.now
     for _ in range(50):
-        pacer.acquire(1e9)
+        limiter.acquire(1e9)
         whole.acquire(1e9)
     assert clock.now - started >= 98 / (5.0 * MARGIN)
 
 
 def test_a_share_that_has_no_slot_in_time_says_so() -> None:
     clock = FakeClock()
-    pacer, _ = share(0.1, 5.0, clock)
-    pacer.acquire(1.0)
+    limiter, _ = share(0.1, 5.0, clock)
+    limiter.acquire(1.0)
     with pytest.raises(BudgetBusy):
-        pacer.acquire(1.0)
+        limiter.acquire(1.0)
     assert not clock.slept
 
 
 def test_a_refusal_pauses_the_whole() -> None:
     clock = FakeClock()
-    pacer, whole = share(2.5, 5.0, clock)
-    pacer.pause(5.0)
+    limiter, whole = share(2.5, 5.0, clock)
+    limiter.pause(5.0)
     assert whole.acquire(1e9) == pytest.approx(5.0)
 
 

@@ -230,10 +230,10 @@ from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.schedule import Lane
 
 hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day, or is killed
-pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
+limiter = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
 print("ready", flush=True)
 while True:
-    pacer.acquire(1e9)
+    limiter.acquire(1e9)
     sys.stdout.write(f"{time.monotonic()}\\n")
     sys.stdout.flush()
 """
@@ -290,15 +290,15 @@ from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.schedule import Lane
 
 hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day
-pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), 100.0, 2).lane(Lane.SINGLE)
+limiter = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), 100.0, 2).lane(Lane.SINGLE)
 
 def take(into):
     for _ in range(20):
-        pacer.acquire(60.0)
+        limiter.acquire(60.0)
         into.put(time.monotonic())
 
 if __name__ == "__main__":
-    pacer.acquire(60.0)
+    limiter.acquire(60.0)
     context = multiprocessing.get_context(sys.argv[2])
     into = context.Queue()
     processes = [context.Process(target=take, args=(into,)) for _ in range(3)]

@@ -22,7 +22,7 @@ from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 from crm_provider.waiting import changes as watching
-from unit.fakes import KEY, FakeClock, FakePacer
+from unit.fakes import KEY, FakeClock, FakeRateLimiter
 
 ROUTE = "/contacts"
 ENOUGH = 60
@@ -235,10 +235,10 @@ def test_circles_are_told_before_many_pages_are_read() -> None:
 def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
     """A client of a server with these bodies by page, and this status for any other page."""
     settings, clock = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), FakeClock()
-    transport = Transport(settings, budget=ONE_TRY, pacer=FakePacer(), clock=clock, sleep=clock.sleep)
+    transport = Transport(settings, limiter=FakeRateLimiter(), clock=clock, sleep=clock.sleep)
     transport.close()
 
-    class Wire:
+    class FakeHttp:
         def round_trip(self, call: Call) -> CrmResponse:
             body = pages.get(int(call.query["page"]))
             found = 200 if body is not None else status
@@ -246,8 +246,8 @@ def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
                 method="GET", path=call.log_path, status=found, headers={}, body=json.dumps(body).encode()
             )
 
-    transport._wire = Wire()  # type: ignore[assignment]
-    return CrmClient(settings, transport=transport)
+    transport._http = FakeHttp()  # type: ignore[assignment]
+    return CrmClient(settings, transport=transport, budget=ONE_TRY)
 
 
 @given(bodies=BODIES, status=st.sampled_from([200, 302, 404, 422, 429, 500]), envelope=st.booleans())

@@ -24,7 +24,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.job import LoadJob
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome
@@ -84,7 +84,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-class CountingPacer(ProcessRateLimiter):
+class CountingRateLimiter(ProcessRateLimiter):
     """Notes what it gives. That it does so at the right times is in ``test_rate_limit_limiter.py``."""
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -106,7 +106,7 @@ class Story:
         self.given[6] = {"email": "nobody", "name": "X"}
         self.given[9] = {"email": "P3@x.org", "name": "Later"}
         self.settings = Settings(api_key="sandbox-key", base_url=sandbox.url)
-        self.pacer = CountingPacer(RATE, BURST)
+        self.limiter = CountingRateLimiter(RATE, BURST)
 
     def attempt(self, cut_after: int | None) -> Summary:
         cancel_token, stats = CancelToken(), RequestStats()
@@ -117,16 +117,14 @@ class Story:
                 cancel_token.set()
 
         budget = RetryBudget(tries=3, seconds=5, first_delay=0.001, longest_delay=0.01)
-        transport = Transport(
-            self.settings, pacer=self.pacer, budget=budget, sleep=cancel_token.sleep, observer=observe
-        )
-        with CrmClient(self.settings, transport=transport) as client:
+        transport = Transport(self.settings, limiter=self.limiter, sleep=cancel_token.sleep, observer=observe)
+        with CrmClient(self.settings, transport=transport, budget=budget) as client:
             return LoadJob(
                 source=Rows(self.given),
                 mapper=PlainMapper(),
                 client=client,
                 stats=stats,
-                options=LoadOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
+                options=ContactOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
                 policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", self.mode)),
                 rate=RATE,
                 rejects=RejectsFile(self.folder / "rejects.jsonl"),
@@ -181,7 +179,7 @@ def test_every_row_has_one_outcome_and_the_crm_agrees(
         sandbox.clear_faults()
         check_books(story, summary)
         check_crm(story, summary, existing)
-    assert 0 < sandbox.counters().total <= len(story.pacer.slots)
+    assert 0 < sandbox.counters().total <= len(story.limiter.slots)
 
 
 def check_books(story: Story, summary: Summary) -> None:
