@@ -96,7 +96,7 @@ _ALL = (
     ),
     Group(
         "books",
-        ("load/state/checkpoint", "load/progress", "extract/extractor"),
+        ("load/state/checkpoint", "load/progress", "extract/extractor", "extract/reader"),
         (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
@@ -123,7 +123,7 @@ _ALL = (
     ),
     Group(
         "known",
-        ("load/state/fingerprints",),
+        ("load/state/fingerprints", "files/fingerprints"),
         (f"{LOAD}/test_fingerprints.py",),
         (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
     ),

@@ -18,8 +18,7 @@ from crm_provider.client.deals import DealCalls
 from crm_provider.client.pagination import Record
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call
-from crm_provider.client.retry import ONE_TRY
-from crm_provider.client.transport import Calls
+from crm_provider.client.retry import ONE_TRY, Calls
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,7 +40,7 @@ class OtherCalls(Calls):
             path_params={"email": validation.email(email)},
             allow_any_body=True,
         )
-        return _as_record(self._transport.send(call))
+        return _as_record(self._send(call))
 
     def trigger_automation(
         self,
@@ -68,7 +67,7 @@ class OtherCalls(Calls):
             authenticated=False,
             allow_any_body=True,
         )
-        return _as_record(self._transport.send(call))
+        return _as_record(self._send(call))
 
     def request(
         self,
@@ -95,11 +94,11 @@ class OtherCalls(Calls):
             json = validation.json_value(json, "json")
         route = _literal_route(path, path_params or {})
         call = Call(method=method.upper(), route=route, path_params=path_params or {}, query=params or {}, body=json)
-        return self._transport.send(call)
+        return self._send(call)
 
     def ping(self) -> None:
         """One harmless read without any retry: raises what a real call would raise."""
-        self._transport.send(Call(method="GET", route="/segments", query={"page": 0}), budget=ONE_TRY)
+        self._send(Call(method="GET", route="/segments", query={"page": 0}), budget=ONE_TRY)
 
 
 def _as_record(value: Any) -> Record:

@@ -13,7 +13,7 @@ from crm_provider.client.pagination import ListingCalls, Page, Record, id_of, ma
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
 from crm_provider.client.request import Call
 from crm_provider.client.responses import by_status_alone
-from crm_provider.client.retry import ONE_TRY, FirstSent
+from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
 from crm_provider.values.json_values import shows
 
@@ -56,7 +56,7 @@ class ContactCalls(ListingCalls):
         :raises CrmContactNotFoundError: if there is none
         """
         call = Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
-        contact = mapping_of(self._transport.send(call), call)
+        contact = mapping_of(self._send(call), call)
         id_of(contact.get("id"), "/contacts/{email}")
         return contact
 
@@ -93,9 +93,7 @@ class ContactCalls(ListingCalls):
         )
         started = self._transport.clock()
         try:
-            made = self._transport.send(
-                call, verify_write=lambda first_sent: self._found(email, attributes, first_sent)
-            )
+            made = self._send(call, verify_write=lambda first_sent: self._found(email, attributes, first_sent))
         except e.CrmConflictError as conflict:
             if by_status_alone(conflict) and self._exists(email):
                 raise _already_exists(conflict) from conflict
@@ -104,7 +102,7 @@ class ContactCalls(ListingCalls):
             return made
         if _confirms(mapping_of(made, call)):
             return Creation(made)
-        found = self._found(email, attributes, lambda: self._transport.sent_at(started))
+        found = self._found(email, attributes, started)
         if found is None:
             raise _unconfirmed(call, "and the contact is not there")
         return found
@@ -129,7 +127,7 @@ class ContactCalls(ListingCalls):
             body=validation.attributes(attributes),
             allow_any_body=True,
         )
-        answer = mapping_of(self._transport.send(call), call)
+        answer = mapping_of(self._send(call), call)
         if _confirms(answer) or not answer:  # no body at all is a success like any other
             return answer
         shown = self.get_contact(email).get("attributes")
@@ -159,7 +157,7 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactNotFoundError: if there is none
         """
-        self._transport.send(
+        self._send(
             Call(
                 method="DELETE",
                 route="/contacts/{email}",
@@ -184,7 +182,7 @@ class ContactCalls(ListingCalls):
             body={"segmentedListsIds": ids},
             allow_any_body=True,
         )
-        answer = self._transport.send(call, verify_write=lambda first_sent: self._membership(email, ids))
+        answer = self._send(call, verify_write=lambda first_sent: self._membership(email, ids))
         return answer if isinstance(answer, dict) else {}
 
     def list_contacts(self) -> Iterator[Record]:
@@ -193,18 +191,20 @@ class ContactCalls(ListingCalls):
 
     def count_contacts(self) -> int | None:
         """How many contacts the account has, None if the CRM does not tell; one call."""
-        return Page.of(
-            self._transport.send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts"
-        ).total
+        return Page.of(self._send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
 
-    def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: FirstSent) -> Creation | None:
+    def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: float) -> Creation | None:
         """The contact after a creation that got no answer, None if there is none."""
         record = self._read_back(email)
         if record is None:
             return None
         remote = RemoteContact.of(record, email)
         same = remote.has(attributes) and not remote.unwanted
-        return Creation(record, made=made_since(remote.created_at, first_sent(), same_values=same), read_back=True)
+        return Creation(
+            record,
+            made=made_since(remote.created_at, self._transport.sent_at(first_sent), same_values=same),
+            read_back=True,
+        )
 
     def _membership(self, email: str, ids: list[str]) -> Record | None:
         contact = self._read_back(email)
@@ -213,7 +213,7 @@ class ContactCalls(ListingCalls):
     def _read_back(self, email: str) -> Record | None:
         call = Call(method="GET", route="/contacts/{email}", path_params={"email": validation.email(email)})
         try:
-            return mapping_of(self._transport.send(call, budget=ONE_TRY), call)
+            return mapping_of(self._send(call, budget=ONE_TRY), call)
         except e.CrmNotFoundError as missing:
             if not may_be_absent(missing):
                 raise

@@ -11,7 +11,6 @@ from crm_provider.client import validation
 from crm_provider.client.pagination import ListingCalls, Record, id_of, mapping_of
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call
-from crm_provider.client.retry import FirstSent
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -41,12 +40,16 @@ class DealCalls(ListingCalls):
             body["attributes"] = _deal_attributes(attributes)
         call = Call(method="POST", route="/deals", body=body, success_errors=(e.CrmConflictError,))
 
-        def read_back(first_sent: FirstSent) -> Record | None:
+        def read_back(first_sent: float) -> Record | None:
             return self.find_own_deal(
-                contact_id, pipeline_id, stage_id=stage_id, attributes=attributes, since=first_sent
+                contact_id,
+                pipeline_id,
+                stage_id=stage_id,
+                attributes=attributes,
+                since=lambda: self._transport.sent_at(first_sent),
             )
 
-        deal = mapping_of(self._transport.send(call, verify_write=read_back), call)
+        deal = mapping_of(self._send(call, verify_write=read_back), call)
         id_of(deal.get("id"), call.log_path, "POST")
         return deal
 
@@ -124,7 +127,7 @@ class DealCalls(ListingCalls):
         :raises CrmDealNotFoundError: if there is none
         """
         call = Call(method="GET", route="/deals/{deal_id}", path_params=_deal(deal_id))
-        deal = mapping_of(self._transport.send(call), call)
+        deal = mapping_of(self._send(call), call)
         id_of(deal.get("id"), "/deals/{deal_id}")
         return deal
 
@@ -152,7 +155,7 @@ class DealCalls(ListingCalls):
             raise e.CrmInvalidValueError("nothing to change; give contact_id, stage_id or attributes")
         route = "/deals/{deal_id}"
         call = Call(method="PUT", route=route, path_params=_deal(deal_id), body=body, allow_any_body=True)
-        return mapping_of(self._transport.send(call), call)
+        return mapping_of(self._send(call), call)
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
         """Move a deal to another stage of its pipeline; answers ``id``.
@@ -174,7 +177,7 @@ class DealCalls(ListingCalls):
             success_errors=(e.CrmNotFoundError,),
             allow_any_body=True,
         )
-        self._transport.send(call)
+        self._send(call)
 
     def list_deals(self) -> Iterator[Record]:
         """All deals, each once, ten with a call (envelope *inferred*)."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crm_provider import errors as e
 from crm_provider.client.request import Call
-from crm_provider.client.transport import Calls
+from crm_provider.client.retry import Calls
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -293,7 +293,7 @@ class ListingCalls(Calls):
 
     def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
         call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)
-        return Page.of(self._transport.send(call), route)
+        return Page.of(self._send(call), route)
 
 
 def mapping_of(value: Any, call: Call) -> Record:

@@ -16,6 +16,7 @@ from crm_provider import errors as e
 from crm_provider._compat import AirflowNotFoundException, BaseHook
 from crm_provider.client.client import CrmClient
 from crm_provider.client.observers import Observer
+from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import limiter_for
@@ -124,17 +125,20 @@ class CrmHook(BaseHook):
             fields = None
         return self._checked(fields)
 
-    def client_for(self, settings: Settings, *, transport: Transport | None = None) -> CrmClient:
-        """A client with settings of this hook's connection, whose calls Airflow's metrics count and its traces show.
+    def client_for(
+        self, settings: Settings, *, transport: Transport | None = None, budget: RetryBudget | None = None
+    ) -> CrmClient:
+        """A client with settings of this hook's connection. Airflow's metrics count its calls, its traces show them.
 
-        :param transport: another one than that of the settings; it brings its own metrics
+        :param transport: instead of the default for the settings; it brings its own metrics
+        :param budget: how long one call may be tried
         """
         from crm_provider.observability.metrics import CallMetrics
 
         transport = transport or Transport(settings, user_agent=_airflow_product(), observer=CallMetrics())
         if (spans := call_spans()) is not None:
             transport.observe(spans)
-        return CrmClient(settings, transport=transport)
+        return CrmClient(settings, transport=transport, budget=budget)
 
     def bulk_client(
         self, *, sleep: Callable[[float], None] = time.sleep, observer: Observer | None = None
@@ -149,7 +153,7 @@ class CrmHook(BaseHook):
         settings = self._settings()
         transport = Transport(
             settings,
-            pacer=limiter_for(settings, lane=Lane.BULK, sleep=sleep),
+            limiter=limiter_for(settings, lane=Lane.BULK, sleep=sleep),
             user_agent=_airflow_product(),
             sleep=sleep,
             observer=CallMetrics(),

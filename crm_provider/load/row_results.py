@@ -6,18 +6,19 @@ It is recorded in the counts, the rejects file and the fingerprints.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
-from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
+from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rows import Contact, Outcome
+from crm_provider.load.rejects.samples import MOST_SAMPLES
+from crm_provider.load.rows import Outcome, Record
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -55,12 +56,15 @@ class RowDecision:
     decision: Decision
 
 
-def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int) -> RowDecision:
+def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int, of_the_run: str | None = None) -> RowDecision:
     """What to do about a row's error.
 
     :param sends: how often this row was sent, this time included
+    :param of_the_run: why the error comes again with every row; ``on_error`` takes precedence
     """
     decision = policy.decide(error)
+    if of_the_run is not None and decision.decided_by not in (DecidedBy.TASK, DecidedBy.SITE):
+        decision = Decision.by_rule(Action.FAIL, of_the_run)
     rule = row_rule(decision.action, error)
     if rule is RowRule.RESEND_THROTTLED:
         delay = server_delay(error)
@@ -89,7 +93,10 @@ NOT_KNOWN = "Whether it was written is not known."
 
 
 class RowResultHandler:
-    """Decides about each result and records it. Used by one thread."""
+    """Decides about each result and records it. Used by one thread.
+
+    :param of_the_run: why an error of a row comes again with every row, None if it does not
+    """
 
     def __init__(
         self,
@@ -99,9 +106,12 @@ class RowResultHandler:
         policy: ErrorPolicy,
         rejects: RejectsFile | None,
         fingerprints: Fingerprints | None,
+        of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
     ) -> None:
+        self._of_the_run = of_the_run
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints = rejects, fingerprints
+        self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
         that the server works."""
@@ -123,7 +133,12 @@ class RowResultHandler:
             self.reject_held(before=in_flight)
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
-                self._remember(in_flight.contact)
+                self._remember(in_flight.record)
+
+    @property
+    def samples(self) -> list[Reject]:
+        """The first rejected rows; without a rejects file those of this try."""
+        return self._samples if self._rejects is None else self._rejects.samples
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
@@ -148,7 +163,7 @@ class RowResultHandler:
             return  # the next try sends them again
         while self.held and (before is None or self.held[0][2] < before.order):
             in_flight, error, _ = self.held.popleft()
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             self._reject(in_flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
@@ -156,7 +171,7 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
-        decided = decide_row(error, self._policy, sends=in_flight.sends)
+        decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
             self._hold(in_flight, error)
         elif decided.action is RowAction.RESEND:
@@ -171,10 +186,10 @@ class RowResultHandler:
     def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
-            self._remember(in_flight.contact)
+            self._remember(in_flight.record)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
@@ -215,7 +230,7 @@ class RowResultHandler:
         self._write(reject, sent=True)
 
     def _reject_unsendable(self, staged: StagedRow) -> None:
-        type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
+        type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is RowStatus.INVALID:
             type_, message = "INVALID_VALUE", staged.problem
         reject = Reject(
@@ -232,12 +247,14 @@ class RowResultHandler:
     def _write(self, reject: Reject, *, sent: bool) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
+        elif len(self._samples) < MOST_SAMPLES:
+            self._samples.append(reject)
         self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
 
-    def _remember(self, contact: Contact) -> None:
+    def _remember(self, record: Record) -> None:
         if self._fingerprints is not None:
-            self._fingerprints.remember(contact)
+            self._fingerprints.remember(record)
 
-    def _forget(self, contact: Contact) -> None:
+    def _forget(self, record: Record) -> None:
         if self._fingerprints is not None:
-            self._fingerprints.forget(contact)
+            self._fingerprints.forget(record)

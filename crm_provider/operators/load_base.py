@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
-from crm_provider._compat import Context
+from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.options import (
-    ERRORS_IN_A_ROW,
-    Duplicates,
-    Mode,
-    OnInvalid,
-    PlanName,
-    check_arguments,
-    mapper_of,
-    options_of,
-)
+from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import NoSuchFile, SourceError
@@ -33,7 +26,7 @@ from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import fail_without_retry, raise_for_decision
+from crm_provider.tasks.outcome import fail_without_retry, publish_reason, raise_for_decision
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
@@ -94,6 +87,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     """
 
     work = Work.LOAD
+    kind: ClassVar[Kind] = CONTACTS
+    """Of the records that the rows become."""
     template_fields: Sequence[str] = (
         "mapping", "suppression", "list_ids", "rejects_path", "state_path", "report_path", "checkpoint_path",
         *CrmOperator.template_fields,
@@ -150,7 +145,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         if not is_mapped(self):
-            check_arguments(self._arguments(), later=comes_later)
+            self.kind.check_arguments(self._arguments(), later=comes_later)
 
     @property
     def suppression(self) -> Any:
@@ -164,7 +159,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
-        check_arguments(known, later=comes_later, complete=False)
+        cls.kind.check_arguments(known, later=comes_later, complete=False)
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -180,13 +175,15 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """Load; end as the counts and the error policy say."""
         try:
             check_rendered(self)
-            check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
+            self.kind.check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
-        except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
+        except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
+            publish_reason(unready, context)
             raise
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
+            publish_reason(wrong, context)
             fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
             from crm_provider.load.row_results import decide_run
@@ -203,6 +200,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
                 job = self._prepared(context, opened)
             except CannotWrite as unwritten:
                 count_load(context["ti"], "stopped")
+                publish_reason(unwritten, context)
                 raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
                 summary = job.run()
@@ -215,6 +213,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             except LoadInterrupted as interrupted:
                 self._concluded(job, interrupted.summary, str(interrupted))
                 count_load(context["ti"], "interrupted")
+                with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
+                    self._push_result(context)
                 raise
         problem = None if self.checks_only else too_many_rejects(summary, job.options)
         summary = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
@@ -258,14 +258,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=cancel_token.sleep, observer=stats))
-        options, rejects = options_of(given), self._path("rejects_path")
+        options, rejects = self.kind.options_of(given), self._path("rejects_path")
         state = self._path("state_path")
         fingerprints = None
         if state is not None:
-            effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
-            if self.mode == "create":  # which leaves existing contacts alone: their rows are not what the CRM has
-                effect["mode"] = self.mode
-            fingerprints = Fingerprints(state, secret_for(client.settings), effect=effect)
+            fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)
             opened.callback(fingerprints.close)
         suppressed = None
         if (people := self.suppression) is not None:
@@ -275,7 +272,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
         return LoadJob(
             source=source,
-            mapper=mapper_of(given),
+            mapper=self.kind.mapper_of(given),
+            kind=self.kind,
             client=client,
             stats=stats,
             options=options,
@@ -340,7 +338,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
         summary = conclude(job, summary, ending=ending, report_path=self._report_path)
         # with the connection, which Airflow forgets after some runs
-        self.last_result = {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
+        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.error_policy.in_effect()}
+        self.last_result = {**summary.as_dict(), **known}
         return summary
 
     def _push_result(self, context: Context) -> None:

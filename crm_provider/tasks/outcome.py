@@ -43,6 +43,10 @@ ERROR_XCOM = "crm_error"
 """XCom key of the error that decided a task's state. It contains no values."""
 
 
+REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
+"""XCom key of the reason of a load that ends before its first call, if it is no error of the CRM; its characters."""
+
+
 @contextmanager
 def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     """Give your own tasks that use the hook the same outcomes as the operators.
@@ -112,6 +116,13 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     if retries_left and policy is None:
         fail_without_retry(str(error), cause=error)
     raise error
+
+
+def publish_reason(wrong: Exception, context: Context) -> None:
+    """Publish why a task ends without a result, for the page CRM. The text holds no values, like that of any error."""
+    value = {"error": type(wrong).__name__, "message": str(wrong)[:LONGEST_REASON]}
+    if getattr(context["task"], "do_xcom_push", True):
+        context["ti"].xcom_push(key=REASON_XCOM, value=value)
 
 
 def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:

@@ -69,11 +69,11 @@ class PacedConnection:
         return self._client
 
     def _new_client(self, settings: Settings) -> CrmClient:
-        pacer = ShareRateLimiter(
+        limiter = ShareRateLimiter(
             limiter_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share
         )
-        transport = Transport(settings, budget=POLL_BUDGET, pacer=pacer, observer=CallMetrics())
-        client = self._hook.client_for(settings, transport=transport)
+        transport = Transport(settings, limiter=limiter, observer=CallMetrics())
+        client = self._hook.client_for(settings, transport=transport, budget=POLL_BUDGET)
         # threads of cancelled rounds may still use it: only the garbage collector knows the last user
         finalize(client, transport.close).atexit = False
         return client

@@ -357,7 +357,7 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
         requests_per_second=RATE * given["share"],
         burst=BURST,
     )
-    client = CrmClient(settings, transport=Transport(settings, pacer=limiter_for(settings, lane=Lane(lane))))
+    client = CrmClient(settings, transport=Transport(settings, limiter=limiter_for(settings, lane=Lane(lane))))
 
     def call() -> bool:
         try:

@@ -92,8 +92,8 @@ def client_of(base_url: str, *, timeout: float) -> CrmClient:
     """A client that does not sleep, and makes two attempts."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=timeout), FakeClock()
     budget = RetryBudget(tries=TRIES)
-    transport = Transport(settings, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep, budget=budget)
-    return CrmClient(settings, transport=transport)
+    transport = Transport(settings, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
+    return CrmClient(settings, transport=transport, budget=budget)
 
 
 def failed(way: Way, call: Callable[[CrmClient], Any], *, timeout: float) -> e.CrmError:

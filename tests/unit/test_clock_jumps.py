@@ -48,6 +48,7 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
 
 WALL_CLOCK = {
     "extract/extractor.py": "a default, for the age of parts",
+    "extract/reader.py": "a default, for the age of parts",
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
@@ -126,12 +127,12 @@ def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]
     store = HostFileStore("key.rate", folder=tmp_path / "private", clock=lambda: true.now + off[0], sleep=true.sleep)
-    pacer = Budget(store, 5.0, 2, clock=true, sleep=true.sleep, jitter=lambda: 0.0).lane(Lane.BULK)
+    limiter = Budget(store, 5.0, 2, clock=true, sleep=true.sleep, jitter=lambda: 0.0).lane(Lane.BULK)
     sent, jumps = [], 0
     for _ in range(200):
         if chance.random() < 0.1:
             off[0], jumps = chance.choice([*JUMPS, -true.now, 0.0]), jumps + 1  # -true.now: a boot
-        pacer.acquire(10.0)
+        limiter.acquire(10.0)
         sent.append(true.now)
     spacing = 1 / (5.0 * 0.99)
     assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one call too early for each jump"

@@ -320,7 +320,7 @@ def test_a_direct_lookup_asks_the_crm_each_time(condition: Condition, reply: Any
     crm = bench(reply, reply)
     for _ in range(2):
         assert condition.check(DirectLookup(crm.client)) is not None
-    assert crm.wire.sent == [sent, sent]
+    assert crm.http.sent == [sent, sent]
 
 
 def test_a_direct_lookup_raises_what_the_crm_answers() -> None:

@@ -23,13 +23,14 @@ from raw_server import PATIENCE, Behaviour, RawServer, drips, http, sends
 
 from crm_provider import errors as e
 from crm_provider.client.body import MOST_MEMBERS, BodyRefused
+from crm_provider.client.client import CrmClient
 from crm_provider.client.http_session import MAX_BODY, HttpSession, TimedReader, whole_body
 from crm_provider.client.request import Call
 from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
 
-from .fakes import KEY, FakeClock, FakePacer
+from .fakes import KEY, FakeClock, FakeRateLimiter
 
 EMAIL = "zq.ada@example.com"
 GET = Call(method="GET", route="/contacts/{email}", path_params={"email": EMAIL})
@@ -51,8 +52,8 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def wire_to() -> Iterator[Callable[..., HttpSession]]:
-    """Makes wires: ``wire_to(base_url, timeout=0.2)``."""
+def session_for() -> Iterator[Callable[..., HttpSession]]:
+    """Makes wires: ``session_for(base_url, timeout=0.2)``."""
     made: list[HttpSession] = []
 
     def make(base_url: str, **options: Any) -> HttpSession:
@@ -60,20 +61,20 @@ def wire_to() -> Iterator[Callable[..., HttpSession]]:
         return made[-1]
 
     yield make
-    for wire in made:
-        wire.close()
+    for session in made:
+        session.close()
 
 
 @pytest.fixture
-def failed(wire_to: Callable[..., HttpSession]) -> Callable[..., e.CrmError]:
+def failed(session_for: Callable[..., HttpSession]) -> Callable[..., e.CrmError]:
     """The error of one call to a server that behaves so."""
 
     def fail(behaviour: Behaviour, call: Call = GET, **options: Any) -> e.CrmError:
         with RawServer(behaviour) as server:
-            wire = wire_to(server.base_url, **options)
+            session = session_for(server.base_url, **options)
             with pytest.raises(e.CrmError) as raised:
-                value_of(wire.round_trip(call))
-            wire.close()
+                value_of(session.round_trip(call))
+            session.close()
         assert len(server.requests) == 1, "one call is one request"
         return raised.value
 
@@ -103,9 +104,9 @@ def test_each_read_gets_only_the_time_that_is_left() -> None:
     assert far.fileno() == -1
 
 
-def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(wire_to: WireTo) -> None:
+def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(session_for: WireTo) -> None:
     with RawServer(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", b"7")) as server:
-        assert value_of(wire_to(server.base_url).round_trip(GET)) == int("7" * 20)
+        assert value_of(session_for(server.base_url).round_trip(GET)) == int("7" * 20)
 
 
 # -- large ---------------------------------------------------------------------------------------------------
@@ -166,9 +167,9 @@ TWO_MEMBERS = gzip.compress(JSON[:9]) + gzip.compress(JSON[9:])
     ],
     ids=["more behind it", "half a member", "much behind it", "two members", "empty members"],
 )
-def test_odd_but_harmless_gzip(encoding: str, body: bytes, wire_to: WireTo) -> None:
+def test_odd_but_harmless_gzip(encoding: str, body: bytes, session_for: WireTo) -> None:
     with RawServer(sends(http(body, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
-        assert value_of(wire_to(server.base_url).round_trip(GET)) == {"id": "c-1"}
+        assert value_of(session_for(server.base_url).round_trip(GET)) == {"id": "c-1"}
     assert b"Accept-Encoding: gzip\r\n" in server.requests[0]
 
 
@@ -194,9 +195,9 @@ def test_what_names_of_encodings_mean(encoding: str, body: bytes, piece: int) ->
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
-def test_nothing_is_not_packed(status: str, encoding: str, wire_to: WireTo) -> None:
+def test_nothing_is_not_packed(status: str, encoding: str, session_for: WireTo) -> None:
     with RawServer(sends(http(b"", status=status, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
-        assert value_of(wire_to(server.base_url).round_trip(POST)) == {}
+        assert value_of(session_for(server.base_url).round_trip(POST)) == {}
 
 
 @pytest.mark.parametrize("piece", [1, 2, 19, 1000])
@@ -330,34 +331,34 @@ def test_a_refusal_is_told_by_its_headers_too(failed: Failed) -> None:
 @pytest.mark.parametrize(("status", "paused"), [("429 Too Many", [3.0]), ("503 Unavailable", [])])
 def test_a_refusal_that_cannot_be_read_is_sent_again(status: str, paused: list[float]) -> None:
     content, encoding, _ = UNREADABLE["not packed"]
-    clock, pacer = FakeClock(), FakePacer()
+    clock, limiter = FakeClock(), FakeRateLimiter()
     with RawServer(sends(http(content, status=status, headers=f"Retry-After: 3\r\n{encoding}")), OK) as server:
         settings = Settings(api_key=KEY, base_url=server.base_url)
-        transport = Transport(settings, pacer=pacer, clock=clock, sleep=clock.sleep)
-        assert transport.send(GET) == {"id": "c-1"}
+        transport = Transport(settings, limiter=limiter, clock=clock, sleep=clock.sleep)
+        assert CrmClient(settings, transport=transport)._send(GET) == {"id": "c-1"}
         transport.close()
-    assert (len(server.requests), pacer.paused) == (2, paused)
+    assert (len(server.requests), limiter.paused) == (2, paused)
 
 
 # -- confused ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
-def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, wire_to: WireTo) -> None:
+def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, session_for: WireTo) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     smuggled = http(b'{"data": {"id": "of somebody else"}}').replace(b"Connection: close\r\n", b"")
     with RawServer(sends(answer + smuggled), OK) as server:
-        wire = wire_to(server.base_url)
-        wire.round_trip(GET)
+        session = session_for(server.base_url)
+        session.round_trip(GET)
         assert server.closed.acquire(timeout=PATIENCE)
-        assert value_of(wire.round_trip(POST)) == {"id": "c-1"}
+        assert value_of(session.round_trip(POST)) == {"id": "c-1"}
 
 
-def test_a_header_that_cannot_be_read_is_not_logged(wire_to: WireTo, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_that_cannot_be_read_is_not_logged(session_for: WireTo, caplog: pytest.LogCaptureFixture) -> None:
     """urllib3 warns about it, with the whole URL and the header."""
     caplog.set_level(logging.DEBUG)
     with RawServer(sends(http(JSON, headers=f"no colon but {EMAIL}\r\n"))) as server:
-        wire_to(server.base_url).round_trip(GET)
+        session_for(server.base_url).round_trip(GET)
     logging.getLogger("urllib3.connection").info("%(other)s", {"other": "kept as it is"})
     assert "kept as it is" in caplog.text
     assert "Failed to parse headers" in caplog.text, "it does warn"
@@ -371,13 +372,13 @@ def test_a_header_that_cannot_be_read_is_not_logged(wire_to: WireTo, caplog: pyt
     "location", ["/v2/other", "http://127.0.0.1:{port}/v2/contacts", "//localhost:{port}/", "", "http://["]
 )
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, wire_to: WireTo) -> None:
+def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, session_for: WireTo) -> None:
     with RawServer(OK) as elsewhere:
         header = f"Location: {location.format(port=elsewhere.port)}\r\n"
         with RawServer(sends(http(b"", status=status, headers=header))) as server:
-            wire = wire_to(server.base_url)
+            session = session_for(server.base_url)
             with pytest.raises(e.CrmProtocolError, match="not followed, the key stays here") as raised:
-                value_of(wire.round_trip(POST))
+                value_of(session.round_trip(POST))
     assert (len(server.requests), elsewhere.requests) == (1, [])
     assert raised.value.outcome_known is False
 
@@ -386,7 +387,7 @@ def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, w
 
 
 def test_what_nobody_has_a_name_for_is_told_in_openssls_words(
-    remote: str, wire_to: WireTo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: str, session_for: WireTo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path, remote)
     context = server_context(certificate)
@@ -394,6 +395,6 @@ def test_what_nobody_has_a_name_for_is_told_in_openssls_words(
     context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # not for a key like this one
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with RawServer(OK, tls=context) as server, pytest.raises(e.CrmTlsError) as raised:
-        wire_to(f"https://{remote}:{server.port}/v2").round_trip(POST)
+        session_for(f"https://{remote}:{server.port}/v2").round_trip(POST)
     assert "no secure connection could be agreed on: " in raised.value.message
     assert "HANDSHAKE_FAILURE" in raised.value.message

@@ -84,8 +84,8 @@ def crm() -> Iterator[tuple[RawServer, CrmClient]]:
     """A server that notes what it is sent, and a client that does not wait."""
     with RawServer(sends(http(b'{"data": {"id": "1", "data": []}}'))) as server:
         config, clock = Settings(api_key=KEY, base_url=server.base_url), FakeClock()
-        transport = Transport(config, budget=ONE_TRY, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep)
-        yield server, CrmClient(config, transport=transport)
+        transport = Transport(config, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
+        yield server, CrmClient(config, transport=transport, budget=ONE_TRY)
         transport.close()
 
 

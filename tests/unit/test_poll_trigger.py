@@ -260,8 +260,8 @@ class FakeHook:
             raise found
         return found
 
-    def client_for(self, settings: Settings, *, transport: Any) -> CrmClient:
-        return CrmClient(settings, transport=transport)
+    def client_for(self, settings: Settings, *, transport: Any, budget: Any) -> CrmClient:
+        return CrmClient(settings, transport=transport, budget=budget)
 
 
 def clients(*script: Settings | Exception) -> list[CrmClient | type[Exception]]:
@@ -302,14 +302,14 @@ def test_a_changed_key_gives_a_new_client() -> None:
 def test_waiting_takes_its_share_of_the_rate(changes: dict[str, Any], share: float) -> None:
     [client] = clients(OLD.with_(**changes))
     assert isinstance(client, CrmClient)
-    pacer: Any = client._transport._pacer
-    assert 1 / pacer._own.spacing == pytest.approx(OLD.requests_per_second * share, rel=0.02)
+    limiter: Any = client._transport._limiter
+    assert 1 / limiter._own.spacing == pytest.approx(OLD.requests_per_second * share, rel=0.02)
 
 
 def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key changes while a round, in its thread, reads with the old one."""
     closed: list[str] = []
-    monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._wire._settings.api_key))
+    monkeypatch.setattr(Transport, "close", lambda self: closed.append(self._http._settings.api_key))
     used = clients(OLD, NEW)
     round_ = CachedLookup(used[0])  # type: ignore[arg-type]
     used.pop(0)

@@ -202,10 +202,10 @@ from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.schedule import Lane
 
 hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day, or is killed
-pacer = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
+limiter = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
 print("ready", flush=True)
 while True:
-    pacer.acquire(1e9)
+    limiter.acquire(1e9)
     sys.stdout.write(f"{time.monotonic()}\\n")
     sys.stdout.flush()
 """

@@ -271,7 +271,7 @@ LISTED: list[Any] = [
 def test_what_is_read_of_a_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
     it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
     assert read_snapshot(kind, it.client, never) == {"7": groups, "r-8": groups}
-    assert it.wire.sent == [f"GET /{kind}?page=0"]
+    assert it.http.sent == [f"GET /{kind}?page=0"]
 
 
 @pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
@@ -285,7 +285,7 @@ def test_reading_that_is_stopped_asks_for_no_more_pages() -> None:
     it = listing([{"id": f"c-{n}"} for n in range(30)])
     asked = iter([False] * 12 + [True])
     assert list(read_snapshot("contacts", it.client, lambda: next(asked))) == [f"c-{n}" for n in range(12)]
-    assert it.wire.sent == ["GET /contacts?page=0", "GET /contacts?page=1"]
+    assert it.http.sent == ["GET /contacts?page=0", "GET /contacts?page=1"]
 
 
 # -- errors

@@ -13,6 +13,7 @@ from typing import Any
 from crm_provider.files.journal import Changed
 from crm_provider.files.paths import AnyPath, CannotRead, CannotWrite, is_local
 from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
+from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Row, SourceError
 from crm_provider.load.sources.files import EXTRA, LINE, RowLocations
 
@@ -58,6 +59,8 @@ class RejectsFile:
         self.count = 0
         """Rows in the file."""
         self.has_unsynced = False
+        self.samples: list[Reject] = []
+        """The first rejected rows of all tries, for people."""
         self._columns = columns
         self._original = original
         self._place, self._is_malformed = place, is_malformed
@@ -102,8 +105,7 @@ class RejectsFile:
                 if reject.number in kept or not done(reject.number):
                     return False
                 kept.add(reject.number)
-                self._numbers.append(reject.number)
-                self.count += 1
+                self._note(reject)
             self._marks.append(_mark(line))
             return True
 
@@ -123,9 +125,15 @@ class RejectsFile:
         line = self._lines.line(reject)
         self._journal.append(line if header is None else f"{header}\n{line}")  # together: both or neither
         self._marks.extend(_mark(text) for text in (header, line) if text is not None)
+        self._note(reject)
+        self.has_unsynced = True
+
+    def _note(self, reject: Reject) -> None:
+        """Remember a row that is in the file."""
         self._numbers.append(reject.number)
         self.count += 1
-        self.has_unsynced = True
+        if len(self.samples) < MOST_SAMPLES:
+            self.samples.append(reject)
 
     def _with_place(self, reject: Reject) -> Reject:
         """A reject with what the source knows about its row."""
@@ -229,6 +237,7 @@ class RejectsFile:
 
     def _forget_lines(self) -> None:
         self.count = 0
+        self.samples = []
         self._marks = array("Q")
         """Fingerprints of the lines that this try has kept or written."""
         self._numbers = array("q")

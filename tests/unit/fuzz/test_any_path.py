@@ -43,7 +43,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def client(sandbox: Sandbox) -> Iterator[CrmClient]:
     settings = Settings(api_key=DEFAULT_API_KEY, base_url=sandbox.url)
-    transport = Transport(settings, pacer=UnlimitedRate())
+    transport = Transport(settings, limiter=UnlimitedRate())
     yield CrmClient(settings, transport=transport)
     transport.close()
 

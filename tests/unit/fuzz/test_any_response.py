@@ -18,7 +18,7 @@ from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
 from crm_provider.client.transport import Transport
-from unit.fakes import KEY, FakeClock, FakePacer
+from unit.fakes import KEY, FakeClock, FakeRateLimiter
 from unit.reference import TYPES
 
 from .conftest import Guard
@@ -74,7 +74,7 @@ HEADERS = st.dictionaries(
 
 
 @dataclass
-class AnyWire:
+class AnyHttp:
     """Answers everything with the same."""
 
     status: int
@@ -91,13 +91,13 @@ class AnyWire:
         )  # fmt: skip
 
 
-def client_of(wire: AnyWire) -> CrmClient:
+def client_of(http: AnyHttp) -> CrmClient:
     settings, clock = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), FakeClock()
     budget = RetryBudget(tries=2, seconds=1e9)
-    transport = Transport(settings, budget=budget, pacer=FakePacer(), clock=clock, sleep=clock.sleep)
+    transport = Transport(settings, limiter=FakeRateLimiter(), clock=clock, sleep=clock.sleep)
     transport.close()
-    transport._wire = wire  # type: ignore[assignment]
-    return CrmClient(settings, transport=transport)
+    transport._http = http  # type: ignore[assignment]
+    return CrmClient(settings, transport=transport, budget=budget)
 
 
 # -- what each call promises ---------------------------------------------------------------------------------
@@ -151,13 +151,13 @@ def test_a_call_keeps_its_promise_or_raises(
     ends: Guard, call: str, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     made, promised = CALLS[call]
-    wire = AnyWire(status, headers, body)
+    http = AnyHttp(status, headers, body)
     try:
         with ends():
-            found = made(client_of(wire))
+            found = made(client_of(http))
     except e.CrmError as error:
         assert fit_to_be_shown(error)
-        assert status < 300 or error.outcome_known or any(not sent.startswith("GET") for sent in wire.sent)
+        assert status < 300 or error.outcome_known or any(not sent.startswith("GET") for sent in http.sent)
         return
     assert 200 <= status < 300, "an error was taken for success"
     assert promised(found)

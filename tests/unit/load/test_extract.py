@@ -18,8 +18,9 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import ListedPage, Page, walk_pages
 from crm_provider.client.settings import Settings
-from crm_provider.extract.extractor import RESTARTS, Extractor, ExtractUnsaved, ListingChanged
+from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 from crm_provider.extract.partial_pages import Owner, PartialPages
+from crm_provider.extract.reader import RESTARTS, ListingChanged
 from crm_provider.sandbox import Sandbox
 
 Records = list[dict[str, Any]]

@@ -46,9 +46,12 @@ def test_the_report_is_beside_the_rejects_and_all_paths_are_told(tmp_path: Path)
     assert summary == replace(
         SUMMARY,
         paths={"rejects": str(it.rejects.path), "report": str(written), "state": str(tmp_path / "state")},
+        ending="Done.",
     )
+    assert summary.as_dict()["resend"] in resend(tmp_path)
     expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
     assert written.read_text() == expected
+    assert conclude(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 
 def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) -> None:
