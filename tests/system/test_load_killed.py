@@ -160,8 +160,8 @@ def test_no_row_is_lost_or_doubled_by_kills(
     assert_loaded(crm, result)
     assert_rejects(folder / "killed.jsonl")
     outcomes = [json.loads(line) for line in (folder / "killed-outcomes.jsonl").read_text("utf-8").splitlines()]
-    assert sorted(line["row"] for line in outcomes) == list(range(1, ROWS + 1)), "each row's outcome once"
-    assert [line["row"] for line in outcomes if line["outcome"] == "rejected"] == REJECTED
+    assert sorted(line["row_number"] for line in outcomes) == list(range(1, ROWS + 1)), "each row's outcome once"
+    assert sorted(line["row_number"] for line in outcomes if line["outcome"] == "rejected") == REJECTED
     assert result["resumed_at"] >= kept[-1] > 0
     unsaved = result["updated"] + result["unchanged"]
     sent = Counter(call.email for call in crm.journal() if call.applied or call.error == "INVALID_INPUT")
