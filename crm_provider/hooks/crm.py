@@ -168,8 +168,8 @@ class CrmHook(BaseHook):
 
         settings = self._settings()
         share = settings.requests_per_second * settings.poll_share
-        pacer = ShareRateLimiter(limiter_for(settings, lane=Lane.WAITING), share)
-        transport = Transport(settings, pacer=pacer, user_agent=_airflow_product(), observer=CallMetrics())
+        limiter = ShareRateLimiter(limiter_for(settings, lane=Lane.WAITING), share)
+        transport = Transport(settings, limiter=limiter, user_agent=_airflow_product(), observer=CallMetrics())
         return self.client_for(settings, transport=transport)
 
     def _settings(self) -> Settings:
