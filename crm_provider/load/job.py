@@ -15,14 +15,16 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import CannotWrite
+from crm_provider.files.row_lines import RowLines, RowsLost
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind, TrySetup
 from crm_provider.load.options import ContactOptions, LoadOptions
+from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import LoadProgress, cleared
-from crm_provider.load.rejects.file import RejectsFile, RowsLost
+from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
@@ -53,6 +55,7 @@ class LoadTry:
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
+            outcomes=job.outcomes,
             records=job.options.records,
         )
         self.counts = self.progress.counts
@@ -73,6 +76,7 @@ class LoadTry:
             policy=job.policy,
             rejects=job.rejects,
             fingerprints=job.fingerprints,
+            outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
         )
 
@@ -106,9 +110,9 @@ class LoadTry:
         return self._ended()
 
     def _write(self) -> None:
-        rejects, progress = self.job.rejects, self.progress
-        if rejects is not None:
-            rejects.resume(self.counts.done.__contains__) if self.counts.rows else rejects.start()
+        progress = self.progress
+        for file in self.job.row_files:
+            file.resume(self.counts.done.__contains__) if self.counts.rows else file.start()
         progress.save()  # a file that cannot be written is found out before the first call
         self._note_start()
         try:
@@ -132,6 +136,7 @@ class LoadTry:
     def _ended(self) -> Summary:
         job, summary = self.job, self.summary()
         if self.handler.stop is not None:
+            self._publish()
             raise LoadStopped(*self.handler.stop, summary)
         if job.cancel_token.is_set and (summary.left or job.options.dry_run):
             raise LoadInterrupted(summary)
@@ -141,14 +146,24 @@ class LoadTry:
             raise RuntimeError(f"the counts do not add up: {summary.line()}")
         if job.rejects is not None:
             self._finish(job.rejects, summary.counts.get(Outcome.REJECTED, 0))
+        if job.outcomes is not None:
+            self._finish(job.outcomes, summary.rows)
         if job.fingerprints is not None:
             job.fingerprints.finish()
-        log.info("Done: %s", summary.line())
+        log.info("Done: %s", summary.line(separator="\n"))
         return summary
 
-    def _finish(self, rejects: RejectsFile, rejected: int) -> None:
+    def _publish(self) -> None:
+        """Show the outcomes so far, if possible: the next try writes the others."""
+        if self.job.outcomes is not None and not self.job.options.dry_run:
+            try:
+                self.job.outcomes.publish()
+            except CannotWrite as unwritten:
+                log.warning("%s. The next try writes them.", unwritten)
+
+    def _finish(self, file: RowLines, wanted: int) -> None:
         try:
-            rejects.finish(rejected)
+            file.finish(wanted)
         except RowsLost:
             self.job.checkpoints.clear()  # it says that these rows are done; sent again, they are rejected again
             raise
@@ -169,7 +184,7 @@ class LoadTry:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
         log.info(
-            "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+            "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
             plan.name, plan.calls, duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
         )  # fmt: skip
 
@@ -242,6 +257,7 @@ class LoadJob:
     :param options: of that kind
     :param rate: calls per second that the key is allowed
     :param rejects: None to only count what is rejected
+    :param outcomes: for how every row ended, None to only count
     :param fingerprints: of what was loaded before, None to send every row
     :param epoch: tells the tries of one run apart from a run that was started anew
     :param suppressed: whether an email must not be written to, None if there is no suppression list
@@ -257,6 +273,7 @@ class LoadJob:
     policy: ErrorPolicy = field(default_factory=ErrorPolicy)
     rate: float = 5.0
     rejects: RejectsFile | None = None
+    outcomes: OutcomesFile | None = None
     fingerprints: Fingerprints | None = None
     full_refresh: bool = False
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
@@ -265,6 +282,11 @@ class LoadJob:
     cancel_token: CancelToken = field(default_factory=CancelToken)
     time_limit: float | None = None
     clock: Callable[[], float] = time.monotonic
+
+    @property
+    def row_files(self) -> list[RowLines]:
+        """The files that get a line for each row, or for some."""
+        return [file for file in (self.rejects, self.outcomes) if file is not None]
 
     def run(self) -> Summary:
         """Load all rows.
@@ -305,6 +327,7 @@ class LoadJob:
                 suppressed=self.suppressed,
                 unchanged=self.fingerprints.unchanged if self.fingerprints is not None and is_known else None,
                 cancel_token=self.cancel_token,
+                keys=() if self.outcomes is None else self.outcomes.keys,
             )
         except Cancelled:
             raise LoadInterrupted(Summary(rows=0)) from None

@@ -6,16 +6,18 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
-from crm_provider.load.mapping.columns import NullWords
+from crm_provider.load.mapping.columns import NullWords, has_column, value_at
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
 from crm_provider.load.workers import Cancelled, CancelToken
+from crm_provider.values.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +79,22 @@ def check(
     suppressed: Callable[[str], bool] | None = None,
     unchanged: Callable[[Record], bool] | None = None,
     cancel_token: CancelToken | None = None,
+    keys: Sequence[str] = (),
 ) -> Preflight:
     """Read, map and stage all rows, and log what was found.
 
     :param suppressed: whether an email must not be written to; None if there is no suppression list
     :param unchanged: whether a record was loaded before with the same values; None to send every row
+    :param keys: columns that the outcomes of all rows are to show, also of those that are not sent
     :raises SourceError: if the source or the mapping cannot be used; the text names the place. With
         ``on_invalid="stop"`` also if a row cannot be sent, with all problems at once
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
+    _check_keys(source, keys)
     staged = StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token)
+        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys)
         _log_findings(source.name, preflight, options)
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
@@ -107,10 +112,12 @@ def _staged(
     suppressed: Callable[[str], bool] | None,
     unchanged: Callable[[Record], bool] | None,
     cancel_token: CancelToken | None,
+    keys: Sequence[str],
 ) -> Preflight:
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
     problems, words = _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
+    digest.update(repr(tuple(keys)).encode() if keys else b"")
     for row in _rows_of(source, cancel_token):
         digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
         try:
@@ -121,7 +128,8 @@ def _staged(
             continue
         words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
         if suppressed is not None and record.email is not None and suppressed(record.email):
-            staged.add(Row(row.number, {}), RowStatus.SUPPRESSED)
+            shown = {name: value for name in keys if (value := value_at(row.values, name)) is not None}
+            staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
         else:
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
@@ -138,8 +146,8 @@ def _staged(
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %d rows; %d to send, %d unchanged since the last load, %d left out for another row with the "
-        "same %s, %d suppressed, %d that cannot be sent.",
+        "Checked %s: %d rows.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
+        "same %s,\n%d suppressed, %d that cannot be sent.",
         name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME], counts[RowStatus.DUPLICATE],
         options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
@@ -171,6 +179,25 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             mapper.check_columns(columns)
         except SourceError as wrong:
             raise SourceError(f"{file}: {wrong}") from None
+
+
+def _check_keys(source: Source, keys: Sequence[str]) -> None:
+    """Check that the source, or each of its files, has the columns that the outcomes are to show.
+
+    :raises SourceError: naming the first that is missing, and the nearest one
+    """
+    if not keys:
+        return
+    for file, columns in source.tables() if hasattr(source, "tables") else [(source.name, source.columns)]:
+        if columns is not None:
+            _check_has(keys, columns, file)
+
+
+def _check_has(keys: Sequence[str], columns: tuple[str, ...], file: str) -> None:
+    for name in keys:
+        if not has_column(columns, name):
+            close = "" if look_like_values(columns, keys) else did_you_mean(name, columns)
+            raise SourceError(f"outcome_keys: {file} has no column {name!r}. {close}".rstrip())
 
 
 def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crm_provider.files.paths import CannotWrite
+from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
 from crm_provider.load.rows import Outcome
@@ -236,10 +237,12 @@ class LoadProgress:
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
+        outcomes: RowLines | None = None,
         records: str = "records",
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
-        self._rejects, self._fingerprints, self._checkpoints = rejects, fingerprints, checkpoints
+        self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
+        self._fingerprints, self._checkpoints = fingerprints, checkpoints
         self._stats, self._clock = stats, clock
         self._started = self._synced = clock()
         self.counts = RowCounts(before)
@@ -273,8 +276,7 @@ class LoadProgress:
 
     def save_interval(self) -> float:
         """Seconds between two checkpoints."""
-        rejects = self._rejects
-        is_slow = rejects is not None and not rejects.is_local and rejects.has_unsynced
+        is_slow = any(file.has_unsynced and not file.is_local for file in self._files)
         return REMOTE_EVERY if is_slow or not self._checkpoints.is_local else EVERY
 
     def save(self) -> None:
@@ -282,8 +284,8 @@ class LoadProgress:
 
         :raises CannotWrite: the rows since the last one will be sent again
         """
-        if self._rejects is not None:
-            self._rejects.sync()  # before the checkpoint says that these rows are done
+        for file in self._files:
+            file.sync()  # before the checkpoint says that these rows are done
         if self._fingerprints is not None and self._clock() - self._synced >= REMOTE_EVERY:
             self._fingerprints.sync()
             self._synced = self._clock()

@@ -20,6 +20,7 @@ from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allow
 from crm_provider.load.rows import WRITTEN, Outcome
 
 if TYPE_CHECKING:
+    from crm_provider.load.outcomes.file import OutcomesFile
     from crm_provider.load.rejects.file import RejectsFile
     from crm_provider.load.sources.source import Source
     from crm_provider.load.state.fingerprints import Fingerprints
@@ -98,13 +99,17 @@ class Summary:
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
-    def line(self) -> str:
-        """One line for the log."""
+    def line(self, *, separator: str = "; ") -> str:
+        """Rows and calls, for the log.
+
+        :param separator: between both
+        """
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -260,6 +265,9 @@ class FinishedLoad(Protocol):
     def rejects(self) -> RejectsFile | None: ...
 
     @property
+    def outcomes(self) -> OutcomesFile | None: ...
+
+    @property
     def fingerprints(self) -> Fingerprints | None: ...
 
 
@@ -307,6 +315,7 @@ def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: 
         path = sibling(load.rejects.path, ".report.md")
     paths = {
         "rejects": rejects_of(load),
+        "outcomes": outcomes_of(load),
         "report": path if path is not None and _written(path, load, summary, ending) else None,
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
@@ -319,6 +328,13 @@ def rejects_of(load: FinishedLoad) -> AnyPath | None:
     if load.rejects is None or load.options.dry_run or not load.rejects.count:
         return None
     return load.rejects.path
+
+
+def outcomes_of(load: FinishedLoad) -> AnyPath | None:
+    """The file with the outcomes of all rows, None if there is none."""
+    if load.outcomes is None or load.options.dry_run or not load.outcomes.count:
+        return None
+    return load.outcomes.path
 
 
 def done(load: FinishedLoad, summary: Summary) -> str:

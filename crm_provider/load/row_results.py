@@ -9,16 +9,19 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
+from crm_provider.load.outcomes.file import OutcomesFile
+from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.rejects.samples import MOST_SAMPLES
-from crm_provider.load.rows import Outcome, Record
+from crm_provider.load.rows import Outcome, Record, Row
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -91,6 +94,22 @@ def is_retryable(error: e.CrmError) -> bool:
 
 NOT_KNOWN = "Whether it was written is not known."
 
+_WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
+    RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
+    RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
+    RowStatus.SAME: (Outcome.UNCHANGED, "The same row was loaded before (state_path)."),
+}
+"""Rows that the preflight check has decided: their outcome, and why."""
+
+
+def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
+    """The ids of what was written of a row before it failed."""
+    return {} if in_flight is None else getattr(in_flight.written, "ids", {})
+
+
+def _message(error: e.CrmError) -> str:
+    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
+
 
 class RowResultHandler:
     """Decides about each result and records it. Used by one thread.
@@ -106,11 +125,12 @@ class RowResultHandler:
         policy: ErrorPolicy,
         rejects: RejectsFile | None,
         fingerprints: Fingerprints | None,
+        outcomes: OutcomesFile | None = None,
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
     ) -> None:
         self._of_the_run = of_the_run
         self._counts, self._options, self._policy = counts, options, policy
-        self._rejects, self._fingerprints = rejects, fingerprints
+        self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
@@ -131,6 +151,7 @@ class RowResultHandler:
         elif sent is not None:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
+            self._note(in_flight.row, sent.outcome, message=sent.message, ids=sent.ids)
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
                 self._remember(in_flight.record)
@@ -142,13 +163,12 @@ class RowResultHandler:
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
-        number, status = staged.row.number, staged.status
-        if status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
+        if staged.status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
             self._reject_unsendable(staged)
-        elif status is RowStatus.DUPLICATE:
-            self._counts.enter(number, Outcome.SKIPPED)
         else:
-            self._counts.enter(number, Outcome.SUPPRESSED if status is RowStatus.SUPPRESSED else Outcome.UNCHANGED)
+            outcome, message = _WITHOUT_CALL[staged.status]
+            self._note(staged.row, outcome, message=message)
+            self._counts.enter(staged.row.number, outcome)
 
     def server_is_down(self, error: e.CrmError) -> None:
         """End the run: a call of no row failed like the rows that are held. The next try sends them again."""
@@ -187,12 +207,15 @@ class RowResultHandler:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)
+            self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
             self._forget(in_flight.record)
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
+                about = {"error_type": error.type, "message": _message(error), "request_id": error.request_id}
+                self._note(in_flight.row, Outcome.SKIPPED, **about, ids=_ids(in_flight))
                 self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
     def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:
@@ -216,18 +239,17 @@ class RowResultHandler:
 
     def _reject(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         row = in_flight.row
-        message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
             values=row.values,
             type=error.type,
-            message=message,
+            message=_message(error),
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
             made=in_flight.made,
         )
-        self._write(reject, sent=True)
+        self._write(row, reject, in_flight=in_flight)
 
     def _reject_unsendable(self, staged: StagedRow) -> None:
         type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
@@ -242,14 +264,21 @@ class RowResultHandler:
             request_id=None,
             retryable=False,
         )
-        self._write(reject, sent=False)
+        self._write(staged.row, reject)
 
-    def _write(self, reject: Reject, *, sent: bool) -> None:
+    def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
         elif len(self._samples) < MOST_SAMPLES:
             self._samples.append(reject)
-        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
+        about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}
+        self._note(row, Outcome.REJECTED, **about, ids=_ids(in_flight))
+        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=in_flight is not None)
+
+    def _note(self, row: Row, outcome: Outcome, **about: Any) -> None:
+        """Write how a row ended, before it counts as done."""
+        if self._outcomes is not None:
+            self._outcomes.write(RowOutcome(number=row.number, outcome=outcome, values=row.values, **about))
 
     def _remember(self, record: Record) -> None:
         if self._fingerprints is not None:

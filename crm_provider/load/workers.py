@@ -5,8 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from crm_provider import errors as e
@@ -41,11 +41,15 @@ class SentRow:
 
     :param called: whether a write was needed
     :param is_whole: whether the CRM now has all that the row says; False if something was left out on purpose
+    :param ids: ids of the records that the CRM showed, by ``contact_id`` and ``deal_id``
+    :param message: why the row was not written, or not all of it
     """
 
     outcome: Outcome
     called: bool = True
     is_whole: bool = True
+    ids: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    message: str | None = field(default=None, compare=False)
 
 
 LEAST, MOST = 4, 64

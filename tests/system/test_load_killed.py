@@ -60,6 +60,7 @@ for name in ("killed", "stopped"):
             source="FOLDER/in.csv",
             mapping={"email": "mail", "name": "name"},
             rejects_path=f"FOLDER/{name}.jsonl",
+            outcomes_path=f"FOLDER/{name}-outcomes.jsonl",
             max_rejects=50,
             retries=5 if name == "killed" else 0,
             retry_delay=timedelta(seconds=3),  # so that it shows when a try has ended
@@ -158,6 +159,9 @@ def test_no_row_is_lost_or_doubled_by_kills(
     result = stack.api.xcoms(run, run["load"])["return_value"]
     assert_loaded(crm, result)
     assert_rejects(folder / "killed.jsonl")
+    outcomes = [json.loads(line) for line in (folder / "killed-outcomes.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(line["row_number"] for line in outcomes) == list(range(1, ROWS + 1)), "each row's outcome once"
+    assert sorted(line["row_number"] for line in outcomes if line["outcome"] == "rejected") == REJECTED
     assert result["resumed_at"] >= kept[-1] > 0
     unsaved = result["updated"] + result["unchanged"]
     sent = Counter(call.email for call in crm.journal() if call.applied or call.error == "INVALID_INPUT")

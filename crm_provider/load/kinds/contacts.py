@@ -24,6 +24,8 @@ from crm_provider.load.rows import Contact, Made, Outcome, Record
 from crm_provider.load.state.temp_tables import ContactCache
 from crm_provider.load.workers import InFlightRow, SentRow
 
+UNWANTED = "The CRM shows the contact as unsubscribed or blacklisted: it was kept out of the lists."
+
 
 class ContactSender:
     """Sends rows; threads may share it."""
@@ -43,7 +45,13 @@ class ContactSender:
         made = in_flight.made
         if contact.outcome == "unchanged" and self._writer.mode == "create" and made and not made.earlier_load:
             outcome = Outcome.CREATED  # by an earlier try of this load
-        return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
+        return SentRow(
+            outcome,
+            called=contact.called or listed.called,
+            is_whole=listed.is_whole,
+            ids=contact.ids,
+            message=UNWANTED if outcome is Outcome.SUPPRESSED or not listed.is_whole else None,
+        )
 
     def _write(self, in_flight: InFlightRow) -> Written:
         is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)

@@ -21,6 +21,7 @@ from crm_provider.client.pagination import Listing
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.files.paths import as_path
 from crm_provider.load.options import LoadOptions
+from crm_provider.load.outcomes.file import check_outcomes
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper
 from crm_provider.load.rejects.file import RejectsFile
@@ -194,12 +195,13 @@ class Kind:
         if "mapping" not in given or "mapping" in known:
             self.mapper_of(known)
         _check_rejects_path(known.get("rejects_path"))
+        check_outcomes(given, known)
         _check_paths_differ(known)
         if complete:
             _check_full_refresh(given)
 
 
-FILES = ("source", "rejects", "rejects_path", "state_path", "report_path", "checkpoint_path")
+FILES = ("source", "rejects", "rejects_path", "outcomes_path", "state_path", "report_path", "checkpoint_path")
 """Arguments that name files of a load, each for itself."""
 
 
