@@ -20,8 +20,9 @@ from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.hooks.shared_budget import with_store
-from crm_provider.rate_limit.limiter import limiter_for
+from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
 
 P = ParamSpec("P")
@@ -34,6 +35,7 @@ TEST_TIMEOUT = 5.0
 def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenate[CrmHook, P], R]:
     """A call of the client as a call of the hook."""
 
+    @short_traceback(e.CrmError)
     @functools.wraps(method)
     def delegate(self: CrmHook, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.get_conn(), *args, **kwargs)
@@ -161,6 +163,16 @@ class CrmHook(BaseHook):
         )
         if observer is not None:
             transport.observe(observer)
+        return self.client_for(settings, transport=transport)
+
+    def waiting_client(self) -> CrmClient:
+        """A client of its own for a check of many calls: it draws on the key's budget as deferred sensors do."""
+        from crm_provider.observability.metrics import CallMetrics
+
+        settings = self._settings()
+        share = settings.requests_per_second * settings.poll_share
+        limiter = ShareRateLimiter(limiter_for(settings, lane=Lane.WAITING), share)
+        transport = Transport(settings, limiter=limiter, user_agent=_airflow_product(), observer=CallMetrics())
         return self.client_for(settings, transport=transport)
 
     def _settings(self) -> Settings:

@@ -20,6 +20,8 @@ from crm_provider.sandbox import JournalEntry, Sandbox
 
 pytest.importorskip("airflow.providers.celery", reason="the extra 'system' is not installed")
 
+pytestmark = pytest.mark.alone
+
 RATE = 5
 ROWS = 300
 UPSERTS = 50
@@ -166,7 +168,8 @@ def test_hosts_know_each_other_through_airflow(
     refused = crm.counters().throttled - throttled
     print(f"\n{len(calls)} calls of two hosts, {refused} refused")
     assert refused <= 0.05 * len(calls) + 3, "without a shared budget half of the calls are refused"
-    (plan,) = (v for v in stack.api.request("GET", "/api/v2/variables")["variables"] if v["key"].startswith("crm_rate_"))
+    variables = stack.api.request("GET", "/api/v2/variables")["variables"]
+    (plan,) = (variable for variable in variables if variable["key"].startswith("crm_rate_"))
     assert len(json.loads(plan["value"])) >= 2
     assert list(own.glob("*/*.lease")), "the other worker was a host of its own"
 
