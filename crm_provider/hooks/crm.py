@@ -19,7 +19,7 @@ from crm_provider.client.observers import Observer
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
-from crm_provider.rate_limit.limiter import limiter_for
+from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
 from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
@@ -162,6 +162,16 @@ class CrmHook(BaseHook):
         )
         if observer is not None:
             transport.observe(observer)
+        return self.client_for(settings, transport=transport)
+
+    def waiting_client(self) -> CrmClient:
+        """A client of its own for a check of many calls: it draws on the key's budget as deferred sensors do."""
+        from crm_provider.observability.metrics import CallMetrics
+
+        settings = self._settings()
+        share = settings.requests_per_second * settings.poll_share
+        limiter = ShareRateLimiter(limiter_for(settings, lane=Lane.WAITING), share)
+        transport = Transport(settings, limiter=limiter, user_agent=_airflow_product(), observer=CallMetrics())
         return self.client_for(settings, transport=transport)
 
     def _settings(self) -> Settings:

@@ -130,7 +130,10 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         :return: the XCom (ids, no values) if the condition holds, else None
         :raises CrmError: if a call fails
         """
-        return self._condition.check(DirectLookup(self.hook.get_conn()))
+        if not self._condition.sweeps:
+            return self._condition.check(DirectLookup(self.hook.get_conn()))
+        with self.hook.waiting_client() as client:
+            return self._condition.check(DirectLookup(client))
 
     @short_traceback(*ENDS)
     def execute(self, context: Context) -> Any:
