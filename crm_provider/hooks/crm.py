@@ -21,6 +21,7 @@ from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
 
 P = ParamSpec("P")
@@ -33,6 +34,7 @@ TEST_TIMEOUT = 5.0
 def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenate[CrmHook, P], R]:
     """A call of the client as a call of the hook."""
 
+    @short_traceback(e.CrmError)
     @functools.wraps(method)
     def delegate(self: CrmHook, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.get_conn(), *args, **kwargs)

@@ -150,7 +150,7 @@ class LoadTry:
             self._finish(job.outcomes, summary.rows)
         if job.fingerprints is not None:
             job.fingerprints.finish()
-        log.info("Done: %s", summary.line())
+        log.info("Done: %s", summary.line(separator="\n"))
         return summary
 
     def _publish(self) -> None:
@@ -184,7 +184,7 @@ class LoadTry:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
         log.info(
-            "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+            "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
             plan.name, plan.calls, duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import LoadStopped
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.observability.assets import note_load
@@ -27,7 +27,8 @@ from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import fail_without_retry, publish_reason, raise_for_decision
+from crm_provider.tasks.outcome import ENDS, fail, fail_without_retry, publish_reason, raise_for_decision
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.load.job import LoadJob
-    from crm_provider.load.report import LoadUnsaved, Summary
+    from crm_provider.load.report import Summary
     from crm_provider.load.sources.source import Source
     from crm_provider.load.workers import CancelToken
     from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
@@ -54,6 +55,9 @@ ARGUMENTS = (
     "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
+
+OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
+"""What ends a try of a load and is no error of the CRM."""
 
 
 class CrmLoadOperator(LoadLineage, CrmOperator):
@@ -180,6 +184,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """What the rows are read from, for OpenLineage; None if it has no name."""
         return None
 
+    @short_traceback(*ENDS, *OTHER_ENDS)
     def execute(self, context: Context) -> Any:
         """Load; end as the counts and the error policy say."""
         try:
@@ -188,7 +193,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
             publish_reason(unready, context)
-            raise
+            fail(unready)
+        except (LoadUnsaved, LoadInterrupted) as ended:
+            fail(ended)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
@@ -202,7 +209,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary, done, too_many_rejects, what_to_do
+        from crm_provider.load.report import Summary, done, too_many_rejects, what_to_do
 
         with ExitStack() as opened:
             try:
