@@ -19,6 +19,8 @@ from crm_provider.sandbox import JournalEntry, Sandbox
 
 pytest.importorskip("airflow.providers.celery", reason="the extra 'system' is not installed")
 
+pytestmark = pytest.mark.alone
+
 RATE = 5
 ROWS = 300
 UPSERTS = 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import pytest
 
@@ -145,31 +144,6 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
         traffic(seen)
     assert (traffic.calls, traffic.throttled, traffic.waited) == (5, 2, 1.5)
     assert traffic.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
-
-
-def test_a_snapshot_stays_as_it_was() -> None:
-    traffic = RequestTally()
-    traffic(call_seen("TIMEOUT"))
-    before = traffic.snapshot()
-    traffic(call_seen("TIMEOUT"))
-    traffic.errors.clear()
-    assert (before.calls, before.errors) == (1, {"TIMEOUT": 1})
-    assert (traffic.calls, traffic.errors) == (2, {"TIMEOUT": 2})
-
-
-def test_threads_may_share_a_tally() -> None:
-    traffic = RequestTally()
-
-    def count() -> None:
-        for _ in range(500):
-            traffic(call_seen("X"))
-
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (traffic.calls, traffic.errors["X"]) == (4000, 4000)
 
 
 # -- Airflow's metrics ---------------------------------------------------------------------------------------
