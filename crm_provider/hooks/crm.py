@@ -20,7 +20,7 @@ from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
 from crm_provider.hooks.shared_budget import with_store
-from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
+from crm_provider.rate_limit.limiter import AIRFLOW, ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
 from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
@@ -248,7 +248,9 @@ class CrmHook(BaseHook):
             wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
             raise
         self.base_url = settings.base_url
-        return with_store(settings)
+        if settings.rate_store == AIRFLOW or config.runs_on_many_hosts():
+            settings = with_store(settings)
+        return settings
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

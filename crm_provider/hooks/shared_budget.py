@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from functools import cache
 
-from crm_provider._compat import AirflowRuntimeError, conf
+from crm_provider import config
+from crm_provider._compat import AirflowRuntimeError
 from crm_provider.client.settings import Settings
 from crm_provider.rate_limit.limiter import AIRFLOW, share_through
 from crm_provider.rate_limit.schedule import StoreUnusable
 
 log = logging.getLogger(__name__)
-
-ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
-"""Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
 
 DESCRIPTION = "Which hosts call the CRM with one API key, and when (airflow-provider-crm). It is safe to delete."
 
@@ -79,24 +76,13 @@ def reaches_airflow() -> bool:
 
 
 def with_store(settings: Settings) -> Settings:
-    """Settings whose rate store fits the deployment, if the connection does not say one."""
-    if settings.rate_store is None and runs_on_many_hosts() and reaches_airflow():
-        settings = settings.with_(rate_store=AIRFLOW)
-        _say(f"executor {executors()} runs tasks on several hosts")
-    elif settings.rate_store == AIRFLOW:
+    """Settings for an executor with many hosts, if the connection does not say which store."""
+    if settings.rate_store == AIRFLOW:
         _say("its connection says so (rate_store)")
+    elif settings.rate_store is None and reaches_airflow():
+        settings = settings.with_(rate_store=AIRFLOW)
+        _say(f"executor {config.executors()} runs tasks on several hosts")
     return settings
-
-
-def executors() -> str:
-    """The executors of Airflow's configuration."""
-    return str(conf.get("core", "executor", fallback="LocalExecutor"))
-
-
-def runs_on_many_hosts() -> bool:
-    """Whether Airflow's configuration has an executor that starts tasks on other hosts than the scheduler's."""
-    names = [re.split(r"[.:=]", name.strip())[-1] for name in re.split(r"[,;]", executors())]
-    return any(name and name not in ONE_HOST for name in names)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from airflow.sdk import Variable
 from airflow.sdk.execution_time import task_runner
 
+from crm_provider import config
 from crm_provider.client.settings import Settings
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks import shared_budget
+from crm_provider.hooks.crm import CrmHook
 from crm_provider.hooks.shared_budget import AirflowVariable, with_store
 from crm_provider.rate_limit import limiter
 from crm_provider.rate_limit.leases import LeaseStore
@@ -41,31 +44,30 @@ def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_follows_the_executor(
     executor: str, store: str | None, in_a_task: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shared_budget, "executors", lambda: executor)
+    monkeypatch.setattr(config, "executors", lambda: executor)
     shared_budget._say.cache_clear()
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": SETTINGS.api_key}))
     with caplog.at_level(logging.INFO):
-        found = [with_store(SETTINGS).rate_store for _ in range(2)]
+        found = [CrmHook().get_conn().settings.rate_store for _ in range(2)]
     assert found == [store] * 2
     said = [record.getMessage() for record in caplog.records if record.name == shared_budget.__name__]
     assert [f": executor {executor} runs tasks" in line for line in said] == ([True] if store else [])
 
 
-def test_what_a_connection_says_is_kept(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_budget, "executors", lambda: "CeleryExecutor")
+def test_what_a_connection_says_is_kept(in_a_task: None) -> None:
     assert with_store(SETTINGS.with_(rate_store="process")).rate_store == "process"
     assert with_store(SHARED) == SHARED
 
 
 @pytest.mark.parametrize("comms", [None, object()], ids=["no task", "Airflow 3.1 or dag.test"])
 def test_elsewhere_the_host_is_the_default(comms: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_budget, "executors", lambda: "CeleryExecutor")
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
     assert with_store(SETTINGS).rate_store is None
 
 
 def test_the_executor_is_that_of_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
-    assert shared_budget.runs_on_many_hosts()
+    assert config.runs_on_many_hosts()
 
 
 def test_a_variable_is_read_and_written(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
