@@ -20,6 +20,7 @@ from crm_provider.values.json_values import json_text
 
 Format = Literal["jsonl", "csv", "parquet"]
 IfChanged = Literal["warn", "fail", "restart"]
+Since = Literal["last"]
 
 SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "jsonl",
@@ -59,6 +60,21 @@ def check_if_changed(value: object) -> None:
     """
     if value not in get_args(IfChanged):
         raise ValueError(f"if_changed is {value!r}; use one of {', '.join(get_args(IfChanged))}")
+
+
+def check_changes_since(since: object, state_path: object, fields: object = None) -> None:
+    """Check the arguments that ask for changes.
+
+    :raises ValueError: if ``since`` is unknown, if it lacks a state file, or if the fields lack the id
+    """
+    if since not in (None, "last"):
+        raise ValueError(f"changes_since is {since!r}; use 'last', or leave it out to get all records")
+    if since is None and state_path is not None:
+        raise ValueError("state_path is only for changes_since='last'; leave it out, or add changes_since")
+    if since is not None and state_path is None:
+        raise ValueError("changes_since='last' needs a state_path, where the run remembers what it has seen")
+    if since is not None and isinstance(fields, (list, tuple)) and "id" not in fields:
+        raise ValueError("fields must contain 'id' with changes_since: a removed record has nothing else")
 
 
 Record = Mapping[str, Any]
