@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
+from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.client.remote_contact import RemoteContact
 from crm_provider.client.upsert import ContactWriter, Written
 from crm_provider.load.rows import Contact, Made, Outcome, Row
@@ -132,7 +132,7 @@ class CancelToken:
             raise Cancelled
 
 
-class RequestStats(RequestTally):
+class RequestStats(RequestCounter):
     """Counts the requests of a load and measures how long one takes."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ UNREAD_IN_A_ROW = 3
 is briefly unavailable looks like a missing connection. That must not fail all waiting tasks."""
 
 
-class PacedConnection:
+class SharedConnection:
     """The client for a round. The connection is read again each time, because the key may change during the wait.
 
     An old client is closed when the last round or snapshot that uses it releases it.
@@ -46,7 +46,7 @@ class PacedConnection:
         self._unread = 0
 
     @classmethod
-    def shared(cls, crm_conn_id: str) -> PacedConnection:
+    def shared(cls, crm_conn_id: str) -> SharedConnection:
         """The connection, and the rate share, that all triggers of this event loop use."""
         return _connections.get(crm_conn_id)
 
@@ -79,7 +79,7 @@ class PacedConnection:
         return client
 
 
-_connections = LoopRegistry(PacedConnection)
+_connections = LoopRegistry(SharedConnection)
 
 
 @dataclass(frozen=True)
@@ -136,4 +136,4 @@ class SharedSnapshots:
         return _TimedSnapshot(started, snapshot)
 
 
-_snapshots = LoopRegistry(lambda crm_conn_id: SharedSnapshots(PacedConnection.shared(crm_conn_id).client))
+_snapshots = LoopRegistry(lambda crm_conn_id: SharedSnapshots(SharedConnection.shared(crm_conn_id).client))

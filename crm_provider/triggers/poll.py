@@ -17,7 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.triggers.connection import PacedConnection
+from crm_provider.triggers.connection import SharedConnection
 from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
 from crm_provider.waiting.conditions import Condition
@@ -26,7 +26,7 @@ from crm_provider.waiting.registry import LoopRegistry
 
 log = logging.getLogger(__name__)
 
-_pollers = LoopRegistry(lambda crm_conn_id: Poller(PacedConnection.shared(crm_conn_id).client))
+_pollers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
 """The pollers of this process, by connection."""
 
 PATIENCE = LAST_CHECK + 60.0
@@ -146,5 +146,5 @@ class CrmPollTrigger(BaseTrigger):
 
     def _poller(self) -> Poller:
         if not self.share_poll:
-            return Poller(PacedConnection(self.crm_conn_id).client)
+            return Poller(SharedConnection(self.crm_conn_id).client)
         return _pollers.get(self.crm_conn_id)

@@ -21,7 +21,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.triggers import poll
-from crm_provider.triggers.connection import UNREAD_IN_A_ROW, PacedConnection
+from crm_provider.triggers.connection import UNREAD_IN_A_ROW, SharedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import Waiting, to_wall
 from crm_provider.waiting.conditions import Condition, InList, ListExists
@@ -286,7 +286,7 @@ class FakeHook:
 
 def clients(*script: Settings | Exception) -> list[CrmClient | type[Exception]]:
     """The client of each round, or the class of the error."""
-    connection = PacedConnection("crm_default")
+    connection = SharedConnection("crm_default")
     connection._hook = FakeHook(*script)  # type: ignore[assignment]
 
     async def one() -> CrmClient | type[Exception]:
