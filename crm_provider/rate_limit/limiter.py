@@ -270,7 +270,7 @@ class FallbackStore:
         self._first, self._second, self._otherwise, self._clock = first, second, otherwise, clock
         self._failed_until: float | None = None
         self._warning_due = [True]
-        """One item if the next failure must be logged. ``list.pop`` is atomic, so only one of several threads logs it."""
+        """One item if the next failure must be logged. ``list.pop`` is atomic, so only one of many threads logs it."""
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         return self._use(lambda store: store.ask(lane, ticket, pace, patience))

@@ -13,7 +13,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.waiting.backoff import Waiting, to_steady
 from crm_provider.waiting.conditions import ListExists
-from crm_provider.waiting.poller import Ending, Poller
+from crm_provider.waiting.poller import Poller, WaitResult
 
 DAY = 24 * 3600.0
 
@@ -45,7 +45,7 @@ def test_a_poll_goes_on_and_keeps_its_deadline(
         """The poller sleeps for at most a second; its clock goes on by itself."""
         await asyncio.sleep(0.01)
 
-    async def play() -> tuple[Ending, Ending]:
+    async def play() -> tuple[WaitResult, WaitResult]:
         crm = Crm()
 
         async def connect() -> Any:
@@ -66,8 +66,8 @@ def test_a_poll_goes_on_and_keeps_its_deadline(
         return ends
 
     found, nothing = asyncio.run(asyncio.wait_for(play(), 60))
-    assert found.answer is not None
-    assert nothing == Ending()
+    assert found.result is not None
+    assert nothing == WaitResult()
     observed(
         fault="the clock changes by a day, back or forth",
         hits="deferred sensor",
