@@ -97,6 +97,12 @@ $(MADE):
 	@.venv/bin/python -m pip install --quiet --constraint constraints.txt uv || echo "There is no uv for this machine; pip takes longer"
 	@touch $@
 
+# The system tests need servers, and mysqlclient is compiled: their Debian packages come first.
+.venv/.ready-system: .venv/.programs
+.venv/.programs: noxfile.py .venv/.ready-test
+	@$(NOX) -s programs
+	@touch $@
+
 .venv/.ready-%: pyproject.toml constraints.txt $(MADE)
 	@echo "installing constraints.txt into .venv for $*"
 	@set -- --constraint constraints.txt --group tools --editable '.[$*]'; \

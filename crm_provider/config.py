@@ -20,6 +20,9 @@ CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
 
 RECORD_PLACEHOLDERS = {"id", "conn_id"}
 
+PAGE_PREFIX = "/crm"
+"""Path of the page CRM below Airflow's address."""
+
 
 def option(name: str) -> str | None:
     """The text of an option; None if it is not set or empty."""
@@ -79,6 +82,12 @@ def file_links() -> Mapping[str, str]:
 def report_directory() -> str | None:
     """Folder, or URL of one, for the reports of loads that say nothing else."""
     return option("report_directory")
+
+
+def page_url(path: str) -> str | None:
+    """The URL of a part of the page CRM; None if Airflow's configuration has no address (``[api] base_url``)."""
+    base = conf.get("api", "base_url", fallback=None)
+    return f"{base.rstrip('/')}{PAGE_PREFIX}/{path}" if base else None
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

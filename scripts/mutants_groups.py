@@ -128,7 +128,7 @@ _ALL = (
     ),
     Group(
         "known",
-        ("load/state/fingerprints",),
+        ("load/state/fingerprints", "files/fingerprints"),
         (f"{LOAD}/test_fingerprints.py",),
         (f"{LOAD}/test_fingerprints.py::test_killed_at_any_byte_never_wrongly_unchanged",),
     ),

@@ -279,9 +279,13 @@ class ListingCalls(Calls):
 
         :param earlier: pages from the first on that are known; they are returned and not read again
         :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that the CRM sent
-        :param at_once: concurrent requests at most; the pages are returned in order
+        :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read when it is
+            asked for, so that stopping early saves the calls for the others
         """
         route = LISTINGS[listing]
+        if not at_once:
+            yield from walk_pages(lambda number: self._page(route, number, use_decimal=use_decimal), route, earlier)
+            return
         with ReadAhead(lambda number: self._page(route, number, use_decimal=use_decimal), at_once=at_once) as read:
             yield from walk_pages(read, route, earlier)
 

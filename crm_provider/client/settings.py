@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -90,6 +91,11 @@ class Settings:
     def key_fingerprint(self) -> str:
         """Distinguishes keys without revealing them."""
         return hashlib.sha256(f"crm_provider:{self.api_key}".encode()).hexdigest()[:16]
+
+    def derived_secret(self, purpose: str) -> bytes:
+        """A secret for one purpose: another one for another API key, CRM or mode."""
+        place = f"{purpose}\n{self.base_url}\n{self.developer_mode}"
+        return hmac.digest(self.api_key.encode(), place.encode(), "sha256")
 
     @property
     def is_local(self) -> bool:

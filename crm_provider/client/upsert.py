@@ -91,6 +91,12 @@ class Written:
     remote: RemoteContact | None = None
     is_whole: bool = True
 
+    @property
+    def ids(self) -> dict[str, Any]:
+        """The contact's id as ``contact_id``, if the CRM showed it."""
+        found = (self.response or {}).get("id") or (self.remote or ABSENT).id
+        return {} if found is None else {"contact_id": found}
+
 
 class ContactApi(Protocol):
     """The calls of an upsert."""

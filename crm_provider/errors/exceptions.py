@@ -109,20 +109,31 @@ class CrmError(Exception):
         """What to do about it, in the vendor's words if there are any."""
         return next(ADVICE[key] for key in (self.type, *type(self).__mro__) if key in ADVICE)
 
-    def __str__(self) -> str:
+    @property
+    def happened(self) -> str:
+        """What happened, and to what."""
         code = f"{self.type} ({self.status})" if self.status and str(self.status) not in self.type else self.type
         where = f" on {self.method} {self.path}" if self.method and self.path else ""
-        parts = [
-            f"{code}{where}: {_sentence(self.message)}",
-            f"What to do: {_sentence(_capital(self.suggested_action))}",
-        ]
-        if not self.outcome_known:
-            parts.append("The write may or may not have happened.")
+        return f"{code}{where}: {_sentence(self.message)}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as a sentence."""
+        return _sentence(_capital(self.suggested_action))
+
+    @property
+    def circumstances(self) -> list[str]:
+        """What else there is to know, in sentences."""
+        parts = [] if self.outcome_known else ["The write may or may not have happened."]
         if self.attempts > 1:
             took = f" in {self.elapsed:.1f} s" if self.elapsed is not None else ""
             parts.append(f"Tried {self.attempts} times{took}.")
         if self.remark:
             parts.append(_sentence(_capital(self.remark)))
+        return parts
+
+    def __str__(self) -> str:
+        parts = [self.happened, f"What to do: {self.advice}", *self.circumstances]
         if self.request_id:
             parts.append(f"Request id: {self.request_id}.")
         return " ".join(parts)

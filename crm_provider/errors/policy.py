@@ -227,7 +227,15 @@ class ErrorPolicy:
 
     def as_data(self) -> dict[str, str]:
         """The task's overrides as JSON-compatible data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
-        return {label(key): Action(action).value for key, action in self.on_error.items()}
+        return _as_data(self.on_error)
+
+    def in_effect(self) -> dict[str, Any]:
+        """The operator and its overrides of task and site, as JSON-compatible data."""
+        return {"operator": self.operator, "on_error": self.as_data(), "site": _as_data(self.site)}
+
+
+def _as_data(lines: OnError) -> dict[str, str]:
+    return {label(key): Action(action).value for key, action in lines.items()}
 
 
 def row_rule(action: Action, error: e.CrmError | type[e.CrmError]) -> RowRule:

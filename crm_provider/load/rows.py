@@ -1,9 +1,4 @@
-"""What flows through a load: rows, contacts, outcomes.
-
-A value that Python or a database's driver has no value for: kept as the text that the database sent.
-
-What flows through a load: a row of the source, the contact it becomes, and how it ends.
-"""
+"""What flows through a load: a row of the source, the record that it becomes, and how it ends."""
 
 from __future__ import annotations
 
@@ -11,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider.values.addresses import person_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for such a value in a row, so that only a row that sends it is rejected.
+    """A value that Python or a database's driver has no value for, so that only a row that sends it is rejected.
 
     :param text: as the database wrote it, for the rejects file
     """
@@ -47,12 +45,16 @@ class Outcome(str, Enum):
     """Left out because the person does not want to be contacted."""
 
 
+WRITTEN = tuple(Outcome)
+"""How a row can end that is written to the CRM."""
+
+
 @dataclass(frozen=True)
 class Made:
-    """An earlier attempt to send a row has made its contact, or may have.
+    """An earlier attempt to send a row has made its record, or may have.
 
     :param since: by the CRM's clock: the attempt was made after it; None if that is not known
-    :param certain: whether the contact is known to have been made
+    :param certain: whether the record is known to have been made
     :param earlier_load: whether that was another load: one that rejected the row, or this task before it was cleared
     """
 
@@ -78,6 +80,33 @@ class Row:
     made: Made | None = None
 
 
+class Record(Protocol):
+    """A row in the CRM's terms, ready to be sent: what the engine of a load needs to know of it."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Name to JSON value; may be empty."""
+
+    @property
+    def key(self) -> str:
+        """What tells records apart: of several rows with one key, one is sent."""
+
+    @property
+    def email(self) -> str | None:
+        """The person that it concerns, for the suppression list."""
+
+    @property
+    def effect(self) -> Any:
+        """What is written if the record exists already: the same for a row that would change nothing. JSON-able."""
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """All but the attributes; :meth:`restored` makes the record of both."""
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], fixed: tuple[Any, ...]) -> Self: ...
+
+
 @dataclass(frozen=True)
 class Contact:
     """A row in the CRM's terms, ready to be sent.
@@ -95,6 +124,20 @@ class Contact:
     def key(self) -> str:
         """What tells people apart, see :func:`~crm_provider.values.addresses.person_key`."""
         return key_of(self.email)
+
+    @property
+    def effect(self) -> Any:
+        """Without the origin: it counts when a contact is created, and one that was loaded before exists."""
+        return [self.email, self.attributes]
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        return self.email, self.origin
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], fixed: tuple[Any, ...]) -> Self:
+        email, origin = fixed
+        return cls(email, attributes, origin)
 
 
 key_of = person_key
@@ -121,7 +164,7 @@ class Problem:
 
 
 class InvalidRow(Exception):
-    """A row that cannot become a contact, with all that is wrong with it; no text of it holds a value.
+    """A row that cannot become a record, with all that is wrong with it; no text of it holds a value.
 
     :param problems: at least one
     """

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
-from crm_provider._compat import Context
+from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.options import (
-    ERRORS_IN_A_ROW,
-    Duplicates,
-    Mode,
-    OnInvalid,
-    PlanName,
-    check_arguments,
-    mapper_of,
-    options_of,
-)
+from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
+from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import LoadStopped
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.observability.assets import note_load
@@ -33,7 +27,8 @@ from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import fail_without_retry, raise_for_decision
+from crm_provider.tasks.outcome import ENDS, fail, fail_without_retry, publish_reason, raise_for_decision
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
@@ -49,17 +44,20 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.load.job import LoadJob
-    from crm_provider.load.report import LoadUnsaved, Summary
+    from crm_provider.load.report import Summary
     from crm_provider.load.sources.source import Source
     from crm_provider.load.workers import CancelToken
     from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
 
 ARGUMENTS = (
     "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
-    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "state_path",
+    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "outcomes_path", "outcome_keys", "state_path",
     "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments that are checked together."""
+
+OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
+"""What ends a try of a load and is no error of the CRM."""
 
 
 class CrmLoadOperator(LoadLineage, CrmOperator):
@@ -84,6 +82,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     :param on_invalid: ``reject`` rows that are not valid, or ``stop`` before the first call
     :param max_rejects: most rejected rows with which the task succeeds: a number or a share such as ``"1%"``
     :param rejects_path: file for the rejected rows, unchanged, each with the reason
+    :param outcomes_path: file for the outcome of every row (JSON lines, CSV or Parquet, by its suffix)
+    :param outcome_keys: columns of the source that ``outcomes_path`` shows, to join it with
     :param state_path: file that remembers what was loaded: the next run leaves out the rows that did not change
     :param report_path: file for a Markdown report; by default in the site's ``report_directory``, else beside the
         rejects file
@@ -94,9 +94,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     """
 
     work = Work.LOAD
+    kind: ClassVar[Kind] = CONTACTS
+    """Of the records that the rows become."""
     template_fields: Sequence[str] = (
-        "mapping", "suppression", "list_ids", "rejects_path", "state_path", "report_path", "checkpoint_path",
-        *CrmOperator.template_fields,
+        "mapping", "suppression", "list_ids", "rejects_path", "outcomes_path", "outcome_keys", "state_path",
+        "report_path", "checkpoint_path", *CrmOperator.template_fields,
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {"mapping": "json"}
     operator_extra_links = (CrmRejectsLink(), CrmReportLink())
@@ -126,6 +128,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         on_invalid: OnInvalid = "reject",
         max_rejects: int | str = 0,
         rejects_path: PathArgument | None = None,
+        outcomes_path: PathArgument | None = None,
+        outcome_keys: Templated[str | Sequence[str]] = (),
         state_path: PathArgument | None = None,
         report_path: PathArgument | None = None,
         checkpoint_path: PathArgument | None = None,
@@ -142,15 +146,19 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
         self.rejects_path = path_text(rejects_path)
+        self.outcomes_path, self.outcome_keys = path_text(outcomes_path), rendered(outcome_keys)
         self.state_path = path_text(state_path)
         self.report_path = path_text(report_path)
         self.checkpoint_path = path_text(checkpoint_path)
-        paths = {"rejects": rejects_path, "state": state_path, "report": report_path, "checkpoint": checkpoint_path}
+        paths = {
+            "rejects": rejects_path, "outcomes": outcomes_path, "state": state_path, "report": report_path,
+            "checkpoint": checkpoint_path,
+        }  # fmt: skip
         self._own_paths = frozenset(f"{name}_path" for name, path in paths.items() if "map_index" in str(path))
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
         if not is_mapped(self):
-            check_arguments(self._arguments(), later=comes_later)
+            self.kind.check_arguments(self._arguments(), later=comes_later)
 
     @property
     def suppression(self) -> Any:
@@ -164,7 +172,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
         known = {name: given[name] for name in ARGUMENTS if name in given}
-        check_arguments(known, later=comes_later, complete=False)
+        cls.kind.check_arguments(known, later=comes_later, complete=False)
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -176,17 +184,22 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """What the rows are read from, for OpenLineage; None if it has no name."""
         return None
 
+    @short_traceback(*ENDS, *OTHER_ENDS)
     def execute(self, context: Context) -> Any:
         """Load; end as the counts and the error policy say."""
         try:
             check_rendered(self)
-            check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
+            self.kind.check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
-        except (InUse, NoSuchFile):  # may change: a try that Airflow has given up notices, a file arrives
-            raise
+        except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
+            publish_reason(unready, context)
+            fail(unready)
+        except (LoadUnsaved, LoadInterrupted) as ended:
+            fail(ended)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
+            publish_reason(wrong, context)
             fail_without_retry(str(wrong), cause=wrong)
         except e.CrmError as error:
             from crm_provider.load.row_results import decide_run
@@ -196,13 +209,14 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary, done, too_many_rejects, what_to_do
+        from crm_provider.load.report import Summary, done, too_many_rejects, what_to_do
 
         with ExitStack() as opened:
             try:
                 job = self._prepared(context, opened)
             except CannotWrite as unwritten:
                 count_load(context["ti"], "stopped")
+                publish_reason(unwritten, context)
                 raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
             try:
                 summary = job.run()
@@ -215,6 +229,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             except LoadInterrupted as interrupted:
                 self._concluded(job, interrupted.summary, str(interrupted))
                 count_load(context["ti"], "interrupted")
+                with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
+                    self._push_result(context)
                 raise
         problem = None if self.checks_only else too_many_rejects(summary, job.options)
         summary = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
@@ -258,30 +274,30 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         if hasattr(source, "close"):
             opened.callback(source.close)
         client = opened.enter_context(self.hook.bulk_client(sleep=cancel_token.sleep, observer=stats))
-        options, rejects = options_of(given), self._path("rejects_path")
+        options, rejects = self.kind.options_of(given), self._path("rejects_path")
+        outcomes = self._path("outcomes_path")
         state = self._path("state_path")
         fingerprints = None
         if state is not None:
-            effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
-            if self.mode == "create":  # which leaves existing contacts alone: their rows are not what the CRM has
-                effect["mode"] = self.mode
-            fingerprints = Fingerprints(state, secret_for(client.settings), effect=effect)
+            fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)
             opened.callback(fingerprints.close)
         suppressed = None
         if (people := self.suppression) is not None:
             suppression = Suppression.read(with_connection(people))
             opened.callback(suppression.close)
             suppressed = suppression.__contains__
-        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects)
+        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects or outcomes)
         return LoadJob(
             source=source,
-            mapper=mapper_of(given),
+            mapper=self.kind.mapper_of(given),
+            kind=self.kind,
             client=client,
             stats=stats,
             options=options,
             policy=self.error_policy,
             rate=client.settings.requests_per_second,
             rejects=None if rejects is None else self._rejects_file(rejects, source),
+            outcomes=None if outcomes is None else OutcomesFile(outcomes, keys=self.outcome_keys),
             fingerprints=fingerprints,
             full_refresh=self.full_refresh,
             checkpoints=checkpoints,
@@ -316,7 +332,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def _check_files(self) -> None:
         """Find out before the first call which file cannot be written."""
-        for name in ("rejects_path", "state_path", "checkpoint_path"):
+        for name in ("rejects_path", "outcomes_path", "state_path", "checkpoint_path"):
             if (path := self._path(name)) is not None and (problem := unwritable(path)) is not None:
                 raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
 
@@ -340,7 +356,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
         summary = conclude(job, summary, ending=ending, report_path=self._report_path)
         # with the connection, which Airflow forgets after some runs
-        self.last_result = {**summary.as_dict(), "crm_conn_id": self.crm_conn_id}
+        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.error_policy.in_effect()}
+        self.last_result = {**summary.as_dict(), **known}
         return summary
 
     def _push_result(self, context: Context) -> None:

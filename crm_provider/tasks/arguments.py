@@ -205,6 +205,10 @@ class LoadArguments(CrmRowArguments, total=False):
     """Most rejected rows with which the task succeeds: a number or a share such as ``"1%"``."""
     rejects_path: PathArgument | None
     """File for the rejected rows, unchanged, each with the reason."""
+    outcomes_path: PathArgument | None
+    """File for the outcome of every row (JSON lines, CSV or Parquet, by its suffix)."""
+    outcome_keys: Templated[str | Sequence[str]]
+    """Columns of the source that ``outcomes_path`` shows, to join it with."""
     state_path: PathArgument | None
     """File that remembers what was loaded: the next run leaves out the rows that did not change."""
     report_path: PathArgument | None

@@ -33,7 +33,7 @@ def checkpoints_for(context: Context, *, path: AnyPath | None, beside: AnyPath |
         return OwnCheckpoints(FileCheckpoints(sibling(beside, f".{owner[:12]}.checkpoint")), owner)
     log.warning(
         "A retry of this load will start with its first row: Airflow below 3.3 has no task state store, and none of "
-        "checkpoint_path, state_path and rejects_path is set."
+        "checkpoint_path, state_path, rejects_path and outcomes_path is set."
     )
     return NoCheckpoints()
 

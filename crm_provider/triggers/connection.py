@@ -15,12 +15,8 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.hooks.crm import CrmHook
-from crm_provider.observability.metrics import CallMetrics
-from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
-from crm_provider.rate_limit.schedule import Lane
+from crm_provider.hooks.crm import CrmHook, waiting_transport
 from crm_provider.waiting.changes import Kind, Snapshot, read_snapshot
 from crm_provider.waiting.registry import LoopRegistry
 
@@ -69,10 +65,7 @@ class SharedConnection:
         return self._client
 
     def _new_client(self, settings: Settings) -> CrmClient:
-        limiter = ShareRateLimiter(
-            limiter_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share
-        )
-        transport = Transport(settings, limiter=limiter, observer=CallMetrics())
+        transport = waiting_transport(settings)
         client = self._hook.client_for(settings, transport=transport, budget=POLL_BUDGET)
         # threads of cancelled rounds may still use it: only the garbage collector knows the last user
         finalize(client, transport.close).atexit = False

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _pollers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
 """The pollers of this process, by connection."""
 
+_sweepers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
+"""The same for conditions that read a whole listing: the others do not wait for the end of a sweep."""
+
 PATIENCE = LAST_CHECK + 60.0
 """Seconds after the deadline at which the wait ends, even if the last check has not finished."""
 
@@ -114,8 +117,9 @@ class CrmPollTrigger(BaseTrigger):
         """Yield one event: the result, the error that ends the wait, or the limit that was reached."""
         deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
         waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
-        wait = self._poller().wait(
-            Condition.from_data(self.condition),
+        condition = Condition.from_data(self.condition)
+        wait = self._poller(sweeps=condition.sweeps).wait(
+            condition,
             interval=self.poke_interval,
             policy=ErrorPolicy(
                 self.on_error,
@@ -144,7 +148,7 @@ class CrmPollTrigger(BaseTrigger):
         else:
             yield TriggerEvent({"result": ended.result})
 
-    def _poller(self) -> Poller:
+    def _poller(self, *, sweeps: bool = False) -> Poller:
         if not self.share_poll:
             return Poller(SharedConnection(self.crm_conn_id).client)
-        return _pollers.get(self.crm_conn_id)
+        return (_sweepers if sweeps else _pollers).get(self.crm_conn_id)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import itertools
 import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
@@ -25,10 +26,52 @@ from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.waiting.backoff import Waiting, next_check
-from crm_provider.waiting.conditions import Condition
+from crm_provider.waiting.conditions import Condition, MembershipPage, membership_pages
 
 MAX_FAILURES = 3
 """Consecutive failed calls after which a round stops calling: the CRM is failing, not a single record."""
+
+
+Item = TypeVar("Item")
+
+
+Guard = Callable[[Callable[[], Any]], Any]
+"""Calls a function that reads from the CRM."""
+
+
+class _SharedListing(Generic[Item]):
+    """A listing for several readers: each item is fetched when the first of them asks for it, and kept.
+
+    :param items: reads them
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._rest = items
+        self._items: list[Item] = []
+        self._complete = False
+        self._error: e.CrmError | None = None
+
+    def read(self, guard: Guard) -> Iterator[Item]:
+        """All items."""
+        n = 0
+        while n < len(self._items) or self._next(guard):
+            yield self._items[n]
+            n += 1
+
+    def _next(self, guard: Guard) -> bool:
+        if self._complete:
+            return False
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        try:
+            found = guard(functools.partial(next, self._rest, None))
+        except e.CrmError as error:
+            self._error = error
+            raise
+        if found is not None:
+            self._items.append(found)
+        self._complete = found is None
+        return found is not None
 
 
 class CachedLookup:
@@ -39,15 +82,15 @@ class CachedLookup:
     look-up.
 
     :param client: fetches the records
+    :ivar abandoned: whether the waiter whose condition is checked has left
     """
 
     def __init__(self, client: CrmClient) -> None:
         self._client = client
+        self.abandoned: Callable[[], bool] = lambda: False
         self._kept: dict[tuple[str, str], Record | e.CrmError] = {}
-        self._pages: Iterator[Record] | None = None
-        self._lists: list[Record] = []
-        self._lists_complete = False
-        self._lists_error: e.CrmError | None = None
+        self._lists = _SharedListing(_lists(client))
+        self._memberships = _SharedListing(membership_pages(client))
         self._failures = 0
         self._stopped_by: e.CrmError | None = None
         self._responses = 0
@@ -66,27 +109,11 @@ class CachedLookup:
 
     def lists(self) -> Iterator[Record]:
         """All lists. A page is fetched when a waiter first reads it."""
-        n = 0
-        while n < len(self._lists) or self._next_list():
-            yield self._lists[n]
-            n += 1
+        return self._lists.read(self._guarded)
 
-    def _next_list(self) -> bool:
-        if self._lists_complete:
-            return False
-        if self._lists_error is not None:
-            raise self._lists_error.with_traceback(None)
-        if self._pages is None:
-            self._pages = self._client.list_segmentation_lists()
-        try:
-            found = self._guarded(functools.partial(next, self._pages, None))
-        except e.CrmError as error:
-            self._lists_error = error
-            raise
-        if found is not None:
-            self._lists.append(found)
-        self._lists_complete = found is None
-        return found is not None
+    def memberships(self) -> Iterator[MembershipPage]:
+        """The lists of all contacts. A page is fetched when a waiter first reads it, and none once the waiter left."""
+        return itertools.takewhile(lambda _: not self.abandoned(), self._memberships.read(self._guarded))
 
     def _once(self, key: tuple[str, str], fetch: Callable[[], Record]) -> Record:
         if key not in self._kept:
@@ -121,6 +148,11 @@ class CachedLookup:
     def _count_response(self) -> None:
         self._failures = 0
         self._responses += 1
+
+
+def _lists(client: CrmClient) -> Iterator[Record]:
+    """All lists; the first call is made when the first one is read."""
+    yield from client.list_segmentation_lists()
 
 
 log = logging.getLogger(__name__)
@@ -289,6 +321,7 @@ class Poller:
         for waiter in due:
             if waiter.ended.done():
                 continue
+            lookup.abandoned = waiter.ended.done
             try:
                 found = waiter.condition.check(lookup)
             except e.CrmError as error:

@@ -155,6 +155,7 @@ def test_value(wrong: str, crm: Sandbox, run_task: RunTask) -> None:
             id="unknown mode",
         ),
         pytest.param(CrmListSensor, {}, ValueError, "either list_id or list_name", id="no list"),
+        pytest.param(CrmListSensor, {"list_id": ID, "min_members": 0}, ValueError, "at least 1", id="no members"),
         pytest.param(
             CrmListSensor, {"list_id": ID, "list_name": "x"}, ValueError, "either list_id or list_name", id="two lists"
         ),

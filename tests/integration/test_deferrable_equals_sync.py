@@ -89,6 +89,13 @@ KINDS = {
         {"page": 0, "total": 0, "data": []},
         about_lists=True,
     ),
+    "members": Kind(
+        CrmListSensor,
+        {"list_id": NEWSLETTER, "min_members": 2},
+        {"id": NEWSLETTER, "members": 5},
+        {"page": 0, "total": 0, "data": []},
+        about_lists=True,
+    ),
     "membership": Kind(
         CrmListMembershipSensor,
         {"emails": [MEMBER], "list_id": NEWSLETTER},

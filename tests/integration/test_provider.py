@@ -268,10 +268,10 @@ def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        pytest.param({}, "The CRM at {url} answers and takes the key.", id="plain"),
+        pytest.param({}, "The CRM at {url}responds and accepts the key.", id="plain"),
         pytest.param(
             {"developer_mode": True},
-            "The CRM at {url} answers and takes the key in developer mode (fake data).",
+            "The CRM at {url}responds and accepts the key in developer mode (fake data).",
             id="fake",
         ),
     ],

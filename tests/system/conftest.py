@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow_stack import AirflowStack
+from sql_servers import MariaDbServer, PostgresServer
 
 StartAirflow = Callable[..., AirflowStack]
 
@@ -34,3 +35,17 @@ def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAir
             return running.enter_context(AirflowStack(dags_folder, home=home, **arguments))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests: each creates its own tables, with names of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    """One MariaDB for all tests, as :func:`postgres`."""
+    with MariaDbServer() as server:
+        yield server

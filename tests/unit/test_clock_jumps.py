@@ -50,6 +50,7 @@ WALL_CLOCK = {
     "extract/extractor.py": "a default, for the age of parts",
     "extract/reader.py": "a default, for the age of parts",
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
+    "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",

@@ -447,3 +447,12 @@ def test_a_policy_can_be_given_as_a_policy_but_is_checked_again() -> None:
     assert ErrorPolicy(task, work=Work.LOAD).on_error == {e.CrmDealNotFoundError: Action.SKIP}
     with pytest.raises(ValueError, match="'wait' is not an action of a task"):
         ErrorPolicy(sensor)
+
+
+def test_what_is_in_effect_names_the_lines_that_differ() -> None:
+    policy = ErrorPolicy(
+        {"INVALID_INPUT": "fail"}, work=Work.LOAD, operator="CrmLoadContactsOperator", site={"FORBIDDEN": "retry"}
+    )
+    assert policy.in_effect() == {
+        "operator": "CrmLoadContactsOperator", "on_error": {"INVALID_INPUT": "fail"}, "site": {"FORBIDDEN": "retry"},
+    }  # fmt: skip

@@ -69,7 +69,7 @@ class FakePoller:
 
 def events(one: CrmPollTrigger, poller: FakePoller, monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """All events of a run; each survives JSON."""
-    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self: poller)
+    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self, **_: poller)
 
     async def collect() -> list[Any]:
         return [event.payload async for event in one.run()]
@@ -216,7 +216,7 @@ def test_an_execution_timeout_that_is_far_away_does_not_hide_the_timeout(monkeyp
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller()
-    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self: poller)
+    monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self, **_: poller)
 
     async def play() -> None:
         async def run() -> list[Any]:
@@ -243,6 +243,17 @@ def test_one_poll_for_each_connection_and_event_loop() -> None:
     assert first is second is again
     assert other is not first
     assert asyncio.run(pollers())[0] is not first
+
+
+def test_sweeps_have_a_poll_of_their_own() -> None:
+    """A sensor on one deal does not wait until all contacts are read."""
+
+    async def pollers() -> list[Any]:
+        return [trigger()._poller(sweeps=sweeps) for sweeps in (True, False, True)]
+
+    sweeping, other, again = asyncio.run(pollers())
+    assert sweeping is again
+    assert other is not sweeping
 
 
 def test_without_sharing_each_has_its_own() -> None:

@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
 from crm_provider.rate_limit.limiter import BudgetBusy, ProcessRateLimiter, ShareRateLimiter
 from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
-from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, Lookup
+from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, ListHasMembers, Lookup
 from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, OFFSET, CachedLookup, Poller, Waiter, WaitResult
 
 from .fakes import FakeClock
@@ -90,11 +91,22 @@ class FakeCrm:
     trouble: e.CrmError | None = None
     seconds: float = 0.0
     calls: list[tuple[float, str]] = field(default_factory=list)
+    fails_at: str | None = None
+    on_call: Callable[[str], None] = lambda what: None
 
     def list_segmentation_lists(self) -> Iterator[dict[str, Any]]:
         for page in range(len(self.lists) // 10 + 1):
             self._call(f"page {page}")
             yield from ({"id": name, "name": name} for name in self.lists[page * 10 : page * 10 + 10])
+
+    def list_pages(self, listing: str, *, at_once: int) -> Iterator[ListedPage]:
+        """The contacts, ten on a page, each in the list that :attr:`contacts` has for it."""
+        assert not at_once, "no page is read ahead"
+        held = list(self.contacts.items())
+        for number in range(len(held) // 10 + 1):
+            self._call(f"{listing} {number}")
+            fresh = [{"id": who, "segmentedListsIds": [of]} for who, of in held[number * 10 : number * 10 + 10]]
+            yield ListedPage(number=number, page=Page(fresh, len(held)), fresh=fresh)
 
     def get_contact(self, email: str) -> dict[str, Any]:
         self._call(email)
@@ -110,6 +122,9 @@ class FakeCrm:
     def _call(self, what: str) -> None:
         self.calls.append((self.time.now, what))
         self.time.now += self.seconds
+        self.on_call(what)
+        if what == self.fails_at:
+            raise BROKEN
         if self.trouble is not None:
             raise self.trouble
 
@@ -248,6 +263,56 @@ async def test_by_name_all_pages_are_read(scene: Scene) -> None:
     await scene.run(60)
     assert (await task).result == {"id": "VIP", "name": "VIP"}
     assert scene.crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
+
+
+@played
+async def test_all_who_count_members_share_one_sweep_that_ends_as_soon_as_the_last_of_them_knows(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}  # ten members each, a page after the other
+    one, many, all_ = [
+        await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=least))
+        for of, least in ((0, 1), (1, 10), (0, 10))
+    ]
+    late = await scene.join(ListHasMembers(list_id=LIST_IDS[2], min_members=51))
+    await scene.run(60)
+    assert [(await task).result for task in (one, many, all_)] == [
+        {"id": LIST_IDS[0], "members": 10}, {"id": LIST_IDS[1], "members": 10}, {"id": LIST_IDS[0], "members": 10},
+    ]  # fmt: skip
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}, "51 of 50 contacts is known on the first page"
+    assert not late.done()
+
+
+@played
+async def test_a_sweep_that_fails_on_the_way_is_an_answer_for_those_it_has_found(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}
+    early, late = [await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=9)) for of in (0, 3)]
+    scene.crm.fails_at = "contacts 1"
+    await scene.run(60)
+    assert (await early).result == {"id": LIST_IDS[0], "members": 10}
+    assert not late.done()
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
+
+
+@played
+async def test_a_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[9] for n in range(50)}
+    task = await scene.join(ListHasMembers(list_id=LIST_IDS[0], min_members=1))
+    loop = asyncio.get_running_loop()
+    left = asyncio.Event()
+
+    def leave() -> None:
+        task.cancel()
+        loop.call_soon(loop.call_soon, left.set)
+
+    def on_call(what: str) -> None:
+        if what == "contacts 1":
+            loop.call_soon_threadsafe(leave)
+            asyncio.run_coroutine_threadsafe(left.wait(), loop).result(GUARD)
+
+    scene.crm.on_call = on_call
+    await scene.run(60)
+    await asyncio.to_thread(lambda: None)
+    await loop.shutdown_default_executor()
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
 
 
 # -- when it comes ------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
+from crm_provider.files.typed_parquet import unmarked
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
 from crm_provider.load.sources.options import unique_names
@@ -50,7 +51,9 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             )
             _check_chunks(path, table.metadata)
             columns = unique_names(table.schema_arrow.names, str(path))
-        yield Table(columns, _records(path, table, columns))
+            decode = unmarked(table.schema_arrow)
+        records = _records(path, table, columns)
+        yield Table(columns, records if decode is None else _decoded(records, decode))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -94,6 +97,12 @@ def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Re
             for piece in _pieces(path, batch.rename_columns(list(columns)), done):
                 yield from _values(path, _exact(piece), done)
                 done += piece.num_rows
+
+
+def _decoded(records: Iterator[Record], decode: Callable[[Any], Any]) -> Iterator[Record]:
+    """Rows of a table that this package has written, with the values of its columns of JSON text."""
+    for values, problem, line in records:
+        yield decode(values), problem, line
 
 
 def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:

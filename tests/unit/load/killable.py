@@ -13,6 +13,7 @@ from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load import job
 from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import FileCheckpoints
@@ -37,6 +38,7 @@ def main(base_url: str, folder: Path) -> None:
             policy=ErrorPolicy(work=Work.LOAD),
             rate=RATE,
             rejects=RejectsFile(folder / "rejects.csv"),
+            outcomes=OutcomesFile(folder / "outcomes.parquet", keys="name"),
             fingerprints=Fingerprints(folder / "state", b"secret"),
             checkpoints=FileCheckpoints(folder / "checkpoint"),
             cancel_token=cancel_token,

@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import Preflight, check
 from crm_provider.load.rows import InvalidRow, SourceError
 from crm_provider.load.sources.source import Source, open_source
@@ -24,15 +24,15 @@ DATA = Path(__file__).parent / "data"
 
 
 def checked(source: Source, mapping: Any = None) -> Preflight:
-    return check(source, Mapper(mapping), LoadOptions())
+    return check(source, Mapper(mapping), ContactOptions())
 
 
 def contacts(source: Source, mapping: Any = None) -> list[tuple[str, dict[str, Any]]]:
     """The contacts that a load would send; a row that it would reject is an error of the test."""
     mapper = Mapper(mapping)
-    found = check(source, mapper, LoadOptions(duplicates="first"))
+    found = check(source, mapper, ContactOptions(duplicates="first"))
     assert found.problem_lines() == []
-    made = [item.contact for item in found.staged.rows() if item.contact is not None]
+    made = [item.record for item in found.staged.rows() if item.record is not None]
     found.staged.close()
     return [(contact.email, dict(contact.attributes)) for contact in made]
 
@@ -210,15 +210,15 @@ ERROR_FIX = (
 
 def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     path, mapper = DATA / "null_words.csv", Mapper(AGES)
-    found = check(open_source(path), mapper, LoadOptions())
+    found = check(open_source(path), mapper, ContactOptions())
     assert found.problem_lines() == [
         f"1 row(s): {column}: an error value of a spreadsheet; {ERROR_FIX} (first: {path}, line 4 (row 3))"
         for column in ("name", "phone")
     ]
     sent = [
-        item.contact.attributes
+        item.record.attributes
         for item in found.staged.rows()
-        if item.contact is not None and item.status is RowStatus.SEND
+        if item.record is not None and item.status is RowStatus.SEND
     ]
     found.staged.close()
     assert sent == [

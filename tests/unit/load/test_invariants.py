@@ -24,7 +24,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.load.job import LoadJob
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import Outcome
@@ -124,7 +124,7 @@ class Story:
                 mapper=PlainMapper(),
                 client=client,
                 stats=stats,
-                options=LoadOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
+                options=ContactOptions(mode=self.mode, plan=self.plan, errors_in_a_row=4),  # type: ignore[arg-type]
                 policy=ErrorPolicy(work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", self.mode)),
                 rate=RATE,
                 rejects=RejectsFile(self.folder / "rejects.jsonl"),

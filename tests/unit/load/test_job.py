@@ -15,7 +15,7 @@ from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.job import LoadJob
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.progress import REMOTE_EVERY
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary, too_many_rejects
@@ -61,7 +61,7 @@ class Setting:
             "mapper": PlainMapper(),
             "client": self.crm,
             "stats": self.crm.stats,
-            "options": LoadOptions(**self.options),
+            "options": ContactOptions(**self.options),
             "policy": ErrorPolicy(self.on_error, work=Work.LOAD, operator=operator),
             "rejects": RejectsFile(self.rejects_path),
             "checkpoints": FileCheckpoints(self.folder / "checkpoint"),
@@ -277,12 +277,12 @@ def test_a_refused_row_is_rejected_and_the_others_go_on(setting: Any) -> None:
     summary = it.run()
     assert outcomes(summary) == {"created": 9, "rejected": 1}
     assert it.rejected()[3]["type"] == "INVALID_INPUT"
-    assert too_many_rejects(summary, LoadOptions()) == (
+    assert too_many_rejects(summary, ContactOptions()) == (
         "1 of 10 rows was rejected, none allowed (max_rejects=0). "
         "Most often INVALID_INPUT (1 row): send a valid body with all required fields"
     )
-    assert too_many_rejects(summary, LoadOptions(max_rejects="10%")) is None
-    assert too_many_rejects(summary, LoadOptions(max_rejects="9%")) is not None
+    assert too_many_rejects(summary, ContactOptions(max_rejects="10%")) is None
+    assert too_many_rejects(summary, ContactOptions(max_rejects="9%")) is not None
 
 
 PHONE = "phone (column 'Telefone'): no phone number; correct it"
@@ -326,7 +326,7 @@ TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] 
 def test_too_many_rejects_are_told_with_the_commonest_reason(told: str) -> None:
     rows, rejected, errors, problems, allowed = TOO_MANY[told]
     summary = Summary(rows=rows, counts={Outcome.REJECTED: rejected}, errors=errors, problems=problems)
-    assert too_many_rejects(summary, LoadOptions(max_rejects=allowed)) == told
+    assert too_many_rejects(summary, ContactOptions(max_rejects=allowed)) == told
 
 
 def test_on_error_skips(setting: Any) -> None:

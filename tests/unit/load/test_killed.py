@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from crm_provider.load.progress import SENT_ROWS
@@ -60,6 +61,10 @@ def test_killed_and_resumed(tmp_path: Path, seed: int) -> None:
         with (tmp_path / "rejects.csv").open(newline="") as file:
             rejected = [int(line["_row"]) for line in csv.DictReader(file)]
         assert sorted(rejected) == sorted(BAD)
+        ended = pyarrow.parquet.read_table(tmp_path / "outcomes.parquet").to_pylist()
+        assert sorted((row["row_number"], row["name"], row["outcome"] == "rejected") for row in ended) == [
+            (n, f"P{n}", n in BAD) for n in range(1, ROWS + 1)
+        ]
         wanted_contacts = {f"p{n}@x.org": f"P{n}" for n in range(1, ROWS + 1) if n not in BAD}
         assert {c.email: c.attributes["name"] for c in sandbox.store.contacts.values()} == wanted_contacts
         # rows that were not yet in the books at each kill, and those on their way, by two calls each

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crm_provider.extract.writers import Columns, Format, gzipped, record_writer
 from crm_provider.load.mapping.columns import is_error_value
 from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Contact, InvalidRow, Row
 from crm_provider.load.sources.source import open_source
@@ -47,10 +47,10 @@ def extracted(path: Path, form: Format, records: list[dict[str, Any]], fields: l
 
 def loaded(path: Path) -> list[Contact]:
     mapper = Mapper()
-    found = check(open_source(path), mapper, LoadOptions(duplicates="first"))
+    found = check(open_source(path), mapper, ContactOptions(duplicates="first"))
     assert found.problem_lines() == []
     contacts = [
-        item.contact for item in found.staged.rows() if item.contact is not None and item.status is RowStatus.SEND
+        item.record for item in found.staged.rows() if item.record is not None and item.status is RowStatus.SEND
     ]
     found.staged.close()
     return contacts

@@ -14,6 +14,7 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.extract.extractor import Extractor
 from crm_provider.extract.partial_pages import Owner, PartialPages
 from crm_provider.files import paths
+from crm_provider.files.fingerprints import lines_of
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import (
     CannotRead,
@@ -31,7 +32,7 @@ from crm_provider.load.rows import Contact, Row, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state import checkpoint
 from crm_provider.load.state.checkpoint import Checkpoint, FileCheckpoints
-from crm_provider.load.state.fingerprints import Fingerprints, lines_of
+from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows
 
 from .test_extract import FakeClient, records

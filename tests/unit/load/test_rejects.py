@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.files.paths import CannotWrite, is_local
-from crm_provider.load.rejects.file import NoRejects, RejectsFile, RowsLost, read_rejects
+from crm_provider.files.row_lines import RowsLost
+from crm_provider.load.rejects.file import NoRejects, RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import CsvLines, JsonLines, Reject
 from crm_provider.load.rows import Made, SourceError
 

@@ -28,7 +28,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
-from crm_provider.load.options import mapper_of, options_of
+from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped
@@ -241,7 +241,7 @@ def attempt(
         "mapping": None, "mode": spec.mode, "plan": spec.plan, "empty": spec.empty, "duplicates": spec.duplicates,
         "list_ids": spec.list_ids, "resubscribe": spec.resubscribe, "max_rejects": "100%",
     }  # fmt: skip
-    options = options_of(given)
+    options = CONTACTS.options_of(given)
     with contextlib.ExitStack() as opened:
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
@@ -259,7 +259,7 @@ def attempt(
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
             source=source,
-            mapper=mapper_of(given),
+            mapper=CONTACTS.mapper_of(given),
             client=client,
             stats=stats,
             options=options,
