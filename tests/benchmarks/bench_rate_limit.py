@@ -1,6 +1,6 @@
 """How much of the rate limit is used, at the price of how many refusals: ours next to what one would write by hand.
 
-    python tests/benchmarks/bench_rate_limit.py [--seconds 60] [--libraries] [--only "8 processes"] [--write ...]
+    python tests/benchmarks/bench_rate_limit.py [--seconds 60] [--only "8 processes"] [--write ...]
 
 Each contestant has a sandbox of its own with the CRM's real limit (a token bucket, 5 calls a second, burst 2), and a
 number of workers that always have a next call to make. All that fit on the machine run at the same time.
@@ -30,7 +30,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
-import rate_limit_libraries
 from redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ RATE, BURST = 5.0, 2
 WARM_UP = 3.0
 """Seconds before the measured time: the full bucket of the start is no merit."""
 
-LIBRARIES = "libraries"
 
 AT_ONCE = 12
 """Processes that run at the same time at most; each is idle nearly always."""
@@ -108,16 +106,6 @@ def contestants() -> list[Contestant]:
     return [*rivals, *ours, *hosts, *alone, *mixed]
 
 
-def libraries() -> list[Contestant]:
-    """Rate limiters of others, with as many processes as they are made for."""
-    return [
-        Contestant(name="`limits`, moving window", kind="limits", threads=16),
-        Contestant(name="`aiolimiter`", kind="aiolimiter", threads=16),
-        Contestant(name="`pyrate-limiter`, SQLite", kind="pyrate-limiter", processes=8, threads=2),
-        Contestant(name="`steindamm`, Redis", kind="steindamm", processes=8, threads=2, store="redis"),
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """What came out for a contestant."""
@@ -148,14 +136,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="measured time of each (default: %(default)s)")
     parser.add_argument("--only", default="", help="only contestants with this in their line")
-    parser.add_argument("--libraries", action="store_true", help="also rate limiters of others, installed for the run")
     parser.add_argument("--write", type=Path, help="a document with the marks")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         work(**json.loads(options.child))
         return 0
-    chosen = [c for c in contestants() + libraries() * options.libraries if options.only in label(c)]
+    chosen = [c for c in contestants() if options.only in label(c)]
     lines: list[Figures] = []
     with ExitStack() as stack:
         redis_url = None
@@ -166,9 +153,6 @@ def main() -> int:
                 print(f"{missing}; the lines with Redis are left out", file=sys.stderr)
                 chosen = [c for c in chosen if c.store != "redis"]
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if options.libraries and (problem := rate_limit_libraries.install(home / LIBRARIES)):
-            print(f"no other libraries, for they cannot be installed: {problem}", file=sys.stderr)
-            chosen = [c for c in chosen if c.kind not in rate_limit_libraries.GATES]
         for wave in waves(chosen):
             print(f"measuring {options.seconds:g} s:", "; ".join(map(label, wave)), file=sys.stderr, flush=True)
             lines += measure(wave, options.seconds, redis_url, home)
@@ -262,8 +246,6 @@ def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, 
     }
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     env = {**os.environ, "TMPDIR": str(home), "NO_PROXY": "127.0.0.1"}
-    if contestant.kind in rate_limit_libraries.GATES:
-        env["PYTHONPATH"] = str(home / LIBRARIES)
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return Child(contestant, process)
 
@@ -308,8 +290,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     """Make calls from "go" to "stop", and tell when each was done and how long it took beyond the CRM's latency."""
     stopped = threading.Event()
     reports: list[list[tuple[float, float, str]]] = [[] for _ in range(threads)]
-    gates = rate_limit_libraries.GATES
-    calls = KINDS[kind](given, threads) if kind in KINDS else gated(gates[kind](given), given, threads)
+    calls = KINDS[kind](given, threads)
 
     def repeat(number: int) -> None:
         lane, call, rest = calls[number]
@@ -356,21 +337,6 @@ def backing_off(given: dict[str, Any], threads: int) -> list[Call]:
         wait = tenacity.wait_random_exponential(multiplier=0.5, max=10)
         retrying = tenacity.Retrying(retry=tenacity.retry_if_result(lambda passed: not passed), wait=wait)
         return "", lambda: retrying(call), 0.0
-
-    return [worker(call) for _, call, _ in plain(given, threads)]
-
-
-def gated(gate: Callable[[], object], given: dict[str, Any], threads: int) -> list[Call]:
-    """Plain calls behind somebody's rate limiter; a refused one is made again."""
-
-    def worker(call: Callable[[], bool]) -> Call:
-        def persist() -> bool:
-            gate()
-            while not call():
-                gate()
-            return True
-
-        return "", persist, 0.0
 
     return [worker(call) for _, call, _ in plain(given, threads)]
 

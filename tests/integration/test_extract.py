@@ -14,12 +14,11 @@ from airflow.sdk import DAG, ObjectStoragePath
 
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractListsOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
-Waits = dict[str, list[float]]
 
 
 @pytest.fixture
@@ -87,17 +86,6 @@ def test_the_next_try_goes_on(many: Sandbox, run_task: RunTask, tmp_path: Path) 
     assert names(tmp_path) == ["contacts.jsonl"]
 
 
-def test_a_used_up_quota_frees_the_slot_and_goes_on_with_the_same_try(
-    many: Sandbox, run_task: RunTask, waits: Waits, tmp_path: Path
-) -> None:
-    many.add_fault(effect="error", error="quota used up", after=3, count=1)
-    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), retries=0)
-    assert task.states == ["up_for_reschedule", "success"]
-    assert task.try_number == 1
-    assert task.result["calls"] < 4
-    assert 4 <= pages_read(many) < 4 + AT_ONCE
-
-
 @pytest.mark.parametrize(
     ("fault", "arguments", "states"),
     [
@@ -113,17 +101,6 @@ def test_nothing_is_left_behind_when_nobody_goes_on(
     task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), **arguments)
     assert task.states == states
     assert names(tmp_path) == []
-
-
-def test_another_run_does_not_go_on_with_the_pages_of_this_one(
-    many: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("crm_provider.extract.extractor.Extractor.discard", lambda self: None)  # as after a kill
-    many.add_fault(effect="error", error="FORBIDDEN", after=2, count=1)
-    with DAG("two_runs", schedule=None) as dag:
-        CrmExtractContactsOperator(task_id="task", target=str(tmp_path / "contacts.jsonl"))
-    assert run_dag(dag)["task"].state == "failed"
-    assert run_dag(dag)["task"].result["calls"] == 4
 
 
 def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
@@ -160,31 +137,3 @@ def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     run = run_dag(dag)
     assert [run[f"task[{n}]"].result["records"] for n in range(3)] == [35, 35, 35]
     assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"target": "{{ '' }}"}, "empty"),
-        ({"target": "contacts.csv", "fields": "{{ 'email' }}"}, "fields must be a list"),
-    ],
-)
-def test_wrong_values(arguments: dict[str, Any], message: str, many: Sandbox, run_task: RunTask) -> None:
-    task = run_task(CrmExtractContactsOperator, **arguments)
-    assert task.states == ["failed"]
-    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
-    assert message in task.xcoms["crm_error"]["message"]
-    assert many.journal() == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"format": "xlsx"}, "jsonl, csv, parquet"),
-        ({"if_changed": "ignore"}, "warn, fail, restart"),
-        ({"fields": ["id", "id"]}, "twice"),
-    ],
-)
-def test_wrong_options_are_errors_at_parse(arguments: dict[str, Any], message: str) -> None:
-    with DAG("bad_extract", schedule=None), pytest.raises(ValueError, match=message):
-        CrmExtractListsOperator(task_id="task", target="lists.csv", **arguments)

@@ -173,21 +173,6 @@ def test_addresses_as_they_are_exported(crm: Sandbox, run_task: RunTask) -> None
     ]
 
 
-@pytest.mark.parametrize("name", ["suppression.txt", "suppression_spaces.csv"])
-def test_nobody_on_a_list_is_written_to(name: str, crm: Sandbox, run_task: RunTask) -> None:
-    people = [
-        "no1@ex.co", "no2@ex.co", "no3@ex.co", "no4@ex.co", "no5@ex.co", "jos\u00e9@ex.co", "JOSE\u0301@EX.CO",
-        "no6@ex.co",
-    ]  # fmt: skip
-    left_out = {"suppression.txt": 7, "suppression_spaces.csv": 1}[name]
-    task = run_task(
-        CrmLoadContactsOperator, source=[{"email": p} for p in people], suppression=str(DATA / name), mode="create"
-    )
-    assert task.states == ["success"]
-    assert task.xcoms["return_value"]["suppressed"] == left_out
-    assert not {p.lower() for p in crm.store.contacts} & set(people[:left_out] if left_out == 7 else people[-1:])
-
-
 def test_a_suppression_list_that_is_not_clear_ends_the_load(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     (tmp_path / "no.txt").write_text("a@ex.co\nsecret@ex.co # left in May\n")
     task = run_task(CrmLoadContactsOperator, source=[{"email": ADA}], suppression=str(tmp_path / "no.txt"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import pytest
 
@@ -145,31 +144,6 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
         counter(seen)
     assert (counter.calls, counter.throttled, counter.waited) == (5, 2, 1.5)
     assert counter.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
-
-
-def test_a_snapshot_stays_as_it_was() -> None:
-    counter = RequestCounter()
-    counter(call_seen("TIMEOUT"))
-    before = counter.snapshot()
-    counter(call_seen("TIMEOUT"))
-    counter.errors.clear()
-    assert (before.calls, before.errors) == (1, {"TIMEOUT": 1})
-    assert (counter.calls, counter.errors) == (2, {"TIMEOUT": 2})
-
-
-def test_threads_may_share_a_tally() -> None:
-    counter = RequestCounter()
-
-    def count() -> None:
-        for _ in range(500):
-            counter(call_seen("X"))
-
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (counter.calls, counter.errors["X"]) == (4000, 4000)
 
 
 # -- Airflow's metrics ---------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import inspect
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -96,11 +95,6 @@ def test_a_recreated_trigger_is_the_same() -> None:
     assert copy.serialize()[0] == one.serialize()[0]
     assert json.dumps(copy.serialize()[1]) == json.dumps(one.serialize()[1])
     assert Condition.from_data(copy.condition) == condition
-
-
-def test_no_argument_gets_lost() -> None:
-    names = set(inspect.signature(CrmPollTrigger.__init__).parameters) - {"self"}
-    assert set(trigger().serialize()[1]) == names
 
 
 # -- its one event ------------------------------------------------------------------------------------------
@@ -209,11 +203,6 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
     assert logged[:2] == [line] * 2
 
 
-def test_an_execution_timeout_that_is_far_away_does_not_hide_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = trigger(execution_deadline=time.time() + 50, memory={"last_result": "not yet."})
-    assert events(one, FakePoller(WaitResult()), monkeypatch) == [{"last_result": "not yet.", "limit": "timeout"}]
-
-
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller()
     monkeypatch.setattr(CrmPollTrigger, "_poller", lambda self, **_: poller)
@@ -254,15 +243,6 @@ def test_sweeps_have_a_poll_of_their_own() -> None:
     sweeping, other, again = asyncio.run(pollers())
     assert sweeping is again
     assert other is not sweeping
-
-
-def test_without_sharing_each_has_its_own() -> None:
-    async def pollers() -> list[Any]:
-        return [trigger(share_poll=share)._poller() for share in (True, False, False, True)]
-
-    shared, own, another, shared_too = asyncio.run(pollers())
-    assert shared is shared_too
-    assert len({id(poller) for poller in (shared, own, another)}) == 3
 
 
 def test_no_event_loop_is_kept_alive() -> None:
@@ -335,11 +315,6 @@ def test_waiting_takes_its_share_of_the_rate(changes: dict[str, Any], share: flo
     assert isinstance(client, CrmClient)
     limiter: Any = client._transport._limiter
     assert 1 / limiter._own.spacing == pytest.approx(OLD.requests_per_second * share, rel=0.02)
-
-
-def test_a_changed_share_is_taken_up() -> None:
-    first, second = clients(OLD, OLD.with_(poll_share=0.1))
-    assert first is not second
 
 
 def test_an_old_client_is_closed_when_nobody_uses_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
 import itertools
 import threading
 from collections import Counter
@@ -22,13 +21,10 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.rate_limit.limiter import BudgetBusy, ProcessRateLimiter, ShareRateLimiter
-from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
 from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, ListHasMembers, Lookup
-from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, OFFSET, CachedLookup, Poller, Waiter, WaitResult
+from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, Poller, Waiter, WaitResult
 
-from .fakes import FakeClock
 from .reference import OUTCOMES
 
 START = 6_000_010.0
@@ -235,18 +231,6 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
 
 
 @played
-async def test_who_has_an_answer_is_not_asked_for_again(scene: Scene) -> None:
-    scene.crm.contacts = {"ann@x.io": "active"}
-    first, second = await scene.join(person("ann")), await scene.join(person("new"))
-    await scene.run(3 * 60)
-    assert (await first).result == {"id": "ann@x.io", "status": "active"}
-    assert scene.crm.called() == {"ann@x.io": 1, "new@x.io": 3}
-    scene.crm.contacts["new@x.io"] = "active"
-    await scene.run(4 * 60)
-    assert (await second).result is not None
-
-
-@played
 async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_them(scene: Scene) -> None:
     scene.crm.lists = LIST_IDS
     tasks = [await scene.join(ListExists(list_id=LIST_IDS[n])) for n in (3, 12, 14)]
@@ -386,13 +370,6 @@ def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> 
     played(play)()
 
 
-def test_the_offset_is_one_of_the_process() -> None:
-    async def connect() -> Any: ...
-
-    assert 0 <= OFFSET <= 60
-    assert [Poller(connect)._offset, Poller(connect)._offset] == [OFFSET, OFFSET]
-
-
 @given(st.floats(1e9, 1e10), st.floats(1.0, 1e5), st.floats(0.0, 60.0))
 def test_the_next_check_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
     async def connect() -> Any: ...
@@ -426,23 +403,6 @@ def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int,
         assert looks[-1] - deadline <= min(interval, LAST_CHECK) + 50 * (deadline < 0)
 
     played(play)()
-
-
-@played
-async def test_what_came_to_be_before_the_deadline_is_found_after_it(scene: Scene) -> None:
-    task = await scene.join(person("one"), deadline=START + 130)
-    await scene.run(125)
-    scene.crm.contacts = {"one@x.io": "active"}
-    await scene.run(200)
-    assert (await task).result == {"id": "one@x.io", "status": "active"}
-
-
-@played
-async def test_last_looks_that_are_near_each_other_are_one(scene: Scene) -> None:
-    tasks = [await scene.join(named(f"l{n}"), deadline=START + 111 + n / 10) for n in range(280)]
-    await scene.run(200)
-    assert {await task for task in tasks} == {WaitResult()}
-    assert scene.crm.called() == {"page 0": 3}
 
 
 @pytest.mark.parametrize(
@@ -584,16 +544,6 @@ async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -
 
 
 @played
-async def test_a_proper_answer_starts_the_count_anew(scene: Scene) -> None:
-    scene.crm.contacts = {"two@x.io": "active"}
-    tasks = [await scene.join(person(name, status="gone"), limit=1) for name in ("absent", "two")]
-    for number in range(6):
-        scene.crm.trouble = BROKEN if number % 2 else None
-        await scene.run((number + 1) * 60)
-    assert not any(task.done() for task in tasks)
-
-
-@played
 async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     tasks = [await scene.join(condition, limit=2) for n in range(20) for condition in (person(f"p{n}"), named(f"l{n}"))]
@@ -614,19 +564,6 @@ async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: S
     await scene.run(1370 + 120)
     assert scene.crm.rounds()[6:] == [1370, 1430, 1490], "an answer, and all is as before"
     assert len(scene.crm.calls) == 6 + 3 * 40
-
-
-@played
-async def test_an_outage_of_another_time_is_forgotten(scene: Scene) -> None:
-    scene.crm.trouble = THROTTLED
-    first = await scene.join(person("one"))
-    await scene.run(800)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    scene.crm.calls.clear()
-    await scene.join(person("two"))
-    await scene.run(800 + 150)
-    assert scene.crm.rounds() == [830, 890]
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.99])
@@ -657,7 +594,6 @@ async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: S
 
 
 ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
-WAITS = sorted(set(OUTCOMES) - set(ENDS))
 
 
 @pytest.mark.parametrize("type_", CATALOGUE)
@@ -754,19 +690,6 @@ def depth_of(error: BaseException) -> int:
     return depth
 
 
-def test_known_lists_are_no_sign_that_the_crm_works() -> None:
-    """Failures are in a row, although lists that are known already are looked at in between."""
-    crm = FakeCrm(Time(), lists=["VIP"])
-    lookup = CachedLookup(crm)  # type: ignore[arg-type]
-    list(lookup.lists())
-    crm.trouble, crm.calls = BROKEN, []
-    for number in range(10):
-        with pytest.raises(e.CrmInternalServerError):
-            lookup.contact(f"p{number}@x.io")
-        list(lookup.lists())
-    assert len(crm.calls) == MAX_FAILURES
-
-
 @pytest.mark.parametrize("answer", ["active", ABSENT], ids=["found", "not found"])
 def test_failures_are_in_a_row_only_without_an_answer_between(answer: Any) -> None:
     crm = FakeCrm(
@@ -803,64 +726,6 @@ def test_a_round_was_in_vain_if_nothing_was_answered(trouble: e.CrmError | None,
     with contextlib.suppress(e.CrmError):
         lookup.contact("a@x.io")
     assert (lookup.failure is not None) == failed
-
-
-def test_a_round_is_garbage_when_it_is_over() -> None:
-    lookup = CachedLookup(FakeCrm(Time(), trouble=BROKEN))  # type: ignore[arg-type]
-    with pytest.raises(e.CrmInternalServerError):
-        lookup.contact("a@x.io")
-    BROKEN.with_traceback(None)
-    gc.collect()
-    assert not [
-        held for held in gc.get_referrers(lookup) if not isinstance(held, dict) and "frame" not in repr(type(held))
-    ]
-
-
-# -- the share ----------------------------------------------------------------------------------------------
-
-
-def share(rate: float, of: float, clock: FakeClock) -> tuple[ShareRateLimiter, ProcessRateLimiter]:
-    whole = ProcessRateLimiter(of, 2, clock=clock, sleep=clock.sleep)
-    limiter = ShareRateLimiter(whole, rate)
-    limiter._own = ProcessRateLimiter(rate, 1, clock=clock, sleep=clock.sleep)
-    return limiter, whole
-
-
-@pytest.mark.parametrize(("rate", "of"), [(2.5, 5.0), (0.5, 5.0), (5.0, 5.0)])
-def test_waiting_takes_at_most_its_share(rate: float, of: float) -> None:
-    clock = FakeClock()
-    limiter, _ = share(rate, of, clock)
-    started = clock.now
-    for _ in range(100):
-        limiter.acquire(1e9)
-    assert clock.now - started == pytest.approx(99 / (rate * MARGIN), rel=1e-6)
-
-
-def test_a_share_is_part_of_the_whole() -> None:
-    """What waiting takes is not there for others, and the other way round."""
-    clock = FakeClock()
-    limiter, whole = share(2.5, 5.0, clock)
-    started = clock.now
-    for _ in range(50):
-        limiter.acquire(1e9)
-        whole.acquire(1e9)
-    assert clock.now - started >= 98 / (5.0 * MARGIN)
-
-
-def test_a_share_that_has_no_slot_in_time_says_so() -> None:
-    clock = FakeClock()
-    limiter, _ = share(0.1, 5.0, clock)
-    limiter.acquire(1.0)
-    with pytest.raises(BudgetBusy):
-        limiter.acquire(1.0)
-    assert not clock.slept
-
-
-def test_a_refusal_pauses_the_whole() -> None:
-    clock = FakeClock()
-    limiter, whole = share(2.5, 5.0, clock)
-    limiter.pause(5.0)
-    assert whole.acquire(1e9) == pytest.approx(5.0)
 
 
 # -- where it runs ------------------------------------------------------------------------------------------

@@ -70,34 +70,6 @@ def tickets(store: RateStore) -> list[int]:
     return [store.ask(SINGLE, None, REAL, NEVER_MIND)[1].number for _ in range(2)]
 
 
-# -- a caller ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("pause", "wait"), [(0.0, 0.0), (3.0, 3.0), (LONGEST_PAUSE, LONGEST_PAUSE), (LONGEST_PAUSE + 0.1, 0.0)]
-)
-def test_a_refusal_holds_back_every_lane(clock: FakeClock, pause: float, wait: float) -> None:
-    budget = Budget(MemoryStore(clock=clock), 5.0, 2, clock=clock, sleep=clock.sleep, jitter=lambda: 0.0)
-    budget.lane(SINGLE).pause(pause)
-    assert budget.lane(Lane.BULK).acquire(NEVER_MIND) == pytest.approx(wait)
-
-
-def test_threads_share_one_budget() -> None:
-    store = MemoryStore(clock=lambda: 1000.0)
-    answers: list[Grant] = []
-
-    def ask() -> None:
-        answers.extend(store.ask(SINGLE, None, REAL, NEVER_MIND)[0] for _ in range(50))
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    tickets = sorted(answer.ticket for answer in answers)
-    assert tickets == list(range(400))
-
-
 # -- the file of the host ------------------------------------------------------------------------------------
 
 
@@ -279,43 +251,6 @@ def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_
     within = [at for at in calls if began <= at < ended]
     assert len(within) <= rate * (ended - began) + 35, "those in the horizon may still go"
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
-
-
-FAMILY = """
-import multiprocessing, sys, time
-from pathlib import Path
-from crm_provider.rate_limit import host_file as hostfile
-from crm_provider.rate_limit.limiter import Budget
-from crm_provider.rate_limit.host_file import HostFileStore
-from crm_provider.rate_limit.schedule import Lane
-
-hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day
-limiter = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), 100.0, 2).lane(Lane.SINGLE)
-
-def take(into):
-    for _ in range(20):
-        limiter.acquire(60.0)
-        into.put(time.monotonic())
-
-if __name__ == "__main__":
-    limiter.acquire(60.0)
-    context = multiprocessing.get_context(sys.argv[2])
-    into = context.Queue()
-    processes = [context.Process(target=take, args=(into,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    at = sorted(into.get(timeout=120) for _ in range(60))
-    print(at[-1] - at[0])
-"""
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_forked_and_spawned_processes_share_one_budget(tmp_path: Path, folder: Path, method: str) -> None:
-    script = tmp_path / "family.py"
-    script.write_text(FAMILY)
-    command = [sys.executable, str(script), str(folder), method]
-    took = float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
-    assert took >= 40 / 99.0, "59 spacings, though the first may wake late; each on its own would take 19"
 
 
 # -- what to fall back on ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Nothing leaks from a real Airflow: keys nowhere, and values of rows only where the DAG's author put them.
 
-``tests/integration/test_leaks.py`` does the same for each operator at level DEBUG, in one process.
-Here all of Airflow's own processes run, with its own database, encryption, log files, triggerer, metrics, traces and
-lineage, and all that is left behind is searched: each file, each column of each table, each exported span and metric.
+All of Airflow's own processes run, with its own database, encryption, log files, triggerer, metrics, traces and
+lineage, at level DEBUG, and all that is left behind is searched: each file, each column of each table, each exported
+span and metric. That no call of the client shows what it sends, without Airflow's masking, is in
+``tests/unit/test_client.py`` and ``tests/unit/test_key_in_reprs.py``.
 """
 
 from __future__ import annotations
@@ -154,7 +155,6 @@ def environment(folder: Path, telemetry: str) -> dict[str, str]:
     return {
         "LEAKS_FOLDER": str(folder),
         "LEAKS_CASES": json.dumps(CASES),
-        "LEAKS_SCENE": str(Path(__file__).parents[2] / "integration" / "leak_scene.py"),
         "LEAKS_CONTROL": CONTROL,
         "PLANTED": json.dumps({**VALUES, "key": "not in the environment"}),
         "TMPDIR": str(folder / "tmp"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client import pagination
-from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import PAGE_SIZE, STALE_PAGES, Page, ReadAhead, walk_pages
-from crm_provider.client.request import Call
-from crm_provider.client.responses import CrmResponse
-from crm_provider.client.retry import ONE_TRY
-from crm_provider.client.settings import Settings
-from crm_provider.client.transport import Transport
-from crm_provider.waiting import changes as watching
-from unit.fakes import KEY, FakeClock, FakeRateLimiter
 
 ROUTE = "/contacts"
 ENOUGH = 60
@@ -230,71 +222,3 @@ def test_circles_are_told_before_many_pages_are_read() -> None:
     server = Server(lambda _: Page([{"id": 1}], 500))
     assert "repeats itself" in str(listing(server)[1])
     assert server.reads == STALE_PAGES + 1
-
-
-# -- the same through the client, and what a watch makes of it -----------------------------------------------
-
-
-def client_of(pages: Mapping[int, Any], status: int = 404) -> CrmClient:
-    """A client of a server with these bodies by page, and this status for any other page."""
-    settings, clock = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), FakeClock()
-    transport = Transport(settings, limiter=FakeRateLimiter(), clock=clock, sleep=clock.sleep)
-    transport.close()
-
-    class FakeHttp:
-        def round_trip(self, call: Call) -> CrmResponse:
-            body = pages.get(int(call.query["page"]))
-            found = 200 if body is not None else status
-            return CrmResponse(
-                method="GET", path=call.log_path, status=found, headers={}, body=json.dumps(body).encode()
-            )
-
-    transport._http = FakeHttp()  # type: ignore[assignment]
-    return CrmClient(settings, transport=transport, budget=ONE_TRY)
-
-
-@given(bodies=BODIES, status=st.sampled_from([200, 302, 404, 422, 429, 500]), envelope=st.booleans())
-def test_through_the_client(bodies: list[Any], status: int, envelope: bool) -> None:
-    pages = {n: {"message": "ok", "data": body} if envelope else body for n, body in enumerate(bodies)}
-    try:
-        found = list(client_of(pages, status).list_contacts())
-    except e.CrmError:
-        return
-    ids = [json.dumps(record["id"]) for record in found if record.get("id") is not None]
-    assert len(ids) == len(set(ids))
-    assert status == 404 or len(found) < len(bodies) * 13
-
-
-GROUP = "list-1"
-MEMBERS = st.dictionaries(st.integers(0, 25), st.booleans(), max_size=26)
-
-
-@given(moments=st.lists(st.tuples(MEMBERS, st.booleans()), max_size=7), include=st.booleans(), lasting=st.booleans())
-def test_a_watch_tells_of_each_arrival_once(
-    moments: list[tuple[dict[int, bool], bool]], include: bool, lasting: bool
-) -> None:
-    """Sweeps of a listing that comes and goes, some of them cut off: compared with a plain set of who is inside."""
-    seen: watching.SeenIds | None = None
-    inside: set[str] = set()
-    for number, (members, cut_off) in enumerate(moments):
-        records = [
-            {"id": f"c-{n}", "segmentedListsIds": [GROUP.upper()] if member else []} for n, member in members.items()
-        ]
-        total = len(records) + 1000 * cut_off
-        pages = {n: {"data": records[n * 10 : n * 10 + 10], "total": total} for n in range(4)}
-        try:
-            snapshot = watching.read_snapshot("contacts", client_of(pages), lambda: False)
-        except e.CrmProtocolError:
-            assert cut_off
-            continue
-        assert not cut_off, "a listing that was cut off was taken for the whole"
-        change = watching.compare(seen, snapshot, GROUP, include_existing=include)
-        shown = {f"c-{n}" for n, member in members.items() if member}
-        left = {f"c-{n}" for n, member in members.items() if not member}
-        first = seen is None
-        assert set(change.arrived) == (shown - inside if include or not first else set())
-        assert len(change.arrived) == len(set(change.arrived))
-        inside = (inside - left) | shown
-        assert set(change.seen) == {watching.fingerprint(record) for record in inside}
-        seen = watching.unpack(watching.pack(change.seen)) if lasting else change.seen
-        assert list(seen) == list(change.seen), number
