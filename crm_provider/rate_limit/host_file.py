@@ -1,7 +1,7 @@
 """The schedule of a key in a small locked file: one budget for all processes of a user on this host.
 
-Nothing is kept open between two calls, so that forks, deleted files and killed processes leave nothing behind: the
-kernel gives a dead process's lock back, and a check value detects a record that a kill left half written.
+Nothing stays open between two calls, so that forks, deleted files and killed processes do no harm: the kernel releases
+the lock of a dead process, and a checksum detects a record that a kill left half written.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from crm_provider.files.private import open_own_folder, open_plain
 from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule, StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
-"""Seconds that a caller waits for the lock, which is held for microseconds: only a stopped process holds it longer."""
+"""Seconds that a caller waits for the lock. It is held for microseconds; only a stopped process holds it longer."""
 
 LOCK_RETRY = 0.0005
 
 UNUSED = 3600.0
-"""Seconds after which the file of a budget is waste: what it says lies in the past."""
+"""Seconds after which the file of a budget may be deleted: all its times are in the past."""
 
 _FILE = os.O_RDWR | os.O_NOFOLLOW
 
@@ -36,7 +36,7 @@ def private_folder() -> Path:
 
 
 def file_name(base_url: str, key_fingerprint: str) -> str:
-    """The name of a key's state file; tells neither URL nor key."""
+    """The name of a key's state file. It reveals neither URL nor key."""
     return hashlib.sha256(f"{base_url}\n{key_fingerprint}".encode()).hexdigest()[:32] + ".rate"
 
 
@@ -56,7 +56,7 @@ class HostFile:
         try:
             with self._open_folder() as folder, self._open_locked(folder) as file:
                 if not os.fstat(file).st_size:
-                    self._sweep(folder)
+                    self._delete_unused_files(folder)
                 yield file
         except OSError as error:
             raise StoreUnusable(
@@ -67,7 +67,7 @@ class HostFile:
     def _open_folder(self) -> Iterator[int]:
         """The private folder, created if it is missing.
 
-        :raises OSError: it cannot be created, or other users have rights in it
+        :raises OSError: if it cannot be created, or other users have rights in it
         """
         folder = open_own_folder(self._folder)
         try:
@@ -77,7 +77,7 @@ class HostFile:
 
     @contextmanager
     def _open_locked(self, folder: int) -> Iterator[int]:
-        """The state file, locked; again if it was swept away between opening and locking."""
+        """The state file, locked. It is opened again if it was deleted between opening and locking."""
         while True:
             file = open_plain(Path(self._name), _FILE | os.O_CREAT, folder=folder)
             try:
@@ -89,17 +89,17 @@ class HostFile:
                 os.close(file)
 
     def _lock(self, file: int) -> None:
-        """Lock by descriptor, not by process: threads keep each other out, too.
+        """Lock by descriptor, not by process, so that threads exclude each other, too.
 
-        :raises OSError: somebody holds the lock for too long
+        :raises OSError: if the lock is held for too long
         """
         deadline = time.monotonic() + LOCK_PATIENCE
         while not _try_lock(file):
             if time.monotonic() > deadline:
-                raise TimeoutError(None, "a process that does not go on holds the lock")
+                raise TimeoutError(None, "a stopped process holds the lock")
             self._sleep(LOCK_RETRY)
 
-    def _sweep(self, folder: int) -> None:
+    def _delete_unused_files(self, folder: int) -> None:
         """Delete the files of budgets that are no longer used, such as those of sandboxes."""
         for name in os.listdir(folder):
             with suppress(OSError):
@@ -119,8 +119,8 @@ class HostFile:
 class HostFileStore:
     """One schedule for the processes of this host.
 
-    :param name: of the file in the private folder
-    :param clock: one that all processes of the host share, as the monotonic clock is
+    :param name: name of the file in the private folder
+    :param clock: a clock that all processes of the host share, such as the monotonic clock
     """
 
     def __init__(

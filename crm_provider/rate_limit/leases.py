@@ -275,7 +275,7 @@ class LeaseStore:
 
     def _noted(self, lease: Lease, lane: Lane, grant: Grant, now: float) -> Lease:
         """The lease with what a caller shows of this host's need."""
-        if grant.verdict is GrantStatus.GRANTED:
+        if grant.status is GrantStatus.GRANTED:
             lease = replace(lease, calls=lease.calls + 1)
         elif lane is not Lane.BULK and now - lease.waited > PERIOD / 20:
             lease = replace(lease, waited=now)

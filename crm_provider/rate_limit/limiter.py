@@ -1,7 +1,7 @@
 """The rate limiter of a key: callers ask it for a slot and report refusals.
 
-The budget belongs to the connection's key. The connection says where it is stored: in a file of this host, in this
-process or in Redis. A store that fails is replaced by the next smaller one until it works again.
+The budget belongs to the connection's key. The connection configures where it is stored: in a file of this host, in
+this process or in Redis. If a store fails, the next smaller one replaces it until it works again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class BudgetBusy(Exception):
-    """No slot within the time that the caller can wait.
+    """There is no slot within the time that the caller can wait.
 
     :param seconds: time until the next free slot
     """
@@ -58,11 +58,11 @@ class RateLimiter(Protocol):
 
         :param max_wait: seconds that the caller can wait at most
         :return: seconds waited
-        :raises BudgetBusy: at once, if the slot is further away; nothing is reserved then
+        :raises BudgetBusy: immediately, if the slot is further away; then nothing is reserved
         """
 
     def pause(self, seconds: float) -> None:
-        """Give no slots for a while: the CRM refused a call. Does nothing if that is over :data:`LONGEST_PAUSE`."""
+        """Give no slots for some seconds, because the CRM refused a call. Ignored if above :data:`LONGEST_PAUSE`."""
 
 
 class UnlimitedRate:
@@ -72,11 +72,11 @@ class UnlimitedRate:
         return 0.0
 
     def pause(self, seconds: float) -> None:
-        """Nothing to pause: each caller backs off by itself."""
+        """Does nothing: each caller backs off by itself."""
 
 
 class ProcessRateLimiter:
-    """Evenly spaced slots for the threads of one process, first come first served: what a share is cut with.
+    """Evenly spaced slots for the threads of one process, first come, first served. It limits a share of a budget.
 
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
@@ -125,10 +125,10 @@ class ProcessRateLimiter:
 
 
 class ShareRateLimiter:
-    """A share of a budget, for callers that must leave room: spaced wider, and drawing on the same budget.
+    """A share of a budget, for callers that must leave room for others: further apart, from the same budget.
 
-    :param whole: the budget that everyone draws on
-    :param rate: calls per second that these callers may take of it
+    :param whole: the budget of all callers
+    :param rate: calls per second of it that these callers may use
     """
 
     def __init__(self, whole: RateLimiter, rate: float) -> None:
@@ -144,7 +144,7 @@ class ShareRateLimiter:
 
 
 class BudgetSettings(Protocol):
-    """The settings that a budget needs; a connection's settings have them."""
+    """The settings that a budget needs. A connection's settings have them."""
 
     @property
     def base_url(self) -> str: ...
@@ -192,9 +192,9 @@ class Budget:
         self.pace = Pace.of(rate, burst)
 
     def lane(self, lane: Lane, *, sleep: Callable[[float], None] | None = None) -> LaneRateLimiter:
-        """What callers of a lane wait at.
+        """The limiter for the callers of a lane.
 
-        :param sleep: another way of sleeping for these callers, for example one that can be interrupted
+        :param sleep: how these callers sleep, for example interruptibly
         """
         return self._lanes[lane] if sleep is None else LaneRateLimiter(self, lane, sleep)
 
@@ -208,23 +208,23 @@ class LaneRateLimiter:
 
     def acquire(self, max_wait: float) -> float:
         budget, waited = self.budget, 0.0
-        began, left = budget.clock(), max_wait
+        started, patience = budget.clock(), max_wait
         ticket: Ticket | None = None
         while True:
-            answer, ticket = budget.store.ask(self.lane, ticket, budget.pace, left)
-            if answer.verdict is GrantStatus.REJECTED:
-                raise BudgetBusy(answer.seconds)
-            if answer.seconds > 0:
-                self._sleep(answer.seconds)
-                waited += answer.seconds
-            if answer.verdict is GrantStatus.GRANTED:
+            grant, ticket = budget.store.ask(self.lane, ticket, budget.pace, patience)
+            if grant.status is GrantStatus.REJECTED:
+                raise BudgetBusy(grant.seconds)
+            if grant.seconds > 0:
+                self._sleep(grant.seconds)
+                waited += grant.seconds
+            if grant.status is GrantStatus.GRANTED:
                 return waited
-            left = max_wait - (budget.clock() - began)
+            patience = max_wait - (budget.clock() - started)
 
     def pause(self, seconds: float) -> None:
-        """Hold back all callers of the key, in every lane; afterwards the slots have a new phase.
+        """Hold back all callers of the key, in every lane. Afterwards the slots have a new phase.
 
-        Whoever else uses the key, such as another host with a share of its own, would meet us again at the old phase.
+        With the old phase, our calls would coincide again with those of other users of the key, such as another host.
         """
         if seconds <= LONGEST_PAUSE:
             pace = self.budget.pace
@@ -244,18 +244,18 @@ class MemoryStore:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.start_anew()
+        self.reset()
         _memory_stores.add(self)
 
-    def start_anew(self) -> None:
-        """Forget everything, locks too."""
+    def reset(self) -> None:
+        """Forget everything, including locks."""
         self._lock = threading.Lock()
         self._schedule = Schedule()
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         with self._lock:
-            answer = self._schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
-        return answer, Ticket(id(self), answer.ticket)
+            grant = self._schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return grant, Ticket(id(self), grant.ticket)
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         with self._lock:
@@ -263,11 +263,11 @@ class MemoryStore:
 
 
 class FallbackStore:
-    """A store, and another one for the time that it cannot be used: one warning then, one line when it is back.
+    """A store, and a second one while the first fails. One warning says so, and one line says that it works again.
 
     :param first: the store to use
-    :param second: for as long as the first fails
-    :param otherwise: what using the second means, for the warning
+    :param second: the store to use while the first fails
+    :param otherwise: what using the second store means, for the warning
     """
 
     def __init__(
@@ -275,8 +275,8 @@ class FallbackStore:
     ) -> None:
         self._first, self._second, self._otherwise, self._clock = first, second, otherwise, clock
         self._failed_until: float | None = None
-        self._untold = [True]
-        """Holds something while the next failure is news. A list, for popping is atomic: of many threads one tells."""
+        self._warning_due = [True]
+        """One item if the next failure must be logged. ``list.pop`` is atomic, so only one of many threads logs it."""
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         return self._use(lambda store: store.ask(lane, ticket, pace, patience))
@@ -290,19 +290,19 @@ class FallbackStore:
         if failed_until is not None:
             if now < failed_until:
                 return do(self._second)
-            self._failed_until = now + RECHECK  # the others need not wait for this attempt
+            self._failed_until = now + RECHECK  # other threads do not wait for this attempt
         try:
             done = do(self._first)
         except StoreUnusable as reason:
             self._failed_until = self._clock() + RECHECK
             with suppress(IndexError):
-                self._untold.pop()
+                self._warning_due.pop()
                 log.warning("%s; %s until it can be used again", reason, self._otherwise)
             return do(self._second)
         if failed_until is not None:
             self._failed_until = None
-            self._untold[:] = [True]
-            log.info("the rate budget is shared as the connection says again")
+            self._warning_due[:] = [True]
+            log.info("the rate budget is shared again as the connection configures it")
         return done
 
 
@@ -316,11 +316,11 @@ _memory_stores: WeakSet[MemoryStore] = WeakSet()
 def limiter_for(
     settings: BudgetSettings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
 ) -> RateLimiter:
-    """The budget of a connection's key; the same object for the same key, with the limits given last.
+    """The budget of a connection's key: the same object for the same key, with the latest limits.
 
-    :param lane: who calls
-    :param sleep: how these callers sleep until their slot comes; what it raises ends the wait
-    :raises CrmConfigurationError: the store needs a package that is not installed
+    :param lane: the kind of caller
+    :param sleep: how these callers sleep until their slot; an exception of it ends the wait
+    :raises CrmConfigurationError: if the store needs a package that is not installed
     """
     if settings.rate_store == "off":
         return UnlimitedRate()
@@ -336,7 +336,7 @@ def limiter_for(
 
 
 def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None) -> RateStore:
-    """The store that the settings name, with what it falls back on.
+    """The store that the settings name, with its fallbacks.
 
     :param server_clock: the CRM's clock, for a store that goes by it
     """
@@ -381,10 +381,10 @@ def server_clock_of(limiter: RateLimiter) -> ServerClock:
 
 
 def _forget_in_child() -> None:
-    """A fork may copy a lock while another thread holds it: the child starts with locks of its own."""
+    """A fork may copy a lock that another thread holds, so the child gets its own locks."""
     global _budgets_lock  # noqa: PLW0603 - there is one registry in a process
     for store in list(_memory_stores):
-        store.start_anew()
+        store.reset()
     _budgets_lock = threading.Lock()
     _budgets.clear()
 

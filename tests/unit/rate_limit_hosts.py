@@ -98,7 +98,7 @@ class Hosts:
                 heapq.heappush(events, (then, next(order), number, "ask", None))
                 continue
             grant, ticket = store.ask(machine.lane, ticket, pace, NEVER_MIND)
-            granted = grant.verdict is GrantStatus.GRANTED
+            granted = grant.status is GrantStatus.GRANTED
             late = rng.random() * 0.01
             event = (self.now + grant.seconds + late, next(order), number, "call" if granted else "ask")
             heapq.heappush(events, (*event, None if granted else ticket))
