@@ -198,17 +198,17 @@ def log_reschedule(date: datetime) -> None:
 
 
 def sensor_timeout(
-    message: str, *, last_answer: str, soft_fail: bool = False, cause: BaseException | None = None
+    message: str, *, last_result: str, soft_fail: bool = False, cause: BaseException | None = None
 ) -> NoReturn:
     """End a sensor after its timeout.
 
-    :param last_answer: what the last check found
+    :param last_result: what the last check found
     :param soft_fail: end it as skipped
     """
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
-    log.log(level, "%s", record(message, [("Last answer", last_answer), ("Task", ended)]))
-    message = f"{message} The last answer was: {last_answer}"
+    log.log(level, "%s", record(message, [("Last answer", last_result), ("Task", ended)]))
+    message = f"{message} The last result was: {last_result}"
     if soft_fail:
         raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause
     raise AirflowSensorTimeout(message) from cause
