@@ -25,14 +25,25 @@ HERE = "{}.{}".format(*sys.version_info[:2])
 SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
 """Tests in several processes. Each starts its own Airflow, so more than a few processes cost more than they save."""
 
+FILE_BY_FILE = ("--numprocesses=2", "--dist=loadfile")
+"""System tests in two processes, for they wait more than they compute. The tests of a file share an Airflow."""
+
 NO_TEST = 5
 """The exit code of pytest if no test matches its arguments."""
 
 STACK = ("-m", "system", "tests/system/test_stack.py")
 KILLED = "tests/system/test_waiting.py::test_a_killed_triggerer_loses_nothing_and_moves_no_deadline"
 
-PACKAGES = {"redis-server": ("redis-server",), "chromedriver": ("chromium", "chromium-driver", "fonts-dejavu-core")}
-"""Programs that system tests need, and the Debian packages that provide them."""
+PACKAGES = {
+    "redis-server": ("redis-server",),
+    "chromedriver": ("chromium", "chromium-driver", "fonts-dejavu-core"),
+    "initdb": ("postgresql",),
+    "mariadbd": ("mariadb-server",),
+    "mariadb_config": ("libmariadb-dev", "pkg-config", "gcc"),
+}
+"""Programs that system tests need, and the Debian packages that provide them; mysqlclient is compiled with the last."""
+
+PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
 
 
 def run(session: Session, module: str, *arguments: str, **options: Any) -> None:
@@ -79,16 +90,26 @@ def integration(session: Session) -> None:
 
 
 @nox.session(python=False)
-def system(session: Session) -> None:
-    missing = [package for program, them in PACKAGES.items() if not shutil.which(program) for package in them]
+def programs(session: Session) -> None:
+    """Install what the system tests need beside Python packages, if it is missing and we may."""
+    missing = [
+        package for program, them in PACKAGES.items() if not shutil.which(program, path=PATH) for package in them
+    ]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         session.run("apt-get", "update", "-q", success_codes=range(256))
         install = ("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing)
         session.run(*install, success_codes=range(256))  # the tests report missing programs
     elif missing:
         session.warn(f"Some tests need more: apt-get install {' '.join(missing)}")
-    chosen = any(Path(argument.partition("::")[0]).exists() for argument in session.posargs)
-    run(session, "pytest", "-m", "system", *([] if chosen else ["tests/system"]), *session.posargs)
+
+
+@nox.session(python=False)
+def system(session: Session) -> None:
+    if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
+        run(session, "pytest", "-m", "system", *session.posargs)
+        return
+    for tests in (("system and not alone", *FILE_BY_FILE), ("system and alone",)):
+        run(session, "pytest", "-m", *tests, "tests/system", *session.posargs, success_codes=[0, NO_TEST])
 
 
 @nox.session(python=False)

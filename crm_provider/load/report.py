@@ -16,10 +16,11 @@ from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
-from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.rows import Outcome
+from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.rows import WRITTEN, Outcome
 
 if TYPE_CHECKING:
+    from crm_provider.load.outcomes.file import OutcomesFile
     from crm_provider.load.rejects.file import RejectsFile
     from crm_provider.load.sources.source import Source
     from crm_provider.load.state.fingerprints import Fingerprints
@@ -40,6 +41,7 @@ class Summary:
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
+    :param outcomes: the ways in which a row can end
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
     :param ending: how the load ended, in a sentence or two
@@ -61,6 +63,7 @@ class Summary:
     plan_calls: int = 0
     plan_seconds: float = 0.0
     dry_run: bool = False
+    outcomes: Sequence[Outcome] = WRITTEN
     paths: Mapping[str, str | None] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     ending: str = ""
@@ -72,7 +75,7 @@ class Summary:
         """JSON-able; the XCom of the operator."""
         return {
             "rows": self.rows,
-            **{outcome.value: self[outcome] for outcome in Outcome},
+            **{outcome.value: self[outcome] for outcome in self.outcomes},
             "left": self.left,
             "calls": self.calls,
             "calls_saved": self.calls_saved,
@@ -96,13 +99,17 @@ class Summary:
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
-    def line(self) -> str:
-        """One line for the log."""
+    def line(self, *, separator: str = "; ") -> str:
+        """Rows and calls, for the log.
+
+        :param separator: between both
+        """
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -153,6 +160,20 @@ class LoadUnsaved(Exception):
 FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
 
 
+class TooManyRejects(Exception):
+    """All rows are done, but more of them were rejected than ``max_rejects`` allows.
+
+    :param result: the result of the load
+    """
+
+    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
+        super().__init__(problem, result)
+        self.result = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class LoadInterrupted(Exception):
     """The load was cancelled; the next try goes on from there."""
 
@@ -191,18 +212,26 @@ SHOWN_PROBLEMS = 50
 CORRECT = "correct the rows in their source"
 
 
-def report(summary: Summary, *, title: str, ending: str, resend: str | None = None) -> str:
+def report(
+    summary: Summary,
+    *,
+    title: str,
+    ending: str,
+    resend: str | None = None,
+    options: LoadOptions | type[LoadOptions] = ContactOptions,
+) -> str:
     """The page, in Markdown.
 
     :param title: what was loaded
     :param ending: how the load ended, in one sentence
     :param resend: how the rejected rows are sent again, None if there are none
+    :param options: of the load: they have its words
     """
     parts = [
         f"# {title}",
         ending,
         "## Rows" if not summary.dry_run else "## Rows (dry run: nothing was written)",
-        _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary)),
+        _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary, options.meanings)),
     ]
     if summary.errors:
         parts += ["## Errors", _table(("Type", "Rows", "What to do"), _errors(summary))]
@@ -211,7 +240,7 @@ def report(summary: Summary, *, title: str, ending: str, resend: str | None = No
         parts += [_table(("Rows", "Problem"), _problems(summary))]
     if resend is not None:
         parts += ["## Send the rejected rows again", resend]
-    parts += ["## Calls", _table(("", ""), _calls(summary))]
+    parts += ["## Calls", _table(("", ""), _calls(summary, options.naive))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -248,6 +277,9 @@ class FinishedLoad(Protocol):
 
     @property
     def rejects(self) -> RejectsFile | None: ...
+
+    @property
+    def outcomes(self) -> OutcomesFile | None: ...
 
     @property
     def fingerprints(self) -> Fingerprints | None: ...
@@ -297,6 +329,7 @@ def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: 
         path = sibling(load.rejects.path, ".report.md")
     paths = {
         "rejects": rejects_of(load),
+        "outcomes": outcomes_of(load),
         "report": path if path is not None and _written(path, load, summary, ending) else None,
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
@@ -309,6 +342,13 @@ def rejects_of(load: FinishedLoad) -> AnyPath | None:
     if load.rejects is None or load.options.dry_run or not load.rejects.count:
         return None
     return load.rejects.path
+
+
+def outcomes_of(load: FinishedLoad) -> AnyPath | None:
+    """The file with the outcomes of all rows, None if there is none."""
+    if load.outcomes is None or load.options.dry_run or not load.outcomes.count:
+        return None
+    return load.outcomes.path
 
 
 def done(load: FinishedLoad, summary: Summary) -> str:
@@ -331,7 +371,8 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
+    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load))
+    text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
     except CannotWrite as unwritten:
@@ -362,8 +403,8 @@ def _short(text: str) -> str:
 # -- the tables -----------------------------------------------------------------------------------------------
 
 
-def _outcomes(summary: Summary) -> Iterator[Sequence[object]]:
-    counts = {outcome.value: (summary[outcome], MEANING[outcome]) for outcome in Outcome}
+def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Sequence[object]]:
+    counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in summary.outcomes}
     if summary.left:
         counts["left"] = (summary.left, "not sent yet")
     for name, (count, meaning) in counts.items():
@@ -385,11 +426,11 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
 
 
-def _calls(summary: Summary) -> Iterator[Sequence[object]]:
+def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
     yield "Planned", f"{summary.plan_calls:,} calls, {duration(summary.plan_seconds)}"
     yield "Made", f"{summary.calls:,} calls in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
-    yield "Saved", f"{summary.calls_saved:,} calls, against creating each row and updating it on a conflict"
+    yield "Saved", f"{summary.calls_saved:,} calls, against {naive}"
     yield "Refused for the rate", f"{summary.throttled:,} calls"
     if summary.resumed_at:
         yield "Resumed", f"the last try went on after {summary.resumed_at:,} rows"

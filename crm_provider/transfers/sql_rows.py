@@ -17,8 +17,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from crm_provider.load.rows import Row, SourceError, Unreadable
-from crm_provider.load.sources.files import RowLocations
+from crm_provider.load.rows import Row, RowLocations, SourceError, Unreadable
 
 CURSOR_NAME = "crm_load"
 

@@ -31,6 +31,7 @@ ONLY_WHEN_RUN = {
     "crm_provider.hooks.crm",
     "crm_provider.load.job",
     "crm_provider.extract.extractor",
+    "crm_provider.extract.reader",
     "crm_provider.load.sources.source",
     "crm_provider.rate_limit",
     "crm_provider.waiting.poller",

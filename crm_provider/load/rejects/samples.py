@@ -32,8 +32,13 @@ def _sample(reject: Reject, place: str) -> dict[str, Any]:
         "row": reject.number if reject.original is None else reject.original,
         "place": _cut(place),
         "type": reject.type,
-        "message": _cut(without_values(message, _texts(reject.values), in_parts=False)),
+        "message": _cut(without_row(message, reject.values)),
     }
+
+
+def without_row(message: str, values: Mapping[str, Any]) -> str:
+    """A message without the values of its row."""
+    return without_values(message, _texts(values), in_parts=False)
 
 
 def _texts(value: Any) -> Iterator[str]:

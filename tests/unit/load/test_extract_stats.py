@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crm_provider.client.pagination import ListedPage, Page
-from crm_provider.extract.extractor import LOG_INTERVAL, ExtractProgress, ExtractStats
+from crm_provider.extract.reader import LOG_INTERVAL, ExtractProgress, ExtractStats
 from unit.fakes import FakeClock
 
 

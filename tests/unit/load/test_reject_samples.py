@@ -9,7 +9,7 @@ import pytest
 
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
@@ -66,7 +66,11 @@ def test_a_resumed_load_has_the_samples_of_all_tries(tmp_path: Path) -> None:
 
 def test_a_load_without_a_rejects_file_has_those_of_its_try() -> None:
     handler = RowResultHandler(
-        counts=RowCounts(), options=LoadOptions(), policy=ErrorPolicy(work=Work.LOAD), rejects=None, fingerprints=None
+        counts=RowCounts(),
+        options=ContactOptions(),
+        policy=ErrorPolicy(work=Work.LOAD),
+        rejects=None,
+        fingerprints=None,
     )
     for number in range(1, 30):
         handler.without_call(StagedRow(Row(number, {}), RowStatus.INVALID, problem="email: missing"))

@@ -1,0 +1,264 @@
+"""Reads a listing, page after page: each record once, resumable, and the truth about what changed meanwhile.
+
+The API lists ten records a page, without a filter, an order or a snapshot. A change during the read moves records from
+page to page: one that moves down appears twice and is dropped, one that moves up past the reader is missed, and only
+the totals show it. So a reader counts, and reports that the listing changed (:class:`ExtractStats`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import NoReturn, TypedDict
+
+from crm_provider import errors as e
+from crm_provider.client.client import CrmClient
+from crm_provider.client.pagination import AT_ONCE, LISTINGS, PAGE_SIZE, ListedPage, Listing, Record, walk_pages
+from crm_provider.extract.partial_pages import Owner, PartialPages
+from crm_provider.extract.writers import Columns, IfChanged, check_if_changed
+from crm_provider.files.paths import AnyPath, is_local, private_folder, writing
+
+log = logging.getLogger(__name__)
+
+LOG_INTERVAL = 30.0
+"""Seconds between two progress lines in the log."""
+
+
+class Counts(TypedDict):
+    """What was read, without values of records.
+
+    ``calls``: pages that this try read; ``pages``: pages of the listing, those of earlier tries included.
+    ``total``: the total that the last page reported; ``total_at_start``: that of the first.
+    """
+
+    records: int
+    pages: int
+    calls: int
+    total: int | None
+    total_at_start: int | None
+    duplicates: int
+    changed_during_read: bool
+
+
+@dataclass
+class ExtractStats:
+    """Counts of one reading of a listing."""
+
+    records: int = 0
+    pages: int = 0
+    calls: int = 0
+    duplicates: int = 0
+    totals: list[int] = field(default_factory=list)
+    """The totals that the pages reported: each when it differs from the one before."""
+    columns: Columns = field(default_factory=Columns)
+
+    def note(self, listed: ListedPage) -> None:
+        """Count a page."""
+        items, total = listed.page.items, listed.page.total
+        self.records += len(listed.fresh)
+        self.duplicates += len(items) - len(listed.fresh)
+        self.pages += 1
+        self.calls += not listed.earlier
+        if total is not None and total >= len(items) and self.totals[-1:] != [total]:
+            self.totals.append(total)
+        for record in listed.fresh:
+            self.columns.note(record)
+
+    @property
+    def total(self) -> int | None:
+        return self.totals[-1] if self.totals else None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the listing changed during the read. As many added as deleted between two pages goes unnoticed."""
+        return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
+
+    def counts(self) -> Counts:
+        """The counts for an XCom."""
+        return {
+            "records": self.records,
+            "pages": self.pages,
+            "calls": self.calls,
+            "total": self.total,
+            "total_at_start": self.totals[0] if self.totals else None,
+            "duplicates": self.duplicates,
+            "changed_during_read": self.changed,
+        }
+
+    def __str__(self) -> str:
+        totals = " -> ".join(map(str, self.totals)) or "unknown"
+        return f"records that the CRM reports: {totals}; read: {self.records}; duplicates: {self.duplicates}"
+
+
+class ExtractProgress:
+    """Logs the progress of an extract from time to time."""
+
+    def __init__(self, listing: str, clock: Callable[[], float]) -> None:
+        self._listing, self._clock = listing, clock
+        self._started = self._logged = clock()
+
+    def log(self, stats: ExtractStats) -> None:
+        now = self._clock()
+        if now - self._logged < LOG_INTERVAL:
+            return
+        self._logged = now
+        rate = stats.calls / (now - self._started)
+        log.info(
+            "Extract of %s: %d of %s records, %d pages, %.1f pages/s, %s",
+            self._listing, stats.records, "?" if stats.total is None else stats.total, stats.pages, rate,
+            _left(stats, rate),
+        )  # fmt: skip
+
+
+def _left(stats: ExtractStats, rate: float) -> str:
+    if stats.total is None or not rate:
+        return "time left unknown"
+    seconds = max(math.ceil(stats.total / PAGE_SIZE) - stats.pages, 0) / rate
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
+RESTARTS = 2
+"""Further readings with ``if_changed="restart"`` before the extract fails."""
+
+
+class ListingChanged(RuntimeError):
+    """The listing changed while it was read, and ``if_changed`` does not allow that."""
+
+
+class ListingReader:
+    """Reads one listing, and keeps its pages beside a file until they are no longer needed.
+
+    :param beside: the file; it need not exist
+    :param owner: the task instance that may continue with the pages read so far
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
+    :raises ValueError: if ``if_changed`` is none of these
+    """
+
+    def __init__(
+        self,
+        client: CrmClient,
+        listing: Listing,
+        beside: AnyPath,
+        *,
+        owner: Owner | None = None,
+        if_changed: IfChanged = "warn",
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        check_if_changed(if_changed)
+        self._client, self._listing, self._beside = client, listing, beside
+        self._if_changed, self._clock = if_changed, clock
+        self._parts = PartialPages(beside, owner or Owner(), source=source_mark(client, listing), clock=wall_clock)
+
+    def read(self) -> ExtractStats:
+        """Read what is missing, again where ``if_changed`` says so.
+
+        :raises CrmError: the error of a page; the pages read so far are kept
+        :raises ListingChanged: if the listing changed and ``if_changed`` does not allow that
+        :raises CannotWrite: if a page cannot be kept
+        """
+        if is_local(self._beside):
+            with writing(self._beside):
+                private_folder(self._beside.parent, mode=0o770)
+        for left_behind in self._parts.sweep():
+            log.info("Removed %s, left behind by an earlier extract.", left_behind)
+        return self._read_until_quiet()
+
+    def records(self, stats: ExtractStats) -> Iterator[Record]:
+        """The records of the pages that were read, each once.
+
+        :param stats: of the reading
+        :raises RuntimeError: after the last one, if some of them are no longer there
+        """
+        found = 0
+        for record in self._kept_records():
+            found += 1
+            yield record
+        if found != stats.records:
+            raise RuntimeError(
+                f"{stats.records} records were read but {found} are in the pages kept beside "
+                f"{self._beside.name}: another extract writes the same file. Give each run its own file, for "
+                "example with {{ run_id }} in its name"
+            )
+
+    def discard(self) -> None:
+        """Remove the pages: they were used, or no try will continue."""
+        self._parts.remove()
+
+    @property
+    def kept_pages(self) -> int:
+        """Number of pages that a retry will not read again."""
+        return sum(1 for _ in self._parts.pages())
+
+    # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _kept_records(self) -> Iterator[Record]:
+        pages = walk_pages(_no_more, LISTINGS[self._listing], self._parts.pages())
+        try:
+            for listed in pages:
+                yield from listed.fresh
+        except e.CrmNotFoundError:
+            return
+
+    def _read_until_quiet(self) -> ExtractStats:
+        calls = 0
+        for restarts_left in range(RESTARTS if self._if_changed == "restart" else 0, -1, -1):
+            stats = self._read()
+            calls += stats.calls
+            if not stats.changed:
+                break
+            if self._if_changed == "warn":
+                log.warning("The listing of %s changed while it was read: %s. %s", self._listing, stats, MAY_MISS)
+                break
+            self._parts.remove()
+            if restarts_left:
+                log.warning("The listing of %s changed while it was read: %s. Reading it again.", self._listing, stats)
+        else:
+            raise ListingChanged(
+                f"the listing of {self._listing} changed while it was read: {stats}. Nothing was written. Run it when "
+                "nothing else writes to the CRM, or take the result as it is with if_changed='warn'"
+            )
+        stats.calls = calls
+        return stats
+
+    def _read(self) -> ExtractStats:
+        stats, progress = ExtractStats(), ExtractProgress(self._listing, self._clock)
+        with closing(self._pages()) as pages:
+            try:
+                for listed in pages:
+                    if not listed.earlier:
+                        self._parts.add(listed)
+                    stats.note(listed)
+                    progress.log(stats)
+            finally:
+                self._parts.close()  # before waiting for pages that are on their way
+        return stats
+
+    def _pages(self) -> Generator[ListedPage]:
+        # at a slow rate, the last of several calls would wait longer for its slot than a call may take
+        at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
+        known = self._parts.pages()
+        yield from self._client.list_pages(self._listing, earlier=known, use_decimal=True, at_once=at_once)
+
+
+MAY_MISS = (
+    "The result may hold records that were deleted meanwhile, and may miss others that a deletion moved to an earlier "
+    "page. if_changed='fail' or 'restart' refuses such a result."
+)
+
+
+def source_mark(client: CrmClient, listing: Listing) -> str:
+    """Fingerprint of what is read, from which account. The key is part of it, so it is hashed."""
+    settings = client.settings
+    parts = (listing, settings.base_url, str(settings.developer_mode), settings.api_key)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _no_more(number: int) -> NoReturn:
+    """End of the saved pages."""
+    raise e.CrmNotFoundError(f"page {number} was not read")
