@@ -23,7 +23,7 @@ import docs_operators
 from docs_operators import DOCS, ROOT, table
 
 from crm_provider import errors
-from crm_provider.client import http_session, pagination, request, responses, retry, transport
+from crm_provider.client import http_session, pagination, request, responses, retry
 from crm_provider.client.client import CrmClient
 from crm_provider.client.settings import Settings
 from crm_provider.errors.catalog import CATALOGUE
@@ -269,14 +269,14 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
 """Every call with its own route, and example arguments."""
 
 
-class Recorder(transport.Transport):
+class Recorder(CrmClient):
     """Records the requests of a call, and whether a lost POST is verified by a read."""
 
     def __init__(self) -> None:
         super().__init__(Settings(api_key="key", rate_store="off"))
         self.routes: dict[str, str] = {}
 
-    def send(self, call: request.Call, *, verify_write: retry.ReadBack | None = None, budget: Any = None) -> Any:
+    def _send(self, call: request.Call, *, verify_write: retry.VerifyWrite | None = None, budget: Any = None) -> Any:
         repeated = call.method in ("GET", "PUT", "DELETE") and budget is not retry.ONE_TRY
         lost = "sent again" if repeated else "not sent again"
         route = f"{call.method} {call.route}{'?page=' if 'page' in call.query else ''}"
@@ -293,7 +293,7 @@ def client_calls() -> str:
         method = getattr(CrmClient, name)
         recorder = Recorder()
         try:
-            found = getattr(CrmClient(Settings(api_key="key"), transport=recorder), name)(**arguments)
+            found = getattr(recorder, name)(**arguments)
             if inspect.isgenerator(found):
                 list(found)
         except errors.CrmError:

@@ -1,10 +1,15 @@
-"""The attempts of one call: when it is sent again, and how it ends.
+"""Sends a call, again where that is safe: the one loop over the attempts of a call.
 
-A call ends in one of four ways: an answer with success; reading back shows that an attempt without an answer had
-succeeded; an error that must not be repeated; the budget of time, tries or slots is used up.
+A call ends in one of four ways:
+
+- an attempt succeeds,
+- reading back shows that an attempt whose response was lost has succeeded,
+- an attempt fails with an error that must not be repeated,
+- the budget of tries, time or rate slots is used up.
 
 The catalogue says which errors may be repeated (:class:`~crm_provider.errors.catalog.Repeat`): after a refusal any
-call, after a lost answer only calls that do no harm twice. A POST whose answer was lost is first verified by reading.
+call, after a lost response only calls that are safe to send twice. A POST whose response was lost is verified by
+reading before it is sent again.
 """
 
 from __future__ import annotations
@@ -12,26 +17,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider.client.request import Call
+from crm_provider.client.transport import Transport
 from crm_provider.errors.catalog import CATALOGUE, Repeat
 from crm_provider.rate_limit.limiter import BudgetBusy
 from crm_provider.values.backoff import delay
-from crm_provider.values.server_clock import ServerMoment
 
 if TYPE_CHECKING:
     import tenacity
+    from typing_extensions import Self
+
+    from crm_provider.client.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryBudget:
-    """How long one call may go on trying.
+    """How long one call may be tried.
 
-    :param tries: attempts at most, the first included
+    :param tries: attempts at most, including the first
     :param seconds: no further attempt starts later than this after the first
     :param first_delay: seconds before the second attempt; doubled each time, with jitter
     :param longest_delay: seconds between two attempts at most, unless the server asks for more
@@ -45,150 +53,156 @@ class RetryBudget:
 
 ONE_TRY = RetryBudget(tries=1)
 
-FirstSent = Callable[[], "ServerMoment | None"]
-"""When a write was first sent, by the CRM's clock; None while no answer has shown that clock."""
+VerifyWrite = Callable[[float], Any]
+"""Reads whether a write whose response was lost has happened; returns None if it has not.
 
-ReadBack = Callable[[FirstSent], Any]
-"""Reads whether a write without an answer has happened; returns None if it has not."""
+The argument is the time of the first attempt, in seconds of the transport's clock.
+"""
 
 SHORTEST_WAIT = 1.0
-"""Seconds that an attempt waits for a slot even when reading back has used up the budget's time."""
+"""Seconds that an attempt waits for a slot even if reading back has used up the budget's time."""
+
+MOST_FIELDS = 20
+"""Fields of a refused call that a message names."""
 
 
-class Sender(Protocol):
-    """What the attempts of a call are made with: a :class:`~crm_provider.client.transport.Transport`."""
-
-    clock: Callable[[], float]
-    sleep: Callable[[float], None]
-    jitter: Callable[[], float]
-
-    def once(self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] = ...) -> Any: ...
-
-    def sent_at(self, at: float) -> ServerMoment: ...
-
-
-class Attempts:
+class RetryLoop:
     """The attempts of one call.
 
     :param transport: makes one attempt
-    :param verify_write: for a POST: reads whether an attempt without an answer has happened
-    :param budget: how long the call may go on trying
+    :param budget: how long the call may be tried
+    :param verify_write: for a POST: reads whether an attempt whose response was lost has happened
     """
 
-    def __init__(self, transport: Sender, call: Call, verify_write: ReadBack | None, budget: RetryBudget) -> None:
-        self.transport, self.call, self.verify_write, self.budget = transport, call, verify_write, budget
-        self.maybe_done = False
+    def __init__(
+        self, transport: Transport, call: Call, budget: RetryBudget, verify_write: VerifyWrite | None = None
+    ) -> None:
+        self._transport, self._call, self._budget = transport, call, budget
+        self._verify_write = verify_write if call.method == "POST" else None
+        self._attempts = 0
+        self._started = self._first_sent = transport.clock()
+        self._last_error: e.CrmError | None = None
+        self._maybe_done = False
         """Whether an attempt may have happened, as far as is known now."""
-        self.lost_one = False
-        """Whether any attempt got no answer: a later conflict may be our own doing."""
-        self.last_error: e.CrmError | None = None
-        self.started = transport.clock()
-        self.first_left = transport.clock()
-        """When the first attempt left."""
-        self.attempts = 0
-        self.no_slot = False
-        """Whether no slot came in time for another attempt."""
+        self._response_lost = False
+        """Whether the response to any attempt was lost: then a later conflict may be our own doing."""
 
     def run(self) -> Any:
-        import tenacity
+        """Try until the call ends.
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._may_repeat),
-            wait=self._delay,
-            stop=self._is_spent,
-            sleep=self.transport.sleep,
-            before_sleep=self._log,
-            reraise=True,
-        )
+        :return: the content of the response, or what ``verify_write`` has read
+        :raises CrmError: the typed error of the last attempt, with the number of attempts and their time
+        """
         try:
-            return retrying(self._attempt)
-        except e.CrmError as error:
-            error.attempts, error.elapsed = self.attempts, self.transport.clock() - self.started
-            error.outcome_known = error.outcome_known and not self.maybe_done
-            raise
-
-    def _attempt(self) -> Any:
-        self.attempts += 1
-        if self.maybe_done and self.last_error and self.call.method == "POST" and self.verify_write is not None:
-            found = self._verified(self.last_error)
-            if found is not None:
-                return found
-            self.maybe_done, self.last_error.outcome_known = False, True
-        try:
-            max_wait = max(self._left(), SHORTEST_WAIT)
-            return self.transport.once(self.call, max_wait, attempt=self.attempts, leaving=self._note_leaving)
+            for attempt in self._retrying():
+                with attempt:
+                    self._attempts += 1
+                    result = self._verified()
+                    if result is None:
+                        result = self._send()
         except BudgetBusy as busy:
-            raise self._not_sent(busy) from None
-        except self.call.success_errors:
-            found = self._read_back() if self.lost_one else None
+            self._attempts -= 1
+            raise self._completed(self._last_error or _not_sent(self._call, busy)) from None
+        except e.CrmError as error:
+            self._completed(error)
+            raise
+        return result
+
+    # -- one attempt ----------------------------------------------------------------------------------------
+
+    def _verified(self) -> Any:
+        """What reading says about an earlier attempt whose response was lost; None if the call must be sent.
+
+        :raises CrmError: the error of that attempt if reading fails, so that nothing is sent before it is known
+        """
+        lost = self._last_error
+        if not self._maybe_done or lost is None or self._verify_write is None:
+            return None
+        try:
+            found = self._verify_write(self._first_sent)
+        except (e.CrmAccessError, e.CrmConflictError):
+            raise
+        except e.CrmError as unread:
+            lost.remark = f"reading back whether it happened failed too: {unread.type}"
+        else:
+            if found is None:
+                self._maybe_done, lost.outcome_known = False, True
+            return found
+        raise lost
+
+    def _send(self) -> Any:
+        waited = self._transport.wait_for_slot(max(self._seconds_left(), SHORTEST_WAIT))
+        if self._attempts == 1:
+            self._first_sent = self._transport.clock()
+        try:
+            return self._transport.send_once(self._call, waited=waited, attempt=self._attempts)
+        except self._call.success_errors:
+            found = self._read_own_success()
             if found is None:
                 raise
             return found
         except e.CrmError as error:
-            self.maybe_done = self.maybe_done or not error.outcome_known
-            self.lost_one = self.lost_one or self.maybe_done
-            self.last_error = error
+            self._maybe_done = self._maybe_done or not error.outcome_known
+            self._response_lost = self._response_lost or self._maybe_done
+            self._last_error = error
             raise
 
-    def _not_sent(self, busy: BudgetBusy) -> e.CrmError:
-        """The error for an attempt that found no slot in time: the last attempt's own, if there was one."""
-        self.attempts -= 1
-        self.no_slot = True
-        return self.last_error or e.CrmTooManyRequestsError(
-            f"not sent: the next free slot of this key's rate budget is {busy.seconds:.0f} s away",
-            retry_after=busy.seconds,
-            method=self.call.method,
-            path=self.call.log_path,
+    def _read_own_success(self) -> Any:
+        """What an earlier attempt has done, if a conflict or a 404 may be its consequence; None otherwise."""
+        if not self._response_lost:
+            return None
+        return {} if self._verify_write is None else self._verify_write(self._first_sent)
+
+    # -- whether and when there is another attempt ----------------------------------------------------------
+
+    def _retrying(self) -> tenacity.Retrying:
+        import tenacity
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._may_repeat),
+            stop=self._is_spent,
+            wait=self._delay,
+            sleep=self._transport.sleep,
+            before_sleep=self._log,
+            reraise=True,
         )
-
-    def _note_leaving(self, now: float) -> None:
-        if self.attempts == 1:
-            self.first_left = now
-
-    def _read_back(self) -> Any:
-        """What reading says; a call that is not read back counts as done."""
-        return {} if self.verify_write is None else self.verify_write(lambda: self.transport.sent_at(self.first_left))
-
-    def _verified(self, original: e.CrmError) -> Any:
-        """What reading says about the attempt that got no answer; the original error if reading fails."""
-        try:
-            return self._read_back()
-        except (e.CrmAccessError, e.CrmConflictError):
-            raise
-        except e.CrmError as unread:
-            original.remark = f"reading back whether it happened failed too: {unread.type}"
-        raise original
 
     def _may_repeat(self, error: BaseException) -> bool:
         if not isinstance(error, e.CrmError):
             return False
         repeat = repeat_for(error)
-        if repeat is Repeat.VERIFY_FIRST and self.call.method not in ("GET", "PUT", "DELETE") and self.maybe_done:
-            return self.verify_write is not None
+        if repeat is Repeat.VERIFY_FIRST and self._maybe_done and self._call.method not in ("GET", "PUT", "DELETE"):
+            return self._verify_write is not None
         return repeat is not Repeat.NEVER
+
+    def _is_spent(self, state: tenacity.RetryCallState) -> bool:
+        return self._attempts >= self._budget.tries or state.upcoming_sleep > self._seconds_left()
 
     def _delay(self, state: tenacity.RetryCallState) -> float:
         """Doubling with jitter, half fixed and half random; not before the time that the server asked for."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, e.CrmError) else None
-        budget, jitter = self.budget, self.transport.jitter
-        jittered = delay(self.attempts, first=budget.first_delay, longest=budget.longest_delay, jitter=jitter())
+        budget, jitter = self._budget, self._transport.jitter
+        jittered = delay(self._attempts, first=budget.first_delay, longest=budget.longest_delay, jitter=jitter())
         # callers that got the same Retry-After must not return at the same moment
         return jittered if asked is None else max(asked + 0.5 * jitter(), jittered)
 
-    def _is_spent(self, state: tenacity.RetryCallState) -> bool:
-        return self.no_slot or self.attempts >= self.budget.tries or state.upcoming_sleep > self._left()
-
-    def _left(self) -> float:
-        return self.budget.seconds - (self.transport.clock() - self.started)
+    def _seconds_left(self) -> float:
+        return self._budget.seconds - (self._transport.clock() - self._started)
 
     def _log(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.info(
             "%s on %s %s: attempt %d of %d, next in %.1f s",
-            getattr(error, "type", error), self.call.method, self.call.log_path,
-            self.attempts, self.budget.tries, state.upcoming_sleep,
+            getattr(error, "type", error), self._call.method, self._call.log_path,
+            self._attempts, self._budget.tries, state.upcoming_sleep,
         )  # fmt: skip
+
+    def _completed(self, error: e.CrmError) -> e.CrmError:
+        """The error that the caller gets: with the number of attempts, their time, and whether it may have happened."""
+        error.attempts, error.elapsed = self._attempts, self._transport.clock() - self._started
+        error.outcome_known = error.outcome_known and not self._maybe_done
+        return error
 
 
 def repeat_for(error: e.CrmError) -> Repeat:
@@ -198,3 +212,73 @@ def repeat_for(error: e.CrmError) -> Repeat:
     if isinstance(error, e.CrmTransientError):
         return Repeat.VERIFY_FIRST
     return Repeat.ANY_CALL if isinstance(error, e.CrmThrottledError) else Repeat.NEVER
+
+
+def _not_sent(call: Call, busy: BudgetBusy) -> e.CrmTooManyRequestsError:
+    """The error of a call whose first attempt found no slot in time."""
+    return e.CrmTooManyRequestsError(
+        f"not sent: the next free slot of this key's rate budget is {busy.seconds:.0f} s away",
+        retry_after=busy.seconds,
+        method=call.method,
+        path=call.log_path,
+    )
+
+
+class Calls:
+    """Base of the groups of calls: sends each call through one transport.
+
+    :param settings: base URL, API key and extras of the account
+    :param transport: makes one attempt; by default one for these settings
+    :param budget: how long one call may be tried
+    :param user_agent: further products for the User-Agent header of the default transport
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: Transport | None = None,
+        budget: RetryBudget | None = None,
+        user_agent: str = "",
+    ) -> None:
+        self.settings = settings
+        self._transport = transport or Transport(settings, user_agent=user_agent)
+        self._budget = budget or RetryBudget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._transport.close()
+
+    def _send(self, call: Call, *, verify_write: VerifyWrite | None = None, budget: RetryBudget | None = None) -> Any:
+        """Send a call until it succeeds, must not be repeated, or the budget is used up.
+
+        :param verify_write: for a POST: reads whether an attempt whose response was lost has happened
+        :param budget: for this call, instead of the client's own
+        :return: the content of the response, its envelope unwrapped
+        :raises CrmError: the typed error of the last attempt, with the number of attempts and their time
+        """
+        _ = call.path  # refuses an invalid part before a slot is taken
+        try:
+            return RetryLoop(self._transport, call, budget or self._budget, verify_write).run()
+        except e.CrmError as error:
+            error.remark = error.remark or _remark(error, call, self.settings.conn_id)
+            raise
+
+
+def _remark(error: e.CrmError, call: Call, conn_id: str | None) -> str | None:
+    """What only this side knows about a response: whose key was refused, or which fields were sent."""
+    if error.status is None:
+        return None
+    if isinstance(error, e.CrmAccessError) and conn_id is not None:
+        return f"This is Airflow's connection {conn_id!r}."
+    names = call.field_names if isinstance(error, (e.CrmDataError, e.CrmInvalidParamsError)) else ()
+    if not names:
+        return None
+    more = f" and {len(names) - MOST_FIELDS} more" if len(names) > MOST_FIELDS else ""
+    return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"

@@ -1,6 +1,6 @@
 """One attempt of a call over HTTP: wait for a slot, send, read, classify, notify observers.
 
-:mod:`crm_provider.client.retry` decides whether a call is sent again.
+:mod:`crm_provider.client.retry` decides whether there is another attempt.
 """
 
 from __future__ import annotations
@@ -16,42 +16,37 @@ from typing import Any
 
 from crm_provider import __version__
 from crm_provider import errors as e
-from crm_provider.client import retry
 from crm_provider.client.observers import Observer, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit.limiter import RateLimiter, limiter_for
+from crm_provider.rate_limit.limiter import RateLimiter, limiter_for, server_clock_of
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 log = logging.getLogger(__name__)
 
-MOST_FIELDS = 20
-"""Fields of a refused call that a message names."""
-
 CLOCKS_UNKNOWN = timedelta(hours=3)
-"""How far this machine's clock may be from the CRM's, if no answer shows the CRM's clock."""
+"""How far this machine's clock may be from the CRM's if no response shows the CRM's clock."""
 
 INTERRUPTED = "INTERRUPTED"
-"""The error type of an attempt that neither got an answer nor failed, such as one of a task that was killed."""
+"""The error type of an attempt that got no response and did not fail either: the task was killed, for example."""
 
 
 class Transport:
-    """Sends calls for one connection.
+    """Sends requests for one connection.
 
-    :param settings: where to, and with which key
-    :param budget: how long one call may go on trying
-    :param pacer: the rate budget; by default the one of the settings' key
+    :param settings: base URL, API key and extras of the account
+    :param limiter: the rate limiter; by default that of the settings' key
     :param user_agent: further products for the User-Agent, such as ``airflow/3.3.2``
-    :param observer: receives an event after each attempt, also after a failed one
+    :param observer: receives an event after each attempt, including failed ones
+    :param wall: seconds since 1970 by this machine's clock
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        budget: retry.RetryBudget | None = None,
-        pacer: RateLimiter | None = None,
+        limiter: RateLimiter | None = None,
         user_agent: str = "",
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -61,31 +56,29 @@ class Transport:
     ) -> None:
         from crm_provider.client.http_session import HttpSession  # brings requests, which a DAG file must not load
 
-        self._conn_id = settings.conn_id
-        self.budget = budget or retry.RetryBudget()
-        self._pacer = pacer or limiter_for(settings)
+        self._limiter = limiter or limiter_for(settings)
         self._observers: tuple[Observer, ...] = ()
         self._failed_observers: set[int] = set()
         if observer is not None:
             self.observe(observer)
         self.clock, self.sleep, self.jitter, self._wall = clock, sleep, jitter, wall
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
-        self._wire = HttpSession(settings, user_agent=" ".join(products.split()))
+        self._http = HttpSession(settings, user_agent=" ".join(products.split()))
 
     @cached_property
     def server_clock(self) -> ServerClock:
-        """The CRM's clock, as its answers show it."""
-        return ServerClock()
+        """The CRM's clock, as its responses show it."""
+        return server_clock_of(self._limiter)
 
     def server_time(self, at: float | None = None) -> ServerMoment | None:
-        """A moment by the CRM's clock; None while no answer has shown that clock.
+        """A moment by the CRM's clock; None if no response has shown that clock yet.
 
         :param at: seconds of the local clock; by default now
         """
         return self.server_clock.at(self.clock() if at is None else at)
 
     def sent_at(self, at: float) -> ServerMoment:
-        """A moment by the CRM's clock; within hours of this machine's clock if no answer has shown the CRM's.
+        """A moment by the CRM's clock, or within hours of this machine's clock if no response has shown the CRM's.
 
         :param at: seconds of the local clock
         """
@@ -101,56 +94,34 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections that are kept open."""
-        self._wire.close()
+        self._http.close()
 
-    def send(
-        self, call: Call, *, verify_write: retry.ReadBack | None = None, budget: retry.RetryBudget | None = None
-    ) -> Any:
-        """Send a call until it succeeds, cannot be repeated, or the budget is used up.
+    def wait_for_slot(self, max_wait: float) -> float:
+        """Wait for a slot of the rate budget.
 
-        :param verify_write: for a POST: reads whether an attempt without an answer has happened
-        :param budget: another budget than the transport's own
-        :return: the content of the answer, its envelope unwrapped
-        :raises CrmError: the last attempt's typed error, with how often and how long it was tried
+        :param max_wait: seconds
+        :return: seconds that it took
+        :raises BudgetBusy: no slot comes in time
         """
-        _ = call.path  # refuses a wrong part before a slot is taken
-        try:
-            return retry.Attempts(self, call, verify_write, budget or self.budget).run()
-        except e.CrmError as error:
-            error.remark = error.remark or self._remark(error, call)
-            raise
+        return self._limiter.acquire(max_wait)
 
-    def _remark(self, error: e.CrmError, call: Call) -> str | None:
-        """What only this side knows of an answer: whose key was refused, or which fields were sent."""
-        if error.status is None:
-            return None
-        if isinstance(error, e.CrmAccessError) and self._conn_id is not None:
-            return f"This is Airflow's connection {self._conn_id!r}."
-        names = call.field_names if isinstance(error, (e.CrmDataError, e.CrmInvalidParamsError)) else ()
-        if not names:
-            return None
-        more = f" and {len(names) - MOST_FIELDS} more" if len(names) > MOST_FIELDS else ""
-        return f"Fields that were sent: {', '.join(names[:MOST_FIELDS])}{more}"
+    def send_once(self, call: Call, *, waited: float = 0.0, attempt: int = 1) -> Any:
+        """One attempt: send, read, classify, notify observers.
 
-    def once(
-        self, call: Call, max_wait: float, *, attempt: int = 1, leaving: Callable[[float], None] = lambda at: None
-    ) -> Any:
-        """One attempt: wait for a slot, send, read, classify.
-
-        :param leaving: called with the clock's seconds when the slot has come, just before the request leaves
-        :raises BudgetBusy: no slot came in time, nothing was sent
+        :param waited: seconds that the attempt has waited for its slot, for the observers
+        :param attempt: its number in the call, for the observers
+        :return: the content of the response, its envelope unwrapped
+        :raises CrmError: the typed error that the response stands for
         """
-        waited = self._pacer.acquire(max_wait)
         started = self.clock()
-        leaving(started)
         status: int | None = None
         error_type: str | None = INTERRUPTED
         try:
-            answer = self._wire.round_trip(call)
-            status = answer.status
-            if answer.status < 400:  # an error may come from something in front of the CRM, which has its own clock
-                self.server_clock.note(answer.header("date"), sent=started, received=self.clock())
-            value = self._value(answer)
+            response = self._http.round_trip(call)
+            status = response.status
+            if status < 400:  # an error may come from something in front of the CRM, which has its own clock
+                self.server_clock.note(response.header("date"), sent=started, received=self.clock())
+            value = self._value(response)
         except e.CrmError as error:
             status, error_type = status or error.status, error.type
             raise
@@ -175,32 +146,19 @@ class Transport:
                 )
             )
 
-    def _value(self, answer: CrmResponse) -> Any:
+    def _value(self, response: CrmResponse) -> Any:
         try:
-            return value_of(answer)
+            return value_of(response)
         except e.CrmThrottledError as throttled:
-            self._pacer.pause(throttled.retry_after or 0.0)
+            self._limiter.pause(throttled.retry_after or 0.0)
             raise
 
-    def _notify(self, seen: RequestEvent) -> None:
-        """Notify observers; a failure of theirs does not become the call's. The first one of each is logged."""
+    def _notify(self, event: RequestEvent) -> None:
+        """Notify observers. An observer that fails does not fail the call; only its first failure is logged."""
         for place, observer in enumerate(self._observers):
             try:
-                observer(seen)
+                observer(event)
             except Exception:
                 if place not in self._failed_observers:
                     self._failed_observers.add(place)
                     log.warning("an observer of calls failed; further failures of it are not logged", exc_info=True)
-
-
-class Calls:
-    """Base of the groups of calls.
-
-    :param settings: where to, and with which key
-    :param transport: sends the calls; by default one made from the settings
-    :param user_agent: further products for the User-Agent header
-    """
-
-    def __init__(self, settings: Settings, *, transport: Transport | None = None, user_agent: str = "") -> None:
-        self.settings = settings
-        self._transport = transport or Transport(settings, user_agent=user_agent)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.progress import LoadProgress
 from crm_provider.load.row_results import RowResultHandler
-from crm_provider.load.rows import Contact, Made
+from crm_provider.load.rows import Made, Record
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow, StagedRows
+from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
 
 LOOKAHEAD = 500
@@ -26,8 +27,8 @@ WAKE = 0.5
 class Dispatcher:
     """Sends the staged rows in their order, except those that are done.
 
-    :param contact_cache: contacts that were read from the CRM
-    :param fingerprints: forget a contact before its first call
+    :param remote_of: what is known of a record in the CRM
+    :param fingerprints: forget a record before its first call
     :param progress: saves a checkpoint and logs, when it is time
     :param ping: makes one harmless call, which fails if the CRM does not work
     :param clock: seconds
@@ -39,7 +40,7 @@ class Dispatcher:
         staged: StagedRows,
         workers: WorkerPool,
         handler: RowResultHandler,
-        contact_cache: ContactCache,
+        remote_of: Callable[[Record], Any],
         fingerprints: Fingerprints | None,
         progress: LoadProgress,
         cancel_token: CancelToken,
@@ -47,7 +48,7 @@ class Dispatcher:
         clock: Callable[[], float],
     ) -> None:
         self._workers, self._handler, self._progress = workers, handler, progress
-        self._contact_cache, self._fingerprints = contact_cache, fingerprints
+        self._remote_of, self._fingerprints = remote_of, fingerprints
         self._cancel_token, self._ping, self._clock = cancel_token, ping, clock
         self._done = progress.counts.done
         self._rows = staged.rows(after=self._done.upto, without=frozenset(self._done.above))
@@ -104,21 +105,21 @@ class Dispatcher:
             staged = next(self._rows, None)
             if staged is None:
                 return True
-            if staged.status is RowStatus.SEND and staged.contact is not None:
-                self._launch(self._prepared(staged, staged.contact))
+            if staged.status is RowStatus.SEND and staged.record is not None:
+                self._launch(self._prepared(staged, staged.record))
             else:
                 self._handler.without_call(staged)
             self._progress.tick()
         return False
 
-    def _prepared(self, staged: StagedRow, contact: Contact) -> InFlightRow:
+    def _prepared(self, staged: StagedRow, record: Record) -> InFlightRow:
         if self._fingerprints is not None:
-            self._fingerprints.forget(contact)  # until the call has succeeded
+            self._fingerprints.forget(record)  # until the call has succeeded
         made = staged.row.made
         if made is None and self._is_resumed:
             number = staged.row.number
             made = Made(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
-        return InFlightRow(staged.row, contact, self._contact_cache.get(contact.email), made=made)
+        return InFlightRow(staged.row, record, self._remote_of(record), made=made)
 
     def _launch(self, row: InFlightRow) -> None:
         self._handler.launched += 1

@@ -13,22 +13,26 @@ from dataclasses import dataclass, field
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.upsert import ContactWriter, LearnedOrder
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.files.paths import CannotWrite
+from crm_provider.files.row_lines import RowLines, RowsLost
 from crm_provider.load.dispatch import Dispatcher
-from crm_provider.load.options import LoadOptions
-from crm_provider.load.planner import Plan, RemoteSampler, make_plan
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.kind import Kind, TrySetup
+from crm_provider.load.options import ContactOptions, LoadOptions
+from crm_provider.load.outcomes.file import OutcomesFile
+from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
 from crm_provider.load.progress import LoadProgress, cleared
-from crm_provider.load.rejects.file import RejectsFile, RowsLost
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
-from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, RowSender, WorkerPool
+from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
 
 log = logging.getLogger(__name__)
@@ -51,17 +55,29 @@ class LoadTry:
             stats=job.stats,
             rate=job.rate,
             clock=job.clock,
+            outcomes=job.outcomes,
+            records=job.options.records,
         )
         self.counts = self.progress.counts
-        self.sampler = RemoteSampler(job.client, preflight, self.counts.done, job.cancel_token)
+        self.remote = job.kind.remote(
+            TrySetup(
+                client=job.client,
+                options=job.options,
+                preflight=preflight,
+                done=self.counts.done,
+                cancel_token=job.cancel_token,
+                is_resumed=self.progress.is_resumed,
+            )
+        )
         self.plan = Plan("nothing", 0, "")
-        self.order = LearnedOrder()
         self.handler = RowResultHandler(
             counts=self.counts,
             options=job.options,
             policy=job.policy,
             rejects=job.rejects,
             fingerprints=job.fingerprints,
+            outcomes=job.outcomes,
+            of_the_run=self.remote.of_the_run,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------
@@ -86,23 +102,23 @@ class LoadTry:
         except e.CrmError as error:  # of a call that is no row's: looking at the CRM before the first write
             self.handler.stop = (error, decide_run(error, self.job.policy))
         except Cancelled:
-            log.info("Cancelled while the contacts of the CRM were read.")
+            log.info("Cancelled while the %s of the CRM were read.", self.job.options.records)
         finally:
-            self.sampler.contact_cache.close()
+            self.remote.close()
             if not dry_run:
                 self.progress.save_calls()
         return self._ended()
 
     def _write(self) -> None:
-        rejects, progress = self.job.rejects, self.progress
-        if rejects is not None:
-            rejects.resume(self.counts.done.__contains__) if self.counts.rows else rejects.start()
+        progress = self.progress
+        for file in self.job.row_files:
+            file.resume(self.counts.done.__contains__) if self.counts.rows else file.start()
         progress.save()  # a file that cannot be written is found out before the first call
         self._note_start()
         try:
             if self.plan.name == "compare":
                 progress.reading_stopped = True
-                self.sampler.read_all(progress.tick_reading)
+                self.remote.read_all(progress.tick_reading)
                 progress.reading_stopped = False
             self._send_all()
         except BaseException:
@@ -111,16 +127,16 @@ class LoadTry:
         progress.save()
 
     def _note_start(self) -> None:
-        """Write down when the load began, where a later try must know which contacts are older."""
-        options = self.job.options
-        is_needed = options.mode == "create" and options.list_ids and self.sampler.rows
-        if self.progress.began is None and is_needed:
+        """Write down when the load began, where a later try must know which records are older."""
+        if self.progress.began is None and self.remote.needs_start:
             self.progress.began = self.job.client.start_of_writes()
             self.progress.save()
+        self.remote.began = self.progress.began
 
     def _ended(self) -> Summary:
         job, summary = self.job, self.summary()
         if self.handler.stop is not None:
+            self._publish()
             raise LoadStopped(*self.handler.stop, summary)
         if job.cancel_token.is_set and (summary.left or job.options.dry_run):
             raise LoadInterrupted(summary)
@@ -130,14 +146,24 @@ class LoadTry:
             raise RuntimeError(f"the counts do not add up: {summary.line()}")
         if job.rejects is not None:
             self._finish(job.rejects, summary.counts.get(Outcome.REJECTED, 0))
+        if job.outcomes is not None:
+            self._finish(job.outcomes, summary.rows)
         if job.fingerprints is not None:
             job.fingerprints.finish()
-        log.info("Done: %s", summary.line())
+        log.info("Done: %s", summary.line(separator="\n"))
         return summary
 
-    def _finish(self, rejects: RejectsFile, rejected: int) -> None:
+    def _publish(self) -> None:
+        """Show the outcomes so far, if possible: the next try writes the others."""
+        if self.job.outcomes is not None and not self.job.options.dry_run:
+            try:
+                self.job.outcomes.publish()
+            except CannotWrite as unwritten:
+                log.warning("%s. The next try writes them.", unwritten)
+
+    def _finish(self, file: RowLines, wanted: int) -> None:
         try:
-            rejects.finish(rejected)
+            file.finish(wanted)
         except RowsLost:
             self.job.checkpoints.clear()  # it says that these rows are done; sent again, they are rejected again
             raise
@@ -155,12 +181,12 @@ class LoadTry:
         return before
 
     def _make_plan(self) -> None:
-        job = self.job
-        self.plan, sample = make_plan(
-            self.sampler, job.options, may_compare=not self.progress.reading_stopped, rate=job.rate * MARGIN
-        )
-        self.progress.plan_calls = self.plan.calls
-        self.order = LearnedOrder(share=sample.share_existing, weight=sample.rows) if sample.rows else LearnedOrder()
+        plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
+        self.progress.plan_calls = plan.calls
+        log.info(
+            "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
+            plan.name, plan.calls, duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
+        )  # fmt: skip
 
     @property
     def _plan_seconds(self) -> float:
@@ -176,20 +202,12 @@ class LoadTry:
             )
 
     def _send_all(self) -> None:
-        job, options = self.job, self.job.options
-        writer = ContactWriter(
-            job.client,
-            mode=options.mode,
-            order=self.order,
-            lists=options.checked_lists() if options.list_ids else (),
-            guard=not options.resubscribe,
-        )
-        sender = RowSender(writer, began=self.progress.began)
+        job = self.job
         Dispatcher(
             staged=self.preflight.staged,
-            workers=WorkerPool(sender.send, job.rate, job.stats),
+            workers=WorkerPool(self.remote.send, job.rate, job.stats),
             handler=self.handler,
-            contact_cache=self.sampler.contact_cache,
+            remote_of=self.remote.get,
             fingerprints=job.fingerprints,
             progress=self.progress,
             cancel_token=job.cancel_token,
@@ -210,7 +228,7 @@ class LoadTry:
             errors=dict(counts.errors),
             problems=self.preflight.problems,
             calls=calls,
-            calls_saved=max(self._naive_calls() - calls, 0),
+            calls_saved=max(self.remote.naive_calls(counts.counts, counts.refused) - calls, 0),
             throttled=totals.throttled,
             seconds=counts.seconds_before + seconds,
             left=rows - sum(counts.counts.values()),
@@ -221,15 +239,17 @@ class LoadTry:
             plan_calls=self.plan.calls,
             plan_seconds=self._plan_seconds,
             dry_run=job.options.dry_run,
+            outcomes=job.options.outcomes,
+            samples=self._samples(),
         )
 
-    def _naive_calls(self) -> int:
-        """Calls that creating each row, and updating it on a conflict, would have taken."""
-        options, counts = self.job.options, self.counts.counts
-        existing = counts[Outcome.UPDATED] + counts[Outcome.UNCHANGED]
-        each = 2 if options.mode == "upsert" else 1
-        sent = counts[Outcome.CREATED] + existing
-        return counts[Outcome.CREATED] + existing * each + self.counts.refused + sent * bool(options.list_ids)
+    def _samples(self) -> list[dict[str, object]]:
+        rejects = self.handler.samples
+        return samples_of(rejects, getattr(self.job.source, "place", _no_place)) if rejects else []
+
+
+def _no_place(_number: int) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +257,11 @@ class LoadJob:
     """Everything a load needs; it reads no settings of its own.
 
     :param client: its transport draws on the key's budget, sleeps with ``cancel_token`` and reports to ``stats``
+    :param kind: of the records that the rows become
+    :param options: of that kind
     :param rate: calls per second that the key is allowed
     :param rejects: None to only count what is rejected
+    :param outcomes: for how every row ended, None to only count
     :param fingerprints: of what was loaded before, None to send every row
     :param epoch: tells the tries of one run apart from a run that was started anew
     :param suppressed: whether an email must not be written to, None if there is no suppression list
@@ -249,10 +272,12 @@ class LoadJob:
     mapper: RowMapper
     client: CrmClient
     stats: RequestStats
-    options: LoadOptions = field(default_factory=LoadOptions)
+    kind: Kind = CONTACTS
+    options: LoadOptions = field(default_factory=ContactOptions)
     policy: ErrorPolicy = field(default_factory=ErrorPolicy)
     rate: float = 5.0
     rejects: RejectsFile | None = None
+    outcomes: OutcomesFile | None = None
     fingerprints: Fingerprints | None = None
     full_refresh: bool = False
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
@@ -261,6 +286,11 @@ class LoadJob:
     cancel_token: CancelToken = field(default_factory=CancelToken)
     time_limit: float | None = None
     clock: Callable[[], float] = time.monotonic
+
+    @property
+    def row_files(self) -> list[RowLines]:
+        """The files that get a line for each row, or for some."""
+        return [file for file in (self.rejects, self.outcomes) if file is not None]
 
     def run(self) -> Summary:
         """Load all rows.
@@ -301,6 +331,7 @@ class LoadJob:
                 suppressed=self.suppressed,
                 unchanged=self.fingerprints.unchanged if self.fingerprints is not None and is_known else None,
                 cancel_token=self.cancel_token,
+                keys=() if self.outcomes is None else self.outcomes.keys,
             )
         except Cancelled:
             raise LoadInterrupted(Summary(rows=0)) from None

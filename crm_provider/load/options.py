@@ -5,20 +5,16 @@ Arguments whose values are known only when the task runs are checked then.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from crm_provider.client import validation
 from crm_provider.client.validation import several
 from crm_provider.errors import CrmInvalidValueError
-from crm_provider.files.paths import as_path
-from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import WRITTEN, Outcome, SourceError
 from crm_provider.values.suggest import hint
 
 Mode = Literal["upsert", "create", "update"]
@@ -32,39 +28,95 @@ ERRORS_IN_A_ROW = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How to load.
+    """How to load; each kind of record has a subclass, which adds its own options and words.
 
-    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
-        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
-    :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
+    :param mode: what is written, see the subclass
+    :param plan: ``auto`` takes the plan with the fewest calls; ``compare`` reads all records of the CRM first and sends
+        only what differs
+    :param duplicates: which of several rows for one record is sent: the ``last``, the ``first``, or none (``reject``)
     :param on_invalid: ``reject`` the rows that cannot be sent and send the others, or ``stop`` before the first write
     :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
-    :param list_ids: segmentation lists that every contact of the load is added to
-    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
     :param errors_in_a_row: rows in a row that fail for the server's sake before the run ends
     :param dry_run: check and plan, write nothing
     :raises SourceError: naming the option, the problem and the choices
     """
 
-    mode: Mode = "upsert"
-    plan: PlanName = "auto"
+    records: ClassVar[str] = "records"
+    """The CRM's name for what is loaded."""
+    shared: ClassVar[str] = "key"
+    """What several rows for one record have in common."""
+    modes: ClassVar[tuple[str, ...]] = ()
+    plans: ClassVar[tuple[str, ...]] = ("auto", "compare")
+    outcomes: ClassVar[tuple[Outcome, ...]] = ()
+    """How a row can end."""
+    meanings: ClassVar[Mapping[Outcome, str]] = {}
+    """What outcomes mean, where that is not the same for all kinds of records."""
+    naive: ClassVar[str] = ""
+    """The calls that a load without a plan would make, for the report."""
+
+    mode: str = ""
+    plan: str = "auto"
     duplicates: Duplicates = "last"
     on_invalid: OnInvalid = "reject"
     max_rejects: int | str = 0
-    list_ids: tuple[str, ...] = ()
-    resubscribe: bool = False
     errors_in_a_row: int = ERRORS_IN_A_ROW
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        _one_of("mode", self.mode, self.modes)
+        _one_of("plan", self.plan, self.plans)
         for name, choices in _CHOICES.items():
             _one_of(name, getattr(self, name), choices)
-        if self.mode != "upsert" and self.plan == "learned":
-            raise SourceError(f"plan={self.plan!r} is for mode='upsert'; mode={self.mode!r} takes 'auto' or 'compare'")
         rejects_allowed(self.max_rejects, 0)
         if isinstance(self.errors_in_a_row, bool) or self.errors_in_a_row < 1:
             raise SourceError(f"errors_in_a_row must be at least 1 but is {self.errors_in_a_row!r}")
+
+    def check(self) -> None:
+        """Check what may come from a template.
+
+        :raises SourceError: naming the option and the problem
+        """
+
+    @property
+    def decisive(self) -> list[Any]:
+        """What decides what is sent, besides the rows and the mapping; JSON-able. The plan, for example, does not."""
+        return [self.mode, self.duplicates]
+
+    @property
+    def effect(self) -> dict[str, Any]:
+        """What decides what a row does to its record, for the state file; JSON-able."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactOptions(LoadOptions):
+    """How to load contacts.
+
+    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
+    :param plan: ``learned`` upserts in the order that the rows so far suggest
+    :param list_ids: segmentation lists that every contact of the load is added to
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    """
+
+    records: ClassVar[str] = "contacts"
+    shared: ClassVar[str] = "email"
+    modes: ClassVar[tuple[str, ...]] = get_args(Mode)
+    plans: ClassVar[tuple[str, ...]] = get_args(PlanName)
+    outcomes: ClassVar[tuple[Outcome, ...]] = WRITTEN
+    naive: ClassVar[str] = "creating each row and updating it on a conflict"
+
+    mode: str = "upsert"
+    list_ids: tuple[str, ...] = ()
+    resubscribe: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "list_ids", several(self.list_ids or ()))
+        super().__post_init__()
+        if self.mode != "upsert" and self.plan == "learned":
+            raise SourceError(f"plan={self.plan!r} is for mode='upsert'; mode={self.mode!r} takes 'auto' or 'compare'")
+
+    def check(self) -> None:
+        self.checked_lists()
 
     def checked_lists(self) -> tuple[str, ...]:
         """The ids of the lists; checked late, for they may come from a template.
@@ -76,10 +128,18 @@ class LoadOptions:
         except CrmInvalidValueError as wrong:
             raise SourceError(wrong.message) from None
 
+    @property
+    def decisive(self) -> list[Any]:
+        return [*super().decisive, sorted(self.list_ids), self.resubscribe]
+
+    @property
+    def effect(self) -> dict[str, Any]:
+        lists: dict[str, Any] = {"list_ids": sorted(self.checked_lists())} if self.list_ids else {}
+        # mode create leaves existing contacts alone: their rows are not what the CRM has
+        return {**lists, "mode": self.mode} if self.mode == "create" else lists
+
 
 _CHOICES = {
-    "mode": get_args(Mode),
-    "plan": get_args(PlanName),
     "duplicates": get_args(Duplicates),
     "on_invalid": get_args(OnInvalid),
 }
@@ -106,72 +166,3 @@ def rejects_allowed(max_rejects: int | str, rows: int) -> int:
     if isinstance(max_rejects, str) and max_rejects.strip().isdecimal():
         return int(max_rejects)
     raise SourceError(f'max_rejects={max_rejects!r} must be a number of rows, or a share such as "1%"')
-
-
-_OPTIONS = frozenset(field.name for field in fields(LoadOptions))
-_DEFAULTS = ("empty", "region", "lowercase_email")
-
-
-def check_arguments(given: Mapping[str, Any], *, later: Callable[[Any], bool], complete: bool = True) -> None:
-    """Check what can be checked.
-
-    :param given: the arguments by name
-    :param later: whether a value is known only when the task runs
-    :param complete: whether an argument that is not given has its default; not so in a mapped task
-    :raises SourceError: naming the argument, the problem and the fix
-    """
-    known = {name: value for name, value in given.items() if not later(value)}
-    options_of(known).checked_lists()
-    if "mapping" not in given or "mapping" in known:
-        mapper_of(known)
-    _check_rejects_path(known.get("rejects_path"))
-    _check_paths_differ(known)
-    if complete:
-        _check_full_refresh(given)
-
-
-FILES = ("source", "rejects", "rejects_path", "state_path", "report_path", "checkpoint_path")
-"""Arguments that name files of a load, each for itself."""
-
-
-def _check_paths_differ(known: Mapping[str, Any]) -> None:
-    named: dict[str, str] = {}
-    for argument in FILES:
-        path = known.get(argument)
-        if isinstance(path, (str, os.PathLike)):
-            other = named.setdefault(str(path), argument)
-            if other != argument:
-                raise SourceError(f"{argument} is the file of {other}, which would be overwritten; give each its own")
-
-
-def options_of(given: Mapping[str, Any]) -> LoadOptions:
-    """The options among the arguments.
-
-    :raises SourceError: if one is not valid, or two contradict each other
-    """
-    found = {name: value for name, value in given.items() if name in _OPTIONS}
-    lists = found.get("list_ids") or ()
-    found["list_ids"] = several(lists)
-    return LoadOptions(**found)
-
-
-def mapper_of(given: Mapping[str, Any]) -> Mapper:
-    """The mapping among the arguments, ready for use.
-
-    :raises SourceError: if a line of it is not valid
-    """
-    return Mapper(given.get("mapping"), **{name: given[name] for name in _DEFAULTS if name in given})
-
-
-def _check_full_refresh(given: Mapping[str, Any]) -> None:
-    if given.get("full_refresh") and given.get("state_path") is None:
-        raise SourceError("full_refresh=True needs state_path: the file from which the next run knows what was loaded")
-
-
-def _check_rejects_path(path: Any) -> None:
-    if path is None or (isinstance(path, str) and "://" in path):
-        return
-    try:
-        RejectsFile(as_path(path))
-    except ValueError as wrong:
-        raise SourceError(f"rejects_path: {wrong}") from None

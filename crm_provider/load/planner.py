@@ -1,4 +1,4 @@
-"""The plan of a load: which calls are cheapest, what they cost, and why.
+"""The plan of a load of contacts: which calls are cheapest, what they cost, and why.
 
 With ``R`` rows to send, ``T`` contacts in the CRM, a share ``h`` of the rows that exist there and a share ``u`` of
 those that are equal already:
@@ -14,31 +14,18 @@ mode         without reading                       ``compare``: read all contact
 Lists that contacts are added to cost one call more for each contact, and another one for each contact that exists, to
 see whether it is unsubscribed (not with ``resubscribe``); in mode ``create`` only new contacts are added. ``h`` and
 ``u`` are estimated by reading a few rows' contacts, and only where the answer can change the choice. Where nothing is
-estimated, a plan's calls are the most that it can take (:func:`most_calls`). :class:`RemoteSampler` looks at the CRM
-before the first write: how many contacts there are, a few of them, or all.
+estimated, a plan's calls are the most that it can take (:func:`most_calls`).
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
-from crm_provider import errors as e
-from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import PAGE_SIZE, Record
-from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.client.upsert import may_be_absent
-from crm_provider.load.options import LoadOptions, Mode, PlanName
-from crm_provider.load.preflight import Preflight
-from crm_provider.load.report import duration
-from crm_provider.load.rows import Contact
-from crm_provider.load.state.checkpoint import DoneRows
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus
-from crm_provider.load.workers import Cancelled, CancelToken
+from crm_provider.client.pagination import PAGE_SIZE
+from crm_provider.load.options import Mode, PlanName
 
 SAMPLE_SHARE = 0.01
 """Share of the rows, or of the calls if they are fewer, that is spent on the estimate."""
@@ -229,122 +216,3 @@ def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample],
 
 def _count(total: int | None) -> str:
     return "an unknown number of contacts" if total is None else f"{total:,} contacts"
-
-
-log = logging.getLogger(__name__)
-
-READ_AHEAD = 4
-"""Pages that are requested at once: enough for 5 calls per second if a call takes at most 600 ms."""
-
-
-class RemoteSampler:
-    """Reads contacts of the CRM for a load, each once; they are kept, so that no call is in vain.
-
-    :param done: rows that need no look any more
-    """
-
-    def __init__(self, client: CrmClient, preflight: Preflight, done: DoneRows, cancel_token: CancelToken) -> None:
-        self._client, self._staged, self._cancel_token = client, preflight.staged, cancel_token
-        self._after, self._without = done.upto, frozenset(done.above)
-        self.contact_cache = ContactCache()
-        self._looks: list[tuple[bool, bool]] = []
-        self._seed = preflight.rows
-        is_resumed = self._after or self._without
-        self.rows = self._count_left() if is_resumed else preflight.counts[RowStatus.SEND]
-        """Rows that are to be sent."""
-
-    def _count_left(self) -> int:
-        return self._staged.count_to_send(after=self._after, without=self._without)
-
-    def total(self) -> int | None:
-        """How many contacts the CRM says it has; one call."""
-        return self._client.count_contacts()
-
-    def sample(self, n: int) -> Sample:
-        """Look at the contacts of so many more rows.
-
-        :return: what all looks have shown so far
-        :raises Cancelled: if the load was cancelled
-        """
-        self._looks += [self._look(contact) for contact in itertools.islice(self._candidates, n)]
-        existing = [same for exists, same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
-
-    @cached_property
-    def _candidates(self) -> Iterator[Contact]:
-        """The contacts of the largest sample; an open query would keep a copy of all rows."""
-        mixed = self._staged.mixed(self._seed, after=self._after, without=self._without)
-        return iter([row.contact for row in itertools.islice(mixed, SAMPLE_MOST) if row.contact is not None])
-
-    def read_all(self, tick: Callable[[int], None]) -> None:
-        """Read all contacts, ten with a call, several calls at once.
-
-        If a listing contradicts itself, a contact that is missing from it may exist. Those that it has count.
-
-        :param tick: receives the number of contacts read, after each page
-        :raises Cancelled: if the load was cancelled
-        """
-        count = 0
-        try:
-            for listed in self._client.list_pages("contacts", at_once=READ_AHEAD):
-                self._check_cancelled()
-                for record in listed.fresh:
-                    self._keep(record)
-                count += len(listed.fresh)
-                tick(count)
-        except e.CrmProtocolError as odd:
-            log.warning("Read %d contacts; the rest of the listing is not relied on: %s", count, odd)
-            return
-        self.contact_cache.complete = True
-        log.info("Read all %d contacts of the CRM.", count)
-
-    def _keep(self, record: Record) -> None:
-        email = record.get("email")
-        if isinstance(email, str) and email:
-            self._put(email, RemoteContact.of(record, email))
-
-    def _put(self, email: str, remote: RemoteContact) -> None:
-        """Keep a contact, of its attributes only those that the load writes."""
-        self.contact_cache.put(email, remote.only(self._staged.attribute_names))
-
-    def _check_cancelled(self) -> None:
-        if self._cancel_token.is_set:
-            raise Cancelled
-
-    def _look(self, contact: Contact) -> tuple[bool, bool]:
-        """Whether a contact exists, and has the values of its row already."""
-        self._check_cancelled()
-        try:
-            remote = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
-        except e.CrmContactNotFoundError:
-            remote = ABSENT
-        except (e.CrmDataError, e.CrmRequestError):  # of this row: the error comes again when the row is sent
-            return False, False
-        except e.CrmNotFoundError as missing:  # the status alone proves nothing: the calls of the row will
-            if not may_be_absent(missing):
-                raise
-            return False, False
-        self._put(contact.email, remote)
-        return remote.exists, remote.exists and remote.has(contact.attributes)
-
-
-def make_plan(sampler: RemoteSampler, options: LoadOptions, *, may_compare: bool, rate: float) -> tuple[Plan, Sample]:
-    """The plan for a load, which is logged, and the sample behind it.
-
-    :param may_compare: False if an earlier try was stopped while it read all contacts
-    :param rate: calls per second
-    """
-    plan, sample = choose(
-        mode=options.mode,
-        wanted=options.plan,
-        rows=sampler.rows,
-        lists=Lists(bool(options.list_ids), guarded=not options.resubscribe),
-        may_compare=may_compare,
-        total=sampler.total,
-        sample=sampler.sample,
-    )
-    log.info(
-        "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
-        plan.name, plan.calls, duration(plan.seconds(rate)), rate, plan.why,
-    )  # fmt: skip
-    return plan, sample

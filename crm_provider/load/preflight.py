@@ -6,16 +6,18 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
-from crm_provider.load.mapping.columns import NullWords
+from crm_provider.load.mapping.columns import NullWords, has_column, value_at
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
 from crm_provider.load.workers import Cancelled, CancelToken
+from crm_provider.values.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +26,13 @@ SHOWN_PROBLEMS = 20
 
 
 class RowMapper(Protocol):
-    """Maps a row to a contact."""
+    """Maps a row to a record."""
 
     def check_columns(self, columns: tuple[str, ...]) -> None: ...
 
     def as_data(self) -> Any: ...
 
-    def __call__(self, row: Row) -> Contact: ...
+    def __call__(self, row: Row) -> Record: ...
 
 
 @dataclass(frozen=True)
@@ -75,24 +77,27 @@ def check(
     options: LoadOptions,
     *,
     suppressed: Callable[[str], bool] | None = None,
-    unchanged: Callable[[Contact], bool] | None = None,
+    unchanged: Callable[[Record], bool] | None = None,
     cancel_token: CancelToken | None = None,
+    keys: Sequence[str] = (),
 ) -> Preflight:
     """Read, map and stage all rows, and log what was found.
 
     :param suppressed: whether an email must not be written to; None if there is no suppression list
-    :param unchanged: whether a contact was loaded before with the same values; None to send every row
+    :param unchanged: whether a record was loaded before with the same values; None to send every row
+    :param keys: columns that the outcomes of all rows are to show, also of those that are not sent
     :raises SourceError: if the source or the mapping cannot be used; the text names the place. With
         ``on_invalid="stop"`` also if a row cannot be sent, with all problems at once
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
+    _check_keys(source, keys)
     staged = StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token)
-        _log_findings(source.name, preflight)
+        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys)
+        _log_findings(source.name, preflight, options)
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
-            _refuse(preflight)
+            _refuse(preflight, options)
     except BaseException:
         staged.close()
         raise
@@ -105,27 +110,30 @@ def _staged(
     options: LoadOptions,
     staged: StagedRows,
     suppressed: Callable[[str], bool] | None,
-    unchanged: Callable[[Contact], bool] | None,
+    unchanged: Callable[[Record], bool] | None,
     cancel_token: CancelToken | None,
+    keys: Sequence[str],
 ) -> Preflight:
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
     problems, words = _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
+    digest.update(repr(tuple(keys)).encode() if keys else b"")
     for row in _rows_of(source, cancel_token):
         digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
         try:
-            contact = mapper(row)
+            record = mapper(row)
         except InvalidRow as invalid:
             problems.count(invalid, place(row.number))
             staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
             continue
-        words.note(*((contact.attributes, contact.attributes) if columns is None else (row.values, columns)))
-        if suppressed is not None and suppressed(contact.email):
-            staged.add(Row(row.number, {}), RowStatus.SUPPRESSED)
+        words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
+        if suppressed is not None and record.email is not None and suppressed(record.email):
+            shown = {name: value for name in keys if (value := value_at(row.values, name)) is not None}
+            staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
         else:
-            is_same = unchanged is not None and unchanged(contact)
+            is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
-            staged.add(row, status, contact, place=place)
+            staged.add(row, status, record, place=place)
     staged.settle_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
@@ -135,22 +143,23 @@ def _staged(
     )
 
 
-def _log_findings(name: str, preflight: Preflight) -> None:
+def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %d rows; %d to send, %d unchanged since the last load, %d left out for another row with the "
-        "same email, %d suppressed, %d that cannot be sent.",
+        "Checked %s: %d rows.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
+        "same %s,\n%d suppressed, %d that cannot be sent.",
         name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME], counts[RowStatus.DUPLICATE],
-        counts[RowStatus.SUPPRESSED], preflight.unsendable,
+        options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
     for text in preflight.problem_lines():
         log.warning("%s", text)
 
 
-def _refuse(preflight: Preflight) -> NoReturn:
+def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     """End a load before its first write, because the user wants all rows or none."""
     ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
-    lines = preflight.problem_lines() + [f"{ambiguous:,} row(s): another row has the same email"] * bool(ambiguous)
+    doubled = f"{ambiguous:,} row(s): another row has the same {options.shared}"
+    lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
         f"{preflight.unsendable:,} of {preflight.rows:,} rows cannot be sent, and nothing was "
@@ -170,6 +179,25 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             mapper.check_columns(columns)
         except SourceError as wrong:
             raise SourceError(f"{file}: {wrong}") from None
+
+
+def _check_keys(source: Source, keys: Sequence[str]) -> None:
+    """Check that the source, or each of its files, has the columns that the outcomes are to show.
+
+    :raises SourceError: naming the first that is missing, and the nearest one
+    """
+    if not keys:
+        return
+    for file, columns in source.tables() if hasattr(source, "tables") else [(source.name, source.columns)]:
+        if columns is not None:
+            _check_has(keys, columns, file)
+
+
+def _check_has(keys: Sequence[str], columns: tuple[str, ...], file: str) -> None:
+    for name in keys:
+        if not has_column(columns, name):
+            close = "" if look_like_values(columns, keys) else did_you_mean(name, columns)
+            raise SourceError(f"outcome_keys: {file} has no column {name!r}. {close}".rstrip())
 
 
 def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
@@ -210,6 +238,5 @@ class _Problems:
 
 
 def _options_text(mapper: RowMapper, options: LoadOptions) -> bytes:
-    """What decides what is sent, besides the rows. The plan, for example, does not."""
-    data = [mapper.as_data(), options.mode, options.duplicates, sorted(options.list_ids), options.resubscribe]
+    data = [mapper.as_data(), *options.decisive]
     return json.dumps(data, sort_keys=True, default=str).encode()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crm_provider.files.paths import CannotWrite
+from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
 from crm_provider.load.rows import Outcome
@@ -21,8 +22,8 @@ from crm_provider.load.workers import RequestStats
 from crm_provider.values.server_clock import utc_time
 
 READING_STOPPED, BEGAN, MADE, CLEARED = "reading_stopped", "began", "made", "cleared"
-"""Notes in a checkpoint: a try was stopped while it read all contacts; when the load began, by the CRM's clock; rows
-that are not done and whose contacts the load has made."""
+"""Notes in a checkpoint: a try was stopped while it read all records; when the load began, by the CRM's clock; rows
+that are not done and whose records the load has made."""
 
 
 class RowCounts:
@@ -44,7 +45,7 @@ class RowCounts:
         made = before.notes.get(MADE) if before else None
         numbers = made if isinstance(made, list) else []
         self.unfinished = {number for number in numbers if isinstance(number, int) and number not in self.done}
-        """Rows that are not done and whose contacts this load has made: the next try must not take them for others'."""
+        """Rows that are not done and whose records this load has made: the next try must not take them for others'."""
 
     @property
     def is_whole(self) -> bool:
@@ -148,8 +149,8 @@ class ProgressLog:
     :param clock: seconds
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
-        self._rate, self._clock = rate, clock
+    def __init__(self, rate: float, clock: Callable[[], float], records: str = "records") -> None:
+        self._rate, self._clock, self._records = rate, clock, records
         self._last, self._last_calls = clock(), 0
 
     def tick(self, position: Callable[[], Position]) -> None:
@@ -161,11 +162,12 @@ class ProgressLog:
         log.info("%s", line(now, (now.calls - self._last_calls) / elapsed, self._rate))
         self._last, self._last_calls = self._clock(), now.calls
 
-    def tick_reading(self, contacts: int, calls: int) -> None:
-        """Log how far the reading of the CRM's contacts is, if it is time."""
+    def tick_reading(self, count: int, calls: int) -> None:
+        """Log how far the reading of the CRM's records is, if it is time."""
         elapsed = self._clock() - self._last
         if elapsed >= INTERVAL:
-            log.info("Read %d contacts of the CRM; %.2f calls/s.", contacts, (calls - self._last_calls) / elapsed)
+            speed = (calls - self._last_calls) / elapsed
+            log.info("Read %d %s of the CRM; %.2f calls/s.", count, self._records, speed)
             self._last, self._last_calls = self._clock(), calls
 
 
@@ -201,7 +203,7 @@ def left_of(checkpoint: Checkpoint) -> tuple[int, float] | None:
 
 
 def cleared(before: Checkpoint, epoch: int, fingerprint: str) -> Checkpoint | None:
-    """What a cleared task keeps of its checkpoint: which contacts it has made, so that they still get their lists.
+    """What a cleared task keeps of its checkpoint: which records it has made, so that they still get what they lack.
 
     :return: None if the checkpoint is of another input
     """
@@ -219,6 +221,7 @@ class LoadProgress:
     :param fingerprint: of the input
     :param stats: of the requests of this try
     :param clock: seconds
+    :param records: the CRM's name for what is loaded
     """
 
     def __init__(
@@ -234,9 +237,12 @@ class LoadProgress:
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
+        outcomes: RowLines | None = None,
+        records: str = "records",
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
-        self._rejects, self._fingerprints, self._checkpoints = rejects, fingerprints, checkpoints
+        self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
+        self._fingerprints, self._checkpoints = fingerprints, checkpoints
         self._stats, self._clock = stats, clock
         self._started = self._synced = clock()
         self.counts = RowCounts(before)
@@ -245,12 +251,12 @@ class LoadProgress:
         """Whether the task was cleared: all rows are sent again, but what was made before is known."""
         notes = before.notes if before is not None else {}
         self.reading_stopped = bool(notes.get(READING_STOPPED))
-        """Whether a try was stopped while it read all contacts: the next one must not begin with that again."""
+        """Whether a try was stopped while it read all records: the next one must not begin with that again."""
         self.began = utc_time(notes[BEGAN]) if BEGAN in notes else None
         self.plan_calls = 0
         """Calls that the plan expects."""
         self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
-        self._log = ProgressLog(rate, clock)
+        self._log = ProgressLog(rate, clock, records)
         self._saved_calls = 0
         """Calls of this try that a checkpoint has."""
 
@@ -264,14 +270,13 @@ class LoadProgress:
         self._checkpoint_timer.tick(self.counts)
         self._log.tick(self.position)
 
-    def tick_reading(self, contacts: int) -> None:
-        """Log how many contacts of the CRM were read, if it is time."""
-        self._log.tick_reading(contacts, self._stats.calls)
+    def tick_reading(self, count: int) -> None:
+        """Log how many records of the CRM were read, if it is time."""
+        self._log.tick_reading(count, self._stats.calls)
 
     def save_interval(self) -> float:
         """Seconds between two checkpoints."""
-        rejects = self._rejects
-        is_slow = rejects is not None and not rejects.is_local and rejects.has_unsynced
+        is_slow = any(file.has_unsynced and not file.is_local for file in self._files)
         return REMOTE_EVERY if is_slow or not self._checkpoints.is_local else EVERY
 
     def save(self) -> None:
@@ -279,8 +284,8 @@ class LoadProgress:
 
         :raises CannotWrite: the rows since the last one will be sent again
         """
-        if self._rejects is not None:
-            self._rejects.sync()  # before the checkpoint says that these rows are done
+        for file in self._files:
+            file.sync()  # before the checkpoint says that these rows are done
         if self._fingerprints is not None and self._clock() - self._synced >= REMOTE_EVERY:
             self._fingerprints.sync()
             self._synced = self._clock()

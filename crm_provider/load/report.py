@@ -16,10 +16,11 @@ from crm_provider.client.responses import family_of
 from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
-from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.rows import Outcome
+from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
+from crm_provider.load.rows import WRITTEN, Outcome
 
 if TYPE_CHECKING:
+    from crm_provider.load.outcomes.file import OutcomesFile
     from crm_provider.load.rejects.file import RejectsFile
     from crm_provider.load.sources.source import Source
     from crm_provider.load.state.fingerprints import Fingerprints
@@ -40,7 +41,10 @@ class Summary:
     :param throttled: calls of this try that were refused for their rate
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
+    :param outcomes: the ways in which a row can end
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
+    :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
+    :param ending: how the load ended, in a sentence or two
     """
 
     rows: int
@@ -59,7 +63,10 @@ class Summary:
     plan_calls: int = 0
     plan_seconds: float = 0.0
     dry_run: bool = False
+    outcomes: Sequence[Outcome] = WRITTEN
     paths: Mapping[str, str | None] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    ending: str = ""
 
     def __getitem__(self, outcome: Outcome) -> int:
         return self.counts.get(outcome, 0)
@@ -68,7 +75,7 @@ class Summary:
         """JSON-able; the XCom of the operator."""
         return {
             "rows": self.rows,
-            **{outcome.value: self[outcome] for outcome in Outcome},
+            **{outcome.value: self[outcome] for outcome in self.outcomes},
             "left": self.left,
             "calls": self.calls,
             "calls_saved": self.calls_saved,
@@ -77,6 +84,7 @@ class Summary:
             "problems": dict(self.problems),
             "plan": {
                 "name": self.plan,
+                "words": PLAN_WORDS.get(self.plan, ""),
                 "why": self.plan_why,
                 "calls": self.plan_calls,
                 "seconds": round(self.plan_seconds, 1),
@@ -85,16 +93,23 @@ class Summary:
             "budget_used": round(self.budget_used, 3),
             "resumed_at": self.resumed_at,
             "dry_run": self.dry_run,
+            "ending": self.ending,
+            "samples": list(self.samples),
+            "resend": resend_code(path) if (path := self.paths.get("rejects")) else None,
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
-    def line(self) -> str:
-        """One line for the log."""
+    def line(self, *, separator: str = "; ") -> str:
+        """Rows and calls, for the log.
+
+        :param separator: between both
+        """
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -145,6 +160,20 @@ class LoadUnsaved(Exception):
 FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
 
 
+class TooManyRejects(Exception):
+    """All rows are done, but more of them were rejected than ``max_rejects`` allows.
+
+    :param result: the result of the load
+    """
+
+    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
+        super().__init__(problem, result)
+        self.result = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class LoadInterrupted(Exception):
     """The load was cancelled; the next try goes on from there."""
 
@@ -165,24 +194,44 @@ MEANING: Mapping[Outcome, str] = {
     Outcome.SUPPRESSED: "left out: the person does not want to be contacted",
 }
 
+PLAN_WORDS: Mapping[str, str] = {
+    "nothing": "No row has to be sent.",
+    "learned": "Create or update each contact, beginning with the call that the rows so far suggest.",
+    "compare": "Read all contacts of the CRM first, then send only the rows that differ.",
+    "create": "Create each contact; contacts that exist stay as they are.",
+    "update": "Update each contact; rows without a contact in the CRM are rejected.",
+}
+"""What each plan does."""
+
+LONGEST_ENDING = 1000
+"""Characters of an ending in the result."""
+
 SHOWN_PROBLEMS = 50
 """Kinds of problems that are listed, the most frequent first."""
 
 CORRECT = "correct the rows in their source"
 
 
-def report(summary: Summary, *, title: str, ending: str, resend: str | None = None) -> str:
+def report(
+    summary: Summary,
+    *,
+    title: str,
+    ending: str,
+    resend: str | None = None,
+    options: LoadOptions | type[LoadOptions] = ContactOptions,
+) -> str:
     """The page, in Markdown.
 
     :param title: what was loaded
     :param ending: how the load ended, in one sentence
     :param resend: how the rejected rows are sent again, None if there are none
+    :param options: of the load: they have its words
     """
     parts = [
         f"# {title}",
         ending,
         "## Rows" if not summary.dry_run else "## Rows (dry run: nothing was written)",
-        _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary)),
+        _table(("Outcome", "Rows", "Share", "Meaning"), _outcomes(summary, options.meanings)),
     ]
     if summary.errors:
         parts += ["## Errors", _table(("Type", "Rows", "What to do"), _errors(summary))]
@@ -191,7 +240,7 @@ def report(summary: Summary, *, title: str, ending: str, resend: str | None = No
         parts += [_table(("Rows", "Problem"), _problems(summary))]
     if resend is not None:
         parts += ["## Send the rejected rows again", resend]
-    parts += ["## Calls", _table(("", ""), _calls(summary))]
+    parts += ["## Calls", _table(("", ""), _calls(summary, options.naive))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -228,6 +277,9 @@ class FinishedLoad(Protocol):
 
     @property
     def rejects(self) -> RejectsFile | None: ...
+
+    @property
+    def outcomes(self) -> OutcomesFile | None: ...
 
     @property
     def fingerprints(self) -> Fingerprints | None: ...
@@ -277,10 +329,12 @@ def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: 
         path = sibling(load.rejects.path, ".report.md")
     paths = {
         "rejects": rejects_of(load),
+        "outcomes": outcomes_of(load),
         "report": path if path is not None and _written(path, load, summary, ending) else None,
         "state": None if load.fingerprints is None else load.fingerprints.path,
     }
-    return replace(summary, paths={name: None if found is None else str(found) for name, found in paths.items()})
+    texts = {name: None if found is None else str(found) for name, found in paths.items()}
+    return replace(summary, paths=texts, ending=_short(ending))
 
 
 def rejects_of(load: FinishedLoad) -> AnyPath | None:
@@ -288,6 +342,13 @@ def rejects_of(load: FinishedLoad) -> AnyPath | None:
     if load.rejects is None or load.options.dry_run or not load.rejects.count:
         return None
     return load.rejects.path
+
+
+def outcomes_of(load: FinishedLoad) -> AnyPath | None:
+    """The file with the outcomes of all rows, None if there is none."""
+    if load.outcomes is None or load.options.dry_run or not load.outcomes.count:
+        return None
+    return load.outcomes.path
 
 
 def done(load: FinishedLoad, summary: Summary) -> str:
@@ -310,7 +371,8 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    text = report(summary, title=f"Load of {load.source.name}", ending=ending, resend=_resend(rejects_of(load)))
+    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load))
+    text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
     except CannotWrite as unwritten:
@@ -324,16 +386,25 @@ def _resend(path: AnyPath | None) -> str | None:
         return None
     return (
         f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
+        f"```python\n{resend_code(str(path))}\n```\n\n"
         '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
     )
+
+
+def resend_code(path: str) -> str:
+    """A task that sends the rejected rows again."""
+    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_ENDING else f"{text[:LONGEST_ENDING]}..."
 
 
 # -- the tables -----------------------------------------------------------------------------------------------
 
 
-def _outcomes(summary: Summary) -> Iterator[Sequence[object]]:
-    counts = {outcome.value: (summary[outcome], MEANING[outcome]) for outcome in Outcome}
+def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Sequence[object]]:
+    counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in summary.outcomes}
     if summary.left:
         counts["left"] = (summary.left, "not sent yet")
     for name, (count, meaning) in counts.items():
@@ -355,11 +426,11 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
 
 
-def _calls(summary: Summary) -> Iterator[Sequence[object]]:
+def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
     yield "Planned", f"{summary.plan_calls:,} calls, {duration(summary.plan_seconds)}"
     yield "Made", f"{summary.calls:,} calls in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
-    yield "Saved", f"{summary.calls_saved:,} calls, against creating each row and updating it on a conflict"
+    yield "Saved", f"{summary.calls_saved:,} calls, against {naive}"
     yield "Refused for the rate", f"{summary.throttled:,} calls"
     if summary.resumed_at:
         yield "Resumed", f"the last try went on after {summary.resumed_at:,} rows"

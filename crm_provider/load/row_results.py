@@ -6,18 +6,22 @@ It is recorded in the counts, the rejects file and the fingerprints.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action
-from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, RowRule, row_rule, server_delay
+from crm_provider.errors.policy import LONG_WAIT, DecidedBy, Decision, ErrorPolicy, RowRule, row_rule, server_delay
 from crm_provider.load.options import LoadOptions
+from crm_provider.load.outcomes.file import OutcomesFile
+from crm_provider.load.outcomes.formats import RowOutcome
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rows import Contact, Outcome
+from crm_provider.load.rejects.samples import MOST_SAMPLES
+from crm_provider.load.rows import Outcome, Record, Row
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
@@ -55,12 +59,15 @@ class RowDecision:
     decision: Decision
 
 
-def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int) -> RowDecision:
+def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int, of_the_run: str | None = None) -> RowDecision:
     """What to do about a row's error.
 
     :param sends: how often this row was sent, this time included
+    :param of_the_run: why the error comes again with every row; ``on_error`` takes precedence
     """
     decision = policy.decide(error)
+    if of_the_run is not None and decision.decided_by not in (DecidedBy.TASK, DecidedBy.SITE):
+        decision = Decision.by_rule(Action.FAIL, of_the_run)
     rule = row_rule(decision.action, error)
     if rule is RowRule.RESEND_THROTTLED:
         delay = server_delay(error)
@@ -87,9 +94,28 @@ def is_retryable(error: e.CrmError) -> bool:
 
 NOT_KNOWN = "Whether it was written is not known."
 
+_WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
+    RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
+    RowStatus.SUPPRESSED: (Outcome.SUPPRESSED, "The address is on the suppression list."),
+    RowStatus.SAME: (Outcome.UNCHANGED, "The same row was loaded before (state_path)."),
+}
+"""Rows that the preflight check has decided: their outcome, and why."""
+
+
+def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
+    """The ids of what was written of a row before it failed."""
+    return {} if in_flight is None else getattr(in_flight.written, "ids", {})
+
+
+def _message(error: e.CrmError) -> str:
+    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
+
 
 class RowResultHandler:
-    """Decides about each result and records it. Used by one thread."""
+    """Decides about each result and records it. Used by one thread.
+
+    :param of_the_run: why an error of a row comes again with every row, None if it does not
+    """
 
     def __init__(
         self,
@@ -99,9 +125,13 @@ class RowResultHandler:
         policy: ErrorPolicy,
         rejects: RejectsFile | None,
         fingerprints: Fingerprints | None,
+        outcomes: OutcomesFile | None = None,
+        of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
     ) -> None:
+        self._of_the_run = of_the_run
         self._counts, self._options, self._policy = counts, options, policy
-        self._rejects, self._fingerprints = rejects, fingerprints
+        self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
+        self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
         """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
         that the server works."""
@@ -121,19 +151,24 @@ class RowResultHandler:
         elif sent is not None:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
+            self._note(in_flight.row, sent.outcome, message=sent.message, ids=sent.ids)
             self._counts.enter(in_flight.row.number, sent.outcome, sent=sent.called)
             if sent.outcome is not Outcome.SUPPRESSED and sent.is_whole:
-                self._remember(in_flight.contact)
+                self._remember(in_flight.record)
+
+    @property
+    def samples(self) -> list[Reject]:
+        """The first rejected rows; without a rejects file those of this try."""
+        return self._samples if self._rejects is None else self._rejects.samples
 
     def without_call(self, staged: StagedRow) -> None:
         """Record a row that the preflight check has decided."""
-        number, status = staged.row.number, staged.status
-        if status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
+        if staged.status in (RowStatus.INVALID, RowStatus.AMBIGUOUS):
             self._reject_unsendable(staged)
-        elif status is RowStatus.DUPLICATE:
-            self._counts.enter(number, Outcome.SKIPPED)
         else:
-            self._counts.enter(number, Outcome.SUPPRESSED if status is RowStatus.SUPPRESSED else Outcome.UNCHANGED)
+            outcome, message = _WITHOUT_CALL[staged.status]
+            self._note(staged.row, outcome, message=message)
+            self._counts.enter(staged.row.number, outcome)
 
     def server_is_down(self, error: e.CrmError) -> None:
         """End the run: a call of no row failed like the rows that are held. The next try sends them again."""
@@ -148,7 +183,7 @@ class RowResultHandler:
             return  # the next try sends them again
         while self.held and (before is None or self.held[0][2] < before.order):
             in_flight, error, _ = self.held.popleft()
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             self._reject(in_flight, error)
 
     # -- errors ----------------------------------------------------------------------------------------------
@@ -156,7 +191,7 @@ class RowResultHandler:
     def _failed(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         if in_flight.made is not None and in_flight.made.certain:
             self._counts.unfinished.add(in_flight.row.number)
-        decided = decide_row(error, self._policy, sends=in_flight.sends)
+        decided = decide_row(error, self._policy, sends=in_flight.sends, of_the_run=self._of_the_run(error))
         if decided.action is RowAction.HOLD:
             self._hold(in_flight, error)
         elif decided.action is RowAction.RESEND:
@@ -171,13 +206,16 @@ class RowResultHandler:
     def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
-            self._remember(in_flight.contact)
+            self._remember(in_flight.record)
+            self._note(in_flight.row, Outcome.UNCHANGED, message=error.message, request_id=error.request_id)
             self._counts.enter(number, Outcome.UNCHANGED, sent=error.status is not None)
         else:
-            self._forget(in_flight.contact)
+            self._forget(in_flight.record)
             if decided.action is RowAction.REJECT:
                 self._reject(in_flight, error)
             else:
+                about = {"error_type": error.type, "message": _message(error), "request_id": error.request_id}
+                self._note(in_flight.row, Outcome.SKIPPED, **about, ids=_ids(in_flight))
                 self._counts.enter(number, Outcome.SKIPPED, error=error.type, sent=True)
 
     def _hold(self, in_flight: InFlightRow, error: e.CrmError) -> None:
@@ -201,21 +239,20 @@ class RowResultHandler:
 
     def _reject(self, in_flight: InFlightRow, error: e.CrmError) -> None:
         row = in_flight.row
-        message = error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
         reject = Reject(
             number=row.number,
             values=row.values,
             type=error.type,
-            message=message,
+            message=_message(error),
             suggested_action=error.suggested_action,
             request_id=error.request_id,
             retryable=is_retryable(error),
             made=in_flight.made,
         )
-        self._write(reject, sent=True)
+        self._write(row, reject, in_flight=in_flight)
 
     def _reject_unsendable(self, staged: StagedRow) -> None:
-        type_, message = "DUPLICATE_ROW", "Several rows have this email (duplicates='reject')."
+        type_, message = "DUPLICATE_ROW", f"Several rows have this {self._options.shared} (duplicates='reject')."
         if staged.status is RowStatus.INVALID:
             type_, message = "INVALID_VALUE", staged.problem
         reject = Reject(
@@ -227,17 +264,26 @@ class RowResultHandler:
             request_id=None,
             retryable=False,
         )
-        self._write(reject, sent=False)
+        self._write(staged.row, reject)
 
-    def _write(self, reject: Reject, *, sent: bool) -> None:
+    def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None) -> None:
         if self._rejects is not None:
             self._rejects.write(reject)
-        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=sent)
+        elif len(self._samples) < MOST_SAMPLES:
+            self._samples.append(reject)
+        about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}
+        self._note(row, Outcome.REJECTED, **about, ids=_ids(in_flight))
+        self._counts.enter(reject.number, Outcome.REJECTED, error=reject.type, sent=in_flight is not None)
 
-    def _remember(self, contact: Contact) -> None:
-        if self._fingerprints is not None:
-            self._fingerprints.remember(contact)
+    def _note(self, row: Row, outcome: Outcome, **about: Any) -> None:
+        """Write how a row ended, before it counts as done."""
+        if self._outcomes is not None:
+            self._outcomes.write(RowOutcome(number=row.number, outcome=outcome, values=row.values, **about))
 
-    def _forget(self, contact: Contact) -> None:
+    def _remember(self, record: Record) -> None:
         if self._fingerprints is not None:
-            self._fingerprints.forget(contact)
+            self._fingerprints.remember(record)
+
+    def _forget(self, record: Record) -> None:
+        if self._fingerprints is not None:
+            self._fingerprints.forget(record)

@@ -1,24 +1,24 @@
-"""What flows through a load: rows, contacts, outcomes.
-
-A value that Python or a database's driver has no value for: kept as the text that the database sent.
-
-What flows through a load: a row of the source, the contact it becomes, and how it ends.
-"""
+"""What flows through a load: a row of the source, the record that it becomes, and how it ends."""
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crm_provider.values.addresses import person_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for such a value in a row, so that only a row that sends it is rejected.
+    """A value that Python or a database's driver has no value for, so that only a row that sends it is rejected.
 
     :param text: as the database wrote it, for the rejects file
     """
@@ -47,12 +47,16 @@ class Outcome(str, Enum):
     """Left out because the person does not want to be contacted."""
 
 
+WRITTEN = tuple(Outcome)
+"""How a row can end that is written to the CRM."""
+
+
 @dataclass(frozen=True)
 class Made:
-    """An earlier attempt to send a row has made its contact, or may have.
+    """An earlier attempt to send a row has made its record, or may have.
 
     :param since: by the CRM's clock: the attempt was made after it; None if that is not known
-    :param certain: whether the contact is known to have been made
+    :param certain: whether the record is known to have been made
     :param earlier_load: whether that was another load: one that rejected the row, or this task before it was cleared
     """
 
@@ -78,6 +82,33 @@ class Row:
     made: Made | None = None
 
 
+class Record(Protocol):
+    """A row in the CRM's terms, ready to be sent: what the engine of a load needs to know of it."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Name to JSON value; may be empty."""
+
+    @property
+    def key(self) -> str:
+        """What tells records apart: of several rows with one key, one is sent."""
+
+    @property
+    def email(self) -> str | None:
+        """The person that it concerns, for the suppression list."""
+
+    @property
+    def effect(self) -> Any:
+        """What is written if the record exists already: the same for a row that would change nothing. JSON-able."""
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """All but the attributes; :meth:`restored` makes the record of both."""
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], fixed: tuple[Any, ...]) -> Self: ...
+
+
 @dataclass(frozen=True)
 class Contact:
     """A row in the CRM's terms, ready to be sent.
@@ -95,6 +126,20 @@ class Contact:
     def key(self) -> str:
         """What tells people apart, see :func:`~crm_provider.values.addresses.person_key`."""
         return key_of(self.email)
+
+    @property
+    def effect(self) -> Any:
+        """Without the origin: it counts when a contact is created, and one that was loaded before exists."""
+        return [self.email, self.attributes]
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        return self.email, self.origin
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], fixed: tuple[Any, ...]) -> Self:
+        email, origin = fixed
+        return cls(email, attributes, origin)
 
 
 key_of = person_key
@@ -121,7 +166,7 @@ class Problem:
 
 
 class InvalidRow(Exception):
-    """A row that cannot become a contact, with all that is wrong with it; no text of it holds a value.
+    """A row that cannot become a record, with all that is wrong with it; no text of it holds a value.
 
     :param problems: at least one
     """
@@ -137,3 +182,44 @@ class SourceError(ValueError):
 
 class NoSuchFile(SourceError):
     """A file that is not there, or not there yet: of all that is wrong with a source, this alone may change."""
+
+
+class RowLocations:
+    """Remembers, for messages, where each row of a source is and which rows could not be read.
+
+    A row takes four bytes, because there may be millions.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, str]] = []
+        self._lines = array("I")
+        self._malformed = array("I")
+
+    def begin(self, file: object) -> None:
+        """Start the rows of another file."""
+        self._files.append((len(self._lines), str(file)))
+
+    def note(self, line: int, problem: str | None) -> None:
+        """Add a row.
+
+        :param line: its line in the file; 0 for a format without lines
+        """
+        self._lines.append(line)
+        if problem is not None:
+            self._malformed.append(len(self._lines))
+
+    def place(self, number: int) -> str:
+        """File, line and row within the file; empty for an unknown row.
+
+        :param number: of the row in the source, from 1
+        """
+        if not 0 < number <= len(self._lines) or not self._files:
+            return ""
+        first, file = self._files[bisect_right(self._files, number - 1, key=lambda entry: entry[0]) - 1]
+        line = self._lines[number - 1]
+        return f"{file}, line {line} (row {number - first})" if line else f"{file}, row {number - first}"
+
+    def is_malformed(self, number: int) -> bool:
+        """Whether a row could not be read."""
+        n = bisect_left(self._malformed, number)
+        return n < len(self._malformed) and self._malformed[n] == number

@@ -1,45 +1,38 @@
-"""The workers of a load: a few threads that send rows, and the calls of one row.
-
-A row is sent in two steps, the contact and then its lists. What was written is kept in case the row is sent again.
-There are enough threads to use up the rate budget and no more.
-"""
+"""The workers of a load: a few threads that send rows, enough to use up the rate budget and no more."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import math
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
-from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.client.upsert import ContactWriter, Written
-from crm_provider.load.rows import Contact, Made, Outcome, Row
+from crm_provider.client.observers import RequestCounter, RequestEvent
+from crm_provider.load.rows import Made, Outcome, Record, Row
 
 
 @dataclass
 class InFlightRow:
     """A row that is being sent.
 
-    :param contact: the mapped row
-    :param remote: its contact as it was read from the CRM, None if it was not read
+    :param record: the mapped row
+    :param remote: its record as it was read from the CRM, None if it was not read
     :param sends: how often the row was sent, this time included
     :param order: 1-based launch order
-    :param made: the contact that an earlier send, try or load may have made, None if there was none
-    :param written: what an earlier send of this try has written; then only its lists are left
+    :param made: the record that an earlier send, try or load may have made, None if there was none
+    :param written: what an earlier send of this try has written, if not all of the row
     """
 
     row: Row
-    contact: Contact
-    remote: RemoteContact | None
+    record: Record
+    remote: Any
     sends: int = 1
     order: int = 0
     made: Made | None = None
-    written: Written | None = None
+    written: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,56 +40,16 @@ class SentRow:
     """What sending a row did.
 
     :param called: whether a write was needed
-    :param is_whole: whether the CRM now has all that the row says; False if the contact was kept out of the lists
+    :param is_whole: whether the CRM now has all that the row says; False if something was left out on purpose
+    :param ids: ids of the records that the CRM showed, by ``contact_id`` and ``deal_id``
+    :param message: why the row was not written, or not all of it
     """
 
     outcome: Outcome
     called: bool = True
     is_whole: bool = True
-
-
-class RowSender:
-    """Sends rows; threads may share it.
-
-    :param began: when this load began, by the CRM's clock: it did not make a contact that is older
-    """
-
-    def __init__(self, writer: ContactWriter, *, began: datetime | None = None) -> None:
-        self._writer, self._began = writer, began
-
-    def send(self, in_flight: InFlightRow) -> SentRow:
-        """Send one row.
-
-        :raises CrmError: the error that decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
-        """
-        again = in_flight.written is not None
-        contact = in_flight.written or self._write(in_flight)
-        listed = self._writer.add_to_lists(in_flight.contact, contact, again=again)
-        outcome = Outcome(listed.outcome)
-        made = in_flight.made
-        if contact.outcome == "unchanged" and self._writer.mode == "create" and made and not made.earlier_load:
-            outcome = Outcome.CREATED  # by an earlier try of this load
-        return SentRow(outcome, called=contact.called or listed.called, is_whole=listed.is_whole)
-
-    def _write(self, in_flight: InFlightRow) -> Written:
-        is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)
-        try:
-            written = self._writer.write(in_flight.contact, in_flight.remote, is_ours=is_ours)
-        except e.CrmError as error:
-            if not error.outcome_known and in_flight.made is None:
-                in_flight.made = Made(self._began)
-            raise
-        in_flight.written = written
-        if written.outcome == "created":
-            in_flight.made = Made(self._began, certain=True)
-        return written
-
-    @staticmethod
-    def _is_ours(in_flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
-        """Whether an existing contact was made by an earlier send, try or load."""
-        if remote.created_at is None or made.since is None:
-            return made.certain and remote.has(in_flight.contact.attributes)
-        return remote.created_at >= made.since
+    ids: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    message: str | None = field(default=None, compare=False)
 
 
 LEAST, MOST = 4, 64
@@ -132,7 +85,7 @@ class CancelToken:
             raise Cancelled
 
 
-class RequestStats(RequestTally):
+class RequestStats(RequestCounter):
     """Counts the requests of a load and measures how long one takes."""
 
     def __init__(self) -> None:

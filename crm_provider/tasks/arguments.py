@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from crm_provider.errors.policy import ErrorPolicy
     from crm_provider.load.mapping.fields import Empty
     from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
+    from crm_provider.load.sources.arrow_tables import ArrowStream
 
     _T = TypeVar("_T")
 
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     """The value of a template field, or the output of another task."""
     PathArgument: TypeAlias = str | os.PathLike[str] | ObjectStoragePath | XComArg
     """A path or a URL."""
-    PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]]
+    PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]] | ArrowStream
     """Files or rows."""
+    Rows: TypeAlias = PathsOrRows | Iterable[Mapping[str, Any]]
+    """Rows of a task or a script, also of a generator."""
     PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
     """Files or addresses."""
     Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None
@@ -205,6 +208,10 @@ class LoadArguments(CrmRowArguments, total=False):
     """Most rejected rows with which the task succeeds: a number or a share such as ``"1%"``."""
     rejects_path: PathArgument | None
     """File for the rejected rows, unchanged, each with the reason."""
+    outcomes_path: PathArgument | None
+    """File for the outcome of every row (JSON lines, CSV or Parquet, by its suffix)."""
+    outcome_keys: Templated[str | Sequence[str]]
+    """Columns of the source that ``outcomes_path`` shows, to join it with."""
     state_path: PathArgument | None
     """File that remembers what was loaded: the next run leaves out the rows that did not change."""
     report_path: PathArgument | None

@@ -14,8 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from crm_provider.load.rows import Row, SourceError, Unreadable
-from crm_provider.load.sources.files import RowLocations
+from crm_provider.load.rows import Row, RowLocations, SourceError, Unreadable
 from crm_provider.transfers.sql_drivers import Driver, driver_of
 
 FETCH_SIZE = 1000

@@ -37,7 +37,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import Row
 from crm_provider.load.sources.source import open_source
@@ -104,7 +104,7 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
         cancel_token = CancelToken()
         with load_client(sandbox, ProcessRateLimiter(RATE, BURST), cancel_token) as (client, stats):
             load = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
-                        options=LoadOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
+                        options=ContactOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
                         cancel_token=cancel_token)  # fmt: skip
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 running = pool.submit(load.run)
@@ -120,9 +120,9 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
 
 
 @contextmanager
-def load_client(sandbox: Sandbox, pacer: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
+def load_client(sandbox: Sandbox, limiter: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
     settings, stats = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
-    transport = Transport(settings, pacer=pacer, sleep=cancel_token.sleep, observer=stats)
+    transport = Transport(settings, limiter=limiter, sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
         yield client, stats
 
@@ -185,7 +185,7 @@ def run_load(sandbox: Sandbox, rows: list[dict[str, str]], plan: Any, state: Pat
     cancel_token = CancelToken()
     with load_client(sandbox, UnlimitedRate(), cancel_token) as (client, stats):
         return LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
-                    options=LoadOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), cancel_token=cancel_token,
+                    options=ContactOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), cancel_token=cancel_token,
                     fingerprints=None if state is None else Fingerprints(state, b"secret")).run()  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def memory_child(way: str, folder: Path) -> dict[str, Any]:
     if way != "base":
         settings = Settings(api_key="sandbox-key", base_url="http://127.0.0.1:9")
         LoadJob(source=source, mapper=mapper, client=CrmClient(settings), stats=RequestStats(),
-             options=LoadOptions(plan="learned", dry_run=way == "dry_run"), policy=ErrorPolicy(work=Work.LOAD),
+             options=ContactOptions(plan="learned", dry_run=way == "dry_run"), policy=ErrorPolicy(work=Work.LOAD),
              fingerprints=Fingerprints(state, b"secret") if way == "repeat" else None).run()  # fmt: skip
     return {"way": way, "seconds": time.monotonic() - started, "megabytes": peak()}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,37 @@ def test_a_row_of_a_wrong_form_is_rejected_until_it_was_corrected(
     assert f"{DATA}/ragged.csv, line 2 has 4 fields" in Path(rejects[0]).read_text(encoding="utf-8")
 
 
+def test_the_outcome_of_every_row_of_a_mapped_load(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """Each instance has a file of its own, and the retry of the rejects another."""
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="b1@*", count=1)
+    for name in "ab":
+        rows = [{"email": f"{name}{n}@ex.co", "lead": f"{name}-{n}"} for n in (1, 2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shared = {"mapping": {"email": "email"}, "outcome_keys": "{{ params.key }}"}
+    with DAG("outcomes_of_all_rows", params={"key": "lead"}) as dag:
+        load = CrmLoadContactsOperator.partial(
+            task_id="load", max_rejects=1, rejects_path=str(tmp_path / "rejects.csv"),
+            outcomes_path=str(tmp_path / "{{ run_id }}" / "outcomes.csv"), **shared,
+        ).expand(source=[str(tmp_path / f"{name}.jsonl") for name in "ab"])  # fmt: skip
+        load >> CrmRetryRejectsOperator(
+            task_id="again", rejects=str(tmp_path / "rejects.*.csv"), only="all",
+            outcomes_path=str(tmp_path / "again.csv"), **shared,
+        )  # fmt: skip
+    run = run_dag(dag)
+    assert set(run.states().values()) == {"success"}
+    found = {}
+    for name in ("load[0]", "load[1]", "again"):
+        path = Path(run[name].result["outcomes_path"])
+        with path.open(newline="", encoding="utf-8") as file:
+            found[name, path.name] = {row["lead"]: (row["outcome"], row["contact_id"]) for row in csv.DictReader(file)}
+    ids = {email: contact.id for email, contact in crm.store.contacts.items()}
+    assert found == {
+        ("load[0]", "outcomes.0.csv"): {"a-1": ("created", ids["a1@ex.co"]), "a-2": ("created", ids["a2@ex.co"])},
+        ("load[1]", "outcomes.1.csv"): {"b-1": ("rejected", ""), "b-2": ("created", ids["b2@ex.co"])},
+        ("again", "again.csv"): {"b-1": ("created", ids["b1@ex.co"])},
+    }
+
+
 def test_a_file_without_a_header_line_shows_nothing(crm: Sandbox, run_task: RunTask) -> None:
     end = run_task(CrmLoadContactsOperator, source=str(DATA / "no_header.csv"), mapping={"email": "E-mail"})
     assert end.states == ["failed"]
@@ -81,20 +112,3 @@ def test_an_extract_loads_back(crm: Sandbox, run_dag: RunDag, tmp_path: Path) ->
     assert run["back"].state == "success"
     assert (run["back"].result["rows"], run["back"].result["rejected"]) == (2, 0)
     assert attributes(crm) == {row["email"]: {"name": row["name"], "note": row["note"]} for row in given}
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: CrmLoadContactsOperator(task_id="t", source="s3://bucket/{{ ds }}.parquet"),
-        lambda: CrmLoadContactsOperator(task_id="t", source="in/leads", source_format="parquet"),
-        lambda: CrmExtractContactsOperator(task_id="t", target="out/{{ ds }}.parquet"),
-    ],
-)
-def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
-    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make()
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
-        make()

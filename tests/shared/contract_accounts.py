@@ -40,19 +40,19 @@ class Counted:
     :param left: calls that may still be made
     """
 
-    def __init__(self, pacer: RateLimiter, left: int) -> None:
-        self._pacer, self.left, self.made = pacer, left, 0
+    def __init__(self, limiter: RateLimiter, left: int) -> None:
+        self._limiter, self.left, self.made = limiter, left, 0
 
     def acquire(self, max_wait: float) -> float:
         if self.left <= 0:
             raise OutOfCalls(f"{self.made} calls were made; the rest is kept for cleaning up")
-        waited = self._pacer.acquire(max_wait)
+        waited = self._limiter.acquire(max_wait)
         self.left -= 1
         self.made += 1
         return waited
 
     def pause(self, seconds: float) -> None:
-        self._pacer.pause(seconds)
+        self._limiter.pause(seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Account:
     def __init__(self, name: str, settings: Settings, known: Known) -> None:
         self.name, self.settings, self.known = name, settings, known
         self.calls = Counted(limiter_for(settings), MOST_CALLS - KEPT_FOR_CLEANING)
-        self.client = CrmClient(settings, transport=Transport(settings, pacer=self.calls))
+        self.client = CrmClient(settings, transport=Transport(settings, limiter=self.calls))
         self._emails: list[str] = []
         self._deals: list[str] = []
 
@@ -113,9 +113,9 @@ class Account:
         call = Call(
             method=method, route=route, path_params=parts, query=query or {}, body=body, authenticated=authenticated
         )
-        with closing(HttpSession(settings or self.settings, user_agent="airflow-provider-crm contract")) as wire:
+        with closing(HttpSession(settings or self.settings, user_agent="airflow-provider-crm contract")) as session:
             self.calls.acquire(60.0)
-            return wire.round_trip(call)
+            return session.round_trip(call)
 
     def clean_up(self) -> list[str]:
         """Delete what was made; deals first, for a contact may be kept by its deal.

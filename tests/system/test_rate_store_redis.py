@@ -88,7 +88,7 @@ def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, 
         expected = schedule.ask(now, first, number, pace, third)
         answer, _ = store.ask(first, ticket, pace, third, now=now)
         assert answer == expected
-        if answer.verdict is GrantStatus.RETRY_AFTER:
+        if answer.status is GrantStatus.RETRY_AFTER:
             tickets.append(answer.ticket)
 
 
@@ -130,11 +130,11 @@ from crm_provider.rate_limit import redis as redis_store
 from crm_provider.client.settings import Settings
 
 redis_store.TIMEOUT = float(sys.argv[2])
-pacer = limiter_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))
+limiter = limiter_for(Settings(api_key="k", requests_per_second=50, burst=2, rate_store=sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(30):
-    pacer.acquire(60)
+    limiter.acquire(60)
     print(time.monotonic(), flush=True)
 """
 
@@ -177,12 +177,12 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
     caplog.set_level("INFO")
     monkeypatch.setattr(host_file, "private_folder", lambda: tmp_path / "state")
     monkeypatch.setattr(budgets, "RECHECK", 0.2)
-    pacer = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
+    limiter = Budget(budgets.store_for(Settings(api_key="k", rate_store=redis.url)), 50.0, 2).lane(Lane.BULK)
 
     def assert_paced() -> None:
         moments = [time.monotonic()]
         for _ in range(20):
-            pacer.acquire(60.0)
+            limiter.acquire(60.0)
             moments.append(time.monotonic())
         assert moments[-1] - moments[0] >= 18 / 49.5
         assert median_gap(moments) <= SLACK / 49.5

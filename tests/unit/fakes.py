@@ -41,7 +41,7 @@ class FakeClock:
 
 
 @dataclass
-class FakePacer:
+class FakeRateLimiter:
     """Gives every slot at once; the slots in ``away`` (by their number from 0) are so many seconds away."""
 
     away: Mapping[int, float] = field(default_factory=dict)
@@ -87,7 +87,7 @@ Step = Callable[[Call], CrmResponse]
 def lost(call: Call) -> NoReturn:
     """No answer came: a write may or may not have happened."""
     raise e.CrmTimeoutError(
-        "no answer in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
+        "no response in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
     )
 
 
@@ -107,7 +107,7 @@ def data(value: Any, status: int = 200) -> Reply:
     return Reply(status, {"message": "ok", "data": value})
 
 
-class FakeWire:
+class FakeHttpSession:
     """Answers from a script, step by step; whatever is sent beyond it is an error of the test."""
 
     def __init__(self, *script: Step) -> None:
@@ -140,22 +140,26 @@ def _query(query: Mapping[str, Any]) -> str:
 
 @dataclass
 class Bench:
-    """A transport and a client over a scripted wire, with a fake clock and pacer."""
+    """A transport and a client over a scripted session, with a fake clock and rate limiter."""
 
-    wire: FakeWire
+    http: FakeHttpSession
     clock: FakeClock
-    pacer: FakePacer
+    limiter: FakeRateLimiter
     transport: Transport
     client: CrmClient
 
+    def send(self, call: Call, **options: Any) -> Any:
+        """Send any call, with its retries."""
+        return self.client._send(call, **options)
+
 
 def bench(
-    *script: Step, budget: RetryBudget | None = None, pacer: FakePacer | None = None, jitter: float = 1.0
+    *script: Step, budget: RetryBudget | None = None, limiter: FakeRateLimiter | None = None, jitter: float = 1.0
 ) -> Bench:
     """A bench that answers from a script."""
     settings = Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2")
-    wire, clock, pacer = FakeWire(*script), FakeClock(), pacer or FakePacer()
-    transport = Transport(settings, budget=budget, pacer=pacer, clock=clock, sleep=clock.sleep, jitter=lambda: jitter)
+    http, clock, limiter = FakeHttpSession(*script), FakeClock(), limiter or FakeRateLimiter()
+    transport = Transport(settings, limiter=limiter, clock=clock, sleep=clock.sleep, jitter=lambda: jitter)
     transport.close()
-    transport._wire = wire  # type: ignore[assignment]
-    return Bench(wire, clock, pacer, transport, CrmClient(settings, transport=transport))
+    transport._http = http  # type: ignore[assignment]
+    return Bench(http, clock, limiter, transport, CrmClient(settings, transport=transport, budget=budget))

@@ -38,31 +38,31 @@ RAISED: dict[str, tuple[type[e.CrmError], str]] = {
     "the certificate is self-signed": (e.CrmTlsError, "self"),
     "the certificate has expired": (e.CrmTlsError, "expired"),
     "the certificate is for another host": (e.CrmTlsError, "Hostname mismatch"),
-    "plain HTTP behind https://": (e.CrmTlsError, "speaks no TLS"),
+    "plain HTTP behind https://": (e.CrmTlsError, "does not use TLS"),
     "the proxy is not there": (e.CrmConnectionError, "proxy (HTTPS_PROXY): the connection was refused"),
     "the proxy says nothing": (e.CrmTimeoutError, "no connection through the proxy (HTTPS_PROXY) in time"),
     "the proxy wants a password (407)": (e.CrmConfigurationError, "status 407"),
     "the proxy forbids it (403)": (e.CrmConfigurationError, "status 403"),
     "the proxy gets no connection (502)": (e.CrmConnectionError, "status 502"),
-    "the proxy answers HTML itself": (e.CrmTlsError, "speaks no TLS"),
-    **dict.fromkeys(SLOW, (e.CrmTimeoutError, "no whole answer in time")),
-    "the connection is closed before the answer": (e.CrmConnectionError, "broke off"),
+    "the proxy answers HTML itself": (e.CrmTlsError, "does not use TLS"),
+    **dict.fromkeys(SLOW, (e.CrmTimeoutError, "no complete response in time")),
+    "the connection is closed before the answer": (e.CrmConnectionError, "broke"),
     "the connection is reset before the answer": (e.CrmConnectionError, "reset"),
-    "the connection is closed in the body": (e.CrmConnectionError, "broke off"),
-    "the connection is closed in a chunk": (e.CrmConnectionError, "broke off"),
+    "the connection is closed in the body": (e.CrmConnectionError, "broke"),
+    "the connection is closed in a chunk": (e.CrmConnectionError, "broke"),
     "a body of 100 MB": (e.CrmProtocolError, "larger than 10 MB"),
     "a body without end": (e.CrmProtocolError, "larger than 10 MB"),
     "chunks without end": (e.CrmProtocolError, "larger than 10 MB"),
     "a gzip bomb": (e.CrmProtocolError, "larger than 10 MB"),
-    "5,000 headers": (e.CrmProtocolError, "no HTTP that can be read"),
-    "headers without end": (e.CrmProtocolError, "no HTTP that can be read"),
-    "a header of 1 MB": (e.CrmProtocolError, "no HTTP that can be read"),
-    "a status line of 1 MB": (e.CrmProtocolError, "no HTTP that can be read"),
-    "another protocol than HTTP": (e.CrmProtocolError, "no HTTP that can be read"),
+    "5,000 headers": (e.CrmProtocolError, "not valid HTTP"),
+    "headers without end": (e.CrmProtocolError, "not valid HTTP"),
+    "a header of 1 MB": (e.CrmProtocolError, "not valid HTTP"),
+    "a status line of 1 MB": (e.CrmProtocolError, "not valid HTTP"),
+    "another protocol than HTTP": (e.CrmProtocolError, "not valid HTTP"),
     "Content-Length too small": (e.CrmProtocolError, "not JSON"),
-    "gzip that is none": (e.CrmProtocolError, "cannot be unpacked"),
+    "gzip that is none": (e.CrmProtocolError, "cannot be decompressed"),
     "gzip that is cut off": (e.CrmProtocolError, "cut off"),
-    "packed in a way nobody asked for": (e.CrmProtocolError, "nobody asked for"),
+    "packed in a way nobody asked for": (e.CrmProtocolError, "was not requested"),
     "invalid UTF-8": (e.CrmProtocolError, "not JSON"),
     "JSON nested 100,000 deep": (e.CrmProtocolError, "not JSON"),
     "a number of 100,000 digits": (e.CrmProtocolError, "not JSON"),
@@ -92,8 +92,8 @@ def client_of(base_url: str, *, timeout: float) -> CrmClient:
     """A client that does not sleep, and makes two attempts."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=timeout), FakeClock()
     budget = RetryBudget(tries=TRIES)
-    transport = Transport(settings, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep, budget=budget)
-    return CrmClient(settings, transport=transport)
+    transport = Transport(settings, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
+    return CrmClient(settings, transport=transport, budget=budget)
 
 
 def failed(way: Way, call: Callable[[CrmClient], Any], *, timeout: float) -> e.CrmError:

@@ -59,7 +59,7 @@ def failed(made: Bench, invoke: Invoke) -> e.CrmError:
 
 
 def bodies(made: Bench) -> list[Any]:
-    return [call.body for call in made.wire.calls]
+    return [call.body for call in made.http.calls]
 
 
 # -- one call, one request -----------------------------------------------------------------------------------
@@ -201,8 +201,8 @@ def test_call(name: str) -> None:
     invoke, request, body, reply, result = SIMPLE[name]
     made = bench(reply)
     assert invoke(made.client) == result
-    assert (made.wire.sent, bodies(made)) == ([request], [body])
-    assert made.wire.calls[0].authenticated is not name.startswith("trigger_automation")
+    assert (made.http.sent, bodies(made)) == ([request], [body])
+    assert made.http.calls[0].authenticated is not name.startswith("trigger_automation")
 
 
 def test_every_call_of_the_client_is_in_the_table() -> None:
@@ -216,9 +216,9 @@ def test_every_call_of_the_client_is_in_the_table() -> None:
 def test_an_error_comes_up_as_it_is(name: str, type_: str) -> None:
     made = bench(error(type_))
     raised = failed(made, SIMPLE[name][0])
-    assert (raised.type, raised.request_id, len(made.wire.calls)) == (type_, "req-1", 1)
-    assert raised.method == made.wire.calls[0].method
-    assert raised.path == made.wire.calls[0].log_path
+    assert (raised.type, raised.request_id, len(made.http.calls)) == (type_, "req-1", 1)
+    assert raised.method == made.http.calls[0].method
+    assert raised.path == made.http.calls[0].log_path
 
 
 PAGED: dict[str, tuple[Invoke, str]] = {
@@ -234,14 +234,14 @@ def test_listing_goes_from_page_to_page(name: str) -> None:
     records = [{"id": f"r-{n}"} for n in range(25)]
     made = bench(page(records[:10], 25), error("TOO_MANY_REQUESTS"), page(records[10:20], 25), page(records[20:], 25))
     assert invoke(made.client) == records
-    assert made.wire.sent == [f"GET {route}?page={n}" for n in (0, 1, 1, 2)]
+    assert made.http.sent == [f"GET {route}?page={n}" for n in (0, 1, 1, 2)]
 
 
 @pytest.mark.parametrize("name", PAGED)
 def test_listing_sends_nothing_until_it_is_read(name: str) -> None:
     made = bench(page([]))
     listing: Iterator[Any] = getattr(made.client, name)()
-    assert made.wire.sent == []
+    assert made.http.sent == []
     assert list(listing) == []
 
 
@@ -287,7 +287,7 @@ def test_a_created_deal_without_an_id_is_an_error_with_an_unknown_outcome() -> N
 def test_an_id_that_a_write_does_not_tell_is_read(answer: Reply) -> None:
     made = bench(answer, data(RECORD))
     assert made.client.create_contact(EMAIL) == REF
-    assert made.wire.sent == ["POST /contacts", f"GET {AT}"]
+    assert made.http.sent == ["POST /contacts", f"GET {AT}"]
 
 
 @pytest.mark.parametrize("answer", [["x"], {"x": 1}, {"data": {"id": "1"}}, "x"], ids=str)
@@ -366,7 +366,7 @@ def test_a_wrong_value_is_refused_before_anything_is_sent(name: str, order: str)
         made.client._writer._order.learn(existed=order == "update first")
     raised = failed(made, WRONG[name])
     assert isinstance(raised, e.CrmInvalidValueError)
-    assert (made.wire.sent, made.pacer.asked) == ([], []), "not even a slot of the rate budget is taken"
+    assert (made.http.sent, made.limiter.asked) == ([], []), "not even a slot of the rate budget is taken"
     assert EMAIL not in f"{raised} {raised!r}"
 
 
@@ -384,7 +384,7 @@ def test_no_part_changes_the_path(part: str) -> None:
     except e.CrmInvalidValueError:
         assert part in (".", "..")
     else:
-        assert made.wire.calls[0].path.count("/") == 3
+        assert made.http.calls[0].path.count("/") == 3
 
 
 @pytest.mark.parametrize(
@@ -450,10 +450,10 @@ def test_upsert_create_first(name: str) -> None:
     made = bench(*steps)
     result = made.client.upsert_contact(EMAIL, attributes={"name": "Ada"}, origin={"url": "https://x"})
     assert result == {**REF, "outcome": outcome}
-    assert made.wire.sent == requests
+    assert made.http.sent == requests
     full = {"email": EMAIL, "attributes": {"name": "Ada"}, "origin": {"url": "https://x"}}
     assert bodies(made) == [
-        {"POST": full, "PUT": {"name": "Ada"}, "GET": None}[call.method] for call in made.wire.calls
+        {"POST": full, "PUT": {"name": "Ada"}, "GET": None}[call.method] for call in made.http.calls
     ]
 
 
@@ -487,7 +487,7 @@ def test_upsert_update_first(name: str) -> None:
     for _ in range(20):
         made.client._writer._order.learn(existed=True)
     assert made.client.upsert_contact(EMAIL, attributes={"name": "Ada"}) == {**REF, "outcome": outcome}
-    assert made.wire.sent == requests
+    assert made.http.sent == requests
 
 
 # name: what is called, the answers, how many calls, and the error: nothing that only a status says is taken for true
@@ -515,7 +515,7 @@ def test_a_status_alone_proves_nothing(name: str) -> None:
     invoke, steps, type_ = NOT_PROVEN[name]
     made = bench(*steps)
     assert failed(made, invoke).type == type_
-    assert len(made.wire.sent) == len(steps)
+    assert len(made.http.sent) == len(steps)
 
 
 @pytest.mark.parametrize(
@@ -534,14 +534,14 @@ def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove
     for _ in range(20):
         made.client._writer._order.learn(existed=True)
     raised = failed(made, lambda c: c.upsert_contact(EMAIL, attributes={"name": "Ada"}))
-    assert (raised.type, raised.path, len(made.wire.sent)) == (type_, route, len(steps))
+    assert (raised.type, raised.path, len(made.http.sent)) == (type_, route, len(steps))
 
 
 def test_a_creation_is_not_repeated_while_reading_tells_of_something_else() -> None:
     made = bench(lost, *[error("DEAL_NOT_FOUND")] * 4)
     raised = failed(made, lambda c: c.create_contact(EMAIL))
     assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
-    assert made.wire.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
+    assert made.http.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
 
 
 def test_the_order_is_learned_from_what_the_last_ones_did() -> None:
@@ -549,7 +549,7 @@ def test_the_order_is_learned_from_what_the_last_ones_did() -> None:
     made = bench(*existing, *[data(REF)] * 3, *[error("CONTACT_NOT_FOUND"), data(REF, 201)] * 4, data(REF, 201))
     outcomes = [made.client.upsert_contact(EMAIL, attributes={"name": "Ada"})["outcome"] for _ in range(9)]
     assert outcomes == ["updated"] * 4 + ["created"] * 5
-    methods = [line.split()[0] for line in made.wire.sent]
+    methods = [line.split()[0] for line in made.http.sent]
     assert methods == ["POST", "PUT", *["PUT"] * 3, *["PUT", "POST"] * 4, "POST"]
 
 
@@ -574,7 +574,7 @@ def test_upsert_without_attributes_changes_nothing(steps: list[Step], expected: 
     for _ in range(20):
         made.client._writer._order.learn(existed=True)
     assert made.client.upsert_contact(EMAIL) == expected
-    assert "PUT" not in "".join(made.wire.sent)
+    assert "PUT" not in "".join(made.http.sent)
 
 
 def test_an_existing_contact_without_an_id_is_an_error_of_ours() -> None:
@@ -659,7 +659,7 @@ def test_a_lost_write_is_settled(name: str) -> None:
     invoke, steps, requests, result = VERIFY_FIRST[name]
     made = bench(*steps)
     assert invoke(made.client) == result
-    assert made.wire.sent == requests
+    assert made.http.sent == requests
 
 
 @pytest.mark.parametrize(
@@ -688,7 +688,7 @@ def test_reading_back_is_tried_once_for_each_try() -> None:
     made = bench(lost, *[error("SERVICE_UNAVAILABLE")] * 4)
     raised = failed(made, CREATE)
     assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
-    assert made.wire.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
+    assert made.http.sent == ["POST /contacts", *[f"GET {AT}"] * 4]
 
 
 # -- lists ---------------------------------------------------------------------------------------------------
@@ -811,4 +811,4 @@ def test_a_request_with_values_of_another_type_names_the_argument(arguments: dic
     made = bench()
     with pytest.raises(e.CrmInvalidValueError, match=problem):
         made.client.request(**arguments)
-    assert made.wire.calls == []
+    assert made.http.calls == []

@@ -23,7 +23,7 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.extract.partial_pages import LONGEST_REST, Owner, PartialPages
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.limiter import Budget
-from crm_provider.rate_limit.schedule import LONGEST_NAP, NO_SHOW_AFTER, Lane
+from crm_provider.rate_limit.schedule import LONGEST_RETRY_DELAY, NO_SHOW_AFTER, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
@@ -50,7 +50,9 @@ WALL_CLOCK = {
     "extract/extractor.py": "a default, for the age of parts",
     "extract/reader.py": "a default, for the age of parts",
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
+    "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
+    "rate_limit/leases.py": "a default, for slots of several hosts until a response has shown the CRM's clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
     "client/transport.py": "the age of a record, to hours, if the CRM does not show its clock",
@@ -127,17 +129,17 @@ def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]
     store = HostFileStore("key.rate", folder=tmp_path / "private", clock=lambda: true.now + off[0], sleep=true.sleep)
-    pacer = Budget(store, 5.0, 2, clock=true, sleep=true.sleep, jitter=lambda: 0.0).lane(Lane.BULK)
+    limiter = Budget(store, 5.0, 2, clock=true, sleep=true.sleep, jitter=lambda: 0.0).lane(Lane.BULK)
     sent, jumps = [], 0
     for _ in range(200):
         if chance.random() < 0.1:
             off[0], jumps = chance.choice([*JUMPS, -true.now, 0.0]), jumps + 1  # -true.now: a boot
-        pacer.acquire(10.0)
+        limiter.acquire(10.0)
         sent.append(true.now)
     spacing = 1 / (5.0 * 0.99)
     assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one call too early for each jump"
     gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
-    assert max(gaps) <= LONGEST_NAP + NO_SHOW_AFTER + spacing, "nobody is held up"
+    assert max(gaps) <= LONGEST_RETRY_DELAY + NO_SHOW_AFTER + spacing, "nobody is held up"
 
 
 # -- pages of an extract ------------------------------------------------------------------------------------

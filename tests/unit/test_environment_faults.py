@@ -34,7 +34,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 def failed(base_url: str) -> e.CrmError:
     """The error of a read, with the retries that every call has."""
     settings, clock = Settings(api_key=KEY, base_url=base_url, timeout=10), FakeClock()
-    transport = Transport(settings, pacer=UnlimitedRate(), clock=clock, sleep=clock.sleep)
+    transport = Transport(settings, limiter=UnlimitedRate(), clock=clock, sleep=clock.sleep)
     with CrmClient(settings, transport=transport) as client, pytest.raises(e.CrmError) as raised:
         client.get_contact("ada@example.com")
     return raised.value

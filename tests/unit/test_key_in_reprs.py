@@ -73,7 +73,7 @@ def assert_hidden(error: BaseException) -> None:
 
 def client_of(base_url: str, *, timeout: float = 30.0) -> CrmClient:
     settings = Settings(api_key=KEY, base_url=base_url, timeout=timeout)
-    return CrmClient(settings, transport=Transport(settings, pacer=UnlimitedRate(), budget=ONE_TRY))
+    return CrmClient(settings, transport=Transport(settings, limiter=UnlimitedRate()), budget=ONE_TRY)
 
 
 @pytest.mark.parametrize("fault", WAYS)
@@ -152,8 +152,8 @@ def test_a_key_in_the_field_of_the_host_is_not_repeated(
         assert KEY.lower() not in str(refused).lower()
         return
     assert password not in (KEY, "")
-    with CrmClient(settings, transport=Transport(settings, pacer=UnlimitedRate(), budget=ONE_TRY)) as client:
-        client._transport._wire._session.trust_env = False
+    with CrmClient(settings, transport=Transport(settings, limiter=UnlimitedRate()), budget=ONE_TRY) as client:
+        client._transport._http._session.trust_env = False
         monkeypatch.setattr("socket.getaddrinfo", _unknown)
         with pytest.raises(e.CrmConnectionError) as raised:
             client.ping()

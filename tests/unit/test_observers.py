@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
+from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
 from crm_provider.observability.metrics import CallMetrics
 
 from . import fakes
-from .fakes import Bench, FakePacer, Reply, Step, data, error, lost, refused
+from .fakes import Bench, FakeRateLimiter, Reply, Step, data, error, lost, refused
 
 GET = Call(method="GET", route="/contacts/{email}", path_params={"email": "ada@example.com"})
 OK = data({"id": "c-1"})
 
 
-def observed(*script: Step, pacer: FakePacer | None = None) -> tuple[Bench, list[RequestEvent]]:
+def observed(*script: Step, limiter: FakeRateLimiter | None = None) -> tuple[Bench, list[RequestEvent]]:
     """A bench, and what its transport's observer is told."""
-    made, seen = fakes.bench(*script, pacer=pacer), list[RequestEvent]()
+    made, seen = fakes.bench(*script, limiter=limiter), list[RequestEvent]()
     made.transport.observe(seen.append)
     return made, seen
 
 
 def seen_of(call: Call, *script: Step) -> list[RequestEvent]:
     made, seen = observed(*script)
-    made.transport.send(call)
+    made.send(call)
     return seen
 
 
 def test_every_attempt_is_told_also_a_failed_one() -> None:
-    made, seen = observed(lost, error("TOO_MANY_REQUESTS"), refused, OK, pacer=FakePacer({1: 0.7}))
-    made.transport.send(GET)
+    made, seen = observed(lost, error("TOO_MANY_REQUESTS"), refused, OK, limiter=FakeRateLimiter({1: 0.7}))
+    made.send(GET)
     assert [(s.attempt, s.status, s.error_type, s.waited, s.throttled) for s in seen] == [
         (1, None, "TIMEOUT", 0.0, False),
         (2, 429, "TOO_MANY_REQUESTS", 0.7, True),
@@ -47,7 +46,7 @@ def test_every_attempt_is_told_also_a_failed_one() -> None:
 def test_an_answer_that_makes_no_sense_is_told_with_its_status() -> None:
     made, seen = observed(Reply(200, b"<html>"))
     with pytest.raises(e.CrmProtocolError) as raised:
-        made.transport.send(GET)
+        made.send(GET)
     assert [(s.status, s.error_type) for s in seen] == [(200, raised.value.type)]
 
 
@@ -57,7 +56,7 @@ def test_a_call_that_was_interrupted_is_no_success() -> None:
 
     made, seen = observed(interrupted)
     with pytest.raises(KeyboardInterrupt):
-        made.transport.send(GET)
+        made.send(GET)
     assert [(s.status, s.error_type) for s in seen] == [(None, "INTERRUPTED")]
 
 
@@ -67,14 +66,14 @@ def test_how_long_the_answer_took() -> None:
         return OK(call)
 
     made, seen = observed(slow)
-    made.transport.send(GET)
+    made.send(GET)
     assert seen[0].seconds == pytest.approx(1.25)
 
 
 def test_without_a_slot_there_was_no_attempt() -> None:
-    made, seen = observed(pacer=FakePacer({0: 100.0}))
+    made, seen = observed(limiter=FakeRateLimiter({0: 100.0}))
     with pytest.raises(e.CrmTooManyRequestsError):
-        made.transport.send(GET)
+        made.send(GET)
     assert seen == []
 
 
@@ -108,7 +107,7 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
     made.transport.observe(broken)
     made.transport.observe(others.append)
     for _ in range(3):
-        assert made.transport.send(GET) == {"id": "c-1"}
+        assert made.send(GET) == {"id": "c-1"}
     assert len(told) == 3
     assert others == told
     assert [record.levelname for record in fakes.logged(caplog)] == ["WARNING"]
@@ -134,7 +133,7 @@ def call_seen(error_type: str | None = None, *, status: int | None = 200, waited
 
 
 def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
-    traffic = RequestTally()
+    counter = RequestCounter()
     for seen in (
         call_seen(waited=0.5),
         call_seen("TOO_MANY_REQUESTS", status=429, waited=1.0),
@@ -142,34 +141,9 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
         call_seen("TIMEOUT", status=None),
         call_seen("TIMEOUT", status=None),
     ):
-        traffic(seen)
-    assert (traffic.calls, traffic.throttled, traffic.waited) == (5, 2, 1.5)
-    assert traffic.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
-
-
-def test_a_snapshot_stays_as_it_was() -> None:
-    traffic = RequestTally()
-    traffic(call_seen("TIMEOUT"))
-    before = traffic.snapshot()
-    traffic(call_seen("TIMEOUT"))
-    traffic.errors.clear()
-    assert (before.calls, before.errors) == (1, {"TIMEOUT": 1})
-    assert (traffic.calls, traffic.errors) == (2, {"TIMEOUT": 2})
-
-
-def test_threads_may_share_a_tally() -> None:
-    traffic = RequestTally()
-
-    def count() -> None:
-        for _ in range(500):
-            traffic(call_seen("X"))
-
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (traffic.calls, traffic.errors["X"]) == (4000, 4000)
+        counter(seen)
+    assert (counter.calls, counter.throttled, counter.waited) == (5, 2, 1.5)
+    assert counter.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
 
 
 # -- Airflow's metrics ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from crm_provider.rate_limit.limiter import (
 from crm_provider.rate_limit.redis import RedisStore
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN, Grant, GrantStatus, Lane, Pace, Ticket
 
-from .fakes import FakeClock, FakePacer
+from .fakes import FakeClock, FakeRateLimiter
 
 PACE = Pace.of(5.0, 2)
 
@@ -82,21 +82,21 @@ def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> Non
 
 def test_limits_that_change_while_a_caller_naps_count_for_its_next_question(clock: FakeClock) -> None:
     script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.GRANTED, 0.0))
-    pacer = lane_of(clock, script)
+    limiter = lane_of(clock, script)
 
     def sleep(seconds: float) -> None:
-        pacer.budget.limit(50.0, 20)
+        limiter.budget.limit(50.0, 20)
 
-    pacer.budget.lane(Lane.BULK, sleep=sleep).acquire(1.0)
+    limiter.budget.lane(Lane.BULK, sleep=sleep).acquire(1.0)
     assert [pace for _, _, pace, _ in script.asked] == [PACE, Pace.of(50.0, 20)]
     assert clock.slept == []
 
 
 def test_a_refusal_holds_all_back_and_moves_the_phase_by_chance(clock: FakeClock) -> None:
     script = Script(clock)
-    pacer = lane_of(clock, script)
+    limiter = lane_of(clock, script)
     for seconds in (0.0, LONGEST_PAUSE, LONGEST_PAUSE + 0.001):
-        pacer.pause(seconds)
+        limiter.pause(seconds)
     phase = 0.25 * PACE.spacing
     assert script.paused == [(0.0, phase, PACE), (LONGEST_PAUSE, phase, PACE)]
 
@@ -114,7 +114,7 @@ def test_each_lane_has_callers_of_its_own() -> None:
 
 
 def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_left(clock: FakeClock) -> None:
-    whole = FakePacer({1: 0.5})
+    whole = FakeRateLimiter({1: 0.5})
     share = ShareRateLimiter(whole, 0.5)
     share._own = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
     assert [share.acquire(4.0), share.acquire(4.0)] == [0.0, 1.5]
@@ -122,7 +122,7 @@ def test_a_share_waits_at_its_own_pace_first_and_then_with_the_patience_that_is_
 
 
 def test_a_share_has_no_burst() -> None:
-    share = ShareRateLimiter(FakePacer(), 2.0)
+    share = ShareRateLimiter(FakeRateLimiter(), 2.0)
     assert share._own.spacing == pytest.approx(0.5 / MARGIN)
     share.acquire(0.0)
     with pytest.raises(BudgetBusy):
@@ -130,15 +130,15 @@ def test_a_share_has_no_burst() -> None:
 
 
 def test_a_refusal_of_a_share_holds_back_the_whole() -> None:
-    whole = FakePacer()
+    whole = FakeRateLimiter()
     ShareRateLimiter(whole, 2.0).pause(3.0)
     assert whole.paused == [3.0]
 
 
 def test_a_wait_as_long_as_the_patience_is_waited(clock: FakeClock) -> None:
-    pacer = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
-    pacer.acquire(0.0)
-    assert pacer.acquire(1.0) == 1.0
+    limiter = ProcessRateLimiter(1 / MARGIN, 1, clock=clock, sleep=clock.sleep)
+    limiter.acquire(0.0)
+    assert limiter.acquire(1.0) == 1.0
 
 
 # -- whose budget --------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_the_stores_of_all_connections_of_a_key_have_one_name() -> None:
     assert isinstance(in_redis, RedisStore) and isinstance(on_host, FallbackStore)
     assert in_redis._key == f"crm-provider:{name}"
     assert isinstance(on_host._first, HostFileStore) and isinstance(on_host._second, MemoryStore)
-    assert on_host._first._name == name
+    assert on_host._first._file._name == name
     assert (shared._otherwise, on_host._otherwise) == ("each host paces itself", "each process paces itself")
 
 
@@ -166,5 +166,5 @@ def test_another_store_is_another_budget() -> None:
 
 
 def test_one_call_at_a_time_if_nothing_else_is_said() -> None:
-    pacer = budgets.limiter_for(Settings(api_key="lane-by-default", rate_store="process"))
-    assert isinstance(pacer, LaneRateLimiter) and pacer.lane is Lane.SINGLE
+    limiter = budgets.limiter_for(Settings(api_key="lane-by-default", rate_store="process"))
+    assert isinstance(limiter, LaneRateLimiter) and limiter.lane is Lane.SINGLE

@@ -17,7 +17,7 @@ from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import Format
 
 from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.formats import JsonLines, Reject
 from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
@@ -192,7 +192,7 @@ def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
         f"({type(error).__name__})"
     )
     assert [source.is_malformed(number) for number in (1, 2, 3)] == [False, True, False]
-    checked = check(source, Mapper(), LoadOptions())
+    checked = check(source, Mapper(), ContactOptions())
     counts = checked.counts
     assert (checked.rows, counts[RowStatus.SEND], counts[RowStatus.INVALID]) == (3, 2, 1)
     checked.staged.close()

@@ -72,7 +72,7 @@ def test_a_load_waits_until_what_it_makes_is_surely_younger() -> None:
     assert start is not None
     assert moment.earliest - CLOCKS_APART >= start
     assert made.client.start_of_writes() is not None  # without another call
-    assert len(made.wire.calls) == 1
+    assert len(made.http.calls) == 1
 
 
 def test_a_crm_that_does_not_show_its_clock() -> None:
@@ -235,10 +235,10 @@ def test_a_contact_that_is_found_after_a_lost_creation(
 ) -> None:
     made = bench(no_answer, found, *[data({"id": ID, "email": EMAIL})] * (len(writes) - 1))
     assert invoke(made.client) == outcome
-    assert [call.method for call in made.wire.calls if call.is_write] == writes
-    assert not made.wire.script
+    assert [call.method for call in made.http.calls if call.is_write] == writes
+    assert not made.http.script
     if "PUT" in writes:
-        assert made.wire.calls[-1].body == WANTED
+        assert made.http.calls[-1].body == WANTED
 
 
 def deal(*, age: float | None = None, name: str = "x", id_: str = ID) -> dict[str, Any]:
@@ -287,8 +287,8 @@ def test_a_deal_that_is_found_after_a_lost_creation(
 ) -> None:
     made = bench(*steps)
     assert create_deal(made, attributes) == result
-    assert [call.method for call in made.wire.calls].count("POST") == posts
-    assert not made.wire.script
+    assert [call.method for call in made.http.calls].count("POST") == posts
+    assert not made.http.script
 
 
 # -- a CRM that does not show its clock ----------------------------------------------------------------------

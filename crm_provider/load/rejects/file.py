@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
-from crm_provider.files.journal import Changed
-from crm_provider.files.paths import AnyPath, CannotRead, CannotWrite, is_local
+from crm_provider.files.paths import AnyPath, CannotRead
+from crm_provider.files.row_lines import ReadNumber, RowLines
 from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
-from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.files import EXTRA, LINE, RowLocations
-
-log = logging.getLogger(__name__)
-
-
-class RowsLost(CannotWrite):
-    """Rejected rows are missing from the file, because another process has replaced or changed it."""
+from crm_provider.load.rejects.samples import MOST_SAMPLES
+from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.sources.files import EXTRA, LINE
 
 
-class RejectsFile:
-    """Written row by row and complete even after a kill. It is created with the first rejected row.
+class RejectsFile(RowLines):
+    """The rejected rows of a load, each once. A file that is not a rejects file is never changed.
 
-    A run begins with :meth:`start`, or with :meth:`resume` if it continues an earlier try. Each run needs its own file
-    name (in Airflow: a template with ``run_id``), because the file of an earlier run is replaced. A file that is not a
-    rejects file is never changed.
-
-    An earlier try that Airflow has given up may run on for some seconds and write too, and neither try can know that it
-    is the older one. So at its end a try removes no rows, only duplicate lines.
-
-    :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
-        parts are beside it
     :param format: by default CSV for the suffix ``.csv`` and JSON lines for any other
     :param columns: of the source, in their order; for CSV, by default those of the first rejected row
     :param original: number of a row -> its number in the first source (``RejectedRows.original``)
@@ -43,6 +28,10 @@ class RejectsFile:
         corrected
     :raises SourceError: if the format is unknown, or cannot be written row by row
     """
+
+    title, rows_are = "rejects file", "rejected rows"
+    samples: list[Reject]
+    """The first rejected rows of all tries, for people."""
 
     def __init__(
         self,
@@ -54,15 +43,11 @@ class RejectsFile:
         place: Callable[[int], str] = lambda number: "",
         is_malformed: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        self.path = path
-        self.count = 0
-        """Rows in the file."""
-        self.has_unsynced = False
         self._columns = columns
         self._original = original
         self._place, self._is_malformed = place, is_malformed
-        self._lines, self._journal = lines_and_journal(path, format)
-        self._forget_lines()
+        self._lines, journal = lines_and_journal(path, format)
+        super().__init__(path, journal)
 
     @classmethod
     def of(cls, path: AnyPath, source: Any, *, format: RejectsFormat | None = None) -> RejectsFile:  # noqa: A002
@@ -70,46 +55,11 @@ class RejectsFile:
         known = {name: getattr(source, name) for name in ("original", "place", "is_malformed") if hasattr(source, name)}
         return cls(path, format=format, columns=getattr(source, "header", None) or source.columns, **known)
 
-    @property
-    def is_local(self) -> bool:
-        return is_local(self.path)
-
-    def start(self) -> None:
-        """Start again: remove the file of an earlier run.
-
-        :raises SourceError: if it is not a rejects file
-        """
-        self._check_own()
-        if next(self._journal.lines(), None) is not None:
-            log.info("The rejects file of an earlier run is replaced: %s.", self.path)
-        self._clear()
-
     def resume(self, done: Callable[[int], bool]) -> None:
-        """Continue the file of an earlier try, without the rows that will be sent again.
-
-        :param done: number of a row -> whether it is not sent again; such rows must have been synced (:meth:`sync`)
-            before they were saved as done
-        :raises SourceError: if it is not a rejects file
-        """
-        self._check_own()
+        super().resume(done)
         reader = RejectReader(self._lines, self.path.name)
-        self._forget_lines()
-        kept: set[int] = set()
-
-        def stays(line: str) -> bool:
-            reject = reader.read(line)
-            if reject is not None:
-                if reject.number in kept or not done(reject.number):
-                    return False
-                kept.add(reject.number)
-                self._numbers.append(reject.number)
-                self.count += 1
-            self._marks.append(_mark(line))
-            return True
-
-        self._journal.keep(stays)
-        if not self.count:  # at most a header is left
-            self._clear()
+        kept = (reject for line in self._journal.lines() if (reject := reader.read(line)) is not None)
+        self.samples = list(islice(kept, MOST_SAMPLES))
 
     def write(self, reject: Reject) -> None:
         """Add a row. On a local disk it now survives a kill.
@@ -117,15 +67,35 @@ class RejectsFile:
         :raises CannotWrite: the row is not in the file
         """
         reject = self._with_place(reject)
-        header = None
-        if not self.count:
-            header = self._header(reject)
-        line = self._lines.line(reject)
-        self._journal.append(line if header is None else f"{header}\n{line}")  # together: both or neither
-        self._marks.extend(_mark(text) for text in (header, line) if text is not None)
-        self._numbers.append(reject.number)
-        self.count += 1
-        self.has_unsynced = True
+        header = None if self.count else self._header(reject)
+        self.add(reject.number, self._lines.line(reject), header)
+        if len(self.samples) < MOST_SAMPLES:
+            self.samples.append(reject)
+
+    def check_own(self) -> None:
+        """Make sure that the file is a rejects file, or missing.
+
+        :raises SourceError: if it is not
+        """
+        if not self._journal.begins_like(self._lines.begin):
+            raise SourceError(
+                f"{self.path.name} would be overwritten, but it is no rejects file in this format; remove it, or give "
+                "another rejects path"
+            )
+
+    def number_reader(self) -> ReadNumber:
+        """A reader of the lines from the first on. It raises ``SourceError`` for a line of another program."""
+        reader = RejectReader(self._lines, self.path.name)
+
+        def number_of(line: str) -> int | None:
+            reject = reader.read(line)
+            return None if reject is None else reject.number
+
+        return number_of
+
+    def _forget_lines(self) -> None:
+        super()._forget_lines()
+        self.samples = []
 
     def _with_place(self, reject: Reject) -> Reject:
         """A reject with what the source knows about its row."""
@@ -136,84 +106,6 @@ class RejectsFile:
             return replace(reject, form=form_mark(reject.values))
         return replace(reject, message=f"{place}: {reject.message}") if place else reject
 
-    def sync(self) -> None:
-        """Make the rows so far survive a power cut."""
-        if self.has_unsynced:
-            self._journal.sync()
-            self.has_unsynced = False
-
-    def finish(self, rejected: int = 0) -> None:
-        """Put all rows under the final name.
-
-        :param rejected: rows that all tries together have rejected
-        :raises RowsLost: if the file does not hold them all
-        """
-        self._journal.sync()
-        self._take_stock()
-        if (gone := rejected - len(self._numbers)) > 0:  # of earlier tries: rows of another try do not replace them
-            raise self._lost(gone)
-        self._journal.finish()
-        self.has_unsynced = False
-
-    def _take_stock(self) -> None:
-        """Make sure that the file holds the rows of this try once, also if another try has written to it."""
-        if array("Q", map(_mark, self._journal.lines())) == self._marks:
-            return
-        key_of, own_marks = self._keys(), set(self._marks)
-        keys: set[int | str] = set()
-        keys_of_own_lines: set[int | str] = set()
-        is_doubled = False
-        for line in self._journal.lines():
-            key = key_of(line)
-            is_doubled |= key in keys
-            keys.add(key)
-            if _mark(line) in own_marks:
-                keys_of_own_lines.add(key)
-        if missing := set(self._numbers) - keys:
-            raise self._lost(len(missing))
-        self.count = sum(isinstance(key, int) for key in keys)
-        if is_doubled:
-            self._drop_doubled(own_marks, keys_of_own_lines)
-
-    def _drop_doubled(self, own_marks: set[int], keys_of_own_lines: set[int | str]) -> None:
-        """Of several lines with the same key, keep the one of this try, else the first."""
-        key_of = self._keys()
-        kept: set[int | str] = set()
-
-        def stays(line: str) -> bool:
-            key = key_of(line)
-            if key in kept or (key in keys_of_own_lines and _mark(line) not in own_marks):
-                return False
-            kept.add(key)
-            return True
-
-        try:
-            self._journal.keep(stays, undisturbed=True)
-        except Changed:
-            log.info("Another try still writes to %s; rows that both have rejected stay in it twice.", self.path)
-        else:
-            log.info("Rows that another try has rejected as well were in %s twice; now each is in it once.", self.path)
-
-    def _keys(self) -> Callable[[str], int | str]:
-        """Maps each line in turn to the number of its row, or to itself if it is not a row."""
-        reader = RejectReader(self._lines, self.path.name)
-
-        def key_of(line: str) -> int | str:
-            try:
-                reject = reader.read(line)
-            except SourceError:
-                return line
-            return line if reject is None else reject.number
-
-        return key_of
-
-    def _lost(self, count: int) -> RowsLost:
-        return RowsLost(
-            str(self.path),
-            f"{count} rejected rows that were in it are gone, because another try or program has changed or replaced "
-            "it; the next try starts with the first row",
-        )
-
     def _header(self, reject: Reject) -> str | None:
         """The header to write; None if there is one, whose columns are used then, also if another try wrote it."""
         first = next(self._journal.lines(), None)
@@ -222,29 +114,6 @@ class RejectsFile:
             return self._lines.header_for(self._columns if self._columns is not None else own)
         RejectReader(self._lines, self.path.name).read(first)
         return None
-
-    def _clear(self) -> None:
-        self._journal.clear()
-        self._forget_lines()
-
-    def _forget_lines(self) -> None:
-        self.count = 0
-        self._marks = array("Q")
-        """Fingerprints of the lines that this try has kept or written."""
-        self._numbers = array("q")
-        """Numbers of their rows."""
-
-    def _check_own(self) -> None:
-        if not self._journal.begins_like(self._lines.begin):
-            raise SourceError(
-                f"{self.path.name} would be overwritten, but it is no rejects file in this format; remove it, or give "
-                "another rejects path"
-            )
-
-
-def _mark(line: str) -> int:
-    """A fingerprint of a line, in 8 bytes."""
-    return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")
 
 
 class NoRejects(SourceError):

@@ -170,7 +170,7 @@ class CsvLines:
 
     def header_for(self, columns: Iterable[str]) -> str | None:
         self._columns = tuple(name for name in map(str, columns) if _fits(name))
-        return _record(["_row", *map(_escape_formula, self._columns), *_AFTER])
+        return csv_record(["_row", *map(_escape_formula, self._columns), *_AFTER])
 
     def line(self, reject: Reject) -> str:
         columns, values = self._columns or (), plain(reject.values)
@@ -190,8 +190,8 @@ class CsvLines:
             json_text(notes, ascii_only=True) if notes else "",
         ]  # fmt: skip
         row = [_cell(values.get(name)) for name in columns]
-        facts = [_escape_formula(_UNFIT.sub("\ufffd", text)) for text in after]
-        return _record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
+        facts = [_escape_formula(UNFIT.sub("\ufffd", text)) for text in after]
+        return csv_record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
 
     def parse(self, line: str) -> Reject:
         columns, cells = self._columns or (), _cells(line)
@@ -214,7 +214,7 @@ _AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_ro
 _FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
 """A cell with such a first character gets an apostrophe, also one with an apostrophe, so that it can be undone."""
 
-_UNFIT = re.compile("[\0\ud800-\udfff]")
+UNFIT = re.compile("[\0\ud800-\udfff]")
 """Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8."""
 
 
@@ -227,7 +227,7 @@ def _unescape_formula(text: str) -> str:
 
 
 def _fits(value: Any) -> bool:
-    return isinstance(value, str) and not _UNFIT.search(value)
+    return isinstance(value, str) and not UNFIT.search(value)
 
 
 def _cell(value: Any) -> str:
@@ -263,7 +263,7 @@ def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made |
         raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
 
 
-def _record(cells: Iterable[str]) -> str:
+def csv_record(cells: Iterable[str]) -> str:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\r\n").writerow(cells)
     return out.getvalue()[:-2]

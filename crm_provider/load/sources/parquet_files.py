@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
+from crm_provider.files.typed_parquet import unmarked
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
 from crm_provider.load.sources.options import unique_names
@@ -52,7 +54,10 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             )
             _check_chunks(path, table.metadata)
             columns = unique_names(table.schema_arrow.names, str(path))
-        yield Table(columns, _records(path, table, columns))
+            decode = unmarked(table.schema_arrow)
+        with _reading(path):
+            batches = table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False)
+        yield Table(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -89,16 +94,30 @@ def _batch_size(schema: Any) -> int:
     return int(min(max(LARGEST_BATCH // max(size, 1), 1), BATCH))
 
 
-def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
+def records_of(
+    name: object,
+    batches: Iterable[Any],
+    columns: tuple[str, ...],
+    decode: Callable[[Any], Any] | None,
+    *,
+    reading: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Record]:
+    """The rows of record batches, as Python values.
+
+    :param name: of the source, for messages
+    :param decode: what reads back the columns of JSON text (:func:`crm_provider.files.typed_parquet.unmarked`)
+    :param reading: explains errors of ``pyarrow``
+    """
     done = 0
-    with _reading(path):
-        for batch in table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False):
-            for piece in _pieces(path, batch.rename_columns(list(columns)), done):
-                yield from _values(path, _exact(piece), done)
+    with reading():
+        for batch in batches:
+            for piece in _pieces(name, batch.rename_columns(list(columns)), done):
+                for values, problem, line in _values(name, _exact(piece), done):
+                    yield values if decode is None else decode(values), problem, line
                 done += piece.num_rows
 
 
-def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
+def _pieces(path: object, batch: Any, done: int) -> Iterator[Any]:
     """Split a batch into pieces that fit into memory as Python values.
 
     :raises SourceError: if a row does not fit
@@ -141,7 +160,7 @@ def _has_lengths(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
+def _values(path: object, batch: Any, done: int) -> Iterator[Record]:
     try:
         rows = batch.to_pylist()
     except _no_python_value():

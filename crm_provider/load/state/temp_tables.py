@@ -1,6 +1,6 @@
 """Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
 
-A row is mapped once, by the preflight check, and staged with the contact that it becomes: what was checked is what is
+A row is mapped once, by the preflight check, and staged with the record that it becomes: what was checked is what is
 sent. Each try reads the source once.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.options import Duplicates
-from crm_provider.load.rows import Contact, Row, SourceError
+from crm_provider.load.rows import Record, Row, SourceError
 from crm_provider.values.addresses import person_key
 
 
@@ -84,36 +84,36 @@ class RowStatus(IntEnum):
     SEND = 0
     INVALID = 1
     DUPLICATE = 2
-    """Another row with the same email is sent instead."""
+    """Another row for the same record is sent instead."""
     AMBIGUOUS = 3
-    """Several rows have the same email, and none is preferred."""
+    """Several rows are for the same record, and none is preferred."""
     SUPPRESSED = 4
     SAME = 5
     """It was loaded before, with the same values."""
 
 
 _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
-    "last": ("number NOT IN (SELECT max(number) FROM staged WHERE person IS NOT NULL GROUP BY person)",
+    "last": ("number NOT IN (SELECT max(number) FROM staged WHERE key IS NOT NULL GROUP BY key)",
              RowStatus.DUPLICATE),
-    "first": ("number NOT IN (SELECT min(number) FROM staged WHERE person IS NOT NULL GROUP BY person)",
+    "first": ("number NOT IN (SELECT min(number) FROM staged WHERE key IS NOT NULL GROUP BY key)",
               RowStatus.DUPLICATE),
-    "reject": ("person IN (SELECT person FROM staged WHERE person IS NOT NULL GROUP BY person HAVING count(*) > 1)",
+    "reject": ("key IN (SELECT key FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1)",
                RowStatus.AMBIGUOUS),
 }  # fmt: skip
-"""Of several rows with one email: which are not sent, and their status."""
+"""Of several rows for one record: which are not sent, and their status."""
 
 
 @dataclass(frozen=True)
 class StagedRow:
     """A row as the preflight check leaves it.
 
-    :param contact: what is sent; None for a row that is never sent
+    :param record: what is sent; None for a row that is never sent
     :param problem: why the row is invalid, as text without values
     """
 
     row: Row
     status: RowStatus
-    contact: Contact | None = None
+    record: Record | None = None
     problem: str = ""
 
 
@@ -133,10 +133,12 @@ class StagedRows:
 
     def __init__(self, most_bytes: int = STAGED_BYTES) -> None:
         self._database = TempDatabase(
-            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, person BLOB, data BLOB)"
+            "CREATE TABLE staged (number INTEGER PRIMARY KEY, status INTEGER, key BLOB, data BLOB)"
         )
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
+        self._type: type[Record]
+        """Of all records of the load, known with the first."""
         self._most_bytes, self._bytes = most_bytes, 0
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
@@ -148,21 +150,22 @@ class StagedRows:
         self,
         row: Row,
         status: RowStatus,
-        contact: Contact | None = None,
+        record: Record | None = None,
         *,
         problem: str = "",
         place: Callable[[int], str] | None = None,
     ) -> None:
         """Stage one more row.
 
-        :param contact: the mapped row, for rows that may be sent and for those whose email another row may repeat
+        :param record: the mapped row, for rows that may be sent and for those whose record another row may repeat
         :param place: from a row's number to its file, line and row, for messages
         :raises SourceError: if a value cannot be stored, or the budget is used up
         """
         mapped = None
-        if contact is not None:
-            mapped = (contact.email, *self._split(contact.attributes), contact.origin)
-            self.attribute_names.update(contact.attributes)
+        if record is not None:
+            self._type = type(record)
+            mapped = (*self._split(record.attributes), record.fixed)
+            self.attribute_names.update(record.attributes)
         try:
             data = pickle.dumps((*self._split(row.values), row.problem, row.made, mapped, problem))
         except (TypeError, AttributeError, pickle.PicklingError):
@@ -178,14 +181,14 @@ class StagedRows:
                 f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
                 "the temporary database of the load; split the source into several loads"
             )
-        person = None if contact is None else digest(person_key(contact.email))
-        self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), person, data))
+        key = None if record is None else digest(record.key)
+        self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), key, data))
 
     def settle_duplicates(self, duplicates: Duplicates) -> None:
-        """Choose one row, or none, of those with the same email."""
-        self._database.execute("CREATE INDEX by_person ON staged (person) WHERE person IS NOT NULL")
+        """Choose one row, or none, of those for the same record."""
+        self._database.execute("CREATE INDEX by_key ON staged (key) WHERE key IS NOT NULL")
         losers, status = _LOSERS[duplicates]
-        statement = f"UPDATE staged SET status = ? WHERE person IS NOT NULL AND {losers}"  # noqa: S608 - of _LOSERS
+        statement = f"UPDATE staged SET status = ? WHERE key IS NOT NULL AND {losers}"  # noqa: S608 - of _LOSERS
         self._database.execute(statement, (int(status),))
 
     def counts(self) -> Counter[RowStatus]:
@@ -244,11 +247,11 @@ class StagedRows:
     def _row(self, number: int, status: int, data: bytes) -> StagedRow:
         # written by add(), into a file that only this process can open
         names, values, broken, made, mapped, problem = pickle.loads(data)  # noqa: S301 - our own data
-        contact = None
+        record = None
         if mapped is not None:
-            email, attributes, attribute_values, origin = mapped
-            contact = Contact(email, self._joined(attributes, attribute_values), origin)
-        return StagedRow(Row(number, self._joined(names, values), broken, made), RowStatus(status), contact, problem)
+            attributes, attribute_values, fixed = mapped
+            record = self._type.restored(self._joined(attributes, attribute_values), fixed)
+        return StagedRow(Row(number, self._joined(names, values), broken, made), RowStatus(status), record, problem)
 
 
 def _count(database: TempDatabase, query: str) -> int:

@@ -82,13 +82,13 @@ BODY = st.one_of(
 def answer_to(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What one POST ends with: a value, or the error that it raises."""
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "_new_conn", lambda _: Scripted(sent))
-    wire = HttpSession(Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), user_agent="tests/1")
+    session = HttpSession(Settings(api_key=KEY, base_url="http://127.0.0.1:9/v2"), user_agent="tests/1")
     try:
-        return value_of(wire.round_trip(POST))
+        return value_of(session.round_trip(POST))
     except e.CrmError as error:
         return error
     finally:
-        wire.close()
+        session.close()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

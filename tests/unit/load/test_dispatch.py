@@ -15,7 +15,7 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.load import dispatch
 from crm_provider.load.dispatch import WAKE, Dispatcher
 from crm_provider.load.rows import Contact, Outcome, Row
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRows
+from crm_provider.load.state.temp_tables import RowStatus, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, RowResult, SentRow
 from unit.fakes import FakeClock
 
@@ -103,7 +103,7 @@ class Loop(Scene):
                 staged=staged,
                 workers=self.air,  # type: ignore[arg-type]
                 handler=self.handler,
-                contact_cache=ContactCache(),
+                remote_of=lambda record: None,
                 fingerprints=None,
                 progress=progress,
                 cancel_token=self.cancel_token,

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from crm_provider.client.settings import Settings
+from crm_provider.files import fingerprints as fingerprint_table
+from crm_provider.files.fingerprints import PrintTable
 from crm_provider.files.journal import Journal
 from crm_provider.files.lock import InUse
 from crm_provider.load.rows import Contact, SourceError
-from crm_provider.load.state import fingerprints as fingerprint_table
-from crm_provider.load.state.fingerprints import TITLE, Fingerprints, PrintTable, secret_for, write_state
+from crm_provider.load.state.fingerprints import TITLE, Fingerprints, secret_for, write_state
 
 SECRET = secret_for(Settings(api_key="key"))
 PLACES = [("disk", "s.txt"), ("disk", "s.txt.gz"), ("store", "s.txt"), ("store", "s.txt.gz")]

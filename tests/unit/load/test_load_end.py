@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import Summary, conclude, done, rejects_of, report, what_to_do
 from crm_provider.load.rows import Outcome
 
@@ -23,8 +24,9 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     """
     return SimpleNamespace(
         source=SimpleNamespace(name="in.csv"),
-        options=SimpleNamespace(dry_run=dry_run),
+        options=ContactOptions(dry_run=dry_run),
         rejects=None if rejects is None else SimpleNamespace(path=folder / "out" / "rejects.jsonl", count=rejects),
+        outcomes=SimpleNamespace(path=folder / "outcomes.csv", count=3) if state else None,
         fingerprints=SimpleNamespace(path=folder / "state") if state else None,
     )
 
@@ -45,24 +47,32 @@ def test_the_report_is_beside_the_rejects_and_all_paths_are_told(tmp_path: Path)
     written = tmp_path / "out" / "rejects.jsonl.report.md"
     assert summary == replace(
         SUMMARY,
-        paths={"rejects": str(it.rejects.path), "report": str(written), "state": str(tmp_path / "state")},
+        paths={
+            "rejects": str(it.rejects.path),
+            "outcomes": str(tmp_path / "outcomes.csv"),
+            "report": str(written),
+            "state": str(tmp_path / "state"),
+        },
+        ending="Done.",
     )
+    assert summary.as_dict()["resend"] in resend(tmp_path)
     expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
     assert written.read_text() == expected
+    assert conclude(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 
 def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     summary = conclude(load(tmp_path, rejects=0), SUMMARY, ending="Done.")
     written = tmp_path / "out" / "rejects.jsonl.report.md"
-    assert summary.paths == {"rejects": None, "report": str(written), "state": None}
+    assert summary.paths == {"rejects": None, "outcomes": None, "report": str(written), "state": None}
     assert written.read_text() == report(SUMMARY, title="Load of in.csv", ending="Done.")
 
 
 @pytest.mark.parametrize("it", [{"rejects": None}, {"dry_run": True}])
 def test_without_a_place_or_in_a_dry_run_there_is_no_report(tmp_path: Path, it: dict[str, Any]) -> None:
     summary = conclude(load(tmp_path, **it), SUMMARY, ending="Done.")
-    assert summary.paths == {"rejects": None, "report": None, "state": None}
+    assert summary.paths == {"rejects": None, "outcomes": None, "report": None, "state": None}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent
-from crm_provider.client.upsert import LearnedOrder
-from crm_provider.load import planner as plans
 from crm_provider.load.job import LoadJob, LoadTry
+from crm_provider.load.kinds import contacts as plans
 from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
 from crm_provider.load.progress import EVERY, READING_STOPPED, REMOTE_EVERY
@@ -177,11 +176,11 @@ def test_what_the_sample_has_shown_is_where_learning_begins(make: Make, monkeypa
     monkeypatch.setattr(plans, "choose", lambda **asked: (Plan("learned", 30, ""), Sample(20, 15, 0)))
     run = run_of(make(10))
     run._make_plan()
-    assert isinstance(run.order, LearnedOrder)
-    assert run.order.share == 0.75
+    assert isinstance(run.remote, plans.RemoteContacts)
+    assert run.remote.order.share == 0.75
     for _ in range(5):
-        run.order.learn(existed=False)
-    assert run.order.share == 0.6
+        run.remote.order.learn(existed=False)
+    assert run.remote.order.share == 0.6
 
 
 def test_lists_are_part_of_the_price(make: Make) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from crm_provider.load.options import FILES, check_arguments, mapper_of, options_of
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.kind import FILES
 from crm_provider.load.rows import Row, SourceError
 
 LIST = "11111111-1111-4111-8111-111111111111"
@@ -19,7 +20,7 @@ def later(value: Any) -> bool:
 
 
 def check(**given: Any) -> None:
-    check_arguments(given, later=later)
+    CONTACTS.check_arguments(given, later=later)
 
 
 @pytest.mark.parametrize(
@@ -71,24 +72,24 @@ def test_every_two_files_of_a_load_must_differ() -> None:
         for second in FILES:
             if first < second:
                 with pytest.raises(SourceError, match="give each its own"):
-                    check_arguments({first: "same.jsonl", second: "same.jsonl"}, later=later, complete=False)
+                    CONTACTS.check_arguments({first: "same.jsonl", second: "same.jsonl"}, later=later, complete=False)
 
 
 def test_of_a_mapped_task_what_is_not_given_may_come_with_each_map() -> None:
-    check_arguments({"full_refresh": True}, later=later, complete=False)
+    CONTACTS.check_arguments({"full_refresh": True}, later=later, complete=False)
     with pytest.raises(SourceError):
-        check_arguments({"full_refresh": True}, later=later)
+        CONTACTS.check_arguments({"full_refresh": True}, later=later)
 
 
 def test_options() -> None:
-    options = options_of({"list_ids": LIST, "plan": "compare", "mode": "update", "source": "not an option"})
+    options = CONTACTS.options_of({"list_ids": LIST, "plan": "compare", "mode": "update", "source": "not an option"})
     assert (options.list_ids, options.plan, options.mode) == ((LIST,), "compare", "update")
-    assert options_of({"list_ids": None}).list_ids == ()
-    assert options_of({"list_ids": [LIST]}).list_ids == (LIST,)
-    assert options_of({}).plan == "auto"
+    assert CONTACTS.options_of({"list_ids": None}).list_ids == ()
+    assert CONTACTS.options_of({"list_ids": [LIST]}).list_ids == (LIST,)
+    assert CONTACTS.options_of({}).plan == "auto"
 
 
 def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
     row = Row(1, {"mail": "ADA@x.io"})
-    assert mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
-    assert mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"
+    assert CONTACTS.mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
+    assert CONTACTS.mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.load.options import LoadOptions, rejects_allowed
-from crm_provider.load.planner import RemoteSampler
+from crm_provider.load.kinds.contacts import RemoteContacts
+from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.options import ContactOptions, rejects_allowed
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
 from crm_provider.load.progress import (
     EVERY,
@@ -55,13 +56,13 @@ from .fake_crm import FakeCrm, PlainMapper, Rows
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
     with pytest.raises(SourceError, match=text):
-        LoadOptions(**options)
+        ContactOptions(**options)
 
 
 def test_lists_must_be_ids() -> None:
-    assert LoadOptions().checked_lists() == ()
-    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, which is no uuid"):
-        LoadOptions(list_ids=("Newsletter",)).checked_lists()
+    assert ContactOptions().checked_lists() == ()
+    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, not a UUID"):
+        ContactOptions(list_ids=("Newsletter",)).checked_lists()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_rejects_allowed(allowed: int | str, rows: int, count: int) -> None:
 
 
 def fates(given_rows: list[str], **options: Any) -> list[RowStatus]:
-    found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), LoadOptions(**options))
+    found = check(Rows([{"email": email} for email in given_rows]), PlainMapper(), ContactOptions(**options))
     try:
         return [item.status for item in found.staged.rows()]
     finally:
@@ -100,7 +101,7 @@ def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None
 
 def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
     def fingerprint(rows: list[dict[str, Any]], **options: Any) -> str:
-        return check(Rows(rows), PlainMapper(), LoadOptions(**options)).fingerprint
+        return check(Rows(rows), PlainMapper(), ContactOptions(**options)).fingerprint
 
     rows = [{"email": "a@x", "name": "A"}, {"email": "b@x", "name": "B"}]
     same = fingerprint(rows)
@@ -118,7 +119,7 @@ def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
 
 
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
-    found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), LoadOptions())
+    found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
     assert found.problem_lines() == ["3 row(s): email: no email address; correct it"]
     assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
@@ -129,7 +130,7 @@ def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() ->
             raise InvalidRow(Problem(f"field {row.values['n']}", "n", "odd", f"see line {row.number}"))
 
     kinds = [n for n in range(SHOWN_PROBLEMS + 3) for _ in range(1 + (n == 7))]
-    found = check(Rows([{"n": n} for n in kinds]), Picky(), LoadOptions())
+    found = check(Rows([{"n": n} for n in kinds]), Picky(), ContactOptions())
     lines = found.problem_lines()
     assert len(lines) == SHOWN_PROBLEMS + 1
     assert lines[0] == "2 row(s): field 7 (column 'n'): odd; for example: see line 8"
@@ -143,7 +144,7 @@ def test_the_mapping_sees_the_columns_before_the_first_row() -> None:
 
     source = Rows([{"email": "a@x"}], columns=("email",))
     with pytest.raises(SourceError, match="will do"):
-        check(source, Strict(), LoadOptions())
+        check(source, Strict(), ContactOptions())
     assert source.read == 0
 
 
@@ -154,7 +155,7 @@ def test_a_source_that_breaks_off_leaves_nothing_open() -> None:
             raise SourceError("line 3 is no text")
 
     with pytest.raises(SourceError, match="line 3"):
-        check(Broken([]), PlainMapper(), LoadOptions())
+        check(Broken([]), PlainMapper(), ContactOptions())
 
 
 def test_the_table_gives_back_any_value() -> None:
@@ -183,9 +184,16 @@ def test_a_sample_is_the_same_for_the_same_rows() -> None:
 
 def sampler_of(
     crm: FakeCrm, rows: list[dict[str, Any]], done: DoneRows | None = None, cancel_token: CancelToken | None = None
-) -> RemoteSampler:
-    preflight = check(Rows(rows), PlainMapper(), LoadOptions())
-    return RemoteSampler(crm, preflight, done or DoneRows(), cancel_token or CancelToken())  # type: ignore[arg-type]
+) -> RemoteContacts:
+    preflight = check(Rows(rows), PlainMapper(), ContactOptions())
+    setup = TrySetup(
+        client=crm,  # type: ignore[arg-type]
+        options=ContactOptions(),
+        preflight=preflight,
+        done=done or DoneRows(),
+        cancel_token=cancel_token or CancelToken(),
+    )
+    return RemoteContacts(setup)
 
 
 def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
@@ -232,7 +240,7 @@ def test_looking_can_be_interrupted() -> None:
     with pytest.raises(Cancelled):
         found.sample(1)
     with pytest.raises(Cancelled):
-        check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions(), cancel_token=cancel_token)
+        check(Rows([{"email": "a@x"}]), PlainMapper(), ContactOptions(), cancel_token=cancel_token)
 
 
 # -- the books ----------------------------------------------------------------------------------------------
@@ -373,10 +381,10 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
 def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
-    progress = ProgressLog(5.0, clock)
+    progress = ProgressLog(5.0, clock, "contacts")
     for n in range(1, 21):
         clock.now += INTERVAL / 10
-        progress.tick_reading(contacts=150 * n, calls=15 * n)
+        progress.tick_reading(count=150 * n, calls=15 * n)
     rate = 15 / (INTERVAL / 10)
     assert caplog.messages == [f"Read {n} contacts of the CRM; {rate:.2f} calls/s." for n in (1500, 3000)]
 

@@ -22,8 +22,9 @@ from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.dispatch import Dispatcher
-from crm_provider.load.options import LoadOptions
-from crm_provider.load.planner import RemoteSampler
+from crm_provider.load.kinds.contacts import RemoteContacts
+from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
 from crm_provider.load.rows import SourceError
@@ -46,8 +47,15 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
     crm = FakeCrm()
     crm.add("a@x")
     crm.contacts["odd"] = {"id": "odd", "email": None}
-    preflight = check(Rows([{"email": "a@x"}]), PlainMapper(), LoadOptions())
-    sampler = RemoteSampler(crm, preflight, DoneRows(), CancelToken())  # type: ignore[arg-type]
+    preflight = check(Rows([{"email": "a@x"}]), PlainMapper(), ContactOptions())
+    setup = TrySetup(
+        client=crm,  # type: ignore[arg-type]
+        options=ContactOptions(),
+        preflight=preflight,
+        done=DoneRows(),
+        cancel_token=CancelToken(),
+    )
+    sampler = RemoteContacts(setup)
     sampler.read_all(lambda contacts: None)
     assert sampler.contact_cache.complete
     assert len(sampler.contact_cache) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crm_provider.load.mapping.mapper import Mapper
-from crm_provider.load.options import LoadOptions
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.file import RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
@@ -30,7 +30,7 @@ def load(source: Any, rejects: Path, mapping: Any = None) -> list[tuple[str, dic
     :return: the contacts that it would send
     """
     mapper, sent = Mapper(mapping), []
-    found = check(source, mapper, LoadOptions())
+    found = check(source, mapper, ContactOptions())
     file = RejectsFile.of(rejects, source)
     file.start()
     for item in found.staged.rows():

@@ -9,7 +9,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
-from crm_provider.load.options import LoadOptions, Mode
+from crm_provider.load.options import ContactOptions, Mode
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
 from crm_provider.load.row_results import NOT_KNOWN, SENDS_OF_A_ROW, RowResultHandler
@@ -44,7 +44,7 @@ class Scene:
         self.notes, self.row_counts = Notes(), RowCounts()
         self.handler = RowResultHandler(
             counts=self.row_counts,
-            options=LoadOptions(mode=mode, **options),
+            options=ContactOptions(mode=mode, **options),
             policy=ErrorPolicy(on_error or {}, work=Work.LOAD, operator=with_mode("CrmLoadContactsOperator", mode)),
             rejects=self.notes if keeps else None,  # type: ignore[arg-type]
             fingerprints=self.notes if keeps else None,  # type: ignore[arg-type]
@@ -283,10 +283,12 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
     assert it.rejected == []
 
 
-@pytest.mark.parametrize(("known", "says"), [(True, "no answer in time."), (False, f"no answer in time. {NOT_KNOWN}")])
+@pytest.mark.parametrize(
+    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {NOT_KNOWN}")]
+)
 def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
     it = Scene()
-    it.send(1, e.CrmTimeoutError("no answer in time.", outcome_known=known))
+    it.send(1, e.CrmTimeoutError("no response in time.", outcome_known=known))
     it.handler.reject_held()
     assert it.notes.rejects[0].message == says
 

@@ -11,8 +11,9 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
+from crm_provider.load.kinds.contacts import ContactSender
 from crm_provider.load.rows import Contact, Made, Outcome, Row
-from crm_provider.load.workers import InFlightRow, RowSender, SentRow
+from crm_provider.load.workers import InFlightRow, SentRow
 
 from .fake_crm import FakeCrm
 
@@ -35,9 +36,9 @@ def sender_of(
     lists: tuple[str, ...] = (),
     guard: bool = True,
     began: datetime | None = None,
-) -> RowSender:
+) -> ContactSender:
     writer = ContactWriter(crm, mode=mode, order=order or LearnedOrder(), lists=lists, guard=guard)  # type: ignore[arg-type]
-    return RowSender(writer, began=began)
+    return ContactSender(writer, began=began)
 
 
 def flight_of(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> InFlightRow:

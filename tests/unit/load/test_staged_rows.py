@@ -96,8 +96,8 @@ def test_the_contact_of_a_row_is_kept_with_its_exact_values(table: StagedRows) -
     attributes = {"n": Decimal("1.50"), "big": 12345678901234567, "list": [1, None], "on": True, "x": 0.1}
     table.add(row(1, n="1,5"), RowStatus.SEND, Contact("Ann@x.org", attributes))
     (staged,) = table.rows()
-    assert staged.contact == Contact("Ann@x.org", attributes, None)
-    assert [type(value) for value in staged.contact.attributes.values()] == [Decimal, int, list, bool, float]
+    assert staged.record == Contact("Ann@x.org", attributes, None)
+    assert [type(value) for value in staged.record.attributes.values()] == [Decimal, int, list, bool, float]
     assert table.attribute_names == set(attributes)
 
 
@@ -112,7 +112,7 @@ def test_rows_with_different_columns_keep_their_own(table: StagedRows, monkeypat
     for one in given:
         table.add(one, RowStatus.SEND, contact(one.number))
     assert [staged.row for staged in table.rows()] == given
-    assert [staged.contact for staged in table.rows()] == [contact(one.number) for one in given]
+    assert [staged.record for staged in table.rows()] == [contact(one.number) for one in given]
 
 
 def test_rows_that_are_done_are_left_out(table: StagedRows) -> None:

@@ -43,7 +43,7 @@ class Gate:
         self.all_began = threading.Semaphore(0)
 
     def __call__(self, in_flight: InFlightRow) -> SentRow:
-        contact = in_flight.contact
+        contact = in_flight.record
         with self._lock:
             self.began.append((contact.email, in_flight.remote))
             self.threads.append(threading.current_thread().name)

@@ -28,7 +28,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
-from crm_provider.load.options import mapper_of, options_of
+from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped
@@ -49,7 +49,7 @@ class Killed(BaseException):
     """The process ends here: nothing that is done after it counts."""
 
 
-Wire = Callable[[str, str, Mapping[str, str], Any], Http]
+Server = Callable[[str, str, Mapping[str, str], Any], Http]
 """Method, path, query and body of a request to its answer."""
 
 
@@ -121,16 +121,16 @@ class _Numbered(concurrent.futures.Future):  # type: ignore[type-arg]
 class _Adapter(BaseAdapter):
     """Takes the place of the network under a session of ``requests``."""
 
-    def __init__(self, wire: Wire, started: Callable[[bool], None]) -> None:
+    def __init__(self, server: Server, started: Callable[[bool], None]) -> None:
         super().__init__()
-        self._wire, self._started = wire, started
+        self._server, self._started = server, started
 
     def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
         url = urlsplit(str(request.url))
         body = json.loads(request.body) if request.body else None
         self._started(True)
         try:
-            answer = self._wire(str(request.method), url.path.removeprefix("/v2"), dict(parse_qsl(url.query)), body)
+            answer = self._server(str(request.method), url.path.removeprefix("/v2"), dict(parse_qsl(url.query)), body)
         except Refused:
             self._started(False)
             raise requests.ConnectionError(ConnectionRefusedError(111, "Connection refused")) from None
@@ -160,7 +160,7 @@ def _response(request: requests.PreparedRequest, answer: Http) -> requests.Respo
     return made
 
 
-class _Pacer:
+class _Unlimited:
     """Gives each slot at once."""
 
     def acquire(self, max_wait: float) -> float:
@@ -196,7 +196,7 @@ class _Checkpoints(FileCheckpoints):
 
 @contextlib.contextmanager
 def client_of(
-    wire: Wire, clock: Clock, cancel_token: CancelToken | None = None, stats: RequestStats | None = None
+    server: Server, clock: Clock, cancel_token: CancelToken | None = None, stats: RequestStats | None = None
 ) -> Iterator[Any]:
     """A client whose requests go to the stand-in."""
 
@@ -207,10 +207,10 @@ def client_of(
 
     settings = Settings(api_key="key", base_url="http://127.0.0.1:9/v2")
     transport = Transport(
-        settings, pacer=_Pacer(), clock=clock, sleep=sleep, jitter=lambda: 0.5, observer=stats
+        settings, limiter=_Unlimited(), clock=clock, sleep=sleep, jitter=lambda: 0.5, observer=stats
     )  # fmt: skip
-    http = transport._wire
-    adapter = _Adapter(wire, lambda sent: setattr(http._progress, "sent", sent))
+    http = transport._http
+    adapter = _Adapter(server, lambda sent: setattr(http._progress, "sent", sent))
     for scheme in ("http://", "https://"):
         http._session.get_adapter(f"{scheme}x").close()
         http._session.mount(scheme, adapter)
@@ -222,7 +222,7 @@ def attempt(
     spec: LoadSpec,
     files: Files,
     crm: FakeCrm,
-    wire: Wire,
+    server: Server,
     *,
     on_outcome: Callable[[int, str], None],
     on_save: Callable[[str], None],
@@ -241,12 +241,12 @@ def attempt(
         "mapping": None, "mode": spec.mode, "plan": spec.plan, "empty": spec.empty, "duplicates": spec.duplicates,
         "list_ids": spec.list_ids, "resubscribe": spec.resubscribe, "max_rejects": "100%",
     }  # fmt: skip
-    options = options_of(given)
+    options = CONTACTS.options_of(given)
     with contextlib.ExitStack() as opened:
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
         opened.enter_context(_outcomes_told(on_outcome))
-        client = opened.enter_context(client_of(wire, crm.clock, cancel_token, stats))
+        client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
         fingerprints = None
         if files.state is not None:
             effect: dict[str, Any] = {"list_ids": sorted(options.checked_lists())} if options.list_ids else {}
@@ -259,7 +259,7 @@ def attempt(
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
             source=source,
-            mapper=mapper_of(given),
+            mapper=CONTACTS.mapper_of(given),
             client=client,
             stats=stats,
             options=options,

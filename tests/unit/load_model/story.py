@@ -147,7 +147,7 @@ class _Run:
                 self.spec,
                 self.files,
                 self.crm,
-                self._wire,
+                self._serve,
                 on_outcome=self._on_outcome,
                 on_save=self._on_save,
                 with_interrupt=lambda interrupt: setattr(self, "interrupt", interrupt),
@@ -186,7 +186,7 @@ class _Run:
 
     # -- what the engine does --------------------------------------------------------------------------------
 
-    def _wire(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Http:
+    def _serve(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Http:
         if self.snapshot is not None:
             raise Killed
         number = self.calls

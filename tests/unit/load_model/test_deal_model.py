@@ -84,14 +84,14 @@ def play(deals: Deals) -> list[Came]:
         crm.add_deal(age=timedelta(days=40), **deal.fields(owner))
     calls = 0
 
-    def wire(method: str, path: str, query: Any, body: Any) -> Http:
+    def serve(method: str, path: str, query: Any, body: Any) -> Http:
         nonlocal calls
         number, calls = calls, calls + 1
         fault = next((f.kind for f in deals.faults if f.at <= number < f.at + f.count), None)
         return crm.answer(method, path, query, body, fault)
 
     came = []
-    with engine.client_of(wire, clock) as client:
+    with engine.client_of(serve, clock) as client:
         for deal in deals.creations:
             clock.advance(DAY)
             there = {found["id"] for found in crm.deals}

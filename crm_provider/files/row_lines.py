@@ -1,0 +1,209 @@
+"""A journal with one line for each row of a load, by the number of the row: each row once, even after a kill."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from array import array
+from collections.abc import Callable
+from hashlib import blake2b
+
+from crm_provider.files.journal import Changed, Journal
+from crm_provider.files.paths import AnyPath, CannotWrite, is_local
+
+log = logging.getLogger(__name__)
+
+ReadNumber = Callable[[str], "int | None"]
+"""Maps the lines of a file, in their order, to the numbers of their rows; None for an empty line or a header."""
+
+
+class RowsLost(CannotWrite):
+    """Rows are missing from the file, because another process has replaced or changed it."""
+
+
+class RowLines(abc.ABC):
+    """Written row by row and complete even after a kill. The file is created with the first row.
+
+    A run begins with :meth:`start`, or with :meth:`resume` if it continues an earlier try. Each run needs its own file
+    name (in Airflow: a template with ``run_id``), because the file of an earlier run is replaced.
+
+    An earlier try that Airflow has given up may run on for some seconds and write too, and neither try can know that it
+    is the older one. So at its end a try removes no rows, only duplicate lines.
+
+    :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
+        parts are beside it
+    """
+
+    title = "file"
+    rows_are = "rows"
+
+    def __init__(self, path: AnyPath, journal: Journal) -> None:
+        self.path = path
+        self.count = 0
+        """Rows in the file."""
+        self.has_unsynced = False
+        self._journal = journal
+        self._forget_lines()
+
+    @abc.abstractmethod
+    def check_own(self) -> None:
+        """Make sure that the file may be replaced.
+
+        :raises ValueError: if it was written by something else
+        """
+
+    @abc.abstractmethod
+    def number_reader(self) -> ReadNumber:
+        """A reader of the lines from the first on. It raises ``ValueError`` for a line of another program."""
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.path)
+
+    def start(self) -> None:
+        """Start again: remove the file of an earlier run.
+
+        :raises ValueError: if it was written by something else
+        """
+        self.check_own()
+        if next(self._journal.lines(), None) is not None:
+            log.info("The %s of an earlier run is replaced: %s.", self.title, self.path)
+        self.clear()
+
+    def resume(self, done: Callable[[int], bool]) -> None:
+        """Continue the file of an earlier try, without the rows that will be sent again.
+
+        :param done: number of a row -> whether it is not sent again; such rows must have been synced (:meth:`sync`)
+            before they were saved as done
+        :raises ValueError: if it was written by something else
+        """
+        self.check_own()
+        number_of = self.number_reader()
+        self._forget_lines()
+        kept: set[int] = set()
+
+        def stays(line: str) -> bool:
+            number = number_of(line)
+            if number is not None:
+                if number in kept or not done(number):
+                    return False
+                kept.add(number)
+                self._numbers.append(number)
+                self.count += 1
+            self._marks.append(_mark(line))
+            return True
+
+        self._journal.keep(stays)
+        if not self.count:  # at most a header is left
+            self._empty()
+
+    def add(self, number: int, line: str, header: str | None = None) -> None:
+        """Add the line of a row. On a local disk it now survives a kill.
+
+        :param header: to be written before it
+        :raises CannotWrite: the row is not in the file
+        """
+        self._journal.append(line if header is None else f"{header}\n{line}")  # together: both or neither
+        self._marks.extend(_mark(text) for text in (header, line) if text is not None)
+        self._numbers.append(number)
+        self.count += 1
+        self.has_unsynced = True
+
+    def sync(self) -> None:
+        """Make the rows so far survive a power cut."""
+        if self.has_unsynced:
+            self._journal.sync()
+            self.has_unsynced = False
+
+    def finish(self, wanted: int = 0) -> None:
+        """Put all rows under the final name.
+
+        :param wanted: rows that all tries together have written
+        :raises RowsLost: if the file does not hold them all
+        """
+        self._journal.sync()
+        self._take_stock()
+        if (gone := wanted - len(self._numbers)) > 0:  # of earlier tries: rows of another try do not replace them
+            raise self.lost(gone)
+        self._journal.finish()
+        self.has_unsynced = False
+
+    def clear(self) -> None:
+        """Remove the file."""
+        self._empty()
+
+    def _empty(self) -> None:
+        self._journal.clear()
+        self._forget_lines()
+
+    def lost(self, count: int) -> RowsLost:
+        """The error for rows that are missing."""
+        return RowsLost(
+            str(self.path),
+            f"{count} {self.rows_are} that were in it are gone, because another try or program has changed or replaced "
+            "it; the next try starts with the first row",
+        )
+
+    def _take_stock(self) -> None:
+        """Make sure that the file holds each row of this try once, even if another try has written to it."""
+        if array("Q", map(_mark, self._journal.lines())) == self._marks:
+            return
+        key_of, own_marks = self._keys(), set(self._marks)
+        keys: set[int | str] = set()
+        keys_of_own_lines: set[int | str] = set()
+        is_doubled = False
+        for line in self._journal.lines():
+            key = key_of(line)
+            is_doubled |= key in keys
+            keys.add(key)
+            if _mark(line) in own_marks:
+                keys_of_own_lines.add(key)
+        if missing := set(self._numbers) - keys:
+            raise self.lost(len(missing))
+        self.count = sum(isinstance(key, int) for key in keys)
+        if is_doubled:
+            self._drop_doubled(own_marks, keys_of_own_lines)
+
+    def _drop_doubled(self, own_marks: set[int], keys_of_own_lines: set[int | str]) -> None:
+        """Of several lines with the same key, keep the one of this try, else the first."""
+        key_of = self._keys()
+        kept: set[int | str] = set()
+
+        def stays(line: str) -> bool:
+            key = key_of(line)
+            if key in kept or (key in keys_of_own_lines and _mark(line) not in own_marks):
+                return False
+            kept.add(key)
+            return True
+
+        try:
+            self._journal.keep(stays, undisturbed=True)
+        except Changed:
+            log.info("Another try still writes to %s; rows that both have written stay in it twice.", self.path)
+        else:
+            log.info("Rows that another try has written as well were in %s twice; now each is in it once.", self.path)
+
+    def _keys(self) -> Callable[[str], int | str]:
+        """Maps each line in turn to the number of its row, or to itself if it is not a row."""
+        number_of = self.number_reader()
+
+        def key_of(line: str) -> int | str:
+            try:
+                number = number_of(line)
+            except ValueError:
+                return line
+            return line if number is None else number
+
+        return key_of
+
+    def _forget_lines(self) -> None:
+        self.count = 0
+        self._marks = array("Q")
+        """Fingerprints of the lines that this try has kept or written."""
+        self._numbers = array("q")
+        """Numbers of their rows."""
+
+
+def _mark(line: str) -> int:
+    """A fingerprint of a line, in 8 bytes."""
+    return int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "big")

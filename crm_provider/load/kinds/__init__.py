@@ -1,0 +1,1 @@
+"""The kinds of records that a load can write: each is one description, and the engine knows none of them."""

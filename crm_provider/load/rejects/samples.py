@@ -1,0 +1,58 @@
+"""Samples of rejected rows for people: which row, where it is, and what is wrong with it; no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from crm_provider.load.rejects.formats import Reject
+from crm_provider.values.redaction import without_values
+
+MOST_SAMPLES = 20
+"""Samples of one load."""
+
+LONGEST = 300
+"""Characters of a message, and of a place."""
+
+LONGEST_VALUE = 1000
+"""Characters of a value of the row that are looked for in its message, which is shorter."""
+
+
+def samples_of(rejects: Iterable[Reject], place: Callable[[int], str]) -> list[dict[str, Any]]:
+    """The samples as JSON-able data.
+
+    :param place: number of a row -> file, line and row; empty if the source knows none
+    """
+    return [_sample(reject, place(reject.number)) for reject in rejects]
+
+
+def _sample(reject: Reject, place: str) -> dict[str, Any]:
+    message = reject.message.removeprefix(f"{place}: ") if place else reject.message
+    return {
+        "row": reject.number if reject.original is None else reject.original,
+        "place": _cut(place),
+        "type": reject.type,
+        "message": _cut(without_row(message, reject.values)),
+    }
+
+
+def without_row(message: str, values: Mapping[str, Any]) -> str:
+    """A message without the values of its row."""
+    return without_values(message, _texts(values), in_parts=False)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All values of a row as texts, those in lists and objects too."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)[:LONGEST_VALUE]
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
