@@ -51,8 +51,8 @@ def gateway_reply(case: str) -> ErrorReply:
 
     :param case: its name in the catalogue, for example ``throttled``
     """
-    answer = _CASES[case]
-    return ErrorReply(type=answer.type, status=answer.status, text=_text(answer), gateway=answer)
+    response = _CASES[case]
+    return ErrorReply(type=response.type, status=response.status, text=_text(response), gateway=response)
 
 
 def error_reply(name: str) -> ErrorReply:
@@ -73,7 +73,7 @@ def error_reply(name: str) -> ErrorReply:
     if spec.status is None:
         raise ValueError(f"{word} is never a response of the API: use the effect 'drop', 'latency' or 'garbage'")
     if spec.source is ErrorSource.GATEWAY:
-        return gateway_reply(next(answer.case for answer in GATEWAY_RESPONSES if answer.type == word))
+        return gateway_reply(next(response.case for response in GATEWAY_RESPONSES if response.type == word))
     return _from_spec(spec)
 
 
@@ -83,11 +83,11 @@ def _from_spec(spec: ErrorSpec, text: str | None = None) -> ErrorReply:
     return ErrorReply(type=spec.type, status=spec.status, text=text or spec.messages[0])
 
 
-def _text(answer: GatewayResponse) -> str:
-    return next(iter(answer.body.values())) or ""
+def _text(response: GatewayResponse) -> str:
+    return next(iter(response.body.values())) or ""
 
 
-_CASES = {answer.case: answer for answer in GATEWAY_RESPONSES}
+_CASES = {response.case: response for response in GATEWAY_RESPONSES}
 
 ERROR_NAMES: tuple[str, ...] = (
     *(spec.type for spec in CATALOGUE.values() if spec.status is not None),

@@ -109,7 +109,7 @@ class ObservedType:
         """Whether there was a value."""
         return bool(self._kinds)
 
-    def settled(self) -> ColumnType:
+    def final(self) -> ColumnType:
         """The type of all values so far; text if there was none."""
         kinds = self._kinds
         if kinds == {"integer", "number"}:
@@ -117,10 +117,10 @@ class ObservedType:
         if len(kinds) > 1 or _ODD in kinds:
             return JSON
         if self._item is not None:
-            item = self._item.settled()
+            item = self._item.final()
             return JSON if item == JSON else ColumnType("list", item=item)
         if self._fields is not None:
-            fields = tuple((name, observed.settled()) for name, observed in self._fields.items())
+            fields = tuple((name, observed.final()) for name, observed in self._fields.items())
             return JSON if any(inner == JSON for _, inner in fields) else ColumnType("struct", fields=fields)
         if kinds == {"text"} and self._are_moments:
             return ColumnType("timestamp")
@@ -148,14 +148,14 @@ class ObservedRecords:
             else:
                 self._plain.setdefault(name, ObservedType(exact=False)).note(value)
 
-    def settled(self) -> dict[str, ColumnType]:
+    def final(self) -> dict[str, ColumnType]:
         """Name and type of each column. A mapping that was empty in all records has none."""
-        found = {name: observed.settled() for name, observed in self._plain.items() if name not in self._nested}
+        found = {name: observed.final() for name, observed in self._plain.items() if name not in self._nested}
         for name, fields in self._nested.items():
             if name in self._plain and self._plain[name].is_known:
                 found[name] = JSON
             elif fields:
-                inner = tuple((field, fields[field].settled()) for field in sorted(fields))
+                inner = tuple((field, fields[field].final()) for field in sorted(fields))
                 found[name] = ColumnType("struct", fields=inner)
         return found
 
