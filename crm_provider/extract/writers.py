@@ -80,14 +80,14 @@ def inferred_types(records: Iterable[Record], fields: Sequence[str] | None) -> d
         observed = ObservedRecords()
         for record in records:
             observed.note(record)
-        found = observed.settled()
+        found = observed.final()
         names = [name for name in FIRST if name in found] + sorted(found.keys() - set(FIRST))
         return {name: found[name] for name in names} or {"id": TEXT}
     columns = {name: ObservedType(exact="." in name) for name in fields}
     for record in records:
         for name, column in columns.items():
             column.note(field_value(record, name))
-    return {name: column.settled() for name, column in columns.items()}
+    return {name: column.final() for name, column in columns.items()}
 
 
 def check_if_changed(value: object) -> None:

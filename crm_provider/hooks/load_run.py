@@ -29,7 +29,7 @@ from crm_provider.load.report import (
 from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
-from crm_provider.observability.metrics import LoadEnding, count_load
+from crm_provider.observability.metrics import LoadEnd, count_load
 from crm_provider.tasks.templates import with_connection
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class LoadRun:
         self.result = {**summary.as_dict(), **known}
         return self.result
 
-    def _count(self, ending: LoadEnding, summary: Summary | None = None) -> None:
+    def _count(self, ending: LoadEnd, summary: Summary | None = None) -> None:
         if self.context is not None:
             count_load(self.context["ti"], ending, summary)
 
