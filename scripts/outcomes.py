@@ -55,7 +55,7 @@ def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[st
         reason = str(value["outcome"])
     elif isinstance(value, Mapping) and "rows" in value:
         counts = [f"{value[name]} {name}" for name in OUTCOMES if value.get(name)]
-        reason = f"{value['rows']} rows: {', '.join(counts) or 'none done'}"
+        reason = f"{value['rows']} row{'s' * (value['rows'] != 1)}: {', '.join(counts) or 'none done'}"
     else:
         reason = {"upstream_failed": "an upstream task failed"}.get(state or "", "")
     retries = f"after {', '.join(earlier_errors)}" if earlier_errors else ""
