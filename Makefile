@@ -24,7 +24,7 @@ export PIP_RETRIES ?= 10
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 
-demo: .venv/.ready-test ## Runs the example pipeline on a real Airflow against the sandbox (ARGS="--keep", "--dag ID")
+demo: .venv/.ready-test ## Runs the example pipeline and loads on a real Airflow against the sandbox (ARGS="--keep", "--dag ID")
 	@$(RUN) scripts/demo.py $(ARGS)
 
 test: .venv/.ready-test ## Style, types, layers, unit and integration tests; with ARGS only pytest, with these arguments
