@@ -23,8 +23,6 @@ from crm_provider.client.retry import ONE_TRY, Calls
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from typing_extensions import Self
-
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -155,12 +153,6 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
     :param user_agent: further products for the User-Agent header of the default transport
     """
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def start_of_writes(self) -> datetime | None:
         """A moment by the CRM's clock. Records that this client creates from now on are younger, all others are older.
 
@@ -177,7 +169,3 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
             return None
         self._transport.sleep((moment.latest - moment.earliest + 2 * CLOCKS_APART).total_seconds())
         return moment.latest + CLOCKS_APART
-
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._transport.close()

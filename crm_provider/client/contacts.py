@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Page, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
-from crm_provider.client.request import Call
+from crm_provider.client.request import Call, mapping_of
 from crm_provider.client.responses import by_status_alone
 from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent

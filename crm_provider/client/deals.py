@@ -8,9 +8,9 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call
+from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 

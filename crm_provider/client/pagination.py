@@ -297,21 +297,6 @@ class ListingCalls(Calls):
         return Page.of(self._send(call), route)
 
 
-def mapping_of(value: Any, call: Call) -> Record:
-    """The record in a response.
-
-    :raises CrmProtocolError: if it is not an object
-    """
-    if isinstance(value, dict):
-        return value
-    raise e.CrmProtocolError(
-        f"the response is a {type(value).__name__}, not an object",
-        method=call.method,
-        path=call.log_path,
-        outcome_known=not call.is_write,
-    )
-
-
 def id_of(value: Any, path: str, method: str = "GET") -> str:
     """The id in a response.
 

@@ -98,3 +98,18 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]
     return [] if value is None or isinstance(value, bool) else [str(value)]
+
+
+def mapping_of(value: Any, call: Call) -> dict[str, Any]:
+    """The record in a response.
+
+    :raises CrmProtocolError: if it is not an object
+    """
+    if isinstance(value, dict):
+        return value
+    raise e.CrmProtocolError(
+        f"the response is a {type(value).__name__}, not an object",
+        method=call.method,
+        path=call.log_path,
+        outcome_known=not call.is_write,
+    )

@@ -33,8 +33,8 @@ class Settings:
     :param burst: calls that the CRM allows at once
     :param timeout: seconds to wait for a response (connecting: at most 5)
     :param poll_share: share of ``requests_per_second`` that the waiting tasks of a triggerer use at most
-    :param rate_store: where the rate budget is kept: None for a file on this host, ``process``, ``off`` for no limit at
-        all, or the URL of a Redis; kept out of ``repr``
+    :param rate_store: where the rate budget is kept: None for a file on this host, ``airflow`` for one budget of all
+        hosts, ``process``, ``off`` for no limit at all, or the URL of a Redis; kept out of ``repr``
     :param conn_id: the Airflow connection of these settings, for messages
     :raises CrmConfigurationError: naming the field, the problem and the fix
     """
@@ -251,13 +251,13 @@ def _flag(value: Any) -> bool:
 
 
 def _store(value: Any) -> str:
-    if value in ("off", "process"):
+    if value in ("airflow", "off", "process"):
         return str(value)
     if isinstance(value, str) and _is_redis(value.strip()):
         return value.strip()
     raise ValueError(
-        "'process' (one budget for each process), 'off' (no limit), a URL like redis://host:6379/0 or rediss://host, "
-        "or left out (one budget for this host)"
+        "'airflow' (one budget for all hosts), 'process' (one for each process), 'off' (no limit), a URL like "
+        "redis://host:6379/0 or rediss://host, or left out (one budget for this host)"
     )
 
 

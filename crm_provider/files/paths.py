@@ -137,9 +137,9 @@ def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
 
 
 def unwritable(path: AnyPath) -> str | None:
-    """Why a local file cannot be written; None if it probably can. Its folder is created."""
+    """Why a file cannot be written; None if it probably can. A local folder is created."""
     if not is_local(path):
-        return None
+        return _no_bucket(path)
     if path.is_dir():
         return "it is a folder"
     try:
@@ -190,15 +190,27 @@ LONGEST_LINE = 64 << 20
 
 
 def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
-    """The lines of a file, also if it is not iterable, as those of ``ObjectStoragePath`` in Airflow 3.1.0.
+    """The lines of a file, each with its line end.
+
+    Files of an ``ObjectStoragePath`` need not be iterable (Airflow 3.1.0), and those of S3 have no limit for a line.
 
     :param name: name of the file, for the message
     :raises CannotRead: if a line is too long to be held in memory
     """
-    for line in iter(lambda: file.readline(LONGEST_LINE), b""):
-        if len(line) == LONGEST_LINE:
+    line = bytearray()
+    while block := file.read(_BLOCK):
+        first, *others = block.split(b"\n")
+        line += first
+        for other in others:
+            yield bytes(line) + b"\n"
+            line = bytearray(other)
+        if len(line) >= LONGEST_LINE:
             raise too_long(name)
-        yield line
+    if line:
+        yield bytes(line)
+
+
+_BLOCK = 1 << 20
 
 
 def too_long(name: object) -> CannotRead:
@@ -322,6 +334,24 @@ def _force(path: pathlib.Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def _no_bucket(path: AnyPath) -> str | None:
+    """Whether the bucket of an object store is missing. Stores without buckets create what is missing."""
+    store: Any = getattr(path, "fs", None)
+    if store is None or _protocol(path) not in _WITH_BUCKETS:
+        return None
+    bucket = cast("Any", path).path.partition("/")[0]
+    try:
+        store.info(bucket)
+    except FileNotFoundError:
+        return f"there is no bucket {bucket!r}"
+    except PermissionError:  # it may write objects without the right to read about the bucket
+        return None
+    return None
+
+
+_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
 def _send(draft: pathlib.Path, path: AnyPath) -> None:

@@ -7,9 +7,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from crm_provider import config
 from crm_provider import errors as e
@@ -19,10 +19,14 @@ from crm_provider.client.observers import Observer
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
-from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
+from crm_provider.hooks.shared_budget import with_store
+from crm_provider.rate_limit.limiter import AIRFLOW, ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
 from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
+
+if TYPE_CHECKING:
+    from crm_provider.tasks.arguments import LoadOnError, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,6 +102,40 @@ class CrmHook(BaseHook):
     verify_email = _call(CrmClient.verify_email)
     trigger_automation = _call(CrmClient.trigger_automation)
     request = _call(CrmClient.request)
+
+    def load_contacts(
+        self,
+        rows: Rows,
+        *,
+        on_error: LoadOnError = None,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Load contacts, as ``CrmLoadContactsOperator`` does.
+
+        In a task the next try goes on where this one stopped; in a script with ``checkpoint_path``.
+
+        >>> CrmHook().load_contacts([{"mail": "ada@example.com"}], mapping={"email": "mail"})["created"]
+        1
+
+        :param rows: mappings of column to value, as a list or an iterator; a table that speaks Arrow's C stream
+            (pandas, polars, DuckDB, pyarrow); or files, by path or pattern
+        :param on_error: what to do on which error, in addition to the defaults
+        :param source_format: of files whose name does not show it
+        :param source_options: how to read the rows
+        :param settings: ``mapping``, ``mode``, ``rejects_path``, ``outcomes_path``, ...: all that the operator takes
+        :return: the summary, as the operator's XCom
+        :raises SourceError: before the first call: the rows, the mapping or a path cannot be used
+        :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows; it has the summary
+        :raises LoadUnsaved: if a file of the load cannot be written
+        :raises CrmError: the error that stopped the load
+        """
+        from crm_provider.hooks.own_loads import load_rows
+        from crm_provider.load.kinds.contacts import CONTACTS
+
+        how: dict[str, Any] = {"source_format": source_format, "source_options": source_options}
+        return load_rows(self, CONTACTS, rows, settings, on_error=on_error, **how)
 
     def test_connection(self) -> tuple[bool, str]:
         """One harmless read. The message says what is wrong and what to do, and shows neither key nor body."""
@@ -205,6 +243,8 @@ class CrmHook(BaseHook):
             wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
             raise
         self.base_url = settings.base_url
+        if settings.rate_store == AIRFLOW or config.runs_on_many_hosts():
+            settings = with_store(settings)
         return settings
 
     @classmethod

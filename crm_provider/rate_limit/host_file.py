@@ -40,46 +40,24 @@ def file_name(base_url: str, key_fingerprint: str) -> str:
     return hashlib.sha256(f"{base_url}\n{key_fingerprint}".encode()).hexdigest()[:32] + ".rate"
 
 
-class HostFileStore:
-    """One schedule for the processes of this host.
+class HostFile:
+    """A small file in the private folder, which the processes of this host read and change one at a time.
 
-    :param name: name of the file in the private folder
-    :param clock: a clock that all processes of the host share, such as the monotonic clock
+    :param name: of the file in the folder
+    :raises StoreUnusable: on opening, if the file cannot be used
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        folder: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._name, self._folder = name, folder or private_folder()
-        self._clock, self._sleep = clock, sleep
-
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
-        with self._schedule() as schedule:
-            grant = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
-        return grant, Ticket(id(self), grant.ticket)
-
-    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
-        with self._schedule() as schedule:
-            schedule.pause(self._clock(), seconds, phase, pace)
+    def __init__(self, name: str, *, folder: Path | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._name, self._folder, self._sleep = name, folder or private_folder(), sleep
 
     @contextmanager
-    def _schedule(self) -> Iterator[Schedule]:
-        """The schedule under a lock; changes are written back."""
+    def open(self) -> Iterator[int]:
+        """The file's descriptor, locked."""
         try:
             with self._open_folder() as folder, self._open_locked(folder) as file:
-                record = os.pread(file, RECORD_SIZE + 1, 0)
-                if not record:
+                if not os.fstat(file).st_size:
                     self._delete_unused_files(folder)
-                schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())
-                yield schedule
-                os.pwrite(file, schedule.to_bytes(), 0)
-                if len(record) > RECORD_SIZE:
-                    os.ftruncate(file, RECORD_SIZE)
+                yield file
         except OSError as error:
             raise StoreUnusable(
                 f"the rate budget of this host cannot be kept in {self._folder} ({error.strerror or error})"
@@ -136,6 +114,44 @@ class HostFileStore:
                 os.unlink(name, dir_fd=folder)
         finally:
             os.close(file)
+
+
+class HostFileStore:
+    """One schedule for the processes of this host.
+
+    :param name: name of the file in the private folder
+    :param clock: a clock that all processes of the host share, such as the monotonic clock
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._file, self._clock = HostFile(name, folder=folder, sleep=sleep), clock
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
+        with self._schedule() as schedule:
+            answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return answer, Ticket(id(self), answer.ticket)
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        with self._schedule() as schedule:
+            schedule.pause(self._clock(), seconds, phase, pace)
+
+    @contextmanager
+    def _schedule(self) -> Iterator[Schedule]:
+        """The schedule, alone; what is changed is written back."""
+        with self._file.open() as file:
+            record = os.pread(file, RECORD_SIZE + 1, 0)
+            schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())
+            yield schedule
+            os.pwrite(file, schedule.to_bytes(), 0)
+            if len(record) > RECORD_SIZE:
+                os.ftruncate(file, RECORD_SIZE)
 
 
 def _try_lock(file: int) -> bool:

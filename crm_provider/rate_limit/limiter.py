@@ -17,7 +17,9 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
+from crm_provider.errors import CrmConfigurationError
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
+from crm_provider.rate_limit.leases import LeaseStore, SharedText
 from crm_provider.rate_limit.redis import RedisStore
 from crm_provider.rate_limit.schedule import (
     LONGEST_PAUSE,
@@ -32,6 +34,7 @@ from crm_provider.rate_limit.schedule import (
     Ticket,
     number_for,
 )
+from crm_provider.values.server_clock import ServerClock
 
 log = logging.getLogger(__name__)
 
@@ -129,15 +132,15 @@ class ShareRateLimiter:
     """
 
     def __init__(self, whole: RateLimiter, rate: float) -> None:
-        self._whole = whole
+        self.whole = whole
         self._own = ProcessRateLimiter(rate, 1)
 
     def acquire(self, max_wait: float) -> float:
         waited = self._own.acquire(max_wait)
-        return waited + self._whole.acquire(max_wait - waited)
+        return waited + self.whole.acquire(max_wait - waited)
 
     def pause(self, seconds: float) -> None:
-        self._whole.pause(seconds)
+        self.whole.pause(seconds)
 
 
 class BudgetSettings(Protocol):
@@ -165,6 +168,7 @@ class Budget:
     :param store: where its schedule is kept
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
+    :param server_clock: the CRM's clock, for a store that goes by it; the callers narrow it down
     """
 
     def __init__(
@@ -173,11 +177,13 @@ class Budget:
         rate: float,
         burst: int,
         *,
+        server_clock: ServerClock | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.store, self.clock, self.sleep, self.jitter = store, clock, sleep, jitter
+        self.server_clock = server_clock
         self.limit(rate, burst)
         self._lanes = {lane: LaneRateLimiter(self, lane) for lane in Lane}
 
@@ -322,21 +328,56 @@ def limiter_for(
     limits = (settings.requests_per_second, settings.burst)
     with _budgets_lock:
         if key not in _budgets:
-            _budgets[key] = Budget(store_for(settings), *limits)
+            server_clock = ServerClock() if settings.rate_store == AIRFLOW else None
+            _budgets[key] = Budget(store_for(settings, server_clock), *limits, server_clock=server_clock)
         budget = _budgets[key]
     budget.limit(*limits)
     return budget.lane(lane, sleep=sleep)
 
 
-def store_for(settings: BudgetSettings) -> RateStore:
-    """The store that the settings name, with its fallbacks."""
+def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None) -> RateStore:
+    """The store that the settings name, with its fallbacks.
+
+    :param server_clock: the CRM's clock, for a store that goes by it
+    """
     if settings.rate_store == "process":
         return MemoryStore()
     name = file_name(settings.base_url, settings.key_fingerprint)
-    on_host = FallbackStore(HostFileStore(name), MemoryStore(), otherwise="each process paces itself")
+    slots = HostFileStore(name)
+    on_host = FallbackStore(slots, MemoryStore(), otherwise="each process paces itself")
     if settings.rate_store is None:
         return on_host
+    if settings.rate_store == AIRFLOW:
+        if _shared_text is None:
+            raise CrmConfigurationError(
+                "Extra 'rate_store' is 'airflow', which only CrmHook can use; leave it out for a client without Airflow"
+            )
+        leases = LeaseStore(slots, f"{name}.lease", _shared_text(name), server_clock or ServerClock())
+        return FallbackStore(leases, on_host, otherwise="each host paces itself")
     return FallbackStore(RedisStore(settings.rate_store, name), on_host, otherwise="each host paces itself")
+
+
+AIRFLOW = "airflow"
+"""The ``rate_store`` of a budget that all hosts share through Airflow."""
+
+_shared_text: Callable[[str], SharedText] | None = None
+
+
+def share_through(factory: Callable[[str], SharedText]) -> None:
+    """Say how a text that all hosts can read and write is made: this package's core does not know Airflow.
+
+    :param factory: from the name of a budget to its text
+    """
+    global _shared_text  # noqa: PLW0603 - set once, when the hook is imported
+    _shared_text = factory
+
+
+def server_clock_of(limiter: RateLimiter) -> ServerClock:
+    """The CRM's clock that all callers of a budget narrow down; a new one for a budget that does not go by it."""
+    while isinstance(limiter, ShareRateLimiter):
+        limiter = limiter.whole
+    known = limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None
+    return known or ServerClock()
 
 
 def _forget_in_child() -> None:

@@ -74,6 +74,14 @@ class Pace:
         """One call of the burst stays in reserve and absorbs the jitter of the network."""
         return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
 
+    def first_slot(self, at: float) -> float:
+        """The first slot at a time or later; here any time is one."""
+        return at
+
+    def after(self, slot: float) -> float:
+        """The time from which on the slot after this one may be given out."""
+        return slot + self.spacing
+
 
 class GrantStatus(IntEnum):
     """What the caller must do."""
@@ -144,7 +152,7 @@ class Schedule:
         mine = queue.tail if ticket is None or joins else ticket
         earlier_calls = self._calls_before(lane, mine, now)
         before = max(mine - queue.head, 0) + sum(earlier_calls.values())
-        slot = max(self.next, now - (pace.at_once - 1) * pace.spacing)
+        slot = pace.first_slot(max(self.next, now - (pace.at_once - 1) * pace.spacing))
         wait = max(slot - now, 0.0)
         likely = wait + before * pace.spacing
         if (likely if joins else wait) > patience:
@@ -155,7 +163,7 @@ class Schedule:
         given_up = max(opens, self.moved) + NO_SHOW_AFTER
         # more slots are open than there are callers before this one, so it takes no slot of theirs
         if now >= opens + before * pace.spacing or now >= given_up:
-            self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
+            self._give(queue, WEIGHTS[lane], mine, now, pace.after(slot))
             if before and now >= given_up:
                 self._pass_over(earlier_calls)
             return Grant(GrantStatus.GRANTED, wait, mine)

@@ -33,6 +33,11 @@ class ColumnType:
     item: ColumnType | None = None
     fields: tuple[tuple[str, ColumnType], ...] = ()
 
+    def __str__(self) -> str:
+        if self.item is not None:
+            return f"list of {self.item}"
+        return f"struct ({', '.join(f'{name}: {kind}' for name, kind in self.fields)})" if self.fields else self.name
+
 
 TEXT, JSON = ColumnType("text"), ColumnType("json")
 
@@ -172,6 +177,16 @@ def _kind_of(value: Any) -> str:
 def _are_names(fields: Mapping[str, Any]) -> bool:
     """Whether columns can have these names."""
     return all(_kind_of(name) == "text" for name in fields)
+
+
+def number_of(text: str) -> float | Decimal:
+    """A number with a fraction as a float, or a ``Decimal`` if no float is that number.
+
+    >>> number_of("0.10"), number_of("0.1234567890123456789")
+    (0.1, Decimal('0.1234567890123456789'))
+    """
+    exact = Decimal(text)
+    return float(exact) if _is_float(exact) else exact
 
 
 def _is_float(value: float | Decimal) -> bool:

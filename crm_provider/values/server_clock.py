@@ -53,13 +53,17 @@ class ServerClock:
                     low, high = narrowed  # otherwise one of the two clocks was set: only the new response counts
             self._span = (low, high)
 
+    def ahead(self) -> tuple[float, float] | None:
+        """At least and at most how many seconds the CRM's clock, as seconds since 1970, is ahead of the local one."""
+        with self._lock:
+            return self._span
+
     def at(self, local: float) -> ServerMoment | None:
         """A local time by the CRM's clock, None if no response has shown that clock yet.
 
         :param local: seconds of the local clock
         """
-        with self._lock:
-            span = self._span
+        span = self.ahead()
         if span is None:
             return None
         try:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
@@ -38,6 +39,17 @@ def names(folder: Path) -> list[str]:
 
 def emails_in(path: Path) -> list[str]:
     return [json.loads(line)["email"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_parquet_with_types(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    target = tmp_path / "contacts.parquet"
+    assert run_task(CrmExtractContactsOperator, target=target, column_types="inferred").states == ["success"]
+    schema = pyarrow.parquet.read_schema(target)
+    assert (str(schema.field("createdAt").type), str(schema.field("segmentedListsIds").type)) == (
+        "timestamp[us, tz=UTC]", "list<element: string>",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="column_types='inferred' is for Parquet files"):
+        CrmExtractContactsOperator(task_id="extract", target="contacts.csv.gz", column_types="inferred")
 
 
 def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
@@ -137,3 +149,35 @@ def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     run = run_dag(dag)
     assert [run[f"task[{n}]"].result["records"] for n in range(3)] == [35, 35, 35]
     assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
+
+
+def test_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("changes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        CrmExtractContactsOperator(
+            task_id="task",
+            target=f"{tmp_path}/{{{{ run_id }}}}.csv",
+            fields=["id", "attributes.name"],
+            changes_since="last",
+            state_path=str(tmp_path / "seen"),
+        )
+
+    def run() -> tuple[Any, list[str]]:
+        task = run_dag(dag)["task"]
+        return task.result["changes"], Path(task.result["path"]).read_text("utf-8").splitlines()
+
+    counts, lines = run()
+    assert counts == {"created": 35, "updated": 0, "deleted": 0, "unconfirmed": 0}
+    assert lines[0] == "id,attributes.name,crm_change"
+    assert len(lines) == 36
+    changed, removed = list(many.store.contacts.values())[:2]
+    many.store.update_contact(changed.email, {"name": "New"})
+    many.store.delete_contact(removed.email)
+    many.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", after=1, count=1)
+    assert run() == (
+        {"created": 0, "updated": 1, "deleted": 1, "unconfirmed": 0},
+        ["id,attributes.name,crm_change", f"{changed.id},New,updated", f"{removed.id},,deleted"],
+    )
+    (tmp_path / "seen").write_text("something else")
+    task = run_dag(dag)["task"]
+    assert task.states == ["failed"]
+    assert "the state file seen is damaged or is another file" in str(task.error)

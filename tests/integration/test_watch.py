@@ -162,28 +162,6 @@ def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
     asyncio.run(play())
 
 
-# -- restarts
-
-
-def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
-
-    async def play(store: FakeStore, wait_for_delivery: float, wanted: int) -> list[str]:
-        monkeypatch.setattr(cursor, "DELIVERY_DELAY", wait_for_delivery)
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(include_existing=True, max_per_event=2), store)
-            await triggerer.until(lambda: len(contacts(triggerer)) >= wanted)
-            return contacts(triggerer)
-
-    store = FakeStore()
-    join(crm, *everyone)
-    first = asyncio.run(play(store, 0.5, 5))  # dies with two parts counted and one given
-    second = asyncio.run(play(store, 0.0, len(everyone) - 4))
-    assert len(first) <= 6
-    assert set(first + second) == set(people(*everyone))
-    assert len(first + second) == len(everyone) + 2
-
-
 # -- one sweep for all
 
 

@@ -52,6 +52,7 @@ WALL_CLOCK = {
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
     "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
+    "rate_limit/leases.py": "a default, for slots of several hosts until a response has shown the CRM's clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
     "client/transport.py": "the age of a record, to hours, if the CRM does not show its clock",

@@ -418,7 +418,7 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
 ) -> None:
     slot(store)
-    lock, locked = store._lock, []
+    lock, locked = store._file._lock, []
 
     def swept_meanwhile(file: int) -> None:
         lock(file)
@@ -426,7 +426,7 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
         if len(locked) == 1:
             (folder / "key.rate").unlink()
 
-    monkeypatch.setattr(store, "_lock", swept_meanwhile)
+    monkeypatch.setattr(store._file, "_lock", swept_meanwhile)
     assert slot(store) == 0.0, "the budget begins anew"
     assert len(locked) == 2
     assert slot(HostFileStore("key.rate", folder=folder, clock=clock)) == pytest.approx(REAL.spacing)
