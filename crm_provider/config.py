@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from string import Formatter
@@ -17,6 +18,9 @@ from crm_provider.errors.on_error import Action, Work, checked
 SECTION = "crm"
 CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
 """Options that stand in for an extra that a connection does not have."""
+
+ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
+"""Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
 
 RECORD_PLACEHOLDERS = {"id", "conn_id"}
 
@@ -45,6 +49,17 @@ def on_error(work: Work) -> Mapping[Any, Action]:
     """
     text = option("on_error")
     return {} if text is None else _lines(text)[work]
+
+
+def executors() -> str:
+    """The executors of Airflow's configuration."""
+    return str(conf.get("core", "executor", fallback="LocalExecutor"))
+
+
+def runs_on_many_hosts() -> bool:
+    """Whether Airflow's configuration has an executor that starts tasks on other hosts than the scheduler's."""
+    names = [re.split(r"[.:=]", name.strip())[-1] for name in re.split(r"[,;]", executors())]
+    return any(name and name not in ONE_HOST for name in names)
 
 
 def record_url(name: str) -> str | None:

@@ -16,16 +16,20 @@ from crm_provider.extract.changes import CHANGE, ChangeTracker
 from crm_provider.extract.partial_pages import Owner
 from crm_provider.extract.reader import Counts, ExtractStats, ListingReader
 from crm_provider.extract.writers import (
+    ColumnTypes,
     Format,
     IfChanged,
+    check_column_types,
     checked_fields,
     field_value,
     format_of,
     gzipped,
+    inferred_types,
     record_writer,
 )
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local
+from crm_provider.values.json_types import TEXT, ColumnType
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
@@ -59,6 +63,7 @@ class Extractor:
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    :param column_types: Parquet: ``text``, or ``inferred`` from the records
     :param owner: the task instance that may continue with the pages read so far
     :param tracker: writes only what has changed since its last run
     :raises CrmInvalidValueError: if the target or an option is not valid; before any call
@@ -74,12 +79,14 @@ class Extractor:
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
+        column_types: ColumnTypes = "text",
         owner: Owner | None = None,
         tracker: ChangeTracker | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._listing, self._clock, self._guard, self._tracker = listing, clock, formula_guard, tracker
+        self._is_typed = column_types == "inferred"
         try:
             self._target = as_path(target)
             self._reader = ListingReader(
@@ -93,6 +100,7 @@ class Extractor:
             )
             self._format, self._zipped = format_of(self._target.name, format)
             self._fields = checked_fields(fields)
+            check_column_types(column_types, self._format)
             if self._format == "parquet":
                 arrow_modules()
         except ValueError as wrong:
@@ -147,11 +155,19 @@ class Extractor:
         columns = list(self._fields or stats.columns.names() or ["id"])
         if self._tracker is not None and CHANGE not in columns:
             columns.append(CHANGE)
+        is_projected, types = self._fields is not None, self._types(stats) if self._is_typed else None
         with record_writer(
-            file, self._format, columns=columns, projected=self._fields is not None, formula_guard=self._guard
+            file, self._format, columns=columns, projected=is_projected, formula_guard=self._guard, types=types
         ) as add:
             for record in self._records(stats):
                 add(record)
+
+    def _types(self, stats: ExtractStats) -> dict[str, ColumnType]:
+        found = inferred_types(self._reader.records(stats), self._fields)
+        if self._tracker is not None:
+            found.setdefault(CHANGE, TEXT)
+        log.info("Types of the columns: %s", ", ".join(f"{name}: {kind}" for name, kind in found.items()))
+        return found
 
     def _records(self, stats: ExtractStats) -> Iterator[Record]:
         """What the file is to hold."""

@@ -240,8 +240,12 @@ class LoadTry:
             plan_seconds=self._plan_seconds,
             dry_run=job.options.dry_run,
             outcomes=job.options.outcomes,
-            samples=samples_of(self.handler.samples, getattr(job.source, "place", _no_place)),
+            samples=self._samples(),
         )
+
+    def _samples(self) -> list[dict[str, object]]:
+        rejects = self.handler.samples
+        return samples_of(rejects, getattr(self.job.source, "place", _no_place)) if rejects else []
 
 
 def _no_place(_number: int) -> str:

@@ -160,6 +160,20 @@ class LoadUnsaved(Exception):
 FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
 
 
+class TooManyRejects(Exception):
+    """All rows are done, but more of them were rejected than ``max_rejects`` allows.
+
+    :param result: the result of the load
+    """
+
+    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
+        super().__init__(problem, result)
+        self.result = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class LoadInterrupted(Exception):
     """The load was cancelled; the next try goes on from there."""
 

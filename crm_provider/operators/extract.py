@@ -9,13 +9,16 @@ from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
 from crm_provider.extract.writers import (
+    ColumnTypes,
     Format,
     IfChanged,
     Since,
     check_changes_since,
+    check_column_types,
     check_if_changed,
     checked_fields,
     format_of,
+    known_format,
 )
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import as_path
@@ -55,6 +58,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         of those that were removed, with the kind of change in ``crm_change``. All pages are read all the same
     :param state_path: file that remembers what the last run has seen; one for each task
     :param formula_guard: CSV: put an apostrophe before text that a spreadsheet could take for a formula
+    :param column_types: Parquet: columns of ``text``, or types ``inferred`` from the records (numbers, timestamps,
+        lists, structs)
     :raises ValueError: if an option is not valid; at DAG parse
     """
 
@@ -70,12 +75,14 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
+        column_types: ColumnTypes = "text",
         changes_since: Since | None = None,
         state_path: PathArgument | None = None,
         **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_if_changed(if_changed)
+        check_column_types(column_types, format or known_format(str(target)))
         if format is not None:
             format_of("", format)
         check_pyarrow(target, format)
@@ -88,6 +95,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         self.format = format
         self.if_changed = if_changed
         self.formula_guard = formula_guard
+        self.column_types = column_types
         self.changes_since = changes_since
         self.state_path = path_text(state_path)
 
@@ -102,6 +110,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             format: Format | None = ...,  # noqa: A002 - as above
             if_changed: IfChanged = ...,
             formula_guard: bool = ...,
+            column_types: ColumnTypes = ...,
             changes_since: Since | None = ...,
             state_path: PathArgument | None = ...,
             **kwargs: Unpack[CrmArguments],
@@ -119,6 +128,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 format=self.format,
                 if_changed=self.if_changed,
                 formula_guard=self.formula_guard,
+                column_types=self.column_types,
                 owner=owner_of(context["ti"]),
                 tracker=tracker_of(
                     client, self.listing, self.changes_since, self.state_path, self.fields, context["ti"]

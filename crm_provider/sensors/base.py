@@ -142,9 +142,9 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         try:
             self.last_result = self._check_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
-            sensor_timeout(str(timeout), last_answer=self._waiting.last_answer, cause=timeout)
+            sensor_timeout(str(timeout), last_result=self._waiting.last_result, cause=timeout)
         except AirflowSkipException as skipped:  # by soft_fail or never_fail
-            skip(f"{skipped} The last answer was: {self._waiting.last_answer}", cause=skipped)
+            skip(f"{skipped} The last result was: {self._waiting.last_result}", cause=skipped)
         except AirflowRescheduleException as freed:
             log_reschedule(freed.reschedule_date)
             raise
@@ -181,19 +181,19 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Resume after the triggerer: return the answer, or raise what ended the wait."""
+        """Resume after the triggerer: return the result, or raise what ended the wait."""
         if "error" in event:
             self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
         if event.get("limit") == "execution_timeout":
             limit = self.execution_timeout
-            task_timeout(f"The execution_timeout of {limit} is over. The last answer was: {event['last_answer']}")
-        if "last_answer" in event:
+            task_timeout(f"The execution_timeout of {limit} is over. The last result was: {event['last_result']}")
+        if "last_result" in event:
             message = f"Sensor has timed out after {self.timeout:.0f} s."
-            sensor_timeout(message, last_answer=event["last_answer"], soft_fail=self.soft_fail)
-        self.log.info("Found: %s", event["answer"])
-        self.last_result = event["answer"]
-        return event["answer"]
+            sensor_timeout(message, last_result=event["last_result"], soft_fail=self.soft_fail)
+        self.log.info("Found: %s", event["result"])
+        self.last_result = event["result"]
+        return event["result"]
 
     @short_traceback(*ENDS)
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -219,7 +219,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             found = self.check()
         except e.CrmError as error:
             return self._handle_error(error, context)
-        self._waiting.record_answer(self._condition.why)
+        self._waiting.record_result(self._condition.why)
         self._save_state(context)
         why = f": {self._condition.why}" if self._condition.why else ""
         self.log.info(f"Not yet{why}." if found is None else f"Found: {found}")

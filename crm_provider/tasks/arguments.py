@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     """A path or a URL."""
     PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]] | ArrowStream
     """Files or rows."""
+    Rows: TypeAlias = PathsOrRows | Iterable[Mapping[str, Any]]
+    """Rows of a task or a script, also of a generator."""
     PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
     """Files or addresses."""
     Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None

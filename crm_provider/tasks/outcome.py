@@ -61,6 +61,9 @@ def crm_errors(on_error: OnError | None = None) -> AbstractContextManager[None]:
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
     ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
 
+    A load that ends early has decided by its own ``on_error``; one whose source is not valid, or with too many rejected
+    rows, is not retried.
+
     :param on_error: overrides, as for operators
     :raises ValueError: if a line of ``on_error`` is invalid
     """
@@ -75,10 +78,13 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        context = current_context()
+        if context is not None and isinstance(error, Exception) and _is_final(error):
+            publish_reason(error, context)
+            fail_without_retry(str(error), cause=error)
         if not isinstance(error, e.CrmError):
             return
-        decision = self._policy.decide(error)
-        context = _current_context()
+        decision = _decided_by_a_load(error) or self._policy.decide(error)
         try:
             if context is None:
                 _raise_outside_of_a_task(error, decision)
@@ -87,7 +93,22 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
             error.__traceback__ = traceback  # it goes on, without the frames of this method
 
 
-def _current_context() -> Context | None:
+def _is_final(error: Exception) -> bool:
+    """Whether an error of a load comes again with each try."""
+    from crm_provider.load.report import TooManyRejects
+    from crm_provider.load.rows import NoSuchFile, SourceError
+
+    return isinstance(error, (SourceError, TooManyRejects)) and not isinstance(error, NoSuchFile)
+
+
+def _decided_by_a_load(error: e.CrmError) -> Decision | None:
+    """What a load has decided about the error that stopped it; None if it comes from no load."""
+    from crm_provider.load.report import LoadStopped
+
+    return error.__cause__.decision if isinstance(error.__cause__, LoadStopped) else None
+
+
+def current_context() -> Context | None:
     """The context of the running task; None in a script, a plain test, or the separate interpreter of a task."""
     from airflow.sdk import get_current_context
 
@@ -177,17 +198,17 @@ def log_reschedule(date: datetime) -> None:
 
 
 def sensor_timeout(
-    message: str, *, last_answer: str, soft_fail: bool = False, cause: BaseException | None = None
+    message: str, *, last_result: str, soft_fail: bool = False, cause: BaseException | None = None
 ) -> NoReturn:
     """End a sensor after its timeout.
 
-    :param last_answer: what the last check found
+    :param last_result: what the last check found
     :param soft_fail: end it as skipped
     """
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
-    log.log(level, "%s", record(message, [("Last answer", last_answer), ("Task", ended)]))
-    message = f"{message} The last answer was: {last_answer}"
+    log.log(level, "%s", record(message, [("Last answer", last_result), ("Task", ended)]))
+    message = f"{message} The last result was: {last_result}"
     if soft_fail:
         raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause
     raise AirflowSensorTimeout(message) from cause

@@ -28,7 +28,7 @@ from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.waiting.backoff import Waiting, next_check
 from crm_provider.waiting.conditions import Condition, MembershipPage, membership_pages
 
-HOPELESS = 3
+MAX_FAILURES = 3
 """Consecutive failed calls after which a round stops calling: the CRM is failing, not a single record."""
 
 
@@ -92,14 +92,14 @@ class CachedLookup:
         self._lists = _SharedListing(_lists(client))
         self._memberships = _SharedListing(membership_pages(client))
         self._failures = 0
-        self._hopeless: e.CrmError | None = None
-        self._answers = 0
+        self._stopped_by: e.CrmError | None = None
+        self._responses = 0
         self._failure: e.CrmError | None = None
 
     @property
     def failure(self) -> e.CrmError | None:
-        """The last error if the CRM answered no call of the round, else None."""
-        return None if self._answers else self._failure
+        """The last error if every call of the round failed, else None."""
+        return None if self._responses else self._failure
 
     def contact(self, email: str) -> Record:
         return self._once(("contact", email), lambda: self._client.get_contact(email))
@@ -127,27 +127,27 @@ class CachedLookup:
         return kept
 
     def _guarded(self, fetch: Callable[[], Any]) -> Any:
-        if self._hopeless is not None:
-            raise self._hopeless.with_traceback(None)
+        if self._stopped_by is not None:
+            raise self._stopped_by.with_traceback(None)
         try:
             fetched = fetch()
         except (e.CrmTransientError, e.CrmThrottledError) as error:
             self._failures += 1
             self._failure = error
-            if self._failures >= HOPELESS or isinstance(error, e.CrmThrottledError):
-                self._hopeless = error
+            if self._failures >= MAX_FAILURES or isinstance(error, e.CrmThrottledError):
+                self._stopped_by = error
             raise
-        except e.CrmError as error:  # the CRM answered
-            self._answered()
+        except e.CrmError as error:  # the CRM has responded
+            self._count_response()
             if isinstance(error, e.CrmAccessError):
-                self._hopeless = error
+                self._stopped_by = error
             raise
-        self._answered()
+        self._count_response()
         return fetched
 
-    def _answered(self) -> None:
+    def _count_response(self) -> None:
         self._failures = 0
-        self._answers += 1
+        self._responses += 1
 
 
 def _lists(client: CrmClient) -> Iterator[Record]:
@@ -181,15 +181,15 @@ class Waiter:
     policy: ErrorPolicy
     waiting: Waiting
     deadline: float
-    ended: asyncio.Future[Ending]
+    ended: asyncio.Future[WaitResult]
     due: float = 0.0
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a wait ended: with an answer, with an error and its decision, or with neither at the deadline."""
+class WaitResult:
+    """How a wait ended: with a result, with an error and its decision, or with neither at the deadline."""
 
-    answer: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
     error: e.CrmError | None = None
     decision: Decision | None = None
 
@@ -217,7 +217,7 @@ class Poller:
         self._waiters: dict[int, Waiter] = {}
         self._task: asyncio.Task[None] | None = None
         self._failed_rounds = 0
-        """Consecutive rounds in which the CRM answered no call."""
+        """Consecutive rounds in which every call failed."""
         self._not_before = 0.0
 
     async def wait(
@@ -228,7 +228,7 @@ class Poller:
         policy: ErrorPolicy,
         waiting: Waiting,
         deadline: float = math.inf,
-    ) -> Ending:
+    ) -> WaitResult:
         """Wait for a condition, together with all other waiters.
 
         :param deadline: when the wait ends. The last check starts after it, at most :data:`LAST_CHECK` (or the
@@ -290,7 +290,7 @@ class Poller:
             due = [waiter for waiter in self._waiters.values() if waiter.due <= now]
             for waiter in due:
                 if self._held_back(waiter, now):
-                    self._end(waiter, Ending())
+                    self._end(waiter, WaitResult())
             due = [waiter for waiter in due if not waiter.ended.done()]
             if due:
                 await self._round(due)
@@ -307,7 +307,7 @@ class Poller:
             for waiter in due:
                 self._failed(waiter, error, start)
             return
-        random.shuffle(due)  # records that always fail must not precede the same others in each round: see HOPELESS
+        random.shuffle(due)  # records that always fail must not precede the same others in each round: see MAX_FAILURES
         interval = min(waiter.interval for waiter in due)
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
@@ -323,13 +323,13 @@ class Poller:
                 continue
             lookup.abandoned = waiter.ended.done
             try:
-                answer = waiter.condition.check(lookup)
+                found = waiter.condition.check(lookup)
             except e.CrmError as error:
                 loop.call_soon_threadsafe(self._failed, waiter, error, start)
             except Exception as bug:  # noqa: BLE001 - raised to this waiter only; the others go on
                 loop.call_soon_threadsafe(self._crashed, waiter, bug, start)
             else:
-                loop.call_soon_threadsafe(self._answered, waiter, answer, start)
+                loop.call_soon_threadsafe(self._checked, waiter, found, start)
 
     def _space_out(self, failure: e.CrmError | None, interval: float, start: _RoundStart) -> None:
         """After failed rounds all wait longer, new waiters too: otherwise each of them would cause its own round."""
@@ -347,10 +347,10 @@ class Poller:
         for waiter in self._waiters.values():
             waiter.due = max(waiter.due, self._next_due(waiter, start.started))
 
-    def _answered(self, waiter: Waiter, answer: dict[str, Any] | None, start: _RoundStart) -> None:
-        waiter.waiting.record_answer(waiter.condition.why)
-        if answer is not None:
-            self._end(waiter, Ending(answer=answer))
+    def _checked(self, waiter: Waiter, found: dict[str, Any] | None, start: _RoundStart) -> None:
+        waiter.waiting.record_result(waiter.condition.why)
+        if found is not None:
+            self._end(waiter, WaitResult(result=found))
         self._wait_on(waiter, start)
 
     def _failed(self, waiter: Waiter, error: e.CrmError, start: _RoundStart) -> None:
@@ -358,7 +358,7 @@ class Poller:
             error, waiter.policy, self._clock(), interval=waiter.interval, jitter=start.jitter
         )
         if decision.action is not Action.WAIT:
-            self._end(waiter, Ending(error=error, decision=decision))
+            self._end(waiter, WaitResult(error=error, decision=decision))
         self._wait_on(waiter, start)
 
     def _crashed(self, waiter: Waiter, bug: Exception, start: _RoundStart) -> None:
@@ -368,7 +368,7 @@ class Poller:
     def _wait_on(self, waiter: Waiter, start: _RoundStart) -> None:
         waiter.due = self._next_due(waiter, start.started)
         if start.started >= waiter.deadline:
-            self._end(waiter, Ending())
+            self._end(waiter, WaitResult())
 
     @staticmethod
     def _fail(waiter: Waiter, bug: Exception) -> None:
@@ -376,9 +376,9 @@ class Poller:
             waiter.ended.set_exception(bug)
 
     @staticmethod
-    def _end(waiter: Waiter, ending: Ending) -> None:
+    def _end(waiter: Waiter, result: WaitResult) -> None:
         if not waiter.ended.done():
-            waiter.ended.set_result(ending)
+            waiter.ended.set_result(result)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_missing_connection(operator: str, crm: Sandbox, run_task: RunTask) -> N
 UPSERT = {"contact_email": "ada@example.com"}
 MOVE = {"deal_id": ID, "stage_id": ID}
 ADD = {"contact_email": "ada@example.com", "list_ids": [ID]}
-NO_UUID = ["no uuid", "copy the id from the CRM"]
+NO_UUID = ["not a UUID", "copy the id from the CRM"]
 
 VALUES = {
     # what is wrong: (operator, arguments, what the message says, in parts)

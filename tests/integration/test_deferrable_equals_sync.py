@@ -254,10 +254,10 @@ FLAGS = {"soft_fail": "skipped", "silent_fail": "failed", "never_fail": "failed"
 
 
 @each_mode
-def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_answer_was(
+def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_result_was(
     mode: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_triggers: None
 ) -> None:
-    last_answer = "SERVICE_UNAVAILABLE (503) on GET /segments"
+    last_result = "SERVICE_UNAVAILABLE (503) on GET /segments"
     play, at_once = Play(crm), mode == "poke"  # there its time may be over after one look
     with DAG("in_vain", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         for flag in ("plain", *FLAGS):
@@ -276,9 +276,9 @@ def test_a_timeout_is_a_skip_under_soft_fail_whatever_the_last_answer_was(
         assert "crm_error" not in task.xcoms
         if task.state == "failed":
             assert type(task.error).__name__ == "AirflowSensorTimeout"
-            assert last_answer in str(task.error)
+            assert last_result in str(task.error)
         else:
-            assert last_answer in task.log
+            assert last_result in task.log
 
 
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
@@ -298,7 +298,7 @@ def test_the_execution_timeout_ends_a_try(
     assert states == ["up_for_retry", "failed"]
     assert type(task.error).__name__ == "AirflowTaskTimeout"
     if mode == "deferrable":
-        assert "execution_timeout of 0:00:03 is over. The last answer was: SEGMENTATION_LIST" in str(task.error)
+        assert "execution_timeout of 0:00:03 is over. The last result was: SEGMENTATION_LIST" in str(task.error)
 
 
 # -- only where one defers ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
@@ -38,6 +39,17 @@ def names(folder: Path) -> list[str]:
 
 def emails_in(path: Path) -> list[str]:
     return [json.loads(line)["email"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_parquet_with_types(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    target = tmp_path / "contacts.parquet"
+    assert run_task(CrmExtractContactsOperator, target=target, column_types="inferred").states == ["success"]
+    schema = pyarrow.parquet.read_schema(target)
+    assert (str(schema.field("createdAt").type), str(schema.field("segmentedListsIds").type)) == (
+        "timestamp[us, tz=UTC]", "list<element: string>",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="column_types='inferred' is for Parquet files"):
+        CrmExtractContactsOperator(task_id="extract", target="contacts.csv.gz", column_types="inferred")
 
 
 def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow_stack import AirflowStack
+from s3_server import S3Server
 from sql_servers import MariaDbServer, PostgresServer
 
 StartAirflow = Callable[..., AirflowStack]
@@ -47,4 +48,11 @@ def postgres() -> Iterator[PostgresServer]:
 def mariadb() -> Iterator[MariaDbServer]:
     """One MariaDB for all tests, as :func:`postgres`."""
     with MariaDbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests: each creates its own buckets."""
+    with S3Server() as server:
         yield server

@@ -74,7 +74,7 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
 
     open_form(browser, "crm_form")
     save(browser, host=crm.url, key=crm.api_key)
-    assert f"The CRM at {crm.url} answers and takes the key" in result_of_test(browser, "crm_form")
+    assert f"The CRM at {crm.url}responds and accepts the key" in result_of_test(browser, "crm_form")
     picture(browser, "connection-test.png")
     saved = json.loads(stack.api.request("GET", "/api/v2/connections/crm_form")["extra"])
     assert saved["requests_per_second"] == 5, "the fields of the form are what is saved"

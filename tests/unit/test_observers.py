@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
+from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
 from crm_provider.observability.metrics import CallMetrics
@@ -133,7 +133,7 @@ def call_seen(error_type: str | None = None, *, status: int | None = 200, waited
 
 
 def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
-    traffic = RequestTally()
+    counter = RequestCounter()
     for seen in (
         call_seen(waited=0.5),
         call_seen("TOO_MANY_REQUESTS", status=429, waited=1.0),
@@ -141,9 +141,9 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
         call_seen("TIMEOUT", status=None),
         call_seen("TIMEOUT", status=None),
     ):
-        traffic(seen)
-    assert (traffic.calls, traffic.throttled, traffic.waited) == (5, 2, 1.5)
-    assert traffic.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
+        counter(seen)
+    assert (counter.calls, counter.throttled, counter.waited) == (5, 2, 1.5)
+    assert counter.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
 
 
 # -- Airflow's metrics ---------------------------------------------------------------------------------------

@@ -238,14 +238,14 @@ def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -
             False,
             AirflowSensorTimeout,
             "ERROR",
-            "Over. The last answer was: not yet.",
+            "Over. The last result was: not yet.",
             "failed; the timeout of a sensor",
         ),
         (
             True,
             AirflowSkipException,
             "INFO",
-            "Skipped by soft_fail. Over. The last answer was: not yet.",
+            "Skipped by soft_fail. Over. The last result was: not yet.",
             "skipped, by",
         ),
     ],
@@ -254,7 +254,7 @@ def test_the_timeout_of_a_sensor(
     soft_fail: bool, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(raises) as caught:
-        outcome.sensor_timeout("Over.", last_answer="not yet.", soft_fail=soft_fail)
+        outcome.sensor_timeout("Over.", last_result="not yet.", soft_fail=soft_fail)
     assert type(caught.value) is raises
     assert str(caught.value) == text
     [said] = logged(caplog)
@@ -495,5 +495,5 @@ def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_line_that_makes_no_sense_is_told_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     own_task(monkeypatch, {})
-    with pytest.raises(ValueError, match="makes no sense"), outcome.crm_errors({"CrmProtocolError": "skip"}):
+    with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")

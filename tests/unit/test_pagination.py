@@ -14,7 +14,7 @@ from crm_provider.client.pagination import ListedPage, Page, walk, walk_pages
 
 ROUTE = "/contacts"
 MANY = 500
-"""More pages than any listing here has: who reads that many goes in circles."""
+"""More pages than any listing here has: who reads that many repeats itself."""
 
 
 class Server:
@@ -145,7 +145,7 @@ def test_any_other_error_is_passed_on() -> None:
     ids=["ids", "ids that are numbers", "no ids", "ids that are null", "ids of an odd kind", "empty records"],
 )
 def test_the_same_page_for_ever_is_an_error(page: list[dict[str, Any]], total: int | None) -> None:
-    with pytest.raises(e.CrmProtocolError, match="circles"):
+    with pytest.raises(e.CrmProtocolError, match="repeats itself"):
         list(walk(Server(lambda _: Page(page, total)), ROUTE))
 
 
@@ -214,7 +214,7 @@ def test_page(value: Any, items: list[dict[str, Any]], total: int | None) -> Non
     ids=str,
 )
 def test_what_is_no_page_is_an_error(value: Any) -> None:
-    with pytest.raises(e.CrmProtocolError, match="holds no list of records"):
+    with pytest.raises(e.CrmProtocolError, match="has no list of records"):
         Page.of(value, ROUTE)
 
 

@@ -23,7 +23,7 @@ from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
 from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, ListHasMembers, Lookup
-from crm_provider.waiting.poller import HOPELESS, LAST_CHECK, CachedLookup, Ending, Poller, Waiter
+from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, Poller, Waiter, WaitResult
 
 from .reference import OUTCOMES
 
@@ -149,7 +149,7 @@ class Scene:
             raise self.connects
         return self.crm
 
-    async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
+    async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[WaitResult]:
         """One more waiter."""
         waiting = Waiting(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
@@ -235,7 +235,7 @@ async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_th
     scene.crm.lists = LIST_IDS
     tasks = [await scene.join(ListExists(list_id=LIST_IDS[n])) for n in (3, 12, 14)]
     await scene.run(60)
-    assert [(await task).answer for task in tasks] == [{"id": LIST_IDS[n], "name": LIST_IDS[n]} for n in (3, 12, 14)]
+    assert [(await task).result for task in tasks] == [{"id": LIST_IDS[n], "name": LIST_IDS[n]} for n in (3, 12, 14)]
     assert scene.crm.called() == {"page 0": 1, "page 1": 1}
 
 
@@ -245,7 +245,7 @@ async def test_by_name_all_pages_are_read(scene: Scene) -> None:
     scene.crm.lists = ["VIP", *LIST_IDS]
     task = await scene.join(named("VIP"))
     await scene.run(60)
-    assert (await task).answer == {"id": "VIP", "name": "VIP"}
+    assert (await task).result == {"id": "VIP", "name": "VIP"}
     assert scene.crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
 
 
@@ -258,7 +258,7 @@ async def test_all_who_count_members_share_one_sweep_that_ends_as_soon_as_the_la
     ]
     late = await scene.join(ListHasMembers(list_id=LIST_IDS[2], min_members=51))
     await scene.run(60)
-    assert [(await task).answer for task in (one, many, all_)] == [
+    assert [(await task).result for task in (one, many, all_)] == [
         {"id": LIST_IDS[0], "members": 10}, {"id": LIST_IDS[1], "members": 10}, {"id": LIST_IDS[0], "members": 10},
     ]  # fmt: skip
     assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}, "51 of 50 contacts is known on the first page"
@@ -271,7 +271,7 @@ async def test_a_sweep_that_fails_on_the_way_is_an_answer_for_those_it_has_found
     early, late = [await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=9)) for of in (0, 3)]
     scene.crm.fails_at = "contacts 1"
     await scene.run(60)
-    assert (await early).answer == {"id": LIST_IDS[0], "members": 10}
+    assert (await early).result == {"id": LIST_IDS[0], "members": 10}
     assert not late.done()
     assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
 
@@ -398,7 +398,7 @@ def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int,
         await scene.run(looks[-1] - 1)
         assert not task.done()
         await scene.run(looks[-1] + 100)
-        assert await task == Ending()
+        assert await task == WaitResult()
         assert scene.crm.rounds() == looks
         assert looks[-1] - deadline <= min(interval, LAST_CHECK) + 50 * (deadline < 0)
 
@@ -415,7 +415,7 @@ def test_there_is_no_last_look_before_the_time_that_the_server_asked_for(trouble
         await scene.run(139)
         assert not task.done()
         await scene.run(140)
-        assert await task == Ending()
+        assert await task == WaitResult()
         assert scene.crm.rounds() == [50]
 
     played(play)()
@@ -431,7 +431,7 @@ async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> N
     scene.crm.contacts = {"one@x.io": e.CrmInvalidInputError("no", status=422), "two@x.io": BROKEN}
     await scene.run(140)
     assert type((await refused).error) is e.CrmInvalidInputError
-    assert await broken == Ending(), "one server error is waited through, and then the time is over"
+    assert await broken == WaitResult(), "one server error is waited through, and then the time is over"
 
 
 # -- who leaves ---------------------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> Non
     scene.crm.trouble = BROKEN
     tasks = [await scene.join(condition, limit=2) for n in range(20) for condition in (person(f"p{n}"), named(f"l{n}"))]
     await scene.run(4 * 60)
-    assert len(scene.crm.calls) <= 3 * HOPELESS
+    assert len(scene.crm.calls) <= 3 * MAX_FAILURES
     assert {(end.decision and end.decision.action) for end in await asyncio.gather(*tasks)} == {Action.RETRY}
 
 
@@ -583,14 +583,14 @@ def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
 @played
 async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: Scene) -> None:
     """Joined first, and as many as make a round hopeless."""
-    ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(HOPELESS)]
-    scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(HOPELESS)}
+    ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(MAX_FAILURES)]
+    scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(MAX_FAILURES)}
     well = [await scene.join(person(f"p{n}"), limit=3) for n in range(20)]
     await scene.run(40 * 60)
     assert not any(task.done() for task in [*ill, *well])
     scene.crm.contacts |= {f"p{n}@x.io": "active" for n in range(20)}
     await scene.run(50 * 60)
-    assert all(task.done() and task.result().answer for task in well)
+    assert all(task.done() and task.result().result for task in well)
 
 
 ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
@@ -608,7 +608,7 @@ def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
             await scene.join(person(f"p{number}"), interval=interval, limit=10_000, policy=policy)
         await scene.run(600)
         rounds = 600 // interval
-        each_round = 1 if issubclass(CATALOGUE[type_].error, e.CrmThrottledError) else HOPELESS
+        each_round = 1 if issubclass(CATALOGUE[type_].error, e.CrmThrottledError) else MAX_FAILURES
         most = (
             10
             if type_ in ENDS
@@ -644,14 +644,14 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
 
 @played
 async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
-    ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
     waiter = Waiter(
         condition=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
     )
-    Poller._end(waiter, Ending(answer={"id": "one"}))
+    Poller._end(waiter, WaitResult(result={"id": "one"}))
     Poller._fail(waiter, TypeError("a bug"))
-    Poller._end(waiter, Ending())
-    assert (await ended).answer == {"id": "one"}
+    Poller._end(waiter, WaitResult())
+    assert (await ended).result == {"id": "one"}
 
 
 @played
@@ -680,7 +680,7 @@ def test_a_kept_error_does_not_grow_with_the_number_of_waiters() -> None:
             with pytest.raises(e.CrmInternalServerError):
                 look()
     assert depth_of(BROKEN) < 10
-    assert len(crm.calls) == HOPELESS
+    assert len(crm.calls) == MAX_FAILURES
 
 
 def depth_of(error: BaseException) -> int:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from crm_provider.rate_limit.schedule import (
     GRANT_AHEAD,
-    LONGEST_NAP,
     LONGEST_PAUSE,
+    LONGEST_RETRY_DELAY,
     MARGIN,
     NO_SHOW_AFTER,
     WEIGHTS,
@@ -87,7 +87,7 @@ def test_all_of_the_budget_is_used_while_there_is_work(rate: float, burst: int, 
 def test_waiting_asks_little(callers: list[Caller]) -> None:
     scene = Scene(REAL, callers, until=20.0)
     sent = scene.run()
-    assert scene.asked <= 4 * len(sent) + len(callers) * 20.0 / LONGEST_NAP + 40
+    assert scene.asked <= 4 * len(sent) + len(callers) * 20.0 / LONGEST_RETRY_DELAY + 40
 
 
 # -- fair ----------------------------------------------------------------------------------------------------
@@ -170,11 +170,11 @@ def test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds(
     schedule: Schedule, now: float, lane: Lane
 ) -> None:
     scene = Scene(REAL, [Caller(lane, calls=3)], until=60.0, ask=schedule.ask, began=now)
-    longest = LONGEST_PAUSE + GRANT_AHEAD + 2 * REAL.spacing + LONGEST_NAP + NO_SHOW_AFTER
+    longest = LONGEST_PAUSE + GRANT_AHEAD + 2 * REAL.spacing + LONGEST_RETRY_DELAY + NO_SHOW_AFTER
     sent = scene.run()
     assert len(sent) == 3
     assert sent[0].at <= longest + 1e-3
-    assert sent[2].at <= longest + 2 * (LONGEST_NAP + REAL.spacing) + 1e-3
+    assert sent[2].at <= longest + 2 * (LONGEST_RETRY_DELAY + REAL.spacing) + 1e-3
 
 
 @given(st.lists(st.tuples(st.floats(-1e5, 1e5), st.integers(1, 5)), min_size=1, max_size=5))

@@ -61,7 +61,7 @@ def store(folder: Path, clock: FakeClock) -> HostFileStore:
 def slot(store: RateStore, ticket: Ticket | None = None) -> float:
     """Seconds to the slot that a caller is given now."""
     answer, _ = store.ask(SINGLE, ticket, REAL, NEVER_MIND)
-    assert answer.verdict is GrantStatus.GRANTED
+    assert answer.status is GrantStatus.GRANTED
     return answer.seconds
 
 
@@ -94,7 +94,7 @@ def test_a_ticket_of_another_store_is_worth_nothing(folder: Path, clock: FakeClo
     for _ in range(2):
         slot(first)
     answer, ticket = first.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.verdict, ticket.number) == (GrantStatus.RETRY_AFTER, 2)
+    assert (answer.status, ticket.number) == (GrantStatus.RETRY_AFTER, 2)
     _, other = HostFileStore("b.rate", folder=folder, clock=clock).ask(SINGLE, ticket, REAL, NEVER_MIND)
     assert other.number == 0
 
@@ -327,7 +327,7 @@ def test_a_refusal_reaches_the_store_in_use(clock: FakeClock, fails: bool) -> No
     first.fails = fails
     FallbackStore(first, second, otherwise="-", clock=clock).pause(4.0, 0.0, REAL)
     used, other = (second, first.whole) if fails else (first.whole, second)
-    assert used.ask(SINGLE, None, REAL, NEVER_MIND)[0].verdict is GrantStatus.RETRY_AFTER
+    assert used.ask(SINGLE, None, REAL, NEVER_MIND)[0].status is GrantStatus.RETRY_AFTER
     assert slot(other) == 0.0
 
 
@@ -341,7 +341,7 @@ def test_a_ticket_keeps_its_place(clock: FakeClock, fails: bool | None) -> None:
     tickets(store)
     answer, mine = store.ask(SINGLE, None, REAL, NEVER_MIND)
     _, others = store.ask(SINGLE, None, REAL, NEVER_MIND)
-    assert (answer.verdict, mine.number, others.number) == (GrantStatus.RETRY_AFTER, 2, 3)
+    assert (answer.status, mine.number, others.number) == (GrantStatus.RETRY_AFTER, 2, 3)
     assert store.ask(SINGLE, mine, REAL, NEVER_MIND)[1] == mine
     assert store.ask(SINGLE, others, REAL, NEVER_MIND)[1] == others
 
@@ -418,7 +418,7 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
     monkeypatch: pytest.MonkeyPatch, folder: Path, clock: FakeClock, store: HostFileStore
 ) -> None:
     slot(store)
-    lock, locked = store._lock, []
+    lock, locked = store._file._lock, []
 
     def swept_meanwhile(file: int) -> None:
         lock(file)
@@ -426,7 +426,7 @@ def test_a_file_that_is_swept_away_while_its_lock_is_waited_for_is_opened_anew(
         if len(locked) == 1:
             (folder / "key.rate").unlink()
 
-    monkeypatch.setattr(store, "_lock", swept_meanwhile)
+    monkeypatch.setattr(store._file, "_lock", swept_meanwhile)
     assert slot(store) == 0.0, "the budget begins anew"
     assert len(locked) == 2
     assert slot(HostFileStore("key.rate", folder=folder, clock=clock)) == pytest.approx(REAL.spacing)

@@ -71,7 +71,7 @@ def test_it_stands_in_for_an_extra_that_is_not_there(site: Site, connection: Cal
         ("timeout", "soon", "a number from 0.1 to 600"),
         ("timeout", "0", "a number from 0.1 to 600"),
         ("poll_share", "2", "a number from 0.05 to 1"),
-        ("rate_store", "redys://u:hunter2@h", "'process' (one budget for each process)"),
+        ("rate_store", "redys://u:hunter2@h", "'airflow' (one budget for all hosts)"),
     ],
 )
 def test_a_wrong_default_of_connections(

@@ -195,7 +195,8 @@ class Kind:
         if "mapping" not in given or "mapping" in known:
             self.mapper_of(known)
         _check_rejects_path(known.get("rejects_path"))
-        check_outcomes(given, known)
+        if known.get("outcomes_path") is not None or known.get("outcome_keys"):
+            check_outcomes(given, known)
         _check_paths_differ(known)
         if complete:
             _check_full_refresh(given)

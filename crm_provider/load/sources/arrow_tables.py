@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.typed_parquet import unmarked
-from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.files import RowLocations
+from crm_provider.load.rows import Row, RowLocations, SourceError
 from crm_provider.load.sources.memory import without_nulls
 from crm_provider.load.sources.options import unique_names
 from crm_provider.load.sources.parquet_files import BATCH, records_of
@@ -23,11 +22,6 @@ class ArrowStream(Protocol):
     """A table that speaks Arrow's C stream."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
-
-
-def is_table(source: Any) -> bool:
-    """Whether an object speaks Arrow's C stream."""
-    return hasattr(type(source), STREAM)
 
 
 class ArrowSource:

@@ -9,8 +9,8 @@ from functools import cached_property
 from types import GeneratorType
 from typing import Any
 
-from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.files import LINE, RowLocations
+from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.sources.files import LINE
 
 
 class RowsSource:

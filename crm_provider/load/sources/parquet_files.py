@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -183,10 +185,15 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
 def _exact(batch: Any) -> Any:
     """A batch with types that Python has: times in microseconds, and floats with the digits that were written.
 
-    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
+    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612. Of one with 16 bits, Arrow does
+    not know that text.
     """
     pa, _ = _pyarrow()
     for n, field in enumerate(batch.schema):
+        if pa.types.is_float16(field.type):
+            short = [None if value is None else shortest_half(float(value)) for value in batch.column(n).to_pylist()]
+            batch = batch.set_column(n, field.name, pa.array(short, pa.float64()))
+            continue
         exact = _exact_type(field.type)
         if exact != field.type:
             column = batch.column(n)
@@ -195,6 +202,14 @@ def _exact(batch: Any) -> Any:
             column = column.cast(_exact_type(field.type, float_as_text=True), safe=False)
             batch = batch.set_column(n, field.name, column.cast(exact))
     return batch
+
+
+def shortest_half(value: float) -> float:
+    """The number with the fewest digits that a float of 16 bits stores as this one: 0.1 for 0.0999755859375."""
+    if not math.isfinite(value) or value.is_integer():
+        return value
+    stored = struct.pack("e", value)
+    return next(short for digits in range(1, 7) if struct.pack("e", short := float(f"{value:.{digits}g}")) == stored)
 
 
 def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 from crm_provider.files.paths import AnyPath, as_path
-from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.arrow_tables import ArrowSource, is_table
+from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.sources.arrow_tables import STREAM, ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
-from crm_provider.load.sources.files import RowLocations, Table, expand_pattern, explain_missing, format_of
+from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
@@ -75,12 +75,17 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         )
     if _has_rows(source):
         return cast(Source, source)
-    nulls = FileOptions.of(options, format=ROWS).null_values
+    nulls = FileOptions.of(options, format=ROWS).null_values if options else ()
     if is_table(source):
         return ArrowSource(source, null_values=nulls)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
     return RowsSource(source, null_values=nulls)
+
+
+def is_table(source: Any) -> bool:
+    """Whether an object speaks Arrow's C stream."""
+    return hasattr(type(source), STREAM)
 
 
 class FilesSource:

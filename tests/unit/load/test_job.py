@@ -147,7 +147,7 @@ def test_compare_trusts_a_broken_listing_only_for_what_it_has_shown(setting: Any
     def trouble(call: str, email: str) -> e.CrmError | None:
         nonlocal pages
         pages += call == "page"
-        return e.CrmProtocolError("the listing goes in circles") if pages == 4 and call == "page" else None
+        return e.CrmProtocolError("the listing repeats itself") if pages == 4 and call == "page" else None
 
     it.crm.trouble = trouble
     assert outcomes(it.run()) == {"unchanged": 20, "updated": 10}
@@ -228,7 +228,7 @@ TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] 
         40, 6, {"INVALID_VALUE": 3, "CONTACT_NOT_FOUND": 3, "INVALID_INPUT": 5}, {}, 0,  # 5 were skipped
     ),
     "1 of 40 rows was rejected, none allowed (max_rejects=0). "
-    "Most often HTTP_404 (1 row): check the base URL, and that what the call names exists": (
+    "Most often HTTP_404 (1 row): check the base URL, and that the record exists": (
         40, 1, {"HTTP_404": 1}, {}, 0,
     ),
     "28 of 40 rows were rejected, none allowed (max_rejects=0). Most often G (7 rows): "

@@ -166,7 +166,7 @@ def test_a_quote_that_is_not_closed_does_not_fill_the_memory(
     monkeypatch.setattr(journal, "LONGEST_LINE", 100)
     path = tmp_path / "rejects.csv"
     path.write_bytes(text + b"\n" * 1000)
-    with pytest.raises(CannotRead, match=r"rejects\.csv cannot be read: a line of it has over 67,108,864 bytes"):
+    with pytest.raises(CannotRead, match=r"rejects\.csv cannot be read: one of its lines has over 67,108,864 bytes"):
         list(Journal(path, quoted=True).lines())
 
 

@@ -61,7 +61,7 @@ def test_a_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
 
 def test_lists_must_be_ids() -> None:
     assert ContactOptions().checked_lists() == ()
-    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, which is no uuid"):
+    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, not a UUID"):
         ContactOptions(list_ids=("Newsletter",)).checked_lists()
 
 

@@ -264,9 +264,9 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(checkpoint, "LARGEST", 1000)
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"row": ' + b"1" * 1000)
-    with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: a line of it has over 1,000 bytes"):
+    with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: one of its lines has over 1,000 bytes"):
         read_rejects(path)
-    with pytest.raises(CannotRead, match="a line of it has over 1,000 bytes"):
+    with pytest.raises(CannotRead, match="one of its lines has over 1,000 bytes"):
         list(lines_of(path))
     assert FileCheckpoints(path).load() is None
 
