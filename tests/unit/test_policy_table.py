@@ -25,6 +25,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import outcome
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.waiting.backoff import Waiting
 
@@ -182,6 +183,7 @@ NOTES = {
     "CrmExtractContactsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractDealsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractListsOperator": ("-", "-", "-", "-", "send again"),
+    "CrmToSqlOperator": ("-", "-", "-", "-", "send again"),
     **{
         f"{name}{mode}": (found, exists, "-", "-", POST)
         for name in ("CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator")
@@ -244,6 +246,7 @@ MADE: dict[str, tuple[type, dict[str, Any]]] = {
     "CrmExtractContactsOperator": (CrmExtractContactsOperator, {"target": "out.jsonl"}),
     "CrmExtractDealsOperator": (CrmExtractDealsOperator, {"target": "out.jsonl"}),
     "CrmExtractListsOperator": (CrmExtractListsOperator, {"target": "out.jsonl"}),
+    "CrmToSqlOperator": (CrmToSqlOperator, {"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "merge"}),
     "CrmLoadContactsOperator": (CrmLoadContactsOperator, {"source": "in.csv"}),
     "CrmRetryRejectsOperator": (CrmRetryRejectsOperator, {"rejects": "rejects.jsonl"}),
     "SqlToCrmContactsOperator": (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),

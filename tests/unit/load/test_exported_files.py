@@ -231,6 +231,20 @@ def test_named_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "spec"),
+    [
+        (["a", "#REF!"], {}),
+        ([{"b": " #N/A "}], {}),
+        ('{"b": ["#REF!"]}', {"type": "json"}),
+    ],
+)
+def test_an_error_value_within_a_list_or_an_object_is_never_sent(value: Any, spec: dict[str, Any]) -> None:
+    mapper = Mapper({"email": "email", "tags": {"column": "tags", **spec}})
+    with pytest.raises(InvalidRow, match="an error value of a spreadsheet"):
+        mapper(next(open_source([{"email": "a@ex.co", "tags": value}]).rows()))
+
+
+@pytest.mark.parametrize(
     "word",
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
      "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########"],
