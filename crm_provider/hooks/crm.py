@@ -89,6 +89,7 @@ class CrmHook(BaseHook):
     move_deal = _call(CrmClient.move_deal)
     delete_deal = _call(CrmClient.delete_deal)
     list_deals = _call(CrmClient.list_deals)
+    count_deals = _call(CrmClient.count_deals)
     list_pages = _call(CrmClient.list_pages)
     list_segmentation_lists = _call(CrmClient.list_segmentation_lists)
     find_segmentation_list = _call(CrmClient.find_segmentation_list)

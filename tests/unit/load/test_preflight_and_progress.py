@@ -189,6 +189,7 @@ def sampler_of(
     setup = TrySetup(
         client=crm,  # type: ignore[arg-type]
         options=ContactOptions(),
+        mapper=PlainMapper(),
         preflight=preflight,
         done=done or DoneRows(),
         cancel_token=cancel_token or CancelToken(),
