@@ -19,7 +19,7 @@ export PIP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-system contract bench bench-waiting bench-pacing bench-load bench-load-deals bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
 
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -38,9 +38,6 @@ contract: .venv/.ready-test ## Checks the assumptions about the API on the sandb
 
 bench: .venv/.ready-bench ## Compares this provider with hand-written code (ARGS="--write docs/performance.md")
 	@$(RUN) tests/benchmarks/bench_side_by_side.py $(ARGS)
-
-bench-waiting: .venv/.ready-test ## Cost of waiting: one poll for all sensors compared with one poll for each (ARGS="--write docs/sensors.md")
-	@$(RUN) tests/benchmarks/bench_waiting.py $(ARGS)
 
 bench-pacing: .venv/.ready-test ## Share of the rate limit that is used (ARGS="--write docs/rate-budget.md")
 	@$(RUN) tests/benchmarks/bench_rate_limit.py $(ARGS)

@@ -25,6 +25,9 @@ HERE = "{}.{}".format(*sys.version_info[:2])
 SIDE_BY_SIDE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
 """Tests in several processes. Each starts its own Airflow, so more than a few processes cost more than they save."""
 
+FILE_BY_FILE = ("--numprocesses=2", "--dist=loadfile")
+"""System tests in two processes, for they wait more than they compute. The tests of a file share an Airflow."""
+
 NO_TEST = 5
 """The exit code of pytest if no test matches its arguments."""
 
@@ -102,8 +105,11 @@ def programs(session: Session) -> None:
 
 @nox.session(python=False)
 def system(session: Session) -> None:
-    chosen = any(Path(argument.partition("::")[0]).exists() for argument in session.posargs)
-    run(session, "pytest", "-m", "system", *([] if chosen else ["tests/system"]), *session.posargs)
+    if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
+        run(session, "pytest", "-m", "system", *session.posargs)
+        return
+    for tests in (("system and not alone", *FILE_BY_FILE), ("system and alone",)):
+        run(session, "pytest", "-m", *tests, "tests/system", *session.posargs, success_codes=[0, NO_TEST])
 
 
 @nox.session(python=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from string import Formatter
@@ -18,7 +19,13 @@ SECTION = "crm"
 CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
 """Options that stand in for an extra that a connection does not have."""
 
+ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
+"""Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
+
 RECORD_PLACEHOLDERS = {"id", "conn_id"}
+
+PAGE_PREFIX = "/crm"
+"""Path of the page CRM below Airflow's address."""
 
 
 def option(name: str) -> str | None:
@@ -42,6 +49,17 @@ def on_error(work: Work) -> Mapping[Any, Action]:
     """
     text = option("on_error")
     return {} if text is None else _lines(text)[work]
+
+
+def executors() -> str:
+    """The executors of Airflow's configuration."""
+    return str(conf.get("core", "executor", fallback="LocalExecutor"))
+
+
+def runs_on_many_hosts() -> bool:
+    """Whether Airflow's configuration has an executor that starts tasks on other hosts than the scheduler's."""
+    names = [re.split(r"[.:=]", name.strip())[-1] for name in re.split(r"[,;]", executors())]
+    return any(name and name not in ONE_HOST for name in names)
 
 
 def record_url(name: str) -> str | None:
@@ -79,6 +97,12 @@ def file_links() -> Mapping[str, str]:
 def report_directory() -> str | None:
     """Folder, or URL of one, for the reports of loads that say nothing else."""
     return option("report_directory")
+
+
+def page_url(path: str) -> str | None:
+    """The URL of a part of the page CRM; None if Airflow's configuration has no address (``[api] base_url``)."""
+    base = conf.get("api", "base_url", fallback=None)
+    return f"{base.rstrip('/')}{PAGE_PREFIX}/{path}" if base else None
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

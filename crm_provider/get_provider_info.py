@@ -114,8 +114,8 @@ CONN_FIELDS: dict[str, Any] = {
     },
     "rate_store": {
         "label": "Rate store",
-        "description": "Where the rate budget is kept: redis://... shares it between hosts. Empty: the site's "
-        "setting, else this host.",
+        "description": "Where the rate budget is kept: airflow or redis://... shares it between hosts. Empty: the "
+        "site's setting, else as the executor needs.",
         "schema": {"type": ["string", "null"]},
     },
 }

@@ -236,15 +236,18 @@ class AirflowStack:
 
     # -- single components
 
-    def spawn(self, name: str, *args: str) -> Component:
-        """Start ``airflow ARGS`` in the background under a new name, for example a second triggerer."""
+    def spawn(self, name: str, *args: str, env: Mapping[str, str] | None = None) -> Component:
+        """Start ``airflow ARGS`` in the background under a new name, for example a second triggerer.
+
+        :param env: environment variables beside those of the other components
+        """
         folder = self.home / "components"
         folder.mkdir(exist_ok=True)
         log_path = folder / f"{name}.log"
         with log_path.open("ab") as output:
             process = subprocess.Popen(
                 [self.python, "-c", LAUNCHER, str(os.getpid()), *args],
-                env=self.env,
+                env={**self.env, **(env or {})},
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

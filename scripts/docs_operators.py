@@ -60,6 +60,8 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
     "_ExtractOperator": {
         "target": "extract.md#the-file",
         "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
+        "changes_since": "extract.md#only-what-has-changed",
+        "state_path": "extract.md#only-what-has-changed",
     },
 }
 """The page with more about a parameter, by the class that defines it."""

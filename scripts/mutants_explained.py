@@ -53,7 +53,7 @@ EXPLAINED = (
     Explained("newer Python", "values.server_clock", "utc_time", r"fromisoformat\(value"),
     Explained("same value", "rate_limit.schedule", "_before", r"if i <= own else"),
     Explained("same value", "rate_limit.limiter", "ShareRateLimiter", r"ProcessRateLimiter\(rate, 2\)"),
-    Explained("same value", "rate_limit.limiter", "FallbackStore", r"_untold.* = \[False\]"),
+    Explained("same value", "rate_limit.limiter", "FallbackStore", r"_warning_due.* = \[False\]"),
     Explained("same value", "waiting.backoff", "back_off", r"min\(failed - 1, 33\)"),
     Explained("same value", "load.planner", "choose", r"pages_of\(count or 1\)"),
     Explained("same value", "client.upsert", "LearnedOrder", r"share: float = 1\.0"),

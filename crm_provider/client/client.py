@@ -1,6 +1,6 @@
 """The client of the Pingback Connect API v2: one method for each call.
 
-Facts about the API are the vendor's unless marked *inferred*. Every method raises a
+Facts about the API are documented by the vendor unless marked *inferred*. Every method raises a
 :class:`~crm_provider.errors.CrmError`; values are checked before anything is sent.
 """
 
@@ -23,17 +23,15 @@ from crm_provider.client.retry import ONE_TRY, Calls
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from typing_extensions import Self
-
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class OtherCalls(Calls):
-    """Everything that is about neither contacts, deals nor lists."""
+    """Calls that concern neither contacts, deals nor lists."""
 
     def verify_email(self, email: str) -> Record:
-        """Have the CRM verify an address; may take up to 29 seconds. The form of the answer is not documented."""
+        """Have the CRM verify an address; takes up to 29 seconds. The form of the response is not documented."""
         call = Call(
             method="POST",
             route="/email-verification/{email}",
@@ -78,18 +76,18 @@ class OtherCalls(Calls):
         params: Mapping[str, str | int] | None = None,
         json: Any = None,
     ) -> Any:
-        """Any other call, with the same pacing, retries and errors.
+        """Any other call, with the same rate limit, retries and errors.
 
         >>> client.request("GET", "/contacts/{email}/notes", path_params={"email": "ada@example.com"})
 
         :param path: path below the base URL; ``{name}`` is filled from ``path_params``, percent-encoded
         :param params: the query
         :param json: the body
-        :return: the content of the answer, its envelope unwrapped
+        :return: the content of the response, its envelope unwrapped
         """
         _check_types(method, path, path_params=path_params, params=params)
         if method.upper() not in METHODS:
-            raise e.CrmInvalidValueError(f"method is no HTTP method of the API; use one of {', '.join(METHODS)}")
+            raise e.CrmInvalidValueError(f"method is not an HTTP method of the API; use one of {', '.join(METHODS)}")
         if json is not None:
             json = validation.json_value(json, "json")
         route = _literal_route(path, path_params or {})
@@ -97,17 +95,17 @@ class OtherCalls(Calls):
         return self._send(call)
 
     def ping(self) -> None:
-        """One harmless read without any retry: raises what a real call would raise."""
+        """One harmless read without a retry. Raises what any other call would raise."""
         self._send(Call(method="GET", route="/segments", query={"page": 0}), budget=ONE_TRY)
 
 
 def _as_record(value: Any) -> Record:
-    """An answer whose form is not documented: an object as it is, anything else under ``result``."""
+    """A response whose form is not documented: an object as it is, anything else under ``result``."""
     return value if isinstance(value, dict) else {"result": value}
 
 
 def _check_types(method: object, path: object, **mappings: object) -> None:
-    """Refuse values of other types with the name of the argument; no value is shown."""
+    """Refuse values of other types. The message names the argument and shows no value."""
     for name, value in (("method", method), ("path", path)):
         if not isinstance(value, str):
             raise e.CrmInvalidValueError(f"{name} must be text but is of type {type(value).__name__}")
@@ -119,7 +117,7 @@ def _check_types(method: object, path: object, **mappings: object) -> None:
 
 
 def _decoded(path: str) -> str:
-    """The path as the last of several servers may read it, each of which decodes it once."""
+    """The path as the last of several servers may read it if each decodes it once."""
     while (once := unquote(path)) != path:
         path = once
     return path
@@ -149,23 +147,19 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
     >>> client.upsert_contact("ada@example.com", attributes={"name": "Ada"})["outcome"]
     'created'
 
-    :param settings: where to, and with which key
-    :param transport: what sends the calls; by default one made from the settings
-    :param user_agent: further products for the User-Agent header
+    :param settings: base URL, API key and extras of the account
+    :param transport: makes one attempt of a call; by default one for these settings
+    :param budget: how long one call may be tried
+    :param user_agent: further products for the User-Agent header of the default transport
     """
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def start_of_writes(self) -> datetime | None:
-        """A moment by the CRM's clock: what this client makes from now on is younger, what is there already is older.
+        """A moment by the CRM's clock. Records that this client creates from now on are younger, all others are older.
 
-        One harmless call shows the clock, if no answer has yet; then the doubt about it is waited out, some seconds.
+        If no response has shown the clock yet, one harmless call is made. Then the method waits for some seconds, as
+        long as the reading of the clock is uncertain.
 
-        :return: None if the CRM's answers do not show its clock
+        :return: None if the CRM's responses do not show its clock
         """
         moment = self._transport.server_time()
         if moment is None:
@@ -175,7 +169,3 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
             return None
         self._transport.sleep((moment.latest - moment.earliest + 2 * CLOCKS_APART).total_seconds())
         return moment.latest + CLOCKS_APART
-
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._transport.close()

@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Page, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import RemoteContact, list_ids_of, made_since, pick_list
-from crm_provider.client.request import Call
+from crm_provider.client.request import Call, mapping_of
 from crm_provider.client.responses import by_status_alone
 from crm_provider.client.retry import ONE_TRY
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteOutcome, may_be_absent
@@ -19,7 +19,7 @@ from crm_provider.values.json_values import shows
 
 
 class ContactRef(TypedDict):
-    """What the API answers to a write of a contact."""
+    """A contact that was written."""
 
     id: str
     email: str
@@ -36,7 +36,7 @@ class UpsertResult(ContactRef):
 
 @dataclass(frozen=True)
 class _NewContact:
-    """What a caller wants to be written, for a :class:`~crm_provider.client.upsert.ContactWriter`."""
+    """The contact that a caller wants, for a :class:`~crm_provider.client.upsert.ContactWriter`."""
 
     email: str
     attributes: Mapping[str, Any] | None
@@ -63,7 +63,7 @@ class ContactCalls(ListingCalls):
     def create_contact(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
     ) -> ContactRef:
-        """Create a contact. If the answer is lost, the contact is read before anything is sent again.
+        """Create a contact. If the response is lost, the contact is read before anything is sent again.
 
         :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
         :param origin: where the contact came from: ``url``, ``utmSource``, ...
@@ -79,11 +79,11 @@ class ContactCalls(ListingCalls):
     def create_or_find(
         self, email: str, *, attributes: Mapping[str, Any] | None = None, origin: Mapping[str, Any] | None = None
     ) -> Creation:
-        """Create a contact. If the answer is lost, say whether this call made it or found one that was there before.
+        """Create a contact. If the response is lost, find out whether this call created it or it existed before.
 
-        ``createdAt`` and the CRM's own clock (the header ``Date``) tell the two apart, or else the values.
+        ``createdAt`` and the CRM's own clock (the header ``Date``) distinguish the two cases, or else the values.
 
-        :raises CrmContactAlreadyExistsError: if the CRM says so to a creation of which no answer was lost
+        :raises CrmContactAlreadyExistsError: if the CRM answers this and no response was lost before
         """
         call = Call(
             method="POST",
@@ -108,7 +108,7 @@ class ContactCalls(ListingCalls):
         return found
 
     def update_contact(self, email: str, *, attributes: Mapping[str, Any]) -> ContactRef:
-        """Write attributes of a contact; attributes that are not named are kept (*inferred*).
+        """Write attributes of a contact. Other attributes are kept (*inferred*).
 
         :raises CrmContactNotFoundError: if there is no contact with this email
         """
@@ -117,7 +117,7 @@ class ContactCalls(ListingCalls):
     def send_update(self, email: str, *, attributes: Mapping[str, Any]) -> Record:
         """Write attributes of a contact.
 
-        :return: the CRM's answer, which need not have an id
+        :return: the CRM's response, which need not have an id
         :raises CrmContactNotFoundError: if there is no contact with this email
         """
         call = Call(
@@ -127,9 +127,9 @@ class ContactCalls(ListingCalls):
             body=validation.attributes(attributes),
             allow_any_body=True,
         )
-        answer = mapping_of(self._send(call), call)
-        if _confirms(answer) or not answer:  # no body at all is a success like any other
-            return answer
+        response = mapping_of(self._send(call), call)
+        if _confirms(response) or not response:  # an empty body is a success, too
+            return response
         shown = self.get_contact(email).get("attributes")
         if not any(shows(shown, {name: value}) for name, value in attributes.items()):
             raise _unconfirmed(call, "and the contact shows none of the values")
@@ -140,17 +140,17 @@ class ContactCalls(ListingCalls):
     ) -> UpsertResult:
         """Create a contact, or update it if it exists: one call or two, the likelier one first.
 
-        An answer of which only the status tells that it does not exist, or that it does, is put to the proof first: by
+        If only the status of a response says that the contact is missing, or that it exists, this is checked first: by
         the creation, or by reading the contact.
 
         :param attributes: ``name``, ``phone`` (E.164 with ``+``) and custom fields
-        :param origin: used when the contact is created; an update leaves it alone
+        :param origin: used when the contact is created; an update does not change it
         """
-        _new_contact(email, attributes, origin)  # everything is checked before either half is sent
+        _new_contact(email, attributes, origin)  # everything is checked before the first of the two calls
         written = self._writer.write(_NewContact(email, attributes, origin))
         call = _CREATE if written.outcome == "created" else _UPDATE
-        answer = written.answer or ({} if written.remote is None else {"id": written.remote.id})
-        return {**self._contact_ref(answer, email, call), "outcome": written.outcome}
+        response = written.response or ({} if written.remote is None else {"id": written.remote.id})
+        return {**self._contact_ref(response, email, call), "outcome": written.outcome}
 
     def delete_contact(self, email: str) -> None:
         """Delete a contact (that it can be deleted is documented, the path is *inferred*).
@@ -168,7 +168,7 @@ class ContactCalls(ListingCalls):
         )
 
     def add_contact_to_lists(self, email: str, list_ids: Sequence[str]) -> Record:
-        """Add a contact to segmentation lists. If the answer is lost, the contact is read before it is sent again.
+        """Add a contact to segmentation lists. If the response is lost, the contact is read before another attempt.
 
         :param list_ids: ids of the lists
         :raises CrmContactNotFoundError: if there is no such contact
@@ -182,19 +182,19 @@ class ContactCalls(ListingCalls):
             body={"segmentedListsIds": ids},
             allow_any_body=True,
         )
-        answer = self._send(call, verify_write=lambda first_sent: self._membership(email, ids))
-        return answer if isinstance(answer, dict) else {}
+        response = self._send(call, verify_write=lambda first_sent: self._membership(email, ids))
+        return response if isinstance(response, dict) else {}
 
     def list_contacts(self) -> Iterator[Record]:
-        """All contacts, each once, ten with a call; the API has no filter."""
+        """All contacts, each once, ten per call. The API has no filter."""
         return self._walk("/contacts")
 
     def count_contacts(self) -> int | None:
-        """How many contacts the account has, None if the CRM does not tell; one call."""
+        """The number of contacts of the account, None if the CRM does not report it. Costs one call."""
         return Page.of(self._send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
 
     def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: float) -> Creation | None:
-        """The contact after a creation that got no answer, None if there is none."""
+        """The contact after a creation whose response was lost, None if there is none."""
         record = self._read_back(email)
         if record is None:
             return None
@@ -226,12 +226,12 @@ class ContactCalls(ListingCalls):
             return False
         return True
 
-    def _contact_ref(self, answer: Mapping[str, Any], email: str, written: tuple[str, str]) -> ContactRef:
-        """Id and email; read once more if the answer has no id, for its form is documented in two ways.
+    def _contact_ref(self, response: Mapping[str, Any], email: str, written: tuple[str, str]) -> ContactRef:
+        """Id and email. The contact is read if the response has no id: two forms of the response are documented.
 
-        :param written: path and method of the call that was answered
+        :param written: path and method of the write
         """
-        found = answer.get("id") or self.get_contact(email).get("id")
+        found = response.get("id") or self.get_contact(email).get("id")
         return {"id": id_of(found, *written), "email": validation.email(email)}
 
 
@@ -240,7 +240,7 @@ _CREATE, _UPDATE = ("/contacts", "POST"), ("/contacts/{email}", "PUT")
 
 def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsError:
     return e.CrmContactAlreadyExistsError(
-        "Contact already exists (it was read after a conflict that did not say what is in the way).",
+        "Contact already exists (it was read after a conflict that did not name its cause).",
         status=conflict.status,
         request_id=conflict.request_id,
         method=conflict.method,
@@ -248,14 +248,14 @@ def _already_exists(conflict: e.CrmConflictError) -> e.CrmContactAlreadyExistsEr
     )
 
 
-def _confirms(answer: Record) -> bool:
-    """Whether the answer to a write is about a contact: a page of a proxy may be a success, too."""
-    return bool(answer.get("id") or answer.get("email"))
+def _confirms(response: Record) -> bool:
+    """Whether the response to a write is about a contact: a proxy's page may have a success status, too."""
+    return bool(response.get("id") or response.get("email"))
 
 
 def _unconfirmed(call: Call, but: str) -> e.CrmProtocolError:
     return e.CrmProtocolError(
-        f"the answer has neither id nor email of a contact, {but}",
+        f"the response has neither id nor email of a contact, {but}",
         method=call.method,
         path=call.log_path,
         outcome_known=False,
@@ -275,11 +275,11 @@ class ListCalls(ContactCalls):
     """List and find segmentation lists."""
 
     def list_segmentation_lists(self) -> Iterator[Record]:
-        """All segmentation lists, each once, ten with a call."""
+        """All segmentation lists, each once, ten per call."""
         return self._walk("/segments")
 
     def find_segmentation_list(self, name: str | None = None, *, list_id: str | None = None) -> Record:
-        """One segmentation list, by its exact name (reads all pages) or by its id (reads up to the list).
+        """One segmentation list, by its exact name (reads all pages) or by its id (reads until it is found).
 
         :raises CrmSegmentationListNotFoundError: if there is none
         :raises CrmInvalidValueError: if several have this name

@@ -8,9 +8,9 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Page, Record, id_of, mapping_of
+from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
-from crm_provider.client.request import Call
+from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
@@ -18,7 +18,7 @@ RESERVED_DEAL_ATTRIBUTES = frozenset({"attributes", "contactId", "pipelineId", "
 """Names with a meaning of their own in the body of a deal."""
 
 EXACT = timedelta(minutes=1)
-"""A moment that is known better than this tells the age of a deal; a wider one does not."""
+"""The uncertainty up to which a moment decides the age of a deal."""
 
 
 class DealCalls(ListingCalls):
@@ -27,9 +27,9 @@ class DealCalls(ListingCalls):
     def create_deal(
         self, *, contact_id: str, pipeline_id: str, stage_id: str, attributes: Mapping[str, Any] | None = None
     ) -> Record:
-        """Create a deal; answers ``id``, ``contactId``, ``email``.
+        """Create a deal; returns ``id``, ``contactId``, ``email``.
 
-        If the answer is lost, the account's deals are read (ten with a call) before anything is sent again.
+        If the response is lost, the account's deals are read (ten per call) before anything is sent again.
 
         :param attributes: ``pb_name``, ``pb_amount`` (text with the exact digits), ...
         :raises CrmContactAssociatedWithADealError: if the contact has a deal
@@ -65,18 +65,18 @@ class DealCalls(ListingCalls):
         attributes: Mapping[str, Any] | None,
         since: Callable[[], ServerMoment | None],
     ) -> Record | None:
-        """The deal that an earlier attempt to create it has made, None if it has made none.
+        """The deal that an earlier attempt has created, None if there is none.
 
-        ``createdAt`` tells it from a deal that was there before, or else the attributes.
+        ``createdAt`` distinguishes it from a deal that existed before, or else the attributes.
 
-        :param since: when the earliest such attempt was sent, by the CRM's clock; asked after the deals were read
-        :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing tells who made it
+        :param since: returns when the first such attempt was sent, by the CRM's clock; called after the deals were read
+        :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
         """
         undecided = False
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
-                continue  # it was there before
+                continue  # it existed before
             is_dated = created_at is not None and moment is not None and moment.latest - moment.earliest <= EXACT
             is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
             if (is_dated or is_alike) and not _differs(deal.get("attributes"), attributes):
@@ -84,8 +84,8 @@ class DealCalls(ListingCalls):
             undecided = True
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
-                "whether an earlier attempt created it.",
+                "Contact already associated with a deal in this pipeline and stage; what the CRM shows of it does not "
+                "tell whether an earlier attempt created it.",
                 method="POST",
                 path="/deals",
             )
@@ -102,7 +102,7 @@ class DealCalls(ListingCalls):
         """A deal of a contact in a pipeline, or None. The API cannot search: this reads the list of deals.
 
         :param stage_id: only a deal in this stage
-        :param attributes: only a deal that shows no other values for these
+        :param attributes: only a deal that does not show other values for these
         """
         for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
             found = deal.get("attributes")
@@ -112,7 +112,7 @@ class DealCalls(ListingCalls):
         return None
 
     def _deals_of(self, contact_id: str, pipeline_id: str, *, stage_id: str | None) -> Iterator[Record]:
-        """Deals of a contact in a pipeline; a listing that leaves a field out does not speak against the deal."""
+        """Deals of a contact in a pipeline. A field that the listing leaves out counts as equal."""
         ids = {
             "contactId": validation.uuid(contact_id, "contact_id"),
             "pipelineId": validation.uuid(pipeline_id, "pipeline_id"),
@@ -161,7 +161,7 @@ class DealCalls(ListingCalls):
         return mapping_of(self._send(call), call)
 
     def move_deal(self, deal_id: str, *, stage_id: str) -> Record:
-        """Move a deal to another stage of its pipeline; answers ``id``.
+        """Move a deal to another stage of its pipeline; returns ``id``.
 
         :raises CrmDealNotFoundError: if there is no such deal
         :raises CrmStageNotFoundError: if there is no such stage in its pipeline
@@ -183,7 +183,7 @@ class DealCalls(ListingCalls):
         self._send(call)
 
     def list_deals(self) -> Iterator[Record]:
-        """All deals, each once, ten with a call (envelope *inferred*)."""
+        """All deals, each once, ten per call (envelope *inferred*)."""
         return self._walk("/deals")
 
     def count_deals(self) -> int | None:
@@ -206,6 +206,6 @@ def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
     amount = checked.get("pb_amount")
     if isinstance(amount, float):
         raise e.CrmInvalidValueError(
-            "attributes['pb_amount'] is a float, which may differ from what was meant; give the exact digits as text"
+            "attributes['pb_amount'] is a float, which cannot hold every decimal exactly; give the exact digits as text"
         )
     return checked if amount is None else {**checked, "pb_amount": str(amount)}

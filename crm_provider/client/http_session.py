@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from requests.adapters import HTTPAdapter
 
 from crm_provider import errors as e
-from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, unpacked
+from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, decompressed
 from crm_provider.client.responses import CrmResponse
 from crm_provider.client.settings import Settings, shown_host
 from crm_provider.client.transport_errors import transport_error
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 
 MAX_BODY = 10 * 1024 * 1024
-"""Bytes, as they come and unpacked. The largest answer of the API is a page of ten records."""
+"""Bytes, both as received and decompressed. The largest response of the API is a page of ten records."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
 
 MAX_CONNECTIONS = 64
-"""Connections that are kept open: as many as a load has threads at most."""
+"""Connections that are kept open: the largest number of threads of a load."""
 
 
 class HttpSession:
-    """A ``requests`` session that sends calls and reads answers.
+    """A ``requests`` session that sends calls and reads responses.
 
-    :param clock: monotonic seconds, for the time that an answer may take
+    :param clock: monotonic seconds, for the timeout of a response
     """
 
     def __init__(self, settings: Settings, *, user_agent: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,13 +62,13 @@ class HttpSession:
                 seconds=settings.timeout,
                 clock=clock,
                 progress=self._progress,
-                pool_maxsize=MAX_CONNECTIONS,  # for each thread of a load: a discarded one costs a handshake
+                pool_maxsize=MAX_CONNECTIONS,  # one for each thread of a load: a discarded connection costs a handshake
             )
             self._session.mount(scheme, adapter)
         self._session.trust_env = not settings.is_local  # a proxy cannot reach this machine's loopback
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # else requests reads the body of a redirect, of any size, and breaks on an address that makes no sense
-        self._session.get_redirect_target = _nowhere  # type: ignore[method-assign, assignment]
+        # otherwise requests reads the body of a redirect, of any size, and fails if its address is invalid
+        self._session.get_redirect_target = _no_redirect  # type: ignore[method-assign, assignment]
         headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": ACCEPTED}
         self._session.headers.update(headers)
         if settings.developer_mode:
@@ -78,9 +78,9 @@ class HttpSession:
         self._session.close()
 
     def round_trip(self, call: Call) -> CrmResponse:
-        """Send one request and read its whole answer.
+        """Send one request and read its response to the end.
 
-        :raises CrmTransientError: if no whole answer came
+        :raises CrmTransientError: if there is no complete response
         :raises CrmTlsError: if the server's certificate is not trusted
         """
         import requests
@@ -121,16 +121,16 @@ class HttpSession:
                 host=self._host,
                 uses_environment=self._session.trust_env,
             )
-        # outside of the handler: the exception of requests holds the URL, and must not hang on ours
+        # outside of the handler: the exception of requests holds the URL, so it must not become our context
         raise error
 
 
-def _nowhere(_answer: requests.Response) -> None:
+def _no_redirect(_response: requests.Response) -> None:
     """The target of a redirect: none, because redirects are never followed."""
 
 
 class _ApiKey:
-    """Puts the key on the request; as ``auth`` it also keeps requests from looking into ``.netrc``."""
+    """Sets the key's header. Because it is an ``auth``, requests does not read ``.netrc``."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key
@@ -144,7 +144,7 @@ class _ApiKey:
 def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
     """The body of a response, or why it was not read: status and headers are enough to classify an error."""
     if response.status_code < 200:
-        return b"", ""  # more is to come on this connection, which is closed: never to be taken for the next answer
+        return b"", ""  # more data follows on this connection; it is closed, so that no later call reads it
     try:
         return whole_body(response), ""
     except BodyRefused as refused:
@@ -161,34 +161,36 @@ def _body(response: requests.Response, call: Call) -> tuple[bytes, str]:
 
 
 def whole_body(response: requests.Response) -> bytes:
-    """Read an answer to its end.
+    """Read a response to its end.
 
-    It is unpacked here, piece by piece: ``requests`` unpacks whatever is packed, and all at once, before it can be
-    measured.
+    It is decompressed here in pieces. ``requests`` would decompress all of it before its size is known.
 
-    :raises BodyRefused: it is too large, or cannot be unpacked
+    :raises BodyRefused: if it is too large, or cannot be decompressed
     """
     body = bytearray()
     pieces = _measured(response.raw.stream(CHUNK, decode_content=False))
     try:
         encoding = response.headers.get("Content-Encoding", "")
-        for piece in unpacked(pieces, encoding) if encoding else pieces:
+        for piece in decompressed(pieces, encoding) if encoding else pieces:
             body += piece
             _check_size(len(body))
     except zlib.error:
-        raise BodyRefused("the answer cannot be unpacked") from None
-    except ValueError:  # of http.client, on a piece of less than no bytes
-        raise BodyRefused("the answer comes in pieces that make no sense") from None
+        raise BodyRefused("the response cannot be decompressed") from None
+    except ValueError:  # of http.client, for a chunk of negative size
+        raise BodyRefused("the response has invalid chunks") from None
     return bytes(body)
 
 
 def _check_size(size: int) -> None:
     if size > MAX_BODY:
-        raise BodyRefused(f"the answer is larger than {MAX_BODY // 1024 // 1024} MB")
+        raise BodyRefused(f"the response is larger than {MAX_BODY // 1024 // 1024} MB")
 
 
 def _measured(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces that hold something, as long as they are not too much."""
+    """The pieces that are not empty.
+
+    :raises BodyRefused: if they are too large in total
+    """
     size = 0
     for piece in pieces:
         size += len(piece)
@@ -221,14 +223,14 @@ _HIDE_PATHS = _HidePaths()
 
 def _hide_paths_in_logs() -> None:
     for name in ("urllib3.connectionpool", "urllib3.connection"):
-        logging.getLogger(name).addFilter(_HIDE_PATHS)  # a second time it does nothing
+        logging.getLogger(name).addFilter(_HIDE_PATHS)  # does nothing the second time
 
 
 class SendProgress(threading.local):
     """How far the request of this thread has come.
 
-    :ivar sent: some bytes were sent, so the other side may have received the request
-    :ivar proxied: the connection for it goes through a proxy
+    :ivar sent: some bytes were sent, so the server may have received the request
+    :ivar proxied: its connection goes through a proxy
     """
 
     def __init__(self) -> None:
@@ -242,7 +244,7 @@ class SendProgress(threading.local):
 class WatchedAdapter(HTTPAdapter):
     """An adapter whose timeout applies to a whole response, also to a proxy's response to ``CONNECT``.
 
-    :param seconds: for a whole answer
+    :param seconds: timeout of a whole response
     :param clock: monotonic seconds
     """
 
@@ -254,7 +256,7 @@ class WatchedAdapter(HTTPAdapter):
         super().__init__(pool_maxsize=pool_maxsize)
 
     def get_connection_with_tls_context(self, *arguments: Any, **keywords: Any) -> Any:
-        """The pool of connections for a request, of whatever kind; each connection of it is watched."""
+        """The pool of connections for a request, of any kind. Each of its connections is watched."""
         pool: Any = super().get_connection_with_tls_context(*arguments, **keywords)
         if not hasattr(pool.ConnectionCls, "is_watched"):
             pool.ConnectionCls = _watched(pool.ConnectionCls, self._progress, self._response)
@@ -262,19 +264,19 @@ class WatchedAdapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        """Close all connections now. Connections of a pool that an error refers to would stay open for long."""
+        """Close all connections now. An error may refer to a pool and would keep its connections open."""
         for pool in list(self._pools):
             pool.close()
         super().close()
 
     def _response(self, sock: socket.socket, *arguments: Any, **keywords: Any) -> http.client.HTTPResponse:
-        """Made by ``http.client`` when the request was sent: the time begins."""
+        """Called by ``http.client`` when the request was sent: the timeout starts."""
         timed = _TimedSocket(sock, self._clock() + self._seconds, self._clock)
         return http.client.HTTPResponse(cast("socket.socket", timed), *arguments, **keywords)
 
 
-def _watched(plain: Any, progress: SendProgress, respond: Callable[..., http.client.HTTPResponse]) -> Any:
-    class Watched(plain):  # type: ignore[misc]
+def _watched(base: Any, progress: SendProgress, respond: Callable[..., http.client.HTTPResponse]) -> Any:
+    class Watched(base):  # type: ignore[misc]
         is_watched = True
         response_class = staticmethod(respond)
 
@@ -286,7 +288,7 @@ def _watched(plain: Any, progress: SendProgress, respond: Callable[..., http.cli
         def send(self, data: Any) -> None:
             if self.sock is None and self.auto_open:
                 self.connect()
-            progress.sent = progress.sent or not progress.connecting  # while it connects, it talks to a proxy
+            progress.sent = progress.sent or not progress.connecting  # bytes during connecting go to a proxy
             super().send(data)
 
     return Watched
@@ -316,14 +318,14 @@ class TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what there is, or wait for it.
+        """Read the available bytes, or wait for some.
 
-        :raises TimeoutError: the deadline is over, or nothing came until then
+        :raises TimeoutError: if the deadline has passed, or passes first
         """
-        left = self._deadline - self._clock()
-        if left <= 0:
-            raise TimeoutError("the time for the whole answer is over")
-        self._sock.settimeout(left)
+        remaining = self._deadline - self._clock()
+        if remaining <= 0:
+            raise TimeoutError("the timeout of the whole response is over")
+        self._sock.settimeout(remaining)
         return self._file.readinto(buffer)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Events of a connection's calls: one for each attempt, and a tally of them."""
+"""Events of a connection's calls, one for each attempt, and counters of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class RequestEvent:
     """One attempt of a call, without ids and values.
 
     :param route: the path with its parts as placeholders, ``/contacts/{email}``; never a value
-    :param status: of the answer; None if no whole answer came
-    :param seconds: from sending to the last byte of the answer
-    :param waited: seconds before that for a slot of the rate budget
+    :param status: of the response; None if there was no complete response
+    :param seconds: from sending to the last byte of the response
+    :param waited: seconds before that, waiting for a slot of the rate budget
     :param error_type: such as ``DEAL_NOT_FOUND``; None for a success
-    :param attempt: 1 for the first of a call
+    :param attempt: its number in the call, from 1
     """
 
     method: str
@@ -30,7 +30,7 @@ class RequestEvent:
 
     @property
     def throttled(self) -> bool:
-        """Whether the CRM refused it for its rate."""
+        """Whether the CRM refused it because of the rate."""
         return self.status == 429
 
 
@@ -39,10 +39,10 @@ Observer = Callable[[RequestEvent], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RequestTotals:
-    """A tally at one moment.
+    """The counters at one moment.
 
-    :param waited: seconds for slots of the rate budget, all attempts together
-    :param errors: attempts that failed, by the type of their error
+    :param waited: seconds of waiting for slots of the rate budget, all attempts together
+    :param errors: failed attempts by the type of their error
     """
 
     calls: int = 0
@@ -51,12 +51,12 @@ class RequestTotals:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-class RequestTally:
+class RequestCounter:
     """Counts the events of transports that it observes; threads may share one.
 
-    >>> tally = RequestTally()
-    >>> client = CrmClient(settings, transport=Transport(settings, observer=tally))
-    >>> client.ping(); tally.calls
+    >>> counter = RequestCounter()
+    >>> client = CrmClient(settings, transport=Transport(settings, observer=counter))
+    >>> client.ping(); counter.calls
     1
     """
 
@@ -64,30 +64,30 @@ class RequestTally:
         self._lock = threading.Lock()
         self._totals = RequestTotals()
 
-    def __call__(self, seen: RequestEvent) -> None:
+    def __call__(self, event: RequestEvent) -> None:
         with self._lock:
             before = self._totals
-            failed = [] if seen.error_type is None else [seen.error_type]
+            failed = [] if event.error_type is None else [event.error_type]
             self._totals = RequestTotals(
                 calls=before.calls + 1,
-                throttled=before.throttled + seen.throttled,
-                waited=before.waited + seen.waited,
+                throttled=before.throttled + event.throttled,
+                waited=before.waited + event.waited,
                 errors=before.errors + Counter(failed),
             )
 
     def snapshot(self) -> RequestTotals:
-        """All figures of one moment."""
+        """All counters at one moment."""
         with self._lock:
             return self._totals
 
     @property
     def calls(self) -> int:
-        """Attempts, also failed ones."""
+        """Attempts, including failed ones."""
         return self.snapshot().calls
 
     @property
     def throttled(self) -> int:
-        """Attempts that were answered with 429."""
+        """Attempts with the response 429."""
         return self.snapshot().throttled
 
     @property

@@ -1,10 +1,7 @@
-"""Listings, page after page, and what all calls share.
+"""Listings, page after page, and the records in responses.
 
-Listings: page after page, without an end that never comes and without one that comes too early.
-
-A few pages of a listing at once, handed out one after the other: an answer takes longer than a slot of the rate.
-
-What all calls share: sending, and taking a record or a listing out of the answer.
+A listing is read until its end; one that never ends, or ends too early, is an error. Several pages may be requested
+at once, because a response takes longer than the interval between two calls.
 """
 
 from __future__ import annotations
@@ -30,18 +27,18 @@ PAGE_SIZE = 10
 """Records on a page, as documented; it cannot be chosen."""
 
 STALE_PAGES = 3
-"""Pages in a row without a new record after which a listing counts as going in circles. One or two are normal when
-records are added in front while the pages are read."""
+"""Pages in a row without a new record after which a listing counts as circular. One or two are normal if records are
+added in front while the pages are read."""
 
 MOST_PAGES = 1_000_000
-"""Pages after which a listing counts as one without an end: ten million records, 55 hours at 5 calls per second."""
+"""Pages after which a listing counts as endless: ten million records, 55 hours at 5 calls per second."""
 
 
 @dataclass(frozen=True)
 class Page:
     """One page of a listing.
 
-    :param total: how many records there are, None where the answer does not say
+    :param total: the number of records of the listing, None if the response does not have it
     """
 
     items: list[dict[str, Any]]
@@ -49,25 +46,25 @@ class Page:
 
     @classmethod
     def of(cls, value: Any, route: str) -> Page:
-        """A page from an answer: ``{page, total, data: [...]}``, or the bare list.
+        """A page from a response: ``{page, total, data: [...]}``, or the bare list.
 
-        :raises CrmProtocolError: if there is no list of records in it
+        :raises CrmProtocolError: if it has no list of records
         """
-        items, told = (value.get("data"), value.get("total")) if isinstance(value, Mapping) else (value, None)
-        total = _count_of(told)
-        if isinstance(value, Mapping) and _says_none(value) and (told is None or total == 0):
+        items, given = (value.get("data"), value.get("total")) if isinstance(value, Mapping) else (value, None)
+        total = _count_of(given)
+        if isinstance(value, Mapping) and _is_null_list(value) and (given is None or total == 0):
             items = []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise e.CrmProtocolError("the answer holds no list of records", method="GET", path=route)
+            raise e.CrmProtocolError("the response has no list of records", method="GET", path=route)
         return cls(items, total)
 
 
 _ENDLESS = 10**18
-"""More records than there are; what is above, as a fraction with an exponent, is not worth its digits."""
+"""More records than any account has. A larger number, such as ``1e400``, is not converted."""
 
 
 def _count_of(told: Any) -> int | None:
-    """A number of records, in whatever form JSON may hold one; None if it is none."""
+    """A number of records in any form that JSON has for it; None if it is not one."""
     if isinstance(told, str) and re.fullmatch(r"[0-9]{1,1000}", told.strip()):
         return int(told)
     if isinstance(told, (float, Decimal)):
@@ -76,21 +73,21 @@ def _count_of(told: Any) -> int | None:
     return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
 
 
-def _says_none(value: Mapping[str, Any]) -> bool:
-    """Whether it is ``data: null``, as some write an empty list, and no error of a kind that is not known."""
-    return "data" in value and value["data"] is None and not any(value.get(key) for key in _OF_ERRORS)
+def _is_null_list(value: Mapping[str, Any]) -> bool:
+    """Whether it has ``data: null``, as some servers write an empty list, and no sign of an error."""
+    return "data" in value and value["data"] is None and not any(value.get(key) for key in _ERROR_KEYS)
 
 
-_OF_ERRORS = ("error", "errors", "errorCode", "errorType", "errorMessage")
+_ERROR_KEYS = ("error", "errors", "errorCode", "errorType", "errorMessage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
-    """A page at its place in a listing.
+    """A page and its position in a listing.
 
     :param number: from 0
-    :param fresh: the records of it that were not on a page before
-    :param earlier: it was known before and not read now
+    :param fresh: its records that were on no page before
+    :param earlier: whether it was known before and not read now
     """
 
     number: int
@@ -104,19 +101,19 @@ def walk(fetch: Callable[[int], Page], route: str) -> Iterator[dict[str, Any]]:
 
     :param fetch: reads one page by its number, from 0
     :param route: for messages
-    :raises CrmProtocolError: if the listing goes in circles or ends before its own total
+    :raises CrmProtocolError: if the listing repeats itself or ends before its own total
     """
     for listed in walk_pages(fetch, route):
         yield from listed.fresh
 
 
 def walk_pages(fetch: Callable[[int], Page], route: str, earlier: Iterable[Page] = ()) -> Iterator[ListedPage]:
-    """All pages of a listing up to its end, an empty last page included.
+    """All pages of a listing up to its end, including an empty last page.
 
     :param fetch: reads one page by its number, from 0
     :param route: for messages
-    :param earlier: pages from 0 on that were read before, as they were: they are not read again
-    :raises CrmProtocolError: if the listing goes in circles or ends before its own total
+    :param earlier: pages from 0 on that were read before; they are not read again
+    :raises CrmProtocolError: if the listing repeats itself or ends before its own total
     """
     progress, known = _Progress(route), iter(earlier)
     while True:
@@ -153,10 +150,10 @@ class _Progress:
         self.pages = 0
 
     def note_total(self, page: Page) -> None:
-        """Take in what a page says of the whole.
+        """Note the total of a page.
 
-        A total that is smaller than what the page shows at its place counts something else, or is wrong: then only an
-        empty page is the end.
+        A total that is smaller than the number of records seen so far is wrong, or counts something else. Then only an
+        empty page ends the listing.
         """
         shown = self.pages * PAGE_SIZE + len(page.items) if page.items else 0
         if page.total is not None and page.total >= len(page.items):
@@ -168,7 +165,7 @@ class _Progress:
     def take(self, page: Page) -> list[dict[str, Any]]:
         """The new records of a page.
 
-        :raises CrmProtocolError: if the listing goes in circles
+        :raises CrmProtocolError: if the listing repeats itself
         """
         fresh = [item for item in page.items if _is_new(item, self._seen)]
         self.pages += 1
@@ -176,27 +173,27 @@ class _Progress:
         self._stale = 0 if fresh else self._stale + 1
         self._repeated_a_page = self._repeated_a_page or (not fresh and len(page.items) >= PAGE_SIZE)
         if self.pages >= MOST_PAGES:
-            raise self._error(f"does not end: {self.pages} pages are read, of which each holds new records")
+            raise self._error(f"does not end: {self.pages} pages were read, and each has new records")
         if self._stale >= STALE_PAGES:
-            raise self._error(f"goes in circles: the last {self._stale} pages hold no new record")
+            raise self._error(f"repeats itself: the last {self._stale} pages have no new record")
         return fresh
 
     @property
     def is_done(self) -> bool:
-        """Whether the total is reached, records that came twice included; not on a page that held nothing new."""
+        """Whether the total is reached, counting repeated records; never on a page without a new record."""
         enough = self._total is not None and self._count >= self._total and not self._stale
         return enough and self._total is not None and self.pages * PAGE_SIZE >= self._total
 
     @property
     def is_short(self) -> bool:
-        """Whether records are missing that the listing itself has told of."""
+        """Whether fewer records were read than the listing itself has announced."""
         return self._least is not None and self._count < self._least
 
     @property
     def _count(self) -> int:
-        """Records for the comparison with the total: one that came twice counts twice, for others may have moved up.
+        """Records for the comparison with the total. A repeated record counts twice, because another may have moved up.
 
-        Not so when a whole page was repeated: then what should have come in its place is missing.
+        If a whole page was repeated, only distinct records count: the page that belonged there is missing.
         """
         return len(self._seen) if self._repeated_a_page else self._received
 
@@ -224,21 +221,21 @@ def _is_new(item: dict[str, Any], seen: set[int]) -> bool:
 
 
 AT_ONCE = 4
-"""Pages on their way that fill 5 calls per second while an answer takes up to 0.8 s."""
+"""Concurrent requests that use 5 calls per second while a response takes up to 0.8 s."""
 
 
 class ReadAhead:
-    """Reads pages before they are asked for, as far as the total says that there are any.
+    """Reads pages ahead, as far as the total says that there are any.
 
-    Asked for pages one after the other, it has the next ones on their way; an error comes with its own page.
+    The caller asks for the pages in order; an error is raised with its own page.
 
     :param read: reads one page by its number, in any thread
-    :param at_once: pages on their way at most, the one that is asked for included
+    :param at_once: concurrent requests at most, including the page that is asked for
     """
 
     def __init__(self, read: Callable[[int], Page], *, at_once: int = AT_ONCE) -> None:
         self._read, self._at_once = read, at_once
-        self._on_their_way: dict[int, Future[Page]] = {}
+        self._requested: dict[int, Future[Page]] = {}
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="crm-pages")
 
     def __enter__(self) -> Self:
@@ -251,16 +248,16 @@ class ReadAhead:
 
     def __call__(self, number: int) -> Page:
         page = self._start(number).result()
-        del self._on_their_way[number]
+        del self._requested[number]
         pages = -(-(page.total or 0) // PAGE_SIZE)  # rounded up; a total may be larger than any float
         for ahead in range(number + 1, min(number + 1 + self._at_once, pages)):
             self._start(ahead)
         return page
 
     def _start(self, number: int) -> Future[Page]:
-        if number not in self._on_their_way:
-            self._on_their_way[number] = self._threads.submit(self._read, number)
-        return self._on_their_way[number]
+        if number not in self._requested:
+            self._requested[number] = self._threads.submit(self._read, number)
+        return self._requested[number]
 
 
 Record = dict[str, Any]
@@ -269,7 +266,7 @@ Record = dict[str, Any]
 Listing = Literal["contacts", "deals", "lists"]
 
 LISTINGS: Mapping[Listing, str] = {"contacts": "/contacts", "deals": "/deals", "lists": "/segments"}
-"""What the API lists, and where."""
+"""The listings of the API and their routes."""
 
 
 class ListingCalls(Calls):
@@ -280,11 +277,15 @@ class ListingCalls(Calls):
     ) -> Iterator[ListedPage]:
         """All pages of a listing, with their numbers and totals.
 
-        :param earlier: pages from the first on that are known: they are handed back and not read again
-        :param use_decimal: numbers with a fraction as ``Decimal``, with the digits that the CRM sent
-        :param at_once: pages on their way at most; they come in order
+        :param earlier: pages from the first on that are known; they are returned and not read again
+        :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that the CRM sent
+        :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read when it is
+            asked for, so that stopping early saves the calls for the others
         """
         route = LISTINGS[listing]
+        if not at_once:
+            yield from walk_pages(lambda number: self._page(route, number, use_decimal=use_decimal), route, earlier)
+            return
         with ReadAhead(lambda number: self._page(route, number, use_decimal=use_decimal), at_once=at_once) as read:
             yield from walk_pages(read, route, earlier)
 
@@ -296,23 +297,8 @@ class ListingCalls(Calls):
         return Page.of(self._send(call), route)
 
 
-def mapping_of(value: Any, call: Call) -> Record:
-    """The record in an answer.
-
-    :raises CrmProtocolError: if it is no object
-    """
-    if isinstance(value, dict):
-        return value
-    raise e.CrmProtocolError(
-        f"the answer is a {type(value).__name__}, not an object",
-        method=call.method,
-        path=call.log_path,
-        outcome_known=not call.is_write,
-    )
-
-
 def id_of(value: Any, path: str, method: str = "GET") -> str:
-    """The id in an answer.
+    """The id in a response.
 
     :raises CrmProtocolError: if there is none
     """
@@ -320,4 +306,4 @@ def id_of(value: Any, path: str, method: str = "GET") -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise e.CrmProtocolError("the answer has no id", path=path, method=method, outcome_known=method == "GET")
+    raise e.CrmProtocolError("the response has no id", path=path, method=method, outcome_known=method == "GET")

@@ -1,9 +1,4 @@
-"""What the API says of contacts and their lists.
-
-Segmentation lists as the API shows them: how one is found, its name, and the lists of a contact.
-
-A contact as the CRM shows it, and whether it was there before.
-"""
+"""Contacts and segmentation lists as the CRM shows them, and whether a contact existed before a creation."""
 
 from __future__ import annotations
 
@@ -24,10 +19,10 @@ def pick_list(
 ) -> dict[str, Any]:
     """One segmentation list out of all, by its exact name or by its id.
 
-    By id it reads no further than to the list; by name it reads all, for another one may have the same.
+    By id it reads until the list is found; by name it reads all, because several lists may have the same name.
 
-    :param lists: reads them, once the arguments are known to be right
-    :param field: what the caller calls the name
+    :param lists: reads all lists; called after the arguments were checked
+    :param field: the argument of the caller that has the name
     :raises CrmSegmentationListNotFoundError: if there is none
     :raises CrmInvalidValueError: if several have this name
     """
@@ -64,19 +59,19 @@ def list_ids_of(contact: Mapping[str, Any]) -> list[str]:
 
 
 UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist", "opted_out", "optout", "opted-out"})
-"""Values of ``status`` that say that a person does not want to be contacted. The values are not documented; the older
-API showed the same as ``unsubscribedAt`` and ``blacklistedAt``, which count too."""
+"""Values of ``status`` for a person who does not want to be contacted. They are not documented. The older API showed
+the same by ``unsubscribedAt`` and ``blacklistedAt``, which count, too."""
 
 CLOCKS_APART = timedelta(seconds=1)
-"""How far the clock behind ``createdAt`` may be from the one behind ``Date``: two machines of one service."""
+"""How far the clocks of ``createdAt`` and of ``Date`` may be apart: two machines of one service."""
 
 
 @dataclass(frozen=True)
 class RemoteContact:
-    """A contact of the CRM, as far as a write needs it.
+    """What a write needs to know of a contact of the CRM.
 
     :param email: as the CRM writes it, None if the CRM has no such contact
-    :param attributes: those that may be written
+    :param attributes: its attributes, as far as they may be written
     :param lists: ids of the segmentation lists that it is in, in lower case
     :param unwanted: whether it is unsubscribed or blacklisted
     :param created_at: by the CRM's clock; None if the CRM does not show it
@@ -94,7 +89,7 @@ class RemoteContact:
     def of(cls, record: Mapping[str, Any], email: str) -> RemoteContact:
         """From a record of the API.
 
-        :param email: taken if the record has none
+        :param email: used if the record has none
         """
         found, own = record.get("attributes"), record.get("email")
         return cls(
@@ -111,7 +106,7 @@ class RemoteContact:
         return self.email is not None
 
     def only(self, names: Collection[str]) -> RemoteContact:
-        """With no other attributes than these."""
+        """The contact with these attributes only."""
         return replace(self, attributes={name: value for name, value in self.attributes.items() if name in names})
 
     def has(self, attributes: Mapping[str, Any] | None) -> bool:
@@ -119,7 +114,7 @@ class RemoteContact:
         return shows(self.attributes, attributes)
 
     def lacks(self, list_ids: Collection[str]) -> list[str]:
-        """Those of these lists that it is not in."""
+        """The lists among these that it is not in."""
         return [list_id for list_id in list_ids if list_id.lower() not in self.lists]
 
 
@@ -129,18 +124,18 @@ ABSENT = RemoteContact(None)
 def is_unwanted(record: Mapping[str, Any]) -> bool:
     """Whether a contact is unsubscribed or blacklisted."""
     status = record.get("status")
-    said = isinstance(status, str) and status.strip().casefold() in UNWANTED
-    return said or bool(record.get("unsubscribedAt")) or bool(record.get("blacklistedAt"))
+    opted_out = isinstance(status, str) and status.strip().casefold() in UNWANTED
+    return opted_out or bool(record.get("unsubscribedAt")) or bool(record.get("blacklistedAt"))
 
 
 def made_since(created_at: datetime | None, since: ServerMoment | None, *, same_values: bool) -> bool:
-    """Whether a record that was found after a creation without an answer is the one that this creation made.
+    """Whether a creation whose response was lost has made the record that was found afterwards.
 
-    ``createdAt`` decides where it can. Where it cannot (it is missing, or within the doubt of the clocks), a record
-    that shows all the values sent counts as made: there is nothing left to write to it.
+    ``createdAt`` decides if it can. If it is missing, or within the uncertainty of the clocks, a record that shows all
+    values that were sent counts as made: there is nothing left to write.
 
-    :param since: when the creation was first sent, in the CRM's time; None if no answer has shown the CRM's clock
-    :param same_values: whether the record shows all the values that were sent
+    :param since: when the creation was first sent, by the CRM's clock; None if no response has shown that clock
+    :param same_values: whether the record shows all values that were sent
     """
     if created_at is None or since is None:
         return same_values

@@ -14,10 +14,10 @@ from crm_provider.client.responses import WRITES
 from crm_provider.values.redaction import private_path, without_values
 
 SHOWN_PARTS = frozenset({"deal_id"})
-"""Parts of a path that messages show. All others stay placeholders: personal data, or the secret of a webhook."""
+"""Parts of a path that messages show. The others stay placeholders: they are personal data or a webhook's secret."""
 
 _TEMPLATE_PART = re.compile(r"\{\w+\}|[a-z-]{0,20}")
-"""A part of a path that is a placeholder or a plain word; no id and no address is."""
+"""A part of a path that is a placeholder or a plain word. Ids and addresses do not match."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def path(self) -> str:
-        """The path as sent: every part percent-encoded outside the unreserved set."""
+        """The path as sent: each part percent-encoded, except for unreserved characters."""
         encoded = {name: quote(validation.path_part(value, name), safe="") for name, value in self.path_params.items()}
         return re.sub(r"\{(\w+)\}", lambda m: encoded[m[1]], self.route)
 
@@ -57,14 +57,14 @@ class Call:
 
     @property
     def template(self) -> str:
-        """The route without a value in it: what was written out instead of as a placeholder is ``...``."""
+        """The route without values: a part that is neither a placeholder nor a plain word becomes ``...``."""
         return "/".join(
             part if _TEMPLATE_PART.fullmatch(part) else "..." for part in private_path(self.route).split("/")
         )
 
     @property
     def sensitive_values(self) -> tuple[str, ...]:
-        """The values that go out with the call and must not come back in a message."""
+        """The values that are sent and must not appear in a message."""
         hidden = [value for name, value in self.path_params.items() if name not in SHOWN_PARTS]
         return tuple(dict.fromkeys([*hidden, *map(quote, hidden), *map(str, self.query.values()), *_leaves(self.body)]))
 
@@ -81,7 +81,7 @@ class Call:
 
 
 _FIELD_NAME = re.compile(r"[A-Za-z_][\w.-]{0,59}")
-"""No address, number or sentence, which a source without a header line would make of its first row."""
+"""Addresses, numbers and sentences do not match: a source without a header line makes field names of its first row."""
 
 
 def _names(body: Mapping[str, Any]) -> Iterator[str]:
@@ -98,3 +98,18 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]
     return [] if value is None or isinstance(value, bool) else [str(value)]
+
+
+def mapping_of(value: Any, call: Call) -> dict[str, Any]:
+    """The record in a response.
+
+    :raises CrmProtocolError: if it is not an object
+    """
+    if isinstance(value, dict):
+        return value
+    raise e.CrmProtocolError(
+        f"the response is a {type(value).__name__}, not an object",
+        method=call.method,
+        path=call.log_path,
+        outcome_known=not call.is_write,
+    )

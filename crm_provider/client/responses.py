@@ -18,39 +18,39 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crm_provider import errors as e
-from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSpec
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_RESPONSES, ErrorSpec
 from crm_provider.values.redaction import SHORTENED, cut, without_values
 
 TYPE_KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
-"""Where a body may carry the error type, most telling first (v1 used ``errorCode``; v2 is not documented)."""
+"""Keys of a body that may hold the error type, most specific first (v1 used ``errorCode``; v2 is not documented)."""
 
 PROSE_KEYS = ("error", "message", "name")
-"""Keys that hold texts and names too: there only the exact type counts (``Forbidden`` is a word)."""
+"""Keys that also hold texts and names. There only the exact type counts: ``Forbidden`` is a word, too."""
 
 TEXT_KEYS = ("message", "Message", "error", "errorMessage")
-"""Where a body may carry a text."""
+"""Keys of a body that may hold a text."""
 
 READ_FOR_MESSAGES = 64 * 1024
-"""Bytes of a body, and characters of a text in it, that are looked at for a message; far more than is shown."""
+"""Bytes of a body, and characters of a text in it, that are read for a message. Far fewer are shown."""
 
 LONGEST_REQUEST_ID = 1000
-"""Characters of what may be a request id; of a longer one that is a value cut off, the start would not be known."""
+"""Characters of a request id at most. The start of a longer one could be a sent value that was cut off."""
 
 MAX_RETRY_AFTER = 7 * 24 * 3600.0
-"""Seconds; a longer ``Retry-After`` is taken for nonsense and ignored."""
+"""Seconds; a longer ``Retry-After`` counts as invalid and is ignored."""
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrmResponse:
-    """One HTTP answer, read to its end.
+    """One HTTP response, read to its end.
 
-    :param path: the route for messages, emails left as placeholders
-    :param sensitive_values: values that the call sent, the key among them; they are cut out of every text that is shown
-    :param allow_any_body: the form of a successful answer is not documented and not needed: a plain text will do
-    :param use_decimal: numbers with a fraction become ``Decimal``, with the digits that were sent
-    :param unread: why there is no body, if there was one that could not be read
+    :param path: the route for messages, with emails as placeholders
+    :param sensitive_values: the values that the call sent, including the key; removed from every text that is shown
+    :param allow_any_body: accept a successful response that is not JSON; its content is not needed
+    :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that were sent
+    :param unread: why the body could not be read; empty if it was read
     """
 
     method: str
@@ -64,50 +64,55 @@ class CrmResponse:
     unread: str = ""
 
     def header(self, name: str) -> str | None:
-        """The value of a header, by its name in lower case."""
+        """The value of a header.
+
+        :param name: in lower case
+        """
         return next((value for own, value in self.headers.items() if own.lower() == name), None)
 
 
-def value_of(answer: CrmResponse) -> Any:
-    """The answer's content, its envelope unwrapped once; an empty body is ``{}``.
+def value_of(response: CrmResponse) -> Any:
+    """The content of a response, its envelope unwrapped once; an empty body is ``{}``.
 
-    :raises CrmError: the class that the answer stands for, if it is not a success
+    :raises CrmError: the typed error, if the response is not a success
     """
-    if not 200 <= answer.status < 300:
-        raise error_of(answer)
-    parsed = content_of(answer.body, use_decimal=answer.use_decimal)
-    if parsed is UNREADABLE and answer.allow_any_body and answer.body.lstrip()[:1] not in _STRUCTURED:
+    if not 200 <= response.status < 300:
+        raise error_of(response)
+    parsed = content_of(response.body, use_decimal=response.use_decimal)
+    if parsed is UNREADABLE and response.allow_any_body and response.body.lstrip()[:1] not in _STRUCTURED:
         return {}
     if parsed is UNREADABLE:
-        raise _error(answer, parsed, e.CrmProtocolError, None, f"the answer is not JSON {_odd_body(answer, parsed)}")
+        raise _error(
+            response, parsed, e.CrmProtocolError, None, f"the response is not JSON {_odd_body(response, parsed)}"
+        )
     if spec := _spec_in_success(parsed):
-        raise _error(answer, parsed, spec.error, spec, _text_of(parsed) or spec.messages[0])
+        raise _error(response, parsed, spec.error, spec, _text_of(parsed) or spec.messages[0])
     if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
         return parsed["data"]
     return {} if parsed is None else parsed
 
 
-def error_of(answer: CrmResponse) -> e.CrmError:
-    """The typed error that an answer without success stands for."""
-    parsed = parsed_body(answer.body)
-    spec = _spec_by_type(parsed) or _spec_by_header(answer) or _spec_by_text(parsed, answer.status)
+def error_of(response: CrmResponse) -> e.CrmError:
+    """The typed error of a response that is not a success."""
+    parsed = parsed_body(response.body)
+    spec = _spec_by_type(parsed) or _spec_by_header(response) or _spec_by_text(parsed, response.status)
     text = _text_of(parsed)
     if spec is not None:
-        return _error(answer, parsed, spec.error, spec, text or spec.messages[0])
-    text = text or f"status {answer.status} {_odd_body(answer, parsed)}"
-    if answer.status in _BY_STATUS:
-        spec = CATALOGUE[_BY_STATUS[answer.status]]
-        return _error(answer, parsed, spec.error, spec, text)
-    return _error(answer, parsed, family_of(answer.status), None, text)
+        return _error(response, parsed, spec.error, spec, text or spec.messages[0])
+    text = text or f"status {response.status} {_odd_body(response, parsed)}"
+    if response.status in _BY_STATUS:
+        spec = CATALOGUE[_BY_STATUS[response.status]]
+        return _error(response, parsed, spec.error, spec, text)
+    return _error(response, parsed, family_of(response.status), None, text)
 
 
 def family_of(status: int) -> type[e.CrmError]:
-    """The class of an answer of which only the status is known."""
+    """The error class for a response of which only the status is known."""
     return e.CrmTransientError if status // 100 == 5 else _FAMILIES.get(status, e.CrmProtocolError)
 
 
 def by_status_alone(error: e.CrmError) -> bool:
-    """Whether neither type nor text of the answer was known, and no class of its own belongs to its status."""
+    """Whether only the status classified the error: type and text were unknown, and no class belongs to the status."""
     return error.type == _unknown_type(error.status)
 
 
@@ -126,7 +131,7 @@ _BY_STATUS = {
     503: "SERVICE_UNAVAILABLE",
     504: "GATEWAY_TIMEOUT",
 }
-"""Types that a status alone tells."""
+"""Error types that follow from the status alone."""
 
 _FAMILIES: Mapping[int, type[e.CrmError]] = {
     404: e.CrmNotFoundError,
@@ -136,16 +141,18 @@ _FAMILIES: Mapping[int, type[e.CrmError]] = {
 }
 
 
-def _error(answer: CrmResponse, parsed: Any, error: type[e.CrmError], spec: ErrorSpec | None, text: str) -> e.CrmError:
-    unsure = answer.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
+def _error(
+    response: CrmResponse, parsed: Any, error: type[e.CrmError], spec: ErrorSpec | None, text: str
+) -> e.CrmError:
+    unsure = response.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
-        cut(text if _documented(text, answer.status) else _without_sent(text, answer.sensitive_values)),
-        type=spec.error.type if spec else _unknown_type(answer.status),
-        status=answer.status,
-        request_id=request_id_of(answer, parsed),
-        retry_after=retry_after_of(answer.header("retry-after"), answer.header("date")),
-        method=answer.method,
-        path=answer.path,
+        cut(text if _documented(text, response.status) else _without_sent(text, response.sensitive_values)),
+        type=spec.error.type if spec else _unknown_type(response.status),
+        status=response.status,
+        request_id=request_id_of(response, parsed),
+        retry_after=retry_after_of(response.header("retry-after"), response.header("date")),
+        method=response.method,
+        path=response.path,
         outcome_known=not unsure,
     )
 
@@ -157,11 +164,11 @@ MAX_NESTING = 100
 Python's recursion limit later."""
 
 UNREADABLE = object()
-"""Stands for a body that is no JSON."""
+"""Stands for a body that is not JSON."""
 
 
 def parsed_body(body: bytes) -> Any:
-    """The body as JSON, as far as Python can read it; None if it is empty, :data:`UNREADABLE` if it is no JSON."""
+    """The body as JSON; None if it is empty, :data:`UNREADABLE` if it is not JSON."""
     if not body.strip():
         return None
     try:
@@ -171,7 +178,7 @@ def parsed_body(body: bytes) -> Any:
 
 
 def content_of(body: bytes, *, use_decimal: bool) -> Any:
-    """As :func:`parsed_body`, for who goes on with it: every number is one, every text can be written somewhere."""
+    """As :func:`parsed_body`, but safe to process: every number is finite, every text can be encoded."""
     if not body.strip():
         return None
     try:
@@ -195,16 +202,16 @@ def is_too_deep(value: Any) -> bool:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("no number of JSON, or too large for one")
+        raise ValueError("not a JSON number, or too large")
     return number
 
 
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-"""How half a surrogate pair may look in JSON; whole ones and UTF-16 too."""
+"""What half a surrogate pair may look like in JSON. Whole pairs and UTF-16 match, too."""
 
 
 def _whole_characters(value: Any) -> Any:
-    """Halves of characters put together or, where the other half is cut off, replaced: nothing can be made of them."""
+    """The value with surrogate halves joined, or replaced if the other half is missing: no encoding accepts them."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):
@@ -217,11 +224,11 @@ def _whole_characters(value: Any) -> Any:
 # -- what the body says -------------------------------------------------------------------------------------
 
 _STRUCTURED = (b"{", b"[", b'"', b"<")
-"""How JSON and HTML begin: what begins so and is no JSON is cut off, or from somebody else."""
+"""How JSON and HTML begin. A body that begins like this and is not JSON is cut off, or comes from a proxy."""
 
 
 def _objects(parsed: Any) -> Iterator[dict[str, Any]]:
-    """The body, and what lies one level down in ``error``, ``data`` or a list of ``errors``."""
+    """The body, and the objects one level down in ``error``, ``data`` or a list of ``errors``."""
     if isinstance(parsed, str):
         yield {"message": parsed}
     if isinstance(parsed, dict):
@@ -244,7 +251,7 @@ def _spec_by_type(parsed: Any) -> ErrorSpec | None:
 
 
 def _spec_named(value: Any, *, prose: bool = False) -> ErrorSpec | None:
-    """The record of a type in whatever spelling: ``CONTACT_NOT_FOUND``, ``contact-not-found``, ``ContactNotFound``."""
+    """The record of a type in any spelling: ``CONTACT_NOT_FOUND``, ``contact-not-found``, ``ContactNotFound``."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{2,80}", value.strip()):
         return None
     if prose and value != value.upper():
@@ -252,18 +259,18 @@ def _spec_named(value: Any, *, prose: bool = False) -> ErrorSpec | None:
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.strip()).replace("-", "_").upper()
     if name.endswith("_IS_NECESSARY"):
         return CATALOGUE["INVALID_PARAMS"]
-    return _ANSWERED.get(ALIASES.get(name, name))
+    return _RECEIVED.get(ALIASES.get(name, name))
 
 
-_ANSWERED = {name: spec for name, spec in CATALOGUE.items() if spec.status is not None}
-"""The types that an answer can have; the others are found on this side."""
+_RECEIVED = {name: spec for name, spec in CATALOGUE.items() if spec.status is not None}
+"""The types that a response can have. The client raises the others itself."""
 
-_BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_ANSWERS if a.error_type and a.status < 500}
-"""5xx are told apart by their status: the gateway uses one header for several."""
+_BY_HEADER = {a.error_type: CATALOGUE[a.type] for a in GATEWAY_RESPONSES if a.error_type and a.status < 500}
+"""Without 5xx: the gateway uses one header for several of them, and their status distinguishes them."""
 
 
-def _spec_by_header(answer: CrmResponse) -> ErrorSpec | None:
-    value = answer.header("x-amzn-errortype") or ""
+def _spec_by_header(response: CrmResponse) -> ErrorSpec | None:
+    value = response.header("x-amzn-errortype") or ""
     return _BY_HEADER.get(value.partition(":")[0].strip())
 
 
@@ -271,7 +278,7 @@ _TEXTS = {
     (spec.status, text.rstrip(".!").lower()): spec
     for spec in CATALOGUE.values()
     for text in spec.messages
-    # the wording of a refused key has changed before: its text does not identify it
+    # the text for a refused key has changed before, so it does not identify the error
     if spec.status is not None and spec.type != "FORBIDDEN"
 }
 
@@ -290,7 +297,7 @@ def _documented(text: str, status: int) -> ErrorSpec | None:
 
 
 def _spec_in_success(parsed: Any) -> ErrorSpec | None:
-    """An error that hides in a 2xx: a known type under a key that only errors have, and no data beside it."""
+    """An error in a 2xx response: a known type under a key that only errors have, and no data."""
     if not isinstance(parsed, dict) or parsed.get("data"):
         return None
     return _spec_named(parsed.get("errorCode")) or _spec_named(parsed.get("errorType"))
@@ -308,17 +315,17 @@ def _text_of(parsed: Any) -> str | None:
     return None
 
 
-def _odd_body(answer: CrmResponse, parsed: Any) -> str:
-    if 300 <= answer.status < 400:
-        target = answer.header("location") or ""
+def _odd_body(response: CrmResponse, parsed: Any) -> str:
+    if 300 <= response.status < 400:
+        target = response.header("location") or ""
         return f"(a redirect to {_host_of(target) or 'this host'}: not followed, the key stays here)"
     if parsed is None:
-        return f"({answer.unread or 'the answer is empty'})"
+        return f"({response.unread or 'the response is empty'})"
     if isinstance(parsed, dict):
-        return "(the answer has no text)"
-    if answer.body.lstrip()[:1] == b"<":
-        return "(the answer is HTML, not JSON: is a proxy in the way?)"
-    return f"(the answer is {shortened(answer)})"
+        return "(the response has no text)"
+    if response.body.lstrip()[:1] == b"<":
+        return "(the response is HTML, not JSON: is a proxy in the way?)"
+    return f"(the response is {shortened(response)})"
 
 
 def _host_of(url: str) -> str | None:
@@ -337,24 +344,24 @@ def _as_request_id(value: Any, sent: tuple[str, ...]) -> str | None:
     return value[:100] if _REQUEST_ID.fullmatch(value[:100]) else None
 
 
-def request_id_of(answer: CrmResponse, parsed: Any) -> str | None:
-    """The id that the vendor's support asks for: from the body, else from the gateway's headers."""
+def request_id_of(response: CrmResponse, parsed: Any) -> str | None:
+    """The id that the vendor's support asks for, from the body or from the gateway's headers."""
     for body in _objects(parsed):
-        if found := _as_request_id(body.get("requestId"), answer.sensitive_values):
+        if found := _as_request_id(body.get("requestId"), response.sensitive_values):
             return found
-    values = (answer.header(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
-    return next(filter(None, (_as_request_id(value, answer.sensitive_values) for value in values)), None)
+    values = (response.header(name) for name in ("x-amzn-requestid", "x-amz-apigw-id"))
+    return next(filter(None, (_as_request_id(value, response.sensitive_values) for value in values)), None)
 
 
 def retry_after_of(value: str | None, date: str | None = None) -> float | None:
-    """Seconds to wait, from a ``Retry-After`` header in seconds or as an HTTP date; None if it makes no sense.
+    """Seconds to wait, from a ``Retry-After`` header in seconds or as an HTTP date; None if it is invalid.
 
-    :param date: the answer's own ``Date`` header: an HTTP date is measured by the server's clock where it is known
+    :param date: the ``Date`` header of the response: an HTTP date is compared with the server's clock if it is known
     """
     if value is None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value.strip()):
-        seconds = float(value.strip())  # float takes off less than strip does
+        seconds = float(value.strip())  # float strips fewer characters than strip does
     else:
         until = _http_date(value)
         if until is None:
@@ -374,16 +381,16 @@ def _http_date(value: str | None) -> datetime | None:
 # -- what may be shown --------------------------------------------------------------------------------------
 
 
-def shortened(answer: CrmResponse) -> str:
-    """The start of a body, fit for a message; of JSON only its shape, for its values may be a contact's."""
-    start = answer.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
-    is_whole = len(answer.body) <= READ_FOR_MESSAGES
-    text = _without_sent(start, answer.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]
+def shortened(response: CrmResponse) -> str:
+    """The start of a body for a message. Of JSON only the shape is shown, because its values may be personal data."""
+    start = response.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
+    is_whole = len(response.body) <= READ_FOR_MESSAGES
+    text = _without_sent(start, response.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]
     return cut(re.sub(r"\d{4,}", "...", _JSON_STRING.sub(lambda m: m[0] if m["key"] else '"..."', text)))
 
 
 def _without_sent(text: str, sent: tuple[str, ...], *, is_whole: bool = True) -> str:
-    """As :func:`without_values`; of a long text only the start, without what may be the first part of a value."""
+    """As :func:`without_values`. A long text is cut, and so is its end if a value may begin there."""
     shown = without_values(text[:READ_FOR_MESSAGES], sent)
     if is_whole and len(text) <= READ_FOR_MESSAGES:
         return shown
@@ -391,6 +398,6 @@ def _without_sent(text: str, sent: tuple[str, ...], *, is_whole: bool = True) ->
 
 
 LONGEST_SPELLING = 12
-"""Times: a character of four bytes in a URL."""
+"""Characters that one character of a value takes at most: percent-encoded, its four bytes are twelve characters."""
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\(?:.|$))*(?:"|$)(?P<key>\s*:)?', re.DOTALL)

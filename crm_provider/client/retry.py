@@ -28,6 +28,7 @@ from crm_provider.values.backoff import delay
 
 if TYPE_CHECKING:
     import tenacity
+    from typing_extensions import Self
 
     from crm_provider.client.settings import Settings
 
@@ -243,6 +244,16 @@ class Calls:
         self.settings = settings
         self._transport = transport or Transport(settings, user_agent=user_agent)
         self._budget = budget or RetryBudget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._transport.close()
 
     def _send(self, call: Call, *, verify_write: VerifyWrite | None = None, budget: RetryBudget | None = None) -> Any:
         """Send a call until it succeeds, must not be repeated, or the budget is used up.

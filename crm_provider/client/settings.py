@@ -21,21 +21,21 @@ DEFAULT_BASE_URL = "https://connect.pingback.com/v2"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to talk to one CRM account.
+    """How to reach one CRM account.
 
     >>> Settings(api_key="...").base_url
     'https://connect.pingback.com/v2'
 
     :param api_key: the account's one API key; kept out of ``repr``
     :param base_url: HTTPS, or HTTP to this machine only
-    :param developer_mode: the CRM answers with fake data and touches nothing
+    :param developer_mode: the CRM responds with fake data and changes nothing
     :param requests_per_second: calls per second that the CRM allows this key
     :param burst: calls that the CRM allows at once
-    :param timeout: seconds to wait for an answer (connecting: at most 5)
-    :param poll_share: share of ``requests_per_second`` that all waiting of a triggerer takes at most
-    :param rate_store: where the rate budget is kept: None for a file on this host, ``process``, ``off`` for no limit at
-        all, or the URL of a Redis; kept out of ``repr``
-    :param conn_id: the Airflow connection that these are from, for messages
+    :param timeout: seconds to wait for a response (connecting: at most 5)
+    :param poll_share: share of ``requests_per_second`` that the waiting tasks of a triggerer use at most
+    :param rate_store: where the rate budget is kept: None for a file on this host, ``airflow`` for one budget of all
+        hosts, ``process``, ``off`` for no limit at all, or the URL of a Redis; kept out of ``repr``
+    :param conn_id: the Airflow connection of these settings, for messages
     :raises CrmConfigurationError: naming the field, the problem and the fix
     """
 
@@ -54,7 +54,7 @@ class Settings:
             raise CrmConfigurationError("API key (field Password) is empty; put the CRM's API key there")
         if not re.fullmatch(r"[!-~]+", self.api_key):  # visible ASCII, as a header takes it
             raise CrmConfigurationError(
-                "API key (field Password) has spaces or characters no API key has; paste the key again"
+                "API key (field Password) has spaces or invalid characters; paste the key again"
             )
         if len(self.api_key) >= SHORTEST_KEY and self.api_key.lower() in self.base_url.lower():
             raise CrmConfigurationError(
@@ -99,7 +99,7 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether the CRM is on this machine, which only a sandbox is."""
+        """Whether the CRM is on this machine, as a sandbox is."""
         return is_loopback(urlsplit(self.base_url).hostname or "")
 
     def with_(self, **changes: Any) -> Settings:
@@ -111,17 +111,17 @@ class Settings:
 
 
 def checked_base_url(url: str) -> str:
-    """A base URL that the key may be sent to, without the slash at its end.
+    """A base URL to which the key may be sent, without a trailing slash.
 
-    :raises CrmConfigurationError: if it has no scheme, is plain HTTP to another machine, or carries more than a path
+    :raises CrmConfigurationError: if it has no scheme, is plain HTTP to another machine, or has more than a path
     """
     parts = _parsed(url)
     if parts is None:
-        raise CrmConfigurationError(f"Base URL (field Host) is no URL; use one like {DEFAULT_BASE_URL}")
+        raise CrmConfigurationError(f"Base URL (field Host) is not a URL; use one like {DEFAULT_BASE_URL}")
     hostname = parts.hostname
     if parts.scheme not in ("https", "http") or not hostname:
         raise CrmConfigurationError(
-            f"Base URL (field Host) must be a whole URL with its scheme; use {DEFAULT_BASE_URL}"
+            f"Base URL (field Host) must be a complete URL with its scheme; use {DEFAULT_BASE_URL}"
         )
     if any(c.isspace() or not c.isprintable() for c in url):
         raise CrmConfigurationError(f"Base URL (field Host) has a space or control character; use {DEFAULT_BASE_URL}")
@@ -136,21 +136,21 @@ def checked_base_url(url: str) -> str:
         )
     if _is_forbidden(hostname):
         raise CrmConfigurationError(
-            "Base URL (field Host) is a link-local or metadata address of a cloud, where no CRM is; use "
+            "Base URL (field Host) is a link-local address or the metadata address of a cloud, not that of a CRM; use "
             f"{DEFAULT_BASE_URL}"
         )
     if "?" in url or "#" in url:
         raise CrmConfigurationError(f"Base URL (field Host) has a '?' or '#' part; remove it, like {DEFAULT_BASE_URL}")
     if not _HOST.fullmatch(hostname) or "\\" in url or _DOTS & set(unquote(parts.path).split("/")):
         raise CrmConfigurationError(
-            "Base URL (field Host) has a character that no host name has, or a '..' in its path, which programs read "
-            f"differently; use one like {DEFAULT_BASE_URL}"
+            "Base URL (field Host) has a character that is invalid in a host name, or a '..' in its path, which "
+            f"programs read differently; use one like {DEFAULT_BASE_URL}"
         )
     return url.rstrip("/")
 
 
 def with_port(url: str, port: int | None) -> str:
-    """The URL with the connection's Port; 0 and None mean none (Airflow 3.3's Test button insists on a number).
+    """The URL with the connection's Port. 0 means none, too, because Airflow 3.3's Test button requires a number.
 
     :raises CrmConfigurationError: if URL and Port name different ports
     """
@@ -166,13 +166,13 @@ def with_port(url: str, port: int | None) -> str:
 
 
 def shown_host(hostname: str) -> str | None:
-    """The name of a host for messages; None if it may be an API key in the wrong field: no dot, or a long part."""
+    """The name of a host for messages; None if it may be an API key in the wrong field (no dot, or a long part)."""
     parts = hostname.split(".")
     return hostname if len(parts) > 1 and all(len(part) < SHORTEST_KEY for part in parts) else None
 
 
 def _is_forbidden(hostname: str) -> bool:
-    """Whether an address is of this link only, or where clouds hand out the credentials of a machine."""
+    """Whether an address is link-local, or a metadata address at which clouds give out a machine's credentials."""
     if hostname.rstrip(".") in _METADATA_HOSTS:
         return True
     try:
@@ -191,7 +191,7 @@ _DOTS = frozenset({".", ".."})
 
 
 def _parsed(url: str) -> SplitResult | None:
-    """The parts of a URL; None if it has none, or a port that is no number."""
+    """The parts of a URL; None if it is invalid, or its port is not a number."""
     try:
         parts = urlsplit(url)
         _ = parts.hostname, parts.port
@@ -210,7 +210,7 @@ def is_loopback(hostname: str) -> bool:
         return False
 
 
-# -- extras: each has a converter that raises ValueError with what it should be ------------------------------
+# -- extras: each has a converter that raises ValueError with a description of valid values ------------------
 
 
 def _number(low: float, high: float) -> Callable[[Any], float]:
@@ -251,13 +251,13 @@ def _flag(value: Any) -> bool:
 
 
 def _store(value: Any) -> str:
-    if value in ("off", "process"):
+    if value in ("airflow", "off", "process"):
         return str(value)
     if isinstance(value, str) and _is_redis(value.strip()):
         return value.strip()
     raise ValueError(
-        "'process' (one budget for each process), 'off' (no limit), a URL like redis://host:6379/0 or rediss://host, "
-        "or left out (one budget for this host)"
+        "'airflow' (one budget for all hosts), 'process' (one for each process), 'off' (no limit), a URL like "
+        "redis://host:6379/0 or rediss://host, or left out (one budget for this host)"
     )
 
 
@@ -278,7 +278,7 @@ EXTRAS: Mapping[str, Callable[[Any], Any]] = {
     "poll_share": _number(0.05, 1),
     "rate_store": _store,
 }
-"""The extras that a connection may have; texts are converted, for a connection URI knows nothing else."""
+"""The extras of a connection and their converters. They accept texts, because a connection URI has only texts."""
 
 
 def _checked_extra(name: str, value: Any) -> Any:
@@ -296,13 +296,13 @@ def _checked_extra(name: str, value: Any) -> Any:
         return EXTRAS[name](value)
     except ValueError as wanted:
         problem = str(wanted)
-    # outside of the handler: what Python says of a value that is no number holds the value
+    # outside of the handler: Python's message about an invalid number contains the value
     shown = "" if name == "rate_store" else f", but is {_shown(value)}"  # a store's URL may hold a password
     raise CrmConfigurationError(f"Extra {name!r} must be {problem}{shown}")
 
 
 SHORTEST_KEY = 16
-"""Characters; what is as long may be an API key in the wrong field, and is not shown."""
+"""Characters. A text of this length or longer may be an API key in the wrong field and is not shown."""
 
 
 def _shown(value: Any) -> str:

@@ -20,7 +20,7 @@ from crm_provider.client.observers import Observer, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse, value_of
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit.limiter import RateLimiter, limiter_for
+from crm_provider.rate_limit.limiter import RateLimiter, limiter_for, server_clock_of
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Transport:
     @cached_property
     def server_clock(self) -> ServerClock:
         """The CRM's clock, as its responses show it."""
-        return ServerClock()
+        return server_clock_of(self._limiter)
 
     def server_time(self, at: float | None = None) -> ServerMoment | None:
         """A moment by the CRM's clock; None if no response has shown that clock yet.

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from crm_provider.client.request import Call
 
 
-_PROXY_SAYS_NO = frozenset({401, 403, 407})
-"""What a proxy answers that will not let this worker through, however often it asks."""
+_PROXY_REFUSALS = frozenset({401, 403, 407})
+"""Statuses of a proxy that will refuse this worker again."""
 
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 )
-"""OpenSSL's names, of several versions, for "those bytes are no TLS"."""
+"""Names of several OpenSSL versions for bytes that are not TLS."""
 
 
 def transport_error(
@@ -36,17 +36,17 @@ def transport_error(
 ) -> e.CrmError:
     """The typed error for what ``requests`` or ``urllib3`` raised, without the URL, which may hold an email.
 
-    :param sent: some of the request was on its way
-    :param proxied: the way to the CRM is through a proxy
-    :param host: the CRM's, for a name that is not known
+    :param sent: whether a part of the request was sent
+    :param proxied: whether the connection to the CRM goes through a proxy
+    :param host: the CRM's host name, for the message if DNS does not know it
     :param uses_environment: whether proxies and certificates come from environment variables
     """
     causes = list(_causes(broken))
     environment = Environment.read() if uses_environment else Environment()
     if sent:
-        error, text = _after(broken, causes)
+        error, text = _after_sending(broken, causes)
     else:
-        error, text = _before(broken, causes, environment, proxied=proxied, host=host)
+        error, text = _before_sending(broken, causes, environment, proxied=proxied, host=host)
     return error(text, method=call.method, path=call.log_path, outcome_known=not (sent and call.is_write))
 
 
@@ -55,7 +55,7 @@ Problem = tuple[type[e.CrmError], str]
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables that lead to the CRM.
+    """The environment variables for the connection to the CRM.
 
     :param proxy_variable: the variable of the proxy, empty for none
     :param proxy: its value, which may hold a password
@@ -75,7 +75,7 @@ class Environment:
         return cls(proxy, set_ones.get(proxy, ""), ca_bundle)
 
     def proxy_problem(self) -> str | None:
-        """Why the address of the proxy makes no sense; None if it may be right, or there is none."""
+        """What is wrong with the address of the proxy; None if it may be valid, or there is no proxy."""
         if not self.proxy_variable:
             return None
         try:
@@ -101,17 +101,17 @@ _PROXY_CREDENTIALS = (
 )
 
 
-def _before(
+def _before_sending(
     broken: Exception, causes: list[BaseException], environment: Environment, *, proxied: bool, host: str | None
 ) -> Problem:
-    """What went wrong before anything was sent."""
-    if refused := _refused_here(broken, environment):
+    """The problem before anything was sent."""
+    if refused := _refused_by_requests(broken, environment):
         return refused
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return _tls_says(causes, environment)
+        return _tls_problem(causes, environment)
     variable = environment.proxy_variable or "HTTPS_PROXY"
     if proxied and (status := _proxy_status(causes)) is not None:
-        return _proxy_says(status, variable)
+        return _proxy_problem(status, variable)
     if problem := environment.proxy_problem():
         return e.CrmConfigurationError, f"the environment variable {environment.proxy_variable} {problem}"
     through = f" through the proxy ({variable})" if proxied else ""
@@ -121,8 +121,8 @@ def _before(
     return e.CrmConnectionError, f"no connection{through}: {reason}" if proxied else reason
 
 
-def _refused_here(broken: Exception, environment: Environment) -> Problem | None:
-    """What ``requests`` would not send."""
+def _refused_by_requests(broken: Exception, environment: Environment) -> Problem | None:
+    """The problem if ``requests`` refused to send."""
     from requests import exceptions as r
 
     if isinstance(broken, r.InvalidJSONError):
@@ -145,16 +145,16 @@ def _refused_here(broken: Exception, environment: Environment) -> Problem | None
 
 
 def _is_missing_bundle(broken: Exception) -> bool:
-    """Whether ``requests`` says so; it has no class of its own for it, and no number of the system."""
+    """Whether the file of certificates is missing; ``requests`` has neither a class nor an errno for this."""
     return isinstance(broken, OSError) and broken.errno is None and "CA certificate bundle" in str(broken)
 
 
-def _after(broken: Exception, causes: list[BaseException]) -> Problem:
-    """What went wrong when the other side may have got the request."""
+def _after_sending(broken: Exception, causes: list[BaseException]) -> Problem:
+    """The problem after the server may have received the request."""
     if _is_timeout(broken, causes):
-        return e.CrmTimeoutError, "no whole answer in time"
-    if isinstance(broken, ValueError) or any(_is_no_http(cause) for cause in causes):
-        return e.CrmProtocolError, "what came back is no HTTP that can be read"
+        return e.CrmTimeoutError, "no complete response in time"
+    if isinstance(broken, ValueError) or any(_is_not_http(cause) for cause in causes):
+        return e.CrmProtocolError, "the response is not valid HTTP"
     return e.CrmConnectionError, _connection_reason(causes)
 
 
@@ -184,25 +184,25 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _proxy_status(causes: list[BaseException]) -> int | None:
-    """What a proxy that can be reached answered in place of a connection."""
-    answers = (re.search(r"Tunnel connection failed: (\d{3})", str(cause)) for cause in causes)
-    return next((int(answer[1]) for answer in answers if answer), None)
+    """The status with which a proxy refused to open the connection."""
+    matches = (re.search(r"Tunnel connection failed: (\d{3})", str(cause)) for cause in causes)
+    return next((int(match[1]) for match in matches if match), None)
 
 
-def _proxy_says(status: int, variable: str) -> Problem:
-    if status in _PROXY_SAYS_NO:
+def _proxy_problem(status: int, variable: str) -> Problem:
+    if status in _PROXY_REFUSALS:
         return e.CrmConfigurationError, (
-            f"the proxy refused the way to the CRM (status {status}): check {variable} and the credentials in it"
+            f"the proxy refused to connect to the CRM (status {status}): check {variable} and the credentials in it"
         )
-    return e.CrmConnectionError, f"the proxy did not get through to the CRM (status {status})"
+    return e.CrmConnectionError, f"the proxy could not connect to the CRM (status {status})"
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------
 
 
-def _tls_says(causes: list[BaseException], environment: Environment) -> Problem:
+def _tls_problem(causes: list[BaseException], environment: Environment) -> Problem:
     if any(isinstance(cause, ssl.SSLEOFError) for cause in causes):  # such as a load balancer that restarts
-        return e.CrmConnectionError, "TLS broke off before it was agreed on"
+        return e.CrmConnectionError, "the connection was closed during the TLS handshake"
     if not (environment.ca_variable and any(map(_is_about_the_bundle, causes))):
         return e.CrmTlsError, _tls_reason(causes)
     return e.CrmTlsError, (
@@ -212,11 +212,11 @@ def _tls_says(causes: list[BaseException], environment: Environment) -> Problem:
 
 
 _UNTRUSTED = frozenset({2, 18, 19, 20, 21})
-"""OpenSSL's codes for a certificate whose authority is not among those trusted."""
+"""OpenSSL's codes for a certificate whose authority is not trusted."""
 
 
 def _is_about_the_bundle(cause: BaseException) -> bool:
-    """Whether the trusted certificates may be the reason: they lack one, or the file has none that can be read."""
+    """Whether the file of trusted certificates may be the reason: it lacks one, or none in it can be read."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_code in _UNTRUSTED
     return isinstance(cause, ssl.SSLError) and bool(re.search("CERTIFICATE_OR_CRL|PEM|START_LINE", str(cause)))
@@ -228,14 +228,14 @@ def _tls_reason(causes: list[BaseException]) -> str:
             return f"the certificate is not trusted: {cause.verify_message}"
     reasons = (cause.reason for cause in causes if isinstance(cause, ssl.SSLError))
     reason = next(filter(None, reasons), "no reason given")
-    return f"no secure connection could be agreed on: {'what answers speaks no TLS' if reason in _NO_TLS else reason}"
+    return f"the TLS handshake failed: {'the server does not use TLS' if reason in _NO_TLS else reason}"
 
 
 # -- connections --------------------------------------------------------------------------------------------
 
 
-def _is_no_http(cause: BaseException) -> bool:
-    """Whether it was answered, but not in HTTP within its limits (100 headers, 64 KB each)."""
+def _is_not_http(cause: BaseException) -> bool:
+    """Whether the response is not HTTP, or exceeds its limits (100 headers, 64 KB each)."""
     from urllib3.exceptions import InvalidHeader
 
     if isinstance(cause, http.client.BadStatusLine):
@@ -251,10 +251,10 @@ def _connection_reason(causes: list[BaseException], host: str | None = None) -> 
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return "the connection was refused"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return "TLS broke off before the whole answer was there"
+        return "the TLS connection broke before the response was complete"
     reason = next((c.strerror for c in causes if isinstance(c, OSError) and c.errno and c.strerror), None)
     return (
         f"the connection failed: {reason.lower()}"
         if reason
-        else "the connection broke off before the whole answer was there"
+        else "the connection broke before the response was complete"
     )

@@ -1,13 +1,10 @@
-"""The upsert of a contact, and the order of its calls.
+"""The upsert of a contact: which calls, and in which order. The hook and all loads use it.
 
-Which half of an upsert goes first: learned from what the last ones did.
+Create-first or update-first is learned from the last upserts: if a share ``h`` of the contacts exists, create-first
+costs ``1 + h`` calls for each contact and update-first ``2 - h``.
 
-For a share ``h`` of contacts that exist, create-first costs ``1 + h`` calls a contact and update-first ``2 - h``.
-
-One contact to the CRM: which calls, in which order, by what is known of it. Hook and loads write through this.
-
-What was *made* and what was *found* is told apart at every creation: a contact that was there before is treated as any
-contact that was read, however it came to light (a conflict, a listing, or reading back after an answer was lost).
+Each creation distinguishes a contact that it has *made* from one that it has *found*. A contact that existed before is
+treated like any contact that was read, whether a conflict, a listing or reading back after a lost response revealed it.
 """
 
 from __future__ import annotations
@@ -23,15 +20,15 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.responses import by_status_alone
 
 MEMORY = 500
-"""Rows that are remembered. With fewer, chance alone picks the dearer order too often: at 500 it costs 0.5 % of the
-calls at worst (a share of 0.53), and a source that is sorted into new and known contacts is noticed in time."""
+"""Rows that are remembered. With fewer, chance picks the more expensive order too often: with 500 it costs 0.5 % of the
+calls at worst (a share of 0.53). With more, a source that is sorted into new and known contacts is noticed too late."""
 
 
 class LearnedOrder:
     """Follows the share of existing contacts among the last rows; threads may share it.
 
-    :param share: what is known of the share before the first row
-    :param weight: rows that this knowledge stands for
+    :param share: an estimate of the share before the first row
+    :param weight: rows that this estimate counts for
     """
 
     def __init__(self, *, share: float = 0.0, weight: float = 0.0) -> None:
@@ -49,7 +46,7 @@ class LearnedOrder:
         return self.share > 0.5
 
     def learn(self, *, existed: bool) -> None:
-        """Take in one row."""
+        """Count one row."""
         with self._lock:
             if self._rows >= MEMORY:
                 keep = (MEMORY - 1) / self._rows
@@ -65,10 +62,10 @@ WriteOutcome = Literal["created", "updated", "unchanged", "suppressed"]
 
 @dataclass(frozen=True)
 class Creation:
-    """What came of creating a contact.
+    """The result of creating a contact.
 
-    :param record: the CRM's answer; after a lost answer the contact as it was read back
-    :param made: False if it was there before
+    :param record: the CRM's response; after a lost response the contact as it was read back
+    :param made: False if it existed before
     :param read_back: whether ``record`` is the whole contact
     """
 
@@ -79,30 +76,30 @@ class Creation:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written of a contact.
+    """The result of writing a contact.
 
-    :param outcome: ``suppressed``: nothing, because the CRM shows the contact as unsubscribed or blacklisted
+    :param outcome: ``suppressed``: nothing was written to a contact that is unsubscribed or blacklisted
     :param called: whether a write was sent
-    :param answer: the CRM's answer to the write, None without one
+    :param response: the CRM's response to the write, None if nothing was sent
     :param remote: the contact as it was read, None if it was not read
-    :param is_whole: False if it was written but kept out of the lists, because it was unsubscribed meanwhile
+    :param is_whole: False if it was written but not added to the lists, because it had unsubscribed meanwhile
     """
 
     outcome: WriteOutcome
     called: bool = True
-    answer: Mapping[str, Any] | None = None
+    response: Mapping[str, Any] | None = None
     remote: RemoteContact | None = None
     is_whole: bool = True
 
     @property
     def ids(self) -> dict[str, Any]:
         """The contact's id as ``contact_id``, if the CRM showed it."""
-        found = (self.answer or {}).get("id") or (self.remote or ABSENT).id
+        found = (self.response or {}).get("id") or (self.remote or ABSENT).id
         return {} if found is None else {"contact_id": found}
 
 
 class ContactApi(Protocol):
-    """The calls that an upsert is made of."""
+    """The calls of an upsert."""
 
     def create_or_find(
         self, email: str, *, attributes: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
@@ -123,7 +120,7 @@ class ContactToWrite(Protocol):
 
     @property
     def attributes(self) -> Mapping[str, Any] | None:
-        """None or empty: there is nothing to write but the contact itself."""
+        """None or empty: only the contact itself is written."""
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
@@ -131,7 +128,7 @@ class ContactToWrite(Protocol):
 
 
 class CallOrder(Protocol):
-    """Which half of an upsert goes first."""
+    """Decides whether an upsert updates or creates first."""
 
     @property
     def update_first(self) -> bool: ...
@@ -142,12 +139,12 @@ class CallOrder(Protocol):
 class ContactWriter:
     """Writes contacts; threads may share it.
 
-    With the guard, an existing contact is read before anything is written to it, and nothing at all is written if the
-    CRM shows it as unsubscribed or blacklisted.
+    With the guard, an existing contact is read before anything is written to it. Nothing is written if the CRM shows it
+    as unsubscribed or blacklisted.
 
-    :param order: which half of an upsert goes first
+    :param order: decides whether an upsert updates or creates first
     :param lists: segmentation lists that each contact is added to
-    :param guard: leave out unsubscribed and blacklisted contacts, where there are ``lists``
+    :param guard: skip unsubscribed and blacklisted contacts; has an effect only if there are ``lists``
     """
 
     def __init__(
@@ -170,12 +167,12 @@ class ContactWriter:
         *,
         is_ours: Callable[[RemoteContact], bool] | None = None,
     ) -> Written:
-        """Create or update a contact; its lists are for :meth:`add_to_lists`.
+        """Create or update a contact. :meth:`add_to_lists` adds it to its lists afterwards.
 
-        :param remote: the contact as it was read some time ago, None if nobody has looked
-        :param is_ours: in mode ``create``: whether a contact that exists was made by an earlier attempt at this row;
-            then it is ``unchanged``, and may be added to lists. None if there was no such attempt
-        :raises CrmContactAlreadyExistsError: in mode ``create``, if the contact was there before
+        :param remote: the contact as it was read some time ago, None if it was not read
+        :param is_ours: in mode ``create``: whether an earlier attempt at this row has made a contact that exists; then
+            it is ``unchanged``, and may be added to lists. None if there was no such attempt
+        :raises CrmContactAlreadyExistsError: in mode ``create``, if the contact existed before
         :raises CrmContactNotFoundError: in mode ``update``, if there is no such contact
         """
         if self.mode == "create":
@@ -187,13 +184,13 @@ class ContactWriter:
     def add_to_lists(self, contact: ContactToWrite, written: Written, *, again: bool = False) -> Written:
         """Add a contact that was written to the lists that it is not in yet.
 
-        A change of its lists is a change of the contact.
+        An unchanged contact that is added to a list counts as updated.
 
-        :param again: whether time has passed since it was written: then the guard looks once more
+        :param again: whether time has passed since it was written; then the guard reads the contact again
         """
         if written.outcome == "suppressed" or not self._lists:
             return written
-        remote = self._look(contact) if again and self._guard else written.remote
+        remote = self._read(contact) if again and self._guard else written.remote
         if remote is not None and remote.unwanted and self._guard:
             return replace(written, is_whole=False)
         missing = (remote or ABSENT).lacks(self._lists)
@@ -201,7 +198,7 @@ class ContactWriter:
             return written
         self._api.add_contact_to_lists((remote or ABSENT).email or contact.email, missing)
         outcome: WriteOutcome = "updated" if written.outcome == "unchanged" else written.outcome
-        return Written(outcome, answer=written.answer, remote=remote)
+        return Written(outcome, response=written.response, remote=remote)
 
     # -- modes ----------------------------------------------------------------------------------------------
 
@@ -214,20 +211,20 @@ class ContactWriter:
         if remote is not None and remote.exists:
             if is_ours is None or not is_ours(remote):
                 raise _already_exists(None)
-            return self._own(self._look(contact), is_ours)
+            return self._own(self._read(contact), is_ours)
         try:
             creation = self._create(contact)
         except e.CrmContactAlreadyExistsError:
             if is_ours is None:
                 raise
-            return self._own(self._look(contact), is_ours)
+            return self._own(self._read(contact), is_ours)
         if creation.made:
             return self._made(contact, creation)
         return self._own(RemoteContact.of(creation.record, contact.email), is_ours)
 
     @staticmethod
     def _own(remote: RemoteContact, is_ours: Callable[[RemoteContact], bool] | None) -> Written:
-        """A contact that exists, if an earlier attempt at its row has made it."""
+        """The result for a contact that exists, if an earlier attempt at its row has made it."""
         if is_ours is None or not remote.exists or not is_ours(remote):
             raise _already_exists(409)
         return Written("unchanged", called=False, remote=remote)
@@ -236,14 +233,14 @@ class ContactWriter:
         if remote is not None and remote.exists:
             return self._change(contact, remote)
         if self._guard or not (contact.attributes or self._lists):
-            return self._change(contact, self._look(contact), fresh=True)
-        return self._overwrite(contact)  # if there is no such contact, this call or that of the lists says so
+            return self._change(contact, self._read(contact), fresh=True)
+        return self._overwrite(contact)  # if there is no such contact, this call or the one for the lists fails
 
     def _upsert(self, contact: ContactToWrite, remote: RemoteContact | None) -> Written:
         if remote is not None and remote.exists:
             try:
                 return self._change(contact, remote)
-            except e.CrmNotFoundError as missing:  # gone since it was read
+            except e.CrmNotFoundError as missing:  # deleted since it was read
                 if not may_be_absent(missing):
                     raise
                 return self._new_first(contact, learn=False)
@@ -254,7 +251,7 @@ class ContactWriter:
     def _existing_first(self, contact: ContactToWrite) -> Written:
         try:
             if self._guard:
-                written = self._change(contact, self._look(contact), fresh=True)
+                written = self._change(contact, self._read(contact), fresh=True)
             else:
                 written = self._overwrite(contact)
         except e.CrmNotFoundError as missing:
@@ -276,7 +273,7 @@ class ContactWriter:
         if creation is not None:
             return self._change(contact, RemoteContact.of(creation.record, contact.email), fresh=True)
         if self._guard:
-            return self._change(contact, self._look(contact), fresh=True)
+            return self._change(contact, self._read(contact), fresh=True)
         return self._overwrite(contact)
 
     # -- steps ----------------------------------------------------------------------------------------------
@@ -285,42 +282,42 @@ class ContactWriter:
         return self._api.create_or_find(contact.email, attributes=contact.attributes or None, origin=contact.origin)
 
     def _made(self, contact: ContactToWrite, creation: Creation) -> Written:
-        """A contact that this creation has made.
+        """The result for a contact that this creation has made.
 
-        One that was read back need not show all the values: the CRM may write some in a way of its own. An upsert
-        writes them once more, which does no harm.
+        A contact that was read back need not show all values, because the CRM may format some differently. An upsert
+        then writes them once more, which is harmless.
         """
         if not creation.read_back:
-            return Written("created", answer=creation.record)
+            return Written("created", response=creation.record)
         remote = RemoteContact.of(creation.record, contact.email)
         if self.mode == "upsert" and contact.attributes and not remote.has(contact.attributes):
             self._api.send_update(contact.email, attributes=contact.attributes)
-        return Written("created", answer=creation.record, remote=remote)
+        return Written("created", response=creation.record, remote=remote)
 
     def _change(self, contact: ContactToWrite, remote: RemoteContact, *, fresh: bool = False) -> Written:
-        """An existing contact that was read: write what differs.
+        """Write what differs in an existing contact that was read.
 
-        :param fresh: it was read just now
+        :param fresh: whether it was read just now
         """
         if remote.unwanted and self._guard:
             return Written("suppressed", called=False, remote=remote)
         is_done = remote.exists and remote.has(contact.attributes) and not remote.lacks(self._lists)
         if self._guard and not fresh and not is_done:
-            return self._change(contact, self._look(contact), fresh=True)
+            return self._change(contact, self._read(contact), fresh=True)
         if not remote.exists or remote.email is None:
             raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
         if remote.has(contact.attributes) or not contact.attributes:
             return Written("unchanged", called=False, remote=remote)
-        answer = self._api.send_update(remote.email, attributes=contact.attributes)
-        return Written("updated", answer=answer, remote=remote)
+        response = self._api.send_update(remote.email, attributes=contact.attributes)
+        return Written("updated", response=response, remote=remote)
 
     def _overwrite(self, contact: ContactToWrite) -> Written:
-        """An existing contact of which nothing is known."""
+        """Write an existing contact that was not read."""
         if not contact.attributes:
             return Written("unchanged", called=False)
-        return Written("updated", answer=self._api.send_update(contact.email, attributes=contact.attributes))
+        return Written("updated", response=self._api.send_update(contact.email, attributes=contact.attributes))
 
-    def _look(self, contact: ContactToWrite) -> RemoteContact:
+    def _read(self, contact: ContactToWrite) -> RemoteContact:
         try:
             return RemoteContact.of(self._api.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
@@ -328,9 +325,9 @@ class ContactWriter:
 
 
 def may_be_absent(error: e.CrmNotFoundError) -> bool:
-    """Whether there may be no such contact: the CRM says so, or only the status of a call about the contact does.
+    """Whether the contact may be missing: the CRM says so, or at least the status of a call about the contact.
 
-    A 404 alone may come from a wrong base URL or a proxy: only a creation that succeeds after it proves it.
+    A bare 404 may also come from a wrong base URL or a proxy. Only a creation that succeeds proves that it was missing.
     """
     if isinstance(error, e.CrmContactNotFoundError):
         return True
@@ -338,7 +335,7 @@ def may_be_absent(error: e.CrmNotFoundError) -> bool:
 
 
 def _already_exists(status: int | None) -> e.CrmContactAlreadyExistsError:
-    """The conflict, where no answer of this call says it.
+    """The conflict if the CRM has not reported it for this call.
 
     :param status: None if no call was made
     """

@@ -16,15 +16,15 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NATIVE = "give the output of a task (XComArg), or set render_template_as_native_obj=True for the DAG"
 
 RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
-"""Names with a meaning of their own in the body of a contact: as an attribute they would overwrite it."""
+"""Names of other fields in the body of a contact. An attribute of the same name would overwrite the field."""
 
 
 def email(value: Any, field: str = "email") -> str:
-    """The one email address that a value means, in the case given (whether the CRM folds case is not known).
+    """The one email address in a value, in the case given: it is not known whether the CRM ignores case.
 
-    What is around it is removed, see :func:`~crm_provider.values.addresses.one_address`.
+    Text around the address is removed, see :func:`~crm_provider.values.addresses.one_address`.
 
-    :raises CrmInvalidValueError: if it is no text, or not exactly one address
+    :raises CrmInvalidValueError: if it is not text, or not exactly one address
     """
     if not isinstance(value, str):
         raise CrmInvalidValueError(f"{field} must be text but is {_kind(value)}; give one email address")
@@ -37,7 +37,7 @@ def email(value: Any, field: str = "email") -> str:
 def uuid(value: Any, field: str) -> str:
     """An id of the CRM, given as text or as ``uuid.UUID``.
 
-    :raises CrmInvalidValueError: if it is no uuid
+    :raises CrmInvalidValueError: if it is not a UUID
     """
     if isinstance(value, UUID):
         return str(value)
@@ -45,24 +45,24 @@ def uuid(value: Any, field: str) -> str:
         return value
     if value == "None":
         raise CrmInvalidValueError(
-            f"{field} is the text 'None', which is no uuid: what a template makes of a missing value. Give it the "
-            "result of a task that has one, or copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+            f"{field} is the text 'None', not a UUID: a template renders a missing value like this. Use the result of "
+            "a task that has one, or copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
         )
     shown = f"text of {len(value)} characters" if isinstance(value, str) else _kind(value)
     raise CrmInvalidValueError(
-        f"{field} is {shown}, which is no uuid; copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+        f"{field} is {shown}, not a UUID; copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
     )
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """One value or several, as several; what they are is checked later."""
+    """One value or several as a tuple; the values are not checked."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
 
 
 def uuids(values: Any, field: str) -> list[str]:
     """One id or several, without repetitions, in the order given.
 
-    :raises CrmInvalidValueError: if there is none or one is no uuid
+    :raises CrmInvalidValueError: if there is none or one is not a UUID
     """
     refuse_list_as_text(values, field)
     found = list(dict.fromkeys(uuid(value, f"{field}[{n}]") for n, value in enumerate(several(values))))
@@ -88,22 +88,22 @@ def attributes(
         raise CrmInvalidValueError(f"{field} is empty; give at least one, or leave the argument out")
     for name in values:
         if not isinstance(name, str) or not name.strip():
-            raise CrmInvalidValueError(f"{field} has a name that is empty or no text; name the CRM's field")
+            raise CrmInvalidValueError(f"{field} has a name that is empty or not text; use the CRM's name of the field")
         if name in reserved:
             raise CrmInvalidValueError(f"{field}[{name!r}] is not an attribute; use the argument of that name")
     return {name: json_value(value, f"{field}[{name!r}]") for name, value in values.items()}
 
 
 def phone_is_text(attributes: Any) -> None:
-    """Refuse a number for the attribute ``phone``: it has lost its ``+``, and leading zeros.
+    """Refuse a number for the attribute ``phone``: a number has no ``+`` and no leading zeros.
 
-    :raises CrmInvalidValueError: if it is one
+    :raises CrmInvalidValueError: if it is a number
     """
     phone = attributes.get("phone") if isinstance(attributes, Mapping) else None
     if isinstance(phone, (int, float)):
         raise CrmInvalidValueError(
-            f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has lost its +; give "
-            "text, in a template too: '+{{ ... }}'"
+            f"attributes['phone'] must be text with a + (E.164) but is {_kind(phone)}, which has no +; give text, "
+            "in a template too: '+{{ ... }}'"
         )
 
 
@@ -119,7 +119,7 @@ def json_value(value: Any, field: str) -> Any:
 
 
 def text(value: Any, field: str) -> str:
-    """A text; a whole number, which a natively rendered template makes of digits, is taken as its digits.
+    """A text. A whole number is converted to its digits, because a natively rendered template makes numbers of digits.
 
     :raises CrmInvalidValueError: if it is something else, or empty
     """
@@ -128,12 +128,12 @@ def text(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise CrmInvalidValueError(f"{field} must be text but is {_kind(value)}; give one text")
     if not value.strip():
-        raise CrmInvalidValueError(f"{field} is empty; give a text that is not")
+        raise CrmInvalidValueError(f"{field} is empty; give a text")
     return value
 
 
 def refuse_list_as_text(value: Any, field: str) -> None:
-    """Refuse what a template makes of a list unless it renders natively.
+    """Refuse the text of a list, which a template renders unless it renders natively.
 
     :raises CrmInvalidValueError: if it is the text of a list
     """
@@ -142,7 +142,7 @@ def refuse_list_as_text(value: Any, field: str) -> None:
 
 
 def path_part(value: Any, field: str) -> str:
-    """Text that can stand as one part of a path once it is percent-encoded.
+    """Text that can be one part of a path after percent-encoding.
 
     :raises CrmInvalidValueError: if it is empty, ``.`` or ``..``, or has control characters
     """

@@ -1,14 +1,14 @@
-"""Every error that the CRM, the gateway in front of it or the way to it can answer with.
+"""Every error of a call: from the CRM, the gateway in front of it, the network, or this package's own checks.
 
 ::
 
     CrmError
-    ├── CrmAccessError                          the key or the connection is refused: nothing will work
+    ├── CrmAccessError                          the key or the connection is refused: no call will work
     │   ├── CrmForbiddenError                   FORBIDDEN
     │   ├── CrmUnauthorizedError                UNAUTHORIZED
     │   ├── CrmTlsError                         TLS
     │   └── CrmConfigurationError               CONFIGURATION (found before any call)
-    ├── CrmRequestError                         our own mistake: the request is malformed
+    ├── CrmRequestError                         the request is malformed
     │   ├── CrmMissingBodyError                 MISSING_BODY
     │   ├── CrmInvalidParamsError               INVALID_PARAMS
     │   ├── CrmUnknownRouteError                UNKNOWN_ROUTE
@@ -17,29 +17,29 @@
     │   ├── CrmInvalidInputError                INVALID_INPUT
     │   ├── CrmInvalidRequestError              (as above: it may be either)
     │   └── CrmInvalidValueError                INVALID_VALUE (found before any call; a ValueError too)
-    ├── CrmNotFoundError                        what is named does not exist, or not yet
+    ├── CrmNotFoundError                        the record does not exist, or not yet
     │   ├── CrmContactNotFoundError             CONTACT_NOT_FOUND
     │   ├── CrmDealNotFoundError                DEAL_NOT_FOUND
     │   ├── CrmSegmentationListNotFoundError    SEGMENTATION_LIST_NOT_FOUND
     │   ├── CrmPipelineNotFoundError            PIPELINE_NOT_FOUND
     │   └── CrmStageNotFoundError               STAGE_NOT_FOUND
-    ├── CrmConflictError                        it is already so
+    ├── CrmConflictError                        the current state of the record is in the way
     │   ├── CrmContactAlreadyExistsError        CONTACT_ALREADY_EXISTS
     │   └── CrmContactAssociatedWithADealError  CONTACT_ASSOCIATED_WITH_A_DEAL
-    ├── CrmThrottledError                       too fast: refused before anything was done
+    ├── CrmThrottledError                       too many calls: refused before anything was done
     │   ├── CrmTooManyRequestsError             TOO_MANY_REQUESTS
     │   └── CrmLimitExceededError               LIMIT_EXCEEDED (the plan's quota is used up)
-    ├── CrmTransientError                       the service or the way to it is broken for now
+    ├── CrmTransientError                       the service or the network fails at the moment
     │   ├── CrmInternalServerError              INTERNAL_SERVER_ERROR
     │   ├── CrmBadGatewayError                  BAD_GATEWAY
     │   ├── CrmServiceUnavailableError          SERVICE_UNAVAILABLE
     │   ├── CrmGatewayTimeoutError              GATEWAY_TIMEOUT
     │   ├── CrmConnectionError                  CONNECTION
     │   └── CrmTimeoutError                     TIMEOUT
-    └── CrmProtocolError                        an answer that cannot be understood: never retried, never passed
+    └── CrmProtocolError                        the response cannot be understood: never retried or ignored
 
-Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
-without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
+Each class is named after its type: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. A response without a
+known type or text gets the class of its status' family and the type ``HTTP_<status>``.
 
 Also here: :class:`ErrorPolicy`, an ``on_error`` that several DAGs share.
 
@@ -47,7 +47,7 @@ Also here: :class:`ErrorPolicy`, an ``on_error`` that several DAGs share.
 tests read it.
 """
 
-from crm_provider.errors import catalog as _catalog  # noqa: F401 - it says what to do about each error
+from crm_provider.errors import catalog as _catalog  # noqa: F401 - it fills in the advice for each error
 from crm_provider.errors.exceptions import (
     ERROR_CLASSES,
     CrmAccessError,

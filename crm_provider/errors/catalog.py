@@ -1,11 +1,10 @@
-"""The error catalogue: one record per error type, and the gateway's answers as they come over the wire.
+"""The error catalogue: one record for each error type, and the responses of the gateway as it sends them.
 
-This is the one source of truth about errors. The client classifies answers with it, the policy and the
-documentation explain with it, the sandbox answers with it, the tests walk through it.
+This is the one source of truth about errors. The client, the policy, the sandbox, the documentation and the tests
+read it.
 
-Sources: the vendor's *error schema* page (``Source.VENDOR``), the answers of the AWS API Gateway in front of the
-API (``Source.GATEWAY``, inferred), the way to it (``Source.TRANSPORT``), and this package's own checks
-(``Source.PROVIDER``).
+Sources: the vendor's *error schema* page (``ErrorSource.VENDOR``), the responses of the AWS API Gateway in front of
+the API (``GATEWAY``, inferred), the network (``TRANSPORT``), and this package's own checks (``PROVIDER``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from crm_provider.errors import exceptions as e
 
 
 class ErrorSource(str, Enum):
-    """Who says so."""
+    """Who reports the error."""
 
     VENDOR = "vendor"
     GATEWAY = "gateway"
@@ -28,13 +27,13 @@ class ErrorSource(str, Enum):
 
 
 class Repeat(str, Enum):
-    """Whether the client may send the same call again by itself."""
+    """Whether the client may send the same call again."""
 
     NEVER = "never"
     ANY_CALL = "any call"
-    """Refused before it reached the CRM: any method may be repeated."""
-    VERIFY_FIRST = "settled"
-    """It may have been carried out: GET, PUT and DELETE are repeated, a POST is settled by reading first."""
+    """The call was refused before it reached the CRM: any method may be repeated."""
+    VERIFY_FIRST = "verify first"
+    """The call may have been carried out: GET, PUT and DELETE are repeated, a POST is first verified by reading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,8 @@ class ErrorSpec:
     """What is known about one error type.
 
     :param error: its class
-    :param status: the HTTP status it comes with, None where there is no answer
-    :param messages: the texts it comes with; the first is the documented one
+    :param status: its HTTP status, None if there is no response
+    :param messages: its texts; the first is the documented one
     :param advice: what to do about it
     :param aliases: other names of the type
     """
@@ -203,7 +202,7 @@ _SPECS = (
         advice="try again later",
         repeat=Repeat.VERIFY_FIRST,
     ),
-    # -- the way to it -------------------------------------------------------------------------------------
+    # -- the network ---------------------------------------------------------------------------------------
     ErrorSpec(
         error=e.CrmConnectionError,
         source=ErrorSource.TRANSPORT,
@@ -216,7 +215,7 @@ _SPECS = (
         error=e.CrmTimeoutError,
         source=ErrorSource.TRANSPORT,
         status=None,
-        messages=("no answer in time",),
+        messages=("no response in time",),
         advice="try again later, or raise the timeout in the connection's extra",
         repeat=Repeat.VERIFY_FIRST,
     ),
@@ -253,8 +252,8 @@ _SPECS = (
         error=e.CrmProtocolError,
         source=ErrorSource.PROVIDER,
         status=None,
-        messages=("the answer is not understood",),
-        advice="check the base URL and any proxy; if both are right, report the answer to this provider",
+        messages=("the response is not understood",),
+        advice="check the base URL and any proxy; if both are right, report the response to this provider",
     ),
 )
 
@@ -262,15 +261,15 @@ CATALOGUE: Mapping[str, ErrorSpec] = MappingProxyType({spec.type: spec for spec 
 """Every known error type and its record."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.type for spec in _SPECS for alias in spec.aliases})
-"""Other names of a type, as they appear in answers."""
+"""Other names of a type, as they appear in responses."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewayAnswer:
-    """One answer of the gateway, as it comes over the wire (inferred from AWS API Gateway's documentation).
+class GatewayResponse:
+    """One response of the gateway, as it sends it (inferred from AWS API Gateway's documentation).
 
-    :param error_type: value of the header ``x-amzn-ErrorType``, None where the gateway sends none
-    :param type: the type in :data:`CATALOGUE` that it means
+    :param error_type: value of the header ``x-amzn-ErrorType``, None if the gateway sends none
+    :param type: its type in :data:`CATALOGUE`
     """
 
     case: str
@@ -280,78 +279,78 @@ class GatewayAnswer:
     type: str
 
 
-GATEWAY_ANSWERS = (
-    GatewayAnswer(
+GATEWAY_RESPONSES = (
+    GatewayResponse(
         case="key refused",
         status=403,
         body={"Message": CATALOGUE["FORBIDDEN"].messages[0]},
         error_type="AccessDeniedException",
         type="FORBIDDEN",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="key missing",
         status=401,
         body={"message": "Unauthorized"},
         error_type="UnauthorizedException",
         type="UNAUTHORIZED",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="firewall",
         status=403,
         body={"message": "Forbidden"},
         error_type="ForbiddenException",
         type="FORBIDDEN",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="unknown route",
         status=403,
         body={"message": "Missing Authentication Token"},
         error_type="MissingAuthenticationTokenException",
         type="UNKNOWN_ROUTE",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="throttled",
         status=429,
         body={"message": "Too Many Requests"},
         error_type="TooManyRequestsException",
         type="TOO_MANY_REQUESTS",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="quota used up",
         status=429,
         body={"message": "Limit Exceeded"},
         error_type="LimitExceededException",
         type="LIMIT_EXCEEDED",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="authorizer broke",
         status=500,
         body={"message": None},
         error_type="AuthorizerConfigurationException",
         type="INTERNAL_SERVER_ERROR",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="backend throttled or broken",
         status=500,
         body={"message": "Internal server error"},
         error_type="InternalServerErrorException",
         type="INTERNAL_SERVER_ERROR",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="bad gateway",
         status=502,
         body={"message": "Internal server error"},
         error_type="InternalServerErrorException",
         type="BAD_GATEWAY",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="unavailable",
         status=503,
         body={"message": "Service Unavailable"},
         error_type=None,
         type="SERVICE_UNAVAILABLE",
     ),
-    GatewayAnswer(
+    GatewayResponse(
         case="backend too slow",
         status=504,
         body={"message": "Endpoint request timed out"},
@@ -365,13 +364,13 @@ FAMILY_ADVICE: Mapping[type[e.CrmError], str] = MappingProxyType(
         e.CrmAccessError: "check the API key and the base URL in the Airflow connection",
         e.CrmRequestError: "check the arguments of the call against the API reference",
         e.CrmDataError: "correct the values",
-        e.CrmNotFoundError: "check the base URL, and that what the call names exists",
-        e.CrmConflictError: "look at the current state in the CRM before writing again",
+        e.CrmNotFoundError: "check the base URL, and that the record exists",
+        e.CrmConflictError: "check the current state in the CRM before writing again",
         e.CrmThrottledError: "slow down, or wait",
         e.CrmTransientError: "try again later",
     }
 )
-"""What to do about an answer of a family whose type is not in the catalogue."""
+"""What to do about an error whose type is not in the catalogue, by its family."""
 
 
 e.ADVICE.update((type_, spec.advice) for type_, spec in CATALOGUE.items())
@@ -380,7 +379,7 @@ e.ADVICE[e.CrmError] = CATALOGUE["PROTOCOL"].advice
 
 
 def advice_for(error: e.CrmError) -> str:
-    """What to do about an error: its type's advice, else its family's."""
+    """What to do about an error: the advice for its type, else for its family."""
     return error.suggested_action
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-"""Every error that the CRM, the gateway in front of it or the way to it can answer with.
+"""Every error of a call: from the CRM, the gateway in front of it, the network, or this package's own checks.
 
 ::
 
     CrmError
-    ├── CrmAccessError                          the key or the connection is refused: nothing will work
+    ├── CrmAccessError                          the key or the connection is refused: no call will work
     │   ├── CrmForbiddenError                   FORBIDDEN
     │   ├── CrmUnauthorizedError                UNAUTHORIZED
     │   ├── CrmTlsError                         TLS
     │   └── CrmConfigurationError               CONFIGURATION (found before any call)
-    ├── CrmRequestError                         our own mistake: the request is malformed
+    ├── CrmRequestError                         the request is malformed
     │   ├── CrmMissingBodyError                 MISSING_BODY
     │   ├── CrmInvalidParamsError               INVALID_PARAMS
     │   ├── CrmUnknownRouteError                UNKNOWN_ROUTE
@@ -23,29 +23,29 @@ from typing import Any
     │   ├── CrmInvalidInputError                INVALID_INPUT
     │   ├── CrmInvalidRequestError              (as above: it may be either)
     │   └── CrmInvalidValueError                INVALID_VALUE (found before any call; a ValueError too)
-    ├── CrmNotFoundError                        what is named does not exist, or not yet
+    ├── CrmNotFoundError                        the record does not exist, or not yet
     │   ├── CrmContactNotFoundError             CONTACT_NOT_FOUND
     │   ├── CrmDealNotFoundError                DEAL_NOT_FOUND
     │   ├── CrmSegmentationListNotFoundError    SEGMENTATION_LIST_NOT_FOUND
     │   ├── CrmPipelineNotFoundError            PIPELINE_NOT_FOUND
     │   └── CrmStageNotFoundError               STAGE_NOT_FOUND
-    ├── CrmConflictError                        it is already so
+    ├── CrmConflictError                        the current state of the record is in the way
     │   ├── CrmContactAlreadyExistsError        CONTACT_ALREADY_EXISTS
     │   └── CrmContactAssociatedWithADealError  CONTACT_ASSOCIATED_WITH_A_DEAL
-    ├── CrmThrottledError                       too fast: refused before anything was done
+    ├── CrmThrottledError                       too many calls: refused before anything was done
     │   ├── CrmTooManyRequestsError             TOO_MANY_REQUESTS
     │   └── CrmLimitExceededError               LIMIT_EXCEEDED (the plan's quota is used up)
-    ├── CrmTransientError                       the service or the way to it is broken for now
+    ├── CrmTransientError                       the service or the network fails at the moment
     │   ├── CrmInternalServerError              INTERNAL_SERVER_ERROR
     │   ├── CrmBadGatewayError                  BAD_GATEWAY
     │   ├── CrmServiceUnavailableError          SERVICE_UNAVAILABLE
     │   ├── CrmGatewayTimeoutError              GATEWAY_TIMEOUT
     │   ├── CrmConnectionError                  CONNECTION
     │   └── CrmTimeoutError                     TIMEOUT
-    └── CrmProtocolError                        an answer that cannot be understood: never retried, never passed
+    └── CrmProtocolError                        the response cannot be understood: never retried or ignored
 
-Classes are named after the type, mechanically: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. An answer
-without a known type or text gets the class of its status' family and the type ``HTTP_<status>``.
+Each class is named after its type: ``CONTACT_NOT_FOUND`` is :class:`CrmContactNotFoundError`. A response without a
+known type or text gets the class of its status' family and the type ``HTTP_<status>``.
 
 :data:`crm_provider.errors.catalog.CATALOGUE` holds one record for each type. Client, policy, sandbox, documentation and
 tests read it.
@@ -57,19 +57,19 @@ ADVICE: dict[str | type[CrmError], str] = {}
 
 
 class CrmError(Exception):
-    """Base of all errors of this package: what happened, to what, what to do, request id. Never a payload.
+    """Base of all errors of this package. It says what happened, to which record, and what to do; it has no payload.
 
-    Derived from plain ``Exception``: an ``AirflowException`` would be turned into SKIPPED by ``soft_fail``.
+    It is a plain ``Exception``, because ``soft_fail`` of a sensor turns an ``AirflowException`` into a skipped task.
 
-    :param message: what the API said (shortened, without the values that were sent) or what was found
+    :param message: the text of the API (shortened, without the values that were sent) or of the check
     :param type: the API's error type; by default the type of the class
-    :param status: HTTP status, None where no answer came
+    :param status: HTTP status, None if there was no response
     :param request_id: the id that the vendor's support asks for
     :param retry_after: seconds that the server asked to wait
     :param method: HTTP method of the call
-    :param path: route of the call; emails in it are left as the placeholder ``{email}``
+    :param path: route of the call, with ``{email}`` in place of an email
     :param outcome_known: False if the call was a write that may or may not have happened
-    :param attempts: how often it was tried: sent, or read back whether it had happened
+    :param attempts: how often it was tried, counting attempts that only read back whether it had happened
     :param elapsed: seconds from the first attempt to giving up
     :param remark: one more sentence for the reader, for example why the task ends here
     """
@@ -106,29 +106,40 @@ class CrmError(Exception):
 
     @property
     def suggested_action(self) -> str:
-        """What to do about it, in the vendor's words where the vendor has any."""
+        """What to do about it, in the vendor's words if there are any."""
         return next(ADVICE[key] for key in (self.type, *type(self).__mro__) if key in ADVICE)
 
-    def __str__(self) -> str:
+    @property
+    def happened(self) -> str:
+        """What happened, and to what."""
         code = f"{self.type} ({self.status})" if self.status and str(self.status) not in self.type else self.type
         where = f" on {self.method} {self.path}" if self.method and self.path else ""
-        parts = [
-            f"{code}{where}: {_sentence(self.message)}",
-            f"What to do: {_sentence(_capital(self.suggested_action))}",
-        ]
-        if not self.outcome_known:
-            parts.append("The write may or may not have happened.")
+        return f"{code}{where}: {_sentence(self.message)}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as a sentence."""
+        return _sentence(_capital(self.suggested_action))
+
+    @property
+    def circumstances(self) -> list[str]:
+        """What else there is to know, in sentences."""
+        parts = [] if self.outcome_known else ["The write may or may not have happened."]
         if self.attempts > 1:
             took = f" in {self.elapsed:.1f} s" if self.elapsed is not None else ""
             parts.append(f"Tried {self.attempts} times{took}.")
         if self.remark:
             parts.append(_sentence(_capital(self.remark)))
+        return parts
+
+    def __str__(self) -> str:
+        parts = [self.happened, f"What to do: {self.advice}", *self.circumstances]
         if self.request_id:
             parts.append(f"Request id: {self.request_id}.")
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as JSON-able data: what crosses a process or a trigger event."""
+        """The error as JSON-compatible data, for another process or a trigger event."""
         return {"error": type(self).__name__, **{name: getattr(self, name) for name in _FIELDS}}
 
     @staticmethod
@@ -160,15 +171,15 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-# -- families: the parents say what kind of thing went wrong ------------------------------------------------
+# -- families: the base classes say which kind of error it is -----------------------------------------------
 
 
 class CrmAccessError(CrmError):
-    """The key or the connection is refused: nothing will work until someone changes it."""
+    """The key or the connection is refused: no call will work until someone changes it."""
 
 
 class CrmRequestError(CrmError):
-    """The request is malformed: our own mistake or a wrong argument."""
+    """The request is malformed: an argument is wrong, or this package has a bug."""
 
 
 class CrmDataError(CrmError):
@@ -176,23 +187,23 @@ class CrmDataError(CrmError):
 
 
 class CrmNotFoundError(CrmError):
-    """What is named does not exist, or not yet."""
+    """The record does not exist, or not yet."""
 
 
 class CrmConflictError(CrmError):
-    """It is already so, or something stands in the way."""
+    """The current state of the record is in the way."""
 
 
 class CrmThrottledError(CrmError):
-    """Refused before anything was done, because of too many calls: any call may be repeated later."""
+    """Too many calls: refused before anything was done, so any call may be repeated later."""
 
 
 class CrmTransientError(CrmError):
-    """The service or the way to it is broken for now; ``outcome_known`` says whether a write may have happened."""
+    """The service or the network fails at the moment; ``outcome_known`` says whether a write may have happened."""
 
 
 class CrmProtocolError(CrmError):
-    """An answer that cannot be understood. It is never retried and never taken for success."""
+    """The response cannot be understood. It is never retried and never counts as success."""
 
     type = "PROTOCOL"
 
@@ -207,13 +218,13 @@ class CrmForbiddenError(CrmAccessError):
 
 
 class CrmUnauthorizedError(CrmAccessError):
-    """No API key arrived, or the authorizer refused it."""
+    """The request arrived without an API key, or the authorizer refused the key."""
 
     type = "UNAUTHORIZED"
 
 
 class CrmTlsError(CrmAccessError):
-    """The server's certificate is not trusted, or no secure connection could be agreed on."""
+    """The server's certificate is not trusted, or the TLS handshake failed."""
 
     type = "TLS"
 
@@ -240,7 +251,7 @@ class CrmInvalidParamsError(CrmRequestError):
 
 
 class CrmUnknownRouteError(CrmRequestError):
-    """The gateway knows no such path or method. It answers 403, but the key is not the problem."""
+    """The gateway does not know the path or method. The status is 403, but the key is not the problem."""
 
     type = "UNKNOWN_ROUTE"
 
@@ -258,7 +269,7 @@ class CrmInvalidInputError(CrmDataError):
 
 
 class CrmInvalidValueError(CrmDataError, ValueError):
-    """A value was found to be wrong before any call was made."""
+    """A check found an invalid value before any call was made."""
 
     type = "INVALID_VALUE"
 
@@ -315,7 +326,7 @@ class CrmContactAssociatedWithADealError(CrmConflictError):
 
 
 class CrmTooManyRequestsError(CrmThrottledError):
-    """More than 5 calls in a second, or more than 2 at once, on this key."""
+    """More than 5 calls per second, or more than 2 at once, with this key."""
 
     type = "TOO_MANY_REQUESTS"
 
@@ -330,13 +341,13 @@ class CrmLimitExceededError(CrmThrottledError):
 
 
 class CrmInternalServerError(CrmTransientError):
-    """The CRM failed while it worked on the call."""
+    """The CRM failed while it processed the call."""
 
     type = "INTERNAL_SERVER_ERROR"
 
 
 class CrmBadGatewayError(CrmTransientError):
-    """The gateway got no proper answer from the CRM."""
+    """The gateway got no valid response from the CRM."""
 
     type = "BAD_GATEWAY"
 
@@ -354,13 +365,13 @@ class CrmGatewayTimeoutError(CrmTransientError):
 
 
 class CrmConnectionError(CrmTransientError):
-    """No connection, or it broke off before the whole answer was there."""
+    """No connection, or it broke before the response was complete."""
 
     type = "CONNECTION"
 
 
 class CrmTimeoutError(CrmTransientError):
-    """No answer within the connection's timeout."""
+    """No response within the connection's timeout."""
 
     type = "TIMEOUT"
 

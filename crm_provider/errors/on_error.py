@@ -1,7 +1,7 @@
-"""What ``on_error`` may say: errors, actions, and which pairs of both are valid.
+"""The check of ``on_error``: errors, actions, and valid pairs of both.
 
 ``on_error`` is plain data: ``{"DEAL_NOT_FOUND": "skip", "CrmTransientError": "fail"}``. A key is an error type of the
-catalogue, or an error class (itself or its name) for a whole family.
+catalogue, or an error class or its name for a whole family.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Action(str, Enum):
     SKIP = "skip"
     """End the task as skipped. In a load: count the row as skipped."""
     FAIL = "fail"
-    """End the task as failed, whatever ``retries`` says. In a load: stop the run."""
+    """End the task as failed, regardless of ``retries``. In a load: stop the run."""
     WAIT = "wait"
-    """Sensors: not yet, check again."""
+    """Sensors: check again later."""
     REJECT = "reject"
-    """Loads: put the row into the rejects file and go on."""
+    """Loads: write the row to the rejects file and continue."""
     UNCHANGED = "unchanged"
-    """Loads: not an error, count the row as unchanged. An operator's own rule only; ``on_error`` cannot ask for it."""
+    """Loads: not an error; count the row as unchanged. Only an operator's own rule can set it, ``on_error`` cannot."""
 
 
 class Work(str, Enum):
-    """The kind of work in which an error occurs; each has its own column in the table."""
+    """The kind of work in which an error occurs. Each has its own column in the table."""
 
     TASK = "task"
     SENSOR = "sensor"
@@ -52,26 +52,26 @@ INVALID_ACTIONS: Mapping[type[e.CrmError], tuple[tuple[Action, ...], str]] = {
         (Action.WAIT, Action.REJECT),
         "a refused key or connection stays refused, for every row and every check",
     ),
-    e.CrmRequestError: ((Action.RETRY, Action.WAIT), "the same request gets the same answer"),
-    e.CrmDataError: ((Action.RETRY, Action.WAIT), "the same values get the same answer"),
+    e.CrmRequestError: ((Action.RETRY, Action.WAIT), "the same request gets the same response"),
+    e.CrmDataError: ((Action.RETRY, Action.WAIT), "the same values get the same response"),
     e.CrmThrottledError: ((Action.REJECT,), "the row is valid and was only sent too early"),
     e.CrmProtocolError: (
         (Action.RETRY, Action.WAIT, Action.SKIP),
-        "an answer that cannot be understood is never repeated and never ignored",
+        "a response that cannot be understood is never repeated and never ignored",
     ),
 }
-"""Actions that make no sense for a family of errors, and why."""
+"""Actions that are invalid for a family of errors, and why."""
 
 OnErrorKey: TypeAlias = "str | type[e.CrmError]"
 OnError: TypeAlias = Mapping[Any, "str | Action"]
-"""From :data:`OnErrorKey` to action; ``Any``, for a mapping's keys are invariant to a type checker."""
+"""From :data:`OnErrorKey` to action. The key is ``Any``, because type checkers treat a mapping's keys as invariant."""
 
 
 def checked(on_error: OnError | None, work: Work) -> dict[type[e.CrmError], Action]:
     """``on_error`` as classes and actions.
 
-    :raises ValueError: on an unknown error, an unknown action, an action that this kind of work does not have, or a
-        pair that makes no sense; the text names the nearest valid choice
+    :raises ValueError: for an unknown error, an unknown action, an action that this kind of work does not have, or an
+        invalid pair; the text names the nearest valid choice
     """
     if on_error is None:
         return {}
@@ -113,16 +113,18 @@ def _action_of(error: type[e.CrmError], value: object, work: Work) -> Action:
     if not isinstance(value, str) or value not in [action.value for action in Action]:
         problem = f"{value!r} is not an action. {_hint(value, names)}"
     elif Action(value) not in ACTIONS_OF[work]:
-        problem = f"'{Action(value).value}' is not an action of a {work.value}. {_meant(error, Action(value), valid)}"
+        problem = (
+            f"'{Action(value).value}' is not an action of a {work.value}. {_suggestion(error, Action(value), valid)}"
+        )
     elif objection := _objection(error, Action(value)):
-        problem = f"'{Action(value).value}' makes no sense, because {objection}. {_meant(error, Action(value), valid)}"
+        problem = f"'{Action(value).value}' is invalid, because {objection}. {_suggestion(error, Action(value), valid)}"
     else:
         return Action(value)
     raise ValueError(f"on_error[{label(error)}]: {problem} Valid for this error in a {work.value}: {', '.join(names)}.")
 
 
 def _objection(error: type[e.CrmError], action: Action) -> str | None:
-    """Why an action makes no sense for an error or for a part of its family."""
+    """Why an action is invalid for an error or for a part of its family."""
     for family, (refused, why) in INVALID_ACTIONS.items():
         if action in refused and issubclass(error, family):
             return why
@@ -131,8 +133,8 @@ def _objection(error: type[e.CrmError], action: Action) -> str | None:
     return None
 
 
-def _meant(error: type[e.CrmError], action: Action, valid: list[Action]) -> str:
-    """A question that names the valid action closest to what was meant."""
+def _suggestion(error: type[e.CrmError], action: Action, valid: list[Action]) -> str:
+    """A question that names the closest valid action."""
     closest = {
         Action.WAIT: (Action.RETRY, Action.FAIL),
         Action.RETRY: (Action.WAIT, Action.REJECT, Action.FAIL),

@@ -1,10 +1,10 @@
-"""What happens on which error: the default table, its exceptions, and who decided.
+"""What to do about an error: the default table, its exceptions, and who decided.
 
-:class:`ErrorPolicy` answers one question: *this error, this kind of work, what now?* The answer is the first of
+:class:`ErrorPolicy` chooses the action for an error in a kind of work. It is the first of
 
 1. ``on_error`` of the task (its most specific line),
 2. ``on_error`` of the site, in Airflow's configuration,
-3. what this operator does differently (:data:`OUTCOME_OVERRIDES`, :data:`PRESETS`),
+3. the operator's own rules (:data:`OUTCOME_OVERRIDES`, :data:`PRESETS`),
 4. the default (:data:`DEFAULTS`).
 
 For a load, :data:`ROW_RULES` says what an action means for the row. ``on_error`` itself is checked in
@@ -40,7 +40,7 @@ DEFAULTS: Mapping[type[e.CrmError], tuple[Action, Action, Action]] = {
     e.CrmTransientError: (_R, _W, _R),
     e.CrmProtocolError: (_F, _F, _F),
 }
-"""The default action for each error; a class without a line has its parent's."""
+"""The default action for each error. A class without a line has that of its base class."""
 
 OPERATORS: Mapping[str, Work] = {
     "CrmUpsertContactOperator": Work.TASK,
@@ -78,7 +78,7 @@ OPERATORS: Mapping[str, Work] = {
     "CrmContactSensor": Work.SENSOR,
     "CrmDealStageSensor": Work.SENSOR,
 }
-"""Every operator and sensor that has a policy, in each of its modes, and the kind of its work."""
+"""Every operator and sensor with a policy, in each of its modes, and its kind of work."""
 
 LOADS_OF_DEALS = ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
 """How the names of the loads of deals begin."""
@@ -96,7 +96,7 @@ PRESETS: Mapping[str, Mapping[type[e.CrmError], Action]] = {
         if name.startswith(LOADS_OF_DEALS)
     },
 }
-"""Where an operator differs from the default."""
+"""The actions by which an operator differs from the default."""
 
 ONLY_IF_UNKNOWN = frozenset({"CrmTriggerAutomationOperator"})
 """Operators whose presets apply only while it is unknown whether the call was carried out."""
@@ -113,11 +113,11 @@ OUTCOME_OVERRIDES: Mapping[str, Mapping[type[e.CrmError], Action]] = {
     },
     "CrmDeleteContactsOperator": {e.CrmContactNotFoundError: _U},
 }
-"""Errors that are an ordinary outcome of the row for an operator."""
+"""Errors that are a normal outcome of a row for an operator."""
 
 
 class RowRule(str, Enum):
-    """What an error means for its row and the run, in the words of the printed table."""
+    """What an error means for its row and the run, as the printed table says it."""
 
     UNCHANGED = "count the row as unchanged"
     SKIP = "count the row as skipped"
@@ -139,7 +139,7 @@ ROW_RULES: Mapping[Action, Mapping[type[e.CrmError], RowRule]] = {
     Action.UNCHANGED: {e.CrmError: RowRule.UNCHANGED},
     Action.FAIL: {e.CrmError: RowRule.STOP},
 }
-"""What a load does with the row: action -> the most specific class of the error."""
+"""What a load does with the row: action -> the most specific class of the error -> rule."""
 
 
 class DecidedBy(str, Enum):
@@ -162,8 +162,8 @@ _SOURCES = {DecidedBy.TASK: "on_error", DecidedBy.SITE: "airflow.cfg [crm] on_er
 class Decision:
     """An action, and who decided.
 
-    :param line: the error that the deciding line names, as a user types it; for a rule, its text
-    :param operator: whose preset it is, None for all others
+    :param line: the error named by the line that decided, as a user types it; for a rule, its text
+    :param operator: the operator if its preset decided, else None
     """
 
     action: Action
@@ -173,7 +173,7 @@ class Decision:
 
     @classmethod
     def by_rule(cls, action: Action, rule: str) -> Decision:
-        """A decision that no line of the policy takes: ``errors_in_a_row=10``."""
+        """A decision by a rule instead of a line of the policy: ``errors_in_a_row=10``."""
         return cls(action, DecidedBy.RULE, rule)
 
     @property
@@ -184,7 +184,7 @@ class Decision:
         return f"{_SOURCES.get(self.decided_by, self.operator)}[{self.line}]"
 
     def as_data(self) -> dict[str, Any]:
-        """The decision as JSON-able data: what crosses a trigger event."""
+        """The decision as JSON-compatible data, for a trigger event."""
         by = self.decided_by.value
         return {"action": self.action.value, "decided_by": by, "line": self.line, "operator": self.operator}
 
@@ -202,8 +202,8 @@ class ErrorPolicy:
     >>> policy.decide(e.CrmDealNotFoundError("Deal not found.")).origin
     'on_error[DEAL_NOT_FOUND]'
 
-    :param on_error: overrides: error type, error class or its name -> action or its name; or a policy, of which only
-        these are taken
+    :param on_error: overrides: error type, error class or its name -> action or its name; or a policy, whose overrides
+        are used
     :param work: the kind of work; by default a task
     :param operator: the operator whose presets apply, a key of :data:`OPERATORS` or any other name
     :param site: overrides for the whole site; those of the task win
@@ -224,7 +224,7 @@ class ErrorPolicy:
     def decide(self, error: e.CrmError | type[e.CrmError]) -> Decision:
         """The action for an error: the most specific line of the strongest source.
 
-        :param error: of a class alone, the outcome of the call is taken to be unknown
+        :param error: an error or its class; for a class, the outcome of the call counts as unknown
         """
         lineage = [c for c in (error if isinstance(error, type) else type(error)).__mro__ if issubclass(c, e.CrmError)]
         for decided_by, lines in (
@@ -240,7 +240,7 @@ class ErrorPolicy:
         return Decision(DEFAULTS[line][list(Work).index(self.work)], DecidedBy.DEFAULT, _LABELS[line])
 
     def _own_lines(self, error: e.CrmError | type[e.CrmError]) -> Mapping[type[e.CrmError], Action]:
-        """What the operator does differently about this error."""
+        """The operator's own rules for this error."""
         name = self.operator or ""
         if name in ONLY_IF_UNKNOWN and isinstance(error, e.CrmError) and error.outcome_known:
             return {}
@@ -250,11 +250,11 @@ class ErrorPolicy:
         return hash((frozenset(self.on_error.items()), self.work, self.operator, frozenset(self.site.items())))
 
     def as_data(self) -> dict[str, str]:
-        """The task's overrides as JSON-able data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
+        """The task's overrides as JSON-compatible data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
         return _as_data(self.on_error)
 
     def in_effect(self) -> dict[str, Any]:
-        """What the policy is made of, as JSON-able data: the operator, and the lines that differ from its defaults."""
+        """The operator and its overrides of task and site, as JSON-compatible data."""
         return {"operator": self.operator, "on_error": self.as_data(), "site": _as_data(self.site)}
 
 
@@ -269,7 +269,7 @@ def row_rule(action: Action, error: e.CrmError | type[e.CrmError]) -> RowRule:
 
 
 def with_mode(operator: str | None, mode: str) -> str | None:
-    """An operator's name in :data:`OPERATORS`, where modes have rules of their own.
+    """An operator's name in :data:`OPERATORS`, where each mode has its own rules.
 
     >>> with_mode("CrmLoadContactsOperator", "create")
     "CrmLoadContactsOperator(mode='create')"
@@ -278,14 +278,14 @@ def with_mode(operator: str | None, mode: str) -> str | None:
 
 
 LONG_WAIT = 60.0
-"""Seconds: a server that asks for more is not waited for with a worker's slot in hand."""
+"""Seconds. If the server asks for more, the task frees its worker slot while it waits."""
 
 QUOTA_DELAY = 15 * 60.0
 """Seconds until a used-up quota is tried again if the server does not say when."""
 
 
 def server_delay(error: e.CrmError) -> float | None:
-    """Seconds that the server wants us to wait before the task is tried again, None if it does not say."""
+    """Seconds that the server asks to wait before the task is tried again, None if it does not say."""
     if error.retry_after is not None:
         return error.retry_after
     return QUOTA_DELAY if isinstance(error, e.CrmLimitExceededError) else None

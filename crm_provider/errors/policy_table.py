@@ -1,4 +1,4 @@
-"""The effective policy as a table: for each error type what happens, who decided, and what the client does first."""
+"""The effective policy as a table: for each error type the action, who decided, and what the client does first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crm_provider.errors.policy import LOADS_OF_DEALS, ONLY_IF_UNKNOWN, DecidedB
 class Line:
     """One line of the effective table.
 
-    :param in_call: what the client does by itself within one call, ``-`` if nothing
+    :param in_call: what the client does within one call, ``-`` for nothing
     :param effect: what the action means for the task, the sensor, or the row and its load
     :param origin: who decided, as text
     """
@@ -47,7 +47,7 @@ REPEATS: Mapping[str, str] = {
     "CrmVerifyEmailOperator": AGAIN_IF_NOT_SENT,
     "CrmTriggerAutomationOperator": AGAIN_IF_NOT_SENT,
 }
-"""What the client does about a server error, by the calls that an operator makes; by default it creates with a POST."""
+"""What the client does about a server error, by operator. An operator that is not listed creates with a POST."""
 
 _LOST_POST = "success if the response to our earlier POST was lost"
 _LOST_DELETE = "success if the response to our earlier DELETE was lost"
@@ -83,7 +83,7 @@ CALL_NOTES: Mapping[str, Mapping[str, str]] = {
         "CONTACT_ASSOCIATED_WITH_A_DEAL": "create: success after a lost response",
     },
 }
-"""What the client does about a type within one call, beyond sending it again: operator (or kind of work) -> type."""
+"""What the client does about a type within one call, besides repeating it: operator or kind of work -> type -> note."""
 
 _TASK_EFFECTS: Mapping[Action, Mapping[type[e.CrmError], str]] = {
     Action.RETRY: {
@@ -105,7 +105,7 @@ EFFECTS: Mapping[Work, Mapping[Action, Mapping[type[e.CrmError], str]]] = {
         },
     },
 }
-"""What an action means, by the most specific class of the error. Of a load:
+"""What an action means, by the most specific class of the error. For loads see
 :data:`crm_provider.errors.policy.ROW_RULES`."""
 
 
@@ -152,7 +152,7 @@ def _effect(policy: ErrorPolicy, action: Action, error: type[e.CrmError]) -> str
 
 
 def _if_known(policy: ErrorPolicy, decided_by: DecidedBy, error: type[e.CrmError]) -> str:
-    """What an operator's preset leaves alone that applies only while the outcome of the call is unknown."""
+    """The action if the outcome of the call is known, for a preset that applies only while it is unknown."""
     if decided_by is not DecidedBy.OPERATOR or policy.operator not in ONLY_IF_UNKNOWN:
         return ""
     otherwise = ErrorPolicy(policy.on_error, policy.work, site=policy.site).decide(error).action

@@ -5,17 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import Listing
+from crm_provider.client.pagination import Listing, Record
+from crm_provider.extract.changes import CHANGE, ChangeTracker
 from crm_provider.extract.partial_pages import Owner
 from crm_provider.extract.reader import Counts, ExtractStats, ListingReader
-from crm_provider.extract.writers import Format, IfChanged, checked_fields, format_of, gzipped, record_writer
+from crm_provider.extract.writers import (
+    ColumnTypes,
+    Format,
+    IfChanged,
+    check_column_types,
+    checked_fields,
+    field_value,
+    format_of,
+    gzipped,
+    inferred_types,
+    record_writer,
+)
 from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, CannotWrite, as_path, atomic_writer, is_local
+from crm_provider.values.json_types import TEXT, ColumnType
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +46,8 @@ class Extracted(Counts):
 
     path: str
     seconds: float
+    changes: NotRequired[dict[str, int]]
+    """With a tracker: the records in the file by kind of change, and ``unconfirmed`` ones that are not in it."""
 
 
 class Extractor:
@@ -44,7 +63,9 @@ class Extractor:
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    :param column_types: Parquet: ``text``, or ``inferred`` from the records
     :param owner: the task instance that may continue with the pages read so far
+    :param tracker: writes only what has changed since its last run
     :raises CrmInvalidValueError: if the target or an option is not valid; before any call
     """
 
@@ -58,11 +79,14 @@ class Extractor:
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
+        column_types: ColumnTypes = "text",
         owner: Owner | None = None,
+        tracker: ChangeTracker | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._listing, self._clock, self._guard = listing, clock, formula_guard
+        self._listing, self._clock, self._guard, self._tracker = listing, clock, formula_guard, tracker
+        self._is_typed = column_types == "inferred"
         try:
             self._target = as_path(target)
             self._reader = ListingReader(
@@ -76,6 +100,7 @@ class Extractor:
             )
             self._format, self._zipped = format_of(self._target.name, format)
             self._fields = checked_fields(fields)
+            check_column_types(column_types, self._format)
             if self._format == "parquet":
                 arrow_modules()
         except ValueError as wrong:
@@ -98,12 +123,18 @@ class Extractor:
 
     def _run(self) -> Extracted:
         started = self._clock()
-        stats = self._reader.read()
-        self._write(stats)
+        with self._tracker or nullcontext():
+            stats = self._reader.read()
+            self._write(stats)
+            if self._tracker is not None:
+                self._tracker.commit()
         self._reader.discard()
-        log.info("Extract of %s: %d records in %s.", self._listing, stats.records, self._target.name)
+        log.info("Extract of %s: %d records read for %s.", self._listing, stats.records, self._target.name)
         seconds = round(self._clock() - started, 3)
-        return {**stats.counts(), "path": str(self._target), "seconds": seconds}
+        result = cast("Extracted", {**stats.counts(), "path": str(self._target), "seconds": seconds})
+        if self._tracker is not None:
+            result["changes"] = self._tracker.summary()
+        return result
 
     def discard(self) -> None:
         """Remove the pages read so far: no try will continue."""
@@ -111,32 +142,40 @@ class Extractor:
 
     def _write(self, stats: ExtractStats) -> None:
         permissions = _permissions(self._target)
-        written = 0
         with atomic_writer(self._target, "wb") as file:
             if self._zipped:
                 with gzipped(file) as packed:
-                    written = self._fill(packed, stats)
+                    self._fill(packed, stats)
             else:
-                written = self._fill(file, stats)
-            if written != stats.records:
-                raise RuntimeError(
-                    f"{stats.records} records were read but {written} are in the pages kept beside "
-                    f"{self._target.name}: another extract writes the same file. Give each run its own file, for "
-                    "example with {{ run_id }} in its name"
-                )
+                self._fill(file, stats)
         if is_local(self._target):
             self._target.chmod(permissions)
 
-    def _fill(self, file: Any, stats: ExtractStats) -> int:
-        columns = self._fields or stats.columns.names() or ["id"]
-        written = 0
+    def _fill(self, file: Any, stats: ExtractStats) -> None:
+        columns = list(self._fields or stats.columns.names() or ["id"])
+        if self._tracker is not None and CHANGE not in columns:
+            columns.append(CHANGE)
+        is_projected, types = self._fields is not None, self._types(stats) if self._is_typed else None
         with record_writer(
-            file, self._format, columns=columns, projected=self._fields is not None, formula_guard=self._guard
+            file, self._format, columns=columns, projected=is_projected, formula_guard=self._guard, types=types
         ) as add:
-            for record in self._reader.records():
+            for record in self._records(stats):
                 add(record)
-                written += 1
-        return written
+
+    def _types(self, stats: ExtractStats) -> dict[str, ColumnType]:
+        found = inferred_types(self._reader.records(stats), self._fields)
+        if self._tracker is not None:
+            found.setdefault(CHANGE, TEXT)
+        log.info("Types of the columns: %s", ", ".join(f"{name}: {kind}" for name, kind in found.items()))
+        return found
+
+    def _records(self, stats: ExtractStats) -> Iterator[Record]:
+        """What the file is to hold."""
+        records = self._reader.records(stats)
+        return records if self._tracker is None else self._tracker.changes(records, self._view, quiet=not stats.changed)
+
+    def _view(self, record: Record) -> Record:
+        return record if self._fields is None else {name: field_value(record, name) for name in self._fields}
 
 
 def _permissions(target: AnyPath) -> int:

@@ -169,14 +169,22 @@ class ListingReader:
             log.info("Removed %s, left behind by an earlier extract.", left_behind)
         return self._read_until_quiet()
 
-    def records(self) -> Iterator[Record]:
-        """The records of the pages that were read, each once."""
-        pages = walk_pages(_no_more, LISTINGS[self._listing], self._parts.pages())
-        try:
-            for listed in pages:
-                yield from listed.fresh
-        except e.CrmNotFoundError:
-            return
+    def records(self, stats: ExtractStats) -> Iterator[Record]:
+        """The records of the pages that were read, each once.
+
+        :param stats: of the reading
+        :raises RuntimeError: after the last one, if some of them are no longer there
+        """
+        found = 0
+        for record in self._kept_records():
+            found += 1
+            yield record
+        if found != stats.records:
+            raise RuntimeError(
+                f"{stats.records} records were read but {found} are in the pages kept beside "
+                f"{self._beside.name}: another extract writes the same file. Give each run its own file, for "
+                "example with {{ run_id }} in its name"
+            )
 
     def discard(self) -> None:
         """Remove the pages: they were used, or no try will continue."""
@@ -188,6 +196,14 @@ class ListingReader:
         return sum(1 for _ in self._parts.pages())
 
     # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _kept_records(self) -> Iterator[Record]:
+        pages = walk_pages(_no_more, LISTINGS[self._listing], self._parts.pages())
+        try:
+            for listed in pages:
+                yield from listed.fresh
+        except e.CrmNotFoundError:
+            return
 
     def _read_until_quiet(self) -> ExtractStats:
         calls = 0

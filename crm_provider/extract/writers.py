@@ -2,7 +2,7 @@
 
 The same records give the same bytes, ``.gz`` included. Tables hold text: a mapping in a record becomes columns with
 dotted names (``attributes.name``), a list or anything deeper becomes JSON text, and a number keeps its digits. A
-missing value is null in Parquet and empty in CSV.
+missing value is null in Parquet and empty in CSV. Parquet can have types instead, which are inferred from the records.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Literal, cast, get_args
 
-from crm_provider.files.parquet import arrow_modules
+from crm_provider.files.typed_parquet import parquet_rows, text_fields, typed_rows
+from crm_provider.values.json_types import TEXT, ColumnType, ObservedRecords, ObservedType
 from crm_provider.values.json_values import json_text
 
 Format = Literal["jsonl", "csv", "parquet"]
 IfChanged = Literal["warn", "fail", "restart"]
+ColumnTypes = Literal["text", "inferred"]
+Since = Literal["last"]
 
 SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "jsonl",
@@ -38,10 +41,8 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     """
     if wanted is not None and wanted not in get_args(Format):
         raise ValueError(f"format is {wanted!r}; use one of {', '.join(get_args(Format))}")
-    base = name.lower()
-    zipped = base.endswith(".gz")
-    stem = base.removesuffix(".gz")
-    found = wanted or next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
+    zipped = name.lower().endswith(".gz")
+    found = wanted or known_format(name)
     if found is None:
         raise ValueError(
             f"the name {name!r} does not show its format; end it with one of {', '.join(SUFFIXES)} (the first three "
@@ -52,6 +53,43 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     return found, zipped
 
 
+def known_format(name: str) -> Format | None:
+    """The format that a name shows, None if it shows none."""
+    stem = name.lower().removesuffix(".gz")
+    return next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
+
+
+def check_column_types(value: object, kind: Format | None) -> None:
+    """Refuse a value that is not one of :data:`ColumnTypes`, or types in a format that has none.
+
+    :param kind: the format, None if it is not known yet
+    :raises ValueError: naming the choices
+    """
+    if value not in get_args(ColumnTypes):
+        raise ValueError(f"column_types is {value!r}; use one of {', '.join(get_args(ColumnTypes))}")
+    if value == "inferred" and kind not in (None, "parquet"):
+        raise ValueError(f"column_types='inferred' is for Parquet files, but the format is {kind}")
+
+
+def inferred_types(records: Iterable[Record], fields: Sequence[str] | None) -> dict[str, ColumnType]:
+    """Name and type of each column of a table of these records.
+
+    :param fields: the columns, by dotted names; by default all, mappings as structs
+    """
+    if fields is None:
+        observed = ObservedRecords()
+        for record in records:
+            observed.note(record)
+        found = observed.final()
+        names = [name for name in FIRST if name in found] + sorted(found.keys() - set(FIRST))
+        return {name: found[name] for name in names} or {"id": TEXT}
+    columns = {name: ObservedType(exact="." in name) for name in fields}
+    for record in records:
+        for name, column in columns.items():
+            column.note(field_value(record, name))
+    return {name: column.final() for name, column in columns.items()}
+
+
 def check_if_changed(value: object) -> None:
     """Refuse a value that is not an :data:`IfChanged`.
 
@@ -59,6 +97,21 @@ def check_if_changed(value: object) -> None:
     """
     if value not in get_args(IfChanged):
         raise ValueError(f"if_changed is {value!r}; use one of {', '.join(get_args(IfChanged))}")
+
+
+def check_changes_since(since: object, state_path: object, fields: object = None) -> None:
+    """Check the arguments that ask for changes.
+
+    :raises ValueError: if ``since`` is unknown, if it lacks a state file, or if the fields lack the id
+    """
+    if since not in (None, "last"):
+        raise ValueError(f"changes_since is {since!r}; use 'last', or leave it out to get all records")
+    if since is None and state_path is not None:
+        raise ValueError("state_path is only for changes_since='last'; leave it out, or add changes_since")
+    if since is not None and state_path is None:
+        raise ValueError("changes_since='last' needs a state_path, where the run remembers what it has seen")
+    if since is not None and isinstance(fields, (list, tuple)) and "id" not in fields:
+        raise ValueError("fields must contain 'id' with changes_since: a removed record has nothing else")
 
 
 Record = Mapping[str, Any]
@@ -131,9 +184,6 @@ def checked_fields(fields: Sequence[str] | None) -> tuple[str, ...] | None:
 Add = Callable[[Record], None]
 """Writes one record."""
 
-ROWS_AT_ONCE = 10_000
-"""Records of a Parquet row group, which is held in memory until it is written."""
-
 RISKY = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 """What a spreadsheet may take for the start of a formula."""
 
@@ -142,16 +192,23 @@ _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 @contextmanager
 def record_writer(
-    file: IO[bytes], kind: Format, *, columns: Sequence[str], projected: bool = False, formula_guard: bool = False
+    file: IO[bytes],
+    kind: Format,
+    *,
+    columns: Sequence[str],
+    projected: bool = False,
+    formula_guard: bool = False,
+    types: Mapping[str, ColumnType] | None = None,
 ) -> Iterator[Add]:
     """Write records to an open file, which is complete when the block ends.
 
     :param columns: of a table
     :param projected: JSON lines have only these columns too; else they hold whole records
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
+    :param types: Parquet: name and type of each column, in place of ``columns`` of text
     """
     if kind == "parquet":
-        with _parquet_writer(file, columns) as add:
+        with _parquet_writer(file, columns, types) as add:
             yield add
         return
     text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
@@ -221,25 +278,13 @@ def escape_formula(value: str | None) -> str:
 
 
 @contextmanager
-def _parquet_writer(file: IO[bytes], columns: Sequence[str]) -> Iterator[Add]:
-    arrow, parquet = arrow_modules()
-    schema = arrow.schema([(name, arrow.string()) for name in columns])
-    rows: list[list[str | None]] = []
-
-    def flush() -> None:
-        if rows:
-            arrays = [arrow.array(values, arrow.string()) for values in zip(*rows, strict=True)]
-            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
-            rows.clear()
-
-    def add(record: Record) -> None:
-        rows.append([_encodable(cell_text(field_value(record, name))) for name in columns])
-        if len(rows) >= ROWS_AT_ONCE:
-            flush()
-
-    with parquet.ParquetWriter(file, schema) as writer:
-        yield add
-        flush()
+def _parquet_writer(file: IO[bytes], columns: Sequence[str], types: Mapping[str, ColumnType] | None) -> Iterator[Add]:
+    if types is not None:
+        with typed_rows(file, types) as add_row:
+            yield lambda record: add_row([field_value(record, name) for name in types])
+        return
+    with parquet_rows(file, text_fields(columns)) as add_row:
+        yield lambda record: add_row([_encodable(cell_text(field_value(record, name))) for name in columns])
 
 
 def _encodable(value: str | None) -> str | None:

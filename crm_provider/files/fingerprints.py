@@ -16,10 +16,10 @@ from crm_provider.files.paths import AnyPath, atomic_writer, each_line, read_own
 from crm_provider.files.temp_database import TempDatabase
 
 SIZE = 16
-"""Bytes of a hash: that any two of a million records share one has a chance of 1 in 10^26."""
+"""Bytes of a hash. Two of a million records share one with a probability of 1 in 10^26."""
 
 CACHE = 32_000
-"""KB of memory for the table; with a million records it has 50,000, and they are looked up in any order."""
+"""KB of memory for the table. With a million records it has 50,000 KB, and look-ups come in any order."""
 
 Entry = tuple[bytes, "bytes | None"]
 """A record's key and its fingerprint, None if it was forgotten."""
@@ -28,7 +28,7 @@ _ENTRY = re.compile(r"((?:[0-9a-f]{2})+) (?:([0-9a-f]{32})|-)")
 
 
 class UnreadableError(Exception):
-    """The file is damaged, or is another file."""
+    """The file is damaged, or is a different file."""
 
 
 class OtherKeyError(Exception):
@@ -54,7 +54,7 @@ class PrintTable:
         return None if row is None else row[0]
 
     def put(self, found: Iterable[Entry]) -> None:
-        """Take in entries, the later ones over the earlier ones."""
+        """Add entries. A later entry replaces an earlier one with the same key."""
         for key, print_ in found:
             if print_ is None:
                 self._base.execute("DELETE FROM seen WHERE key = ?", (key,))
@@ -74,7 +74,7 @@ def line_of(key: bytes, print_: bytes | None) -> str:
 
 
 def entries(lines: Iterable[str], header: str) -> Iterator[Entry]:
-    """The entries of a file or of what is beside it.
+    """The entries of a state file or of its journal.
 
     :param header: of the caller's own files; its last word stands for the key
     :raises UnreadableError: at a line that is none of ours
@@ -109,7 +109,7 @@ def lines_of(path: AnyPath) -> Iterator[str]:
 
 
 def write_lines(path: AnyPath, lines: Iterable[str]) -> None:
-    """Replace a state file, in one step."""
+    """Replace a state file atomically."""
     with atomic_writer(path, "wb") as file:
         target = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if _is_packed(path) else file
         for line in lines:

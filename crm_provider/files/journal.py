@@ -46,7 +46,7 @@ class ByteStore(Protocol):
 
     def state(self) -> object: ...
 
-    def settled(self) -> bool: ...
+    def is_complete(self) -> bool: ...
 
     def rewritten(self) -> None: ...
 
@@ -67,7 +67,7 @@ class GrowingFile:
         if self._lost is not None:
             raise self._lost
         if self._file is None:
-            if self._checked and not os.path.lexists(self._path):  # a new file would lack what this try wrote before
+            if self._checked and not os.path.lexists(self._path):  # a new file would lack the earlier lines of this try
                 raise CannotWrite(str(self._path), REPLACED)
             self._file = private_file(self._path)
         self._check_still_there(self._file)
@@ -78,15 +78,18 @@ class GrowingFile:
                     self._checked = True
                 append(self._file, data)
         except CannotWrite:
-            self._sync(named=False)  # this may be the last call
+            self._sync(named=False)  # there may be no further call
             raise
 
     def sync(self) -> None:
-        """Closes the file too, so that nothing stays open after the last call."""
+        """Write the data to disk and close the file, so that nothing stays open after the last call."""
         self._sync(named=True)
 
     def _sync(self, *, named: bool) -> None:
-        """:param named: fail if the name now belongs to another file, because no one would read the lines"""
+        """Write the data to disk and close the file.
+
+        :param named: fail if the name now belongs to another file, because nobody would read the lines
+        """
         if self._lost is not None:
             raise self._lost
         if self._file is not None:
@@ -104,19 +107,19 @@ class GrowingFile:
         yield from _pieces(self._path)
 
     def state(self) -> object:
-        """Changes with the file."""
+        """A value that changes with the file."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino, found.st_size
 
-    def settled(self) -> bool:
-        """Whether everything is under the final name, and only there."""
+    def is_complete(self) -> bool:
+        """Whether all data is under the final name, and only there."""
         return True
 
     def rewritten(self) -> None:
-        """Close the open file, which the new one has replaced."""
+        """Close the open file after a new one has replaced it."""
         self._sync(named=False)
 
     def clear(self) -> None:
@@ -139,8 +142,8 @@ class GrowingFile:
 class ObjectParts:
     """Objects in a store.
 
-    An object under the final name is complete: parts beside it are left over from a kill while they were joined. To
-    append to it, it becomes the first part.
+    An object under the final name is complete. Parts beside it were left by a kill during the join. To append to the
+    object, it is turned into the first part.
     """
 
     def __init__(self, path: AnyPath) -> None:
@@ -187,7 +190,7 @@ class ObjectParts:
     def state(self) -> object:
         return None
 
-    def settled(self) -> bool:
+    def is_complete(self) -> bool:
         if not self._path.exists():
             return not self._numbers()
         self._drop_parts()
@@ -230,18 +233,17 @@ def _pieces(path: AnyPath) -> Iterator[bytes]:
 
 
 class Changed(Exception):
-    """Another process writes to the file."""
+    """Another process has written to the file."""
 
 
 class Journal:
     """Appends lines of text. Used by one thread, and by one run at a time.
 
-    Opening creates nothing: the file is created with the first line. Lines of an earlier try are kept, except a last
-    one that a kill has torn.
+    The file is created with the first line. Lines of an earlier try are kept, except for an incomplete last line.
 
-    :param path: of the finished file
+    :param path: path of the finished file
     :param quoted: a line break between double quotes is part of the line (CSV)
-    :param errors: how bytes are read that are not UTF-8, as for ``bytes.decode``
+    :param errors: how to decode bytes that are not UTF-8, as for ``bytes.decode``
     """
 
     def __init__(self, path: AnyPath, *, quoted: bool = False, errors: str = "strict") -> None:
@@ -250,14 +252,14 @@ class Journal:
         self._store: ByteStore = GrowingFile(path, self._whole_lines) if is_local(path) else ObjectParts(path)
 
     def append(self, line: str) -> None:
-        """Write a line, given without its line break. On a local disk it now survives a kill of this process.
+        """Write a line, given without its line break. On a local disk it then survives a kill of this process.
 
-        :raises CannotWrite: nothing of the line was written; also if the file was removed or replaced
+        :raises CannotWrite: then nothing of the line was written; also if the file was removed or replaced
         """
         self._store.add(line.encode() + b"\n")
 
     def sync(self) -> None:
-        """Make the lines so far survive a power cut, on object stores too. No file is open afterwards.
+        """Make the lines so far survive a power cut, on object stores, too. No file is open afterwards.
 
         :raises CannotWrite: also at each later call, because the system reports a lost write only once; also if the
             name now belongs to another file
@@ -267,22 +269,22 @@ class Journal:
     def lines(self, *, rest: bool = False) -> Iterator[str]:
         """All complete lines, those of earlier tries first.
 
-        :param rest: also what follows the last line break: a torn line, or the last one of a file that was edited
+        :param rest: include the text after the last line break: an incomplete line, or the last one of an edited file
         """
         for line in self._whole_lines(self._store.pieces(), rest=rest):
             yield line.removesuffix(b"\n").decode(errors=self._errors)
 
     def begins_like(self, text: str) -> bool:
-        """Whether the file begins with a text, or is a beginning of it; also true for an empty file."""
+        """Whether the file begins with a text, or the text with the file. True for an empty file."""
         start = text.encode()
         return start.startswith(next(self._store.pieces(), b"")[: len(start)])
 
     def keep(self, wanted: Callable[[str], bool], *, undisturbed: bool = False) -> int:
-        """Drop the other lines, and a torn last one.
+        """Drop all other lines and an incomplete last one.
 
-        :param undisturbed: on a local disk, only if no other process has written to the file meanwhile
-        :return: how many lines are left
-        :raises Changed: if one has; the file is unchanged
+        :param undisturbed: on a local disk, fail if another process has written to the file meanwhile
+        :return: the number of lines that are left
+        :raises Changed: if another process has written to the file, which is then unchanged
         """
         before = self._store.state()
         if not any(True for _ in self.lines()):
@@ -307,7 +309,7 @@ class Journal:
     def finish(self) -> None:
         """Put all lines under the final name. More lines may follow."""
         self._store.sync()
-        if not self._store.settled():
+        if not self._store.is_complete():
             self.keep(lambda line: True)
 
     def clear(self) -> None:

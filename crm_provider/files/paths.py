@@ -1,6 +1,6 @@
 """Paths on local disks and object stores through one interface, that of ``pathlib``: atomic writes, appends, reads.
 
-What a load writes is private: files have mode 0600, and folders that it creates 0700. Local files are opened by
+The files of a load are private: files have mode 0600, and folders that it creates 0700. Local files are opened by
 :mod:`crm_provider.files.private`, which refuses folders that other users can write to.
 """
 
@@ -36,10 +36,10 @@ class CannotWrite(OSError):
 
 
 class CannotRead(PermissionError):
-    """A file that an earlier try seems to have left cannot be trusted or read.
+    """A file of an earlier try cannot be read, or cannot be trusted.
 
     :param what: the file
-    :param reason: such as that another user may have put it there
+    :param reason: for example that another user may have put it there
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -110,13 +110,13 @@ def sibling(path: AnyPath, ending: str) -> AnyPath:
 
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
-    """Name the file in the system's errors.
+    """Add the name of the file to errors of the system.
 
     :raises CannotWrite: for any ``OSError``
     """
     try:
         yield
-    except CannotWrite:  # of another file, which is named already
+    except CannotWrite:  # it names another file already
         raise
     except OSError as wrong:
         raise CannotWrite(str(path), wrong.strerror or str(wrong) or type(wrong).__name__) from wrong
@@ -129,7 +129,7 @@ def remove(path: AnyPath) -> None:
 
 
 def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
-    """Create a folder and its parents, for this user only; existing ones stay as they are."""
+    """Create a folder and its parents for this user only. Existing folders are not changed."""
     missing = [folder, *folder.parents]
     for parent in reversed(missing):
         if not parent.exists():
@@ -137,9 +137,9 @@ def private_folder(folder: pathlib.Path, mode: int = 0o700) -> None:
 
 
 def unwritable(path: AnyPath) -> str | None:
-    """Why a local file cannot be written; None if nothing speaks against it. Its folder is created."""
+    """Why a file cannot be written; None if it probably can. A local folder is created."""
     if not is_local(path):
-        return None
+        return _no_bucket(path)
     if path.is_dir():
         return "it is a folder"
     try:
@@ -164,10 +164,10 @@ def private_file(path: pathlib.Path) -> IO[bytes]:
 
 
 def read_own(path: AnyPath) -> IO[bytes]:
-    """Open a file that an earlier try has left.
+    """Open a file of an earlier try.
 
-    :raises CannotRead: if the system refuses, or it is local, and others may have put it there
-    :raises FileNotFoundError: if there is none
+    :raises CannotRead: if the system refuses, or if it is local and others may have put it there
+    :raises FileNotFoundError: if it does not exist
     """
     try:
         return (
@@ -190,31 +190,43 @@ LONGEST_LINE = 64 << 20
 
 
 def each_line(file: IO[bytes] | io.BufferedIOBase, name: object = "a file of a load") -> Iterator[bytes]:
-    """The lines of a file. In Airflow 3.1.0 the file of an ``ObjectStoragePath`` is not iterable.
+    """The lines of a file, each with its line end.
 
-    :param name: of the file, for the message
+    Files of an ``ObjectStoragePath`` need not be iterable (Airflow 3.1.0), and those of S3 have no limit for a line.
+
+    :param name: name of the file, for the message
     :raises CannotRead: if a line is too long to be held in memory
     """
-    for line in iter(lambda: file.readline(LONGEST_LINE), b""):
-        if len(line) == LONGEST_LINE:
+    line = bytearray()
+    while block := file.read(_BLOCK):
+        first, *others = block.split(b"\n")
+        line += first
+        for other in others:
+            yield bytes(line) + b"\n"
+            line = bytearray(other)
+        if len(line) >= LONGEST_LINE:
             raise too_long(name)
-        yield line
+    if line:
+        yield bytes(line)
+
+
+_BLOCK = 1 << 20
 
 
 def too_long(name: object) -> CannotRead:
     """The error for a line that does not end, or quotes that are not closed."""
-    return CannotRead(str(name), f"a line of it has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
+    return CannotRead(str(name), f"one of its lines has over {LONGEST_LINE:,} bytes; remove the file, or restore it")
 
 
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would spoil the next one.
+    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would damage the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
     size = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(data)
-        while rest:  # a disk that is nearly full takes only a part
+        while rest:  # a nearly full disk accepts only a part
             rest = rest[file.write(rest) :]
     except OSError:
         os.ftruncate(file.fileno(), size)  # needs no space
@@ -286,12 +298,12 @@ def _of_text(text: str) -> AnyPath:
             'ObjectStoragePath("...", conn_id="...")'
         )
     if text == "None":
-        raise ValueError("a path is the text 'None': what a template makes of a missing value; name a file")
+        raise ValueError("a path is the text 'None': a template renders a missing value like this; name a file")
     return pathlib.Path(rest) if found else _at_home(pathlib.Path(text))
 
 
 def _at_home(path: pathlib.Path) -> pathlib.Path:
-    """``~`` in front is the home folder, as in a shell.
+    """The path with a leading ``~`` replaced by the home folder, as in a shell.
 
     :raises ValueError: if there is no such user
     """
@@ -306,7 +318,7 @@ def _protocol(path: object) -> str:
 
 
 def _draft(local: pathlib.Path | None) -> pathlib.Path:
-    """An empty private file: beside a local target, to be renamed, else in the folder for temporary files."""
+    """An empty private file: beside a local target, so that it can be renamed, else in the temporary folder."""
     if local is None:
         number, name = tempfile.mkstemp(prefix="crm-")
     else:
@@ -324,8 +336,26 @@ def _force(path: pathlib.Path) -> None:
         os.close(number)
 
 
+def _no_bucket(path: AnyPath) -> str | None:
+    """Whether the bucket of an object store is missing. Stores without buckets create what is missing."""
+    store: Any = getattr(path, "fs", None)
+    if store is None or _protocol(path) not in _WITH_BUCKETS:
+        return None
+    bucket = cast("Any", path).path.partition("/")[0]
+    try:
+        store.info(bucket)
+    except FileNotFoundError:
+        return f"there is no bucket {bucket!r}"
+    except PermissionError:  # to ask about the bucket, which says nothing about writing
+        return None
+    return None
+
+
+_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+
+
 def _send(draft: pathlib.Path, path: AnyPath) -> None:
-    """Send a file as one object, by the store's own upload where the path tells its file system."""
+    """Send a file as one object, by the store's own upload if the path has a file system."""
     store = getattr(path, "fs", None)
     if store is not None:
         store.put_file(str(draft), cast(Any, path).path)

@@ -1,9 +1,9 @@
-"""Local files opened so that no other user of the machine can have put something in their place.
+"""Opens local files so that no other user of the machine can substitute them.
 
-Where other users can write to a folder they can put a link to another file there (to have it overwritten), a file of
-their own (to have it trusted), or a pipe or a device (to block the task or to fill its memory). So a folder that others
-can write to is refused, and each file is checked after it was opened without blocking. Members of a group that the user
-belongs to are trusted, as on a network share.
+Users who can write to a folder can put a link to another file there (to have it overwritten), a file of their own (to
+have it trusted), or a pipe or device (to block the task or fill its memory). So a folder that other users can write to
+is refused, and each file is opened without blocking and then checked. Members of the user's groups are trusted, as on a
+network share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOREIGN_LINK = "a link of another user leads to its folder; use a folder of your
 
 
 def open_private(path: pathlib.Path, flags: int) -> int:
-    """Open a local file; one that is created is for this user only.
+    """Open a local file. A new file is for this user only.
 
     :return: its descriptor
     :raises PermissionError: if others may have put it there, or it is not an ordinary file
@@ -49,7 +49,7 @@ def open_plain(path: pathlib.Path, flags: int = os.O_RDONLY, *, folder: int | No
 
     :param folder: descriptor of the open folder that the path is relative to
     :return: its descriptor
-    :raises PermissionError: if it is not an ordinary file, or a link that is not to be followed
+    :raises PermissionError: if it is not an ordinary file, or a link that must not be followed
     :raises IsADirectoryError: if it is a folder
     """
     try:
@@ -69,11 +69,11 @@ def open_plain(path: pathlib.Path, flags: int = os.O_RDONLY, *, folder: int | No
 
 
 def open_own_folder(folder: pathlib.Path) -> int:
-    """Open a folder in which no other user has any right; it is created if it is missing.
+    """Open a folder in which no other user has any right. It is created if it is missing.
 
     :return: its descriptor
     :raises PermissionError: if another user owns it or has rights in it
-    :raises OSError: if it is a link or no folder
+    :raises OSError: if it is a link or not a folder
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -91,7 +91,7 @@ def open_own_folder(folder: pathlib.Path) -> int:
 
 
 def check_folder(folder: pathlib.Path) -> os.stat_result:
-    """Check that no other user can put a file into a folder, or another folder in its place.
+    """Check that no other user can write to a folder or replace it.
 
     :return: the folder's status
     :raises PermissionError: if another user can
@@ -131,7 +131,7 @@ def _is_trusted(about: os.stat_result) -> bool:
 
 
 def _is_of_our_group(about: os.stat_result) -> bool:
-    """Whether a folder is shared with a group that we are in."""
+    """Whether a folder is shared with a group of this user."""
     return bool(about.st_mode & stat.S_IWGRP) and about.st_gid in (os.getegid(), *os.getgroups())
 
 
@@ -140,7 +140,7 @@ def _is_only_ours(folder: os.stat_result) -> bool:
 
 
 def _check_owner(path: pathlib.Path, file: os.stat_result, folder: os.stat_result) -> None:
-    """In a folder of a group: a file of one of its members, without a second name elsewhere."""
+    """Check a file in a group's folder: it must belong to a member and have no second link."""
     known = _is_trusted(file) or file.st_uid == folder.st_uid or file.st_gid == folder.st_gid
     if not known or file.st_nlink > 1:
         raise PermissionError(errno.EPERM, NOT_OURS, str(path))

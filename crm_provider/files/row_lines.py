@@ -145,7 +145,7 @@ class RowLines(abc.ABC):
         )
 
     def _take_stock(self) -> None:
-        """Make sure that the file holds the rows of this try once, also if another try has written to it."""
+        """Make sure that the file holds each row of this try once, even if another try has written to it."""
         if array("Q", map(_mark, self._journal.lines())) == self._marks:
             return
         key_of, own_marks = self._keys(), set(self._marks)

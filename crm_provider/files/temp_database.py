@@ -16,11 +16,11 @@ WHERE = "The temporary tables of the load (in the folder that SQLITE_TMPDIR or T
 
 
 class TempDatabase(sqlite3.Connection):
-    """A temporary database without a name. Used by one thread, unless it is shared.
+    """A temporary database without a name, for one thread, unless it is shared.
 
-    :param setup: statements that make its tables
+    :param setup: statements that create its tables
     :param shared: whether several threads use it, one at a time
-    :raises CannotWrite: the folder for temporary files is full, or cannot be used
+    :raises CannotWrite: if the folder for temporary files is full, or cannot be used
     """
 
     def __init__(self, setup: str, *, shared: bool = False) -> None:
@@ -29,9 +29,9 @@ class TempDatabase(sqlite3.Connection):
             self.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN; {setup}")
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """As of every connection.
+        """Execute a statement.
 
-        :raises CannotWrite: the folder for temporary files is full, or cannot be used
+        :raises CannotWrite: if the folder for temporary files is full, or cannot be used
         """
         with _named():
             return super().execute(sql, parameters)
@@ -41,5 +41,5 @@ class TempDatabase(sqlite3.Connection):
 def _named() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as wrong:  # the statements are right: they are those of this package
+    except sqlite3.OperationalError as wrong:  # not a wrong statement: all of them are constants of this package
         raise CannotWrite(WHERE, str(wrong)) from wrong

@@ -5,13 +5,14 @@ A column of the type ``json`` is text with a mark in the metadata of its field, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
 from crm_provider.files.parquet import arrow_modules
-from crm_provider.values.json_types import ColumnType, moment_of
-from crm_provider.values.json_values import json_text, json_value
+from crm_provider.values.json_types import TEXT, ColumnType, moment_of, number_of
+from crm_provider.values.json_values import json_text
 
 ROWS_AT_ONCE = 10_000
 """Rows of a row group, which is held in memory until it is written."""
@@ -65,6 +66,11 @@ def typed_rows(file: IO[bytes], columns: Mapping[str, ColumnType]) -> Iterator[A
             add_row([_optional(encode, value) for encode, value in zip(encoders, row, strict=True)])
 
         yield add
+
+
+def text_fields(names: Sequence[str]) -> list[Any]:
+    """The fields of columns of text."""
+    return [field_of(name, TEXT) for name in names]
 
 
 def field_of(name: str, kind: ColumnType) -> Any:
@@ -141,6 +147,6 @@ def _fields_decoder(decoders: Mapping[str, Decode]) -> Decode:
 def _json_of(text: str) -> Any:
     """The value of a JSON text; a text that is none stays."""
     try:
-        return json_value(text)
+        return json.loads(text, parse_float=number_of)
     except (ValueError, RecursionError):
         return text

@@ -7,9 +7,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from crm_provider import config
 from crm_provider import errors as e
@@ -19,20 +19,26 @@ from crm_provider.client.observers import Observer
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import DEFAULT_CONN_ID, Settings
 from crm_provider.client.transport import Transport
-from crm_provider.rate_limit.limiter import limiter_for
+from crm_provider.hooks.shared_budget import with_store
+from crm_provider.rate_limit.limiter import AIRFLOW, ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
+
+if TYPE_CHECKING:
+    from crm_provider.tasks.arguments import LoadOnError, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 TEST_TIMEOUT = 5.0
-"""Seconds that a connection test waits for an answer."""
+"""Seconds that a connection test waits for a response."""
 
 
 def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenate[CrmHook, P], R]:
-    """A call of the client as a call of the hook."""
+    """A method of the client as a method of the hook."""
 
+    @short_traceback(e.CrmError)
     @functools.wraps(method)
     def delegate(self: CrmHook, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.get_conn(), *args, **kwargs)
@@ -41,16 +47,16 @@ def _call(method: Callable[Concatenate[CrmClient, P], R]) -> Callable[Concatenat
 
 
 class CrmHook(BaseHook):
-    """Talks to the Pingback Connect API v2 with the key of an Airflow connection.
+    """Calls the Pingback Connect API v2 with the key of an Airflow connection.
 
-    All calls of a hook share one client: its kept-open connections, its rate budget, and what it has learned about
-    the order of upserts. Each method is documented at :class:`~crm_provider.client.client.CrmClient`.
+    All calls of a hook share one client, and with it open connections, the rate budget and the learned order of
+    upserts. Each method is documented at :class:`~crm_provider.client.client.CrmClient`.
 
     >>> CrmHook().get_contact("ada@example.com")["status"]
     'active'
 
     :param crm_conn_id: the Airflow connection: host = base URL, password = API key
-    :raises CrmError: the class of the error that the CRM answers
+    :raises CrmError: the typed error of the call
     """
 
     conn_name_attr = "crm_conn_id"
@@ -63,12 +69,12 @@ class CrmHook(BaseHook):
         self.crm_conn_id = crm_conn_id
         self._client: CrmClient | None = None
         self.base_url: str | None = None
-        """Of the connection, once it was read: for lineage, which must not read it again."""
+        """The base URL of the connection after it was read, for lineage, which must not read it again."""
 
     def get_conn(self) -> CrmClient:
-        """The client of the connection, made once.
+        """The client of the connection, created once.
 
-        :raises CrmConfigurationError: if the connection is missing or a field of it is wrong
+        :raises CrmConfigurationError: if the connection is missing or one of its fields is invalid
         """
         if self._client is None:
             self._client = self.client_for(self._settings())
@@ -98,26 +104,80 @@ class CrmHook(BaseHook):
     trigger_automation = _call(CrmClient.trigger_automation)
     request = _call(CrmClient.request)
 
+    def load_contacts(
+        self,
+        rows: Rows,
+        *,
+        on_error: LoadOnError = None,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Load contacts, as ``CrmLoadContactsOperator`` does.
+
+        In a task the next try goes on where this one stopped; in a script with ``checkpoint_path``.
+
+        >>> CrmHook().load_contacts([{"mail": "ada@example.com"}], mapping={"email": "mail"})["created"]
+        1
+
+        :param rows: mappings of column to value, as a list or an iterator; a table that speaks Arrow's C stream
+            (pandas, polars, DuckDB, pyarrow); or files, by path or pattern
+        :param on_error: what to do on which error, in addition to the defaults
+        :param source_format: of files whose name does not show it
+        :param source_options: how to read the rows
+        :param settings: ``mapping``, ``mode``, ``rejects_path``, ``outcomes_path``, ...: all that the operator takes
+        :return: the summary, as the operator's XCom
+        :raises SourceError: before the first call: the rows, the mapping or a path cannot be used
+        :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows; it has the summary
+        :raises LoadUnsaved: if a file of the load cannot be written
+        :raises CrmError: the error that stopped the load
+        """
+        from crm_provider.hooks.own_loads import load_rows
+        from crm_provider.load.kinds.contacts import CONTACTS
+
+        how: dict[str, Any] = {"source_format": source_format, "source_options": source_options}
+        return load_rows(self, CONTACTS, rows, settings, on_error=on_error, **how)
+
+    def load_deals(
+        self,
+        rows: Rows,
+        *,
+        on_error: LoadOnError = None,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Load deals, as ``CrmLoadDealsOperator`` does; parameters, result and errors as of :meth:`load_contacts`.
+
+        >>> CrmHook().load_deals(moves, mode="move", mapping={"deal_id": "deal", "stage_id": "stage"})["updated"]
+        1
+        """
+        from crm_provider.hooks.own_loads import load_rows
+        from crm_provider.load.kinds.deals import DEALS
+
+        how: dict[str, Any] = {"source_format": source_format, "source_options": source_options}
+        return load_rows(self, DEALS, rows, settings, on_error=on_error, **how)
+
     def test_connection(self) -> tuple[bool, str]:
-        """One harmless read; says what is wrong and what to do, and shows neither key nor body."""
+        """One harmless read. The message says what is wrong and what to do, and shows neither key nor body."""
         try:
             settings = self._settings()
-            # one call beside the rate budget: a form must not hang until a load leaves a slot
+            # one call outside of the rate budget: a form must not wait until a load leaves a slot
             quick = settings.with_(timeout=min(settings.timeout, TEST_TIMEOUT), rate_store="off")
             with self.client_for(quick) as client:
                 client.ping()
         except e.CrmThrottledError as throttled:
-            return False, f"The CRM answers but is throttling, so that the key could not be checked. {throttled}"
+            return False, f"The CRM responds but throttles calls, so the key could not be checked. {throttled}"
         except e.CrmError as error:
-            error.remark = None  # while a form is tested, Airflow gives the connection a made-up id
+            error.remark = None  # during a test of a form, the connection has a temporary id
             return False, str(error)
         mode = " in developer mode (fake data)" if settings.developer_mode else ""
-        return True, f"The CRM at {settings.base_url} answers and takes the key{mode}."
+        return True, f"The CRM at {settings.base_url} responds and accepts the key{mode}."
 
     async def aget_settings(self) -> Settings:
-        """What the connection says now, for use on an event loop.
+        """The current settings of the connection, for use on an event loop.
 
-        :raises CrmConfigurationError: if the connection is missing or a field of it is wrong
+        :raises CrmConfigurationError: if the connection is missing or one of its fields is invalid
         """
         self._check_conn_id()
         try:
@@ -144,9 +204,9 @@ class CrmHook(BaseHook):
     def bulk_client(
         self, *, sleep: Callable[[float], None] = time.sleep, observer: Observer | None = None
     ) -> CrmClient:
-        """A client of its own for many calls: it draws on the key's budget as loads and extracts do.
+        """A separate client for many calls. It uses the key's budget as loads and extracts do.
 
-        :param sleep: waits for a slot, and before a call is sent again; what it raises ends the wait
+        :param sleep: waits for a slot, and before a call is sent again; an exception of it ends the wait
         :param observer: receives an event for each call
         """
         from crm_provider.observability.metrics import CallMetrics
@@ -162,6 +222,11 @@ class CrmHook(BaseHook):
         if observer is not None:
             transport.observe(observer)
         return self.client_for(settings, transport=transport)
+
+    def waiting_client(self) -> CrmClient:
+        """A separate client for a check of many calls. It uses the key's budget as deferred sensors do."""
+        settings = self._settings()
+        return self.client_for(settings, transport=waiting_transport(settings))
 
     def _settings(self) -> Settings:
         self._check_conn_id()
@@ -199,11 +264,13 @@ class CrmHook(BaseHook):
             wrong.remark = f"This is Airflow's connection {self.crm_conn_id!r}."
             raise
         self.base_url = settings.base_url
+        if settings.rate_store == AIRFLOW or config.runs_on_many_hosts():
+            settings = with_store(settings)
         return settings
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The connection form on Airflow 3.1; newer ones read provider info."""
+        """The connection form on Airflow 3.1. Newer versions read the provider info."""
         from crm_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
         return {
@@ -216,8 +283,17 @@ class CrmHook(BaseHook):
         }
 
 
+def waiting_transport(settings: Settings) -> Transport:
+    """A transport for checks that wait: in the lane of waiting tasks, with their share of the rate."""
+    from crm_provider.observability.metrics import CallMetrics
+
+    share = settings.requests_per_second * settings.poll_share
+    limiter = ShareRateLimiter(limiter_for(settings, lane=Lane.WAITING), share)
+    return Transport(settings, limiter=limiter, user_agent=_airflow_product(), observer=CallMetrics())
+
+
 class _HiddenValues(dict[str, Any]):
-    """Extras, which may hold a password: error trackers record the ``repr`` of local variables."""
+    """Extras without a ``repr``: they may hold a password, and error trackers record the ``repr`` of variables."""
 
     def __repr__(self) -> str:
         return "{...}"
@@ -225,7 +301,7 @@ class _HiddenValues(dict[str, Any]):
 
 @dataclass(frozen=True)
 class _ConnectionFields:
-    """What is read of an Airflow connection, whose own ``repr`` shows the key."""
+    """The fields of an Airflow connection, whose own ``repr`` shows the key."""
 
     host: str | None = field(repr=False)
     port: int | None
@@ -244,7 +320,7 @@ class _ConnectionFields:
         )
 
     def extras(self) -> _HiddenValues:
-        """The extras that say something. Airflow's own reading makes ``{}`` of a text that is no JSON.
+        """The extras that are not empty. Airflow itself reads text that is not JSON as ``{}``.
 
         :raises CrmConfigurationError: if the extra is neither empty nor a JSON object
         """

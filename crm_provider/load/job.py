@@ -151,7 +151,7 @@ class LoadTry:
             self._finish(job.outcomes, summary.rows)
         if job.fingerprints is not None:
             job.fingerprints.finish()
-        log.info("Done: %s", summary.line())
+        log.info("Done: %s", summary.line(separator="\n"))
         return summary
 
     def _publish(self) -> None:
@@ -185,7 +185,7 @@ class LoadTry:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
         log.info(
-            "Plan: %s, about %d calls, %s at %g calls per second. Because: %s.",
+            "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
             plan.name, plan.calls, duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
         )  # fmt: skip
 
@@ -243,8 +243,12 @@ class LoadTry:
             outcomes=job.options.outcomes,
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
-            samples=samples_of(self.handler.samples, getattr(job.source, "place", _no_place)),
+            samples=self._samples(),
         )
+
+    def _samples(self) -> list[dict[str, object]]:
+        rejects = self.handler.samples
+        return samples_of(rejects, getattr(self.job.source, "place", _no_place)) if rejects else []
 
 
 def _no_place(_number: int) -> str:

@@ -103,13 +103,17 @@ class Summary:
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
-    def line(self) -> str:
-        """One line for the log."""
+    def line(self, *, separator: str = "; ") -> str:
+        """Rows and calls, for the log.
+
+        :param separator: between both
+        """
         counts = ", ".join(f"{self[outcome]:,} {outcome.value}" for outcome in Outcome if self[outcome])
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}; {self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -158,6 +162,20 @@ class LoadUnsaved(Exception):
 
 
 FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
+
+
+class TooManyRejects(Exception):
+    """All rows are done, but more of them were rejected than ``max_rejects`` allows.
+
+    :param result: the result of the load
+    """
+
+    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
+        super().__init__(problem, result)
+        self.result = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class LoadInterrupted(Exception):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
+from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.load.rows import Made, Outcome, Record, Row
 
 
@@ -85,7 +85,7 @@ class CancelToken:
             raise Cancelled
 
 
-class RequestStats(RequestTally):
+class RequestStats(RequestCounter):
     """Counts the requests of a load and measures how long one takes."""
 
     def __init__(self) -> None:

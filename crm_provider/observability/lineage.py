@@ -86,7 +86,9 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
     count = int(result["records"]) if "records" in result else None
     read = _crm_dataset(operator, operator.listing, operator.inlets)
     inputs = [] if read is None else [_counted_input(InputDataset(namespace=read[0], name=read[1]), count)]
-    outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), count)]
+    changes = result.get("changes")
+    written = count if changes is None else sum(int(changes[kind]) for kind in ("created", "updated", "deleted"))
+    outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), written)]
     return OperatorLineage(inputs=inputs, outputs=outputs)
 
 

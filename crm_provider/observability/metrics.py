@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CALLS, THROTTLED, WAITED = "crm.calls", "crm.throttled", "crm.waited"
 LOADS, ROWS = "crm.loads", "crm.load.rows"
 
-LoadEnding = Literal["done", "too_many_rejects", "stopped", "interrupted"]
+LoadEnd = Literal["done", "too_many_rejects", "stopped", "interrupted"]
 
 
 class CallMetrics:
@@ -26,16 +26,16 @@ class CallMetrics:
     error's type. Never an id or a value.
     """
 
-    def __call__(self, seen: RequestEvent) -> None:
+    def __call__(self, event: RequestEvent) -> None:
         stats = _stats()
-        tags = {"method": seen.method, "route": seen.route}
-        stats.incr(CALLS, tags={**tags, "outcome": seen.error_type or "ok"})
-        stats.timing(WAITED, timedelta(seconds=seen.waited), tags=tags)
-        if seen.status == 429:
+        tags = {"method": event.method, "route": event.route}
+        stats.incr(CALLS, tags={**tags, "outcome": event.error_type or "ok"})
+        stats.timing(WAITED, timedelta(seconds=event.waited), tags=tags)
+        if event.status == 429:
             stats.incr(THROTTLED, tags=tags)
 
 
-def count_load(ti: Any, ending: LoadEnding, summary: Summary | None = None) -> None:
+def count_load(ti: Any, ended: LoadEnd, summary: Summary | None = None) -> None:
     """Count a try of a load, and the rows of a completed load. A dry run is not counted.
 
     ``crm.loads`` (counter) has the tag ``ending``, ``crm.load.rows`` (counter) the tag ``outcome``; both have
@@ -47,7 +47,7 @@ def count_load(ti: Any, ending: LoadEnding, summary: Summary | None = None) -> N
         return
     stats = _stats()
     tags = {"dag_id": ti.dag_id, "task_id": ti.task_id}
-    stats.incr(LOADS, tags={**tags, "ending": ending})
+    stats.incr(LOADS, tags={**tags, "ending": ended})
     for outcome in Outcome if summary is not None else ():
         if summary is not None and summary[outcome]:
             stats.incr(ROWS, summary[outcome], tags={**tags, "outcome": outcome.value})

@@ -32,32 +32,32 @@ class CallSpans:
         self._clock = clock
         self._outer = context.get_current()
 
-    def __call__(self, seen: RequestEvent) -> None:
+    def __call__(self, event: RequestEvent) -> None:
         end = self._clock()
         inside = self._trace.get_current_span().get_span_context().is_valid
         span = self._tracer.start_span(
-            f"{seen.method} {seen.route}",
+            f"{event.method} {event.route}",
             context=None if inside else self._outer,
             kind=self._trace.SpanKind.CLIENT,
-            start_time=end - round(seen.seconds * NANOSECONDS),
-            attributes=_attributes(seen),
+            start_time=end - round(event.seconds * NANOSECONDS),
+            attributes=_attributes(event),
         )
-        if seen.error_type is not None:
-            span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, seen.error_type))
+        if event.error_type is not None:
+            span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, event.error_type))
         span.end(end)
 
 
-def _attributes(seen: RequestEvent) -> dict[str, str | int | float]:
+def _attributes(event: RequestEvent) -> dict[str, str | int | float]:
     found: dict[str, str | int | float] = {
-        "http.request.method": seen.method,
-        "url.template": seen.route,
-        "crm.attempt": seen.attempt,
-        "crm.waited": round(seen.waited, 3),
+        "http.request.method": event.method,
+        "url.template": event.route,
+        "crm.attempt": event.attempt,
+        "crm.waited": round(event.waited, 3),
     }
-    if seen.status is not None:
-        found["http.response.status_code"] = seen.status
-    if seen.error_type is not None:
-        found["error.type"] = seen.error_type
-    if seen.attempt > 1:
-        found["http.request.resend_count"] = seen.attempt - 1
+    if event.status is not None:
+        found["http.response.status_code"] = event.status
+    if event.error_type is not None:
+        found["error.type"] = event.error_type
+    if event.attempt > 1:
+        found["http.request.resend_count"] = event.attempt - 1
     return found

@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.errors.on_error import Action
-from crm_provider.extract.writers import Format, IfChanged, check_if_changed, checked_fields, format_of
+from crm_provider.extract.writers import (
+    ColumnTypes,
+    Format,
+    IfChanged,
+    Since,
+    check_changes_since,
+    check_column_types,
+    check_if_changed,
+    checked_fields,
+    format_of,
+    known_format,
+)
 from crm_provider.files.parquet import check_pyarrow
+from crm_provider.files.paths import as_path
 from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
@@ -20,7 +32,9 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
+    from crm_provider.client.client import CrmClient
     from crm_provider.client.pagination import Listing
+    from crm_provider.extract.changes import ChangeTracker
     from crm_provider.extract.partial_pages import Owner
     from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
 
@@ -32,7 +46,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     starts again. The XCom says whether the listing changed while it was read.
 
     XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "path",
-    "seconds"}``: counts, no values.
+    "seconds"}``, and ``"changes"`` with ``changes_since``: counts, no values.
 
     :param target: path or URL of the file (``s3://conn_id@bucket/contacts.csv.gz``), or an ``ObjectStoragePath``; its
         suffix decides the format
@@ -40,11 +54,16 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     :param format: ``jsonl``, ``csv`` or ``parquet``, if the suffix does not say it
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
         then fail
+    :param changes_since: ``last``: write only the records that were created or changed since the last run, and the ids
+        of those that were removed, with the kind of change in ``crm_change``. All pages are read all the same
+    :param state_path: file that remembers what the last run has seen; one for each task
     :param formula_guard: CSV: put an apostrophe before text that a spreadsheet could take for a formula
+    :param column_types: Parquet: columns of ``text``, or types ``inferred`` from the records (numbers, timestamps,
+        lists, structs)
     :raises ValueError: if an option is not valid; at DAG parse
     """
 
-    template_fields: Sequence[str] = ("target", "fields", *CrmOperator.template_fields)
+    template_fields: Sequence[str] = ("target", "fields", "state_path", *CrmOperator.template_fields)
     operator_extra_links = (CrmExtractedFileLink(),)
     listing: ClassVar[Listing]
 
@@ -56,20 +75,29 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         format: Format | None = None,  # noqa: A002 - as in every library for tables
         if_changed: IfChanged = "warn",
         formula_guard: bool = False,
+        column_types: ColumnTypes = "text",
+        changes_since: Since | None = None,
+        state_path: PathArgument | None = None,
         **kwargs: Unpack[CrmArguments],
     ) -> None:
         super().__init__(**kwargs)
         check_if_changed(if_changed)
+        check_column_types(column_types, format or known_format(str(target)))
         if format is not None:
             format_of("", format)
         check_pyarrow(target, format)
         if isinstance(fields, (list, tuple)) and not is_mapped(self):  # else an XCom that is not there yet
             checked_fields(fields)
+        if not is_mapped(self):
+            check_changes_since(changes_since, state_path, fields)
         self.target = path_text(target)
         self.fields = rendered(fields)
         self.format = format
         self.if_changed = if_changed
         self.formula_guard = formula_guard
+        self.column_types = column_types
+        self.changes_since = changes_since
+        self.state_path = path_text(state_path)
 
     if TYPE_CHECKING:
 
@@ -82,6 +110,9 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             format: Format | None = ...,  # noqa: A002 - as above
             if_changed: IfChanged = ...,
             formula_guard: bool = ...,
+            column_types: ColumnTypes = ...,
+            changes_since: Since | None = ...,
+            state_path: PathArgument | None = ...,
             **kwargs: Unpack[CrmArguments],
         ) -> OperatorPartial: ...
 
@@ -97,7 +128,9 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 format=self.format,
                 if_changed=self.if_changed,
                 formula_guard=self.formula_guard,
+                column_types=self.column_types,
                 owner=_owner(context["ti"]),
+                tracker=self._tracker(client, context["ti"]),
             )
             try:
                 return dict(extract.run())
@@ -110,6 +143,18 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                     self.log.info("No retry is left: the pages that were kept are removed.")
                     extract.discard()
                 raise
+
+    def _tracker(self, client: CrmClient, ti: Any) -> ChangeTracker | None:
+        """Compares the listing with that of the last run, if asked for."""
+        from crm_provider.extract.changes import ChangeTracker
+
+        try:
+            check_changes_since(self.changes_since, self.state_path, self.fields)
+            if self.state_path is None:
+                return None
+            return ChangeTracker(as_path(_path_of(self.state_path)), client.settings, self.listing, _owner(ti))
+        except ValueError as wrong:
+            raise e.CrmInvalidValueError(str(wrong)) from None
 
     def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
         """Whether there will be another try, or this one after a wait, that can use the pages read so far."""

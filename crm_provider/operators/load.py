@@ -62,8 +62,9 @@ class CrmLoadContactsOperator(LoadsFiles, CrmContactLoadOperator):
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Of rows Airflow stores and shows only how many there are
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of rows,
+        or a table that speaks Arrow's C stream (pandas, polars, DuckDB, pyarrow), also another task's result. Of rows
+        Airflow stores and shows only how many there are
     :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
     :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
 from crm_provider._compat import AirflowRuntimeError, Context
-from crm_provider.errors.on_error import Action, Work
+from crm_provider.errors.on_error import Work
 from crm_provider.files.lock import InUse
-from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
+from crm_provider.files.paths import AnyPath
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, OnInvalid
-from crm_provider.load.outcomes.file import OutcomesFile
-from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.report import LoadStopped
+from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, TooManyRejects
 from crm_provider.load.rows import NoSuchFile, SourceError
-from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.observability.assets import note_load
 from crm_provider.observability.lineage import Lineage, LoadLineage
 from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
-from crm_provider.observability.metrics import count_load
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import fail_without_retry, publish_reason, raise_for_decision
+from crm_provider.tasks.outcome import ENDS, fail, fail_without_retry, publish_reason, raise_for_decision
+from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
@@ -33,14 +30,12 @@ from crm_provider.tasks.templates import (
     path_of,
     path_text,
     site_report,
-    with_connection,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from crm_provider.load.job import LoadJob
-    from crm_provider.load.report import LoadUnsaved, Summary
+    from crm_provider.hooks.load_run import LoadRun
     from crm_provider.load.sources.source import Source
     from crm_provider.load.workers import CancelToken
     from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, Templated
@@ -50,6 +45,9 @@ ARGUMENTS = (
     "outcome_keys", "state_path", "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
 """Arguments of all loads that are checked together, with those of their kind."""
+
+OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
+"""What ends a try of a load and is no error of the CRM."""
 
 
 class CrmLoadOperator(LoadLineage, CrmOperator):
@@ -163,6 +161,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """What the rows are read from, for OpenLineage; None if it has no name."""
         return None
 
+    @short_traceback(*ENDS, *OTHER_ENDS)
     def execute(self, context: Context) -> Any:
         """Load; end as the counts and the error policy say."""
         try:
@@ -171,7 +170,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
             publish_reason(unready, context)
-            raise
+            fail(unready)
+        except (LoadUnsaved, LoadInterrupted) as ended:
+            fail(ended)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
@@ -185,41 +186,30 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return result
 
     def call(self, context: Context) -> dict[str, Any]:
-        from crm_provider.load.report import LoadInterrupted, LoadUnsaved, Summary, done, too_many_rejects, what_to_do
-
-        with ExitStack() as opened:
-            try:
-                job = self._prepared(context, opened)
-            except CannotWrite as unwritten:
-                count_load(context["ti"], "stopped")
-                publish_reason(unwritten, context)
-                raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
-            try:
-                summary = job.run()
-            except LoadStopped as stopped:
-                self._stopped(stopped, job, context)
-                raise
-            except LoadUnsaved as unsaved:
-                self._unsaved(unsaved, job, context)
-                raise
-            except LoadInterrupted as interrupted:
-                self._concluded(job, interrupted.summary, str(interrupted))
-                count_load(context["ti"], "interrupted")
-                with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
-                    self._push_result(context)
-                raise
-        problem = None if self.checks_only else too_many_rejects(summary, job.options)
-        summary = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
-        if not self.checks_only:
-            job.checkpoints.clear()
-        count_load(context["ti"], "too_many_rejects" if problem else "done", summary)
-        if problem is not None:
-            self._push_result(context)
-            fail_without_retry(f"{problem}. {what_to_do(job)}")
-        result = dict(self.last_result or {})
+        run = self._prepared(context)
+        try:
+            result = run.run()
+        except TooManyRejects as many:
+            self._push_result(run, context)
+            fail_without_retry(str(many))
+        except LoadUnsaved as unsaved:
+            if run.result is None:
+                publish_reason(unsaved.unwritten, context)
+            else:
+                self._push_result(run, context)
+            raise
+        except LoadStopped:
+            self._push_result(run, context)
+            raise
+        except LoadInterrupted:
+            with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
+                self._push_result(run, context)
+            raise
+        finally:
+            self.last_result, self.source_files = run.result, run.source_files
         if self.outlets:
             note_load(self, context, result)
-        return result
+        return dict(result)
 
     def on_kill(self) -> None:
         """Stop the load because Airflow ends the task; the next try goes on from there."""
@@ -232,67 +222,27 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         names = [name for name in (*ARGUMENTS, *self.kind.arguments) if name != "dry_run"]
         return {**{name: getattr(self, name) for name in names}, "dry_run": self.checks_only}
 
-    def _prepared(self, context: Context, opened: ExitStack) -> LoadJob:
-        """The load; what it holds open is closed with ``opened``."""
-        from crm_provider.load.job import LoadJob
-        from crm_provider.load.state.fingerprints import Fingerprints, secret_for
-        from crm_provider.load.suppression import Suppression
-        from crm_provider.load.workers import CancelToken, RequestStats
+    def _prepared(self, context: Context) -> LoadRun:
+        from crm_provider.hooks.load_run import LoadRun
         from crm_provider.tasks.state import checkpoints_for
 
-        given, stats = self._arguments(), RequestStats()
-        self._map_index = map_index if (map_index := context["ti"].map_index) is not None else -1
-        if not self.checks_only:
-            self._check_files()
-        cancel_token = self._cancel_token = CancelToken()
-        source = self.open_source()
-        self.source_files = getattr(source, "files", ())
-        self._report_path = self._path("report_path") or site_report(context["ti"])
-        if hasattr(source, "close"):
-            opened.callback(source.close)
-        client = opened.enter_context(self.hook.bulk_client(sleep=cancel_token.sleep, observer=stats))
-        options, rejects = self.kind.options_of(given), self._path("rejects_path")
-        outcomes = self._path("outcomes_path")
-        state = self._path("state_path")
-        fingerprints = None
-        if state is not None:
-            fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)
-            opened.callback(fingerprints.close)
-        suppressed = None
-        if (people := getattr(self, "suppression", None)) is not None:
-            suppression = Suppression.read(with_connection(people))
-            opened.callback(suppression.close)
-            suppressed = suppression.__contains__
-        checkpoints = checkpoints_for(context, path=self._path("checkpoint_path"), beside=state or rejects or outcomes)
-        return LoadJob(
-            source=source,
-            mapper=self.kind.mapper_of(given),
+        ti = context["ti"]
+        self._map_index = -1 if ti.map_index is None else ti.map_index
+        run = LoadRun(
             kind=self.kind,
-            client=client,
-            stats=stats,
-            options=options,
+            given={**self._arguments(), "suppression": getattr(self, "suppression", None)},
             policy=self.error_policy,
-            rate=client.settings.requests_per_second,
-            rejects=None if rejects is None else self._rejects_file(rejects, source),
-            outcomes=None if outcomes is None else OutcomesFile(outcomes, keys=self.outcome_keys),
-            fingerprints=fingerprints,
-            full_refresh=self.full_refresh,
-            checkpoints=checkpoints,
-            epoch=int(context["ti"].max_tries or 0),
-            suppressed=suppressed,
-            cancel_token=cancel_token,
-            time_limit=self._time_limit(context["ti"], checkpoints),
+            crm_conn_id=self.crm_conn_id,
+            bulk_client=self.hook.bulk_client,
+            open_source=self.open_source,
+            path=self._path,
+            report_path=self._path("report_path") or site_report(ti),
+            checkpoints=lambda beside: checkpoints_for(context, path=self._path("checkpoint_path"), beside=beside),
+            context=context,
+            timeout=self.execution_timeout,
         )
-
-    def _time_limit(self, ti: Any, checkpoints: Checkpoints) -> float | None:
-        """Seconds that ``execution_timeout`` leaves for the load: in this try, and in its retries if they resume it."""
-        if self.execution_timeout is None:
-            return None
-        retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
-        return self.execution_timeout.total_seconds() * (1 + max(retries, 0))
-
-    def _rejects_file(self, path: AnyPath, source: Source) -> RejectsFile:
-        return RejectsFile.of(path, source)
+        self._cancel_token = run.cancel_token
+        return run
 
     def _path(self, name: str) -> AnyPath | None:
         """A file that the load writes. Each instance of a mapped task has its own.
@@ -307,44 +257,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             return path
         return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")
 
-    def _check_files(self) -> None:
-        """Find out before the first call which file cannot be written."""
-        for name in ("rejects_path", "outcomes_path", "state_path", "checkpoint_path"):
-            if (path := self._path(name)) is not None and (problem := unwritable(path)) is not None:
-                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
-
-    # -- after -----------------------------------------------------------------------------------------------
-
-    def _stopped(self, stopped: LoadStopped, job: LoadJob, context: Context) -> None:
-        error = stopped.error
-        summary = self._concluded(job, stopped.summary, f"Stopped: {error}")
-        count_load(context["ti"], "stopped")
-        self._push_result(context)
-        done = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
-        error.remark = f"{error.remark.rstrip('.')}. {done}" if error.remark else done
-
-    def _unsaved(self, unsaved: LoadUnsaved, job: LoadJob, context: Context) -> None:
-        self._concluded(job, unsaved.summary, f"{unsaved}.")
-        count_load(context["ti"], "stopped")
-        self._push_result(context)
-
-    def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> Summary:
-        from crm_provider.load.report import conclude
-
-        summary = conclude(job, summary, ending=ending, report_path=self._report_path)
-        # with the connection, which Airflow forgets after some runs
-        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.error_policy.in_effect()}
-        self.last_result = {**summary.as_dict(), **known}
-        return summary
-
-    def _push_result(self, context: Context) -> None:
+    def _push_result(self, run: LoadRun, context: Context) -> None:
         """Push the XCom of a load that fails: Airflow pushes only what ``execute`` returns."""
         if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=self.last_result)
-
-
-def _next(stopped: LoadStopped) -> str:
-    """What happens to the rows that are left."""
-    if stopped.decision.action is Action.RETRY:
-        return "A retry goes on from there"
-    return "A cleared task starts with the first row; with state_path what was loaded costs no call then"
+            context["ti"].xcom_push(key="return_value", value=run.result)

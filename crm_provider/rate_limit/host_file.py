@@ -1,7 +1,7 @@
 """The schedule of a key in a small locked file: one budget for all processes of a user on this host.
 
-Nothing is kept open between two calls, so that forks, deleted files and killed processes leave nothing behind: the
-kernel gives a dead process's lock back, and a check value detects a record that a kill left half written.
+Nothing stays open between two calls, so that forks, deleted files and killed processes do no harm: the kernel releases
+the lock of a dead process, and a checksum detects a record that a kill left half written.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from crm_provider.files.private import open_own_folder, open_plain
 from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule, StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
-"""Seconds that a caller waits for the lock, which is held for microseconds: only a stopped process holds it longer."""
+"""Seconds that a caller waits for the lock. It is held for microseconds; only a stopped process holds it longer."""
 
 LOCK_RETRY = 0.0005
 
 UNUSED = 3600.0
-"""Seconds after which the file of a budget is waste: what it says lies in the past."""
+"""Seconds after which the file of a budget may be deleted: all its times are in the past."""
 
 _FILE = os.O_RDWR | os.O_NOFOLLOW
 
@@ -36,50 +36,28 @@ def private_folder() -> Path:
 
 
 def file_name(base_url: str, key_fingerprint: str) -> str:
-    """The name of a key's state file; tells neither URL nor key."""
+    """The name of a key's state file. It reveals neither URL nor key."""
     return hashlib.sha256(f"{base_url}\n{key_fingerprint}".encode()).hexdigest()[:32] + ".rate"
 
 
-class HostFileStore:
-    """One schedule for the processes of this host.
+class HostFile:
+    """A small file in the private folder, which the processes of this host read and change one at a time.
 
-    :param name: of the file in the private folder
-    :param clock: one that all processes of the host share, as the monotonic clock is
+    :param name: of the file in the folder
+    :raises StoreUnusable: on opening, if the file cannot be used
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        folder: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._name, self._folder = name, folder or private_folder()
-        self._clock, self._sleep = clock, sleep
-
-    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
-        with self._schedule() as schedule:
-            answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
-        return answer, Ticket(id(self), answer.ticket)
-
-    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
-        with self._schedule() as schedule:
-            schedule.pause(self._clock(), seconds, phase, pace)
+    def __init__(self, name: str, *, folder: Path | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._name, self._folder, self._sleep = name, folder or private_folder(), sleep
 
     @contextmanager
-    def _schedule(self) -> Iterator[Schedule]:
-        """The schedule, alone; what is changed is written back."""
+    def open(self) -> Iterator[int]:
+        """The file's descriptor, locked."""
         try:
             with self._open_folder() as folder, self._open_locked(folder) as file:
-                record = os.pread(file, RECORD_SIZE + 1, 0)
-                if not record:
-                    self._sweep(folder)
-                schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())
-                yield schedule
-                os.pwrite(file, schedule.to_bytes(), 0)
-                if len(record) > RECORD_SIZE:
-                    os.ftruncate(file, RECORD_SIZE)
+                if not os.fstat(file).st_size:
+                    self._delete_unused_files(folder)
+                yield file
         except OSError as error:
             raise StoreUnusable(
                 f"the rate budget of this host cannot be kept in {self._folder} ({error.strerror or error})"
@@ -89,7 +67,7 @@ class HostFileStore:
     def _open_folder(self) -> Iterator[int]:
         """The private folder, created if it is missing.
 
-        :raises OSError: it cannot be created, or other users have rights in it
+        :raises OSError: if it cannot be created, or other users have rights in it
         """
         folder = open_own_folder(self._folder)
         try:
@@ -99,7 +77,7 @@ class HostFileStore:
 
     @contextmanager
     def _open_locked(self, folder: int) -> Iterator[int]:
-        """The state file, locked; again if it was swept away between opening and locking."""
+        """The state file, locked. It is opened again if it was deleted between opening and locking."""
         while True:
             file = open_plain(Path(self._name), _FILE | os.O_CREAT, folder=folder)
             try:
@@ -111,17 +89,17 @@ class HostFileStore:
                 os.close(file)
 
     def _lock(self, file: int) -> None:
-        """Lock by descriptor, not by process: threads keep each other out, too.
+        """Lock by descriptor, not by process, so that threads exclude each other, too.
 
-        :raises OSError: somebody holds the lock for too long
+        :raises OSError: if the lock is held for too long
         """
         deadline = time.monotonic() + LOCK_PATIENCE
         while not _try_lock(file):
             if time.monotonic() > deadline:
-                raise TimeoutError(None, "a process that does not go on holds the lock")
+                raise TimeoutError(None, "a stopped process holds the lock")
             self._sleep(LOCK_RETRY)
 
-    def _sweep(self, folder: int) -> None:
+    def _delete_unused_files(self, folder: int) -> None:
         """Delete the files of budgets that are no longer used, such as those of sandboxes."""
         for name in os.listdir(folder):
             with suppress(OSError):
@@ -136,6 +114,44 @@ class HostFileStore:
                 os.unlink(name, dir_fd=folder)
         finally:
             os.close(file)
+
+
+class HostFileStore:
+    """One schedule for the processes of this host.
+
+    :param name: name of the file in the private folder
+    :param clock: a clock that all processes of the host share, such as the monotonic clock
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._file, self._clock = HostFile(name, folder=folder, sleep=sleep), clock
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
+        with self._schedule() as schedule:
+            answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return answer, Ticket(id(self), answer.ticket)
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        with self._schedule() as schedule:
+            schedule.pause(self._clock(), seconds, phase, pace)
+
+    @contextmanager
+    def _schedule(self) -> Iterator[Schedule]:
+        """The schedule, alone; what is changed is written back."""
+        with self._file.open() as file:
+            record = os.pread(file, RECORD_SIZE + 1, 0)
+            schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())
+            yield schedule
+            os.pwrite(file, schedule.to_bytes(), 0)
+            if len(record) > RECORD_SIZE:
+                os.ftruncate(file, RECORD_SIZE)
 
 
 def _try_lock(file: int) -> bool:

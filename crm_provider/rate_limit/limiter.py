@@ -1,7 +1,7 @@
 """The rate limiter of a key: callers ask it for a slot and report refusals.
 
-The budget belongs to the connection's key. The connection says where it is stored: in a file of this host, in this
-process or in Redis. A store that fails is replaced by the next smaller one until it works again.
+The budget belongs to the connection's key. The connection configures where it is stored: in a file of this host, in
+this process or in Redis. If a store fails, the next smaller one replaces it until it works again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
+from crm_provider.errors import CrmConfigurationError
 from crm_provider.rate_limit.host_file import HostFileStore, file_name
+from crm_provider.rate_limit.leases import LeaseStore, SharedText
 from crm_provider.rate_limit.redis import RedisStore
 from crm_provider.rate_limit.schedule import (
     LONGEST_PAUSE,
@@ -32,12 +34,13 @@ from crm_provider.rate_limit.schedule import (
     Ticket,
     number_for,
 )
+from crm_provider.values.server_clock import ServerClock
 
 log = logging.getLogger(__name__)
 
 
 class BudgetBusy(Exception):
-    """No slot within the time that the caller can wait.
+    """There is no slot within the time that the caller can wait.
 
     :param seconds: time until the next free slot
     """
@@ -55,11 +58,11 @@ class RateLimiter(Protocol):
 
         :param max_wait: seconds that the caller can wait at most
         :return: seconds waited
-        :raises BudgetBusy: at once, if the slot is further away; nothing is reserved then
+        :raises BudgetBusy: immediately, if the slot is further away; then nothing is reserved
         """
 
     def pause(self, seconds: float) -> None:
-        """Give no slots for a while: the CRM refused a call. Does nothing if that is over :data:`LONGEST_PAUSE`."""
+        """Give no slots for some seconds, because the CRM refused a call. Ignored if above :data:`LONGEST_PAUSE`."""
 
 
 class UnlimitedRate:
@@ -69,11 +72,11 @@ class UnlimitedRate:
         return 0.0
 
     def pause(self, seconds: float) -> None:
-        """Nothing to pause: each caller backs off by itself."""
+        """Does nothing: each caller backs off by itself."""
 
 
 class ProcessRateLimiter:
-    """Evenly spaced slots for the threads of one process, first come first served: what a share is cut with.
+    """Evenly spaced slots for the threads of one process, first come, first served. It limits a share of a budget.
 
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
@@ -122,26 +125,26 @@ class ProcessRateLimiter:
 
 
 class ShareRateLimiter:
-    """A share of a budget, for callers that must leave room: spaced wider, and drawing on the same budget.
+    """A share of a budget, for callers that must leave room for others: further apart, from the same budget.
 
-    :param whole: the budget that everyone draws on
-    :param rate: calls per second that these callers may take of it
+    :param whole: the budget of all callers
+    :param rate: calls per second of it that these callers may use
     """
 
     def __init__(self, whole: RateLimiter, rate: float) -> None:
-        self._whole = whole
+        self.whole = whole
         self._own = ProcessRateLimiter(rate, 1)
 
     def acquire(self, max_wait: float) -> float:
         waited = self._own.acquire(max_wait)
-        return waited + self._whole.acquire(max_wait - waited)
+        return waited + self.whole.acquire(max_wait - waited)
 
     def pause(self, seconds: float) -> None:
-        self._whole.pause(seconds)
+        self.whole.pause(seconds)
 
 
 class BudgetSettings(Protocol):
-    """The settings that a budget needs; a connection's settings have them."""
+    """The settings that a budget needs. A connection's settings have them."""
 
     @property
     def base_url(self) -> str: ...
@@ -165,6 +168,7 @@ class Budget:
     :param store: where its schedule is kept
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
+    :param server_clock: the CRM's clock, for a store that goes by it; the callers narrow it down
     """
 
     def __init__(
@@ -173,11 +177,13 @@ class Budget:
         rate: float,
         burst: int,
         *,
+        server_clock: ServerClock | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.store, self.clock, self.sleep, self.jitter = store, clock, sleep, jitter
+        self.server_clock = server_clock
         self.limit(rate, burst)
         self._lanes = {lane: LaneRateLimiter(self, lane) for lane in Lane}
 
@@ -186,9 +192,9 @@ class Budget:
         self.pace = Pace.of(rate, burst)
 
     def lane(self, lane: Lane, *, sleep: Callable[[float], None] | None = None) -> LaneRateLimiter:
-        """What callers of a lane wait at.
+        """The limiter for the callers of a lane.
 
-        :param sleep: another way of sleeping for these callers, for example one that can be interrupted
+        :param sleep: how these callers sleep, for example interruptibly
         """
         return self._lanes[lane] if sleep is None else LaneRateLimiter(self, lane, sleep)
 
@@ -202,23 +208,23 @@ class LaneRateLimiter:
 
     def acquire(self, max_wait: float) -> float:
         budget, waited = self.budget, 0.0
-        began, left = budget.clock(), max_wait
+        started, patience = budget.clock(), max_wait
         ticket: Ticket | None = None
         while True:
-            answer, ticket = budget.store.ask(self.lane, ticket, budget.pace, left)
-            if answer.verdict is GrantStatus.REJECTED:
-                raise BudgetBusy(answer.seconds)
-            if answer.seconds > 0:
-                self._sleep(answer.seconds)
-                waited += answer.seconds
-            if answer.verdict is GrantStatus.GRANTED:
+            grant, ticket = budget.store.ask(self.lane, ticket, budget.pace, patience)
+            if grant.status is GrantStatus.REJECTED:
+                raise BudgetBusy(grant.seconds)
+            if grant.seconds > 0:
+                self._sleep(grant.seconds)
+                waited += grant.seconds
+            if grant.status is GrantStatus.GRANTED:
                 return waited
-            left = max_wait - (budget.clock() - began)
+            patience = max_wait - (budget.clock() - started)
 
     def pause(self, seconds: float) -> None:
-        """Hold back all callers of the key, in every lane; afterwards the slots have a new phase.
+        """Hold back all callers of the key, in every lane. Afterwards the slots have a new phase.
 
-        Whoever else uses the key, such as another host with a share of its own, would meet us again at the old phase.
+        With the old phase, our calls would coincide again with those of other users of the key, such as another host.
         """
         if seconds <= LONGEST_PAUSE:
             pace = self.budget.pace
@@ -238,18 +244,18 @@ class MemoryStore:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.start_anew()
+        self.reset()
         _memory_stores.add(self)
 
-    def start_anew(self) -> None:
-        """Forget everything, locks too."""
+    def reset(self) -> None:
+        """Forget everything, including locks."""
         self._lock = threading.Lock()
         self._schedule = Schedule()
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         with self._lock:
-            answer = self._schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
-        return answer, Ticket(id(self), answer.ticket)
+            grant = self._schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return grant, Ticket(id(self), grant.ticket)
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         with self._lock:
@@ -257,11 +263,11 @@ class MemoryStore:
 
 
 class FallbackStore:
-    """A store, and another one for the time that it cannot be used: one warning then, one line when it is back.
+    """A store, and a second one while the first fails. One warning says so, and one line says that it works again.
 
     :param first: the store to use
-    :param second: for as long as the first fails
-    :param otherwise: what using the second means, for the warning
+    :param second: the store to use while the first fails
+    :param otherwise: what using the second store means, for the warning
     """
 
     def __init__(
@@ -269,8 +275,8 @@ class FallbackStore:
     ) -> None:
         self._first, self._second, self._otherwise, self._clock = first, second, otherwise, clock
         self._failed_until: float | None = None
-        self._untold = [True]
-        """Holds something while the next failure is news. A list, for popping is atomic: of many threads one tells."""
+        self._warning_due = [True]
+        """One item if the next failure must be logged. ``list.pop`` is atomic, so only one of many threads logs it."""
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         return self._use(lambda store: store.ask(lane, ticket, pace, patience))
@@ -284,19 +290,19 @@ class FallbackStore:
         if failed_until is not None:
             if now < failed_until:
                 return do(self._second)
-            self._failed_until = now + RECHECK  # the others need not wait for this attempt
+            self._failed_until = now + RECHECK  # other threads do not wait for this attempt
         try:
             done = do(self._first)
         except StoreUnusable as reason:
             self._failed_until = self._clock() + RECHECK
             with suppress(IndexError):
-                self._untold.pop()
+                self._warning_due.pop()
                 log.warning("%s; %s until it can be used again", reason, self._otherwise)
             return do(self._second)
         if failed_until is not None:
             self._failed_until = None
-            self._untold[:] = [True]
-            log.info("the rate budget is shared as the connection says again")
+            self._warning_due[:] = [True]
+            log.info("the rate budget is shared again as the connection configures it")
         return done
 
 
@@ -310,11 +316,11 @@ _memory_stores: WeakSet[MemoryStore] = WeakSet()
 def limiter_for(
     settings: BudgetSettings, *, lane: Lane = Lane.SINGLE, sleep: Callable[[float], None] | None = None
 ) -> RateLimiter:
-    """The budget of a connection's key; the same object for the same key, with the limits given last.
+    """The budget of a connection's key: the same object for the same key, with the latest limits.
 
-    :param lane: who calls
-    :param sleep: how these callers sleep until their slot comes; what it raises ends the wait
-    :raises CrmConfigurationError: the store needs a package that is not installed
+    :param lane: the kind of caller
+    :param sleep: how these callers sleep until their slot; an exception of it ends the wait
+    :raises CrmConfigurationError: if the store needs a package that is not installed
     """
     if settings.rate_store == "off":
         return UnlimitedRate()
@@ -322,28 +328,63 @@ def limiter_for(
     limits = (settings.requests_per_second, settings.burst)
     with _budgets_lock:
         if key not in _budgets:
-            _budgets[key] = Budget(store_for(settings), *limits)
+            server_clock = ServerClock() if settings.rate_store == AIRFLOW else None
+            _budgets[key] = Budget(store_for(settings, server_clock), *limits, server_clock=server_clock)
         budget = _budgets[key]
     budget.limit(*limits)
     return budget.lane(lane, sleep=sleep)
 
 
-def store_for(settings: BudgetSettings) -> RateStore:
-    """The store that the settings name, with what it falls back on."""
+def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None) -> RateStore:
+    """The store that the settings name, with its fallbacks.
+
+    :param server_clock: the CRM's clock, for a store that goes by it
+    """
     if settings.rate_store == "process":
         return MemoryStore()
     name = file_name(settings.base_url, settings.key_fingerprint)
-    on_host = FallbackStore(HostFileStore(name), MemoryStore(), otherwise="each process paces itself")
+    slots = HostFileStore(name)
+    on_host = FallbackStore(slots, MemoryStore(), otherwise="each process paces itself")
     if settings.rate_store is None:
         return on_host
+    if settings.rate_store == AIRFLOW:
+        if _shared_text is None:
+            raise CrmConfigurationError(
+                "Extra 'rate_store' is 'airflow', which only CrmHook can use; leave it out for a client without Airflow"
+            )
+        leases = LeaseStore(slots, f"{name}.lease", _shared_text(name), server_clock or ServerClock())
+        return FallbackStore(leases, on_host, otherwise="each host paces itself")
     return FallbackStore(RedisStore(settings.rate_store, name), on_host, otherwise="each host paces itself")
 
 
+AIRFLOW = "airflow"
+"""The ``rate_store`` of a budget that all hosts share through Airflow."""
+
+_shared_text: Callable[[str], SharedText] | None = None
+
+
+def share_through(factory: Callable[[str], SharedText]) -> None:
+    """Say how a text that all hosts can read and write is made: this package's core does not know Airflow.
+
+    :param factory: from the name of a budget to its text
+    """
+    global _shared_text  # noqa: PLW0603 - set once, when the hook is imported
+    _shared_text = factory
+
+
+def server_clock_of(limiter: RateLimiter) -> ServerClock:
+    """The CRM's clock that all callers of a budget narrow down; a new one for a budget that does not go by it."""
+    while isinstance(limiter, ShareRateLimiter):
+        limiter = limiter.whole
+    known = limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None
+    return known or ServerClock()
+
+
 def _forget_in_child() -> None:
-    """A fork may copy a lock while another thread holds it: the child starts with locks of its own."""
+    """A fork may copy a lock that another thread holds, so the child gets its own locks."""
     global _budgets_lock  # noqa: PLW0603 - there is one registry in a process
     for store in list(_memory_stores):
-        store.start_anew()
+        store.reset()
     _budgets_lock = threading.Lock()
     _budgets.clear()
 

@@ -1,8 +1,8 @@
 """The schedule of a key in Redis: one budget for all hosts. One atomic script, by the clock of the server.
 
-Why no library: those that reserve slots in Redis (steindamm 0.11 is the best of them, MIT) know neither lanes, nor a
-pause for all after a refusal, nor a caller that does not come back; and steindamm has callers wait by their own clocks
-and needs Python 3.11.
+No library does this. Those that reserve slots in Redis (the best is steindamm 0.11, MIT) have no lanes, cannot pause
+all callers after a refusal, and cannot reclaim the slot of a caller that does not return. Steindamm's callers also wait
+by their own clocks, and it needs Python 3.11.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = 1.0
-"""Seconds to wait for Redis before it counts as out of order."""
+"""Seconds to wait for Redis before it counts as unusable."""
 
 EXPIRY = 3600
-"""Seconds after which Redis forgets a budget that is no longer used."""
+"""Seconds after which Redis deletes a budget that is no longer used."""
 
 CONSTANTS = json.dumps(
     {
-        "horizon": s.GRANT_AHEAD,
-        "grace": s.NO_SHOW_AFTER,
-        "longest_nap": s.LONGEST_NAP,
-        "shortest_nap": s.SHORTEST_NAP,
+        "grant_ahead": s.GRANT_AHEAD,
+        "no_show_after": s.NO_SHOW_AFTER,
+        "longest_retry_delay": s.LONGEST_RETRY_DELAY,
+        "shortest_retry_delay": s.SHORTEST_RETRY_DELAY,
         "longest_pause": LONGEST_PAUSE,
         "most_waiting": s.MOST_WAITING,
         "weights": [WEIGHTS[lane] for lane in s.LANES],
@@ -43,8 +43,8 @@ class RedisStore:
     """One schedule for all hosts that use this Redis.
 
     :param url: ``redis://`` or ``rediss://``
-    :param name: of the key in Redis; tells neither URL nor API key
-    :raises CrmConfigurationError: the package ``redis`` is not installed
+    :param name: name of the key in Redis; reveals neither URL nor API key
+    :raises CrmConfigurationError: if the package ``redis`` is not installed
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -55,15 +55,15 @@ class RedisStore:
     def ask(
         self, lane: Lane, ticket: Ticket | None, pace: s.Pace, patience: float, *, now: float | None = None
     ) -> tuple[s.Grant, Ticket]:
-        """:param now: a test's time in place of the server's"""
+        """:param now: a time for tests, instead of the server's"""
         number = number_for(self, ticket)
         request = (s.LANES.index(lane) + 1, -1 if number is None else number, repr(float(patience)))
-        verdict, seconds, mine = self._run("ask", pace, now, *request)
-        answer = s.Grant(s.GrantStatus(int(verdict)), float(seconds), int(float(mine)))
-        return answer, Ticket(id(self), answer.ticket)
+        status, seconds, mine = self._run("ask", pace, now, *request)
+        grant = s.Grant(s.GrantStatus(int(status)), float(seconds), int(float(mine)))
+        return grant, Ticket(id(self), grant.ticket)
 
     def pause(self, seconds: float, phase: float, pace: s.Pace, *, now: float | None = None) -> None:
-        """:param now: a test's time in place of the server's"""
+        """:param now: a time for tests, instead of the server's"""
         self._run("pause", pace, now, repr(seconds), repr(phase))
 
     def _run(self, what: str, pace: s.Pace, now: float | None, *request: int | str) -> Any:
@@ -90,11 +90,11 @@ def _client(url: str) -> redis.Redis:
             "Extra 'rate_store' names a Redis server, for which the package redis is missing; run "
             "pip install 'airflow-provider-crm[redis]'"
         ) from None
-    # one retry: after a restart of the server each connection of the pool is found broken once
+    # one retry: after a restart of the server each pooled connection fails once
     retry = Retry(NoBackoff(), 1)
     try:
         client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=retry)
-        client.connection_pool.make_connection()  # does not connect, but knows all options
+        client.connection_pool.make_connection()  # does not connect, but checks all options
     except (ValueError, TypeError):
         raise CrmConfigurationError(
             "Extra 'rate_store' has an option after its '?' that the package redis does not know or accept; correct it"
@@ -103,6 +103,6 @@ def _client(url: str) -> redis.Redis:
 
 
 def shown(url: str) -> str:
-    """Host and port of a store's URL: the rest may hold a password."""
+    """Host and port of a store's URL, because the rest may hold a password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 6379}"

@@ -1,17 +1,18 @@
 -- The rule of schedule.py, step by step, with the clock of the Redis server.
 --
 -- KEYS[1]  the schedule, a hash
--- ARGV     "ask" or "pause", seconds until the key may expire, the constants as JSON, spacing, at_once, a time in place
+-- ARGV     "ask" or "pause", seconds until the key may expire, the constants as JSON, spacing, at_once, a time instead
 --          of the server's or nothing; then lane, ticket and patience, or seconds and phase
--- returns  {verdict, seconds, ticket}; numbers as texts, for Redis cuts them to integers
+-- returns  {status, seconds, ticket}; numbers as texts, because Redis truncates numbers to integers
 
 local what, expiry = ARGV[1], ARGV[2]
 local constants = cjson.decode(ARGV[3])
-local horizon, grace, most_waiting = constants.horizon, constants.grace, constants.most_waiting
-local longest_nap, shortest_nap, longest_pause = constants.longest_nap, constants.shortest_nap, constants.longest_pause
+local grant_ahead, no_show_after, most_waiting = constants.grant_ahead, constants.no_show_after, constants.most_waiting
+local longest_retry_delay, shortest_retry_delay = constants.longest_retry_delay, constants.shortest_retry_delay
+local longest_pause = constants.longest_pause
 local weights = constants.weights
 local spacing, at_once = tonumber(ARGV[4]), tonumber(ARGV[5])
-local GO, NAP, LEAVE = "0", "1", "2"
+local GRANTED, RETRY_AFTER, REJECTED = "0", "1", "2"
 
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
@@ -25,7 +26,7 @@ local stored = {}
 local raw = redis.call("HGETALL", KEYS[1])
 for i = 1, #raw, 2 do
   local number = tonumber(raw[i + 1])
-  if number and math.abs(number) < 1e15 then -- false for what is no number at all: others may write here, too
+  if number and math.abs(number) < 1e15 then -- not NaN or infinite: others may write here, too
     stored[raw[i]] = number
   end
 end
@@ -46,11 +47,11 @@ end
 
 local back = math.max(asked - now, 0)
 asked = now
-following = math.min(following - back, now + longest_pause + horizon + 2 * spacing)
+following = math.min(following - back, now + longest_pause + grant_ahead + 2 * spacing)
 moved = math.min(moved - back, now)
 for i = 1, #queues do
   local queue = queues[i]
-  queue.alive = math.min(queue.alive - back, now + longest_nap + grace)
+  queue.alive = math.min(queue.alive - back, now + longest_retry_delay + no_show_after)
   queue.head = queue.tail - queue.head > most_waiting and queue.tail or math.min(queue.head, queue.tail)
 end
 
@@ -74,14 +75,14 @@ local function save()
   redis.call("EXPIRE", KEYS[1], expiry)
 end
 
-local function answer(verdict, seconds, ticket)
+local function result(status, seconds, ticket)
   save()
-  return { verdict, exact(seconds), exact(ticket) }
+  return { status, exact(seconds), exact(ticket) }
 end
 
 if what == "pause" then
   following = math.max(following, now + tonumber(ARGV[7])) + tonumber(ARGV[8])
-  return answer(GO, 0, 0)
+  return result(GRANTED, 0, 0)
 end
 
 -- ask
@@ -118,14 +119,14 @@ local slot = math.max(following, now - (at_once - 1) * spacing)
 local wait = math.max(slot - now, 0)
 local likely = wait + before * spacing
 if (joins and likely or wait) > patience then
-  return answer(LEAVE, likely, ticket)
+  return result(REJECTED, likely, ticket)
 end
 if joins then
   queue.tail = queue.tail + 1
 end
 
-local opens = slot - horizon
-local given_up = math.max(opens, moved) + grace
+local opens = slot - grant_ahead
+local given_up = math.max(opens, moved) + no_show_after
 if now >= opens + before * spacing or now >= given_up then
   following = slot + spacing
   virtual = math.max(virtual, queue.start)
@@ -140,13 +141,13 @@ if now >= opens + before * spacing or now >= given_up then
     end
   end
   moved = now
-  return answer(GO, wait, ticket)
+  return result(GRANTED, wait, ticket)
 end
 
-local nap = math.max(opens - now, 0) + before * spacing
+local delay = math.max(opens - now, 0) + before * spacing
 if before == 1 then
-  nap = math.min(nap, given_up - now)
+  delay = math.min(delay, given_up - now)
 end
-nap = math.min(math.max(nap, shortest_nap), longest_nap)
-queue.alive = math.max(queue.alive, now + nap + grace)
-return answer(NAP, nap, ticket)
+delay = math.min(math.max(delay, shortest_retry_delay), longest_retry_delay)
+queue.alive = math.max(queue.alive, now + delay + no_show_after)
+return result(RETRY_AFTER, delay, ticket)

@@ -1,12 +1,12 @@
 """The schedule of a key: its lanes, and which caller gets the next slot. It has no clock, lock or I/O.
 
-Callers of a lane queue up with tickets. A slot is given out when it is less than :data:`GRANT_AHEAD` away, to the first
-ticket of the lane that has had least of its share (start-time fair queueing: each call costs its lane ``1 / weight`` of
-virtual time). Until then nothing is reserved: a caller that comes late is not behind all the slots of a load's queue.
-A caller that has to wait asks again later. If it does not, it counts as gone: after :data:`NO_SHOW_AFTER`
-the slot is free for all. So nothing that a killed process held is lost.
+The callers of a lane queue up with tickets. A slot is granted when it is less than :data:`GRANT_AHEAD` away, to the
+first ticket of the lane that has used the least of its share (start-time fair queueing: each call costs its lane
+``1 / weight`` of virtual time). Nothing is reserved before that, so a late caller does not wait for all slots of a
+load's queue. A caller that has to wait asks again later. If it does not, it counts as gone, and after
+:data:`NO_SHOW_AFTER` the slot is free for all. Thus a killed process loses no slots.
 
-``schedule.lua`` is the same rule for Redis; a test compares the two step by step.
+``schedule.lua`` implements the same rule for Redis. A test compares the two step by step.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from enum import Enum, IntEnum
 from typing import Protocol
 
 MARGIN = 0.99
-"""Share of the allowed rate that is used: pacing 1 % too fast is refused, 1 % too slow costs 1 %."""
+"""Share of the allowed rate that is used. Calls that are 1 % too fast are refused; 1 % too slow costs 1 %."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds that a refusal may hold back the other callers of the key. A longer wait is no matter of pace: each caller
-hears of it from the CRM and decides by itself (a task frees its slot, a sensor checks later)."""
+"""Seconds that a refusal may hold back the other callers of the key. A longer wait is not about the rate: each caller
+learns of it from the CRM and decides by itself (a task frees its worker slot, a sensor checks later)."""
 
 
 class Lane(Enum):
-    """A kind of caller: each lane gets its share of the budget, and what the others leave."""
+    """A kind of caller. Each lane gets its share of the budget, and whatever the others leave."""
 
     SINGLE = "single"
-    """One call of a task, which a person or a pipeline waits for."""
+    """Single calls of tasks, for which a person or a pipeline waits."""
     WAITING = "waiting"
-    """Sensors and triggers that look again and again."""
+    """Repeated checks of sensors and triggers."""
     BULK = "bulk"
     """Loads and extracts of many rows."""
 
 
 WEIGHTS: dict[Lane, float] = {Lane.SINGLE: 2.0, Lane.WAITING: 1.0, Lane.BULK: 1.0}
-"""Shares of the lanes that have callers waiting; a load next to never-ending single calls keeps a third."""
+"""Shares of the lanes with waiting callers. A load next to continuous single calls keeps a third."""
 
 GRANT_AHEAD = 0.3
-"""Seconds before its time that a slot is given out: a caller that wakes late does not lose its slot.
-Longer would make urgent calls wait longer, too."""
+"""Seconds before its time that a slot is granted, so that a caller that wakes late does not lose it.
+A larger value would make urgent calls wait longer, too."""
 
 NO_SHOW_AFTER = 0.1
-"""Seconds that the one whose turn it is has for coming; well below the horizon, so that a dead one wastes no slot."""
+"""Seconds within which the next caller must ask; well below GRANT_AHEAD, so that a dead caller wastes no slot."""
 
-LONGEST_NAP = 0.5
-"""Seconds until a waiting caller asks again at the latest."""
+LONGEST_RETRY_DELAY = 0.5
+"""Seconds after which a waiting caller asks again at the latest."""
 
-SHORTEST_NAP = 0.002
+SHORTEST_RETRY_DELAY = 0.002
 
 MOST_WAITING = 100_000
-"""Callers of a lane; if there seem to be more, the state is wrong."""
+"""Waiting callers of a lane. If there are more, the state is corrupt."""
 
 LANES = tuple(Lane)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What the CRM allows, as the schedule needs it.
+    """The limits of the CRM in the terms of the schedule.
 
     :param spacing: seconds between two slots
-    :param at_once: slots that may be used at once after a rest
+    :param at_once: slots that may be used at once after a pause
     """
 
     spacing: float
@@ -71,26 +71,37 @@ class Pace:
 
     @classmethod
     def of(cls, rate: float, burst: int) -> Pace:
-        """One call of the burst is kept in reserve: it absorbs the jitter of the way."""
+        """One call of the burst stays in reserve and absorbs the jitter of the network."""
         return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
+
+    def first_slot(self, at: float) -> float:
+        """The first slot at a time or later; here any time is one."""
+        return at
+
+    def after(self, slot: float) -> float:
+        """The time from which on the slot after this one may be given out."""
+        return slot + self.spacing
 
 
 class GrantStatus(IntEnum):
-    """What a caller is to do."""
+    """What the caller must do."""
 
     GRANTED = 0
-    """Send after so many seconds: the slot is yours."""
+    """Send the call after these seconds: the slot is granted."""
     RETRY_AFTER = 1
-    """Ask again after so many seconds, with the ticket."""
+    """Ask again after these seconds, with the ticket."""
     REJECTED = 2
-    """No slot in time: it is so many seconds away."""
+    """There is no slot in time: it is these seconds away."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What the schedule says to one who asks."""
+    """The response of the schedule to a caller.
 
-    verdict: GrantStatus
+    :param ticket: for the next request of this caller
+    """
+
+    status: GrantStatus
     seconds: float
     ticket: int
 
@@ -99,10 +110,10 @@ class Grant:
 class Queue:
     """The callers of a lane.
 
-    :param head: first ticket that has not been served
-    :param tail: next ticket to be given out
+    :param head: the first ticket that has not been served
+    :param tail: the next ticket to issue
     :param start: virtual time at which its next call starts
-    :param alive: time until which somebody of it has promised to come back
+    :param alive: time until which one of its callers is expected back
     """
 
     head: int = 0
@@ -113,12 +124,12 @@ class Queue:
 
 @dataclass
 class Schedule:
-    """A budget at one moment; times are those of the clock of its place.
+    """A budget at one moment. Times are those of its store's clock.
 
-    :param asked: when somebody asked last
+    :param asked: time of the last request
     :param next: the next free slot
-    :param moved: when a slot was given out last
-    :param virtual: virtual time of the call that was given the last slot
+    :param moved: time of the last grant
+    :param virtual: virtual time of the call that got the last slot
     """
 
     asked: float = 0.0
@@ -130,7 +141,7 @@ class Schedule:
     def ask(self, now: float, lane: Lane, ticket: int | None, pace: Pace, patience: float) -> Grant:
         """Ask for a slot.
 
-        :param ticket: of the last answer; None or an unknown one queues up anew
+        :param ticket: the ticket of the last grant; None or an unknown one joins the queue at its end
         :param patience: seconds that the caller can wait from now on
         """
         self._heal(now, pace)
@@ -139,9 +150,9 @@ class Schedule:
         if joins and queue.alive <= now:  # no caller is left
             queue.head, queue.start = queue.tail, max(queue.start, self.virtual)
         mine = queue.tail if ticket is None or joins else ticket
-        rivals = self._before(lane, mine, now)
-        before = max(mine - queue.head, 0) + sum(rivals.values())
-        slot = max(self.next, now - (pace.at_once - 1) * pace.spacing)
+        earlier_calls = self._calls_before(lane, mine, now)
+        before = max(mine - queue.head, 0) + sum(earlier_calls.values())
+        slot = pace.first_slot(max(self.next, now - (pace.at_once - 1) * pace.spacing))
         wait = max(slot - now, 0.0)
         likely = wait + before * pace.spacing
         if (likely if joins else wait) > patience:
@@ -150,23 +161,23 @@ class Schedule:
             queue.tail += 1
         opens = slot - GRANT_AHEAD
         given_up = max(opens, self.moved) + NO_SHOW_AFTER
-        # as many slots are open as there are callers before this one: it takes no slot of theirs
+        # more slots are open than there are callers before this one, so it takes no slot of theirs
         if now >= opens + before * pace.spacing or now >= given_up:
-            self._give(queue, WEIGHTS[lane], mine, now, slot + pace.spacing)
+            self._give(queue, WEIGHTS[lane], mine, now, pace.after(slot))
             if before and now >= given_up:
-                self._pass_over(rivals)
+                self._pass_over(earlier_calls)
             return Grant(GrantStatus.GRANTED, wait, mine)
-        nap = max(opens - now, 0.0) + before * pace.spacing
+        delay = max(opens - now, 0.0) + before * pace.spacing
         if before == 1:
-            nap = min(nap, given_up - now)
-        nap = min(max(nap, SHORTEST_NAP), LONGEST_NAP)
-        queue.alive = max(queue.alive, now + nap + NO_SHOW_AFTER)
-        return Grant(GrantStatus.RETRY_AFTER, nap, mine)
+            delay = min(delay, given_up - now)
+        delay = min(max(delay, SHORTEST_RETRY_DELAY), LONGEST_RETRY_DELAY)
+        queue.alive = max(queue.alive, now + delay + NO_SHOW_AFTER)
+        return Grant(GrantStatus.RETRY_AFTER, delay, mine)
 
     def pause(self, now: float, seconds: float, phase: float, pace: Pace) -> None:
-        """No slot before this, and all later slots at another phase than before.
+        """Grant no slot for some seconds, and move all later slots to another phase.
 
-        :param phase: seconds; random, so that others who use the same key do not meet us in lockstep for ever
+        :param phase: random seconds, so that our calls do not coincide forever with those of other users of the key
         """
         self._heal(now, pace)
         self.next = max(self.next, now + seconds) + phase
@@ -179,8 +190,8 @@ class Schedule:
         if queue.head == queue.tail:
             queue.alive = 0.0
 
-    def _before(self, lane: Lane, ticket: int, now: float) -> dict[int, int]:
-        """How many calls of each other lane start at an earlier virtual time than that of this ticket."""
+    def _calls_before(self, lane: Lane, ticket: int, now: float) -> dict[int, int]:
+        """For each other lane, how many of its calls start at an earlier virtual time than this ticket."""
         own = LANES.index(lane)
         queue = self.queues[own]
         starts = queue.start + max(ticket - queue.head, 0) / WEIGHTS[lane]
@@ -188,30 +199,30 @@ class Schedule:
         for i, other in enumerate(self.queues):
             if i != own and other.alive > now:
                 lead = (starts - other.start) * WEIGHTS[LANES[i]]
-                calls = math.floor(lead) + 1 if i < own else math.ceil(lead)  # the first lane goes first at a tie
+                calls = math.floor(lead) + 1 if i < own else math.ceil(lead)  # the first lane wins a tie
                 found[i] = min(max(calls, 0), max(other.tail - other.head, 1))
         return found
 
-    def _pass_over(self, rivals: dict[int, int]) -> None:
-        """Whoever did not come for its turn is gone, until it comes after all."""
-        for i, calls in rivals.items():
+    def _pass_over(self, earlier_calls: dict[int, int]) -> None:
+        """Callers that missed their turn count as gone until they ask again."""
+        for i, calls in earlier_calls.items():
             if calls:
                 self.queues[i].alive = 0.0
 
     def _heal(self, now: float, pace: Pace) -> None:
-        """Whatever a clock that was set back, another boot or a defect has left: no wait is longer than it can be."""
+        """Bound all times, so that no wait is too long after a clock that was set back, a reboot or a defect."""
         back = max(self.asked - now, 0.0)
         self.asked = now
         self.next = min(self.next - back, now + LONGEST_PAUSE + GRANT_AHEAD + 2 * pace.spacing)
         self.moved = min(self.moved - back, now)
         for queue in self.queues:
-            queue.alive = min(queue.alive - back, now + LONGEST_NAP + NO_SHOW_AFTER)
+            queue.alive = min(queue.alive - back, now + LONGEST_RETRY_DELAY + NO_SHOW_AFTER)
             queue.head = queue.tail if queue.tail - queue.head > MOST_WAITING else min(queue.head, queue.tail)
 
     # -- as bytes --------------------------------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
-        """The record of a state file, with a check value at its end."""
+        """The record of a state file, with a checksum at its end."""
         lanes = [value for queue in self.queues for value in (queue.head, queue.tail, queue.start, queue.alive)]
         body = _RECORD.pack(_MAGIC, self.asked, self.next, self.moved, self.virtual, *lanes)
         return body + zlib.crc32(body).to_bytes(4, "big")
@@ -238,30 +249,30 @@ RECORD_SIZE = _RECORD.size + 4
 
 
 class StoreUnusable(Exception):
-    """The store cannot be used now; the text says which and why, and shows no password."""
+    """The store cannot be used at the moment. The text names it and the reason, and shows no password."""
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A place in a store's queue, worth nothing in another store."""
+    """A position in the queue of one store. Other stores ignore it."""
 
     store: int
     number: int
 
 
 class RateStore(Protocol):
-    """Keeps one schedule, asks it under a lock, and has the clock that it goes by."""
+    """Keeps one schedule with its lock and its clock."""
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         """Ask for a slot; see :meth:`Schedule.ask`.
 
-        :raises StoreUnusable: nothing was reserved
+        :raises StoreUnusable: then nothing was reserved
         """
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         """Hold back all callers; see :meth:`Schedule.pause`.
 
-        :raises StoreUnusable: nothing was changed
+        :raises StoreUnusable: then nothing was changed
         """
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSource, ErrorSpec, GatewayAnswer
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_RESPONSES, ErrorSource, ErrorSpec, GatewayResponse
 from crm_provider.sandbox.settings import Envelope, SuccessShape, not_one_of
 
 REQUEST_ID_HEADER = "x-amzn-requestid"
@@ -29,7 +29,7 @@ class ErrorReply:
     type: str
     status: int
     text: str
-    gateway: GatewayAnswer | None = None
+    gateway: GatewayResponse | None = None
 
 
 class RefusedError(Exception):
@@ -51,8 +51,8 @@ def gateway_reply(case: str) -> ErrorReply:
 
     :param case: its name in the catalogue, for example ``throttled``
     """
-    answer = _CASES[case]
-    return ErrorReply(type=answer.type, status=answer.status, text=_text(answer), gateway=answer)
+    response = _CASES[case]
+    return ErrorReply(type=response.type, status=response.status, text=_text(response), gateway=response)
 
 
 def error_reply(name: str) -> ErrorReply:
@@ -73,7 +73,7 @@ def error_reply(name: str) -> ErrorReply:
     if spec.status is None:
         raise ValueError(f"{word} is never a response of the API: use the effect 'drop', 'latency' or 'garbage'")
     if spec.source is ErrorSource.GATEWAY:
-        return gateway_reply(next(answer.case for answer in GATEWAY_ANSWERS if answer.type == word))
+        return gateway_reply(next(response.case for response in GATEWAY_RESPONSES if response.type == word))
     return _from_spec(spec)
 
 
@@ -83,11 +83,11 @@ def _from_spec(spec: ErrorSpec, text: str | None = None) -> ErrorReply:
     return ErrorReply(type=spec.type, status=spec.status, text=text or spec.messages[0])
 
 
-def _text(answer: GatewayAnswer) -> str:
-    return next(iter(answer.body.values())) or ""
+def _text(response: GatewayResponse) -> str:
+    return next(iter(response.body.values())) or ""
 
 
-_CASES = {answer.case: answer for answer in GATEWAY_ANSWERS}
+_CASES = {response.case: response for response in GATEWAY_RESPONSES}
 
 ERROR_NAMES: tuple[str, ...] = (
     *(spec.type for spec in CATALOGUE.values() if spec.status is not None),
@@ -166,7 +166,7 @@ def _v2_text(error: ErrorReply, _request_id: str) -> _BodyAndHeaders:
 
 
 def _gateway(error: ErrorReply, _request_id: str) -> _BodyAndHeaders:
-    known = (a for a in GATEWAY_ANSWERS if a.type == error.type and a.status == error.status and _text(a))
+    known = (a for a in GATEWAY_RESPONSES if a.type == error.type and a.status == error.status and _text(a))
     form = error.gateway or next(known, None)
     if form is None:  # the gateway has no error of this type and passes the backend's text on
         return {"message": error.text}, {}

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import errors as e
 from crm_provider._compat import (
+    AirflowRescheduleException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     BaseSensorOperator,
     Context,
     PokeReturnValue,
@@ -25,8 +27,17 @@ from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import raise_for_decision, reschedule, sensor_timeout, skip, task_timeout
+from crm_provider.tasks.outcome import (
+    ENDS,
+    log_reschedule,
+    raise_for_decision,
+    reschedule,
+    sensor_timeout,
+    skip,
+    task_timeout,
+)
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
+from crm_provider.tasks.task_log import moment, short_traceback
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 from crm_provider.waiting.conditions import Condition, DirectLookup
@@ -119,15 +130,24 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         :return: the XCom (ids, no values) if the condition holds, else None
         :raises CrmError: if a call fails
         """
-        return self._condition.check(DirectLookup(self.hook.get_conn()))
+        if not self._condition.sweeps:
+            return self._condition.check(DirectLookup(self.hook.get_conn()))
+        with self.hook.waiting_client() as client:
+            return self._condition.check(DirectLookup(client))
 
+    @short_traceback(*ENDS)
     def execute(self, context: Context) -> Any:
         """Wait. An error that ends the wait becomes a task state here, outside of the base class's handlers."""
         self._load_state(context)
         try:
             self.last_result = self._check_and_defer(context) if self.deferrable else super().execute(context)
         except AirflowSensorTimeout as timeout:
-            sensor_timeout(f"{timeout} The last answer was: {self._waiting.last_answer}", cause=timeout)
+            sensor_timeout(str(timeout), last_result=self._waiting.last_result, cause=timeout)
+        except AirflowSkipException as skipped:  # by soft_fail or never_fail
+            skip(f"{skipped} The last result was: {self._waiting.last_result}", cause=skipped)
+        except AirflowRescheduleException as freed:
+            log_reschedule(freed.reschedule_date)
+            raise
         except e.CrmError as error:
             raise_for_decision(error, self._ends or self.decide(error), context)
         return self.last_result
@@ -153,24 +173,29 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             share_poll=self.share_poll,
             memory={**asdict(self._waiting), "not_before": to_wall(self._waiting.not_before)},
         )
+        self.log.info(
+            "Waits in the triggerer, without a worker's slot.\nA check every %g s, until %s.",
+            self.poke_interval,
+            moment(datetime.fromtimestamp(started + self.timeout, timezone.utc)),
+        )
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Resume after the triggerer: return the answer, or raise what ended the wait."""
+        """Resume after the triggerer: return the result, or raise what ended the wait."""
         if "error" in event:
             self._ends = Decision.from_data(event["decision"])
             raise e.CrmError.from_dict(event["error"])
         if event.get("limit") == "execution_timeout":
             limit = self.execution_timeout
-            task_timeout(f"The execution_timeout of {limit} is over. The last answer was: {event['last_answer']}")
-        if "last_answer" in event:
-            sensor_timeout(
-                f"Sensor has timed out after {self.timeout:.0f} s. The last answer was: {event['last_answer']}"
-            )
-        self.log.info("Found: %s", event["answer"])
-        self.last_result = event["answer"]
-        return event["answer"]
+            task_timeout(f"The execution_timeout of {limit} is over. The last result was: {event['last_result']}")
+        if "last_result" in event:
+            message = f"Sensor has timed out after {self.timeout:.0f} s."
+            sensor_timeout(message, last_result=event["last_result"], soft_fail=self.soft_fail)
+        self.log.info("Found: %s", event["result"])
+        self.last_result = event["result"]
+        return event["result"]
 
+    @short_traceback(*ENDS)
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Like :meth:`execute`, but without the sensor base class.
 
@@ -180,7 +205,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         try:
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
         except AirflowSensorTimeout as timeout:
-            if self.soft_fail:
+            if self.soft_fail:  # Airflow has ended the wait, because the triggerer did not
                 skip(f"Skipped by soft_fail. {timeout}", cause=timeout)
             raise
         except e.CrmError as error:
@@ -194,7 +219,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             found = self.check()
         except e.CrmError as error:
             return self._handle_error(error, context)
-        self._waiting.record_answer(self._condition.why)
+        self._waiting.record_result(self._condition.why)
         self._save_state(context)
         why = f": {self._condition.why}" if self._condition.why else ""
         self.log.info(f"Not yet{why}." if found is None else f"Found: {found}")

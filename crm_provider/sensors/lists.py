@@ -9,7 +9,7 @@ from crm_provider.client.validation import several
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.templates import is_mapped
-from crm_provider.waiting.conditions import InList, ListExists, Match
+from crm_provider.waiting.conditions import InList, ListExists, ListHasMembers, Match, checked_minimum
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 
 class CrmListSensor(CrmSensor):
-    """Waits until a segmentation list exists.
+    """Waits until a segmentation list exists, or has a number of members.
 
-    XCom: ``{"id": <list id>, "name": ...}``.
+    XCom: ``{"id": <list id>, "name": ...}``; with ``min_members``: ``{"id": <list id>, "members": ...}``, counted up to
+    where the check stopped.
 
     :param list_id: its id
     :param list_name: its exact name; two lists with this name are an error. Give either id or name
+    :param min_members: wait until the list has at least so many members. The API has no count: a check reads the
+        contacts of the account, ten with each call, until it is clear
     """
 
-    template_fields: Sequence[str] = ("list_id", "list_name", *CrmSensor.template_fields)
+    template_fields: Sequence[str] = ("list_id", "list_name", "min_members", *CrmSensor.template_fields)
     policy_name = "CrmListSensor"
 
     def __init__(
@@ -35,13 +38,17 @@ class CrmListSensor(CrmSensor):
         *,
         list_id: Templated[str] | None = None,
         list_name: Templated[str] | None = None,
+        min_members: Templated[int] | None = None,
         **kwargs: Unpack[CrmSensorArguments],
     ) -> None:
         super().__init__(**kwargs)
         if not is_mapped(self):
             _one_of(list_id, list_name)
+        if isinstance(min_members, (int, float)):
+            checked_minimum(min_members)
         self.list_id = rendered(list_id)
         self.list_name = rendered(list_name)
+        self.min_members = rendered(min_members)
 
     if TYPE_CHECKING:
 
@@ -51,11 +58,15 @@ class CrmListSensor(CrmSensor):
             *,
             list_id: Templated[str] | None = ...,
             list_name: Templated[str] | None = ...,
+            min_members: Templated[int] | None = ...,
             **kwargs: Unpack[CrmSensorArguments],
         ) -> OperatorPartial: ...
 
-    def condition(self) -> ListExists:
-        return ListExists(list_id=self.list_id, list_name=self.list_name)
+    def condition(self) -> ListExists | ListHasMembers:
+        if self.min_members is None:
+            return ListExists(list_id=self.list_id, list_name=self.list_name)
+        minimum = checked_minimum(self.min_members)
+        return ListHasMembers(list_id=self.list_id, list_name=self.list_name, min_members=minimum)
 
 
 class CrmListMembershipSensor(CrmSensor):

@@ -1,10 +1,13 @@
-"""Task states from decisions about errors, and :func:`crm_errors` and :class:`CrmRetryPolicy` for your own tasks.
+"""Task states from decisions about errors.
+
+:func:`crm_errors` and :class:`CrmRetryPolicy` are for your own tasks, :func:`load_alert` is for notifiers.
 
 No other part of the package raises Airflow's exceptions.
 """
 
 from typing import TYPE_CHECKING
 
+from crm_provider.tasks.alerts import load_alert
 from crm_provider.tasks.outcome import ERROR_XCOM, crm_errors
 from crm_provider.tasks.retry_policy import CrmRetryPolicy
 
@@ -13,4 +16,4 @@ if TYPE_CHECKING:  # type aliases, which exist for type checkers only
     from crm_provider.tasks.arguments import SensorOnError as SensorOnError
     from crm_provider.tasks.arguments import TaskOnError as TaskOnError
 
-__all__ = ["ERROR_XCOM", "CrmRetryPolicy", "crm_errors"]
+__all__ = ["ERROR_XCOM", "CrmRetryPolicy", "crm_errors", "load_alert"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from crm_provider.load.mapping.deal_mapper import DealMode
     from crm_provider.load.mapping.fields import Empty
     from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
+    from crm_provider.load.sources.arrow_tables import ArrowStream
 
     _T = TypeVar("_T")
 
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     """The value of a template field, or the output of another task."""
     PathArgument: TypeAlias = str | os.PathLike[str] | ObjectStoragePath | XComArg
     """A path or a URL."""
-    PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]]
+    PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]] | ArrowStream
     """Files or rows."""
+    Rows: TypeAlias = PathsOrRows | Iterable[Mapping[str, Any]]
+    """Rows of a task or a script, also of a generator."""
     PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
     """Files or addresses."""
     Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None

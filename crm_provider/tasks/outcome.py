@@ -15,9 +15,9 @@ decision      what Airflow sees
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ContextDecorator
 from datetime import datetime, timedelta, timezone
+from types import TracebackType
 from typing import Any, NoReturn
 
 from crm_provider import config
@@ -33,6 +33,7 @@ from crm_provider._compat import (
 from crm_provider.errors.on_error import Action, OnError, Work
 from crm_provider.errors.policy import LONG_WAIT, Decision, ErrorPolicy, server_delay
 from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
+from crm_provider.tasks.task_log import error_record, moment, record, short_traceback
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,14 @@ MAX_TOTAL_WAIT = 24 * 3600.0
 ERROR_XCOM = "crm_error"
 """XCom key of the error that decided a task's state. It contains no values."""
 
+ENDS = (e.CrmError, AirflowFailException, AirflowSensorTimeout)
+"""Exceptions that end a task on purpose, after a record in its log: their frames say no more."""
 
 REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
 """XCom key of the reason of a load that ends before its first call, if it is no error of the CRM; its characters."""
 
 
-@contextmanager
-def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
+def crm_errors(on_error: OnError | None = None) -> AbstractContextManager[None]:
     """Give your own tasks that use the hook the same outcomes as the operators.
 
     Outside of a running task (a script, a plain test, ``@task.virtualenv``, ``@task.external_python``) it raises the
@@ -59,21 +61,54 @@ def crm_errors(on_error: OnError | None = None) -> Iterator[None]:
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
     ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
 
+    A load that ends early has decided by its own ``on_error``; one whose source is not valid, or with too many rejected
+    rows, is not retried.
+
     :param on_error: overrides, as for operators
     :raises ValueError: if a line of ``on_error`` is invalid
     """
-    policy = ErrorPolicy(on_error or {}, site=config.on_error(Work.TASK))
-    try:
-        yield
-    except e.CrmError as error:
-        decision = policy.decide(error)
-        context = _current_context()
-        if context is None:
-            _raise_outside_of_a_task(error, decision)
-        raise_for_decision(error, decision, context)
+    return _CrmErrors(ErrorPolicy(on_error or {}, site=config.on_error(Work.TASK)))
 
 
-def _current_context() -> Context | None:
+class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
+    def __init__(self, policy: ErrorPolicy) -> None:
+        self._policy = policy
+
+    @short_traceback(*ENDS)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context = current_context()
+        if context is not None and isinstance(error, Exception) and _is_final(error):
+            publish_reason(error, context)
+            fail_without_retry(str(error), cause=error)
+        if not isinstance(error, e.CrmError):
+            return
+        decision = _decided_by_a_load(error) or self._policy.decide(error)
+        try:
+            if context is None:
+                _raise_outside_of_a_task(error, decision)
+            raise_for_decision(error, decision, context)
+        except e.CrmError:
+            error.__traceback__ = traceback  # it goes on, without the frames of this method
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether an error of a load comes again with each try."""
+    from crm_provider.load.report import TooManyRejects
+    from crm_provider.load.rows import NoSuchFile, SourceError
+
+    return isinstance(error, (SourceError, TooManyRejects)) and not isinstance(error, NoSuchFile)
+
+
+def _decided_by_a_load(error: e.CrmError) -> Decision | None:
+    """What a load has decided about the error that stopped it; None if it comes from no load."""
+    from crm_provider.load.report import LoadStopped
+
+    return error.__cause__.decision if isinstance(error.__cause__, LoadStopped) else None
+
+
+def current_context() -> Context | None:
     """The context of the running task; None in a script, a plain test, or the separate interpreter of a task."""
     from airflow.sdk import get_current_context
 
@@ -92,7 +127,7 @@ def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
 
 
 def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
-    """End the task with the decided state.
+    """End the task with the decided state, and say so in one record of the log.
 
     The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
     """
@@ -100,21 +135,30 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
     _publish(error, decision, ti, task)
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
+
+    def say(level: int, ended: str) -> None:
+        log.log(level, "%s", error_record(error, ended=ended, decision=decision, task=task))
+
     if decision.action is Action.SKIP:
-        skip(f"Skipped by {decision.origin}. {error}", cause=error)
+        say(logging.INFO, "skipped")
+        raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
     if decision.action is Action.RETRY:
         if (until := _reschedule_date(error, context)) is not None:
-            log.warning("%s The slot is freed until %s; the try is kept.", error, until.isoformat(timespec="seconds"))
-            reschedule(until)
-        _remark(error, _retry_remark(retries_left))
+            say(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
+            raise AirflowRescheduleException(until)
+        remark, level = _retry_remark(retries_left), logging.WARNING if retries_left else logging.ERROR
+        say(level, f"this try failed. {remark}")
+        _remark(error, remark)
         raise error
     policy = getattr(task, "retry_policy", None)
     if policy is not None and not isinstance(policy, CrmRetryPolicy):
+        say(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
         _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
+        say(logging.ERROR, "failed; not retried, because the same call would fail again")
         _remark(error, f"Not retried, by {decision.origin}")
     if retries_left and policy is None:
-        fail_without_retry(str(error), cause=error)
+        raise AirflowFailException(str(error)) from error
     raise error
 
 
@@ -127,11 +171,19 @@ def publish_reason(wrong: Exception, context: Context) -> None:
 
 def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
     """Fail the task regardless of ``retries`` and its retry policy: the same input would fail again."""
+    log.error("%s", record(message, [("Task", "failed; not retried, because the same input would fail again")]))
     raise AirflowFailException(message) from cause
+
+
+def fail(error: Exception) -> NoReturn:
+    """End this try with an error that is not one of the CRM: ``retries`` apply."""
+    log.error("%s", record(str(error), [("Task", "this try failed; retries apply")]))
+    raise error
 
 
 def skip(message: str, *, cause: BaseException | None = None) -> NoReturn:
     """End the task as skipped."""
+    log.info("%s", record(message, [("Task", "skipped")]))
     raise AirflowSkipException(message) from cause
 
 
@@ -140,13 +192,31 @@ def reschedule(date: datetime) -> NoReturn:
     raise AirflowRescheduleException(date)
 
 
-def sensor_timeout(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """End a sensor after its timeout; Airflow applies ``soft_fail`` and ``retries``."""
+def log_reschedule(date: datetime) -> None:
+    """Say in the log until when the slot is freed: Airflow says only that it is."""
+    log.info("Slot freed until %s; the try is kept.", moment(date))
+
+
+def sensor_timeout(
+    message: str, *, last_result: str, soft_fail: bool = False, cause: BaseException | None = None
+) -> NoReturn:
+    """End a sensor after its timeout.
+
+    :param last_result: what the last check found
+    :param soft_fail: end it as skipped
+    """
+    ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
+    level = logging.INFO if soft_fail else logging.ERROR
+    log.log(level, "%s", record(message, [("Last answer", last_result), ("Task", ended)]))
+    message = f"{message} The last result was: {last_result}"
+    if soft_fail:
+        raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause
     raise AirflowSensorTimeout(message) from cause
 
 
 def task_timeout(message: str) -> NoReturn:
     """End a task whose ``execution_timeout`` is over, as Airflow does while a task runs: ``retries`` apply."""
+    log.error("%s", record(message, [("Task", "this try failed; retries apply")]))
     raise AirflowTaskTimeout(message)
 
 
@@ -173,8 +243,7 @@ def _remark(error: e.CrmError, text: str) -> None:
 
 
 def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
-    """Publish the error for people in the log and for later tasks as a small XCom."""
-    log.info("%s -> %s, by %s", error.type, decision.action.value, decision.origin)
+    """Publish the error for later tasks as a small XCom."""
     value = {
         "error": type(error).__name__,
         "type": error.type,

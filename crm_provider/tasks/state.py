@@ -17,18 +17,21 @@ STATE_KEY = "crm_load"
 """Key of the checkpoint in the task's state store."""
 
 
-def checkpoints_for(context: Context, *, path: AnyPath | None, beside: AnyPath | None) -> Checkpoints:
+def checkpoints_for(
+    context: Context, *, path: AnyPath | None, beside: AnyPath | None, key: str = STATE_KEY
+) -> Checkpoints:
     """The best available place: the given file, Airflow's task state store (3.3+), or a file beside another one.
 
     :param path: the file that the user asked for
     :param beside: another file of the load, such as its rejects
+    :param key: of the checkpoint in the store; each load of a task has its own
     """
     store: Any = context.get("task_state_store")
     owner = owner_of(context["ti"])
     if path is not None:
         return OwnCheckpoints(FileCheckpoints(path), owner)
     if store is not None:
-        return TaskStateCheckpoints(store)
+        return TaskStateCheckpoints(store, key)
     if beside is not None:
         return OwnCheckpoints(FileCheckpoints(sibling(beside, f".{owner[:12]}.checkpoint")), owner)
     log.warning(
@@ -79,11 +82,11 @@ class TaskStateCheckpoints:
 
     is_local = True
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(self, store: Any, key: str = STATE_KEY) -> None:
+        self._store, self._key = store, key
 
     def load(self) -> Checkpoint | None:
-        found = self._store.get(STATE_KEY)
+        found = self._store.get(self._key)
         if found is None:
             return None
         try:
@@ -95,7 +98,7 @@ class TaskStateCheckpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Store the checkpoint. If Airflow's server is unavailable, the last one stays: a retry repeats more rows."""
         try:
-            self._store.set(STATE_KEY, checkpoint.as_data())
+            self._store.set(self._key, checkpoint.as_data())
         except AirflowRuntimeError as away:
             log.warning("Airflow did not store the checkpoint (%s); the load goes on.", type(away).__name__)
 

@@ -18,6 +18,7 @@ from crm_provider import config
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.source import is_table
 
 if TYPE_CHECKING:
     import jinja2
@@ -44,17 +45,21 @@ class Hidden:
         self.noun = noun
 
     def __str__(self) -> str:
-        return f"text of {self.noun}" if isinstance(self.items, str) else f"{len(self.items)} {self.noun}"
+        if isinstance(self.items, str):
+            return f"text of {self.noun}"
+        return f"{len(self.items)} {self.noun}" if hasattr(self.items, "__len__") else self.noun
 
     __repr__ = __str__
 
 
 def hide_rows(value: Any) -> Any:
-    """A load's source as a template field: a list is hidden unless it contains paths."""
+    """A load's source as a template field: a table is hidden, and a list unless it contains paths."""
     if isinstance(value, str):
         return Hidden(value, "rows") if value.lstrip().startswith("[{") else value
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, AnyPath)) for item in value):
         return [path_text(item) for item in value]
+    if is_table(value):
+        return Hidden(value, "rows")
     is_pages = isinstance(value, (list, tuple)) and isinstance(value[0], (list, tuple))
     return hide_list(path_text(value), "pages of rows" if is_pages else "rows")
 

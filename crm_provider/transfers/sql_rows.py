@@ -1,195 +1,44 @@
 """The rows of a query as the source of a load, streamed with a server-side cursor if the driver has one.
 
-It also hides what differs between database drivers, so that values are exact and the same with each of them. By
-default psycopg 2 reads ``infinity`` as 9999-12-31 and ``24:00`` as 00:00, psycopg 3 ends the query there, both read
-``jsonb`` through floats, and one returns ``inet`` as text, the other as an object.
+What is held in memory is bounded: the rows that are fetched at once by their number and, as far as the rows before tell
+it, by their bytes; a longer row is rejected.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
-from decimal import Decimal
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from crm_provider.load.rows import Row, SourceError, Unreadable
-from crm_provider.load.sources.files import RowLocations
-
-CURSOR_NAME = "crm_load"
-
-
-def streaming_cursor(connection: Any) -> Any:
-    """A cursor that does not fetch the whole result at once.
-
-    From then on the connection reads exact values, as far as its driver allows it.
-    """
-    driver = next((name for name in drivers_of(connection) if name in _CURSORS), None)
-    return connection.cursor() if driver is None else _CURSORS[driver](connection)
-
-
-def drivers_of(connection: Any) -> list[str]:
-    """The top-level modules of a connection's class and of its base classes."""
-    return [cls.__module__.partition(".")[0] for cls in type(connection).__mro__]
-
-
-def exact_json(text: str | bytes) -> Any:
-    """JSON whose numbers keep their digits: a ``Decimal`` where a float would lose some."""
-    return json.loads(text, parse_float=_exact_number)
-
-
-# -- psycopg 2 ------------------------------------------------------------------------------------------------
-
-
-def psycopg2_types() -> list[Any]:
-    """Types that return :class:`Unreadable` for what Python cannot hold, and lists for arrays of ids and addresses."""
-    extensions = importlib.import_module("psycopg2.extensions")
-    names = ("PYDATE", "PYDATETIME", "PYDATETIMETZ", "PYTIME", "PYINTERVAL")
-    originals = [getattr(extensions, name) for name in names]
-    times = [extensions.new_type(kind.values, kind.name, _lenient(kind)) for kind in originals]
-    arrays = [extensions.new_array_type(_ARRAYS[made.name], f"{made.name}ARRAY", made) for made in times]
-    inet_and_uuid_arrays = (1041, 651, 2951)
-    return [*times, *arrays, extensions.new_array_type(inet_and_uuid_arrays, "TEXTS", extensions.UNICODE)]
-
-
-_ARRAYS = {
-    "PYDATE": (1182,), "PYDATETIME": (1115,), "PYDATETIMETZ": (1185,), "PYTIME": (1183, 1270), "PYINTERVAL": (1187,),
-}  # fmt: skip
-"""Type numbers of PostgreSQL's arrays of each type."""
-
-
-def _lenient(original: Any) -> Callable[[str | None, Any], Any]:
-    def read(text: str | None, cursor: Any) -> Any:
-        if text is None:
-            return None
-        if "infinity" in text or text.startswith("24:"):
-            return Unreadable(text)
-        try:
-            return original(text, cursor)
-        except (ValueError, OverflowError):
-            return Unreadable(text)
-
-    return read
-
-
-def teach_psycopg2(connection: Any) -> None:
-    """Have a connection read with :func:`psycopg2_types` and :func:`exact_json`."""
-    extensions, extras = (importlib.import_module(f"psycopg2.{name}") for name in ("extensions", "extras"))
-    for kind in psycopg2_types():
-        extensions.register_type(kind, connection)
-    extras.register_default_json(connection, loads=exact_json)
-    extras.register_default_jsonb(connection, loads=exact_json)
-
-
-def _psycopg2_cursor(connection: Any) -> Any:
-    teach_psycopg2(connection)
-    return connection.cursor(name=CURSOR_NAME)
-
-
-# -- psycopg 3 ------------------------------------------------------------------------------------------------
-
-
-def teach_psycopg(context: Any) -> None:
-    """Have psycopg 3 return :class:`Unreadable` for values that Python cannot hold, and text for ``inet``.
-
-    :param context: with ``adapters``: the connection
-    """
-    times, texts, jsons, psycopg = (
-        importlib.import_module(name)
-        for name in ("psycopg.types.datetime", "psycopg.types.string", "psycopg.types.json", "psycopg")
-    )
-    loaders = {
-        "date": times.DateLoader, "timestamp": times.TimestampLoader, "timestamptz": times.TimestamptzLoader,
-        "time": times.TimeLoader, "timetz": times.TimetzLoader, "interval": times.IntervalLoader,
-    }  # fmt: skip
-    for name, base in loaders.items():
-        context.adapters.register_loader(name, _lenient_loader(base, psycopg.DataError))
-    for name in ("inet", "cidr"):
-        context.adapters.register_loader(name, texts.TextLoader)
-    jsons.set_json_loads(exact_json, context)
-
-
-def _lenient_loader(base: Any, data_error: type[Exception]) -> Any:
-    class Lenient(base):  # type: ignore[misc]  # the driver need not be installed
-        def load(self, data: Any) -> Any:
-            try:
-                return super().load(data)
-            except (data_error, ValueError, OverflowError):
-                return Unreadable(bytes(data).decode(errors="replace"))
-
-    return Lenient
-
-
-def _psycopg_cursor(connection: Any) -> Any:
-    teach_psycopg(connection)
-    return connection.cursor(name=CURSOR_NAME)
-
-
-# -- others -------------------------------------------------------------------------------------------------
-
-
-def _sqlite_cursor(connection: Any) -> Any:
-    if getattr(connection, "text_factory", None) is str:  # which ends the query at bytes that are no UTF-8
-        connection.text_factory = _text_or_unreadable
-    return connection.cursor()
-
-
-def _text_or_unreadable(data: bytes) -> str | Unreadable:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return Unreadable(data.decode(errors="replace"))
-
-
-def _unbuffered(driver: str) -> Callable[[Any], Any]:
-    def cursor(connection: Any) -> Any:
-        return connection.cursor(importlib.import_module(f"{driver}.cursors").SSCursor)
-
-    return cursor
-
-
-_CURSORS: Mapping[str, Callable[[Any], Any]] = {
-    "psycopg2": _psycopg2_cursor,
-    "psycopg": _psycopg_cursor,
-    "sqlite3": _sqlite_cursor,
-    "MySQLdb": _unbuffered("MySQLdb"),
-    "pymysql": _unbuffered("pymysql"),
-}
-"""Drivers whose default cursor reads the whole result at once, or ends at a value that it cannot hold."""
-
-
-# -- helpers ------------------------------------------------------------------------------------------------
-
-
-def _exact_number(written: str) -> float | Decimal:
-    value = float(written)
-    exact = Decimal(written)
-    return value if math.isfinite(value) and Decimal(repr(value)) == exact else exact
-
+from crm_provider.load.rows import Row, RowLocations, SourceError, Unreadable
+from crm_provider.transfers.sql_drivers import Driver, driver_of
 
 FETCH_SIZE = 1000
 """Rows that are fetched at once and held in memory."""
+
+LARGEST_BATCH = 8 << 20
+"""Bytes of the rows that are fetched at once, unless they are longer than those before; also the most of one row."""
+
+GROWTH = 10
+"""The first fetch is a single row; each further one has at most so many times the rows of the one before it."""
 
 FAILURES_IN_A_ROW = 100
 """Consecutive unreadable rows after which the query ends: a broken cursor repeats the same error for ever."""
 
 Batch: TypeAlias = "list[Any]"
 
-_NOT_HELD = "has a value that the database's driver cannot hold; cast it to text in the query"
 
-_ONE_BY_ONE = frozenset({"sqlite3", "MySQLdb", "pymysql"})
-"""Drivers whose cursors return rows one by one anyway. Those of PostgreSQL have types for values that Python cannot
-hold; of others the cost of a single row is unknown."""
-
-
-class _Failed(str):
-    """The name of a driver's error, in place of a row."""
+class _Problem(str):
+    """Why a row cannot be used, in place of the row."""
 
     __slots__ = ()
+
+
+_TOO_LONG = _Problem(f"has over {LARGEST_BATCH:,} bytes; shorten its values, or leave columns out of the query")
 
 
 class SqlRows:
@@ -200,7 +49,7 @@ class SqlRows:
     :param connect: opens a connection (DB-API 2)
     :param sql: one query
     :param parameters: of the query, in the driver's own style
-    :param fetch_size: rows that are fetched at once
+    :param fetch_size: rows that are fetched at once, at most
     :raises SourceError: if it is more than one statement
     """
 
@@ -213,7 +62,8 @@ class SqlRows:
         self._connect, self._sql, self._parameters, self._fetch_size = connect, sql, parameters, fetch_size
         self._open = ExitStack()
         self._asked: tuple[Any, Batch] | None = None
-        self._one_by_one, self._failed_in_a_row = False, 0
+        self._driver = Driver(lambda connection: connection.cursor())
+        self._next_size, self._failed_in_a_row = 1, 0
         self._places = RowLocations()
 
     @cached_property
@@ -233,17 +83,18 @@ class SqlRows:
         return names
 
     def rows(self) -> Iterator[Row]:
-        """All rows, numbered from 1."""
+        """All rows, numbered from 1.
+
+        :raises SourceError: if the database cannot compute the query for one of its rows
+        """
         columns = self.columns
         cursor, batch = self._asked or self._ask()
         self._asked, self._places = None, RowLocations()
         try:
             for number, values in enumerate(self._fetched(cursor, batch), 1):
-                problem = (
-                    None if not isinstance(values, _Failed) else f"row {number} of the query {_NOT_HELD} ({values})"
-                )
+                problem = f"row {number} of the query {values}" if isinstance(values, _Problem) else None
                 self._places.note(0, problem)
-                yield Row(number, {} if problem else dict(zip(columns, values, strict=True)), problem)
+                yield Row(number, {} if problem else _named(columns, values), problem)
         finally:
             self.close()
 
@@ -252,32 +103,45 @@ class SqlRows:
         return self._places.is_malformed(number)
 
     def _fetched(self, cursor: Any, batch: Batch) -> Iterator[Any]:
-        """The rows of a cursor; an unreadable row is replaced by the name of the driver's error."""
+        """The rows of a cursor; a row that cannot be used is replaced by the reason."""
         while batch:
             yield from batch
+            batch.clear()  # before the next ones come
             batch = self._next_batch(cursor)
 
     def _next_batch(self, cursor: Any) -> Batch:
-        """The next rows: fetched one by one if that costs nothing, because one unreadable row would lose the batch.
+        """The next rows: fetched one by one if that costs nothing, because one unreadable row would lose the batch."""
+        with _without_values():
+            if self._driver.one_by_one:
+                return self._one_by_one(cursor)
+            rows = list(cursor.fetchmany(self._next_size))
+        sizes = [size_of(row) for row in rows]
+        fitting = LARGEST_BATCH // max(1, *sizes, 1)
+        self._next_size = max(1, min(self._fetch_size, self._next_size * GROWTH, fitting))
+        return [row if size <= LARGEST_BATCH else _TOO_LONG for row, size in zip(rows, sizes, strict=True)]
+
+    def _one_by_one(self, cursor: Any) -> Batch:
+        """Rows until they are enough or have enough bytes.
 
         :raises Exception: the driver's, if it is not about a row, or too many consecutive rows fail
         """
-        if not self._one_by_one:
-            return list(cursor.fetchmany(self._fetch_size))
         batch: Batch = []
-        while len(batch) < self._fetch_size:
+        free = LARGEST_BATCH
+        while len(batch) < self._fetch_size and free > 0:
             try:
                 row = cursor.fetchone()
-            except Exception as wrong:
+            except (ValueError, OverflowError) as wrong:  # also UnicodeDecodeError; errors of the server are others
                 self._failed_in_a_row += 1
-                if not _is_of_one_row(wrong) or self._failed_in_a_row > FAILURES_IN_A_ROW:
+                if self._failed_in_a_row > FAILURES_IN_A_ROW:
                     raise
-                batch.append(_Failed(type(wrong).__name__))
+                batch.append(_not_held(wrong))
                 continue
             if row is None:
                 break
             self._failed_in_a_row = 0
-            batch.append(row)
+            size = size_of(row)
+            batch.append(row if size <= LARGEST_BATCH else _TOO_LONG)
+            free -= size
         return batch
 
     def close(self) -> None:
@@ -290,13 +154,16 @@ class SqlRows:
         :return: the cursor and the first rows: some cursors of a server know their columns only after these
         """
         self.close()
+        connection = self._connect()
         with ExitStack() as opening:  # closes everything if the query fails
-            connection = opening.enter_context(closing(self._connect()))
-            cursor = opening.enter_context(closing(streaming_cursor(connection)))
-            cursor.arraysize = self._fetch_size
-            cursor.execute(*([self._sql, self._parameters] if self._parameters else [self._sql]))
-            self._one_by_one = any(name in _ONE_BY_ONE for name in drivers_of(connection))
-            self._failed_in_a_row = 0
+            opening.callback(connection.close)
+            self._driver = driver_of(connection)
+            cursor = self._driver.cursor(connection)
+            opening.pop_all()  # instead of the connection alone:
+            opening.callback(self._driver.close, connection, cursor)
+            with _without_values():
+                cursor.execute(*([self._sql, self._parameters] if self._parameters else [self._sql]))
+            self._next_size, self._failed_in_a_row = 1, 0
             first = self._next_batch(cursor) if _may_have_rows(cursor) else []
             self._open = opening.pop_all()
         return cursor, first
@@ -308,18 +175,70 @@ class SqlRows:
 def check_single(sql: str) -> None:
     """Refuse several statements: only the first would be read, and the others might do harm.
 
+    Databases do not agree on whether a backslash in a text hides the quote behind it, and MySQL runs what is in
+    ``/*! ... */``: the text must be one statement either way.
+
     :raises SourceError: if there is more than one
     """
+    most = max(map(_statements, {sql, sql.replace("\\", "/"), re.sub(r"/\*M?!", "", sql)}))
+    if most > 1:
+        raise SourceError(f"sql has {most} statements; give one query, without a ';' in it but at its end")
+
+
+def _statements(sql: str) -> int:
     sqlparse = importlib.import_module("sqlparse")  # late: DAG files import this module; Airflow brings the library
-    statements = [part for part in sqlparse.split(sql) if sqlparse.format(part, strip_comments=True).strip(" ;\r\n\t")]
-    if len(statements) > 1:
-        raise SourceError(f"sql has {len(statements)} statements; give one query, without a ';' in it but at its end")
+    parts = sqlparse.split(sql)
+    return sum(bool(sqlparse.format(part, strip_comments=True).strip(" ;\r\n\t")) for part in parts)
 
 
-def _is_of_one_row(wrong: Exception) -> bool:
-    """Whether an error of a fetch is about a value of one row."""
-    is_of_value = isinstance(wrong, (ValueError, OverflowError))  # also UnicodeDecodeError
-    return is_of_value or any(cls.__name__ == "DataError" for cls in type(wrong).__mro__)
+def size_of(value: Any) -> int:
+    """Bytes of the long values of a row, at any depth: text, bytes and what stands for them."""
+    if isinstance(value, (str, bytes, bytearray, memoryview)):
+        return len(value)
+    if isinstance(value, Unreadable):
+        return len(value.text)
+    if isinstance(value, Mapping):
+        return sum(size_of(name) + size_of(item) for name, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return sum(map(size_of, value))
+    return 8
+
+
+def _named(columns: tuple[str, ...], values: Any) -> dict[str, Any]:
+    """A row by its columns; the cursor that a connection asks for may have named its values already."""
+    if isinstance(values, Mapping):
+        return {name: values[name] for name in columns}
+    return dict(zip(columns, values, strict=True))
+
+
+def _not_held(wrong: Exception) -> _Problem:
+    return _Problem(
+        f"has a value that the database's driver cannot hold; cast it to text in the query ({type(wrong).__name__})"
+    )
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Replace an error about a value, whose text shows the value.
+
+    :raises SourceError: naming the kind of error
+    """
+    try:
+        yield
+    except Exception as error:
+        number = next((arg for arg in error.args[:1] if isinstance(arg, int)), None)
+        if number not in _MYSQL_VALUE_ERRORS and not any(cls.__name__ == "DataError" for cls in type(error).__mro__):
+            raise
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or number
+        raise SourceError(
+            f"sql: the database cannot compute the query for a value ({type(error).__name__}"
+            f"{f' {code}' if code else ''}); correct the value, or the query. The database's own message shows the "
+            "value and is left out: run the query in a client of the database to see it"
+        ) from None
+
+
+_MYSQL_VALUE_ERRORS = frozenset({1264, 1292, 1365, 1366, 1406, 1411, 1690})
+"""Numbers of errors of MySQL whose text may show a value; two of its drivers call some of them operational."""
 
 
 def _may_have_rows(cursor: Any) -> bool:

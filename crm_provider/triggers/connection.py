@@ -15,12 +15,8 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.client.retry import RetryBudget
 from crm_provider.client.settings import Settings
-from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.hooks.crm import CrmHook
-from crm_provider.observability.metrics import CallMetrics
-from crm_provider.rate_limit.limiter import ShareRateLimiter, limiter_for
-from crm_provider.rate_limit.schedule import Lane
+from crm_provider.hooks.crm import CrmHook, waiting_transport
 from crm_provider.waiting.changes import Kind, Snapshot, read_snapshot
 from crm_provider.waiting.registry import LoopRegistry
 
@@ -34,7 +30,7 @@ UNREAD_IN_A_ROW = 3
 is briefly unavailable looks like a missing connection. That must not fail all waiting tasks."""
 
 
-class PacedConnection:
+class SharedConnection:
     """The client for a round. The connection is read again each time, because the key may change during the wait.
 
     An old client is closed when the last round or snapshot that uses it releases it.
@@ -46,7 +42,7 @@ class PacedConnection:
         self._unread = 0
 
     @classmethod
-    def shared(cls, crm_conn_id: str) -> PacedConnection:
+    def shared(cls, crm_conn_id: str) -> SharedConnection:
         """The connection, and the rate share, that all triggers of this event loop use."""
         return _connections.get(crm_conn_id)
 
@@ -69,17 +65,14 @@ class PacedConnection:
         return self._client
 
     def _new_client(self, settings: Settings) -> CrmClient:
-        limiter = ShareRateLimiter(
-            limiter_for(settings, lane=Lane.WAITING), settings.requests_per_second * settings.poll_share
-        )
-        transport = Transport(settings, limiter=limiter, observer=CallMetrics())
+        transport = waiting_transport(settings)
         client = self._hook.client_for(settings, transport=transport, budget=POLL_BUDGET)
         # threads of cancelled rounds may still use it: only the garbage collector knows the last user
         finalize(client, transport.close).atexit = False
         return client
 
 
-_connections = LoopRegistry(PacedConnection)
+_connections = LoopRegistry(SharedConnection)
 
 
 @dataclass(frozen=True)
@@ -136,4 +129,4 @@ class SharedSnapshots:
         return _TimedSnapshot(started, snapshot)
 
 
-_snapshots = LoopRegistry(lambda crm_conn_id: SharedSnapshots(PacedConnection.shared(crm_conn_id).client))
+_snapshots = LoopRegistry(lambda crm_conn_id: SharedSnapshots(SharedConnection.shared(crm_conn_id).client))

@@ -17,17 +17,20 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
-from crm_provider.triggers.connection import PacedConnection
+from crm_provider.triggers.connection import SharedConnection
 from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
 from crm_provider.waiting.conditions import Condition
-from crm_provider.waiting.poller import LAST_CHECK, Ending, Poller
+from crm_provider.waiting.poller import LAST_CHECK, Poller, WaitResult
 from crm_provider.waiting.registry import LoopRegistry
 
 log = logging.getLogger(__name__)
 
-_pollers = LoopRegistry(lambda crm_conn_id: Poller(PacedConnection.shared(crm_conn_id).client))
+_pollers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
 """The pollers of this process, by connection."""
+
+_sweepers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
+"""The same for conditions that read a whole listing: the others do not wait for the end of a sweep."""
 
 PATIENCE = LAST_CHECK + 60.0
 """Seconds after the deadline at which the wait ends, even if the last check has not finished."""
@@ -54,7 +57,7 @@ async def _report(waiting: Waiting) -> None:
     """Log from time to time, in the task's log, that the task still waits."""
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
-        log.info("Still waiting. The last answer was: %s", waiting.last_answer)
+        log.info("Still waiting. The last result was: %s", waiting.last_result)
 
 
 class CrmPollTrigger(BaseTrigger):
@@ -111,11 +114,12 @@ class CrmPollTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event: the answer, the error that ends the wait, or the limit that was reached."""
+        """Yield one event: the result, the error that ends the wait, or the limit that was reached."""
         deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
         waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
-        wait = self._poller().wait(
-            Condition.from_data(self.condition),
+        condition = Condition.from_data(self.condition)
+        wait = self._poller(sweeps=condition.sweeps).wait(
+            condition,
             interval=self.poke_interval,
             policy=ErrorPolicy(
                 self.on_error,
@@ -130,21 +134,21 @@ class CrmPollTrigger(BaseTrigger):
         seconds, limit = time_left(deadline, execution_deadline, now=time.monotonic())
         reports = asyncio.create_task(_report(waiting))
         try:
-            ending = await asyncio.wait_for(wait, seconds)
+            ended = await asyncio.wait_for(wait, seconds)
         except (TimeoutError, asyncio.TimeoutError):
-            ending = Ending()
+            ended = WaitResult()
         else:
             limit = "timeout"
         finally:
             reports.cancel()
-        if ending.answer is None and ending.error is None:
-            yield TriggerEvent({"last_answer": waiting.last_answer, "limit": limit})
-        elif ending.error is not None and ending.decision is not None:
-            yield TriggerEvent({"error": ending.error.as_dict(), "decision": ending.decision.as_data()})
+        if ended.result is None and ended.error is None:
+            yield TriggerEvent({"last_result": waiting.last_result, "limit": limit})
+        elif ended.error is not None and ended.decision is not None:
+            yield TriggerEvent({"error": ended.error.as_dict(), "decision": ended.decision.as_data()})
         else:
-            yield TriggerEvent({"answer": ending.answer})
+            yield TriggerEvent({"result": ended.result})
 
-    def _poller(self) -> Poller:
+    def _poller(self, *, sweeps: bool = False) -> Poller:
         if not self.share_poll:
-            return Poller(PacedConnection(self.crm_conn_id).client)
-        return _pollers.get(self.crm_conn_id)
+            return Poller(SharedConnection(self.crm_conn_id).client)
+        return (_sweepers if sweeps else _pollers).get(self.crm_conn_id)

@@ -2,5 +2,7 @@
 
 from __future__ import annotations
 
-PREFIX = "/crm"
+from crm_provider.config import PAGE_PREFIX
+
+PREFIX = PAGE_PREFIX
 """Path of the page below the api-server's address."""

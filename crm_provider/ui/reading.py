@@ -155,7 +155,10 @@ def view_of(found: Found, *, base: str, now: datetime) -> LoadView:
 
 
 def _with_result(result: LoadResult, running: bool) -> dict[str, Any]:
-    labels = {"rejects_path": "Rejected rows", "report_path": "Report", "state_path": "State"}
+    labels = {
+        "rejects_path": "Rejected rows", "outcomes_path": "Outcomes of all rows", "report_path": "Report",
+        "state_path": "State",
+    }  # fmt: skip
     return {
         "dry_run": result.dry_run,
         "rows": result.rows,

@@ -30,7 +30,7 @@ LONGEST_NAME, LONGEST_PATH = 250, 4096
 OUTCOMES = (*(outcome.value for outcome in Outcome), "left")
 """Outcomes of rows in a result, in the order of the bar; the last one is not an outcome yet."""
 
-PATHS = ("rejects_path", "report_path", "state_path")
+PATHS = ("rejects_path", "outcomes_path", "report_path", "state_path")
 
 
 class Unreadable(ValueError):

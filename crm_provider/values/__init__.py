@@ -1,1 +1,1 @@
-"""Pure functions on single values: addresses, JSON, words, texts. Know nothing of the rest of the package."""
+"""Pure functions on single values: addresses, JSON, words, texts. They do not depend on the rest of the package."""

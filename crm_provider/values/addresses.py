@@ -1,11 +1,11 @@
-"""Email addresses: which one a text means, and which of them are one person.
+"""Email addresses: which address a text means, and which addresses are the same person.
 
-This is the only place that decides it, for loads, suppression lists, the hook, operators and sensors. What is an
-address says `email-validator`_ (syntax only, no DNS query), with three choices of our own:
+Loads, suppression lists, the hook, operators and sensors all use it. `email-validator`_ decides what a valid address is
+(syntax only, no DNS query), with three exceptions:
 
 - Special-use domains (``.test``, ``.invalid``, ``.local``, ``localhost``, ...) are accepted: test accounts have them.
-- A quoted part before the ``@`` (``"a b"@example.com``) is refused: it cannot be told from quotes around the address.
-- What people and programs put around one address is removed, see :func:`one_address`.
+- A quoted part before the ``@`` (``"a b"@example.com``) is refused: it looks like quotes around the address.
+- Text that people and programs write around an address is removed, see :func:`one_address`.
 
 .. _email-validator: https://github.com/JoshData/python-email-validator
 """
@@ -24,7 +24,7 @@ MAX_LENGTH = 254
 """Bytes of an address in UTF-8 (RFC 5321: 256 for the path with its angle brackets)."""
 
 _MAX_TEXT = 2000
-"""Characters that are looked at: an address with a long display name. Longer texts are refused unread."""
+"""Characters of an address with a long display name. Longer texts are refused unread."""
 
 _LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ATEXT = r"a-z0-9!#$%&'*+/=?^_`{|}~-"
@@ -32,18 +32,18 @@ _PLAIN = re.compile(
     rf"(?=.{{3,{MAX_LENGTH}}}\Z)(?!['`])[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@(?=.{{1,253}}\Z)(?:{_LABEL}\.)+(?=.*[a-z]\Z){_LABEL}",
     re.ASCII | re.IGNORECASE,
 )
-"""An ASCII address without anything around it: valid for email-validator, too (a test compares them), and 50 times
-quicker to check. Punycode (``xn--``) is left to the library."""
+"""An ASCII address without anything around it. It is valid for email-validator, too (a test compares them), and 50
+times faster to check. The library checks punycode (``xn--``)."""
 
 _SPECIAL_USE = frozenset({"arpa", "invalid", "local", "localhost", "onion", "test"})
-"""Top-level domains that email-validator refuses unless its global list is changed, which would concern other users of
+"""Top-level domains that email-validator refuses unless its global list is changed, which would affect other users of
 the library in the same process."""
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""Characters without a shape: soft hyphen, zero width, direction marks, byte order mark, variation selectors, ..."""
+"""Invisible characters: soft hyphen, zero width, direction marks, byte order mark, variation selectors, ..."""
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")
 
@@ -51,11 +51,11 @@ _QUOTES = (
     "\"'`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2032\u2033\u00ab\u00bb\u2039\u203a"
     "\u300c\u300d\u300e\u300f\uff02\uff07"
 )
-"""Straight and typographic quotation marks, accents and primes that stand for them."""
+"""Straight and typographic quotation marks, and accents and primes used as such."""
 _AROUND = "".join(chr(code) for code in (*range(0x21), 0x7F, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))) + (
     "\u2028\u2029\u202f\u205f\u3000"
 )
-"""Space and control characters, which are removed at the ends only."""
+"""Space and control characters. They are removed at the ends only."""
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _SCHEME = re.compile(r"(?:mailto|smtp|e-?mail)\s*:\s*(?://)?", re.IGNORECASE)
@@ -70,7 +70,7 @@ _INVALID = "is not a valid email address"
 class NotOneAddress(ValueError):
     """A text that is not exactly one email address.
 
-    :param kind: what is wrong, the same for the same mistake in every row; it follows the field's name
+    :param kind: the problem, to follow the field's name; the same text for the same mistake in every row
     :param fix: what to do about it
     """
 
@@ -101,24 +101,24 @@ class _Address:
 
 
 def one_address(text: str) -> str:
-    """The one address that a text means, as it is spelled there, in composed characters (NFC).
+    """The one address that a text means, as spelled, in composed characters (NFC).
 
-    Removed are: space around it, angle brackets with or without a name before them, parentheses, ``mailto:`` (with its
+    Removed are: spaces around it, angle brackets with or without a name before them, parentheses, ``mailto:`` (with its
     query), quotation marks, trailing ``;`` ``,`` ``.``, HTML entities such as ``&nbsp;``, and invisible characters.
 
     >>> one_address("Ann Lee <Ann@Example.com>;")
     'Ann@Example.com'
 
-    :raises NotOneAddress: if there is none, or more than one; the text shows no part of the value
+    :raises NotOneAddress: if there is none, or more than one; the message shows no part of the value
     """
     return text if _PLAIN.fullmatch(text) else _read(text).written
 
 
 def person_key(address: str) -> str:
-    """What tells people apart: equal for all spellings of one address.
+    """A key that is equal for all spellings of one person's address.
 
-    Upper and lower case, composed and decomposed characters (NFC, NFD), and a domain in Unicode or in punycode are one
-    person. Of a text that is not one address: its lower-case form.
+    Upper and lower case, composed and decomposed characters (NFC, NFD), and a domain in Unicode or in punycode are the
+    same person. The key of a text that is not one address is its lower-case form.
     """
     if _PLAIN.fullmatch(address):
         return address.lower()
@@ -129,7 +129,7 @@ def person_key(address: str) -> str:
 
 
 def spellings(address: str) -> frozenset[str]:
-    """The spellings of an address that somebody may have hashed, in lower case and as it is: NFC, NFD, punycode.
+    """The spellings of an address that may have been hashed, in lower case and as given: NFC, NFD, punycode.
 
     :raises NotOneAddress: if it is not one address
     """
@@ -144,9 +144,9 @@ def spellings(address: str) -> frozenset[str]:
 
 
 def without_wrapping(text: str) -> str:
-    """The text without what may be around an address, whatever is left.
+    """The text without what may surround an address.
 
-    :raises NotOneAddress: if it can be no address
+    :raises NotOneAddress: if it cannot be an address
     """
     if len(text) > _MAX_TEXT:
         raise _too_long()
@@ -185,7 +185,7 @@ def _clean(text: str) -> str:
 def _without_ends(text: str) -> str:
     """Without space, quotation marks, separators and a pair of parentheses at the ends."""
     text = text.lstrip(_AROUND + ",;").rstrip(_AROUND + ",;.")
-    if text[:2] == '="' and text[-1] == '"':  # a spreadsheet's way to say that a cell is text
+    if text[:2] == '="' and text[-1] == '"':  # how spreadsheets mark a cell as text
         text = text[1:]
     if _has_quoted_local_part(text):
         raise NotOneAddress(f"{_INVALID} (the part before the @ is in quotation marks)", "give one without them")
@@ -207,18 +207,18 @@ def _without_scheme(text: str) -> str:
         return text
     text = text[found.end() :]
     path, question, query = text.partition("?")
-    if question and ("@" in path or "%40" in path):  # a "?" may be part of an address, but not of its domain
+    if question and ("@" in path or "%40" in path):  # an address may contain a "?", but its domain may not
         if _FURTHER_RECIPIENT.search(query):
             raise _several()
         text = path
     try:
         return unquote(text, errors="strict")
-    except UnicodeDecodeError:  # "%ce" in "per%cent" is no escape
+    except UnicodeDecodeError:  # "%ce" in "per%cent" is not an escape
         return text
 
 
 def _without_brackets(text: str) -> str:
-    """The content of angle brackets; a name before them may repeat the address, as mail programs write it."""
+    """The content of angle brackets. A name before them may repeat the address, as mail programs write it."""
     found = _IN_BRACKETS.fullmatch(text)
     if found is None or "@" not in found["inner"]:
         return text
@@ -231,7 +231,10 @@ def _without_brackets(text: str) -> str:
 
 
 def _validated(text: str) -> _Address:
-    """:raises NotOneAddress: saying what is wrong with a text that has nothing around it"""
+    """Check an address without anything around it.
+
+    :raises NotOneAddress: naming the problem
+    """
     local, at, domain = text.rpartition("@")
     if not at:
         raise NotOneAddress(f"{_INVALID} (it has no @)", "correct it")
@@ -251,10 +254,8 @@ def _validated(text: str) -> _Address:
     if "." not in domain:
         raise NotOneAddress(f"{_INVALID} (the part after the @ has no dot)", "correct it")
     if _by_library(local, "example.com") is None:
-        raise NotOneAddress(
-            f"{_INVALID} (the part before the @ has a character or a dot that it must not have)", "correct it"
-        )
-    raise NotOneAddress(f"{_INVALID} (the part after the @ is no domain name)", "correct it")
+        raise NotOneAddress(f"{_INVALID} (the part before the @ has an invalid character or dot)", "correct it")
+    raise NotOneAddress(f"{_INVALID} (the part after the @ is not a domain name)", "correct it")
 
 
 def _by_library(local: str, domain: str) -> tuple[str, str] | None:
@@ -263,7 +264,7 @@ def _by_library(local: str, domain: str) -> tuple[str, str] | None:
 
     stem, _, last = domain.rpartition(".")
     special = last.lower() if last.lower() in _SPECIAL_USE and (stem or last.lower() == "localhost") else ""
-    # a stand-in of the same length: neither the syntax nor the length limits see a difference
+    # a substitute of the same length does not change the result of the checks of syntax and length
     end = ("x" * len(special)) if stem else "x.xxxxxxx"
     try:
         found = validate_email(
@@ -282,7 +283,7 @@ def _by_library(local: str, domain: str) -> tuple[str, str] | None:
 
 
 def _folded(text: str) -> str:
-    # not casefold, which makes "ss" of "ß": another mailbox; a final sigma is a matter of case
+    # not casefold: it turns "ß" into "ss", which is another mailbox; a final sigma is only a variant of case
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).replace("\u03c2", "\u03c3")
 
 

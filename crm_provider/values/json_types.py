@@ -33,6 +33,11 @@ class ColumnType:
     item: ColumnType | None = None
     fields: tuple[tuple[str, ColumnType], ...] = ()
 
+    def __str__(self) -> str:
+        if self.item is not None:
+            return f"list of {self.item}"
+        return f"struct ({', '.join(f'{name}: {kind}' for name, kind in self.fields)})" if self.fields else self.name
+
 
 TEXT, JSON = ColumnType("text"), ColumnType("json")
 
@@ -104,7 +109,7 @@ class ObservedType:
         """Whether there was a value."""
         return bool(self._kinds)
 
-    def settled(self) -> ColumnType:
+    def final(self) -> ColumnType:
         """The type of all values so far; text if there was none."""
         kinds = self._kinds
         if kinds == {"integer", "number"}:
@@ -112,10 +117,10 @@ class ObservedType:
         if len(kinds) > 1 or _ODD in kinds:
             return JSON
         if self._item is not None:
-            item = self._item.settled()
+            item = self._item.final()
             return JSON if item == JSON else ColumnType("list", item=item)
         if self._fields is not None:
-            fields = tuple((name, observed.settled()) for name, observed in self._fields.items())
+            fields = tuple((name, observed.final()) for name, observed in self._fields.items())
             return JSON if any(inner == JSON for _, inner in fields) else ColumnType("struct", fields=fields)
         if kinds == {"text"} and self._are_moments:
             return ColumnType("timestamp")
@@ -143,14 +148,14 @@ class ObservedRecords:
             else:
                 self._plain.setdefault(name, ObservedType(exact=False)).note(value)
 
-    def settled(self) -> dict[str, ColumnType]:
+    def final(self) -> dict[str, ColumnType]:
         """Name and type of each column. A mapping that was empty in all records has none."""
-        found = {name: observed.settled() for name, observed in self._plain.items() if name not in self._nested}
+        found = {name: observed.final() for name, observed in self._plain.items() if name not in self._nested}
         for name, fields in self._nested.items():
             if name in self._plain and self._plain[name].is_known:
                 found[name] = JSON
             elif fields:
-                inner = tuple((field, fields[field].settled()) for field in sorted(fields))
+                inner = tuple((field, fields[field].final()) for field in sorted(fields))
                 found[name] = ColumnType("struct", fields=inner)
         return found
 
@@ -172,6 +177,16 @@ def _kind_of(value: Any) -> str:
 def _are_names(fields: Mapping[str, Any]) -> bool:
     """Whether columns can have these names."""
     return all(_kind_of(name) == "text" for name in fields)
+
+
+def number_of(text: str) -> float | Decimal:
+    """A number with a fraction as a float, or a ``Decimal`` if no float is that number.
+
+    >>> number_of("0.10"), number_of("0.1234567890123456789")
+    (0.1, Decimal('0.1234567890123456789'))
+    """
+    exact = Decimal(text)
+    return float(exact) if _is_float(exact) else exact
 
 
 def _is_float(value: float | Decimal) -> bool:

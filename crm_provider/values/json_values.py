@@ -1,6 +1,6 @@
-"""Values as JSON has them: converted, written as lines, compared.
+"""JSON values: conversion of any value, lines of JSON, comparison.
 
-Values of any kind as JSON has them: one conversion for hook, operators, loads and rejects.
+The hook, operators, loads and rejects all convert values like this:
 
 ===================================  ===============================================================
 value                                becomes
@@ -8,14 +8,14 @@ value                                becomes
 text, ``True``, ``False``, ``None``  the same
 whole number, float                  the same, if it is finite and has a usual size
 ``Decimal``                          text with exactly its digits
-moment with a zone                   text in UTC: ``2024-01-31T12:00:00Z``
-moment without a zone, date, time    text in ISO 8601, as it stands
+time with a zone                     text in UTC: ``2024-01-31T12:00:00Z``
+other dates and times                text in ISO 8601, unchanged
 ``uuid.UUID``                        text
 list, tuple, mapping                 a list or an object with converted values
 anything else                        :class:`ConversionError`
 ===================================  ===============================================================
 
-Whether the CRM shows the values that were sent: one idea of equality for contacts and deals, hook and loads.
+The comparison decides whether the CRM shows the values that were sent. Contacts, deals, the hook and loads use it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """A JSON value in one line; ``Decimal`` keeps its digits.
 
-    :param ascii_only: escape everything else; without it only halves of characters, which no encoding has
+    :param ascii_only: escape all other characters; by default only surrogate halves, which no encoding has
     """
     try:
         text = json.dumps(value, ensure_ascii=ascii_only)
-    except TypeError:  # a Decimal is in it
+    except TypeError:  # it contains a Decimal
         text = _exact_text(value, ascii_only=ascii_only)
     return text if ascii_only or not _SURROGATE.search(text) else json_text(value, ascii_only=True)
 
@@ -60,30 +60,30 @@ def _exact_text(value: Any, *, ascii_only: bool) -> str:
 
 
 def json_value(text: str | bytes) -> Any:
-    """What :func:`json_text` wrote.
+    """Read what :func:`json_text` wrote.
 
-    :raises ValueError: if it is no JSON
+    :raises ValueError: if it is not JSON
     """
     return json.loads(text, parse_float=Decimal)
 
 
 MAX_DEPTH = 50
-"""Levels of nesting in a JSON value; attributes have one or two."""
+"""Levels of nesting in a JSON value. Attributes have one or two."""
 
 MAX_BITS = 1024
-"""Size of a whole number; Python refuses to print much larger ones."""
+"""Bits of a whole number. Python refuses to print much larger ones."""
 
 MAX_DIGITS = 400
-"""Of a number, before or after the point; Python's floats end at 308."""
+"""Digits of a number before or after the point. Python's floats end at 308."""
 
 LENIENT_DEPTH, LENIENT_BITS = 100, 10_000
-"""The limits of :func:`lenient_json`: a JSON reader stops at about a thousand levels."""
+"""The limits of :func:`lenient_json`. JSON parsers stop at about a thousand levels."""
 
 
 class ConversionError(Exception):
     """A value that cannot be converted.
 
-    :param kind: what is wrong, the same for the same mistake in every row
+    :param kind: the problem; the same text for the same mistake in every row
     :param fix: what to do about it
     :param where: the place within a nested value: ``['tags'][0]``
     """
@@ -95,24 +95,23 @@ class ConversionError(Exception):
         self.where = where
 
     def within(self, name: object) -> ConversionError:
-        """The same error, seen from the value around it."""
+        """The same error with the place extended by the surrounding value."""
         return type(self)(self.kind, self.fix, f"[{name!r}]{self.where}")
 
 
 def json_safe(value: Any) -> Any:
-    """A value with nothing in it but what JSON knows.
+    """A value converted to types that JSON has.
 
-    :raises ConversionError: if there is no exact JSON form for it; the text shows no value
+    :raises ConversionError: if it has no exact JSON form; the message shows no value
     """
     return _safe(value, 0)
 
 
 def lenient_json(value: Any, depth: int = 0) -> Any:
-    """A value of a row that was rejected, so that nothing of it is lost.
+    """A value of a rejected row, converted without loss.
 
     What :func:`json_safe` refuses becomes text: bytes in base64, a number that is not finite as its name, anything else
-    as Python prints it. Moments keep their zone. ``Decimal`` stays, for
-    :func:`crm_provider.values.json_values.json_text` writes its digits.
+    as Python prints it. Times keep their zone. ``Decimal`` stays, because :func:`json_text` writes its digits.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -126,9 +125,9 @@ def lenient_json(value: Any, depth: int = 0) -> Any:
 
 
 def utc_text(moment: datetime) -> str:
-    """A moment in ISO 8601: in UTC with ``Z`` if its zone is known, else as it stands.
+    """A time in ISO 8601: in UTC with ``Z`` if its zone is known, else unchanged.
 
-    The fraction has as many digits as it needs: none, three or six.
+    The fraction has no digits, three or six, as needed.
 
     :raises ConversionError: if it is outside of the years 1 to 9999 in UTC
     """
@@ -143,9 +142,9 @@ def utc_text(moment: datetime) -> str:
 
 
 def whole_number(value: int) -> int:
-    """A whole number that is not absurdly large.
+    """A whole number of at most :data:`MAX_BITS` bits.
 
-    :raises ConversionError: if it is
+    :raises ConversionError: if it is larger
     """
     if value.bit_length() > MAX_BITS:
         raise ConversionError("too large a number", "give it as text")
@@ -153,9 +152,9 @@ def whole_number(value: int) -> int:
 
 
 def finite(value: Any) -> Any:
-    """A float or ``Decimal`` that is neither infinite nor absurdly long.
+    """A finite float or ``Decimal`` of at most :data:`MAX_DIGITS` digits.
 
-    :raises ConversionError: if it is
+    :raises ConversionError: if it is not finite or longer
     """
     exact = isinstance(value, Decimal)
     if not (value.is_finite() if exact else math.isfinite(value)):
@@ -178,7 +177,7 @@ def _safe(value: Any, depth: int) -> Any:
         return [_within(item, number, depth) for number, item in enumerate(value)]
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
-            raise ConversionError("a nested value with a name that is no text", "JSON knows no other; convert it")
+            raise ConversionError("a nested value with a name that is not text", "JSON has only text names; convert it")
         return {name: _within(item, name, depth) for name, item in value.items()}
     return _as_text(value)
 
@@ -219,9 +218,9 @@ def _lenient_scalar(value: Any) -> Any:
 
 
 def shows(attributes: Any, wanted: Mapping[str, Any] | None) -> bool:
-    """Whether attributes as the CRM shows them have all of these values: writing them would change nothing.
+    """Whether attributes as the CRM shows them have all of these values, so that writing them would change nothing.
 
-    :param attributes: of a record; anything but a mapping counts as none
+    :param attributes: attributes of a record; anything but a mapping counts as none
     :param wanted: name -> value as it would be sent
     """
     found = attributes if isinstance(attributes, Mapping) else {}
@@ -229,22 +228,22 @@ def shows(attributes: Any, wanted: Mapping[str, Any] | None) -> bool:
 
 
 def same_value(found: Any, wanted: Any) -> bool:
-    """Whether two JSON values are the same. A number and its text count as equal, true and 1 do not.
+    """Whether two JSON values are equal. A number equals its text; true does not equal 1.
 
     >>> same_value("5", 5), same_value(True, 1), same_value([True], [1])
     (True, False, False)
     """
-    if _is_plain(found) and _is_plain(wanted) and isinstance(found, str) is not isinstance(wanted, str):
+    if _is_scalar(found) and _is_scalar(wanted) and isinstance(found, str) is not isinstance(wanted, str):
         return str(found) == str(wanted)
     return _same_json(found, wanted)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def _same_json(found: Any, wanted: Any) -> bool:
-    """Equality as JSON has it: a boolean is no number, at any depth."""
+    """Equality of JSON: a boolean is never a number, at any depth."""
     if isinstance(found, bool) or isinstance(wanted, bool):
         return found is wanted
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):

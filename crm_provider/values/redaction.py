@@ -1,4 +1,4 @@
-"""Redaction: makes texts short, removes the values of rows and secrets from them."""
+"""Redaction: shortens texts and removes secrets and the values of rows from them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ SHORTENED = 200
 """Characters of an unknown body that a message may show."""
 
 SHORTEST_VALUE = 3
-"""Characters; shorter values are parts of ordinary words."""
+"""Characters. Shorter values are parts of ordinary words and stay."""
 
 SHORTEST_WORD, SHORTEST_OF_ADDRESS = 4, 6
-"""Characters of a word of a name, and of an address, that is taken out where it stands alone: ``mail`` stays."""
+"""Characters of a word of a name, and of an address, from which on the word is removed if it stands alone."""
 
 MOST_WORDS = 6
-"""Words of a value that are taken out one by one: names have so few; a single word does not identify a longer text."""
+"""Words of a value up to which each word is removed, as for names. A single word does not identify a longer text."""
 
 SHORTEST_CODE = 16
-"""Characters of base64, or digits of hexadecimal, that are looked into for text."""
+"""Characters of base64 or hexadecimal text from which on it is decoded and checked."""
 
 LONG = 500
-"""Characters of a value from which on it is searched for without a pattern: to compile one takes a second for each
-hundred thousand."""
+"""Characters of a value from which on it is searched for without a regular expression: compiling one takes a second
+for each hundred thousand characters."""
 
 PHONE_DIGITS = 7
-"""Digits at the end of a phone number that tell it, however it is written."""
+"""Digits at the end of a phone number that identify it, in any format."""
 
 SECRET_PART = 8
-"""Characters of a secret in a row that are taken out wherever they stand."""
+"""Consecutive characters of a secret that are removed anywhere."""
 
 
 class Secret(str):
     """A text that ``repr`` does not show, such as an API key: error trackers record the ``repr`` of local variables.
 
-    :func:`without_values` takes out parts of it, too.
+    :func:`without_values` removes parts of it, too.
     """
 
     __slots__ = ()
@@ -54,17 +54,17 @@ def cut(text: str) -> str:
 
 
 def private_path(path: str) -> str:
-    """A path without the parts that are personal data or secrets, wherever it came from."""
+    """A path without the parts that are personal data or secrets."""
     return _PRIVATE_PATH.sub(r"\1...", path)
 
 
 def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> str:
     """A text without the values that were sent and without anything that looks like an email address.
 
-    A value is found as it was sent, as it looks in a URL, in JSON, in HTML and in ``repr``, in any case; of a phone
-    number the last digits are enough. Text in base64 or in hexadecimal is taken out, whatever it says.
+    A value is found as it was sent and as URL, JSON, HTML and ``repr`` spell it, in upper and lower case. The last
+    digits of a phone number are enough. All text in base64 or hexadecimal is removed.
 
-    :param in_parts: also take out the sides of an address and the words of a name, where they stand alone
+    :param in_parts: also remove the two sides of an address and the words of a name if they stand alone
     """
     sent = tuple(sent)
     for secret in (value for value in sent if isinstance(value, Secret)):
@@ -76,7 +76,7 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
     text = _long_taken_out(text, sorted((one for one in whole if len(one) > LONG), key=len, reverse=True))
     short = sorted((one for one in whole if len(one) <= LONG), key=len, reverse=True)
     text = _taken_out(text, (re.escape(one) for one in short if not one.isalnum()))
-    text = _EMAIL.sub("[email]", text)  # before parts of it are gone
+    text = _EMAIL.sub("[email]", text)  # before parts of it are removed
     text = _taken_out(text, (re.escape(one) for one in short if one.isalnum()))  # a word may be a part of an address
     text = _CODE.sub(_without_hidden_text, text)
     text = _taken_out(text, (_as_phone(value) for value in values if _PHONE.fullmatch(value)))
@@ -90,7 +90,7 @@ _EMAIL = re.compile(r"(?<![^\s\"'<>@,;:()\[\]{}])[^\s\"'<>@,;:()\[\]{}]+(?:@|%40
 _PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
 
 _ALONE = r"(?:(?<!\w)|(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=\\[nrt]))"
-"""Before a word: nothing that belongs to it, but perhaps an escaped space or quote."""
+"""The start of a word, possibly after an escaped space or quote."""
 
 _CODE = re.compile(rf"[A-Za-z0-9+/_-]{{{SHORTEST_CODE},}}")
 
@@ -110,18 +110,18 @@ def _taken_out(text: str, patterns: Iterable[str]) -> str:
 
 def _long_taken_out(text: str, spellings: Iterable[str]) -> str:
     lowered = text.lower()
-    if len(lowered) != len(text):  # a few letters become two
+    if len(lowered) != len(text):  # a few letters become two in lower case
         text = lowered
     for spelling in map(str.lower, spellings):
         while (at := lowered.find(spelling)) >= 0:
-            behind = at + len(spelling)
-            text = f"{text[:at]}[value]{text[behind:]}"
-            lowered = f"{lowered[:at]}[value]{lowered[behind:]}"
+            end = at + len(spelling)
+            text = f"{text[:at]}[value]{text[end:]}"
+            lowered = f"{lowered[:at]}[value]{lowered[end:]}"
     return text
 
 
 def _without_parts_of(secret: str, text: str) -> str:
-    """A text without any :data:`SECRET_PART` characters that follow each other in a secret too, in any case."""
+    """A text without any :data:`SECRET_PART` consecutive characters of a secret, in upper or lower case."""
     parts = {
         spelling[at : at + SECRET_PART].lower()
         for spelling in {secret, quote(secret, safe="")}
@@ -138,7 +138,7 @@ def _without_parts_of(secret: str, text: str) -> str:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """How a server may say a value back."""
+    """How a server may spell a value that it repeats."""
     data = value.encode(errors="surrogatepass")
     yield value
     yield from (quote(data, safe=""), quote(data), quote_plus(data), quote(quote(data, safe=""), safe=""))
@@ -148,7 +148,7 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _parts(value: str) -> Iterator[str]:
-    """The sides of an address, the words of a name. Words of letters and digits look the same in every spelling."""
+    """The two sides of an address, the words of a name. Words of letters and digits are the same in every spelling."""
     local, at, domain = value.rpartition("@")
     words = re.findall(r"\w+", value)
     if at:
@@ -159,7 +159,7 @@ def _parts(value: str) -> Iterator[str]:
 
 
 def _without_hidden_text(code: re.Match[str]) -> str:
-    """Nothing in place of what is text once it is decoded; it may begin after a letter or two of something else."""
+    """A placeholder for a code that decodes to text. The code may begin after a few letters of something else."""
     found = code[0]
     for start in range(4):
         rest = found[start:].rstrip("=").replace("-", "+").replace("_", "/")
@@ -178,7 +178,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _as_phone(value: str) -> str:
-    """The last digits of a number, and what may stand before and between them; bounded, as bodies may be hostile."""
+    """A pattern for the last digits of a number and the characters between them, bounded for hostile bodies."""
     gap = r"[\s().-]{0,3}"
     digits = re.sub(r"\D", "", value)[-PHONE_DIGITS:]
     return rf"[+(]?(?:\d{gap}){{0,8}}{gap.join(digits)}"

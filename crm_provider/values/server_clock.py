@@ -1,7 +1,7 @@
-"""The CRM's own clock, as the ``Date`` headers of its answers show it.
+"""The CRM's own clock, as the ``Date`` headers of its responses show it.
 
-A record's ``createdAt`` is by that clock, not by ours. To compare the two, a moment of ours is expressed in the CRM's
-time. Whole seconds in a header and the time that an answer travels leave a span, which each answer can only narrow.
+The ``createdAt`` of a record is by that clock, not by ours. To compare them, a local time is converted to the CRM's
+time. Because headers have whole seconds and responses take time, the result is a span. Further responses narrow it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 HEADER_STEP = 1.0
-"""Seconds that a ``Date`` header may be behind the clock that it shows: it has whole seconds."""
+"""Seconds that a ``Date`` header may be behind its clock, because it has whole seconds."""
 
 
 @dataclass(frozen=True)
 class ServerMoment:
-    """A moment in the CRM's time, as well as it is known.
+    """A moment by the CRM's clock, known up to a span.
 
-    :param earliest: the CRM's clock showed this or later
-    :param latest: the CRM's clock showed this or earlier
+    :param earliest: the start of the span
+    :param latest: the end of the span
     """
 
     earliest: datetime
@@ -29,18 +29,18 @@ class ServerMoment:
 
 
 class ServerClock:
-    """Relates a local monotonic clock to the CRM's clock; threads may share it."""
+    """Converts times of a local monotonic clock to the CRM's clock; threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._span: tuple[float, float] | None = None
-        """The least and the greatest difference, in seconds, between the CRM's clock and the local one."""
+        """The smallest and the largest possible difference between the CRM's clock and the local one, in seconds."""
 
     def note(self, date: str | None, *, sent: float, received: float) -> None:
-        """Learn from the ``Date`` header of an answer; one that is missing or makes no sense is ignored.
+        """Record the ``Date`` header of a response. A missing or invalid header is ignored.
 
-        :param sent: local seconds when the request left
-        :param received: local seconds when the answer was there
+        :param sent: local seconds when the request was sent
+        :param received: local seconds when the response was complete
         """
         shown = _header_time(date)
         if shown is None:
@@ -50,16 +50,20 @@ class ServerClock:
             if self._span is not None:
                 narrowed = (max(low, self._span[0]), min(high, self._span[1]))
                 if narrowed[0] <= narrowed[1]:
-                    low, high = narrowed  # otherwise one of the two clocks was set: only the new answer counts
+                    low, high = narrowed  # otherwise one of the two clocks was set: only the new response counts
             self._span = (low, high)
 
+    def ahead(self) -> tuple[float, float] | None:
+        """At least and at most how many seconds the CRM's clock, as seconds since 1970, is ahead of the local one."""
+        with self._lock:
+            return self._span
+
     def at(self, local: float) -> ServerMoment | None:
-        """A local moment in the CRM's time, None while no answer has shown it.
+        """A local time by the CRM's clock, None if no response has shown that clock yet.
 
         :param local: seconds of the local clock
         """
-        with self._lock:
-            span = self._span
+        span = self.ahead()
         if span is None:
             return None
         try:
@@ -70,9 +74,9 @@ class ServerClock:
 
 
 def utc_time(value: Any) -> datetime | None:
-    """A moment that the API shows, such as ``2025-12-22T18:11:43.719Z``; None for anything else.
+    """A time of the API, such as ``2025-12-22T18:11:43.719Z``; None for anything else.
 
-    A text without a time zone is taken for UTC.
+    A text without a time zone counts as UTC.
     """
     if not isinstance(value, str):
         return None

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 CUTOFF = 0.5
-"""Least similarity of a suggestion, 0 to 1."""
+"""Minimum similarity of a suggestion, 0 to 1."""
 
 
 def nearest(word: Any, choices: Iterable[str]) -> str | None:
-    """The choice that a word resembles most, None if it resembles none or is not text. Case does not matter.
+    """The choice that is most similar to a word, ignoring case. None if none is similar, or the word is not text.
 
     >>> nearest("deal_not_fount", ["DEAL_NOT_FOUND", "CONTACT_NOT_FOUND"])
     'DEAL_NOT_FOUND'
@@ -34,7 +34,7 @@ def did_you_mean(word: Any, choices: Iterable[str], *, otherwise: str = "") -> s
 
 
 def hint(word: Any, choices: Iterable[str], before: str) -> str:
-    """The middle of a message that goes on with what is valid: ``before``, after the question if a choice is near.
+    """The middle of a message that ends with the valid choices: ``before``, after the question if a choice is near.
 
     >>> hint("cvs", ["csv", "jsonl"], "known")
     "did you mean 'csv'? Known"

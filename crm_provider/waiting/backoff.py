@@ -61,22 +61,22 @@ class Waiting:
     :param failed_in_a_row: the same plus throttled checks. They space out the checks but do not end the wait
     :param not_before: the earliest time of the next check by the caller's clock, because the server asked for a delay
         or is failing
-    :param last_answer: the last answer, for the message of a timeout
+    :param last_result: the result of the last check, for the message of a timeout
     """
 
     limit: int = MAX_ERRORS_IN_A_ROW
     errors_in_a_row: int = 0
     failed_in_a_row: int = 0
     not_before: float = 0.0
-    last_answer: str = "none yet."
+    last_result: str = "none yet."
 
-    def record_answer(self, why: str = "") -> None:
-        """Record a check that the CRM answered.
+    def record_result(self, why: str = "") -> None:
+        """Record a check without an error.
 
         :param why: why the condition does not hold yet; without values
         """
         self.errors_in_a_row = self.failed_in_a_row = 0
-        self.last_answer = f"not yet: {why}." if why else "not yet."
+        self.last_result = f"not yet: {why}." if why else "not yet."
 
     def record_error(
         self, error: e.CrmError, policy: ErrorPolicy, now: float, *, interval: float, jitter: float = 1.0
@@ -91,11 +91,11 @@ class Waiting:
         decision = policy.decide(error)
         if decision.action is not Action.WAIT:
             return decision
-        self.last_answer = str(error)
+        self.last_result = str(error)
         if isinstance(error, (e.CrmTransientError, e.CrmThrottledError)):
             self.failed_in_a_row += 1
             self.errors_in_a_row += isinstance(error, e.CrmTransientError)
-        else:  # the CRM answered
+        else:  # the CRM has responded
             self.errors_in_a_row = self.failed_in_a_row = 0
         self.not_before = next_check(error, self.failed_in_a_row, now, interval=interval, jitter=jitter)
         if self.errors_in_a_row > self.limit:

@@ -7,9 +7,9 @@ fetches each record once for all waiting tasks. The result is the same.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from crm_provider import errors as e
 from crm_provider.client import validation
@@ -26,6 +26,24 @@ Match = Literal["all", "any"]
 Until = Literal["in", "left"]
 
 
+class MembershipPage(NamedTuple):
+    """One page of contacts, as far as members of lists are counted.
+
+    :ivar lists: the ids of the lists that each contact is in, in lower case; a contact appears on one page only
+    :ivar total: number of contacts that the CRM reports, None if it does not say
+    """
+
+    lists: tuple[frozenset[str], ...]
+    total: int | None
+
+
+def membership_pages(client: CrmClient) -> Iterator[MembershipPage]:
+    """All pages of contacts, each read when it is asked for."""
+    for listed in client.list_pages("contacts", at_once=0):
+        lists = tuple(frozenset(found.lower() for found in list_ids_of(contact)) for contact in listed.fresh)
+        yield MembershipPage(lists, listed.page.total)
+
+
 class Lookup(Protocol):
     """What a condition can read."""
 
@@ -37,6 +55,9 @@ class Lookup(Protocol):
 
     def deal(self, deal_id: str) -> Record:
         """One deal."""
+
+    def memberships(self) -> Iterable[MembershipPage]:
+        """The lists of all contacts, page after page."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +75,19 @@ class DirectLookup:
     def deal(self, deal_id: str) -> Record:
         return self.client.get_deal(deal_id)
 
+    def memberships(self) -> Iterable[MembershipPage]:
+        return membership_pages(self.client)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Condition(abc.ABC):
     """Something to wait for. It can be serialized for another process.
 
     :ivar reasons: why the last check was "not yet": names, types and counts, no values
+    :ivar sweeps: whether a check reads a whole listing. Such conditions wait apart, for a sweep takes long
     """
+
+    sweeps: ClassVar[bool] = False
 
     reasons: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -142,9 +169,54 @@ class InList(Condition):
             self.seen[person] = str(contact.get("id"))
 
     def _list_id(self, lookup: Lookup) -> str:
-        if self.list_id is not None and self.list_name is None:
-            return validation.uuid(self.list_id, "list_id").lower()
-        return str(pick_list(lookup.lists, name=self.list_name, list_id=self.list_id, field="list_name")["id"]).lower()
+        return _found_list_id(lookup, self.list_id, self.list_name)
+
+
+def _found_list_id(lookup: Lookup, list_id: str | None, list_name: str | None) -> str:
+    """The id of a list in lower case. A list that is given by its id is not looked up."""
+    if list_id is not None and list_name is None:
+        return validation.uuid(list_id, "list_id").lower()
+    return str(pick_list(lookup.lists, name=list_name, list_id=list_id, field="list_name")["id"]).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListHasMembers(Condition):
+    """A segmentation list has at least so many members. The API has no count: the contacts are read until it is clear.
+
+    :param min_members: at least 1
+    """
+
+    sweeps = True
+    min_members: int
+    list_id: str | None = None
+    list_name: str | None = None
+
+    def check(self, lookup: Lookup) -> dict[str, Any] | None:
+        wanted = checked_minimum(self.min_members)
+        list_id = _found_list_id(lookup, self.list_id, self.list_name)
+        members = seen = 0
+        for page in lookup.memberships():
+            members += sum(list_id in lists for lists in page.lists)
+            seen += len(page.lists)
+            if members >= wanted:
+                return {"id": list_id, "members": members}
+            if page.total is not None and members + page.total - seen < wanted:
+                break  # not even if all others were members
+        self.reasons[:] = [f"{members} of {wanted} member(s) were found among {seen} contact(s)"]
+        return None
+
+
+def checked_minimum(value: object) -> int:
+    """A number of members.
+
+    :raises CrmInvalidValueError: if it is not a whole number from 1 on
+    """
+    if isinstance(value, str) and value.strip().isdecimal():  # from a template
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        kind = "" if isinstance(value, int) and not isinstance(value, bool) else f" of type {type(value).__name__}"
+        raise e.CrmInvalidValueError(f"min_members{kind} must be a whole number, at least 1")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

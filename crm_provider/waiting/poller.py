@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import itertools
 import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
@@ -25,10 +26,52 @@ from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
 from crm_provider.waiting.backoff import Waiting, next_check
-from crm_provider.waiting.conditions import Condition
+from crm_provider.waiting.conditions import Condition, MembershipPage, membership_pages
 
-HOPELESS = 3
+MAX_FAILURES = 3
 """Consecutive failed calls after which a round stops calling: the CRM is failing, not a single record."""
+
+
+Item = TypeVar("Item")
+
+
+Guard = Callable[[Callable[[], Any]], Any]
+"""Calls a function that reads from the CRM."""
+
+
+class _SharedListing(Generic[Item]):
+    """A listing for several readers: each item is fetched when the first of them asks for it, and kept.
+
+    :param items: reads them
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._rest = items
+        self._items: list[Item] = []
+        self._complete = False
+        self._error: e.CrmError | None = None
+
+    def read(self, guard: Guard) -> Iterator[Item]:
+        """All items."""
+        n = 0
+        while n < len(self._items) or self._next(guard):
+            yield self._items[n]
+            n += 1
+
+    def _next(self, guard: Guard) -> bool:
+        if self._complete:
+            return False
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        try:
+            found = guard(functools.partial(next, self._rest, None))
+        except e.CrmError as error:
+            self._error = error
+            raise
+        if found is not None:
+            self._items.append(found)
+        self._complete = found is None
+        return found is not None
 
 
 class CachedLookup:
@@ -39,24 +82,24 @@ class CachedLookup:
     look-up.
 
     :param client: fetches the records
+    :ivar abandoned: whether the waiter whose condition is checked has left
     """
 
     def __init__(self, client: CrmClient) -> None:
         self._client = client
+        self.abandoned: Callable[[], bool] = lambda: False
         self._kept: dict[tuple[str, str], Record | e.CrmError] = {}
-        self._pages: Iterator[Record] | None = None
-        self._lists: list[Record] = []
-        self._lists_complete = False
-        self._lists_error: e.CrmError | None = None
+        self._lists = _SharedListing(_lists(client))
+        self._memberships = _SharedListing(membership_pages(client))
         self._failures = 0
-        self._hopeless: e.CrmError | None = None
-        self._answers = 0
+        self._stopped_by: e.CrmError | None = None
+        self._responses = 0
         self._failure: e.CrmError | None = None
 
     @property
     def failure(self) -> e.CrmError | None:
-        """The last error if the CRM answered no call of the round, else None."""
-        return None if self._answers else self._failure
+        """The last error if every call of the round failed, else None."""
+        return None if self._responses else self._failure
 
     def contact(self, email: str) -> Record:
         return self._once(("contact", email), lambda: self._client.get_contact(email))
@@ -66,27 +109,11 @@ class CachedLookup:
 
     def lists(self) -> Iterator[Record]:
         """All lists. A page is fetched when a waiter first reads it."""
-        n = 0
-        while n < len(self._lists) or self._next_list():
-            yield self._lists[n]
-            n += 1
+        return self._lists.read(self._guarded)
 
-    def _next_list(self) -> bool:
-        if self._lists_complete:
-            return False
-        if self._lists_error is not None:
-            raise self._lists_error.with_traceback(None)
-        if self._pages is None:
-            self._pages = self._client.list_segmentation_lists()
-        try:
-            found = self._guarded(functools.partial(next, self._pages, None))
-        except e.CrmError as error:
-            self._lists_error = error
-            raise
-        if found is not None:
-            self._lists.append(found)
-        self._lists_complete = found is None
-        return found is not None
+    def memberships(self) -> Iterator[MembershipPage]:
+        """The lists of all contacts. A page is fetched when a waiter first reads it, and none once the waiter left."""
+        return itertools.takewhile(lambda _: not self.abandoned(), self._memberships.read(self._guarded))
 
     def _once(self, key: tuple[str, str], fetch: Callable[[], Record]) -> Record:
         if key not in self._kept:
@@ -100,27 +127,32 @@ class CachedLookup:
         return kept
 
     def _guarded(self, fetch: Callable[[], Any]) -> Any:
-        if self._hopeless is not None:
-            raise self._hopeless.with_traceback(None)
+        if self._stopped_by is not None:
+            raise self._stopped_by.with_traceback(None)
         try:
             fetched = fetch()
         except (e.CrmTransientError, e.CrmThrottledError) as error:
             self._failures += 1
             self._failure = error
-            if self._failures >= HOPELESS or isinstance(error, e.CrmThrottledError):
-                self._hopeless = error
+            if self._failures >= MAX_FAILURES or isinstance(error, e.CrmThrottledError):
+                self._stopped_by = error
             raise
-        except e.CrmError as error:  # the CRM answered
-            self._answered()
+        except e.CrmError as error:  # the CRM has responded
+            self._count_response()
             if isinstance(error, e.CrmAccessError):
-                self._hopeless = error
+                self._stopped_by = error
             raise
-        self._answered()
+        self._count_response()
         return fetched
 
-    def _answered(self) -> None:
+    def _count_response(self) -> None:
         self._failures = 0
-        self._answers += 1
+        self._responses += 1
+
+
+def _lists(client: CrmClient) -> Iterator[Record]:
+    """All lists; the first call is made when the first one is read."""
+    yield from client.list_segmentation_lists()
 
 
 log = logging.getLogger(__name__)
@@ -149,15 +181,15 @@ class Waiter:
     policy: ErrorPolicy
     waiting: Waiting
     deadline: float
-    ended: asyncio.Future[Ending]
+    ended: asyncio.Future[WaitResult]
     due: float = 0.0
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a wait ended: with an answer, with an error and its decision, or with neither at the deadline."""
+class WaitResult:
+    """How a wait ended: with a result, with an error and its decision, or with neither at the deadline."""
 
-    answer: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
     error: e.CrmError | None = None
     decision: Decision | None = None
 
@@ -185,7 +217,7 @@ class Poller:
         self._waiters: dict[int, Waiter] = {}
         self._task: asyncio.Task[None] | None = None
         self._failed_rounds = 0
-        """Consecutive rounds in which the CRM answered no call."""
+        """Consecutive rounds in which every call failed."""
         self._not_before = 0.0
 
     async def wait(
@@ -196,7 +228,7 @@ class Poller:
         policy: ErrorPolicy,
         waiting: Waiting,
         deadline: float = math.inf,
-    ) -> Ending:
+    ) -> WaitResult:
         """Wait for a condition, together with all other waiters.
 
         :param deadline: when the wait ends. The last check starts after it, at most :data:`LAST_CHECK` (or the
@@ -258,7 +290,7 @@ class Poller:
             due = [waiter for waiter in self._waiters.values() if waiter.due <= now]
             for waiter in due:
                 if self._held_back(waiter, now):
-                    self._end(waiter, Ending())
+                    self._end(waiter, WaitResult())
             due = [waiter for waiter in due if not waiter.ended.done()]
             if due:
                 await self._round(due)
@@ -275,7 +307,7 @@ class Poller:
             for waiter in due:
                 self._failed(waiter, error, start)
             return
-        random.shuffle(due)  # records that always fail must not precede the same others in each round: see HOPELESS
+        random.shuffle(due)  # records that always fail must not precede the same others in each round: see MAX_FAILURES
         interval = min(waiter.interval for waiter in due)
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
@@ -289,14 +321,15 @@ class Poller:
         for waiter in due:
             if waiter.ended.done():
                 continue
+            lookup.abandoned = waiter.ended.done
             try:
-                answer = waiter.condition.check(lookup)
+                found = waiter.condition.check(lookup)
             except e.CrmError as error:
                 loop.call_soon_threadsafe(self._failed, waiter, error, start)
             except Exception as bug:  # noqa: BLE001 - raised to this waiter only; the others go on
                 loop.call_soon_threadsafe(self._crashed, waiter, bug, start)
             else:
-                loop.call_soon_threadsafe(self._answered, waiter, answer, start)
+                loop.call_soon_threadsafe(self._checked, waiter, found, start)
 
     def _space_out(self, failure: e.CrmError | None, interval: float, start: _RoundStart) -> None:
         """After failed rounds all wait longer, new waiters too: otherwise each of them would cause its own round."""
@@ -314,10 +347,10 @@ class Poller:
         for waiter in self._waiters.values():
             waiter.due = max(waiter.due, self._next_due(waiter, start.started))
 
-    def _answered(self, waiter: Waiter, answer: dict[str, Any] | None, start: _RoundStart) -> None:
-        waiter.waiting.record_answer(waiter.condition.why)
-        if answer is not None:
-            self._end(waiter, Ending(answer=answer))
+    def _checked(self, waiter: Waiter, found: dict[str, Any] | None, start: _RoundStart) -> None:
+        waiter.waiting.record_result(waiter.condition.why)
+        if found is not None:
+            self._end(waiter, WaitResult(result=found))
         self._wait_on(waiter, start)
 
     def _failed(self, waiter: Waiter, error: e.CrmError, start: _RoundStart) -> None:
@@ -325,7 +358,7 @@ class Poller:
             error, waiter.policy, self._clock(), interval=waiter.interval, jitter=start.jitter
         )
         if decision.action is not Action.WAIT:
-            self._end(waiter, Ending(error=error, decision=decision))
+            self._end(waiter, WaitResult(error=error, decision=decision))
         self._wait_on(waiter, start)
 
     def _crashed(self, waiter: Waiter, bug: Exception, start: _RoundStart) -> None:
@@ -335,7 +368,7 @@ class Poller:
     def _wait_on(self, waiter: Waiter, start: _RoundStart) -> None:
         waiter.due = self._next_due(waiter, start.started)
         if start.started >= waiter.deadline:
-            self._end(waiter, Ending())
+            self._end(waiter, WaitResult())
 
     @staticmethod
     def _fail(waiter: Waiter, bug: Exception) -> None:
@@ -343,9 +376,9 @@ class Poller:
             waiter.ended.set_exception(bug)
 
     @staticmethod
-    def _end(waiter: Waiter, ending: Ending) -> None:
+    def _end(waiter: Waiter, result: WaitResult) -> None:
         if not waiter.ended.done():
-            waiter.ended.set_result(ending)
+            waiter.ended.set_result(result)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How much of the rate limit is used, at the price of how many refusals: ours next to what one would write by hand.
 
-    python tests/benchmarks/bench_rate_limit.py [--seconds 60] [--libraries] [--only "8 processes"] [--write ...]
+    python tests/benchmarks/bench_rate_limit.py [--seconds 60] [--only "8 processes"] [--write ...]
 
 Each contestant has a sandbox of its own with the CRM's real limit (a token bucket, 5 calls a second, burst 2), and a
 number of workers that always have a next call to make. All that fit on the machine run at the same time.
@@ -11,7 +11,9 @@ With ``--write`` the table replaces what is between ``<!-- measured: pacing -->`
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
 import platform
 import random
@@ -30,7 +32,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
-import rate_limit_libraries
 from redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ RATE, BURST = 5.0, 2
 WARM_UP = 3.0
 """Seconds before the measured time: the full bucket of the start is no merit."""
 
-LIBRARIES = "libraries"
 
 AT_ONCE = 12
 """Processes that run at the same time at most; each is idle nearly always."""
@@ -49,6 +49,15 @@ MARKS = re.compile(r"(<!-- measured: pacing -->\n).*?(<!-- measured: end -->)", 
 
 BAR = {"share": 0.98, "refused": 0.005, "fairness": 0.98}
 """What the contestants that ``must`` have to reach."""
+
+BAR_AIRFLOW = {"share": 0.95, "refused": 0.01, "fairness": 0.95}
+"""The same for hosts that know of each other through Airflow only."""
+
+AIRFLOW_LATENCY = 0.02
+"""Seconds that a request to Airflow takes here."""
+
+CLOCKS_APART = 2.0
+"""Seconds between the most different clocks of hosts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,8 @@ class Contestant:
     :param store: ``rate_store`` of the connection
     :param share: part of the limit that each process is given
     :param must: whether it is held to the bar
+    :param settled: seconds until the hosts know each other, before the measurement
+    :param churn: whether hosts join and die while it is measured
     """
 
     name: str
@@ -71,6 +82,8 @@ class Contestant:
     store: str | None = None
     share: float = 1.0
     must: bool = False
+    settled: float = 0.0
+    churn: bool = False
 
 
 def contestants() -> list[Contestant]:
@@ -98,6 +111,27 @@ def contestants() -> list[Contestant]:
         )
         for latency in (0.05, 1.0)
     ]
+    airflow = [
+        Contestant(
+            name=f"ours, {count} hosts with Airflow",
+            kind="bulk",
+            processes=count,
+            threads=16 // count,
+            store="airflow",
+            must=True,
+            settled=45.0,
+        )
+        for count in (1, 2, 4, 8)
+    ]
+    churn = Contestant(
+        name="ours, 8 hosts with Airflow, 3 of which join and die",
+        kind="bulk",
+        processes=8,
+        threads=2,
+        store="airflow",
+        settled=45.0,
+        churn=True,
+    )
     alone = [
         Contestant(name="ours, 4 hosts, no share", kind="ours", processes=4, threads=4, store="process"),
         Contestant(
@@ -105,17 +139,7 @@ def contestants() -> list[Contestant]:
         ),
     ]
     mixed = [Contestant(name="ours, single calls next to a load", kind="mixed", processes=2, threads=8, must=True)]
-    return [*rivals, *ours, *hosts, *alone, *mixed]
-
-
-def libraries() -> list[Contestant]:
-    """Rate limiters of others, with as many processes as they are made for."""
-    return [
-        Contestant(name="`limits`, moving window", kind="limits", threads=16),
-        Contestant(name="`aiolimiter`", kind="aiolimiter", threads=16),
-        Contestant(name="`pyrate-limiter`, SQLite", kind="pyrate-limiter", processes=8, threads=2),
-        Contestant(name="`steindamm`, Redis", kind="steindamm", processes=8, threads=2, store="redis"),
-    ]
+    return [*rivals, *ours, *hosts, *airflow, churn, *alone, *mixed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +159,12 @@ class Figures:
         """What is below the bar."""
         if not self.contestant.must:
             return []
-        fair = self.fairness >= BAR["fairness"] or self.urgent is not None  # of unlike workers it says nothing
+        bar = BAR_AIRFLOW if self.contestant.store == "airflow" else BAR
+        unlike = self.urgent is not None or self.contestant.churn  # of unlike workers fairness says nothing
+        fair = self.fairness >= bar["fairness"] or unlike
         return [
-            *([f"{self.share:.1%} of the limit used"] if self.share < BAR["share"] else []),
-            *([f"{self.refused:.2%} refused"] if self.refused > BAR["refused"] else []),
+            *([f"{self.share:.1%} of the limit used"] if self.share < bar["share"] else []),
+            *([f"{self.refused:.2%} refused"] if self.refused > bar["refused"] else []),
             *([] if fair else [f"fairness {self.fairness:.3f}"]),
         ]
 
@@ -148,14 +174,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="measured time of each (default: %(default)s)")
     parser.add_argument("--only", default="", help="only contestants with this in their line")
-    parser.add_argument("--libraries", action="store_true", help="also rate limiters of others, installed for the run")
     parser.add_argument("--write", type=Path, help="a document with the marks")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         work(**json.loads(options.child))
         return 0
-    chosen = [c for c in contestants() + libraries() * options.libraries if options.only in label(c)]
+    chosen = [c for c in contestants() if options.only in label(c)]
     lines: list[Figures] = []
     with ExitStack() as stack:
         redis_url = None
@@ -166,9 +191,6 @@ def main() -> int:
                 print(f"{missing}; the lines with Redis are left out", file=sys.stderr)
                 chosen = [c for c in chosen if c.store != "redis"]
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if options.libraries and (problem := rate_limit_libraries.install(home / LIBRARIES)):
-            print(f"no other libraries, for they cannot be installed: {problem}", file=sys.stderr)
-            chosen = [c for c in chosen if c.kind not in rate_limit_libraries.GATES]
         for wave in waves(chosen):
             print(f"measuring {options.seconds:g} s:", "; ".join(map(label, wave)), file=sys.stderr, flush=True)
             lines += measure(wave, options.seconds, redis_url, home)
@@ -235,7 +257,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
             child.told()
         for child in children:
             print("go", file=child.stdin, flush=True)
-        time.sleep(WARM_UP)
+        time.sleep(max(WARM_UP, *(contestant.settled for contestant in wave)))
         begin = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()
@@ -262,8 +284,10 @@ def start(contestant: Contestant, number: int, crm: Sandbox, store: str | None, 
     }
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     env = {**os.environ, "TMPDIR": str(home), "NO_PROXY": "127.0.0.1"}
-    if contestant.kind in rate_limit_libraries.GATES:
-        env["PYTHONPATH"] = str(home / LIBRARIES)
+    if contestant.store == "airflow":  # a host of its own
+        own = home / f"host-{contestant.churn}-{contestant.processes}-{number}"
+        own.mkdir()
+        env["TMPDIR"] = str(own)
     process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return Child(contestant, process)
 
@@ -308,8 +332,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     """Make calls from "go" to "stop", and tell when each was done and how long it took beyond the CRM's latency."""
     stopped = threading.Event()
     reports: list[list[tuple[float, float, str]]] = [[] for _ in range(threads)]
-    gates = rate_limit_libraries.GATES
-    calls = KINDS[kind](given, threads) if kind in KINDS else gated(gates[kind](given), given, threads)
+    calls = KINDS[kind](given, threads)
 
     def repeat(number: int) -> None:
         lane, call, rest = calls[number]
@@ -321,15 +344,26 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
             if rest:
                 stopped.wait(random.uniform(0.5, 1.5) * rest)
 
+    begins, ends = life(given["number"]) if given["churn"] else (0.0, math.inf)
     workers = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(threads)]
     print(json.dumps("ready"), flush=True)
     sys.stdin.readline()
     for worker in workers:
-        worker.start()
+        threading.Timer(begins, worker.start).start()
+    if ends < math.inf:  # nothing is tidied up, so this is as good as a kill
+        threading.Timer(ends, stopped.set).start()
     sys.stdin.readline()
     stopped.set()
     print(json.dumps({"workers": reports}), flush=True)
     os._exit(0)  # whoever still waits is not waited for
+
+
+def life(number: int) -> tuple[float, float]:
+    """When a host of those that join and die joins, and when it dies: five stay, three come for 45 seconds."""
+    if number < 5:
+        return 0.0, math.inf
+    begins = 20.0 * (number - 5) + 10.0
+    return begins, begins + 45.0
 
 
 Call = tuple[str, Callable[[], bool], float]
@@ -356,21 +390,6 @@ def backing_off(given: dict[str, Any], threads: int) -> list[Call]:
         wait = tenacity.wait_random_exponential(multiplier=0.5, max=10)
         retrying = tenacity.Retrying(retry=tenacity.retry_if_result(lambda passed: not passed), wait=wait)
         return "", lambda: retrying(call), 0.0
-
-    return [worker(call) for _, call, _ in plain(given, threads)]
-
-
-def gated(gate: Callable[[], object], given: dict[str, Any], threads: int) -> list[Call]:
-    """Plain calls behind somebody's rate limiter; a refused one is made again."""
-
-    def worker(call: Callable[[], bool]) -> Call:
-        def persist() -> bool:
-            gate()
-            while not call():
-                gate()
-            return True
-
-        return "", persist, 0.0
 
     return [worker(call) for _, call, _ in plain(given, threads)]
 
@@ -411,7 +430,35 @@ def mixed(given: dict[str, Any], threads: int) -> list[Call]:
     return [(lane, call, 1.0)] + [("", lambda: False, 1.0)] * (threads - 1)
 
 
-KINDS = {"plain": plain, "tenacity": backing_off, "ours": ours, "mixed": mixed}
+class FileText:
+    """A text that all hosts can read and write, with the latency of Airflow's API. Writes may overwrite each other."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> str | None:
+        time.sleep(AIRFLOW_LATENCY)
+        return self._path.read_text() if self._path.exists() else None
+
+    def write(self, text: str) -> None:
+        time.sleep(AIRFLOW_LATENCY)
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        new.write_text(text)
+        new.replace(self._path)
+
+
+def bulk(given: dict[str, Any], threads: int) -> list[Call]:
+    """The load of a host whose clock is wrong."""
+    from crm_provider.rate_limit import limiter
+    from crm_provider.rate_limit.leases import LeaseStore
+
+    skew = CLOCKS_APART * (given["number"] % 3 - 1) / 2
+    limiter.share_through(lambda name: FileText(Path(given["home"], name)))  # its name is made of the CRM's address
+    limiter.LeaseStore = functools.partial(LeaseStore, wall=lambda: time.time() + skew)  # type: ignore[assignment,misc]
+    return ours(given, threads, "bulk")
+
+
+KINDS = {"bulk": bulk, "plain": plain, "tenacity": backing_off, "ours": ours, "mixed": mixed}
 
 
 # -- the table ------------------------------------------------------------------------------------------------

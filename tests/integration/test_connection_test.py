@@ -25,7 +25,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a page of a proxy": ({"effect": "html", "status": 200}, ["HTTP_200", "HTML"]),
     "a broken proxy": ({"effect": "html", "status": 502}, ["BAD_GATEWAY (502)", "HTML"]),
     "a login elsewhere": ({"effect": "redirect"}, ["HTTP_302"]),
-    "a line that breaks": ({"effect": "drop"}, ["CONNECTION", "broke off"]),
+    "a line that breaks": ({"effect": "drop"}, ["CONNECTION", "broke"]),
 }
 """What goes wrong at the CRM -> the sandbox's fault, and what is said."""
 

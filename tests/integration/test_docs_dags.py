@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,20 @@ PYTHON = [
     if FOR_MAKE_DOCS not in fence.code
 ]
 NEEDS_3_3 = ("retry_policy", "ChainRetryPolicy")
+HAS_SLACK = find_spec("airflow.providers.slack") is not None
 
 
 def usable(fence: Fence) -> Any:
     newer = any(word in fence.code for word in NEEDS_3_3) and not HAS_RETRY_POLICY
-    return pytest.param(fence, id=fence.name, marks=pytest.mark.skipif(newer, reason="the example needs Airflow 3.3"))
+    slack = "providers.slack" in fence.code and not HAS_SLACK
+    return pytest.param(
+        fence,
+        id=fence.name,
+        marks=[
+            pytest.mark.skipif(newer, reason="the example needs Airflow 3.3"),
+            pytest.mark.skipif(slack, reason="the example needs the provider for Slack"),
+        ],
+    )
 
 
 # -- examples -----------------------------------------------------------------------------------------------

@@ -64,7 +64,9 @@ def test_files_parse_without_a_warning_of_our_own(airflow_db: Path) -> None:
 
 
 def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]) -> None:
-    assert {file.stem for file in FILES} == {"crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_quickstart"}
+    assert {file.stem for file in FILES} == {
+        "crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_load_alerts", "crm_quickstart",
+    }  # fmt: skip
     for file in FILES:
         assert dag_named(file.stem).dag_id == file.stem
 
@@ -198,3 +200,32 @@ def test_the_load_ends_as_its_data_says_and_costs_nothing_the_second_time(
     again = run_dag(dag_named("crm_load"), run_conf={"folder": str(tmp_path / "crm")}, logical_date=None)
     assert again["load"].result["unchanged"] == 4
     assert len(crm.journal()) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "subject", "says"),
+    [
+        ({}, "success", "succeeded with rejects", "1 INVALID_VALUE"),
+        ({"max_rejects": 0}, "failed", "failed", "1 of 7 rows was rejected, none allowed"),
+        ({"crm_conn_id": "crm_missing"}, "failed", "failed", "Airflow has no connection &#39;crm_missing&#39;"),
+        ({"source": [{"E-mail": "ada@example.com", "Nome": "Ada", "Empresa": "Engines"}]}, "success", None, ""),
+    ],
+    ids=["rejects", "too many rejects", "an error", "no rejects"],
+)
+def test_people_hear_of_a_load_that_failed_or_rejected_rows(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any], state: str, subject: str | None, says: str,
+) -> None:  # fmt: skip
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    mails: list[SmtpNotifier] = []
+    monkeypatch.setattr(SmtpNotifier, "notify", lambda self, context: mails.append(self))
+    dag = dag_named("crm_load_alerts")
+    for name, value in changed.items():
+        setattr(dag.get_task("load"), name, value)
+    run = run_dag(dag, logical_date=None)
+    assert run["load"].state == state
+    assert [mail.subject for mail in mails] == ([f"crm_load_alerts / load: {subject}"] if subject else [])
+    for mail in mails:
+        assert says in mail.html_content
+        assert "example.com" not in mail.html_content, "no value of a row"

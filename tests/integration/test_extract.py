@@ -9,17 +9,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
 from crm_provider.client.pagination import AT_ONCE
 from crm_provider.hooks.crm import CrmHook
-from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractListsOperator
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
-Waits = dict[str, list[float]]
 
 
 @pytest.fixture
@@ -39,6 +39,17 @@ def names(folder: Path) -> list[str]:
 
 def emails_in(path: Path) -> list[str]:
     return [json.loads(line)["email"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_parquet_with_types(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    target = tmp_path / "contacts.parquet"
+    assert run_task(CrmExtractContactsOperator, target=target, column_types="inferred").states == ["success"]
+    schema = pyarrow.parquet.read_schema(target)
+    assert (str(schema.field("createdAt").type), str(schema.field("segmentedListsIds").type)) == (
+        "timestamp[us, tz=UTC]", "list<element: string>",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="column_types='inferred' is for Parquet files"):
+        CrmExtractContactsOperator(task_id="extract", target="contacts.csv.gz", column_types="inferred")
 
 
 def test_xcom_and_file(many: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
@@ -87,17 +98,6 @@ def test_the_next_try_goes_on(many: Sandbox, run_task: RunTask, tmp_path: Path) 
     assert names(tmp_path) == ["contacts.jsonl"]
 
 
-def test_a_used_up_quota_frees_the_slot_and_goes_on_with_the_same_try(
-    many: Sandbox, run_task: RunTask, waits: Waits, tmp_path: Path
-) -> None:
-    many.add_fault(effect="error", error="quota used up", after=3, count=1)
-    task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), retries=0)
-    assert task.states == ["up_for_reschedule", "success"]
-    assert task.try_number == 1
-    assert task.result["calls"] < 4
-    assert 4 <= pages_read(many) < 4 + AT_ONCE
-
-
 @pytest.mark.parametrize(
     ("fault", "arguments", "states"),
     [
@@ -113,17 +113,6 @@ def test_nothing_is_left_behind_when_nobody_goes_on(
     task = run_task(CrmExtractContactsOperator, target=str(tmp_path / "contacts.jsonl"), **arguments)
     assert task.states == states
     assert names(tmp_path) == []
-
-
-def test_another_run_does_not_go_on_with_the_pages_of_this_one(
-    many: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("crm_provider.extract.extractor.Extractor.discard", lambda self: None)  # as after a kill
-    many.add_fault(effect="error", error="FORBIDDEN", after=2, count=1)
-    with DAG("two_runs", schedule=None) as dag:
-        CrmExtractContactsOperator(task_id="task", target=str(tmp_path / "contacts.jsonl"))
-    assert run_dag(dag)["task"].state == "failed"
-    assert run_dag(dag)["task"].result["calls"] == 4
 
 
 def test_a_listing_that_changed_is_a_matter_of_the_ordinary_retries(
@@ -162,29 +151,33 @@ def test_mapped(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.jsonl", "b.csv.gz", "c.parquet"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"target": "{{ '' }}"}, "empty"),
-        ({"target": "contacts.csv", "fields": "{{ 'email' }}"}, "fields must be a list"),
-    ],
-)
-def test_wrong_values(arguments: dict[str, Any], message: str, many: Sandbox, run_task: RunTask) -> None:
-    task = run_task(CrmExtractContactsOperator, **arguments)
+def test_changes_since_the_last_run(many: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("changes", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        CrmExtractContactsOperator(
+            task_id="task",
+            target=f"{tmp_path}/{{{{ run_id }}}}.csv",
+            fields=["id", "attributes.name"],
+            changes_since="last",
+            state_path=str(tmp_path / "seen"),
+        )
+
+    def run() -> tuple[Any, list[str]]:
+        task = run_dag(dag)["task"]
+        return task.result["changes"], Path(task.result["path"]).read_text("utf-8").splitlines()
+
+    counts, lines = run()
+    assert counts == {"created": 35, "updated": 0, "deleted": 0, "unconfirmed": 0}
+    assert lines[0] == "id,attributes.name,crm_change"
+    assert len(lines) == 36
+    changed, removed = list(many.store.contacts.values())[:2]
+    many.store.update_contact(changed.email, {"name": "New"})
+    many.store.delete_contact(removed.email)
+    many.add_fault(effect="error", error="INTERNAL_SERVER_ERROR", after=1, count=1)
+    assert run() == (
+        {"created": 0, "updated": 1, "deleted": 1, "unconfirmed": 0},
+        ["id,attributes.name,crm_change", f"{changed.id},New,updated", f"{removed.id},,deleted"],
+    )
+    (tmp_path / "seen").write_text("something else")
+    task = run_dag(dag)["task"]
     assert task.states == ["failed"]
-    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
-    assert message in task.xcoms["crm_error"]["message"]
-    assert many.journal() == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"format": "xlsx"}, "jsonl, csv, parquet"),
-        ({"if_changed": "ignore"}, "warn, fail, restart"),
-        ({"fields": ["id", "id"]}, "twice"),
-    ],
-)
-def test_wrong_options_are_errors_at_parse(arguments: dict[str, Any], message: str) -> None:
-    with DAG("bad_extract", schedule=None), pytest.raises(ValueError, match=message):
-        CrmExtractListsOperator(task_id="task", target="lists.csv", **arguments)
+    assert "the state file seen is damaged or is another file" in str(task.error)

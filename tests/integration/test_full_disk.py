@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 
+from crm_provider.client.pagination import AT_ONCE
 from crm_provider.files import journal
+from crm_provider.load.progress import SENT_ROWS
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
 
 RunTask = Callable[..., Any]
+Observed = Callable[..., None]
+pytestmark = pytest.mark.reliability("process")
+
 NO_SPACE = "cannot be written: No space left on device"
+ADVICE = "Free disk space or fix the path"
 
 SOURCE = [{"email": f"p{number}@example.com"} for number in range(1, 9)]
 
@@ -39,8 +45,9 @@ class Disk:
         self._write(*arguments)
 
 
-@pytest.mark.usefixtures("crm")
-def test_a_load(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_load(
+    crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Observed
+) -> None:
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p3@example.com")
     crm.add_fault(effect="error", error="INVALID_INPUT", email="p6@example.com")
     Disk(monkeypatch, journal, fits=1, full=1)
@@ -48,10 +55,21 @@ def test_a_load(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch
     task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects), max_rejects=5)
     assert task.states == ["up_for_retry", "success"]
     assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 8 rows:" in task.log
-    assert task.log.count("Free disk space or fix the path; a retry goes on from there") == 1
+    assert task.log.count(f"{ADVICE}; a retry goes on from there") == 1
     assert (task.result["rejected"], task.result["left"]) == (2, 0)
     assert task.result["created"] == len(crm.store.contacts) - 11 == 6
     assert sorted(json.loads(line)["row"] for line in rejects.read_text().splitlines()) == [3, 6]
+    sent = [entry for entry in crm.journal(method="POST", route="/contacts") if entry.applied or entry.error]
+    assert len(sent) <= len(SOURCE) + SENT_ROWS
+    observed(
+        fault="the disk is full until somebody frees space",
+        hits="load: rejects, state, checkpoint",
+        ends="success, after some tries",
+        requests=f"at most {SENT_ROWS} rows and those in flight again in each try",
+        data="nothing lost, nothing duplicated; each rejected row in the file once",
+        said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
+        remedy=f"{ADVICE}; a retry continues",
+    )
 
 
 @pytest.mark.usefixtures("crm")
@@ -68,7 +86,9 @@ def test_a_load_without_a_retry_leaves_its_books(
     assert NO_SPACE in Path(task.result["report_path"]).read_text("utf-8")
 
 
-def test_an_extract(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_extract(
+    crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Observed
+) -> None:
     crm.reset(SandboxSettings(seed="contacts:35", rate=None))
     Disk(monkeypatch, journal, fits=3, full=1)  # a head and two pages
     target = tmp_path / "contacts.jsonl"
@@ -78,3 +98,12 @@ def test_an_extract(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyP
     assert f" {NO_SPACE}. 2 pages of contacts are kept beside contacts.jsonl" in task.log
     assert task.result["calls"] == 2, "pages that were kept are not read again"
     assert [path.name for path in tmp_path.iterdir()] == ["contacts.jsonl"]
+    observed(
+        fault="the disk is full until somebody frees space",
+        hits="extract",
+        ends="success, after some tries",
+        requests=f"each page, and at most {AT_ONCE + 1} of them again in each try",
+        data="the file is complete; there is none until there is space",
+        said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it",
+        remedy=f"{ADVICE}; a retry continues",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,20 +112,3 @@ def test_an_extract_loads_back(crm: Sandbox, run_dag: RunDag, tmp_path: Path) ->
     assert run["back"].state == "success"
     assert (run["back"].result["rows"], run["back"].result["rejected"]) == (2, 0)
     assert attributes(crm) == {row["email"]: {"name": row["name"], "note": row["note"]} for row in given}
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: CrmLoadContactsOperator(task_id="t", source="s3://bucket/{{ ds }}.parquet"),
-        lambda: CrmLoadContactsOperator(task_id="t", source="in/leads", source_format="parquet"),
-        lambda: CrmExtractContactsOperator(task_id="t", target="out/{{ ds }}.parquet"),
-    ],
-)
-def test_that_pyarrow_is_missing_is_known_when_the_dag_is_read(
-    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make()
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'airflow-provider-crm\[parquet\]'"):
-        make()

@@ -14,7 +14,6 @@ from crm_provider.errors import CrmInvalidInputError, CrmInvalidValueError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.sandbox import Sandbox, ids
-from crm_provider.sensors.lists import CrmListMembershipSensor
 from crm_provider.tasks import CrmRetryPolicy
 
 # Airflow's own argument: deprecated, and still what many DAGs have in their default_args
@@ -62,13 +61,6 @@ def test_the_default_retry_policy_survives_mapping(crm: Sandbox, run_dag: RunDag
         assert waits == {"task[1]": [pytest.approx(20, abs=2)]}
 
 
-def test_the_default_retry_policy_survives_mapping_of_a_sensor(crm: Sandbox, run_dag: RunDag) -> None:
-    crm.configure(api_key=None)
-    with dag_of() as dag:
-        CrmListMembershipSensor.partial(task_id="task", list_name="Newsletter", timeout=5).expand(emails=[ADA])
-    assert run_dag(dag)["task[0]"].states == ["failed"]
-
-
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry policies came with Airflow 3.3")
 @pytest.mark.parametrize("place", ["operator", "partial", "default_args, partial", "default_args of partial"])
 def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbox, run_dag: RunDag) -> None:
@@ -93,21 +85,6 @@ def test_a_retry_policy_of_ones_own_replaces_the_default(place: str, crm: Sandbo
             )
     (end,) = run_dag(dag).tasks.values()
     assert end.states == ["up_for_retry", "failed"]
-
-
-@pytest.mark.parametrize("place", ["default_args", "partial"])
-def test_retry_policy_none_is_none(place: str, crm: Sandbox, run_dag: RunDag) -> None:
-    """Without a policy what is to fail fails by Airflow's own means."""
-    crm.add_fault(effect="error", error="INVALID_INPUT")
-    none = {"retry_policy": None} if HAS_RETRY_POLICY else {}
-    with dag_of(**(none if place == "default_args" else {})) as dag:
-        if place == "partial":
-            CrmUpsertContactOperator.partial(task_id="task", attributes=NAME, **none).expand(contact_email=[ADA])
-        else:
-            CrmUpsertContactOperator(task_id="task", contact_email=ADA, attributes=NAME)
-    (end,) = run_dag(dag).tasks.values()
-    assert end.states == ["failed"]
-    assert type(end.error).__name__ == "AirflowFailException"
 
 
 def test_a_bad_row_skips_only_its_own_index(crm: Sandbox, run_dag: RunDag) -> None:
@@ -198,17 +175,6 @@ def test_alerts_in_default_args_are_not_taken_for_a_missing_contact(kind: type) 
     arguments = {"list_ids": [TRIAL_USERS_ID]} if kind is CrmAddContactToListsOperator else {"attributes": NAME}
     with dag_of(email=ALERTS), pytest.raises(TypeError, match="contact_email"):
         kind(task_id="task", **arguments)
-
-
-@pytest.mark.parametrize("rows", [[{}], [{"attributes": NAME}]], ids=["empty row", "row without a contact"])
-def test_alerts_in_default_args_never_become_the_contact_of_a_mapped_row(
-    rows: list[dict[str, Any]], crm: Sandbox, run_dag: RunDag
-) -> None:
-    with dag_of(email=ALERTS) as dag:
-        CrmUpsertContactOperator.partial(task_id="task").expand_kwargs(rows)
-    end = run_dag(dag)["task[0]"]
-    assert ALERTS not in crm.store.contacts
-    assert end.state == "failed"
 
 
 def test_a_contact_that_is_rendered_to_nothing_is_an_error(crm: Sandbox, run_dag: RunDag) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,12 @@ import pytest
 from airflow.sdk import DAG, Asset
 
 from crm_provider.observability.assets import create_asset
-from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator
-from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
-from crm_provider.sensors.contacts import CrmContactSensor
 
 RunTask = Callable[..., Any]
 RunDag = Callable[..., Any]
 
-MISSING = "00000000-0000-4000-8000-000000000000"
 ROWS = [{"email": "ada@example.com"}, {"email": "bob@example.com"}, {"email": "no address"}]
 
 
@@ -44,31 +37,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_options
 
 
-@pytest.fixture
-def urls(site: Callable[..., None]) -> None:
-    site(contact_url="https://app.example.com/contacts/{id}", deal_url="https://app.example.com/deals/{id}")
-
-
 # -- extra links --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("urls")
-def test_a_contact_has_a_button(crm: Sandbox, run_task: RunTask) -> None:
-    end = run_task(CrmUpsertContactOperator, contact_email="ada@example.com")
-    assert end.xcoms["_link_CrmContactLink"] == f"https://app.example.com/contacts/{end.result['id']}"
-    found = run_task(CrmContactSensor, contact_email="ada@example.com", timeout=1)
-    assert found.xcoms["_link_CrmContactLink"] == end.xcoms["_link_CrmContactLink"]
-
-
-@pytest.mark.usefixtures("urls")
-def test_a_deal_has_a_button_also_if_the_task_failed(crm: Sandbox, run_task: RunTask) -> None:
-    end = run_task(CrmMoveDealStageOperator, deal_id=MISSING, stage_id=MISSING, retries=0)
-    assert end.state == "failed"
-    assert end.xcoms["_link_CrmDealLink"] == f"https://app.example.com/deals/{MISSING}"
-    end = run_task(CrmCreateDealOperator, contact_id="c-1", pipeline_id="p", stage_id="s", retries=0)
-    assert end.state == "failed"
-    assert end.xcoms["_link_CrmContactLink"] == "https://app.example.com/contacts/c-1"
-    assert end.xcoms["_link_CrmDealLink"] == ""
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["too many rejects", "stopped"])
@@ -84,14 +53,6 @@ def test_a_load_has_buttons_to_what_it_left_also_if_it_failed(
     rejects = "" if end.result["rejects_path"] is None else "https://files.example.com/rejects.jsonl"
     assert end.xcoms["_link_CrmRejectsLink"] == rejects
     assert stopped or rejects
-
-
-def test_an_extract_has_a_button_to_its_file(
-    crm: Sandbox, run_task: RunTask, tmp_path: Path, site: Callable[..., None]
-) -> None:
-    site(file_links={f"{tmp_path}/": "https://files.example.com/"})
-    end = run_task(CrmExtractContactsOperator, target=str(tmp_path / "c.csv"), fields=["email"])
-    assert end.xcoms["_link_CrmExtractedFileLink"] == "https://files.example.com/c.csv"
 
 
 # -- asset events -------------------------------------------------------------------------------------------
@@ -195,28 +156,3 @@ def test_a_report_goes_where_the_site_says(
     assert "| created | 1 |" in path.read_text()
     own = run_task(CrmLoadContactsOperator, source=ROWS[:1], report_path=str(tmp_path / "own.md"))
     assert own.result["report_path"] == str(tmp_path / "own.md")
-
-
-def test_a_task_follows_the_sites_policy_unless_it_has_its_own(
-    crm: Sandbox, run_task: RunTask, site: Callable[..., None]
-) -> None:
-    site(on_error={"task": {"CONTACT_NOT_FOUND": "fail"}})
-    end = run_task(CrmDeleteContactOperator, contact_email="nobody@example.com")
-    assert end.states == ["failed"]
-    assert end.xcoms["crm_error"]["origin"] == "airflow.cfg [crm] on_error[CONTACT_NOT_FOUND]"
-    own = run_task(CrmDeleteContactOperator, contact_email="nobody@example.com", on_error={"CONTACT_NOT_FOUND": "skip"})
-    assert own.states == ["skipped"]
-
-
-def airflow(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow", *arguments], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_airflow_shows_the_section(airflow_db: Path) -> None:
-    listed = airflow("config", "list", "--section", "crm", "--include-descriptions")
-    assert "Seconds to wait for a response" in listed
-    assert "report_directory" in listed

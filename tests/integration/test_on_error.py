@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, TaskGroup
 
-from crm_provider.errors import CrmDealNotFoundError
-from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.operators.contacts import CrmUpsertContactOperator
-from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
-from crm_provider.operators.lists import CrmAddContactToListsOperator
+from crm_provider.operators.deals import CrmMoveDealStageOperator
 from crm_provider.sandbox import Sandbox, ids
-from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.sensors.lists import CrmListSensor
 
 RunDag = Callable[..., Any]
-RunTask = Callable[..., Any]
 
 NO_DEAL = "00000000-0000-4000-8000-000000000000"
 STAGE = ids.stage_id("Sales", "Won")
@@ -123,60 +119,3 @@ def test_default_args_may_hold_lines_that_one_operator_never_meets(crm: Sandbox,
         CrmUpsertContactOperator(task_id="upsert", contact_email="ada@example.com", mode="create")
         CrmListSensor(task_id="sensor", list_name="Newsletter")
     assert run_dag(dag).states() == {"task": "skipped", "upsert": "failed", "sensor": "success"}
-
-
-# -- how it may be written ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "on_error",
-    [
-        pytest.param({CrmDealNotFoundError: "skip"}, id="class"),
-        pytest.param(ErrorPolicy({"DEAL_NOT_FOUND": "skip"}), id="ErrorPolicy"),
-    ],
-)
-def test_forms(on_error: Any, crm: Sandbox, run_dag: RunDag) -> None:
-    (task,) = run_dag(in_partial(on_error)).tasks.values()
-    assert task.states == ["skipped"]
-
-
-@pytest.mark.parametrize(
-    ("on_error", "states", "tries"),
-    [
-        pytest.param({"DEAL_NOT_FOUND": "skip"}, ["skipped"], 1, id="skip"),
-        pytest.param({"DEAL_NOT_FOUND": "retry"}, ["up_for_retry", "failed"], 2, id="retry"),
-    ],
-)
-def test_actions(on_error: Any, states: list[str], tries: int, crm: Sandbox, run_task: RunTask) -> None:
-    task = run_task(CrmMoveDealStageOperator, deal_id=NO_DEAL, stage_id=STAGE, on_error=on_error)
-    assert task.states == states
-    assert task.try_number == tries
-    assert len(crm.journal()) == tries
-
-
-def test_on_error_is_stronger_than_what_the_operator_does_by_itself(crm: Sandbox, run_task: RunTask) -> None:
-    has_a_deal = {
-        "contact_id": ids.contact_id("ada@example.com"),
-        "pipeline_id": ids.pipeline_id("Sales"),
-        "stage_id": ids.stage_id("Sales", "New"),
-    }
-    assert run_task(CrmCreateDealOperator, **has_a_deal).states == ["skipped"]
-    assert run_task(CrmCreateDealOperator, **has_a_deal, on_error={"CrmConflictError": "fail"}).states == ["failed"]
-
-
-# -- what makes no sense ------------------------------------------------------------------------------------
-
-UPSERT = (CrmUpsertContactOperator, {"contact_email": "ada@example.com"})
-MOVE_DEAL = (CrmMoveDealStageOperator, {"deal_id": NO_DEAL, "stage_id": STAGE})
-CREATE_DEAL = (CrmCreateDealOperator, {"contact_id": NO_DEAL, "pipeline_id": NO_DEAL, "stage_id": STAGE})
-ADD = (CrmAddContactToListsOperator, {"contact_email": "ada@example.com", "list_ids": [NO_DEAL]})
-SENSOR = (CrmListSensor, {"list_name": "Newsletter"})
-MEMBERS = (CrmListMembershipSensor, {"list_name": "Newsletter", "emails": "ada@example.com"})
-
-
-def test_a_policy_for_loads_does_not_fit_a_task() -> None:
-    from crm_provider.errors.on_error import Work
-
-    policy = ErrorPolicy({"INVALID_INPUT": "reject"}, work=Work.LOAD)
-    with dag_of(), pytest.raises(ValueError, match="not an action of a task"):
-        CrmMoveDealStageOperator(**MOVE, on_error=policy)

@@ -85,7 +85,7 @@ CASES = {
         FAIL,
     ),
     "quota used up": Case(answer("quota used up"), ("CrmLimitExceededError", "LIMIT_EXCEEDED"), RESCHEDULE, WAIT),
-    "no answer in time": Case({"effect": "drip", "latency": 0.02}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
+    "no response in time": Case({"effect": "drip", "latency": 0.02}, ("CrmTimeoutError", "TIMEOUT"), RETRY, WAIT),
 }
 """One case for each outcome in each kind of work. That every other error has one of these outcomes is in
 ``tests/unit/test_policy.py``, and which answer is which error in ``tests/unit/test_responses.py``."""
@@ -247,7 +247,7 @@ def dag_of_cases(kind: str, saboteur: Saboteur, **arguments: Any) -> DAG:
         for number, name in enumerate(cases_of(kind)):
             KINDS[kind].operator(
                 task_id=f"task_{number}",
-                crm_conn_id="crm_hasty" if name == "no answer in time" else "crm_default",
+                crm_conn_id="crm_hasty" if name == "no response in time" else "crm_default",
                 on_execute_callback=saboteur.callback(CASES[name], outcome_of(kind, name)),
                 **KINDS[kind].arguments(number),
                 **arguments,

@@ -9,11 +9,9 @@ import inspect
 import json
 import os
 import pkgutil
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,8 @@ from crm_provider.errors.policy import OPERATORS, PRESETS
 from crm_provider.get_provider_info import get_provider_info
 from crm_provider.operators.base import CrmOperator
 from crm_provider.operators.load_base import CrmLoadOperator
-from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor
 
-ROOT = Path(__file__).resolve().parents[2]
 INFO = get_provider_info()
 LISTED = {
     module
@@ -209,132 +205,3 @@ def test_no_policy_is_of_an_operator_that_is_not_there() -> None:
     names = {operator.__name__ for operator in operators()}
     assert {name.partition("(")[0] for name in [*OPERATORS, *PRESETS]} == names
     assert set(PRESETS) <= set(OPERATORS)
-
-
-# -- airflow connections test -------------------------------------------------------------------------------
-
-TEST_EACH = """
-import sys
-from airflow.cli import cli_parser
-parser = cli_parser.get_parser()
-for name in sys.argv[1:]:
-    arguments = parser.parse_args(["connections", "test", name])
-    print("::", name, flush=True)
-    try:
-        arguments.func(arguments)
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    print(":: code", code, flush=True)
-"""
-
-
-def run_connections_test(*names: str, **connections: str) -> dict[str, tuple[int, str]]:
-    """Exit code and output of ``airflow connections test`` for each connection, all in one process.
-
-    (Airflow 3.1 ends with code 0 whatever the test says.)
-    """
-    environment = {f"AIRFLOW_CONN_{name.upper()}": value for name, value in connections.items()}
-    output = python(TEST_EACH, *names, AIRFLOW__CORE__TEST_CONNECTION="Enabled", COLUMNS="1000", **environment)
-    found = re.findall(r"^:: (\w+)\n(.*?)^:: code (\d+)$", output, re.DOTALL | re.MULTILINE)
-    return {name: (int(code), text) for name, text, code in found}
-
-
-def test_connections_test(crm_sandbox: Sandbox, airflow_db: Path) -> None:
-    """All that a test of a connection may say is in ``test_connection_test.py``."""
-    key = crm_sandbox.api_key
-    connections = {
-        "fine": {"host": crm_sandbox.url, "password": key},
-        "wrong_key": {"host": crm_sandbox.url, "password": "another-key"},
-        "no_key": {"host": crm_sandbox.url},
-        "public_http": {"host": "http://connect.pingback.com/v2", "password": key},
-    }
-    found = run_connections_test(
-        *connections, **{n: json.dumps({"conn_type": "crm", **c}) for n, c in connections.items()}
-    )
-    succeeded = [name for name, (code, text) in found.items() if "Connection success" in text and code == 0]
-    failed = [name for name, (_, text) in found.items() if "Connection failed" in text]
-    assert (succeeded, failed) == (["fine"], ["wrong_key", "no_key", "public_http"])
-    says = {
-        "wrong_key": "FORBIDDEN (403)",
-        "no_key": "API key (field Password) is empty",
-        "public_http": "plain HTTP to connect.pingback.com",
-    }
-    assert [found[name][1] for name, part in says.items() if part not in found[name][1]] == []
-    assert not [name for name, (_, text) in found.items() if str(key) in text]
-    assert crm_sandbox.counters().total == 2, "one call each, and no retries"
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        pytest.param({}, "The CRM at {url} answers and takes the key.", id="plain"),
-        pytest.param(
-            {"developer_mode": True},
-            "The CRM at {url} answers and takes the key in developer mode (fake data).",
-            id="fake",
-        ),
-    ],
-)
-def test_the_test_button_says_what_was_tested(
-    extra: dict[str, Any], message: str, crm_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from airflow.models.connection import Connection
-
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm_sandbox.connection_json(**extra))
-    connection = Connection(conn_id="crm_default", conn_type="crm")
-    assert connection.test_connection() == (True, message.format(url=crm_sandbox.url))
-
-
-# -- airflow connections add --------------------------------------------------------------------------------
-
-
-def commands_of(file: str) -> list[Sequence[str]]:
-    """The ``airflow connections add`` commands that a document shows."""
-    lines = (ROOT / file).read_text().splitlines()
-    return [shlex.split(line) for line in map(str.strip, lines) if line.startswith("airflow connections add")]
-
-
-def test_the_command_that_documents_show(airflow_db: Path) -> None:
-    from airflow.models.connection import Connection
-    from airflow.utils.session import create_session
-    from sqlalchemy import delete, select
-
-    (short,), (command,) = commands_of("README.md"), commands_of("docs/connection.md")
-    assert command[: len(short)] == short, "the same, with less"
-    connection_id = "crm_of_documents"
-    words = [{"crm_default": connection_id, "<your API key>": "Sesame-1"}.get(word, word) for word in command[1:]]
-    done = airflow(*words, AIRFLOW__CORE__FERNET_KEY="")
-    assert done.returncode == 0, done.stderr[-2000:]
-    with create_session() as session:
-        added = session.scalars(select(Connection).where(Connection.conn_id == connection_id)).one()
-        settings = Settings.from_fields(
-            host=added.host, port=added.port, password=added.password, extra=added.extra_dejson
-        )
-        assert added.conn_type == "crm"
-        session.execute(delete(Connection).where(Connection.conn_id == connection_id))
-    assert settings.api_key == "Sesame-1"
-    assert settings.base_url == "https://connect.pingback.com/v2"
-
-
-def variables_of(file: str) -> list[str]:
-    """The values of ``AIRFLOW_CONN_CRM_DEFAULT`` that a document shows."""
-    text = (ROOT / file).read_text()
-    return re.findall(r"^\s*export AIRFLOW_CONN_CRM_DEFAULT='([^']+)'$", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param(value, id=f"{file} {value[:8]}")
-        for file in ("README.md", "docs/connection.md")
-        for value in variables_of(file)
-    ],
-)
-def test_the_variable_that_a_document_shows(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crm_provider.hooks.crm import CrmHook
-
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", value.replace("<your API key>", "Sesame-1"))
-    settings = CrmHook().get_conn().settings
-    assert settings.api_key == "Sesame-1"
-    assert settings.base_url == "https://connect.pingback.com/v2"

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import DAG
 
 from crm_provider._compat import HAS_RETRY_POLICY
-from crm_provider.errors import CrmInternalServerError, CrmLimitExceededError
+from crm_provider.errors import CrmLimitExceededError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.deals import CrmCreateDealOperator
 from crm_provider.sandbox import Sandbox, ids
@@ -63,24 +63,6 @@ def test_waiting_has_an_end(crm: Sandbox, run_task: RunTask, waits: Waits) -> No
 
 
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
-@pytest.mark.parametrize(
-    ("retry_after", "arguments", "seconds"),
-    [
-        pytest.param(20, {"retry_delay": timedelta(seconds=7)}, 20, id="the server's is longer"),
-        pytest.param(1, {"retry_delay": FIVE_MINUTES}, 300, id="the task's is longer"),
-        pytest.param(None, {"retry_delay": FIVE_MINUTES}, 300, id="the server asks for none"),
-    ],
-)
-def test_the_next_try_starts_after_the_longer_delay(
-    retry_after: int | None, arguments: dict[str, Any], seconds: float, crm: Sandbox, run_task: RunTask, waits: Waits
-) -> None:
-    crm.add_fault(effect="error", count=1, error="unavailable", retry_after=retry_after)
-    task = run_task(CrmUpsertContactOperator, **arguments, **ADA)
-    assert task.states == ["up_for_retry", "success"]
-    assert waits["task"] == pytest.approx([seconds], abs=2)
-
-
-@pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the retry delay can be chosen since Airflow 3.3")
 def test_a_short_retry_after_leaves_airflows_back_off_as_it_is(crm: Sandbox, run_dag: Any, waits: Waits) -> None:
     """Two tasks of one name and run differ in nothing but the header: the delays are the same to the second."""
     found = []
@@ -107,22 +89,6 @@ def test_retry_then_success_leaves_no_error_behind(crm: Sandbox, run_task: RunTa
     assert "Worth a retry: the task has 1 left" in task.log
 
 
-def test_without_retries_the_message_says_that_one_was_worth_it(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
-    task = run_task(CrmUpsertContactOperator, retries=0, **ADA)
-    assert task.states == ["failed"]
-    assert isinstance(task.error, CrmInternalServerError)
-    assert "Worth a retry, but the task has none left (set retries=)." in str(task.error)
-
-
-def test_a_failure_says_why_it_is_not_retried(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="error", error="INVALID_INPUT")
-    task = run_task(CrmUpsertContactOperator, **ADA)
-    assert task.states == ["failed"]
-    assert "Not retried" in str(task.error)
-    assert "default[CrmDataError]" in str(task.error)
-
-
 # -- a second try knows that there was a first --------------------------------------------------------------
 
 
@@ -139,14 +105,6 @@ def test_a_second_try_finds_the_deal_that_the_first_created(crm: Sandbox, run_ta
     assert "The write may or may not have happened." in str(task.attempts[0].error)
     assert_no_duplicates(crm)
     assert len(crm.journal(method="POST", route="/deals")) == 1
-
-
-def test_a_second_try_creates_the_deal_if_the_first_did_not(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
-    crm.add_fault(effect="drop", method="POST", path="/deals", count=1)
-    task = run_task(CrmCreateDealOperator, **DEAL)
-    assert task.states == ["up_for_retry", "success"]
-    assert task.result["outcome"] == "created"
-    assert_no_duplicates(crm)
 
 
 @pytest.mark.parametrize(

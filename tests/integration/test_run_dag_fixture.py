@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,7 @@ from airflow.sdk import DAG
 from crm_provider._compat import (
     AirflowFailException,
     AirflowRescheduleException,
-    AirflowSkipException,
     BaseOperator,
-    BaseSensorOperator,
 )
 
 RunDag = Callable[..., Any]
@@ -40,15 +38,6 @@ class Ends(BaseOperator):
             raise end
         context["ti"].xcom_push(key="more", value=[try_number])
         return end
-
-
-class Waits(BaseSensorOperator):
-    """Is done when the answers say so. They are the class's: every poke is made by another copy of the operator."""
-
-    answers: ClassVar[list[bool]]
-
-    def poke(self, context: Any) -> bool:
-        return self.answers.pop(0)
 
 
 class Postpones(BaseOperator):
@@ -75,21 +64,6 @@ def test_success_shows_the_xcoms_and_both_kinds_of_log(run_dag: RunDag) -> None:
     assert "WARNING the library tries for the 1. time" in task.log
 
 
-def test_skip(run_dag: RunDag) -> None:
-    run = run_dag(one_task(Ends, ends=[AirflowSkipException("nothing to do")]))
-    assert run.state == "success"
-    assert run["task"].states == ["skipped"]
-    assert "nothing to do" in run["task"].log
-
-
-def test_retry_then_success(run_dag: RunDag) -> None:
-    error = ValueError("not yet")
-    task = run_dag(one_task(Ends, ends=[error, "done"], retries=1, retry_delay=timedelta()))["task"]
-    assert (task.states, task.try_number, task.result) == (["up_for_retry", "success"], 2, "done")
-    assert [attempt.error for attempt in task.attempts] == [error, None]
-    assert "ValueError: not yet" in task.log
-
-
 @pytest.mark.parametrize(
     ("error", "retries"),
     [
@@ -104,33 +78,10 @@ def test_fail(run_dag: RunDag, error: Exception, retries: int) -> None:
     assert len(run["task"].attempts) == 1
 
 
-def test_reschedule_of_a_sensor_keeps_the_try(run_dag: RunDag) -> None:
-    Waits.answers = [False, False, True]
-    task = run_dag(one_task(Waits, mode="reschedule", poke_interval=0.01))["task"]
-    assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
-    assert task.try_number == 1
-
-
-def test_reschedule_of_an_operator_keeps_the_try(run_dag: RunDag) -> None:
-    Postpones.dates = [datetime.now(timezone.utc)]
-    task = run_dag(one_task(Postpones))["task"]
-    assert (task.states, task.try_number) == (["up_for_reschedule", "success"], 1)
-
-
 def test_a_task_that_goes_in_circles_is_stopped(run_dag: RunDag) -> None:
     Postpones.dates = [datetime.now(timezone.utc)] * 100
     with pytest.raises(pytest.fail.Exception, match=r"task was run \d+ times"):
         run_dag(one_task(Postpones))
-
-
-def test_mapped_tasks_and_conf(run_dag: RunDag) -> None:
-    with DAG("run_dag_fixture", schedule=None) as dag:
-        Ends.partial(task_id="mapped").expand(ends=[["a"], [ValueError("b")]])
-    run = run_dag(dag, run_conf={"limit": 3})
-    assert run.states() == {"mapped[0]": "success", "mapped[1]": "failed"}
-    assert run["mapped[0]"].result == "a"
-    assert "ValueError" not in run["mapped[0]"].log
-    assert run.dag_run.conf == {"limit": 3}
 
 
 def test_airflow_has_a_home_of_its_own(airflow_db: Path) -> None:

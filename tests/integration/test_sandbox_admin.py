@@ -101,24 +101,6 @@ def test_faults(crm_sandbox: Sandbox, admin: Admin) -> None:
     assert get(crm_sandbox).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        (
-            {"effect": "error", "error": "CONTACT_NOT_FOUN"},
-            "error 'CONTACT_NOT_FOUN' is not known: did you mean 'CONTACT_NOT_FOUND'?",
-        ),
-        ({"effect": "drop", "nth": 0}, "nth counts from 1"),
-        ([], "Input should be"),
-    ],
-)
-def test_senseless_faults_are_refused_in_one_line(admin: Admin, rule: Any, message: str) -> None:
-    detail = admin("POST", "/faults", rule, 422)["detail"]
-    assert message in detail
-    assert "\n" not in detail
-    assert admin("GET", "/faults") == {"faults": []}
-
-
 def test_journal(crm_sandbox: Sandbox, admin: Admin) -> None:
     get(crm_sandbox)
     get(crm_sandbox, "/contacts/no@example.com")
@@ -136,22 +118,3 @@ def test_journal(crm_sandbox: Sandbox, admin: Admin) -> None:
     assert numbers(f"?since={first['next']}") == [3]
     assert "example.com" not in str(admin("GET", "/journal"))
     assert "sinc" in admin("GET", "/journal?sinc=1", status=422)["detail"]
-
-
-def test_counters_are_those_of_python(crm_sandbox: Sandbox, admin: Admin) -> None:
-    get(crm_sandbox)
-    shown = admin("GET", "/counters")
-    assert shown["calls"] == {"GET /contacts/{email}": 1}
-    assert shown["highest_rate"] == shown["total"] == crm_sandbox.counters().total == 1
-
-
-def test_admin_calls_are_no_calls_of_the_api(crm_sandbox: Sandbox, admin: Admin) -> None:
-    admin("GET", "/journal")
-    assert admin("DELETE", "/faults/a%0Ab", status=404) == {"detail": "there is no fault named 'a\\nb'"}
-    assert admin("PUT", "/faults", {}, status=405) == {"detail": "Method Not Allowed"}
-    assert crm_sandbox.counters().total == 0
-
-
-def test_the_openapi_document_lists_the_admin_routes(admin: Admin) -> None:
-    paths = admin("GET", "/openapi.json")["paths"]
-    assert {"/ready", "/reset", "/seed", "/snapshot", "/settings", "/faults", "/journal", "/counters"} < set(paths)

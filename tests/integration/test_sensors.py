@@ -43,16 +43,6 @@ def test_a_long_retry_after_is_waited_for_whatever_flag_is_set(
 # -- server errors in a row ---------------------------------------------------------------------------------
 
 
-def test_server_errors_in_a_row_end_the_wait_in_mode_poke(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
-    task = run_task(CrmListSensor, list_name="Newsletter", max_errors_in_a_row=2, **MODES["poke"])
-    assert task.states == ["up_for_retry", "failed"], "a new try may wait anew"
-    assert isinstance(task.error, CrmInternalServerError)
-    assert len(crm.journal()) == 2 * 3, "2 errors are waited through in each try, the third ends it"
-    assert "2" in task.xcoms["crm_error"]["origin"]
-    assert "max_errors_in_a_row" in task.xcoms["crm_error"]["origin"]
-
-
 @pytest.mark.skipif(not HAS_RETRY_POLICY, reason="the state store came with Airflow 3.3")
 def test_server_errors_are_counted_over_reschedules(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
     crm.add_fault(effect="error", error="INTERNAL_SERVER_ERROR")
@@ -91,14 +81,6 @@ def test_a_proper_answer_ends_the_row(mode: str, crm: Sandbox, run_task: RunTask
 # -- the server says when -----------------------------------------------------------------------------------
 
 
-def test_retry_after_postpones_the_next_poke(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="error", error="throttled", retry_after=1, count=1)
-    task = run_task(CrmListSensor, list_name="Newsletter", **MODES["poke"])
-    assert task.states == ["success"]
-    refused, asked_again = crm.journal()
-    assert asked_again.at - refused.at >= 1
-
-
 @pytest.mark.parametrize(
     ("error", "retry_after", "seconds"),
     [
@@ -114,20 +96,3 @@ def test_retry_after_postpones_the_reschedule(
     task = run_task(CrmListSensor, list_name="Newsletter", **MODES["reschedule"])
     assert task.states == ["up_for_reschedule", "up_for_reschedule", "success"]
     assert waits["task"] == pytest.approx([seconds, seconds], abs=2)
-
-
-def test_no_retry_after_outlasts_the_timeout(crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
-    crm.add_fault(effect="error", error="throttled", retry_after=3000, count=1)
-    task = run_task(CrmListSensor, list_name="Newsletter", **{**MODES["reschedule"], "timeout": 700})
-    assert task.states == ["up_for_reschedule", "success"]
-    assert waits["task"] == pytest.approx([701], abs=2)
-
-
-# -- overrides that only sensors have -----------------------------------------------------------------------
-
-
-@each_mode
-def test_on_error_may_wait_for_what_fails_by_default(mode: str, crm: Sandbox, run_task: RunTask, waits: Waits) -> None:
-    crm.add_fault(effect="error", error="PIPELINE_NOT_FOUND", count=1)
-    task = run_task(CrmListSensor, list_name="Newsletter", on_error={"PIPELINE_NOT_FOUND": "wait"}, **MODES[mode])
-    assert (task.states[-1], task.try_number) == ("success", 1)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from crm_provider.errors import CrmConnectionError
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmVerifyEmailOperator
@@ -138,28 +137,6 @@ def test_a_call_that_may_have_started_it_is_not_repeated(effect: str, crm: Sandb
     assert "may or may not have happened" in message
     assert "Look in the CRM whether the automation was started" in message
     assert "Zq8x" not in message
-
-
-def test_unless_on_error_says_so(crm: Sandbox, run_task: RunTask) -> None:
-    crm.add_fault(effect="lost", method="POST", count=1)
-    task = run_task(CrmTriggerAutomationOperator, on_error={"CrmTransientError": "retry"}, **START)
-    assert task.states == ["up_for_retry", "success"]
-    assert len(crm.store.automations) == 2
-
-
-def test_a_call_that_was_not_sent_is_retried(crm: Sandbox, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    trigger, left = CrmHook.trigger_automation, [1]
-
-    def refused_once(self: CrmHook, *arguments: Any, **keywords: Any) -> Any:
-        if left:
-            left.pop()
-            raise CrmConnectionError("the connection was refused")
-        return trigger(self, *arguments, **keywords)
-
-    monkeypatch.setattr(CrmHook, "trigger_automation", refused_once)
-    task = run_task(CrmTriggerAutomationOperator, **START)
-    assert task.states == ["up_for_retry", "success"]
-    assert len(crm.store.automations) == 1
 
 
 @pytest.mark.skipif(not HAS_STATE_STORE, reason="the task state store came with Airflow 3.3")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -15,8 +15,9 @@ from airflow.sdk import Connection
 
 from crm_provider.load.rows import SourceError
 from crm_provider.sandbox import Sandbox, SandboxSettings
-from crm_provider.transfers import sql_rows
-from crm_provider.transfers.sql_rows import CURSOR_NAME, SqlRows, streaming_cursor
+from crm_provider.transfers import sql_drivers
+from crm_provider.transfers.sql_drivers import CURSOR_NAME, driver_of
+from crm_provider.transfers.sql_rows import SqlRows
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 RunTask = Callable[..., Any]
@@ -185,6 +186,10 @@ def test_no_more_than_the_fetch_size_is_in_memory(database: str) -> None:
 class FakeConnection:
     """Notes how it was asked for a cursor."""
 
+    autocommit = False
+    converter: ClassVar[dict[int, Any]] = {}
+    decoders: ClassVar[dict[int, Any]] = {}
+
     def cursor(self, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
         return (*arguments, *keywords.items())
 
@@ -217,7 +222,7 @@ def test_the_server_keeps_the_result_where_the_driver_would_fetch_it_all(
     driver: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []
-    monkeypatch.setattr(sql_rows, "teach_psycopg2", taught.append)
-    monkeypatch.setattr(sql_rows, "teach_psycopg", taught.append)
-    assert streaming_cursor(driver) == asked
+    monkeypatch.setattr(sql_drivers, "teach_psycopg2", taught.append)
+    monkeypatch.setattr(sql_drivers, "teach_psycopg", taught.append)
+    assert driver_of(driver).cursor(driver) == asked
     assert taught == [driver] * ("psycopg" in type(driver).__module__)

@@ -116,26 +116,6 @@ def test_retry_policy_alone(
     assert type(end.error) is error
 
 
-@needs_retry_policies
-def test_retry_policy_takes_the_servers_delay(crm: Sandbox, run_function: Callable[..., Any], waits: Waits) -> None:
-    crm.add_fault(effect="error", error="unavailable", retry_after=90, count=1)
-    end = run_function(
-        lambda: CrmHook().get_contact("ada@example.com")["id"],
-        retry_policy=CrmRetryPolicy(),
-        retry_delay=timedelta(seconds=5),
-    )
-    assert end.states == ["up_for_retry", "success"]
-    assert waits["task"] == pytest.approx([90], abs=2)
-
-
-@needs_retry_policies
-def test_retry_policy_leaves_other_errors_to_airflow(crm: Sandbox, run_function: Callable[..., Any]) -> None:
-    def function() -> None:
-        raise KeyError("mine")
-
-    assert run_function(function, retry_policy=CrmRetryPolicy()).states == ["up_for_retry", "failed"]
-
-
 def test_the_hook_alone_raises_typed_errors(crm: Sandbox, run_function: Callable[..., Any]) -> None:
     def function() -> str:
         try:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NEWSLETTER, TRIAL = list_id("Newsletter"), list_id("Trial users")
 NEW, WON = stage_id("Sales", "New"), stage_id("Sales", "Won")
-MEMBERS = {"ada", "barbara", "frances", "john", "ken", "margaret"}  # of the newsletter, in the seed
 DELIVERY_DELAY = 0.1
 INTERVAL = 0.2
 
@@ -141,23 +140,6 @@ def swept(crm: Sandbox, more: int = 2) -> Callable[[], bool]:
 # -- events
 
 
-def test_who_joins_is_told(crm: Sandbox) -> None:
-    async def play() -> None:
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), FakeStore())
-            join(crm, "ada")
-            await triggerer.until(swept(crm))
-            assert triggerer.payloads == []
-            join(crm, "alan", "grace")
-            await triggerer.until(lambda: len(contacts(triggerer)) >= 2)
-            join(crm, "john")
-            await triggerer.until(swept(crm, 3))
-            assert contacts(triggerer) == people("alan", "grace", "john")
-            assert triggerer.payloads[-1] == {"contact_ids": people("john"), "list_id": TRIAL}
-
-    asyncio.run(play())
-
-
 def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
     deal = deal_id(contact_id("ada@example.com"))
 
@@ -180,41 +162,7 @@ def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
     asyncio.run(play())
 
 
-# -- restarts
-
-
-def test_many_events_are_counted_in_parts(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    everyone = [contact["email"].partition("@")[0] for contact in crm.snapshot()["contacts"]]
-
-    async def play(store: FakeStore, wait_for_delivery: float, wanted: int) -> list[str]:
-        monkeypatch.setattr(cursor, "DELIVERY_DELAY", wait_for_delivery)
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(include_existing=True, max_per_event=2), store)
-            await triggerer.until(lambda: len(contacts(triggerer)) >= wanted)
-            return contacts(triggerer)
-
-    store = FakeStore()
-    join(crm, *everyone)
-    first = asyncio.run(play(store, 0.5, 5))  # dies with two parts counted and one given
-    second = asyncio.run(play(store, 0.0, len(everyone) - 4))
-    assert len(first) <= 6
-    assert set(first + second) == set(people(*everyone))
-    assert len(first + second) == len(everyone) + 2
-
-
 # -- one sweep for all
-
-
-def test_watchers_of_a_connection_share_their_sweeps(crm: Sandbox) -> None:
-    async def play() -> None:
-        async with Triggerer() as triggerer:
-            for each in (TRIAL, NEWSLETTER, list_id("Other")):
-                triggerer.start(joined(list_id=each), FakeStore())
-            began = time.monotonic()
-            await triggerer.until(swept(crm, 5))
-            assert sweeps(crm) <= (time.monotonic() - began) / INTERVAL + 2
-
-    asyncio.run(play())
 
 
 @pytest.mark.reliability("process")
@@ -265,32 +213,6 @@ def test_a_cancelled_watch_reads_no_further(crm: Sandbox, monkeypatch: pytest.Mo
 
     asyncio.run(play())  # ends with the thread that reads
     assert len(crm.journal()) <= 2, "the page that it was at, of 22"
-
-
-# -- errors
-
-
-def test_it_heals_when_the_key_is_replaced(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crm_provider.waiting import changes as watching
-
-    monkeypatch.setattr(watching, "SLOW", 1.0)
-    right = connection(crm)
-    wrong = json.dumps({**json.loads(right), "password": "an-old-key"})
-
-    async def play() -> None:
-        store = FakeStore()
-        async with Triggerer() as triggerer:
-            triggerer.start(joined(), store)
-            await triggerer.until(lambda: store.kept)
-            monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", wrong)
-            await triggerer.until(lambda: crm.journal(status=403))
-            join(crm, "alan")
-            await asyncio.sleep(1)
-            monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", right)
-            await triggerer.until(lambda: triggerer.payloads)
-            assert contacts(triggerer) == people("alan")
-
-    asyncio.run(play())
 
 
 # -- what Airflow needs of a trigger

@@ -1,4 +1,4 @@
-"""System tests: a real Airflow, started once for all tests that can share it."""
+"""System tests: a real Airflow, started once for all tests of a module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow_stack import AirflowStack
+from s3_server import S3Server
 from sql_servers import MariaDbServer, PostgresServer
 
 StartAirflow = Callable[..., AirflowStack]
@@ -21,12 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.system)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartAirflow]:
     """Starts an Airflow; call it as :class:`AirflowStack` is called, without ``home``.
 
-    Each call starts one (10 s, 800 MB); all end with the session. A test that does harm to its Airflow, or needs it no
-    longer, stops it with ``stack.stop()``.
+    Each call starts one (10 s, 800 MB); all end with the module.
     """
     with ExitStack() as running:
 
@@ -48,4 +48,11 @@ def postgres() -> Iterator[PostgresServer]:
 def mariadb() -> Iterator[MariaDbServer]:
     """One MariaDB for all tests, as :func:`postgres`."""
     with MariaDbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests: each creates its own buckets."""
+    with S3Server() as server:
         yield server

@@ -6,6 +6,7 @@ The test prints what it measured (``pytest -s``).
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from crm_provider.sandbox import JournalEntry, Sandbox
 
 pytest.importorskip("airflow.providers.celery", reason="the extra 'system' is not installed")
 
+pytestmark = pytest.mark.alone
+
 RATE = 5
 ROWS = 300
 UPSERTS = 50
 SENSORS = 10
 WORKERS = ("worker-1", "worker-2")
+OF_EACH_HOST = 60
 
 WINDOW = 10.0
 """Seconds for which it is counted how much of the budget was used."""
@@ -71,6 +75,15 @@ with DAG("together", schedule=None, max_active_tasks=64):
             for number in range({UPSERTS})
         ]
     )
+
+with DAG("two_hosts", schedule=None):
+    for queue in ("default", "other"):
+        CrmLoadContactsOperator(
+            task_id=queue,
+            queue=queue,
+            source=[{{"mail": f"{{queue}}-{{n}}@example.com", "name": queue}} for n in range({OF_EACH_HOST})],
+            mapping={{"email": "mail", "name": "name"}},
+        )
 """
 
 
@@ -138,6 +151,27 @@ def test_all_share_the_budget_and_use_it_up(stack: AirflowStack, crm: Sandbox) -
     assert sorted(shares)[1] >= 0.9, "a machine may stand still in one part"
     assert among >= UPSERTS // 4, "the load is too short to meet the upserts"
     assert ahead < 4, "as many as wait in the load's queue: single calls are not served first"
+
+
+def test_hosts_know_each_other_through_airflow(
+    stack: AirflowStack, crm: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A worker with its own folder for temporary files is a host of its own."""
+    own = tmp_path_factory.mktemp("host")
+    command = "celery worker --skip-serve-logs --concurrency 1 --queues other --celery-hostname other@%h"
+    stack.spawn("other host", *command.split(), env={"TMPDIR": str(own)})
+    earlier, throttled = len(crm.journal()), crm.counters().throttled
+    run = stack.api.run_dag("two_hosts", timeout=600)
+    assert set(run.states().values()) == {"success"}, run.states()
+    calls = crm.journal()[earlier:]
+    assert sum(call.status == 201 for call in calls) == 2 * OF_EACH_HOST
+    refused = crm.counters().throttled - throttled
+    print(f"\n{len(calls)} calls of two hosts, {refused} refused")
+    assert refused <= 0.05 * len(calls) + 3, "without a shared budget half of the calls are refused"
+    variables = stack.api.request("GET", "/api/v2/variables")["variables"]
+    (plan,) = (variable for variable in variables if variable["key"].startswith("crm_rate_"))
+    assert len(json.loads(plan["value"])) >= 2
+    assert list(own.glob("*/*.lease")), "the other worker was a host of its own"
 
 
 @dataclass(frozen=True)

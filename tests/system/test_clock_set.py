@@ -79,7 +79,7 @@ def clock(tmp_path: Path) -> Path:
 @pytest.fixture
 def stack(
     crms: dict[str, Sandbox], clock: Path, tmp_path: Path, airflow_stack: Callable[..., AirflowStack]
-) -> Iterator[AirflowStack]:
+) -> AirflowStack:
     dags, site = tmp_path / "dags", tmp_path / "site"
     for folder in (dags, site):
         folder.mkdir()
@@ -89,7 +89,7 @@ def stack(
         text = text.replace(name, str(value))
     (dags / "clock.py").write_text(text, encoding="utf-8")
     (site / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-    stack = airflow_stack(
+    return airflow_stack(
         dags,
         env={
             **{
@@ -100,8 +100,6 @@ def stack(
             "PYTHONPATH": f"{site}:{Path(shifted_clock.__file__).parent}",
         },
     )
-    yield stack
-    stack.stop()
 
 
 def test_nobody_notices(

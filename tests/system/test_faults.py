@@ -1,4 +1,4 @@
-"""What dies on this side, on a real Airflow: tasks, scheduler, the sandbox itself; and a disk that is full.
+"""What dies on this side, on a real Airflow: tasks, scheduler, the sandbox itself.
 
 The moments are random; ``FAULT_SEED=...`` repeats those of a run (each test prints its seed; ``pytest -s``).
 """
@@ -102,12 +102,6 @@ with DAG("waits", schedule=None):
 
 with DAG("down", schedule=None):
     load("down", "FOLDER/down", state_path="FOLDER/down/loaded.state")
-
-AGAIN["retries"] = 50  # until there is room
-
-with DAG("full", schedule=None):
-    load("full", "DISK", state_path="DISK/loaded.state", checkpoint_path="DISK/checkpoint")
-    CrmExtractContactsOperator(task_id="extract", crm_conn_id="extracted", target="DISK/contacts.csv", **AGAIN)
 """
 
 Crms = dict[str, Sandbox]
@@ -129,13 +123,10 @@ def crms() -> Iterator[Crms]:
         Sandbox(seed="contacts:200", rate=RATE) as singles,
         Sandbox(seed="empty", rate=SLOW) as scheduled,
         Sandbox(seed="empty", rate=None) as waits,
-        Sandbox(seed="empty", rate=RATE) as full,
-        Sandbox(seed="contacts:200", rate=RATE) as extracted,
     ):
-        for crm in (scheduled, full):
-            crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*", latency=LATENCY)
-            crm.add_fault(effect="latency", latency=LATENCY)
-        yield {"singles": singles, "scheduled": scheduled, "waits": waits, "full": full, "extracted": extracted}
+        scheduled.add_fault(effect="error", error="INVALID_INPUT", email="refused-*", latency=LATENCY)
+        scheduled.add_fault(effect="latency", latency=LATENCY)
+        yield {"singles": singles, "scheduled": scheduled, "waits": waits}
 
 
 class Process:
@@ -185,30 +176,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small disk of its own; an ordinary folder where none can be mounted."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    yield folder
-    if mounted.returncode == 0:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.fixture(scope="module")
 def stack(
     crms: Crms,
     down: Process,
     folder: Path,
-    disk: Path,
     airflow_stack: Callable[..., AirflowStack],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[AirflowStack]:
+) -> AirflowStack:
     dags = tmp_path_factory.mktemp("dags")
-    (dags / "faults.py").write_text(
-        DAG_FILE.replace("FOLDER", str(folder)).replace("DISK", str(disk)).replace("INTERVAL", str(INTERVAL))
-    )
+    (dags / "faults.py").write_text(DAG_FILE.replace("FOLDER", str(folder)).replace("INTERVAL", str(INTERVAL)))
     rates = {**dict.fromkeys(crms, RATE), "scheduled": SLOW}
     waits = {**dict.fromkeys(crms, 30), "singles": HELD + 10}
     connections = {
@@ -231,9 +207,7 @@ def stack(
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
     }
-    stack = airflow_stack(dags, env=environment)
-    yield stack
-    stack.stop()
+    return airflow_stack(dags, env=environment)
 
 
 def address(number: int) -> str:
@@ -442,78 +416,6 @@ def test_sandbox_killed_in_mid_load(
              data="nothing lost, nothing duplicated, nothing rejected",
              said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry goes "
              "on from there", remedy="nothing while retries are left")  # fmt: skip
-
-
-# -- a full disk --------------------------------------------------------------------------------------------
-
-
-def test_disk_full(stack: AirflowStack, crms: Crms, disk: Path, chance: random.Random, observed: Observed) -> None:
-    if not os.path.ismount(disk):
-        pytest.skip("no file system can be mounted here; tests/unit/load/test_full_disk.py does the same by a limit")
-    crm = crms["full"]
-    filler, room = disk / "filler", chance.randrange(4, 7)  # pages of 4 KB: less than the state file alone needs
-    fill(disk, filler, room * 4096)
-    run_id = start(stack, "full")
-    failed: dict[str, str] = {}
-
-    def both_failed(run: Run) -> bool:
-        for task in run.tasks:
-            before = task.try_number - (task.state != "up_for_retry")
-            if before > 0 and task.name not in failed:
-                log = stack.api.log(run, task, before)
-                if ADVICE in log:  # it is written a moment after the state
-                    failed[task.name] = log
-        return run.finished or len(failed) == 2
-
-    stack.api.wait("full", run_id, timeout=PATIENCE, until=both_failed)
-    assert set(failed) == {"load", "extract"}
-    done = len(crm.store.contacts)
-    for log in failed.values():
-        assert NO_SPACE in log, log
-    assert not (disk / "contacts.csv").exists()
-    filler.unlink()
-    run = stack.api.wait("full", run_id, timeout=PATIENCE)
-    again = sum(sent_again(crm).values())
-    pages_again = len(taken(crms["extracted"], method="GET", route="/contacts")) - pages_of(crms["extracted"])
-    tries = {task.name: len(stack.api.tries(run, task)) for task in run.tasks}
-    print(f"\n{room} pages of 4 KB left: full after {done} contacts; {tries=}, {again=}, {pages_again=}")
-    assert again <= (tries["load"] - 1) * (SENT_ROWS + WIDTH)
-    assert 0 <= pages_again <= (tries["extract"] - 1) * PAGES_AHEAD
-    assert run.states() == {"load": "success", "extract": "success"}, stack.api.log(run, run["load"])
-    assert_loaded(crm, stack.api.xcoms(run, run["load"])["return_value"], disk)
-    with (disk / "contacts.csv").open(newline="", encoding="utf-8") as file:
-        assert Counter(row["email"] for row in csv.DictReader(file)) == Counter(list(crms["extracted"].store.contacts))
-    assert not list(disk.glob("*.part-*"))
-    full = "the disk is full until somebody frees space"
-    observed(
-        fault=full,
-        hits="load: rejects, state, checkpoint",
-        ends="success, after some tries",
-        requests=f"at most {SENT_ROWS} rows and those in flight again in each try",
-        data="nothing lost, nothing duplicated; each rejected row in the file once",
-        said=f"`LoadUnsaved`: FILE {NO_SPACE}. The load stopped after: the counts",
-        remedy=f"{ADVICE}; a retry continues",
-    )
-    observed(
-        fault=full,
-        hits="extract",
-        ends="success, after some tries",
-        requests=f"each page, and at most {PAGES_AHEAD} of them again in each try",
-        data="the file is complete; there is none until there is space",
-        said=f"`ExtractUnsaved`: FILE {NO_SPACE}. N pages of contacts are kept beside it",
-        remedy=f"{ADVICE}; a retry continues",
-    )
-
-
-NO_SPACE = "cannot be written: No space left on device"
-ADVICE = "Free disk space or fix the path"
-
-
-def fill(disk: Path, filler: Path, room: int) -> None:
-    """Leave so many bytes on a disk."""
-    about = os.statvfs(disk)
-    with filler.open("wb") as file:
-        file.write(b"\0" * (about.f_bavail * about.f_frsize - room))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_the_script_says_what_the_schedule_says(redis: RedisServer, pace: Pace, 
         expected = schedule.ask(now, first, number, pace, third)
         answer, _ = store.ask(first, ticket, pace, third, now=now)
         assert answer == expected
-        if answer.verdict is GrantStatus.RETRY_AFTER:
+        if answer.status is GrantStatus.RETRY_AFTER:
             tickets.append(answer.ticket)
 
 

@@ -98,7 +98,7 @@ def crm() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def stack(
     crm: Sandbox, airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AirflowStack]:
+) -> AirflowStack:
     folder = tmp_path_factory.mktemp("dags")
     (folder / "waiting.py").write_text(DAG_FILE)
     environment = {
@@ -107,9 +107,7 @@ def stack(
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",  # how soon its triggers go to another one
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "32",
     }
-    stack = airflow_stack(folder, env=environment)
-    yield stack
-    stack.stop()
+    return airflow_stack(folder, env=environment)
 
 
 # -- 500 on one connection ----------------------------------------------------------------------------------

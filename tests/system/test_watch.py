@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def stack(
     airflow_stack: Callable[..., AirflowStack], sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AirflowStack]:
+) -> AirflowStack:
     folder = tmp_path_factory.mktemp("dags")
     (folder / "on_join.py").write_text(DAG_FILE)
     (folder / EXAMPLE.name).write_text(
@@ -79,8 +78,7 @@ def stack(
     )
     for dag_id in ("on_join", "on_joins"):
         begin(started, dag_id, asset=dag_id)
-    yield started
-    started.stop()
+    return started
 
 
 def begin(stack: AirflowStack, dag_id: str, *, asset: str) -> None:
@@ -205,40 +203,6 @@ def test_killed_between_event_and_cursor_nothing_is_lost(stack: AirflowStack, sa
     assert set(after) == {*before, *ids(10, 11)}
     assert after.count(ids(11)[0]) == 1
     assert after.count(ids(10)[0]) <= 2  # at least once: the one that may come again
-
-
-def test_two_triggerers_tell_of_each_contact_once(stack: AirflowStack, sandbox: Sandbox) -> None:
-    """The first is frozen until the second has its watches, and wakes up with them; then the second is killed."""
-    rest(stack, sandbox)
-    before = seen(stack)
-    first, second = stack.components["triggerer"], stack.add_triggerer()
-    stack.freeze(first)
-    try:
-        join(sandbox, 12)
-        rest(stack, sandbox)  # only the second can have told
-    finally:
-        first.signal_group(signal.SIGCONT)
-    wait_for_sweeps(stack, sandbox, 6)  # until the first has let go: at the hand-over itself both may tell of somebody
-    join(sandbox, 13)
-    rest(stack, sandbox)
-    stack.kill(second)
-    join(sandbox, 14)
-    rest(stack, sandbox)
-    wait_for_sweeps(stack, sandbox)
-    assert runs(stack)[len(before) :] == [ids(12), ids(13), ids(14)]
-
-
-def test_a_join_while_the_dag_is_paused_counts_later(stack: AirflowStack, sandbox: Sandbox) -> None:
-    before = seen(stack)
-    for dag_id in ("on_join", "on_joins"):
-        stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": True})
-    # until the dag-processor has taken the watchers away
-    stack.until_still(lambda: len(sandbox.journal()), seconds=5 * INTERVAL, timeout=PATIENCE)
-    join(sandbox, 15)
-    for dag_id in ("on_join", "on_joins"):
-        stack.api.request("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
-    rest(stack, sandbox)
-    assert seen(stack) == [*before, *ids(15)]
 
 
 def test_the_example_makes_a_deal_for_each_newcomer(stack: AirflowStack, sandbox: Sandbox) -> None:

@@ -101,6 +101,7 @@ with DAG("right"):
     CrmExtractContactsOperator(task_id="file", target=Path("contacts.csv"), fields=["id"], formula_guard=True)
     CrmExtractDealsOperator(task_id="url", target=ObjectStoragePath("s3://b/d.jsonl"), if_changed="restart")
     CrmExtractListsOperator(task_id="format", target="lists", format="parquet")
+    CrmExtractContactsOperator(task_id="changes", target="c.csv", changes_since="last", state_path=Path("seen"))
 
     load = CrmLoadContactsOperator(
         task_id="load",

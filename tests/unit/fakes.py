@@ -87,7 +87,7 @@ Step = Callable[[Call], CrmResponse]
 def lost(call: Call) -> NoReturn:
     """No answer came: a write may or may not have happened."""
     raise e.CrmTimeoutError(
-        "no answer in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
+        "no response in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
     )
 
 

@@ -98,7 +98,7 @@ class Scene:
             answer = self.ask(self.began + now, caller.lane, ticket, self.pace, NEVER_MIND)
             self.asked += 1
             then = now + answer.seconds
-            if answer.verdict is GrantStatus.RETRY_AFTER:
+            if answer.status is GrantStatus.RETRY_AFTER:
                 wake(then, who, left, answer.ticket, since)
             elif then < caller.dies:
                 sent.append(Sent(who, caller.lane, since, then))

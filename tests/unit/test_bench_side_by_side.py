@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from side_by_side import tables
-from side_by_side.faults import ONE_FAULT, Case, Wrong, held, judge, lead, proxy_script, script
-from side_by_side.figures import RATE, Load, bars, seen, share_of_limit
-from side_by_side.leads import COLUMNS, Fewest, fill, leads, not_loaded, write_file
+from side_by_side.faults import Case, Wrong, judge, lead
+from side_by_side.figures import RATE, Load, bars, share_of_limit
+from side_by_side.leads import Fewest, leads
 from side_by_side.overhead import Cost
 from side_by_side.waiting import Waited
-from side_by_side.ways import RIVALS, WAYS, Ran, Said, said_by_load, said_by_loop, said_by_tasks
+from side_by_side.ways import WAYS, Said
 
-from crm_provider.sandbox import Sandbox
-from crm_provider.sandbox.faults import Fault
 from crm_provider.sandbox.journal import JournalEntry
 
 # -- the rows ------------------------------------------------------------------------------------------------
-
-
-def test_the_rows_are_as_the_task_says() -> None:
-    rows, later = leads(2_000), leads(2_000, later=True)
-    existing = [row for row in rows if row.before is not None]
-    assert len({row.email for row in rows}) == 2_000
-    assert (len(existing), sum(row.before != row.name for row in existing)) == (1_600, 80)
-    assert all(row.before is not None for row in later)
-    assert sum(row.before != row.name for row in later) == 40
-    assert [row.before for row in later] == [row.name for row in rows]  # what was loaded the day before
 
 
 @pytest.mark.parametrize(
@@ -46,20 +31,6 @@ def test_the_rows_are_as_the_task_says() -> None:
 )
 def test_the_fewest_calls(fewest: Fewest, calls: int) -> None:
     assert fewest.calls == calls
-
-
-def test_what_is_loaded_is_what_the_crm_holds_value_by_value(tmp_path: Path) -> None:
-    rows, crm = leads(40), Sandbox(seed="empty")
-    fill(crm, rows)
-    assert not_loaded(crm, rows) == 8 + 2  # new, and different
-    for row in rows:
-        if row.email in crm.store.contacts:
-            crm.store.update_contact(row.email, row.attributes)
-    assert not_loaded(crm, rows) == 8
-    assert held(crm)[rows[1].email] == rows[1].attributes
-    head, first, *_ = write_file(tmp_path / "leads.csv", rows).read_text("utf-8").splitlines()
-    assert tuple(head.split(",")) == COLUMNS
-    assert first == ",".join([rows[0].email, *rows[0].attributes.values()])
 
 
 # -- what the CRM saw ----------------------------------------------------------------------------------------
@@ -78,23 +49,6 @@ def calls(count: int, *, rate: float, start: float = 100.0) -> list[JournalEntry
 @pytest.mark.parametrize("rate", [5.0, 4.9, 2.5])
 def test_share_of_the_limit(rate: float) -> None:
     assert share_of_limit(calls(500, rate=rate)) == pytest.approx(rate / RATE)
-
-
-def test_the_burst_of_the_beginning_is_no_merit() -> None:
-    burst = [entry(100.0)] * 50
-    assert share_of_limit([*burst, *calls(100, rate=2.5)]) == pytest.approx(0.5)
-
-
-def test_refused_calls_use_nothing() -> None:
-    refused = [replace(one, at=one.at + 0.1, status=429) for one in calls(200, rate=2.5)]
-    journal = sorted([*calls(200, rate=2.5), *refused], key=lambda one: one.at)
-    assert share_of_limit(journal) == pytest.approx(0.5)
-    assert seen(journal) == {
-        "calls": 400,
-        "refused": 200,
-        "span": pytest.approx(199 / 2.5 + 0.1),
-        "share": pytest.approx(0.5),
-    }
 
 
 def load(**changed: Any) -> Load:
@@ -159,92 +113,7 @@ def test_wrong_outcomes(crm: dict[str, Any], said: Said, wrong: dict[str, Any]) 
     assert found.outcomes == sum(wrong.values())
 
 
-@pytest.mark.parametrize(
-    ("crm", "said", "expected"),
-    [
-        (WITHOUT_NEW, Said(green=False, created=0, failed=frozenset({"bad", "new@x.org"})), Wrong(given_up=1)),
-        (WITHOUT_NEW, Said(green=False, created=0, failed=frozenset({"bad"}), left=1), Wrong(left=1)),
-    ],
-)
-def test_what_is_said_is_not_wrong(crm: dict[str, Any], said: Said, expected: Wrong) -> None:
-    found = judge(CASES, crm, said)
-    assert found == expected
-    assert found.outcomes == 0
-
-
-@pytest.mark.parametrize("cases", [script(), proxy_script()])
-def test_the_scripts_make_sense(cases: list[Case]) -> None:
-    emails = [case.lead.email for case in cases]
-    assert len(set(emails)) == len(emails)
-    for case in cases:
-        for rule in case.faults:
-            Fault(**{**rule, "email": case.lead.email})  # the sandbox takes it
-    assert sum(not case.faults and case.can_be_loaded for case in cases) > len(cases) / 2  # most rows are well
-
-
-def test_each_fault_meets_a_new_and_a_known_contact() -> None:
-    met = {(case.what, rule["method"]) for case in script() for rule in case.faults if case.can_be_loaded}
-    assert met == {(what, method) for what in ONE_FAULT for method in ("POST", "PUT")}
-
-
-# -- what each way says --------------------------------------------------------------------------------------
-
-
-def ran(
-    tmp_path: Path, state: str = "success", *, tasks: dict[tuple[str, int], str] | None = None, **xcoms: Any
-) -> Ran:
-    found = {("load", -1, key): value for key, value in xcoms.items()}
-    return Ran(started=0.0, ended=2.0, cpu=1.0, state=state, tasks=dict(tasks or {}), xcoms=found,
-               rejects=tmp_path / "rejects")  # fmt: skip
-
-
-def test_what_mapped_tasks_say(tmp_path: Path) -> None:
-    def known(email: str, *, existed: bool) -> dict[str, Any]:
-        return {"email": email, "attributes": {}, "existed": existed}
-
-    one = replace(
-        ran(tmp_path, "failed", tasks={("create", 1): "failed", ("update", 0): "failed", ("update", 1): "success"}),
-        xcoms={
-            ("bodies", -1, "return_value"): [json.dumps({"email": email}) for email in "abcd"],
-            ("create", 0, "return_value"): known("a", existed=True),
-            ("create", 2, "return_value"): known("c", existed=False),
-            ("create", 3, "return_value"): known("d", existed=True),
-        },
-    )
-    assert said_by_tasks(one) == Said(green=False, created=1, failed=frozenset({"b", "a"}))
-
-
-def test_what_the_loop_says(tmp_path: Path) -> None:
-    one = ran(tmp_path, "failed", counts={"created": 3, "updated": 1})
-    assert said_by_loop(one) == Said(green=False, created=3)
-    one.rejects.write_text("email,error\na@x,404\n", encoding="utf-8")
-    assert said_by_loop(one).failed == {"a@x"}
-    assert said_by_loop(ran(tmp_path / "other")) == Said(green=True, created=0)
-
-
-def test_what_the_load_says(tmp_path: Path) -> None:
-    one = ran(tmp_path, return_value={"created": 2, "left": 1})
-    assert said_by_load(one) == Said(green=True, created=2, left=1)
-    one.rejects.write_text(json.dumps({"row": 1, "values": {"email": "a@x"}}) + "\n", encoding="utf-8")
-    assert said_by_load(one).failed == {"a@x"}
-    assert said_by_load(ran(tmp_path / "other", "failed")) == Said(green=False, created=0)
-
-
 # -- the rivals and the tables -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.file)
-def test_a_way_is_a_dag_named_after_its_file(way: Any) -> None:
-    code = (RIVALS / way.file).read_text("utf-8")
-    (dag_id,) = [
-        node.args[0].value
-        for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "DAG"
-        and isinstance(node.args[0], ast.Constant)
-    ]
-    assert dag_id == Path(way.file).stem
-    assert way.lines == len([line for line in code.split("\n") if line.strip()])
 
 
 def test_the_tables_show_what_was_measured() -> None:

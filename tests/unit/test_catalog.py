@@ -14,7 +14,7 @@ from crm_provider.errors.catalog import (
     ALIASES,
     CATALOGUE,
     FAMILY_ADVICE,
-    GATEWAY_ANSWERS,
+    GATEWAY_RESPONSES,
     ErrorSource,
     Repeat,
     advice_for,
@@ -113,14 +113,14 @@ def test_aliases() -> None:
 
 @pytest.mark.parametrize("wired", GATEWAY, ids=lambda wired: wired.case)
 def test_gateway_answer_is_as_documented(wired: Wired) -> None:
-    answer = next(answer for answer in GATEWAY_ANSWERS if answer.case == wired.case)
+    answer = next(answer for answer in GATEWAY_RESPONSES if answer.case == wired.case)
     assert (answer.status, dict(answer.body), answer.error_type, answer.type) == (
         wired.status, wired.body, wired.header, wired.type,
     )  # fmt: skip
 
 
 def test_no_gateway_answer_beyond_the_documented() -> None:
-    assert {answer.case for answer in GATEWAY_ANSWERS} == {wired.case for wired in GATEWAY}
+    assert {answer.case for answer in GATEWAY_RESPONSES} == {wired.case for wired in GATEWAY}
 
 
 def test_every_family_has_advice() -> None:

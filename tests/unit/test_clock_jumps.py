@@ -23,7 +23,7 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.extract.partial_pages import LONGEST_REST, Owner, PartialPages
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.limiter import Budget
-from crm_provider.rate_limit.schedule import LONGEST_NAP, NO_SHOW_AFTER, Lane
+from crm_provider.rate_limit.schedule import LONGEST_RETRY_DELAY, NO_SHOW_AFTER, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
 from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
@@ -52,6 +52,7 @@ WALL_CLOCK = {
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
     "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",
+    "rate_limit/leases.py": "a default, for slots of several hosts until a response has shown the CRM's clock",
     "rate_limit/host_file.py": "the age of files of budgets that nobody uses; of those in use it is none",
     "client/responses.py": "a Retry-After as a date, if the answer has no date of its own",
     "client/transport.py": "the age of a record, to hours, if the CRM does not show its clock",
@@ -138,7 +139,7 @@ def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
     spacing = 1 / (5.0 * 0.99)
     assert sent[-1] - sent[0] >= (len(sent) - 2 - jumps) * spacing, "at most one call too early for each jump"
     gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
-    assert max(gaps) <= LONGEST_NAP + NO_SHOW_AFTER + spacing, "nobody is held up"
+    assert max(gaps) <= LONGEST_RETRY_DELAY + NO_SHOW_AFTER + spacing, "nobody is held up"
 
 
 # -- pages of an extract ------------------------------------------------------------------------------------

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, DirectLookup, InList, ListExists
+from crm_provider.waiting.conditions import (
+    Condition,
+    ContactIs,
+    DealInStage,
+    DirectLookup,
+    InList,
+    ListExists,
+    ListHasMembers,
+    MembershipPage,
+)
 
 from .fakes import bench, data, error
 
@@ -46,6 +55,14 @@ class FakeLookup:
         self.looked.append(deal_id)
         return self._found(self.deals.get(deal_id, e.CrmDealNotFoundError("Deal not found.")))
 
+    def memberships(self) -> Iterator[MembershipPage]:
+        """:data:`PAGES`, each noted when it is read."""
+        for number, page in enumerate(PAGES):
+            self.looked.append(f"page {number}")
+            if isinstance(page, e.CrmError):
+                raise page
+            yield page
+
     @staticmethod
     def _found(record: Any) -> dict[str, Any]:
         if isinstance(record, e.CrmError):
@@ -55,6 +72,13 @@ class FakeLookup:
 
 
 BROKEN = e.CrmInternalServerError("broken", status=500)
+PAGES: list[MembershipPage | e.CrmError] = [
+    MembershipPage((frozenset({VIP}), frozenset({TRIAL})), 7),
+    MembershipPage((frozenset({VIP, TRIAL}), frozenset()), 7),
+    MembershipPage((frozenset({VIP}),), None),
+    BROKEN,
+]
+"""Of contacts: three members of VIP, two of Trial; the last page cannot be read."""
 CRM = {
     "all_lists": [
         {"id": VIP, "name": "VIP"},
@@ -140,6 +164,32 @@ ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
         e.CrmInternalServerError,
         ["ill@x.io"],
     ),
+    "enough members on the first page": (
+        ListHasMembers(list_id=VIP.upper(), min_members=1),
+        {"id": VIP, "members": 1},
+        ["page 0"],
+    ),
+    "enough members on a later page": (
+        ListHasMembers(list_name="VIP", min_members=2),
+        {"id": VIP, "members": 2},
+        ["lists", "page 0", "page 1"],
+    ),
+    "just enough contacts are left": (
+        ListHasMembers(list_id=TRIAL, min_members=6),
+        None,
+        ["page 0", "page 1"],  # 2 found, 3 of 7 left; then 5 of 7
+    ),
+    "more members than contacts": (ListHasMembers(list_id=VIP, min_members=8), None, ["page 0"]),
+    "the page that would decide fails": (
+        ListHasMembers(list_id=VIP, min_members=4),
+        e.CrmInternalServerError,
+        ["page 0", "page 1", "page 2", "page 3"],
+    ),
+    "members of an unknown list": (
+        ListHasMembers(list_name="New", min_members=1),
+        e.CrmSegmentationListNotFoundError,
+        ["lists"],
+    ),
     "contact": (ContactIs(email="ann@x.io"), {"id": "c-ann", "status": "active"}, ["ann@x.io"]),
     "contact, status": (
         ContactIs(email="ann@x.io", status="active"),
@@ -218,6 +268,11 @@ WRONG = {
     "list: both": ListExists(list_id=VIP, list_name="VIP"),
     "list: blank name": ListExists(list_name=" "),
     "list: no uuid": ListExists(list_id="VIP"),
+    "members: neither list": ListHasMembers(min_members=1),
+    "members: none": ListHasMembers(list_id=VIP, min_members=0),
+    "members: a fraction": ListHasMembers(list_id=VIP, min_members=1.5),  # type: ignore[arg-type]
+    "members: yes": ListHasMembers(list_id=VIP, min_members=True),
+    "members: a word": ListHasMembers(list_id=VIP, min_members="many"),  # type: ignore[arg-type]
     "member: nobody": members(emails=()),
     "member: no address": members(emails=("ann@x.io", "ann")),
     "member: None": members(emails=(None,)),
@@ -248,6 +303,10 @@ def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> Non
 # -- why not yet ---------------------------------------------------------------------------------------------
 
 REASONS: dict[str, tuple[Condition, str]] = {
+    "members": (
+        ListHasMembers(list_id=VIP, min_members="7"),  # type: ignore[arg-type]  # from a template
+        "1 of 7 member(s) were found among 2 contact(s)",
+    ),
     "status": (ContactIs(email="ann@x.io", status="gone"), "the status is another one"),
     "no such attribute": (ContactIs(email="ann@x.io", attributes={"tier": "a"}), "the contact has no attribute 'tier'"),
     "a value": (
@@ -262,7 +321,7 @@ REASONS: dict[str, tuple[Condition, str]] = {
         ),
     ),
     "stage": (DealInStage(deal_id=DEAL, stage_ids=(WON,)), f"the deal is in stage {NEW.upper()}"),
-    "members": (members(emails=("ann@x.io", "cat@x.io")), "1 of 2 contact(s) were found in the list"),
+    "membership": (members(emails=("ann@x.io", "cat@x.io")), "1 of 2 contact(s) were found in the list"),
 }
 
 
@@ -313,8 +372,13 @@ def test_a_copy_of_a_question_has_seen_nobody() -> None:
         (ListExists(list_name="VIP"), data({"page": 0, "total": 4, "data": CRM["all_lists"]}), "GET /segments?page=0"),
         (ContactIs(email="ann@x.io"), data({"id": "c-ann", "status": "active"}), "GET /contacts/ann%40x.io"),
         (DealInStage(deal_id=DEAL, stage_ids=(NEW,)), data({"id": DEAL, "stageId": NEW}), f"GET /deals/{DEAL}"),
+        (
+            ListHasMembers(list_id=VIP, min_members="1"),  # type: ignore[arg-type]  # from a template
+            data({"page": 0, "total": 40, "data": list(CRM["contacts"].values())[:2]}),
+            "GET /contacts?page=0",
+        ),
     ],
-    ids=["list", "contact", "deal"],
+    ids=["list", "contact", "deal", "members"],
 )
 def test_a_direct_lookup_asks_the_crm_each_time(condition: Condition, reply: Any, sent: str) -> None:
     crm = bench(reply, reply)

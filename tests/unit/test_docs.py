@@ -57,19 +57,6 @@ def test_every_part_that_can_be_generated_is_used_once() -> None:
     assert {name for name, about, _ in found if about} == set(docs_tables.PARTS_ABOUT)
 
 
-def test_a_part_that_is_out_of_date_is_told_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs_tables, "ROOT", tmp_path)
-    document = tmp_path / "page.md"
-    document.write_text("before\n<!-- generated: presets -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
-    assert docs_tables.update(document, write=False) == ["page.md: presets"]
-    assert "\nold\n" in document.read_text("utf-8")
-    docs_tables.update(document, write=True)
-    text = document.read_text("utf-8")
-    assert docs_tables.presets() in text
-    assert (text.startswith("before\n"), text.endswith("after\n"), "\nold\n" in text) == (True, True, False)
-    assert docs_tables.update(document, write=True) == []
-
-
 def test_the_table_of_calls_has_every_call_of_the_client() -> None:
     public = {name for name in dir(CrmClient) if not name.startswith("_")}
     parts = {"create_or_find", "send_update", "find_own_deal", "start_of_writes"}  # of other calls, and of loads
@@ -147,21 +134,6 @@ def test_a_pages_outcomes_are_those_of_the_policy(name: str) -> None:
     assert shown == {spec.type: policy.decide(spec.error).action.value for spec in CATALOGUE.values()}
 
 
-def test_anchors_are_those_of_github(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    headings = [
-        "`on_error`",
-        "A long `Retry-After`",
-        "Test it",
-        "Test it",
-        "`crm_error`: the *error* as an [XCom](x.md)",
-    ]
-    page.write_text("\n".join(f"## {heading}" for heading in headings) + "\n```\n# no heading\n```\n", encoding="utf-8")
-    assert docs_text.anchors(page) == {
-        "on_error", "a-long-retry-after", "test-it", "test-it-1", "crm_error-the-error-as-an-xcom",
-    }  # fmt: skip
-
-
 # -- examples -----------------------------------------------------------------------------------------------
 
 
@@ -217,13 +189,6 @@ def is_module(name: str) -> bool:
 @each([fence for fence in PYTHON if "crm_provider" in fence.code])
 def test_examples_import_public_modules_only(fence: Fence) -> None:
     assert [name for name in package_imports(fence.code) if not re.fullmatch("|".join(PUBLIC), name)] == []
-
-
-def test_an_import_of_an_internal_module_is_found() -> None:
-    code = (
-        "import crm_provider.client.client\nfrom crm_provider.load import job\nfrom crm_provider.errors import CrmError"
-    )
-    assert package_imports(code) == {"crm_provider.client.client", "crm_provider.load.job", "crm_provider.errors"}
 
 
 @each_document()

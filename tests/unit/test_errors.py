@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,22 +107,6 @@ def through_json(error: CrmError) -> CrmError:
 
 def through_pickle(error: CrmError) -> Any:
     return pickle.loads(pickle.dumps(error))
-
-
-@ALL
-@pytest.mark.parametrize("through", [through_pickle, through_json, copy.copy, copy.deepcopy])
-def test_round_trip(error: type[CrmError], through: Callable[[CrmError], CrmError]) -> None:
-    before = error("it broke", **FULL)
-    after = through(before)
-    assert type(after) is error
-    assert fields_of(after) == fields_of(before) == {"message": "it broke", **FULL}
-    assert (str(after), repr(after), after.args) == (str(before), repr(before), before.args)
-
-
-@ALL
-def test_round_trip_of_defaults(error: type[CrmError]) -> None:
-    after = through_pickle(error("it broke"))
-    assert (after.type, after.attempts, after.outcome_known, after.status) == (error.type, 1, True, None)
 
 
 TEXT = st.none() | st.text(max_size=20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import pyarrow
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 
@@ -21,6 +22,8 @@ ROWS = [{"email": "ada@example.com"}, {"email": "grace@example.com"}]
         ([ROWS, ROWS, []], "3 pages of rows"),
         (["a.csv", {"email": "ada@example.com"}], "2 rows"),
         (str(ROWS), "text of rows"),
+        (pyarrow.Table.from_pylist(ROWS), "2 rows"),
+        (pyarrow.Table.from_pylist(ROWS).to_reader(), "rows"),
     ],
 )
 def test_rows_are_hidden(given: Any, text: str) -> None:

@@ -73,7 +73,7 @@ def test_the_type_of_values(name: str) -> None:
     observed = ObservedType()
     for value in values:
         observed.note(value)
-    assert observed.settled() == wanted
+    assert observed.final() == wanted
     assert observed.is_known is any(value is not None for value in values)
 
 
@@ -102,10 +102,10 @@ def test_columns_of_records() -> None:
     ]
     for record in records[:2]:
         observed.note(record)
-    assert observed.settled()["createdAt"] == TIMESTAMP, "of a record, not of its attributes: it is not loaded back"
+    assert observed.final()["createdAt"] == TIMESTAMP, "of a record, not of its attributes: it is not loaded back"
     for record in records[2:]:
         observed.note(record)
-    assert observed.settled() == {
+    assert observed.final() == {
         "id": TEXT,
         "createdAt": TEXT,  # one is before the year 1 in UTC
         "attributes": struct(a=TEXT, b=JSON),
@@ -130,7 +130,7 @@ def test_a_table_gives_the_values_back(records: list[dict[str, Any]]) -> None:
     observed = ObservedRecords()
     for record in records:
         observed.note(record)
-    columns = observed.settled()
+    columns = observed.final()
     file = io.BytesIO()
     with typed_rows(file, columns) as add:
         for record in records:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.client.observers import RequestEvent, RequestTally
+from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
 from crm_provider.observability.metrics import CallMetrics
@@ -134,7 +133,7 @@ def call_seen(error_type: str | None = None, *, status: int | None = 200, waited
 
 
 def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
-    traffic = RequestTally()
+    counter = RequestCounter()
     for seen in (
         call_seen(waited=0.5),
         call_seen("TOO_MANY_REQUESTS", status=429, waited=1.0),
@@ -142,34 +141,9 @@ def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
         call_seen("TIMEOUT", status=None),
         call_seen("TIMEOUT", status=None),
     ):
-        traffic(seen)
-    assert (traffic.calls, traffic.throttled, traffic.waited) == (5, 2, 1.5)
-    assert traffic.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
-
-
-def test_a_snapshot_stays_as_it_was() -> None:
-    traffic = RequestTally()
-    traffic(call_seen("TIMEOUT"))
-    before = traffic.snapshot()
-    traffic(call_seen("TIMEOUT"))
-    traffic.errors.clear()
-    assert (before.calls, before.errors) == (1, {"TIMEOUT": 1})
-    assert (traffic.calls, traffic.errors) == (2, {"TIMEOUT": 2})
-
-
-def test_threads_may_share_a_tally() -> None:
-    traffic = RequestTally()
-
-    def count() -> None:
-        for _ in range(500):
-            traffic(call_seen("X"))
-
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (traffic.calls, traffic.errors["X"]) == (4000, 4000)
+        counter(seen)
+    assert (counter.calls, counter.throttled, counter.waited) == (5, 2, 1.5)
+    assert counter.errors == {"TOO_MANY_REQUESTS": 1, "LIMIT_EXCEEDED": 1, "TIMEOUT": 2}
 
 
 # -- Airflow's metrics ---------------------------------------------------------------------------------------

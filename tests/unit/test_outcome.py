@@ -162,9 +162,9 @@ def test_a_long_wait_that_the_server_asks_for_frees_the_slot(seconds: float, cap
     assert isinstance(raised, AirflowRescheduleException)
     assert raised.reschedule_date == NOW + timedelta(seconds=seconds)
     assert not error.remark
-    [line] = [record.getMessage() for record in logged(caplog)]
-    until = raised.reschedule_date.isoformat(timespec="seconds")
-    assert line == f"{error} The slot is freed until {until}; the try is kept."
+    [text] = [record.getMessage() for record in logged(caplog)]
+    until = f"{raised.reschedule_date:%Y-%m-%d %H:%M:%S} UTC"
+    assert f"Task:        slot freed until {until}; the try is kept" in text.splitlines()
 
 
 def test_a_quota_that_is_used_up_is_a_long_wait_even_if_the_server_does_not_say_how_long() -> None:
@@ -220,7 +220,6 @@ def test_who_does_not_retry_does_not_wait_either(action: Action) -> None:
     [
         (outcome.fail_without_retry, AirflowFailException),
         (outcome.skip, AirflowSkipException),
-        (outcome.sensor_timeout, AirflowSensorTimeout),
     ],
 )
 def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -> None:
@@ -232,10 +231,47 @@ def test_an_end_without_an_error_of_the_crm(end: Any, raises: type[Exception]) -
         assert caught.value.__cause__ is given
 
 
-def test_reschedule() -> None:
+@pytest.mark.parametrize(
+    ("soft_fail", "raises", "level", "text", "ended"),
+    [
+        (
+            False,
+            AirflowSensorTimeout,
+            "ERROR",
+            "Over. The last result was: not yet.",
+            "failed; the timeout of a sensor",
+        ),
+        (
+            True,
+            AirflowSkipException,
+            "INFO",
+            "Skipped by soft_fail. Over. The last result was: not yet.",
+            "skipped, by",
+        ),
+    ],
+)
+def test_the_timeout_of_a_sensor(
+    soft_fail: bool, raises: type[Exception], level: str, text: str, ended: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), pytest.raises(raises) as caught:
+        outcome.sensor_timeout("Over.", last_result="not yet.", soft_fail=soft_fail)
+    assert type(caught.value) is raises
+    assert str(caught.value) == text
+    [said] = logged(caplog)
+    assert said.levelname == level
+    assert said.getMessage().splitlines()[:2] == ["Over.", "Last answer:  not yet."]
+    assert f"Task:         {ended}" in said.getMessage()
+
+
+def test_reschedule(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(AirflowRescheduleException) as caught:
         outcome.reschedule(NOW)
     assert caught.value.reschedule_date == NOW
+    with caplog.at_level(logging.INFO):
+        outcome.log_reschedule(NOW)
+    assert [record.getMessage() for record in logged(caplog)] == [
+        "Slot freed until 2026-05-04 12:00:00 UTC; the try is kept."
+    ]
 
 
 def test_airflows_exceptions_are_raised_in_one_place_only() -> None:
@@ -341,10 +377,19 @@ def test_the_longer_of_the_tasks_delay_and_the_servers(
 # -- what is left behind ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", [Action.SKIP, Action.RETRY, Action.FAIL])
-def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog: pytest.LogCaptureFixture) -> None:
+ENDED = {
+    Action.SKIP: ("INFO", "skipped"),
+    Action.RETRY: ("WARNING", "this try failed. Worth a retry: the task has 1 left"),
+    Action.FAIL: ("ERROR", "failed; not retried, because the same call would fail again"),
+}
+
+
+@pytest.mark.parametrize("action", ENDED)
+def test_the_error_is_left_as_a_small_xcom_and_one_record_of_the_log(
+    action: Action, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        _, ti = ended(not_found(), action)
+        _, ti = ended(not_found(), action, TaskInstance(max_tries=1))
     assert ti.pushed == {
         "crm_error": {
             "error": "CrmDealNotFoundError",
@@ -358,8 +403,20 @@ def test_the_error_is_left_as_a_small_xcom_and_in_the_log(action: Action, caplog
             "origin": "default[X]",
         }
     }
-    lines = [record.getMessage() for record in logged(caplog)]
-    assert lines == [f"DEAL_NOT_FOUND -> {action.value}, by default[X]"]
+    level, says = ENDED[action]
+    assert [(record.levelname, record.getMessage().splitlines()) for record in logged(caplog)] == [
+        (
+            level,
+            [
+                "DEAL_NOT_FOUND (404) on GET /deals/{id}: Deal not found.",
+                "What to do:  Check that the deal exists.",
+                f"Task:        {says}",
+                "Decided by:  default[X]",
+                'Docs:        docs/operations.md, "What to do, by error family"',
+                "Request id:  req-1",
+            ],
+        )
+    ]
 
 
 # -- tasks of one's own -------------------------------------------------------------------------------------
@@ -438,5 +495,5 @@ def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_line_that_makes_no_sense_is_told_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     own_task(monkeypatch, {})
-    with pytest.raises(ValueError, match="makes no sense"), outcome.crm_errors({"CrmProtocolError": "skip"}):
+    with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")

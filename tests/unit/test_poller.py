@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
 import itertools
 import threading
 from collections import Counter
@@ -18,16 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.rate_limit.limiter import BudgetBusy, ProcessRateLimiter, ShareRateLimiter
-from crm_provider.rate_limit.schedule import MARGIN
 from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
-from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, Lookup
-from crm_provider.waiting.poller import HOPELESS, LAST_CHECK, OFFSET, CachedLookup, Ending, Poller, Waiter
+from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, ListHasMembers, Lookup
+from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, Poller, Waiter, WaitResult
 
-from .fakes import FakeClock
 from .reference import OUTCOMES
 
 START = 6_000_010.0
@@ -90,11 +87,22 @@ class FakeCrm:
     trouble: e.CrmError | None = None
     seconds: float = 0.0
     calls: list[tuple[float, str]] = field(default_factory=list)
+    fails_at: str | None = None
+    on_call: Callable[[str], None] = lambda what: None
 
     def list_segmentation_lists(self) -> Iterator[dict[str, Any]]:
         for page in range(len(self.lists) // 10 + 1):
             self._call(f"page {page}")
             yield from ({"id": name, "name": name} for name in self.lists[page * 10 : page * 10 + 10])
+
+    def list_pages(self, listing: str, *, at_once: int) -> Iterator[ListedPage]:
+        """The contacts, ten on a page, each in the list that :attr:`contacts` has for it."""
+        assert not at_once, "no page is read ahead"
+        held = list(self.contacts.items())
+        for number in range(len(held) // 10 + 1):
+            self._call(f"{listing} {number}")
+            fresh = [{"id": who, "segmentedListsIds": [of]} for who, of in held[number * 10 : number * 10 + 10]]
+            yield ListedPage(number=number, page=Page(fresh, len(held)), fresh=fresh)
 
     def get_contact(self, email: str) -> dict[str, Any]:
         self._call(email)
@@ -110,6 +118,9 @@ class FakeCrm:
     def _call(self, what: str) -> None:
         self.calls.append((self.time.now, what))
         self.time.now += self.seconds
+        self.on_call(what)
+        if what == self.fails_at:
+            raise BROKEN
         if self.trouble is not None:
             raise self.trouble
 
@@ -138,7 +149,7 @@ class Scene:
             raise self.connects
         return self.crm
 
-    async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[Ending]:
+    async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[WaitResult]:
         """One more waiter."""
         waiting = Waiting(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
@@ -220,23 +231,11 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
 
 
 @played
-async def test_who_has_an_answer_is_not_asked_for_again(scene: Scene) -> None:
-    scene.crm.contacts = {"ann@x.io": "active"}
-    first, second = await scene.join(person("ann")), await scene.join(person("new"))
-    await scene.run(3 * 60)
-    assert (await first).answer == {"id": "ann@x.io", "status": "active"}
-    assert scene.crm.called() == {"ann@x.io": 1, "new@x.io": 3}
-    scene.crm.contacts["new@x.io"] = "active"
-    await scene.run(4 * 60)
-    assert (await second).answer is not None
-
-
-@played
 async def test_lists_that_are_waited_for_by_id_are_read_as_far_as_the_last_of_them(scene: Scene) -> None:
     scene.crm.lists = LIST_IDS
     tasks = [await scene.join(ListExists(list_id=LIST_IDS[n])) for n in (3, 12, 14)]
     await scene.run(60)
-    assert [(await task).answer for task in tasks] == [{"id": LIST_IDS[n], "name": LIST_IDS[n]} for n in (3, 12, 14)]
+    assert [(await task).result for task in tasks] == [{"id": LIST_IDS[n], "name": LIST_IDS[n]} for n in (3, 12, 14)]
     assert scene.crm.called() == {"page 0": 1, "page 1": 1}
 
 
@@ -246,8 +245,58 @@ async def test_by_name_all_pages_are_read(scene: Scene) -> None:
     scene.crm.lists = ["VIP", *LIST_IDS]
     task = await scene.join(named("VIP"))
     await scene.run(60)
-    assert (await task).answer == {"id": "VIP", "name": "VIP"}
+    assert (await task).result == {"id": "VIP", "name": "VIP"}
     assert scene.crm.called() == {"page 0": 1, "page 1": 1, "page 2": 1}
+
+
+@played
+async def test_all_who_count_members_share_one_sweep_that_ends_as_soon_as_the_last_of_them_knows(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}  # ten members each, a page after the other
+    one, many, all_ = [
+        await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=least))
+        for of, least in ((0, 1), (1, 10), (0, 10))
+    ]
+    late = await scene.join(ListHasMembers(list_id=LIST_IDS[2], min_members=51))
+    await scene.run(60)
+    assert [(await task).result for task in (one, many, all_)] == [
+        {"id": LIST_IDS[0], "members": 10}, {"id": LIST_IDS[1], "members": 10}, {"id": LIST_IDS[0], "members": 10},
+    ]  # fmt: skip
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}, "51 of 50 contacts is known on the first page"
+    assert not late.done()
+
+
+@played
+async def test_a_sweep_that_fails_on_the_way_is_an_answer_for_those_it_has_found(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[n // 10] for n in range(50)}
+    early, late = [await scene.join(ListHasMembers(list_id=LIST_IDS[of], min_members=9)) for of in (0, 3)]
+    scene.crm.fails_at = "contacts 1"
+    await scene.run(60)
+    assert (await early).result == {"id": LIST_IDS[0], "members": 10}
+    assert not late.done()
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
+
+
+@played
+async def test_a_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
+    scene.crm.contacts = {f"{n}@x.io": LIST_IDS[9] for n in range(50)}
+    task = await scene.join(ListHasMembers(list_id=LIST_IDS[0], min_members=1))
+    loop = asyncio.get_running_loop()
+    left = asyncio.Event()
+
+    def leave() -> None:
+        task.cancel()
+        loop.call_soon(loop.call_soon, left.set)
+
+    def on_call(what: str) -> None:
+        if what == "contacts 1":
+            loop.call_soon_threadsafe(leave)
+            asyncio.run_coroutine_threadsafe(left.wait(), loop).result(GUARD)
+
+    scene.crm.on_call = on_call
+    await scene.run(60)
+    await asyncio.to_thread(lambda: None)
+    await loop.shutdown_default_executor()
+    assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
 
 
 # -- when it comes ------------------------------------------------------------------------------------------
@@ -321,13 +370,6 @@ def test_two_triggerers_begin_their_rounds_at_different_times(offset: float) -> 
     played(play)()
 
 
-def test_the_offset_is_one_of_the_process() -> None:
-    async def connect() -> Any: ...
-
-    assert 0 <= OFFSET <= 60
-    assert [Poller(connect)._offset, Poller(connect)._offset] == [OFFSET, OFFSET]
-
-
 @given(st.floats(1e9, 1e10), st.floats(1.0, 1e5), st.floats(0.0, 60.0))
 def test_the_next_check_is_later_and_at_most_an_interval_away(now: float, interval: float, offset: float) -> None:
     async def connect() -> Any: ...
@@ -356,28 +398,11 @@ def test_there_is_one_last_look_after_the_deadline(interval: int, deadline: int,
         await scene.run(looks[-1] - 1)
         assert not task.done()
         await scene.run(looks[-1] + 100)
-        assert await task == Ending()
+        assert await task == WaitResult()
         assert scene.crm.rounds() == looks
         assert looks[-1] - deadline <= min(interval, LAST_CHECK) + 50 * (deadline < 0)
 
     played(play)()
-
-
-@played
-async def test_what_came_to_be_before_the_deadline_is_found_after_it(scene: Scene) -> None:
-    task = await scene.join(person("one"), deadline=START + 130)
-    await scene.run(125)
-    scene.crm.contacts = {"one@x.io": "active"}
-    await scene.run(200)
-    assert (await task).answer == {"id": "one@x.io", "status": "active"}
-
-
-@played
-async def test_last_looks_that_are_near_each_other_are_one(scene: Scene) -> None:
-    tasks = [await scene.join(named(f"l{n}"), deadline=START + 111 + n / 10) for n in range(280)]
-    await scene.run(200)
-    assert {await task for task in tasks} == {Ending()}
-    assert scene.crm.called() == {"page 0": 3}
 
 
 @pytest.mark.parametrize(
@@ -390,7 +415,7 @@ def test_there_is_no_last_look_before_the_time_that_the_server_asked_for(trouble
         await scene.run(139)
         assert not task.done()
         await scene.run(140)
-        assert await task == Ending()
+        assert await task == WaitResult()
         assert scene.crm.rounds() == [50]
 
     played(play)()
@@ -406,7 +431,7 @@ async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> N
     scene.crm.contacts = {"one@x.io": e.CrmInvalidInputError("no", status=422), "two@x.io": BROKEN}
     await scene.run(140)
     assert type((await refused).error) is e.CrmInvalidInputError
-    assert await broken == Ending(), "one server error is waited through, and then the time is over"
+    assert await broken == WaitResult(), "one server error is waited through, and then the time is over"
 
 
 # -- who leaves ---------------------------------------------------------------------------------------------
@@ -519,21 +544,11 @@ async def test_server_errors_end_the_wait_after_so_many_in_a_row(scene: Scene) -
 
 
 @played
-async def test_a_proper_answer_starts_the_count_anew(scene: Scene) -> None:
-    scene.crm.contacts = {"two@x.io": "active"}
-    tasks = [await scene.join(person(name, status="gone"), limit=1) for name in ("absent", "two")]
-    for number in range(6):
-        scene.crm.trouble = BROKEN if number % 2 else None
-        await scene.run((number + 1) * 60)
-    assert not any(task.done() for task in tasks)
-
-
-@played
 async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> None:
     scene.crm.trouble = BROKEN
     tasks = [await scene.join(condition, limit=2) for n in range(20) for condition in (person(f"p{n}"), named(f"l{n}"))]
     await scene.run(4 * 60)
-    assert len(scene.crm.calls) <= 3 * HOPELESS
+    assert len(scene.crm.calls) <= 3 * MAX_FAILURES
     assert {(end.decision and end.decision.action) for end in await asyncio.gather(*tasks)} == {Action.RETRY}
 
 
@@ -549,19 +564,6 @@ async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: S
     await scene.run(1370 + 120)
     assert scene.crm.rounds()[6:] == [1370, 1430, 1490], "an answer, and all is as before"
     assert len(scene.crm.calls) == 6 + 3 * 40
-
-
-@played
-async def test_an_outage_of_another_time_is_forgotten(scene: Scene) -> None:
-    scene.crm.trouble = THROTTLED
-    first = await scene.join(person("one"))
-    await scene.run(800)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    scene.crm.calls.clear()
-    await scene.join(person("two"))
-    await scene.run(800 + 150)
-    assert scene.crm.rounds() == [830, 890]
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.99])
@@ -581,18 +583,17 @@ def test_jitter_spreads_what_comes_back_after_an_outage(jitter: float) -> None:
 @played
 async def test_records_that_always_fail_do_not_end_the_waits_for_others(scene: Scene) -> None:
     """Joined first, and as many as make a round hopeless."""
-    ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(HOPELESS)]
-    scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(HOPELESS)}
+    ill = [await scene.join(person(f"ill-{n}"), limit=50) for n in range(MAX_FAILURES)]
+    scene.crm.contacts = {f"ill-{n}@x.io": BROKEN for n in range(MAX_FAILURES)}
     well = [await scene.join(person(f"p{n}"), limit=3) for n in range(20)]
     await scene.run(40 * 60)
     assert not any(task.done() for task in [*ill, *well])
     scene.crm.contacts |= {f"p{n}@x.io": "active" for n in range(20)}
     await scene.run(50 * 60)
-    assert all(task.done() and task.result().answer for task in well)
+    assert all(task.done() and task.result().result for task in well)
 
 
 ENDS = [type_ for type_, (_, sensor, _) in OUTCOMES.items() if sensor != "wait"]
-WAITS = sorted(set(OUTCOMES) - set(ENDS))
 
 
 @pytest.mark.parametrize("type_", CATALOGUE)
@@ -607,7 +608,7 @@ def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
             await scene.join(person(f"p{number}"), interval=interval, limit=10_000, policy=policy)
         await scene.run(600)
         rounds = 600 // interval
-        each_round = 1 if issubclass(CATALOGUE[type_].error, e.CrmThrottledError) else HOPELESS
+        each_round = 1 if issubclass(CATALOGUE[type_].error, e.CrmThrottledError) else MAX_FAILURES
         most = (
             10
             if type_ in ENDS
@@ -643,14 +644,14 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
 
 @played
 async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
-    ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
     waiter = Waiter(
         condition=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
     )
-    Poller._end(waiter, Ending(answer={"id": "one"}))
+    Poller._end(waiter, WaitResult(result={"id": "one"}))
     Poller._fail(waiter, TypeError("a bug"))
-    Poller._end(waiter, Ending())
-    assert (await ended).answer == {"id": "one"}
+    Poller._end(waiter, WaitResult())
+    assert (await ended).result == {"id": "one"}
 
 
 @played
@@ -679,7 +680,7 @@ def test_a_kept_error_does_not_grow_with_the_number_of_waiters() -> None:
             with pytest.raises(e.CrmInternalServerError):
                 look()
     assert depth_of(BROKEN) < 10
-    assert len(crm.calls) == HOPELESS
+    assert len(crm.calls) == MAX_FAILURES
 
 
 def depth_of(error: BaseException) -> int:
@@ -687,19 +688,6 @@ def depth_of(error: BaseException) -> int:
     while trace is not None:
         trace, depth = trace.tb_next, depth + 1
     return depth
-
-
-def test_known_lists_are_no_sign_that_the_crm_works() -> None:
-    """Failures are in a row, although lists that are known already are looked at in between."""
-    crm = FakeCrm(Time(), lists=["VIP"])
-    lookup = CachedLookup(crm)  # type: ignore[arg-type]
-    list(lookup.lists())
-    crm.trouble, crm.calls = BROKEN, []
-    for number in range(10):
-        with pytest.raises(e.CrmInternalServerError):
-            lookup.contact(f"p{number}@x.io")
-        list(lookup.lists())
-    assert len(crm.calls) == HOPELESS
 
 
 @pytest.mark.parametrize("answer", ["active", ABSENT], ids=["found", "not found"])
@@ -738,64 +726,6 @@ def test_a_round_was_in_vain_if_nothing_was_answered(trouble: e.CrmError | None,
     with contextlib.suppress(e.CrmError):
         lookup.contact("a@x.io")
     assert (lookup.failure is not None) == failed
-
-
-def test_a_round_is_garbage_when_it_is_over() -> None:
-    lookup = CachedLookup(FakeCrm(Time(), trouble=BROKEN))  # type: ignore[arg-type]
-    with pytest.raises(e.CrmInternalServerError):
-        lookup.contact("a@x.io")
-    BROKEN.with_traceback(None)
-    gc.collect()
-    assert not [
-        held for held in gc.get_referrers(lookup) if not isinstance(held, dict) and "frame" not in repr(type(held))
-    ]
-
-
-# -- the share ----------------------------------------------------------------------------------------------
-
-
-def share(rate: float, of: float, clock: FakeClock) -> tuple[ShareRateLimiter, ProcessRateLimiter]:
-    whole = ProcessRateLimiter(of, 2, clock=clock, sleep=clock.sleep)
-    limiter = ShareRateLimiter(whole, rate)
-    limiter._own = ProcessRateLimiter(rate, 1, clock=clock, sleep=clock.sleep)
-    return limiter, whole
-
-
-@pytest.mark.parametrize(("rate", "of"), [(2.5, 5.0), (0.5, 5.0), (5.0, 5.0)])
-def test_waiting_takes_at_most_its_share(rate: float, of: float) -> None:
-    clock = FakeClock()
-    limiter, _ = share(rate, of, clock)
-    started = clock.now
-    for _ in range(100):
-        limiter.acquire(1e9)
-    assert clock.now - started == pytest.approx(99 / (rate * MARGIN), rel=1e-6)
-
-
-def test_a_share_is_part_of_the_whole() -> None:
-    """What waiting takes is not there for others, and the other way round."""
-    clock = FakeClock()
-    limiter, whole = share(2.5, 5.0, clock)
-    started = clock.now
-    for _ in range(50):
-        limiter.acquire(1e9)
-        whole.acquire(1e9)
-    assert clock.now - started >= 98 / (5.0 * MARGIN)
-
-
-def test_a_share_that_has_no_slot_in_time_says_so() -> None:
-    clock = FakeClock()
-    limiter, _ = share(0.1, 5.0, clock)
-    limiter.acquire(1.0)
-    with pytest.raises(BudgetBusy):
-        limiter.acquire(1.0)
-    assert not clock.slept
-
-
-def test_a_refusal_pauses_the_whole() -> None:
-    clock = FakeClock()
-    limiter, whole = share(2.5, 5.0, clock)
-    limiter.pause(5.0)
-    assert whole.acquire(1e9) == pytest.approx(5.0)
 
 
 # -- where it runs ------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_the_stores_of_all_connections_of_a_key_have_one_name() -> None:
     assert isinstance(in_redis, RedisStore) and isinstance(on_host, FallbackStore)
     assert in_redis._key == f"crm-provider:{name}"
     assert isinstance(on_host._first, HostFileStore) and isinstance(on_host._second, MemoryStore)
-    assert on_host._first._name == name
+    assert on_host._first._file._name == name
     assert (shared._otherwise, on_host._otherwise) == ("each host paces itself", "each process paces itself")
 
 

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def ask(store: HostFileStore, ticket: Ticket | None = None) -> tuple[GrantStatus, float, Ticket]:
     answer, ticket = store.ask(Lane.SINGLE, ticket, PACE, NEVER_MIND)
-    return answer.verdict, answer.seconds, ticket
+    return answer.status, answer.seconds, ticket
 
 
 # -- its place -----------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_lock_is_waited_for(hold: Callable[[float], tuple[HostFileStore, Holde
 
 def test_a_lock_is_not_waited_for_for_ever(hold: Callable[[float], tuple[HostFileStore, Holder]]) -> None:
     store, holder = hold(1e9)
-    with pytest.raises(StoreUnusable, match=r"kept in .*state \(a process that does not go on holds the lock\)$"):
+    with pytest.raises(StoreUnusable, match=r"kept in .*state \(a stopped process holds the lock\)$"):
         ask(store)
     assert len(holder.slept) == 5, "four quarters of the patience are not more than it"
     holder._file.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import pytest
 from hypothesis import given
@@ -40,18 +39,6 @@ def test_a_paced_call_is_never_refused(rate: float, burst: int, gaps: list[float
     assert all(bucket.takes(slot) for slot in slots_of(rate, burst, gaps))
 
 
-@given(
-    rate=RATES,
-    burst=st.integers(2, 20),
-    calls=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=60),
-)
-def test_one_token_absorbs_the_jitter_of_the_way(rate: float, burst: int, calls: list[tuple[float, float]]) -> None:
-    slots = slots_of(rate, burst, [gap for gap, _ in calls])
-    arrivals = sorted(slot + delay / rate for slot, (_, delay) in zip(slots, calls, strict=True))
-    bucket = TokenBucket(rate, burst)
-    assert all(bucket.takes(arrival) for arrival in arrivals)
-
-
 @given(rate=RATES, burst=BURSTS, gaps=ARRIVALS)
 def test_slots_are_given_in_the_order_of_arrival_and_spaced(rate: float, burst: int, gaps: list[float]) -> None:
     slots = slots_of(rate, burst, gaps)
@@ -59,13 +46,6 @@ def test_slots_are_given_in_the_order_of_arrival_and_spaced(rate: float, burst: 
     at_once, spacing = max(burst - 1, 1), 1 / (rate * MARGIN)
     for first, later in zip(slots, slots[at_once:], strict=False):
         assert later - first >= spacing * (1 - 1e-6) - 1e-9 * abs(later)
-
-
-@given(rate=RATES, burst=BURSTS, count=st.integers(1, 60))
-def test_no_slot_is_wasted_under_load(rate: float, burst: int, count: int) -> None:
-    slots = slots_of(rate, burst, [0.0] * count)
-    at_once = max(burst - 1, 1)
-    assert slots[-1] == pytest.approx(max(count - at_once, 0) / (rate * MARGIN))
 
 
 def test_the_caller_sleeps_until_its_slot() -> None:
@@ -139,19 +119,6 @@ def test_a_pause_never_brings_a_slot_forward() -> None:
 
 
 # -- shared --------------------------------------------------------------------------------------------------
-
-
-def test_threads_share_one_budget() -> None:
-    waits: list[float] = []
-    limiter = ProcessRateLimiter(5.0, 2, clock=lambda: 0.0, sleep=lambda _: None)
-    threads = [
-        threading.Thread(target=lambda: waits.extend(limiter.acquire(NEVER_MIND) for _ in range(50))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(waits) == pytest.approx([n / (5.0 * MARGIN) for n in range(400)])
 
 
 BASE = Settings(api_key="shared-key-of-test-pacing")

@@ -12,11 +12,11 @@ from crm_provider.rate_limit import schedule
 from crm_provider.rate_limit.schedule import (
     GRANT_AHEAD,
     LANES,
-    LONGEST_NAP,
     LONGEST_PAUSE,
+    LONGEST_RETRY_DELAY,
     MOST_WAITING,
     NO_SHOW_AFTER,
-    SHORTEST_NAP,
+    SHORTEST_RETRY_DELAY,
     GrantStatus,
     Lane,
     Pace,
@@ -29,7 +29,7 @@ FOR_EVER = 1e9
 GO, NAP, LEAVE = GrantStatus.GRANTED, GrantStatus.RETRY_AFTER, GrantStatus.REJECTED
 SINGLE, WAITING, BULK = LANES
 
-assert (GRANT_AHEAD, NO_SHOW_AFTER, LONGEST_NAP, SHORTEST_NAP) == (0.3, 0.1, 0.5, 0.002), (
+assert (GRANT_AHEAD, NO_SHOW_AFTER, LONGEST_RETRY_DELAY, SHORTEST_RETRY_DELAY) == (0.3, 0.1, 0.5, 0.002), (
     "the figures below go by these"
 )
 
@@ -44,7 +44,7 @@ def ask(
     patience: float = FOR_EVER,
 ) -> tuple[GrantStatus, float, int]:
     answer = it.ask(now, lane, ticket, pace, patience)
-    return answer.verdict, pytest.approx(answer.seconds, abs=1e-9), answer.ticket
+    return answer.status, pytest.approx(answer.seconds, abs=1e-9), answer.ticket
 
 
 def queue(it: Schedule, lane: Lane = BULK) -> tuple[int, int, float, float]:
@@ -88,7 +88,7 @@ def test_the_shortest_nap() -> None:
     it = Schedule()
     ask(it, 100.0)
     ask(it, 100.0)
-    assert ask(it, 100.6995, 1) == (NAP, SHORTEST_NAP, 1)
+    assert ask(it, 100.6995, 1) == (NAP, SHORTEST_RETRY_DELAY, 1)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,13 @@ def test_how_many_of_other_lanes_come_before(
     lane: Lane, ticket: int, queues: list[tuple[int, int, float]], before: dict[int, int]
 ) -> None:
     it = lanes(*(Queue(head, tail, start, alive=100.1) for head, tail, start in queues))
-    assert it._before(lane, ticket, 100.0) == before
+    assert it._calls_before(lane, ticket, 100.0) == before
 
 
 @pytest.mark.parametrize(("alive", "there"), [(100.0, False), (100.001, True)])
 def test_a_lane_whose_callers_are_gone_is_no_rival(alive: float, there: bool) -> None:
     it = lanes(Queue(0, 5, 0.0, alive), Queue(0, 1, 0.0, 100.1), Queue())
-    assert it._before(WAITING, 0, 100.0) == ({0: 1} if there else {})
+    assert it._calls_before(WAITING, 0, 100.0) == ({0: 1} if there else {})
 
 
 def test_a_single_call_goes_before_the_load_that_was_there_first() -> None:

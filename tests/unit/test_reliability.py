@@ -45,17 +45,6 @@ def test_an_error_says_what_was_said_and_what_to_do() -> None:
     assert line.remedy == ERROR.suggested_action
 
 
-def test_the_typed_error_is_found_below_that_of_airflow() -> None:
-    outer = RuntimeError("failed")
-    outer.__cause__ = ERROR
-    assert seen(error=outer) == seen()
-
-
-def test_another_error_is_told_as_it_is_and_none_is_nothing() -> None:
-    assert seen(error=OSError("disk full")).said == "`OSError`: disk full"
-    assert (seen(error=None).said, seen(error=None).remedy) == ("nothing", "nothing")
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -98,13 +87,6 @@ def test_a_whole_run_replaces_its_part_and_no_other(document: Path, tmp_path: Pa
     assert (list(held["network"]), list(held["process"])) == ([("refused", "load")], [("refused", "upsert")])
 
 
-def test_only_seen_keeps_the_lines_of_other_tests_in_their_place(document: Path, tmp_path: Path) -> None:
-    wrote(tmp_path, seen(), seen(hits="load"))
-    wrote(tmp_path, seen(ends="skipped"), arguments=("--only-seen",))
-    lines = reliability.tables(document)["network"]
-    assert list(lines.values()) == [seen(ends="skipped").line, seen(hits="load").line]
-
-
 def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_told(
     document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,27 +110,3 @@ def test_every_line_of_what_breaks_on_this_side_is_of_a_test() -> None:
 def _texts(source: str) -> set[str]:
     nodes = ast.walk(ast.parse(source))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-
-
-def test_nothing_seen_is_an_error_and_changes_nothing(
-    document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert wrote(tmp_path) == 1
-    assert "is empty" in capsys.readouterr().err
-    assert document.read_text(encoding="utf-8") == EMPTY
-
-
-def test_a_document_without_marks_is_told(tmp_path: Path) -> None:
-    bare = tmp_path / "bare.md"
-    bare.write_text("# Page\n", encoding="utf-8")
-    told = reliability.difference(seen(), bare)
-    assert told is not None
-    assert "no markers" in told
-
-
-def test_tables_are_printed_without_write(document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "seen.jsonl"
-    reliability.note(file, seen())
-    assert reliability.main([str(file)]) == 0
-    assert seen().line in capsys.readouterr().out
-    assert document.read_text(encoding="utf-8") == EMPTY

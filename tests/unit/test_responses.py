@@ -152,7 +152,7 @@ def test_what_the_answer_says_is_shown_else_the_documented_text(row: Row, status
 def test_an_error_knows_what_was_called_and_what_came() -> None:
     error = error_of(answer(418, b"{}", method="PUT"))
     assert (error.method, error.path, error.status) == ("PUT", "/contacts/{email}", 418)
-    assert error.message == "status 418 (the answer has no text)"
+    assert error.message == "status 418 (the response has no text)"
 
 
 def test_an_error_that_is_nested_goes_before_data() -> None:
@@ -317,16 +317,16 @@ def test_an_unknown_status_fails_and_is_never_repeated(status: int) -> None:
 @pytest.mark.parametrize(
     ("body", "shown"),
     [
-        (b"no idea", "(the answer is no idea)"),
-        (b"", "(the answer is empty)"),
-        (b'["Ada", 5531999999999, true]', '(the answer is ["...", ..., true])'),
-        (b'{"name": "Ada", "phone": "+553199', '(the answer is {"name": "...", "phone": "...")'),
-        (b"x" * 999, f"(the answer is {'x' * 200}...)"),
-        (b"two\nlines\x00", "(the answer is two lines)"),
-        (b"{}", "(the answer has no text)"),
-        (b'["%s", true, false]' % (b"x" * 790), '(the answer is ["...", true,)'),
-        (b"\xff\xfe", "(the answer is \ufffd\ufffd)"),
-        (b"y" * 70_000, f"(the answer is {'y' * 200}...)"),
+        (b"no idea", "(the response is no idea)"),
+        (b"", "(the response is empty)"),
+        (b'["Ada", 5531999999999, true]', '(the response is ["...", ..., true])'),
+        (b'{"name": "Ada", "phone": "+553199', '(the response is {"name": "...", "phone": "...")'),
+        (b"x" * 999, f"(the response is {'x' * 200}...)"),
+        (b"two\nlines\x00", "(the response is two lines)"),
+        (b"{}", "(the response has no text)"),
+        (b'["%s", true, false]' % (b"x" * 790), '(the response is ["...", true,)'),
+        (b"\xff\xfe", "(the response is \ufffd\ufffd)"),
+        (b"y" * 70_000, f"(the response is {'y' * 200}...)"),
     ],
     ids=["text", "empty", "list", "cut", "long", "control characters", "no text", "800 characters", "no text", "huge"],
 )
@@ -340,12 +340,12 @@ def test_the_start_of_a_value_that_is_cut_off_is_not_shown() -> None:
     """Nor what is before it, as far as an escaped value reaches; of a text that is read to its end all is shown."""
     whole = b"no idea " * (READ_FOR_MESSAGES // 8)
     sent = ("v" * 70_000,)
-    assert error_of(answer(418, whole, sent=sent)).message.startswith("status 418 (the answer is no idea no idea ")
+    assert error_of(answer(418, whole, sent=sent)).message.startswith("status 418 (the response is no idea no idea ")
     for body in (whole + b"!", sent[0].encode(), b"no idea " + sent[0].encode()):
-        assert error_of(answer(418, body, sent=sent)).message == "status 418 (the answer is )"
+        assert error_of(answer(418, body, sent=sent)).message == "status 418 (the response is )"
         assert error_of(answer(418, {"message": body.decode()}, sent=sent)).message == ""
     assert error_of(answer(418, whole + b"!", sent=("v" * 700,))).message.startswith(
-        "status 418 (the answer is no idea"
+        "status 418 (the response is no idea"
     )
 
 
@@ -368,7 +368,7 @@ def test_a_redirect_is_told(status: int, location: str, where: str) -> None:
 
 def test_what_is_no_redirect_is_not_called_one() -> None:
     headers = {"Location": "https://evil.example/"}
-    assert error_of(answer(400, b"", headers=headers)).message == "status 400 (the answer is empty)"
+    assert error_of(answer(400, b"", headers=headers)).message == "status 400 (the response is empty)"
     assert error_of(answer(302, b"")).message.startswith("status 302 (a redirect to this host: ")
 
 

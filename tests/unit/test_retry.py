@@ -214,11 +214,6 @@ def test_a_lost_read_has_no_outcome_to_know() -> None:
 # -- a lost DELETE -------------------------------------------------------------------------------------------
 
 
-def test_a_404_after_a_lost_delete_is_success() -> None:
-    made = bench(lost, error("CONTACT_NOT_FOUND"))
-    assert made.send(DELETE) == {}
-
-
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
 def test_a_404_after_a_delete_that_was_never_carried_out_is_an_error(first: Step) -> None:
     assert isinstance(failed(bench(first, error("CONTACT_NOT_FOUND")), DELETE), e.CrmContactNotFoundError)
@@ -244,46 +239,15 @@ def answers(*found: Any) -> VerifyWrite:
 UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
 
 
-def test_a_lost_post_that_happened_is_not_sent_again() -> None:
-    made = bench(lost)
-    assert made.send(POST, verify_write=answers({"id": "c-1"})) == {"id": "c-1"}
-    assert made.http.sent == ["POST /contacts"]
-
-
-def test_an_empty_record_counts_as_found() -> None:
-    made = bench(lost)
-    assert made.send(POST, verify_write=answers({})) == {}
-    assert len(made.http.calls) == 1
-
-
-def test_a_lost_post_that_did_not_happen_is_sent_again() -> None:
-    made = bench(lost, OK)
-    assert made.send(POST, verify_write=answers(None)) == {"id": "c-1"}
-    assert len(made.http.calls) == 2
-
-
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
 def test_a_post_that_was_never_carried_out_needs_no_settling(first: Step) -> None:
     made = bench(first, OK)
     assert made.send(POST, verify_write=answers()) == {"id": "c-1"}
 
 
-def test_a_lost_post_that_nobody_can_settle_is_not_sent_again() -> None:
-    made = bench(lost)
-    remaining = failed(made, POST)
-    assert isinstance(remaining, e.CrmTimeoutError)
-    assert remaining.outcome_known is False
-
-
 def test_a_409_after_throttling_is_an_error() -> None:
     made = bench(error("TOO_MANY_REQUESTS"), error("CONTACT_ALREADY_EXISTS"))
     assert isinstance(failed(made, POST, verify_write=answers()), e.CrmContactAlreadyExistsError)
-
-
-def test_a_409_after_an_own_lost_post_that_arrived_late_is_success() -> None:
-    """The reading came before the CRM had carried out the lost attempt: reference, section 5."""
-    made = bench(lost, error("CONTACT_ALREADY_EXISTS"))
-    assert made.send(POST, verify_write=answers(None, {"id": "c-1"})) == {"id": "c-1"}
 
 
 def test_while_reading_back_fails_nothing_is_sent() -> None:

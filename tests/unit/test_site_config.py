@@ -12,8 +12,7 @@ from crm_provider import config as site_config
 from crm_provider import errors as e
 from crm_provider.__main__ import main
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
-from crm_provider.errors.policy_table import explain
+from crm_provider.errors.policy import DecidedBy, Decision
 from crm_provider.get_provider_info import get_provider_info
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.contacts import CrmDeleteContactOperator
@@ -72,7 +71,7 @@ def test_it_stands_in_for_an_extra_that_is_not_there(site: Site, connection: Cal
         ("timeout", "soon", "a number from 0.1 to 600"),
         ("timeout", "0", "a number from 0.1 to 600"),
         ("poll_share", "2", "a number from 0.05 to 1"),
-        ("rate_store", "redys://u:hunter2@h", "'process' (one budget for each process)"),
+        ("rate_store", "redys://u:hunter2@h", "'airflow' (one budget for all hosts)"),
     ],
 )
 def test_a_wrong_default_of_connections(
@@ -88,34 +87,6 @@ def test_a_wrong_default_of_connections(
 
 
 # -- on_error -----------------------------------------------------------------------------------------------
-
-
-def decide(error: type[e.CrmError], **policy: Any) -> Decision:
-    return ErrorPolicy(**policy).decide(error)
-
-
-ORDER = {
-    "task, then site": (
-        {"on_error": {"DEAL_NOT_FOUND": "retry"}, "site": {"DEAL_NOT_FOUND": "skip"}},
-        ("retry", "on_error[DEAL_NOT_FOUND]"),
-    ),
-    "a family of the task goes before a line of the site": (
-        {"on_error": {"CrmNotFoundError": "retry"}, "site": {"DEAL_NOT_FOUND": "skip"}},
-        ("retry", "on_error[CrmNotFoundError]"),
-    ),
-    "site, then operator": (
-        {"site": {"CrmNotFoundError": "skip"}, "operator": "CrmMoveDealStageOperator"},
-        ("skip", "airflow.cfg [crm] on_error[CrmNotFoundError]"),
-    ),
-    "site says nothing about it": ({"site": {"CrmAccessError": "skip"}}, ("fail", "default[DEAL_NOT_FOUND]")),
-}
-
-
-@pytest.mark.parametrize("case", ORDER)
-def test_who_goes_before_whom(case: str) -> None:
-    given, (action, origin) = ORDER[case]
-    decision = decide(e.CrmDealNotFoundError, **given)
-    assert (decision.action.value, decision.origin) == (action, origin)
 
 
 def test_the_site_goes_before_an_operators_preset(site: Site) -> None:
@@ -136,15 +107,6 @@ def test_lines_of_one_kind_of_work_go_before_those_for_all(site: Site) -> None:
         e.CrmDealNotFoundError: Action.FAIL,
         e.CrmStageNotFoundError: Action.WAIT,
     }
-
-
-def test_what_the_site_asks_for_is_no_quiet_success() -> None:
-    """A load in mode ``create`` counts a contact that is there as unchanged, unless someone asks for something else."""
-    operator = "CrmLoadContactsOperator(mode='create')"
-    policy = ErrorPolicy(work=Work.LOAD, operator=operator, site={"CONTACT_ALREADY_EXISTS": "reject"})
-    (line,) = [line for line in explain(policy) if line.type == "CONTACT_ALREADY_EXISTS"]
-    assert (line.action, line.origin) == ("reject", "airflow.cfg [crm] on_error[CONTACT_ALREADY_EXISTS]")
-    assert policy.decide(e.CrmContactAlreadyExistsError).decided_by is DecidedBy.SITE
 
 
 def test_a_retry_policy_of_a_task_of_ones_own_follows_the_site(site: Site) -> None:

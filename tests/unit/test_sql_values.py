@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
@@ -22,13 +22,20 @@ from crm_provider.load.preflight import check
 from crm_provider.load.rejects.formats import JsonLines, Reject
 from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
 from crm_provider.load.state.temp_tables import RowStatus
-from crm_provider.transfers.sql_rows import (
-    FAILURES_IN_A_ROW,
-    SqlRows,
-    check_single,
+from crm_provider.transfers.sql_drivers import (
     exact_json,
+    mysql_bits,
+    mysql_date,
+    mysql_datetime,
     psycopg2_types,
     teach_psycopg,
+)
+from crm_provider.transfers.sql_rows import (
+    FAILURES_IN_A_ROW,
+    LARGEST_BATCH,
+    SqlRows,
+    check_single,
+    size_of,
 )
 
 OIDS = {
@@ -146,6 +153,7 @@ class Cursor:
     """A connection and its cursor, which gives rows or errors one after another."""
 
     __module__ = "pymysql.cursors"
+    decoders: ClassVar[dict[int, Any]] = {}
     description = (("email",), ("since",))
     arraysize = 1
 
@@ -166,7 +174,7 @@ class Cursor:
         return found
 
 
-@pytest.mark.parametrize("error", [ValueError("secret"), OverflowError("secret"), DataError("secret")])
+@pytest.mark.parametrize("error", [ValueError("secret"), OverflowError("secret")])
 @pytest.mark.parametrize("fetch_size", [1, 2, 10])
 def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
     error: Exception, fetch_size: int, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +196,24 @@ def test_a_row_that_the_driver_cannot_read_is_a_reject_with_its_number(
     counts = checked.counts
     assert (checked.rows, counts[RowStatus.SEND], counts[RowStatus.INVALID]) == (3, 2, 1)
     checked.staged.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(DataError("secret"), "DataError"), (sqlite3.OperationalError(1690, "secret"), "OperationalError 1690")],
+)
+def test_an_error_of_the_server_about_a_value_ends_the_query(
+    error: Exception, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind it the driver would say that there are no more rows."""
+    for name in ("pymysql", "pymysql.cursors"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
+    rows = SqlRows(lambda: Cursor([("a@ex.co", 2020), error]), "SELECT email, since FROM leads", fetch_size=1).rows()
+    next(rows)
+    with pytest.raises(SourceError, match=rf"\({kind}\)") as told:
+        next(rows)
+    assert "secret" not in str(told.value)
+    assert told.value.__suppress_context__
 
 
 class Broken:
@@ -223,6 +249,92 @@ def test_a_cursor_that_is_broken_ends_the_query(error: Exception, asked: int) ->
     assert cursor.asked == asked
 
 
+# -- memory
+
+
+class Fetched:
+    """A connection and its cursor, of a driver that fetches rows together; it notes how many were asked for."""
+
+    description = (("name",),)
+    arraysize = 1
+
+    def __init__(self, *lengths: int) -> None:
+        self.lengths, self.asked = list(lengths), list[int]()
+
+    def cursor(self) -> Fetched:
+        return self
+
+    def execute(self, sql: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fetchmany(self, size: int) -> list[tuple[str]]:
+        self.asked.append(size)
+        given, self.lengths = self.lengths[:size], self.lengths[size:]
+        return [("x" * length,) for length in given]
+
+
+def test_long_rows_are_fetched_few_at_once() -> None:
+    cursor = Fetched(*[10] * 31, *[LARGEST_BATCH // 4] * 26, LARGEST_BATCH + 1, 10)
+    problems = {row.number: row.problem for row in SqlRows(lambda: cursor, "SELECT 1 AS name", fetch_size=20).rows()}
+    assert cursor.asked == [1, 10, 20, 20, 4, 4, 1]
+    assert [number for number, problem in problems.items() if problem] == [58]
+    assert "row 58 of the query has over 8,388,608 bytes" in str(problems[58])
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("abc", 3),
+        (b"abc", 3),
+        (memoryview(b"ab"), 2),
+        (Unreadable("infinity"), 8),
+        (("ab", ["c", {"de": "f"}]), 6),
+        (None, 8),
+        (7, 8),
+    ],
+)
+def test_the_size_of_a_value(value: Any, size: int) -> None:
+    assert size_of(value) == size
+
+
+# -- MySQL
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "value"),
+    [
+        (mysql_date, "2024-02-29", datetime.date(2024, 2, 29)),
+        (mysql_date, b"0000-00-00", Unreadable("0000-00-00")),
+        (mysql_date, "2024-00-00", Unreadable("2024-00-00")),
+        (mysql_datetime, b"2024-02-29 01:02:03", datetime.datetime(2024, 2, 29, 1, 2, 3)),  # noqa: DTZ001
+        (mysql_datetime, "2024-02-29 01:02:03.5", datetime.datetime(2024, 2, 29, 1, 2, 3, 500000)),  # noqa: DTZ001
+        (mysql_datetime, "0000-00-00 00:00:00", Unreadable("0000-00-00 00:00:00")),
+        (mysql_bits, b"\x02\x01", 513),
+    ],
+)
+def test_values_of_mysql(read: Any, written: Any, value: Any) -> None:
+    assert read(written) == value
+
+
+def test_json_that_python_cannot_read_is_unreadable() -> None:
+    digits = "9" * 5000
+    assert read_by_psycopg("jsonb", digits) == Unreadable(digits)
+    assert read_by_psycopg("json", "[1e999999999999999999999]") == Unreadable("[1e999999999999999999999]")
+
+
+def test_rows_that_have_names_already() -> None:
+    def by_name(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
+        return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(":memory:")
+        connection.row_factory = by_name
+        return connection
+
+    assert [row.values for row in SqlRows(connect, "SELECT 1 AS a, 2 AS b").rows()] == [{"a": 1, "b": 2}]
+
+
 # -- one statement
 
 
@@ -242,7 +354,15 @@ def test_one_statement(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["SELECT 1; SELECT 2", "SELECT 1;DELETE FROM t;", "SELECT ';' ; /* a */ DROP TABLE t", "SET x = 1; SELECT 1"]
+    "sql",
+    [
+        "SELECT 1; SELECT 2",
+        "SELECT 1;DELETE FROM t;",
+        "SELECT ';' ; /* a */ DROP TABLE t",
+        "SET x = 1; SELECT 1",
+        r"SELECT '\'; DROP TABLE t; -- '",
+        "SELECT 1 /*!50000 ; DROP TABLE t */",
+    ],
 )
 def test_a_second_statement_is_refused_before_the_first_is_run(sql: str) -> None:
     def connect() -> Any:

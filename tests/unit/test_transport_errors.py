@@ -47,7 +47,7 @@ def test_pieces_of_less_than_no_bytes_are_refused() -> None:
         raise ValueError("invalid literal for int() with base 16: b'-5'")
 
     answer: Any = SimpleNamespace(raw=SimpleNamespace(stream=pieces), headers={})
-    with pytest.raises(bodies.BodyRefused, match=r"^the answer comes in pieces that make no sense$"):
+    with pytest.raises(bodies.BodyRefused, match=r"^the response has invalid chunks$"):
         http_session.whole_body(answer)
 
 

@@ -60,10 +60,10 @@ def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: A
 @pytest.mark.parametrize(
     ("there", "contact", "known", "written"),
     [
-        (None, NEW, None, Written("created", answer=ANSWER)),
-        (OLD, NEW, remote(OLD), Written("updated", answer=ANSWER, remote=remote(OLD))),
+        (None, NEW, None, Written("created", response=ANSWER)),
+        (OLD, NEW, remote(OLD), Written("updated", response=ANSWER, remote=remote(OLD))),
         (HAS, NEW, remote(HAS), Written("unchanged", called=False, remote=remote(HAS))),
-        (OLD, NEW, None, Written("updated", answer=ANSWER)),
+        (OLD, NEW, None, Written("updated", response=ANSWER)),
         (OLD, Contact(ADA), None, Written("unchanged", called=False)),
     ],
     ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
@@ -75,7 +75,7 @@ def test_what_was_written(there: Any, contact: Contact, known: Any, written: Wri
 
 def test_a_contact_that_was_made_and_read_back() -> None:
     whole = record(HAS, origin=None)
-    assert writer_of(ReadBack()).write(NEW) == Written("created", answer=whole, remote=RemoteContact.of(whole, ADA))
+    assert writer_of(ReadBack()).write(NEW) == Written("created", response=whole, remote=RemoteContact.of(whole, ADA))
 
 
 def test_a_contact_that_was_found_and_made_by_an_earlier_attempt() -> None:
@@ -106,8 +106,8 @@ def test_the_guard_is_on_unless_it_is_lifted() -> None:
 def test_lists_keep_what_is_known_of_the_write_and_look_only_if_time_has_passed() -> None:
     crm = crm_with(HAS)
     known = remote(HAS)
-    written = Written("unchanged", answer=ANSWER, remote=known)
-    assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == Written("updated", answer=ANSWER, remote=known)
+    written = Written("unchanged", response=ANSWER, remote=known)
+    assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == Written("updated", response=ANSWER, remote=known)
     assert crm.calls == [("add", ADA)]
 
 

@@ -44,7 +44,7 @@ def test_a_proper_answer_starts_the_count_anew() -> None:
     waiting = Waiting(limit=1)
     for _ in range(5):
         assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
-        waiting.record_answer()
+        waiting.record_result()
     assert waiting.errors_in_a_row == 0
 
 
@@ -72,7 +72,7 @@ def test_an_error_that_ends_the_wait_leaves_the_memory_alone() -> None:
         waiting.record_error(e.CrmForbiddenError("x", retry_after=90.0), SENSOR, NOW, interval=60.0).action
         is Action.FAIL
     )
-    assert waiting == Waiting(errors_in_a_row=1, failed_in_a_row=1, last_answer=str(BROKEN))
+    assert waiting == Waiting(errors_in_a_row=1, failed_in_a_row=1, last_result=str(BROKEN))
 
 
 @pytest.mark.parametrize("action", ["skip", "fail", "retry"])
@@ -140,7 +140,7 @@ def test_failures_in_a_row_space_out_the_checks_until_an_answer(error: e.CrmErro
         return found
 
     assert delays(5) == [0.0, 120.0, 240.0, 300.0, 300.0], "the first: the interval says all"
-    waiting.record_answer()
+    waiting.record_result()
     assert delays(2) == [0.0, 120.0]
     waiting.record_error(ABSENT, SENSOR, NOW, interval=60.0)
     assert delays(2) == [0.0, 120.0], "that it is not there is an answer"
@@ -161,13 +161,13 @@ def test_what_the_server_says_goes_before_the_back_off() -> None:
 
 def test_what_a_timeout_tells_of_the_last_check() -> None:
     waiting = Waiting()
-    assert waiting.last_answer == "none yet."
+    assert waiting.last_result == "none yet."
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
-    assert waiting.last_answer == str(BROKEN)
-    waiting.record_answer()
-    assert waiting.last_answer == "not yet."
+    assert waiting.last_result == str(BROKEN)
+    waiting.record_result()
+    assert waiting.last_result == "not yet."
     waiting.record_error(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)
-    assert waiting.last_answer == "not yet.", "what ends the wait is told by itself"
+    assert waiting.last_result == "not yet.", "what ends the wait is told by itself"
 
 
 def test_a_time_of_this_process_is_told_to_others_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:

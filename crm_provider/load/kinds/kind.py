@@ -207,7 +207,8 @@ class Kind:
         if not self.keeps_state and given.get("state_path") is not None:
             raise SourceError(f"state_path has no meaning for {self.name}: leave it out")
         _check_rejects_path(known.get("rejects_path"))
-        check_outcomes(given, known)
+        if known.get("outcomes_path") is not None or known.get("outcome_keys"):
+            check_outcomes(given, known)
         _check_paths_differ(known)
         if complete:
             _check_full_refresh(given)

@@ -118,7 +118,7 @@ class OutcomesFile(RowLines):
         for row in self._rows():
             for name, kind in observed.items():
                 kind.note(row[name])
-        columns = _columns({name: kind.settled() for name, kind in observed.items()})
+        columns = _columns({name: kind.final() for name, kind in observed.items()})
         with atomic_writer(self.path, "wb") as file, typed_rows(file, columns) as add:
             for row in self._rows():
                 add([row[name] for name in columns])

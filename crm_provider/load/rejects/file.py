@@ -13,8 +13,8 @@ from crm_provider.files.paths import AnyPath, CannotRead
 from crm_provider.files.row_lines import ReadNumber, RowLines
 from crm_provider.load.rejects.formats import Reject, RejectReader, RejectsFormat, form_mark, lines_and_journal
 from crm_provider.load.rejects.samples import MOST_SAMPLES
-from crm_provider.load.rows import Row, SourceError
-from crm_provider.load.sources.files import EXTRA, LINE, RowLocations
+from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.sources.files import EXTRA, LINE
 
 
 class RejectsFile(RowLines):

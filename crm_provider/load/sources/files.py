@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,47 +143,6 @@ _OTHER_SUFFIXES: Mapping[str, str] = {
     ),
 }
 """Suffix of a file that is not a text table -> what to do."""
-
-
-class RowLocations:
-    """Remembers, for messages, where each row of a source is and which rows could not be read.
-
-    A row takes four bytes, because there may be millions.
-    """
-
-    def __init__(self) -> None:
-        self._files: list[tuple[int, str]] = []
-        self._lines = array("I")
-        self._malformed = array("I")
-
-    def begin(self, file: object) -> None:
-        """Start the rows of another file."""
-        self._files.append((len(self._lines), str(file)))
-
-    def note(self, line: int, problem: str | None) -> None:
-        """Add a row.
-
-        :param line: its line in the file; 0 for a format without lines
-        """
-        self._lines.append(line)
-        if problem is not None:
-            self._malformed.append(len(self._lines))
-
-    def place(self, number: int) -> str:
-        """File, line and row within the file; empty for an unknown row.
-
-        :param number: of the row in the source, from 1
-        """
-        if not 0 < number <= len(self._lines) or not self._files:
-            return ""
-        first, file = self._files[bisect_right(self._files, number - 1, key=lambda entry: entry[0]) - 1]
-        line = self._lines[number - 1]
-        return f"{file}, line {line} (row {number - first})" if line else f"{file}, row {number - first}"
-
-    def is_malformed(self, number: int) -> bool:
-        """Whether a row could not be read."""
-        n = bisect_left(self._malformed, number)
-        return n < len(self._malformed) and self._malformed[n] == number
 
 
 def place(path: AnyPath, first: int, last: int | None = None) -> str:

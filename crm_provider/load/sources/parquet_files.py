@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from crm_provider.files.parquet import arrow_modules
@@ -52,8 +55,9 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             _check_chunks(path, table.metadata)
             columns = unique_names(table.schema_arrow.names, str(path))
             decode = unmarked(table.schema_arrow)
-        records = _records(path, table, columns)
-        yield Table(columns, records if decode is None else _decoded(records, decode))
+        with _reading(path):
+            batches = table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False)
+        yield Table(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -90,22 +94,30 @@ def _batch_size(schema: Any) -> int:
     return int(min(max(LARGEST_BATCH // max(size, 1), 1), BATCH))
 
 
-def _records(path: AnyPath, table: Any, columns: tuple[str, ...]) -> Iterator[Record]:
+def records_of(
+    name: object,
+    batches: Iterable[Any],
+    columns: tuple[str, ...],
+    decode: Callable[[Any], Any] | None,
+    *,
+    reading: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Record]:
+    """The rows of record batches, as Python values.
+
+    :param name: of the source, for messages
+    :param decode: what reads back the columns of JSON text (:func:`crm_provider.files.typed_parquet.unmarked`)
+    :param reading: explains errors of ``pyarrow``
+    """
     done = 0
-    with _reading(path):
-        for batch in table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False):
-            for piece in _pieces(path, batch.rename_columns(list(columns)), done):
-                yield from _values(path, _exact(piece), done)
+    with reading():
+        for batch in batches:
+            for piece in _pieces(name, batch.rename_columns(list(columns)), done):
+                for values, problem, line in _values(name, _exact(piece), done):
+                    yield values if decode is None else decode(values), problem, line
                 done += piece.num_rows
 
 
-def _decoded(records: Iterator[Record], decode: Callable[[Any], Any]) -> Iterator[Record]:
-    """Rows of a table that this package has written, with the values of its columns of JSON text."""
-    for values, problem, line in records:
-        yield decode(values), problem, line
-
-
-def _pieces(path: AnyPath, batch: Any, done: int) -> Iterator[Any]:
+def _pieces(path: object, batch: Any, done: int) -> Iterator[Any]:
     """Split a batch into pieces that fit into memory as Python values.
 
     :raises SourceError: if a row does not fit
@@ -148,7 +160,7 @@ def _has_lengths(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _values(path: AnyPath, batch: Any, done: int) -> Iterator[Record]:
+def _values(path: object, batch: Any, done: int) -> Iterator[Record]:
     try:
         rows = batch.to_pylist()
     except _no_python_value():
@@ -173,10 +185,15 @@ def _value_by_value(batch: Any, n: int, where: str) -> Record:
 def _exact(batch: Any) -> Any:
     """A batch with types that Python has: times in microseconds, and floats with the digits that were written.
 
-    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612.
+    A float of 32 bits goes through its shortest text: 0.1 and not 0.10000000149011612. Of one with 16 bits, Arrow does
+    not know that text.
     """
     pa, _ = _pyarrow()
     for n, field in enumerate(batch.schema):
+        if pa.types.is_float16(field.type):
+            short = [None if value is None else shortest_half(float(value)) for value in batch.column(n).to_pylist()]
+            batch = batch.set_column(n, field.name, pa.array(short, pa.float64()))
+            continue
         exact = _exact_type(field.type)
         if exact != field.type:
             column = batch.column(n)
@@ -185,6 +202,14 @@ def _exact(batch: Any) -> Any:
             column = column.cast(_exact_type(field.type, float_as_text=True), safe=False)
             batch = batch.set_column(n, field.name, column.cast(exact))
     return batch
+
+
+def shortest_half(value: float) -> float:
+    """The number with the fewest digits that a float of 16 bits stores as this one: 0.1 for 0.0999755859375."""
+    if not math.isfinite(value) or value.is_integer():
+        return value
+    stored = struct.pack("e", value)
+    return next(short for digits in range(1, 7) if struct.pack("e", short := float(f"{value:.{digits}g}")) == stored)
 
 
 def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:

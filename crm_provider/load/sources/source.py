@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
 from crm_provider.files.paths import AnyPath, as_path
-from crm_provider.load.rows import Row, SourceError
+from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.sources.arrow_tables import STREAM, ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
-from crm_provider.load.sources.files import LINE, RowLocations, Table, expand_pattern, explain_missing, format_of
+from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
+from crm_provider.load.sources.memory import RowsSource, without_nulls
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
 
@@ -50,14 +51,15 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
     ('email',)
 
     Values of CSV are text. JSON numbers with a fraction or exponent are ``Decimal``, so that they keep their digits.
-    Parquet gives the Python value of each type.
+    Parquet and tables in memory give the Python value of each type.
 
     A row that could not be read has the values that could be read: fields without a column are a list
     under :data:`~crm_provider.load.sources.files.EXTRA`, a line that cannot be parsed is the text under
     :data:`~crm_provider.load.sources.files.LINE`.
 
-    :param source: a list of rows (mappings of column to value), a list of pages (lists of rows), a path, a pattern
-        (``"in/leads-*.csv"``; files in the order of their names), or a list of both
+    :param source: a list of rows (mappings of column to value), a list of pages (lists of rows), a table with
+        ``__arrow_c_stream__``, a path, a pattern (``"in/leads-*.csv"``; files in the order of their names), or a list
+        of both
     :param format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``; by default decided by the suffix (``.gz`` may follow)
     :param options: how to read the files: the fields of :class:`~crm_provider.load.sources.options.FileOptions`, for
         example ``{"delimiter": ";", "encoding": "cp1252"}``
@@ -73,80 +75,17 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         )
     if _has_rows(source):
         return cast(Source, source)
+    nulls = FileOptions.of(options, format=ROWS).null_values if options else ()
+    if is_table(source):
+        return ArrowSource(source, null_values=nulls)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
-    return RowsSource(source, null_values=FileOptions.of(options, format=ROWS).null_values)
+    return RowsSource(source, null_values=nulls)
 
 
-class RowsSource:
-    """Rows in memory, such as the result of an upstream task.
-
-    :param rows: mappings of column to value, or pages of them (lists), which count as one list
-    :param null_values: texts that mean "no value"
-    """
-
-    name = "the list of rows"
-
-    def __init__(self, rows: Sequence[Any], *, null_values: Collection[str] = ()) -> None:
-        self._rows = rows
-        self._nulls = frozenset(null_values)
-        self._places = RowLocations()
-
-    @cached_property
-    def columns(self) -> tuple[str, ...] | None:
-        """The columns of all rows together; None if there are no rows."""
-        names = {
-            name: None for row in self._given() if isinstance(row, Mapping) for name in row if isinstance(name, str)
-        }
-        return tuple(names) or None
-
-    def rows(self) -> Iterator[Row]:
-        self._places = places = RowLocations()
-        for number, given in enumerate(self._given(), 1):
-            row = _row_of(number, given)
-            places.note(0, row.problem)
-            yield replace(row, values=without_nulls(row.values, self._nulls)) if self._nulls else row
-
-    def is_malformed(self, number: int) -> bool:
-        """Whether a row that :meth:`rows` gave could not be read."""
-        return self._places.is_malformed(number)
-
-    def _given(self) -> Iterator[Any]:
-        """The rows, page by page if the first item is a page; an empty page has none."""
-        if not self._rows or not isinstance(self._rows[0], (list, tuple)):
-            yield from self._rows
-            return
-        for page in self._rows:
-            if isinstance(page, (list, tuple)):
-                yield from page
-            else:
-                yield page
-
-
-def _row_of(number: int, given: Any) -> Row:
-    if not isinstance(given, Mapping):
-        return Row(
-            number, {LINE: given}, f"row {number} is of type {type(given).__name__}; give a mapping of column to value"
-        )
-    if not all(isinstance(name, str) for name in given):
-        problem = f"row {number} has a column whose name is no text; name the column"
-        return Row(number, {str(name): value for name, value in given.items()}, problem)
-    return Row(number, given)
-
-
-def without_nulls(values: Mapping[str, Any], words: Collection[str], empty: str | None = None) -> dict[str, Any]:
-    """A row with the texts that mean "no value" replaced, also in nested values.
-
-    :param empty: the replacement
-    """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, str) and value.strip() in words:
-            value = empty  # noqa: PLW2901 - the value of the copy
-        elif isinstance(value, Mapping):
-            value = without_nulls(value, words, empty)  # noqa: PLW2901
-        found[name] = value
-    return found
+def is_table(source: Any) -> bool:
+    """Whether an object speaks Arrow's C stream."""
+    return hasattr(type(source), STREAM)
 
 
 class FilesSource:
@@ -239,8 +178,10 @@ class FilesSource:
 # -- helpers ------------------------------------------------------------------------------------------------
 
 _ACCEPTED = (
-    "give a list of mappings (column to value) or of pages of them, a path or pattern of files, or a list of paths; "
-    "what can be read only once (a generator) must become a list or a file first"
+    "give a list of mappings (column to value) or of pages of them, a table with an Arrow stream (pandas, polars, "
+    "DuckDB, pyarrow), a path or pattern of files, or a list of paths; each try of a task reads its rows again, so "
+    "what can be read only once (a generator) must become a list or a file first, or go to CrmHook.load_contacts in a "
+    "task"
 )
 
 

@@ -8,29 +8,35 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import timedelta
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, task
 
-from crm_provider.operators.contacts import CrmUpsertContactOperator
-from crm_provider.operators.extract import CrmExtractDealsOperator, CrmExtractListsOperator
+from crm_provider.operators.automations import CrmTriggerAutomationOperator
+from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
+from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
+from crm_provider.operators.extract import (
+    CrmExtractContactsOperator,
+    CrmExtractDealsOperator,
+    CrmExtractListsOperator,
+)
+from crm_provider.operators.lists import CrmAddContactToListsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import ids
-from crm_provider.sensors.lists import CrmListMembershipSensor
+from crm_provider.sensors.contacts import CrmContactSensor
+from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.transfers import sql_to_crm
 
+PLANTED: dict[str, str] = json.loads(os.environ["PLANTED"])
+EMAIL, NAME, PHONE = (PLANTED[name] for name in ("email", "name", "phone"))
+ATTRIBUTES = {"name": NAME, "phone": PHONE}
 FOLDER = os.environ["LEAKS_FOLDER"]
 CASES = json.loads(os.environ["LEAKS_CASES"])
 """Suffix of a connection's id -> its share of the tasks: 1 for all of them, 3 for every third."""
-
-spec = spec_from_file_location("leak_scene", os.environ["LEAKS_SCENE"])
-assert spec is not None
-assert spec.loader is not None
-scene = module_from_spec(spec)
-spec.loader.exec_module(scene)
 
 
 class FileHook:
@@ -49,8 +55,54 @@ MAPPING = {"email": "mail", "name": "name", "phone": "phone"}
 LIST = ids.list_id("Awaited")
 
 
+Make = Callable[..., Any]
+
+
+def kinds() -> dict[str, Make]:
+    """Each operator and sensor, mapped or templated."""
+    email = "{{ ti.xcom_pull('rows')[0]['contact_email'] }}"
+    attributes = {"name": "{{ ti.xcom_pull('rows')[0]['attributes']['name'] }}", "phone": PHONE}
+    new, won = ids.stage_id("Sales", "New"), ids.stage_id("Sales", "Won")
+    contact, newsletter = ids.contact_id(EMAIL), ids.list_id("Newsletter")
+    place = {"contact_id": contact, "pipeline_id": ids.pipeline_id("Sales"), "stage_id": new}
+    upsert = CrmUpsertContactOperator
+    hook = {name: f"{{{{ var.value.{name} }}}}" for name in ("webhook_id", "channel_uid", "workflow_id")}
+    constants = {"name": {"constant": NAME}, "phone": {"constant": PHONE}}
+    waiting = {"poke_interval": 0.01, "timeout": 0.02}
+
+    def operator(cls: Any, **own: Any) -> Make:
+        return lambda _, **given: cls(**own, **given)
+
+    return {
+        "upsert": lambda rows, **given: upsert.partial(**given).expand_kwargs(rows),
+        "create": operator(upsert, mode="create", contact_email=email, attributes=attributes),
+        "update": lambda _, **given: upsert.partial(mode="update", attributes=ATTRIBUTES, **given).expand(
+            contact_email=[EMAIL]
+        ),
+        "add": operator(CrmAddContactToListsOperator, contact_email=email, list_ids=[newsletter]),
+        "deal": operator(CrmCreateDealOperator, attributes={"pb_name": NAME}, **place),
+        "move": operator(CrmMoveDealStageOperator, deal_id=ids.deal_id(contact), stage_id=won),
+        "delete": operator(CrmDeleteContactOperator, contact_email=f"x{EMAIL}"),
+        "verify": operator(CrmVerifyEmailOperator, contact_email=email),
+        "start": operator(CrmTriggerAutomationOperator, contact_email=email, fields={"who": NAME}, **hook),
+        "extract": operator(CrmExtractContactsOperator, target="{{ task.task_id }}.csv"),
+        "load": lambda rows, **given: CrmLoadContactsOperator(
+            source=rows,
+            mapping={"email": "contact_email", **constants},
+            suppression=[f"x{EMAIL}"],
+            rejects_path="{{ task.task_id }}.rejects.jsonl",
+            **given,
+        ),
+        "list": operator(CrmListSensor, list_name="Newsletter", **waiting),
+        "members": operator(CrmListMembershipSensor, emails=[email], list_id=newsletter, **waiting),
+        "contact": operator(CrmContactSensor, contact_email=email, attributes=attributes, **waiting),
+        "deferred": operator(CrmListMembershipSensor, emails=[email], list_id=newsletter, deferrable=True, **waiting),
+        "stage": operator(CrmDealStageSensor, deal_id=ids.deal_id(contact), stage_ids=[new], **waiting),
+    }
+
+
 def rows() -> list[dict[str, Any]]:
-    return [{"contact_email": scene.EMAIL, "attributes": scene.ATTRIBUTES}]
+    return [{"contact_email": EMAIL, "attributes": ATTRIBUTES}]
 
 
 def loads(case: str) -> None:
@@ -78,7 +130,7 @@ def loads(case: str) -> None:
 
 with DAG("leaks", schedule=None, default_args={"retry_delay": timedelta(seconds=1)}, max_active_tasks=32):
     planted = task(rows)()
-    for place, (kind, (make, _)) in enumerate(scene.kinds().items()):
+    for place, (kind, make) in enumerate(kinds().items()):
         for turn, (case, share) in enumerate(CASES.items()):
             if (place + turn) % share == 0:
                 planted >> make(planted, task_id=f"{kind}_{case}", crm_conn_id=f"crm_{case}", retries=0)
@@ -95,7 +147,7 @@ with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
     def own_task(case: str) -> None:
         from crm_provider.hooks.crm import CrmHook
 
-        email, attributes = scene.EMAIL, scene.ATTRIBUTES  # locals of a frame that the traceback shows
+        email, attributes = EMAIL, ATTRIBUTES  # locals of a frame that the traceback shows
         CrmHook(f"crm_{case}").upsert_contact(email, attributes=attributes)
 
     for case in ("m422", "m418"):

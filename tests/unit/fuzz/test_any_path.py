@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import unicodedata
 from collections.abc import Iterator
 
@@ -20,7 +18,6 @@ from crm_provider.rate_limit.limiter import UnlimitedRate
 from crm_provider.sandbox import DEFAULT_API_KEY, Sandbox, ids
 
 BMP = [chr(code) for code in range(0x10000)]
-ASTRAL = [chr(code) for code in random.Random(7).sample(range(0x10000, sys.maxunicode + 1), 3000)]
 
 
 ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+/=?^_`{|}~-"
@@ -34,17 +31,6 @@ INVISIBLE = [
     for c in BMP
     if (unicodedata.category(c) == "Cf" and ord(c) not in VISIBLE_FORMATS)
     or c in "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufe00\ufe0f"
-]
-OTHERS = [
-    c
-    for c in BMP + ASTRAL
-    if unicodedata.category(c)[0] in "LNPS"
-    and not c.isascii()
-    and c not in INVISIBLE
-    and unicodedata.is_normalized("NFC", c)
-]
-REFUSED = [c for c in map(chr, range(128)) if c not in f"{ATEXT}."] + [
-    c for c in BMP if not c.isascii() and unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cs", "Co")
 ]
 
 
@@ -74,33 +60,12 @@ def test_every_character_of_ascii_by_itself(client: CrmClient, place: str) -> No
         assert_round_trip(client, f"{place.format(character)}@{number}.{ord(place[0])}.example.com")
 
 
-def test_every_other_character_below_65536_and_some_above(client: CrmClient) -> None:
-    assert len(OTHERS) > 40_000
-    for start in range(0, len(OTHERS), 60):
-        part = "".join(OTHERS[start : start + 60])
-        assert_round_trip(client, f"x{part}x@x.example")
-
-
 LOOKALIKES = ["%2e", "%2E%2e", "a/./b", "%", "%zz", "%%", "a%2Fb", "{email}", "a/b=c", "//", "a+"]
 
 
 @pytest.mark.parametrize("local", LOOKALIKES)
 def test_what_a_server_could_take_for_something_else(client: CrmClient, local: str) -> None:
     assert_round_trip(client, f"{local}@x.example")
-
-
-def test_every_character_that_is_refused_is_refused_before_anything_is_sent(
-    client: CrmClient, sandbox: Sandbox
-) -> None:
-    before = sandbox.counters().total
-    for character in REFUSED:
-        for email in (f"a{character}b@x.example", f"a@x{character}y.example"):
-            with pytest.raises(e.CrmInvalidValueError, match=r"is not a valid email address|has more than one address"):
-                validation.email(email)
-    for character in REFUSED[::50]:
-        with pytest.raises(e.CrmInvalidValueError, match="email"):
-            client.get_contact(f"a{character}b@x.example")
-    assert sandbox.counters().total == before
 
 
 def test_every_invisible_character_is_removed() -> None:

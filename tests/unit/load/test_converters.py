@@ -315,7 +315,7 @@ def test_json(value: Any, expected: Any) -> None:
         ("9" * 5000, "no JSON" if hasattr(sys, "get_int_max_str_digits") else "too large a number"),
         ("[" * 60 + "]" * 60, "nested more than 50 levels deep"),
         ("[" * 100_000, "no JSON"),
-        ({1: 2}, "a nested value with a name that is no text"),
+        ({1: 2}, "a nested value with a name that is not text"),
         ({"a": [math.nan]}, "not a finite number"),
         ({"a": Decimal("sNaN")}, "not a finite number"),
         ({"a": b"x"}, "a binary value"),

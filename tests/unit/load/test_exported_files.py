@@ -8,10 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from upath import UPath
 
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
@@ -126,13 +123,6 @@ def test_without_the_option_the_error_names_it() -> None:
     assert "skip_lines" in refused(path)
 
 
-def test_skipped_lines_count_in_places(tmp_path: Path) -> None:
-    path = file(tmp_path, "# made by a program\n# on a day\nemail,name\na@ex.co\n")
-    assert [row.problem for row in open_source(path, options={"skip_lines": 2}).rows()] == [
-        f"{path}, line 4 has 1 field, the header has 2"
-    ]
-
-
 def test_excels_first_line_is_one_of_the_skipped(tmp_path: Path) -> None:
     path = file(tmp_path, "sep=|\na note, with commas, in it\nemail|name\na@ex.co|Ana\n")
     assert contacts(open_source(path, options={"skip_lines": 2})) == [ANA]
@@ -155,12 +145,6 @@ def test_columns_without_a_name_are_left_out_and_logged(tmp_path: Path, caplog: 
     caplog.set_level(logging.INFO)
     assert contacts(open_source(file(tmp_path, ",email,name,\n0,a@ex.co,Ana,x\n"))) == [ANA]
     assert [line for line in caplog.messages if "pandas index" in line and "'(column 1)', '(column 4)'" in line]
-
-
-def test_a_pandas_index_in_parquet_is_left_out(tmp_path: Path) -> None:
-    columns = {"email": ["a@ex.co"], "name": ["Ana"], "__index_level_0__": [7]}
-    pq.write_table(pa.table(columns), tmp_path / "leads.parquet")
-    assert contacts(open_source(tmp_path / "leads.parquet")) == [ANA]
 
 
 TWICE = "Email Address,Name,Tags,Tags\na@ex.co,Ana,x,y\n"
@@ -259,39 +243,10 @@ def test_an_error_value_of_a_spreadsheet_is_never_sent(word: str, tmp_path: Path
         Mapper({"email": "email", "name": {"column": "name", "type": "text"}})(next(open_source(rows).rows()))
 
 
-@pytest.mark.parametrize("value", ["#1", "#general", "# REF!", "see #REF!", "#"])
-def test_what_only_begins_like_an_error_value_is_text(value: str) -> None:
-    assert contacts(open_source([{"email": "a@ex.co", "name": value}])) == [("a@ex.co", {"name": value})]
-
-
 @pytest.mark.parametrize("word", ["NA", "null", "<null>", "None", "nan", "N/A ", "\\N", "undefined"])
 def test_words_that_others_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
     assert contacts(open_source([{"email": "a@ex.co", "country": word}])) == [("a@ex.co", {"country": word.strip()})]
     assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in line]
-
-
-@pytest.mark.parametrize("word", ["Nadia", "Nullmann", "no", "0", "-", "annul", ""])
-def test_other_words_are_not_counted(word: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert len(contacts(open_source([{"email": "a@ex.co", "name": word}]))) == 1
-    assert [line for line in caplog.messages if "Words" in line] == []
-
-
-def test_lines_below_the_table_are_rejected_with_their_place(tmp_path: Path) -> None:
-    path = file(tmp_path, '"email","name"\n"a@ex.co","Ana"\n\n\n"A report"\n"Made by a program"\n')
-    assert [row.problem for row in open_source(path).rows()] == [
-        None, f"{path}, line 5 has 1 field, the header has 2", f"{path}, line 6 has 1 field, the header has 2",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_named_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"leads.{suffix}"
-    if suffix == "jsonl":
-        path.write_text('{"email": "a@ex.co", "p": {"name": " N/A "}, "age": null}\n', encoding="utf-8")
-    else:
-        pq.write_table(pa.table({"email": ["a@ex.co"], "p": [{"name": "N/A"}], "age": ["N/A"]}), path)
-    source = open_source(path, options={"null_values": ["N/A"]})
-    assert contacts(source, {"email": "email", "name": "p.name", "age": "age"}) == [("a@ex.co", {})]
 
 
 @pytest.mark.parametrize(
@@ -413,15 +368,6 @@ def test_a_workbook_with_the_wrong_name(tmp_path: Path) -> None:
     assert "is an Excel workbook or a ZIP archive; save the sheet as 'CSV UTF-8', or unpack it" in refused(
         tmp_path / "leads.csv"
     )
-
-
-@pytest.mark.parametrize("name", ["in", "leads.csv", "leads.parquet", "leads.jsonl"])
-@pytest.mark.parametrize("where", ["disk", "store"])
-def test_a_folder_in_place_of_a_file(name: str, where: str, tmp_path: Path) -> None:
-    folder = tmp_path / name if where == "disk" else UPath(f"memory://folders-{tmp_path.name}/{name}")
-    (folder / "part").mkdir(parents=True)
-    (folder / "part" / "0.csv").write_text("email\n")
-    assert f"{folder} is a folder; give a pattern of the files in it, such as {folder}/*.csv" in refused(folder)
 
 
 # -- delimiters

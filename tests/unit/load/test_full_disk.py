@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from crm_provider import errors as e
-from crm_provider.extract.extractor import Extractor, ExtractUnsaved
+from crm_provider.extract.extractor import ExtractUnsaved
 from crm_provider.files import journal as journal_stores
-from crm_provider.files.journal import Journal
 from crm_provider.files.paths import CannotWrite, atomic_writer
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load import workers
@@ -102,19 +101,6 @@ def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(it: Setting) -> Non
     with files_up_to(0), pytest.raises(LoadUnsaved, match=f"checkpoint {TOO_LARGE}"):
         it.run()
     assert not it.crm.contacts
-
-
-def test_what_was_done_until_then_is_not_sent_again(it: Setting) -> None:
-    """Only the rejects do not fit: the books are kept, and say where to go on."""
-    it.state = None
-    with files_up_to(1000), pytest.raises(LoadUnsaved, match=r"rejects\.jsonl cannot") as cut:
-        it.run()
-    created = cut.value.summary[Outcome.CREATED]
-    assert created > 0
-    again = it.run()
-    assert again.resumed_at >= created
-    assert again[Outcome.UPDATED] == again[Outcome.UNCHANGED] == 0
-    assert it.crm.counts()["create"] <= ROWS + 2 * it.load().options.errors_in_a_row
 
 
 def test_a_state_file_that_cannot_be_rewritten_at_the_end(it: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,38 +221,7 @@ def test_rejects_that_somebody_has_taken_away_are_told_and_written_again(it: Set
     assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
 
 
-def test_rejects_of_an_earlier_try_that_are_gone_are_told_too(it: Setting) -> None:
-    it.state = None
-    with files_up_to(1000), pytest.raises(LoadUnsaved, match=r"rejects\.jsonl cannot"):
-        it.run()
-    it.rejects_path.unlink()
-    with pytest.raises(LoadUnsaved, match="rejected rows that were in it are gone"):
-        it.run()
-    it.run()
-    assert sorted(it.rejected()) == REFUSED_ROWS
-
-
 # -- its files ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_a_reject_is_in_the_file_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
-    """Also one that is larger than any buffer, and the first one of a file, with its header."""
-    file = RejectsFile(tmp_path / f"rejects.{suffix}")
-    file.start()
-    with files_up_to(30), pytest.raises(CannotWrite):
-        file.write(reject(1))
-    with files_up_to(20_000), pytest.raises(CannotWrite):
-        file.write(reject(2, size=30_000))
-    for number in (3, 4):
-        file.write(reject(number))
-    file.sync()
-    assert file.count == 2
-    lines = (tmp_path / f"rejects.{suffix}").read_text().splitlines()
-    assert len(lines) == (2 if suffix == "jsonl" else 3)
-    again = RejectsFile(tmp_path / f"rejects.{suffix}")
-    again.resume(lambda number: number == 4)
-    assert again.count == 1
 
 
 def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,16 +237,6 @@ def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: 
     for _ in range(2):
         with pytest.raises(CannotWrite, match=r"rejects\.jsonl cannot be written: Input/output error"):
             file.sync()
-
-
-def test_half_a_line_of_an_earlier_try_goes_before_the_next(tmp_path: Path, private_files: list[IO[bytes]]) -> None:
-    (tmp_path / "j").write_text("one\ntw")
-    made = Journal(tmp_path / "j")
-    with files_up_to(3), pytest.raises(CannotWrite):
-        made.append("three")
-    assert [file.closed for file in private_files] == [True], "it may be the end of the load"
-    made.append("four")
-    assert list(made.lines()) == ["one", "four"]
 
 
 def test_a_file_that_is_replaced_stays_as_it_was(tmp_path: Path) -> None:
@@ -336,22 +281,3 @@ def test_an_extract_onto_a_full_disk(tmp_path: Path, name: str, share: float) ->
     assert (done["records"], done["pages"]) == (75, 8)
     assert client.reads[0] == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
-
-
-@pytest.mark.parametrize("name", ["contacts.jsonl", "contacts.csv.gz", "contacts.parquet"])
-def test_room_for_the_pages_but_not_for_the_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, client = tmp_path / name, FakeClient(records(0, 75))
-    write = Extractor._write
-
-    def write_on_full_disk(self: Extractor, *arguments: Any) -> None:
-        with files_up_to(100):
-            write(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Extractor, "_write", write_on_full_disk)
-        with pytest.raises(ExtractUnsaved, match=f"{target} {TOO_LARGE}"):
-            extract(client, target).run()
-    assert not target.exists()
-    client.reads.clear()
-    assert extract(client, target).run()["records"] == 75
-    assert client.reads == [], "no page is read again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import stat
 import uuid
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from upath import UPath
 
 from crm_provider.files import journal
 from crm_provider.files.journal import Journal
-from crm_provider.files.paths import CannotRead, is_local
+from crm_provider.files.paths import CannotRead
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
 PLACES = ["disk", "store"]
@@ -66,16 +65,6 @@ def test_a_later_try_appends(path: object) -> None:
     assert names(path) == ["j.txt"]
 
 
-def test_a_kill_leaves_what_was_synced(path: object) -> None:
-    made = Journal(path)
-    made.append("one")
-    made.sync()
-    made.append("two")
-    assert list(Journal(path).lines()) == (["one", "two"] if is_local(path) else ["one"])
-    made.sync()
-    assert list(Journal(path).lines()) == ["one", "two"]
-
-
 def test_keep(path: object) -> None:
     made = written(path, *"abcdef", finish=False)
     made.append("g")
@@ -96,14 +85,6 @@ def test_clear(path: object) -> None:
     made.append("c")
     made.finish()
     assert list(made.lines()) == ["c"]
-
-
-def test_a_local_file_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "j.txt"
-    written(path, "a")
-    Journal(path).keep(lambda line: True)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_an_object_is_joined_from_parts_only_at_the_end() -> None:
@@ -185,7 +166,7 @@ def test_a_quote_that_is_not_closed_does_not_fill_the_memory(
     monkeypatch.setattr(journal, "LONGEST_LINE", 100)
     path = tmp_path / "rejects.csv"
     path.write_bytes(text + b"\n" * 1000)
-    with pytest.raises(CannotRead, match=r"rejects\.csv cannot be read: a line of it has over 67,108,864 bytes"):
+    with pytest.raises(CannotRead, match=r"rejects\.csv cannot be read: one of its lines has over 67,108,864 bytes"):
         list(Journal(path, quoted=True).lines())
 
 

@@ -117,7 +117,7 @@ def test_a_row_that_was_there_in_mode_create(tmp_path: Path) -> None:
     it = Setting(tmp_path, people(1), mode="create")
     it.crm.add("p1@x.org")
     path = tmp_path / "o.jsonl"
-    it.run(outcomes=outcomes_file(path, ()))
+    it.run(outcomes=OutcomesFile(path))
     assert [(row["outcome"], row["error_type"], row["message"]) for row in read(path)] == [
         ("unchanged", None, "Contact already exists.")
     ]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crm_provider.extract.writers import Columns, Format, gzipped, record_writer
+from crm_provider.extract.writers import Columns, Format, record_writer
 from crm_provider.load.mapping.columns import is_error_value
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
@@ -88,17 +88,6 @@ def test_an_extract_loads_back_into_the_same_contacts(
         assert repr(name) in line
     assert "read-only in the CRM" in line
     assert "name'" not in line
-
-
-def test_a_packed_extract_loads_back(tmp_path: Path) -> None:
-    path = tmp_path / "contacts.csv.gz"
-    with (
-        path.open("wb") as file,
-        gzipped(file) as packed,
-        record_writer(packed, "csv", columns=["email", "attributes.name", "id"]) as add,
-    ):
-        add(RECORDS[0])
-    assert loaded(path) == [Contact("a@ex.co", {"name": "Ana"})]
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -146,18 +145,6 @@ def test_a_part_of_another_version_is_not_used(target: Any, monkeypatch: pytest.
     monkeypatch.setattr(module, "VERSION", 2)
     assert numbers(parts_of(target)) == []
     assert len(parts_of(target).sweep()) == 1
-
-
-def test_what_only_looks_like_a_part_is_left_alone(target: Any) -> None:
-    others = ["contacts.csv", "contacts.csv.part-one", "contacts.csv.part-", "contacts.csv.part-x-1-2", "deals.csv"]
-    for name in others:
-        with (target.parent / name).open("w") as file:
-            file.write(json.dumps({"version": 1}))
-    parts = parts_of(target)
-    assert parts.sweep() == []
-    parts.add(page(0))
-    parts.remove()
-    assert names(target) == sorted(others)
 
 
 def test_remove_forgets_what_was_not_safe_yet_too(target: Any) -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_option_is_named(options: dict[str, Any], text: str) -> None:
 
 def test_lists_must_be_ids() -> None:
     assert ContactOptions().checked_lists() == ()
-    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, which is no uuid"):
+    with pytest.raises(SourceError, match=r"list_ids\[0\] is text of 10 characters, not a UUID"):
         ContactOptions(list_ids=("Newsletter",)).checked_lists()
 
 
@@ -206,7 +206,7 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     sample = found.sample(10)  # more of them
     assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
     assert len(crm.calls) == 3
-    assert found.contact_cache.get("a@x") == RemoteContact("a@x", {"name": "A"})
+    assert found.contact_cache.get("a@x") == RemoteContact("a@x", {"name": "A"}, id="id-a@x")
     missing = found.contact_cache.get("c@x")
     assert missing is not None
     assert not missing.exists

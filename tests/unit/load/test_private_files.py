@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,31 +147,6 @@ def test_a_folder_that_others_can_write_to_is_refused(name: str, mode: str, shar
     assert (shared / "x").read_text() == "{}"
 
 
-@pytest.mark.parametrize("name", OPENERS)
-def test_a_link_to_such_a_folder_is_refused(name: str, shared: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").symlink_to(shared)
-    (shared / "x").write_text("{}")
-    with pytest.raises(OSError, match="every user of the machine can write to its folder"):
-        OPENERS[name](tmp_path / "mine" / "x")
-
-
-@pytest.mark.parametrize("name", OPENERS)
-def test_a_link_to_a_file_in_such_a_folder_is_refused(name: str, shared: Path, tmp_path: Path) -> None:
-    (shared / "x").write_text("{}")
-    (tmp_path / "x").symlink_to(shared / "x")
-    with pytest.raises(OSError, match="every user of the machine can write to its folder"):
-        OPENERS[name](tmp_path / "x")
-
-
-def test_a_folder_below_such_a_folder_can_be_moved_by_others(shared: Path) -> None:
-    mine = shared / "mine"
-    mine.mkdir(mode=0o700)
-    private_file(mine / "x").close()  # below a sticky folder nobody else can move it
-    shared.chmod(0o777)
-    with pytest.raises(CannotWrite, match="every user of the machine can write"):
-        private_file(mine / "x")
-
-
 def test_planted_rejects_are_not_sent(shared: Path) -> None:
     rejects(shared.parent / "r.jsonl")
     (shared.parent / "r.jsonl").replace(shared / "r.jsonl")
@@ -278,13 +252,6 @@ def test_a_pipe_or_a_device_holds_nobody(name: str, make: Callable[[Path], None]
 
 
 @pytest.mark.parametrize("make", [pipe, device])
-def test_a_pipe_in_place_of_a_journal_holds_nobody(make: Callable[[Path], None], tmp_path: Path) -> None:
-    make(tmp_path / "state.db.journal")
-    with pytest.raises(OSError, match=r"not an ordinary file|every user of the machine"):
-        Fingerprints(tmp_path / "state.db", b"secret").unchanged(Contact(email="ada@example.com", attributes={}))
-
-
-@pytest.mark.parametrize("make", [pipe, device])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_pipe_in_place_of_a_source_holds_nobody(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> None:
     make(tmp_path / f"leads.{suffix}")
@@ -297,9 +264,9 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(checkpoint, "LARGEST", 1000)
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"row": ' + b"1" * 1000)
-    with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: a line of it has over 1,000 bytes"):
+    with pytest.raises(SourceError, match=r"x\.jsonl cannot be read: one of its lines has over 1,000 bytes"):
         read_rejects(path)
-    with pytest.raises(CannotRead, match="a line of it has over 1,000 bytes"):
+    with pytest.raises(CannotRead, match="one of its lines has over 1,000 bytes"):
         list(lines_of(path))
     assert FileCheckpoints(path).load() is None
 
@@ -318,14 +285,6 @@ def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
     assert (group / name).is_symlink()
     with pytest.raises(PermissionError, match="symbolic link"):
         list(PartialPages(group / "x", Owner(work="x")).pages())
-
-
-def test_what_others_have_planted_is_named(group: Path) -> None:
-    (group / "x").symlink_to(group.parent / "victim")
-    with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as planted:
-        FileCheckpoints(group / "x").load()
-    again = pickle.loads(pickle.dumps(planted.value))
-    assert (str(again), again.what) == (str(planted.value), str(group / "x"))
 
 
 def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(group: Path) -> None:

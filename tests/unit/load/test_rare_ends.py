@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision
+from crm_provider.files import paths
 from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
 from crm_provider.files.temp_database import TempDatabase
@@ -107,6 +110,32 @@ def test_what_cannot_be_written_is_told_before_the_load(tmp_path: Path) -> None:
     assert unwritable(tmp_path / "new" / "rejects.jsonl") is None
     (tmp_path / "there").write_text("x")
     assert unwritable(tmp_path / "there") is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "found", "problem"),
+    [
+        ("s3", None, None),
+        ("s3", FileNotFoundError(), "there is no bucket 'crm'"),
+        ("s3", PermissionError(), None),  # to ask, not to write
+        ("webdav", FileNotFoundError(), None),  # it creates what is missing
+    ],
+)
+def test_a_missing_bucket(protocol: str, found: Exception | None, problem: str | None) -> None:
+    class Store:
+        def info(self, name: str) -> None:
+            assert name == "crm"
+            if found is not None:
+                raise found
+
+    path = SimpleNamespace(protocol=protocol, path="crm/out/rejects.jsonl", fs=Store())
+    assert unwritable(path) == problem  # type: ignore[arg-type]
+
+
+def test_lines_of_a_file_that_comes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_BLOCK", 3)
+    for text in (b"", b"\n", b"ab\ncdefghi\n\nj\rk\n", b"abc\nde"):
+        assert list(paths.each_line(io.BytesIO(text))) == io.BytesIO(text).readlines()
 
 
 def test_a_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(

@@ -283,10 +283,12 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
     assert it.rejected == []
 
 
-@pytest.mark.parametrize(("known", "says"), [(True, "no answer in time."), (False, f"no answer in time. {NOT_KNOWN}")])
+@pytest.mark.parametrize(
+    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {NOT_KNOWN}")]
+)
 def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
     it = Scene()
-    it.send(1, e.CrmTimeoutError("no answer in time.", outcome_known=known))
+    it.send(1, e.CrmTimeoutError("no response in time.", outcome_known=known))
     it.handler.reject_held()
     assert it.notes.rejects[0].message == says
 

@@ -147,30 +147,6 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
 
 # -- gzip
 
-MANY = "email\n" + "".join(f"user{n}@x.io\n" for n in range(5000))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"email\nsecret@x.io\n", "is no valid gzip file; fetch or write it again"),
-        (b"", "is no valid gzip file"),
-        (gzip.compress(MANY.encode(), mtime=0)[:5], "ends before its gzip data do"),
-        (gzip.compress(MANY.encode(), mtime=0)[:-4], "ends before its gzip data do"),
-        (gzip.compress(MANY.encode(), mtime=0)[:4000], "ends before its gzip data do after line "),
-        (gzip.compress(MANY.encode(), mtime=0) + b"garbage", "is no valid gzip file after line "),
-        (
-            gzip.compress(MANY.encode(), mtime=0)[:3000] + bytes(500) + gzip.compress(MANY.encode(), mtime=0)[3500:],
-            "is no valid gzip file",
-        ),
-    ],
-    ids=["plain text", "empty", "head cut", "tail cut", "cut", "more behind", "damaged"],
-)
-def test_gzip_that_is_damaged(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "leads.csv.gz"
-    path.write_bytes(content)
-    assert refused(path).startswith(f"{path} {message}")
-
 
 def test_gzip_in_several_members_and_without_the_suffix(tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"

@@ -72,21 +72,6 @@ def test_files(name: str, body: str, place: str, tmp_path: Path) -> None:
     check(Suppression.read(source))
 
 
-def test_several_files(tmp_path: Path) -> None:
-    (tmp_path / "1.txt").write_text(ANN)
-    (tmp_path / "2.csv").write_text(f"email\n{BOB}\n")
-    check(Suppression.read(str(tmp_path / "*")))
-    check(Suppression.read([tmp_path / "1.txt", tmp_path / "2.csv"]))
-
-
-def test_format_and_options(tmp_path: Path) -> None:
-    path = tmp_path / "list"
-    path.write_text(f"{ANN}\n{BOB}\n", encoding="utf-16-le")
-    check(Suppression.read(path, format="txt", options={"encoding": "utf-16-le"}))
-    path.write_text(f"email|name\n{ANN}|x\n{BOB}|y\n")
-    check(Suppression.read(path, format="csv", options={"delimiter": "|"}))
-
-
 BAD = "ann at secret.example"
 
 
@@ -203,13 +188,6 @@ def test_what_is_not_exactly_one_entry_ends_the_load(odd: str, tmp_path: Path) -
         assert "ex.co" not in str(caught.value) and BOB[:8] not in str(caught.value)
 
 
-def test_a_pattern_names_the_file_and_the_line(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(f"email\n{ANN}\n")
-    (tmp_path / "b.csv").write_text("email\nb@ex.co\nc@ex.co or d@ex.co\n")
-    with pytest.raises(SourceError, match=r"/b\.csv, line 3.* of the suppression list has more than one address"):
-        Suppression.read(str(tmp_path / "*.csv"))
-
-
 @pytest.mark.parametrize("hashed", ["j\u00f6@b\u00fccher.de", "jo\u0308@bu\u0308cher.de", "j\u00f6@xn--bcher-kva.de"])
 @pytest.mark.parametrize(
     "person",
@@ -252,10 +230,3 @@ def test_addresses_in_place_of_a_path_are_refused_without_showing_them(text: str
     with pytest.raises(SourceError, match="give a list, or the path of a file") as refused:
         Suppression.read(text)
     assert "ex.co" not in str(refused.value)
-
-
-def test_a_hash_of_the_upper_case_spelling_is_the_same_person() -> None:
-    hashed = hashlib.sha256(b"W@EX.CO").hexdigest()
-    people = Suppression.read([hashed])
-    assert "w@ex.co" in people
-    assert "W@Ex.co" in people

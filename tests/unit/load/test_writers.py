@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_provider.extract import writers
 from crm_provider.extract.writers import (
     Columns,
     cell_text,
@@ -25,6 +24,7 @@ from crm_provider.extract.writers import (
     gzipped,
     record_writer,
 )
+from crm_provider.files import typed_parquet
 from crm_provider.values.json_values import json_text, json_value
 
 RECORDS: list[dict[str, Any]] = [
@@ -69,7 +69,7 @@ def test_parquet() -> None:
 def test_parquet_writes_row_groups_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr(writers, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(typed_parquet, "ROWS_AT_ONCE", 3)
     file = parquet.ParquetFile(io.BytesIO(written("parquet", [{"id": str(n)} for n in range(7)], ["id"])))
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [3, 3, 1]
     assert file.read().column("id").to_pylist() == [str(n) for n in range(7)]

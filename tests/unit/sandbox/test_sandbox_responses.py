@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_ANSWERS, ErrorSource
+from crm_provider.errors.catalog import ALIASES, CATALOGUE, GATEWAY_RESPONSES, ErrorSource
 from crm_provider.sandbox.responses import (
     ERROR_NAMES,
     ErrorReply,
@@ -43,7 +43,7 @@ def test_a_vendors_error_in_each_envelope(spec: Any) -> None:
 
 
 @pytest.mark.parametrize("envelope", ENVELOPES)
-@pytest.mark.parametrize("case", GATEWAY_ANSWERS, ids=lambda answer: answer.case)
+@pytest.mark.parametrize("case", GATEWAY_RESPONSES, ids=lambda answer: answer.case)
 def test_the_gateways_own_answers_look_the_same_in_every_envelope(case: Any, envelope: Envelope) -> None:
     answer = writer(envelope).fail(gateway_reply(case.case))
     assert (answer.status, answer.json) == (case.status, dict(case.body))
@@ -53,7 +53,7 @@ def test_the_gateways_own_answers_look_the_same_in_every_envelope(case: Any, env
 @pytest.mark.parametrize("spec", VENDOR, ids=lambda spec: spec.type)
 def test_the_gateways_envelope_uses_its_own_words_if_it_has_any(spec: Any) -> None:
     answer = writer("gateway").fail(error_reply(spec.type))
-    own = [a for a in GATEWAY_ANSWERS if a.type == spec.type]
+    own = [a for a in GATEWAY_RESPONSES if a.type == spec.type]
     assert answer.status == spec.status
     if own:
         assert (answer.json, answer.headers["x-amzn-ErrorType"]) in [(dict(a.body), a.error_type) for a in own]
@@ -73,7 +73,7 @@ def test_every_name_makes_the_error_that_the_catalogue_has_for_it() -> None:
 
 def test_which_names_there_are() -> None:
     expected = {spec.type for spec in CATALOGUE.values() if spec.status} | set(ALIASES)
-    assert set(ERROR_NAMES) == expected | {answer.case for answer in GATEWAY_ANSWERS}
+    assert set(ERROR_NAMES) == expected | {answer.case for answer in GATEWAY_RESPONSES}
 
 
 def test_types_of_the_gateway_are_said_by_the_gateway() -> None:

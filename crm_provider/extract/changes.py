@@ -1,0 +1,228 @@
+"""Changes since the last run: what was created, changed or removed, found by fingerprints in a state file.
+
+The API has neither a filter nor a change feed. So a run reads the whole listing and compares each record with the
+fingerprint that the last run left. The state file holds ids in plain text, because a removed record is known by its id
+only, and no value: a fingerprint is a hash under a key that is derived from the API key.
+
+The file also says how the listing looked before its last run. If the same task instance runs again, because it was
+retried, killed or cleared, it compares with that: so its output is complete again, whatever became of the first one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from crm_provider import errors as e
+from crm_provider.client.pagination import LISTINGS, Listing, Record, id_of
+from crm_provider.client.settings import Settings
+from crm_provider.extract.partial_pages import Owner
+from crm_provider.files.fingerprints import (
+    SIZE,
+    Entry,
+    OtherKeyError,
+    PrintTable,
+    UnreadableError,
+    entries,
+    line_of,
+    lines_of,
+    write_lines,
+)
+from crm_provider.files.lock import FileLock
+from crm_provider.files.paths import AnyPath, is_local, sibling
+from crm_provider.values.json_values import json_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger(__name__)
+
+CHANGE = "crm_change"
+"""The field of a record that says what happened to it."""
+
+TITLE = "crm_provider changes 1"
+"""Begins the header; the number is that of the format."""
+
+BEFORE = "before"
+"""Separates the entries from those that lead back to the listing before the last run."""
+
+END = "end"
+"""The last line: a file without it was cut off."""
+
+
+class ChangeTracker:
+    """Compares the records of one run with those of the last one. Used as a context, by one run at a time.
+
+    On an object store there is no lock: let the runs that share a state file follow each other (``max_active_runs=1``).
+
+    :param path: of the state file; packed with gzip for the suffix ``.gz``
+    :param owner: the task instance
+    :ivar counts: changes of each kind, and ``unconfirmed``: missing records that may still be there
+    """
+
+    def __init__(self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner) -> None:
+        self.path, self._listing, self._work = path, listing, owner.mark
+        self._secret = settings.derived_secret("crm_provider changes")
+        self._place = self._hash("place", settings.base_url, str(settings.developer_mode), key=b"").hex()
+        self._header = f"{TITLE} {self._hash('check').hex()}"
+        self._open = ExitStack()
+        self.counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        """Lock and read the state file.
+
+        :raises InUse: if another run uses it
+        :raises CrmInvalidValueError: if it is damaged or of another listing: what has changed would be wrong
+        """
+        with ExitStack() as opening:
+            if is_local(lock := sibling(self.path, ".lock")):
+                held = FileLock(lock, f"the state file {self.path.name}")
+                held.acquire()
+                opening.callback(held.release)
+            self._old, self._new = PrintTable(), PrintTable()
+            opening.callback(self._old.close)
+            opening.callback(self._new.close)
+            self._same_key = self._load()
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def changes(self, records: Iterable[Record], view: Callable[[Record], Any], *, quiet: bool) -> Iterator[Record]:
+        """The records that were created or changed, and the ids of those that were removed, with :data:`CHANGE`.
+
+        :param view: what the output shows of a record; other changes do not count
+        :param quiet: whether the listing did not change while it was read. Else a missing record may have moved to a
+            page that was read before, and is not reported as removed before a quiet run
+        :raises CrmProtocolError: if a record has no id
+        """
+        known = 0
+        for record in records:
+            key, print_ = self._key(record), self._print(view(record))
+            before = self._old.get(key)
+            self._new.put([(key, print_)])
+            known += before is not None
+            if before != print_:
+                yield self._changed(record, "created" if before is None else "updated")
+        if not self._same_key and not known and len(self._old):
+            raise self._wrong("holds no record of this account", "give another state_path for another account")
+        for key, last in self._missing():
+            if quiet:
+                yield self._changed({"id": key.decode(errors="surrogatepass")}, "deleted")
+            else:
+                self.counts["unconfirmed"] += 1
+                self._new.put([(key, last)])
+
+    def commit(self) -> None:
+        """Replace the state file: the output is complete."""
+        about = json.dumps({"listing": self._listing, "place": self._place, "work": self._work})
+        now = (line_of(key, print_) for key, print_ in self._new)
+        before = (line_of(key, print_) for key, print_ in self._undo())
+        write_lines(self.path, chain([self._header, about], now, [BEFORE], before, [END]))
+        if self.counts["unconfirmed"]:
+            log.warning(
+                "%d records are missing from the listing of %s, which changed while it was read: a later run reports "
+                "those that were removed.",
+                self.counts["unconfirmed"],
+                self._listing,
+            )
+
+    def summary(self) -> dict[str, int]:
+        """The counts for an XCom."""
+        return {kind: self.counts[kind] for kind in ("created", "updated", "deleted", "unconfirmed")}
+
+    # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _changed(self, record: Record, change: str) -> Record:
+        self.counts[change] += 1
+        return {**record, CHANGE: change}
+
+    def _missing(self) -> Iterator[Entry]:
+        return ((key, print_) for key, print_ in self._old if self._new.get(key) is None)
+
+    def _undo(self) -> Iterator[Entry]:
+        """The entries that turn the new listing into the old one."""
+        for key, print_ in self._new:
+            if (before := self._old.get(key)) != print_:
+                yield key, before
+        yield from self._missing()
+
+    def _key(self, record: Record) -> bytes:
+        return id_of(record.get("id"), LISTINGS[self._listing]).encode(errors="surrogatepass")
+
+    def _print(self, shown: Any) -> bytes:
+        return self._hash("print", json_text(_sorted(shown), ascii_only=True))
+
+    def _hash(self, *texts: str, key: bytes | None = None) -> bytes:
+        return hmac.digest(self._secret if key is None else key, json.dumps(texts).encode(), "sha256")[:SIZE]
+
+    def _load(self) -> bool:
+        """Read what the last run left, or what it found if that was this task instance.
+
+        :return: whether the file is of the same API key: with another key all fingerprints differ
+        """
+        try:
+            lines = lines_of(self.path)
+            header, about = next(lines, None), next(lines, "")
+            if header is None:
+                return True
+            work = self._checked(header, about)
+            self._old.put(_section(lines, BEFORE))
+            for entry in _section(lines, END):
+                if work == self._work:
+                    self._old.put([entry])
+        except e.CrmError:
+            raise
+        except (OtherKeyError, UnreadableError, ValueError, RecursionError):
+            raise self._wrong(
+                "is damaged or is another file", "restore it, or remove it: then all records count as created"
+            ) from None
+        if header != self._header:
+            log.warning("The state file %s is of another API key: all known records count as updated.", self.path.name)
+        return header == self._header
+
+    def _checked(self, header: str, about: str) -> Any:
+        """The task instance that wrote the file."""
+        found = json.loads(about)
+        if header.rpartition(" ")[0] != TITLE or not isinstance(found, dict):
+            raise UnreadableError
+        if (found.get("listing"), found.get("place")) != (self._listing, self._place):
+            raise self._wrong(
+                f"is not of the {self._listing} of this CRM", "give each listing and each CRM its own state_path"
+            )
+        return found.get("work")
+
+    def _wrong(self, what: str, remedy: str) -> e.CrmInvalidValueError:
+        return e.CrmInvalidValueError(f"the state file {self.path.name} {what}; {remedy}")
+
+
+def _section(lines: Iterator[str], end: str) -> Iterator[Entry]:
+    """The entries up to a line.
+
+    :raises UnreadableError: if the line is missing, because the file was cut off
+    """
+    found = iter(lambda: next(lines, None), end)
+    yield from entries(chain([TITLE], map(_present, found)), TITLE)
+
+
+def _present(line: str | None) -> str:
+    if line is None:
+        raise UnreadableError
+    return line
+
+
+def _sorted(value: Any) -> Any:
+    """A value whose names are in order, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value

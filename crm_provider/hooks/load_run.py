@@ -1,0 +1,211 @@
+"""One try of a load, as operators and :meth:`~crm_provider.hooks.crm.CrmHook.load_contacts` run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from crm_provider._compat import Context
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.files.paths import AnyPath, CannotWrite, unwritable
+from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.outcomes.file import OutcomesFile
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import (
+    LoadInterrupted,
+    LoadStopped,
+    LoadUnsaved,
+    Summary,
+    TooManyRejects,
+    conclude,
+    done,
+    too_many_rejects,
+    what_to_do,
+)
+from crm_provider.load.rows import SourceError
+from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
+from crm_provider.load.workers import CancelToken
+from crm_provider.observability.metrics import LoadEnd, count_load
+from crm_provider.tasks.templates import with_connection
+
+if TYPE_CHECKING:
+    from crm_provider.client.client import CrmClient
+    from crm_provider.load.job import LoadJob
+    from crm_provider.load.sources.source import Source
+
+WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path")
+
+
+@dataclass(kw_only=True)
+class LoadRun:
+    """One try of a load: its job, and its result, which is complete also if the try fails.
+
+    :param given: the arguments, checked
+    :param bulk_client: makes the client (:meth:`~crm_provider.hooks.crm.CrmHook.bulk_client`)
+    :param open_source: opens the rows
+    :param path: the path of an argument, None if it is not given
+    :param report_path: of the report; by default beside the rejects
+    :param checkpoints: where to keep them, beside one of the files if need be
+    :param context: of the running task, None in a script
+    :param timeout: the task's ``execution_timeout``
+    """
+
+    kind: Kind
+    given: Mapping[str, Any]
+    policy: ErrorPolicy
+    crm_conn_id: str
+    bulk_client: Callable[..., CrmClient]
+    open_source: Callable[[], Source]
+    path: Callable[[str], AnyPath | None]
+    report_path: AnyPath | None
+    checkpoints: Callable[[AnyPath | None], Checkpoints]
+    context: Context | None = None
+    timeout: timedelta | None = None
+    cancel_token: CancelToken = field(default_factory=CancelToken)
+    result: dict[str, Any] | None = None
+    source_files: Sequence[AnyPath] = ()
+    """The files that are read, once they are known."""
+
+    def run(self) -> dict[str, Any]:
+        """Load all rows.
+
+        :return: the summary as data
+        :raises SourceError: before the first call: the source, the mapping, a path or the plan cannot be used
+        :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows
+        :raises LoadStopped: on an error of the run
+        :raises LoadUnsaved: a file of the load cannot be written
+        :raises LoadInterrupted: if the load was cancelled
+        """
+        with ExitStack() as opened:
+            try:
+                job = self._job(opened)
+            except CannotWrite as unwritten:
+                self._count("stopped")
+                raise LoadUnsaved(unwritten, Summary(rows=0)) from unwritten
+            return self._run(job)
+
+    def _run(self, job: LoadJob) -> dict[str, Any]:
+        try:
+            summary = job.run()
+        except LoadStopped as stopped:
+            self._stopped(stopped, job)
+            raise
+        except LoadUnsaved as unsaved:
+            self._concluded(job, unsaved.summary, f"{unsaved}.")
+            self._count("stopped")
+            raise
+        except LoadInterrupted as interrupted:
+            self._concluded(job, interrupted.summary, str(interrupted))
+            self._count("interrupted")
+            raise
+        return self._ended(job, summary)
+
+    def _ended(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
+        dry_run = job.options.dry_run
+        problem = None if dry_run else too_many_rejects(summary, job.options)
+        result = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
+        if not dry_run:
+            job.checkpoints.clear()
+        self._count("too_many_rejects" if problem else "done", summary)
+        if problem is not None:
+            raise TooManyRejects(f"{problem}. {what_to_do(job)}", result)
+        return result
+
+    def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
+        error, summary = stopped.error, stopped.summary
+        self._concluded(job, summary, f"Stopped: {error}")
+        self._count("stopped")
+        text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
+        error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
+
+    def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        summary = conclude(job, summary, ending=ending, report_path=self.report_path)
+        # with the connection, which Airflow forgets after some runs
+        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect()}
+        self.result = {**summary.as_dict(), **known}
+        return self.result
+
+    def _count(self, ending: LoadEnd, summary: Summary | None = None) -> None:
+        if self.context is not None:
+            count_load(self.context["ti"], ending, summary)
+
+    # -- before ----------------------------------------------------------------------------------------------
+
+    def _job(self, opened: ExitStack) -> LoadJob:
+        """The load; what it holds open is closed with ``opened``."""
+        from crm_provider.load.job import LoadJob
+        from crm_provider.load.workers import RequestStats
+
+        options, stats = self.kind.options_of(self.given), RequestStats()
+        if not options.dry_run:
+            self._check_files()
+        source = self.open_source()
+        self.source_files = getattr(source, "files", ())
+        if hasattr(source, "close"):
+            opened.callback(source.close)
+        client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
+        rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
+        checkpoints = self.checkpoints(state or rejects or outcomes)
+        ti = None if self.context is None else self.context["ti"]
+        return LoadJob(
+            source=source,
+            mapper=self.kind.mapper_of(self.given),
+            kind=self.kind,
+            client=client,
+            stats=stats,
+            options=options,
+            policy=self.policy,
+            rate=client.settings.requests_per_second,
+            rejects=None if rejects is None else RejectsFile.of(rejects, source),
+            outcomes=None if outcomes is None else OutcomesFile(outcomes, keys=self.given.get("outcome_keys") or ()),
+            fingerprints=None if state is None else self._fingerprints(state, client, options, opened),
+            full_refresh=bool(self.given.get("full_refresh")),
+            checkpoints=checkpoints,
+            epoch=int(getattr(ti, "max_tries", None) or 0),
+            suppressed=self._suppressed(opened),
+            cancel_token=self.cancel_token,
+            time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
+        )
+
+    def _fingerprints(self, state: AnyPath, client: CrmClient, options: Any, opened: ExitStack) -> Any:
+        from crm_provider.load.state.fingerprints import Fingerprints, secret_for
+
+        fingerprints = Fingerprints(state, secret_for(client.settings), effect=options.effect)
+        opened.callback(fingerprints.close)
+        return fingerprints
+
+    def _suppressed(self, opened: ExitStack) -> Callable[[str], bool] | None:
+        """Whether an address must not be written to; None if there is no suppression list."""
+        from crm_provider.load.suppression import Suppression
+
+        people = self.given.get("suppression")
+        if people is None:
+            return None
+        suppression = Suppression.read(with_connection(people))
+        opened.callback(suppression.close)
+        return suppression.__contains__
+
+    def _check_files(self) -> None:
+        """Find out before the first call which file cannot be written."""
+        for name in WRITTEN_PATHS:
+            if (path := self.path(name)) is not None and (problem := unwritable(path)) is not None:
+                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
+
+
+def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> float | None:
+    """Seconds that ``execution_timeout`` leaves for a load: in this try, and in its retries if they resume it."""
+    if timeout is None:
+        return None
+    retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
+    return timeout.total_seconds() * (1 + max(retries, 0))
+
+
+def _next(stopped: LoadStopped) -> str:
+    """What happens to the rows that are left."""
+    if stopped.decision.action is Action.RETRY:
+        return "A retry goes on from there"
+    return "A cleared task starts with the first row; with state_path what was loaded costs no call then"

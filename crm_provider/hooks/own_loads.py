@@ -1,0 +1,133 @@
+"""Loads that a user's own code runs: in a task, with the checkpoints of the task, or in a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from crm_provider import config
+from crm_provider._compat import Context
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy, with_mode
+from crm_provider.files.paths import AnyPath
+from crm_provider.hooks.load_run import LoadRun
+from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.report import LoadStopped
+from crm_provider.load.sources.memory import IteratorSource
+from crm_provider.load.sources.options import ROWS, FileOptions
+from crm_provider.load.sources.source import Source, open_source
+from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
+from crm_provider.tasks.arguments import ContactLoadArguments, CrmRowArguments, DealLoadArguments
+from crm_provider.tasks.outcome import current_context
+from crm_provider.tasks.state import STATE_KEY, checkpoints_for
+from crm_provider.tasks.templates import path_of, site_report, with_connection
+from crm_provider.values.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from crm_provider.client.client import CrmClient
+
+COUNT = "crm_loads"
+"""Key in a task's context: how many loads this try has begun."""
+
+
+class Connection(Protocol):
+    """As much of the hook as a load needs."""
+
+    crm_conn_id: str
+
+    @property
+    def bulk_client(self) -> Callable[..., CrmClient]: ...
+
+
+def load_rows(
+    hook: Connection,
+    kind: Kind,
+    rows: Any,
+    given: Mapping[str, Any],
+    *,
+    on_error: Any = None,
+    source_format: str | None = None,
+    source_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Load rows; parameters, result and errors as of :meth:`~crm_provider.hooks.crm.CrmHook.load_contacts`."""
+    _check_names(kind, given)
+    arguments = {"outcomes_path": None, "state_path": None, **given}
+    if isinstance(rows, str):
+        arguments["source"] = rows
+    kind.check_arguments(arguments, later=lambda _: False)
+    context = current_context()
+    files = _Files(arguments, context)
+    run = LoadRun(
+        kind=kind,
+        given=arguments,
+        policy=_policy(kind, on_error, arguments.get("mode")),
+        crm_conn_id=hook.crm_conn_id,
+        bulk_client=hook.bulk_client,
+        open_source=lambda: _opened(rows, source_format, source_options),
+        path=files.path,
+        report_path=files.path("report_path") or (None if context is None else site_report(context["ti"])),
+        checkpoints=files.checkpoints,
+        context=context,
+        timeout=None if context is None else context["task"].execution_timeout,
+    )
+    try:
+        return run.run()
+    except LoadStopped as stopped:
+        raise stopped.error from stopped
+
+
+ARGUMENTS_OF = {"contacts": ContactLoadArguments, "deals": DealLoadArguments}
+"""All arguments of a load, by the kind of record."""
+
+
+def _check_names(kind: Kind, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that loads do not have; no value is shown.
+
+    :raises TypeError: naming the first, and the nearest valid one
+    """
+    known = ARGUMENTS_OF[kind.name].__annotations__.keys() - CrmRowArguments.__annotations__.keys()
+    for name in given:
+        if name not in known:
+            raise TypeError(f"a load has no argument {name!r}. {did_you_mean(name, known)}".rstrip())
+
+
+def _policy(kind: Kind, on_error: Any, mode: Any) -> ErrorPolicy:
+    operator = with_mode(f"CrmLoad{kind.name.capitalize()}Operator", mode or kind.options().mode)
+    return ErrorPolicy(on_error or {}, work=Work.LOAD, operator=operator, site=config.on_error(Work.LOAD))
+
+
+def _opened(rows: Any, source_format: str | None, source_options: Mapping[str, Any] | None) -> Source:
+    if isinstance(rows, Iterator) and source_format is None:
+        return IteratorSource(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
+    return open_source(with_connection(rows), format=source_format, options=source_options)
+
+
+class _Files:
+    """The files that the load writes, and its checkpoints.
+
+    In a mapped task each instance has its own files: its index is put before the suffix.
+    """
+
+    def __init__(self, given: Mapping[str, Any], context: Context | None) -> None:
+        self._given, self._context = given, context
+        index = None if context is None else context["ti"].map_index
+        self._index = -1 if index is None else index
+
+    def path(self, name: str) -> AnyPath | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        path = path_of(value, name)
+        if self._index < 0:
+            return path
+        return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._index}{path.suffix}")
+
+    def checkpoints(self, beside: AnyPath | None) -> Checkpoints:
+        """In a task those of the task: each of its loads, in their order, has its own. In a script a file if asked."""
+        path = self.path("checkpoint_path")
+        if self._context is None:
+            return NoCheckpoints() if path is None else FileCheckpoints(path)
+        context: Any = self._context
+        context[COUNT] = number = context.get(COUNT, 0) + 1
+        key = STATE_KEY if number == 1 else f"{STATE_KEY}_{number}"
+        return checkpoints_for(self._context, path=path, beside=beside, key=key)

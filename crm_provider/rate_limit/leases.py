@@ -1,0 +1,306 @@
+"""One budget for all hosts through a text that they can all read and write, such as an Airflow Variable.
+
+Each host takes its own slots, as :mod:`crm_provider.rate_limit.roster` says, and its processes share them through the
+host's file. Any process of a host exchanges for all of them when the time has come; the others use what it has read.
+A host that is not in the plan yet waits with its loads, and makes single calls and checks at a slow pace.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from crm_provider.rate_limit.host_file import HostFile
+from crm_provider.rate_limit.roster import PERIOD, WEIGHTS, Roster
+from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, RateStore, StoreUnusable, Ticket
+from crm_provider.values.server_clock import ServerClock
+
+SHARED_MARGIN = 0.98
+"""Share of the allowed rate that the slots of all hosts take; the rest is for calls of hosts that have no slots."""
+
+GUEST_SLOTS = 25
+"""Slots between two calls of a host that is not in the plan. It joins as soon as a caller has to wait: most tasks make
+one call, and joining costs requests."""
+
+CHECK_BACK = 1.0
+"""Seconds after joining until a host reads whether its entry is there: hosts that join at once overwrite each other."""
+
+EXCHANGE_TIME = 15.0
+"""Seconds after which an exchange that did not end counts as cut off."""
+
+STALE = 2.5 * PERIOD
+"""Seconds without an exchange after which the plan is not used: other hosts have taken over the slots."""
+
+LARGEST_RECORD = 1 << 17
+
+
+class SharedText(Protocol):
+    """A text that all hosts can read and write."""
+
+    def read(self) -> str | None:
+        """The text, None if there is none.
+
+        :raises StoreUnusable: naming the place and the reason
+        """
+
+    def write(self, text: str) -> None:
+        """Replace the text.
+
+        :raises StoreUnusable: naming the place and the reason
+        """
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What the processes of a host know of the plan; times are those of the host's monotonic clock, but for the text.
+
+    :param host: this host's name in the plan
+    :param text: the plan as it was read last, with this host's own entry
+    :param read_at: when it was read, by the CRM's clock
+    :param exchanged: when this host wrote its entry last
+    :param next: when it is to exchange again
+    :param check: when it is to read whether its entry was overwritten, 0 if it knows
+    :param exchanging: when a process began to exchange, 0 if none does
+    :param ahead: seconds that the CRM's clock is ahead of the host's monotonic clock
+    :param error: how wrong that may be, in seconds
+    :param calls: calls since the last exchange
+    :param bulk: when a load or an extract last asked for a slot
+    :param waited: when another caller last had to wait
+    """
+
+    host: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    text: str = "{}"
+    read_at: float = -1e10
+    exchanged: float = -math.inf
+    next: float = -math.inf
+    check: float = 0.0
+    exchanging: float = 0.0
+    ahead: float = 0.0
+    error: float = math.inf
+    calls: int = 0
+    bulk: float = -math.inf
+    waited: float = -math.inf
+
+    @classmethod
+    def parse(cls, record: bytes) -> Lease:
+        """The lease in a record; a new one if the record is damaged."""
+        try:
+            found = json.loads(record)
+            lease = cls(**found)
+        except (ValueError, TypeError, RecursionError):
+            return cls()
+        numbers = [value for name, value in found.items() if name not in ("host", "text")]
+        texts = (found.get("host", ""), found.get("text", ""))
+        return lease if all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts) else cls()
+
+    def to_bytes(self) -> bytes:
+        """The record."""
+        return json.dumps(vars(self)).encode()
+
+    def roster(self) -> Roster:
+        """The plan."""
+        return Roster.parse(self.text, self.read_at)
+
+    def weight(self, now: float, length: float) -> int:
+        """What this host needs: the most for a load; else twice as much if it has used most of its slots, half if few.
+
+        :param length: seconds of a slot
+        :return: 0 if the pace of a host without slots is enough
+        """
+        if now - self.bulk < PERIOD:
+            return WEIGHTS[-1]
+        if not self.is_member():
+            return WEIGHTS[0]
+        roster = self.roster()
+        place = WEIGHTS.index(roster.hosts[self.host].final_weight)
+        passed = min(now - self.exchanged, 2 * PERIOD) / length
+        had = roster.share(self.host, now + self.ahead) * passed
+        if self.calls > 0.9 * had:
+            return WEIGHTS[min(place + 1, len(WEIGHTS) - 1)]
+        if self.calls < 0.6 * had:
+            return WEIGHTS[place - 1] if place else 0 if self.calls * GUEST_SLOTS < passed else WEIGHTS[0]
+        return WEIGHTS[place]
+
+    def is_member(self) -> bool:
+        """Whether this host has slots, or will have some."""
+        host = self.roster().hosts.get(self.host)
+        return host is not None and host.final_weight > 0
+
+
+@dataclass(frozen=True)
+class HostPace(Pace):
+    """The slots of one host.
+
+    :param roster: who may use which slot
+    :param host: this host's name in it
+    :param length: seconds of a slot
+    :param ahead: seconds that the CRM's clock is ahead of the clock of the schedule
+    """
+
+    roster: Roster = field(default_factory=Roster)
+    host: str = ""
+    length: float = 1.0
+    ahead: float = 0.0
+
+    def first_slot(self, at: float) -> float:
+        return max(self.roster.next_slot(self.host, at + self.ahead, self.length) - self.ahead, at)
+
+    def after(self, slot: float) -> float:
+        return slot + self.length / 2
+
+
+class LeaseStore:
+    """A host's part of a budget that all hosts share.
+
+    :param slots: where the processes of this host share the host's slots
+    :param name: of the file in which they share what is known of the plan
+    :param text: the plan that all hosts share
+    :param server_clock: the CRM's clock as this process has seen it
+    :param clock: the clock of ``slots``
+    :param wall: this host's own clock, used until a response has shown the CRM's
+    """
+
+    def __init__(
+        self,
+        slots: RateStore,
+        name: str,
+        text: SharedText,
+        server_clock: ServerClock,
+        *,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._slots, self._text, self._server_clock = slots, text, server_clock
+        self._file = HostFile(name, folder=folder, sleep=sleep)
+        self._clock, self._wall, self._jitter = clock, wall, jitter
+        self._length = 1.0
+
+    def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
+        now = self._clock()
+        self._length = pace.spacing * _MARGINS
+        lease = self._current(lane, now)
+        grant, ticket = self._slots.ask(lane, ticket, self._pace(lease, lane, pace, now), patience)
+        if self._noted(lease, lane, grant, now) is not lease:
+            with self._lease() as (kept, save):
+                save(self._noted(kept, lane, grant, now))
+        return grant, ticket
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        self._slots.pause(seconds, phase, pace)
+
+    def _pace(self, lease: Lease, lane: Lane, pace: Pace, now: float) -> Pace:
+        """The slots that this host may use."""
+        shared = pace.spacing * _MARGINS
+        roster, at = lease.roster(), now + lease.ahead
+        starts = roster.starts(lease.host, at)
+        if lane is not Lane.BULK and (starts is None or starts > at):
+            return Pace(GUEST_SLOTS * shared, 1)
+        if roster.active(at) == 1 and starts is not None and starts <= at:
+            return pace  # nobody else: the whole rate, its burst included
+        part = roster.share(lease.host, at) or 1 / GUEST_SLOTS
+        return HostPace(shared / part, 1, roster, lease.host, shared, lease.ahead)
+
+    # -- the exchange --------------------------------------------------------------------------------------------
+
+    def _current(self, lane: Lane, now: float) -> Lease:
+        """What this host knows of the plan, exchanged anew if the time has come.
+
+        :raises StoreUnusable: nothing is known, or it is too old
+        """
+        with self._lease() as (kept, save):
+            lease = self._timed(kept, now)
+            exchange = self._is_due(lease, lane, now)
+            save(replace(lease, exchanging=now) if exchange else lease)
+        if not exchange:
+            return lease
+        try:
+            return self._exchanged(lease, now)
+        except StoreUnusable:
+            with self._lease() as (kept, save):
+                save(replace(kept, exchanging=0.0, next=now + PERIOD / 2))
+            if now - lease.exchanged > STALE:
+                raise
+            return lease
+
+    def _is_due(self, lease: Lease, lane: Lane, now: float) -> bool:
+        if lease.exchanging and abs(now - lease.exchanging) < EXCHANGE_TIME:
+            return False
+        if lease.check and now >= lease.check:
+            return True
+        is_guest = now - lease.exchanged > 2 * PERIOD or not lease.is_member()
+        if is_guest and lane is not Lane.BULK and now - lease.waited > PERIOD / 10:
+            return False
+        return now >= lease.next or lease.exchanged > now
+
+    def _exchanged(self, lease: Lease, now: float) -> Lease:
+        """Read the plan, and write this host into it."""
+        text = self._text.read()
+        found = Roster.parse(text, self._clock() + lease.ahead)
+        mine = found.hosts.get(lease.host)
+        joins = mine is None or not mine.final_weight
+        written, check = found, 0.0
+        if joins or not lease.check:
+            weight = lease.weight(now, self._length)
+            written = found.exchanged(lease.host, weight)
+            self._text.write(written.text())
+            check = self._clock() + CHECK_BACK * (1 + self._jitter() / 2) if joins and weight else 0.0
+        due = written.hosts[lease.host].due - lease.ahead
+        with self._lease() as (kept, save):
+            done = replace(kept, text=written.text(), read_at=written.read_at, exchanged=now, next=due, check=check)
+            done = replace(done, exchanging=0.0, calls=0)
+            save(done)
+        return done
+
+    def _timed(self, lease: Lease, now: float) -> Lease:
+        """The lease with the CRM's clock as well as this process knows it."""
+        span, own = self._server_clock.ahead(), self._wall() - now
+        if span is None:
+            return replace(lease, ahead=own) if lease.exchanged == -math.inf else lease
+        low, high = span
+        if high - low >= lease.error and low <= lease.ahead <= high:
+            return lease
+        return replace(lease, ahead=own if low <= own <= high else (low + high) / 2, error=high - low)
+
+    def _noted(self, lease: Lease, lane: Lane, grant: Grant, now: float) -> Lease:
+        """The lease with what a caller shows of this host's need."""
+        if grant.status is GrantStatus.GRANTED:
+            lease = replace(lease, calls=lease.calls + 1)
+        elif lane is not Lane.BULK and now - lease.waited > PERIOD / 20:
+            lease = replace(lease, waited=now)
+        if lane is Lane.BULK and now - lease.bulk > PERIOD / 20:
+            lease = replace(lease, bulk=now)
+        return lease
+
+    @contextmanager
+    def _lease(self) -> Iterator[tuple[Lease, Callable[[Lease], None]]]:
+        """The lease, alone, and how to replace it."""
+        with self._file.open() as file:
+            record = os.pread(file, LARGEST_RECORD, 0)
+
+            def save(lease: Lease) -> None:
+                body = lease.to_bytes()
+                if body != record:
+                    os.pwrite(file, body, 0)
+                    os.ftruncate(file, len(body))
+
+            yield Lease.parse(record), save
+
+
+_MARGINS = 0.99 / SHARED_MARGIN
+"""From the spacing that one host alone takes to that of all hosts together."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

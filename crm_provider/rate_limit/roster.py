@@ -1,0 +1,223 @@
+"""Which host may use which slot of a key's rate: a plan that all hosts read from one shared text.
+
+It has no clock, lock or I/O.
+
+Time is cut into slots, one for each call that the CRM allows. The hosts that are busy take them in turn. Each host
+comes back to the shared text every :data:`PERIOD` seconds, at a time of its own, and says when it will come again. A
+change (a host that joins, needs less, or is gone) takes effect at a time by which all others will have read it, so
+no slot has two owners. Until then the slots of a dead host belong to the next one in the ring, which misses it first.
+
+All times are by the CRM's clock, which every host sees in the responses, so the clocks of the hosts do not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+PERIOD = 10.0
+"""Seconds between two exchanges of a host: one read and one write, so one request in five seconds."""
+
+SETTLED = 1.5
+"""Seconds after everyone's next exchange until a change takes effect: for late exchanges and inexact clocks."""
+
+LATE = 0.6
+"""Share of the time to the next host's exchange that a host may be late before that one takes over its slots."""
+
+FORGOTTEN = 3 * PERIOD
+"""Seconds after which a host that did not come back is left out of the text."""
+
+WEIGHTS = (1, 2, 4, 8)
+"""What a host may need: the first for an occasional call, the last for a load."""
+
+MOST_HOSTS = 500
+"""Hosts in the text; more would make it too large."""
+
+LONGEST_ID = 64
+
+Share = tuple[float, int]
+"""From when on which weight holds."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host in the shared text.
+
+    :param due: when it will come again
+    :param shares: weights and the times from which they hold, in order; before the first the weight is 0
+    """
+
+    due: float
+    shares: tuple[Share, ...] = ()
+
+    def weight(self, at: float) -> int:
+        """The weight that holds at a time."""
+        return next((weight for begin, weight in reversed(self.shares) if begin <= at), 0)
+
+    @property
+    def final_weight(self) -> int:
+        """The weight after all changes that are known."""
+        return self.shares[-1][1] if self.shares else 0
+
+    def changed(self, at: float, weight: int, now: float) -> Host:
+        """The host with another weight from a time on; a change that has not taken effect is replaced."""
+        return replace(self, shares=((now, self.weight(now)), (at, weight)))
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The hosts that share a key's rate, as one of them has read them.
+
+    :param read_at: when it was read
+    """
+
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    read_at: float = -math.inf
+
+    @classmethod
+    def parse(cls, text: str | None, read_at: float) -> Roster:
+        """Read the shared text; what makes no sense is left out, since every host writes itself in again."""
+        try:
+            found = json.loads(text or "{}")
+        except (ValueError, RecursionError):
+            found = {}
+        if not isinstance(found, dict):
+            found = {}
+        hosts = {}
+        for name, entry in list(found.items())[:MOST_HOSTS]:
+            host = _host(entry, read_at)
+            if host is not None and len(name) <= LONGEST_ID:
+                hosts[name] = host
+        return cls(hosts, read_at)
+
+    def text(self) -> str:
+        """The shared text."""
+        return json.dumps(
+            {
+                name: [round(host.due, 3), *([round(begin, 3), weight] for begin, weight in host.shares)]
+                for name, host in sorted(self.hosts.items())
+            }
+        )
+
+    def exchanged(self, me: str, weight: int) -> Roster:
+        """What a host writes, having read this: itself with its next time, and those that did not come back.
+
+        :param weight: what it needs; 0 if it leaves
+        """
+        now = self.read_at
+        kept = {name: host for name, host in self.hosts.items() if name == me or host.due + FORGOTTEN > now}
+        dead = self.dead(me)
+        others = [host.due for name, host in kept.items() if name != me and name not in dead]
+        change = max([now, *others]) + SETTLED
+        for name in dead & set(kept):
+            if kept[name].final_weight:
+                kept[name] = kept[name].changed(change, 0, now)
+        mine = kept.get(me, Host(now))
+        if mine.final_weight != weight:
+            mine = mine.changed(change, weight, now)
+        kept[me] = replace(mine, due=next_exchange(now, me, {*kept} - dead))
+        return Roster(kept, now)
+
+    def dead(self, me: str) -> set[str]:
+        """The hosts that should have come back before this was read."""
+        late = LATE * PERIOD / max(len(self.hosts), 1)
+        return {name for name, host in self.hosts.items() if name != me and host.due + late < self.read_at}
+
+    def starts(self, me: str, at: float) -> float | None:
+        """From when on a host has slots: a time that has passed if it has them, None if that is not known."""
+        host = self.hosts.get(me)
+        times = [begin for begin, weight in host.shares if weight] if host else []
+        return None if not times or host is None or not host.final_weight else at if host.weight(at) else times[-1]
+
+    def next_slot(self, me: str, at: float, length: float) -> float:
+        """The first slot of a host that begins at a time or later.
+
+        :param length: seconds of a slot
+        :return: when it begins; a period later if there is none
+        """
+        dead = self.dead(me)
+        number = math.ceil(at / length - 1e-6)
+        for begin, end in self._stretches(number * length):
+            pattern = _pattern(self._weights(begin))
+            owned = {place for place, name in enumerate(pattern) if self._heir(name, dead, begin) == me}
+            first = max(number, math.ceil(begin / length - 1e-6))
+            if not owned:
+                continue
+            for candidate in range(first, first + len(pattern)):
+                if candidate % len(pattern) in owned and candidate * length < end:
+                    return candidate * length
+        return at + PERIOD
+
+    def share(self, me: str, at: float) -> float:
+        """The part of the slots that a host has at a time."""
+        pattern = _pattern(self._weights(at))
+        dead = self.dead(me)
+        return sum(self._heir(name, dead, at) == me for name in pattern) / max(len(pattern), 1)
+
+    def active(self, at: float) -> int:
+        """How many hosts have slots at a time."""
+        return len(self._weights(at))
+
+    def _weights(self, at: float) -> tuple[tuple[str, int], ...]:
+        weights = ((name, host.weight(at)) for name, host in sorted(self.hosts.items()))
+        return tuple((name, weight) for name, weight in weights if weight)
+
+    def _stretches(self, at: float) -> Iterator[tuple[float, float]]:
+        """The stretches of time without a change, from a time on."""
+        changes = sorted({begin for host in self.hosts.values() for begin, _ in host.shares if begin > at})
+        yield from zip([at, *changes], [*changes, math.inf], strict=True)
+
+    def _heir(self, name: str, dead: Collection[str], at: float) -> str | None:
+        """Whose a slot is: its host's, or that of the first one after it that is alive."""
+        if name not in dead:
+            return name
+        ring = [other for other, _ in self._weights(at)]
+        place = ring.index(name)
+        return next((other for other in ring[place + 1 :] + ring[:place] if other not in dead), None)
+
+
+def next_exchange(now: float, me: str, names: Collection[str]) -> float:
+    """When a host is to come again: the hosts come one after the other, evenly spread over a period."""
+    ring = sorted({*names, me})
+    phase = PERIOD * ring.index(me) / len(ring)
+    earliest = now + PERIOD / 4
+    return earliest + (phase - earliest) % PERIOD
+
+
+@lru_cache(maxsize=256)
+def _pattern(weights: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    """The owners of the slots, which repeat: each host as often as its weight says (stride scheduling)."""
+    divisor = math.gcd(*(weight for _, weight in weights)) if weights else 1
+    parts = {name: weight // divisor for name, weight in weights}
+    passes = {name: 0.5 / part for name, part in parts.items()}
+    owners = []
+    for _ in range(sum(parts.values())):
+        name = min(passes, key=lambda candidate: (passes[candidate], candidate))
+        passes[name] += 1 / parts[name]
+        owners.append(name)
+    return tuple(owners)
+
+
+def _host(entry: Any, read_at: float) -> Host | None:
+    """A host of the shared text, None if its entry makes no sense."""
+    if not isinstance(entry, list) or not entry or not _is_near(entry[0], read_at) or len(entry) > 3:
+        return None
+    shares = []
+    for share in entry[1:]:
+        if not isinstance(share, list) or len(share) != 2 or not _is_time(share[0]) or share[1] not in (0, *WEIGHTS):
+            return None
+        shares.append((float(share[0]), int(share[1])))
+    return Host(float(entry[0]), tuple(shares)) if shares == sorted(shares) else None
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e11
+
+
+def _is_near(value: Any, read_at: float) -> bool:
+    """Whether a host's next time can be true: one that is hours ahead would never be missed."""
+    return _is_time(value) and value < read_at + 3 * PERIOD

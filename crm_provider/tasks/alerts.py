@@ -1,0 +1,134 @@
+"""Alerts about loads: the summary of a load for people, sent by any notifier of Airflow. It holds no values of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from crm_provider._compat import Context
+from crm_provider.errors import CrmError
+from crm_provider.files.lock import InUse
+from crm_provider.files.paths import CannotWrite
+from crm_provider.load.rows import Outcome, SourceError
+
+When = Literal["always", "rejects"]
+
+VARIABLE = "crm_summary"
+"""Name of the summary in the templates of a notifier."""
+
+SAFE = (CrmError, SourceError, InUse, CannotWrite)
+"""Errors whose texts hold no values."""
+
+SHOWN_TYPES = 5
+
+
+def load_alert(notify: Callable[[Context], Any], *, when: When = "always") -> Callable[[Context], None]:
+    """A callback of a load's task that gives a notifier the load's summary, as ``crm_summary`` in its templates.
+
+    >>> CrmLoadContactsOperator(
+    ...     task_id="load",
+    ...     source="/data/leads.csv",
+    ...     on_failure_callback=load_alert(SlackNotifier(text="{{ crm_summary.markdown }}")),
+    ...     on_success_callback=load_alert(SlackNotifier(text="{{ crm_summary.text }}"), when="rejects"),
+    ... )
+
+    ``crm_summary`` has ``title``, ``text``, ``markdown``, ``state`` (``failed``, ``succeeded with rejects``,
+    ``succeeded``), ``rejected`` (rows) and ``link`` (the task in Airflow).
+
+    :param notify: a notifier, or any function that takes the context
+    :param when: ``rejects``: only if rows were rejected
+    :raises ValueError: if ``when`` is unknown
+    """
+    if when not in get_args(When):
+        raise ValueError(f"when={when!r} is unknown; use one of {', '.join(get_args(When))}")
+
+    def callback(context: Context) -> None:
+        summary = LoadSummary.of(context)
+        if when == "always" or summary.rejected:
+            context[VARIABLE] = summary  # type: ignore[literal-required]
+            notify(context)
+
+    return callback
+
+
+@dataclass(frozen=True)
+class LoadSummary:
+    """What people want to know of a load.
+
+    :param name: DAG and task
+    :param state: how the task ended
+    :param lines: counts and reasons
+    :param link: the task in Airflow
+    :param rejected: rows
+    """
+
+    name: str
+    state: str
+    lines: tuple[str, ...]
+    link: str
+    rejected: int = 0
+
+    @classmethod
+    def of(cls, context: Context) -> LoadSummary:
+        """The summary of the task whose callback runs."""
+        ti, error = context["ti"], context.get("exception")
+        result = getattr(ti.task, "last_result", None) or {}
+        rejected = result.get(Outcome.REJECTED.value, 0)
+        state = "failed" if error is not None else "succeeded with rejects" if rejected else "succeeded"
+        index = f" [{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
+        lines = [*_reasons(error, result.get("ending")), *(_counts(result) if result else [])]
+        return cls(f"{ti.dag_id} / {ti.task_id}{index}", state, tuple(lines), str(ti.log_url), rejected)
+
+    @property
+    def title(self) -> str:
+        """One line, for a subject."""
+        return f"{self.name}: {self.state}"
+
+    @property
+    def text(self) -> str:
+        """Plain text."""
+        return "\n".join([self.title, *self.lines, self.link])
+
+    @property
+    def markdown(self) -> str:
+        """Markdown that chats and web pages show alike: a list, and an address as it is."""
+        return "\n".join([f"`{self.name}`: {self.state}", "", *(f"- {line}" for line in self.lines), f"- {self.link}"])
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _reasons(error: Any, ending: str | None) -> list[str]:
+    """Why the task failed. A text of an unknown error may hold anything: only its class is shown.
+
+    :param ending: how the load ended, if it came that far
+    """
+    if error is None:
+        return []
+    known = next((found for found in (error, getattr(error, "__cause__", None)) if isinstance(found, SAFE)), None)
+    if isinstance(known, CrmError):
+        request = [f"Request id: {known.request_id}"] if known.request_id else []
+        return [known.happened, f"What to do: {known.advice}", *request]
+    if known is not None:
+        return [str(known)]
+    return [ending or f"{type(error).__name__}: see the log"]
+
+
+def _counts(result: Mapping[str, Any]) -> list[str]:
+    counts = {outcome.value: result.get(outcome.value, 0) for outcome in Outcome}
+    counts["left"] = result.get("left", 0)
+    outcomes = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    types = sorted(result.get("errors", {}).items(), key=lambda item: (-item[1], item[0]))
+    problems = sorted(result.get("problems", {}).items(), key=lambda item: (-item[1], item[0]))
+    return [
+        f"{result['rows']:,} rows: {outcomes or 'none done'}; {result['calls']:,} calls",
+        *(f"{number:,} {type_}" for type_, number in types[:SHOWN_TYPES]),
+        *(f"{number:,} rows: {problem}" for problem, number in problems[:SHOWN_TYPES]),
+        *(f"{name}: {path}" for name, path in _paths(result)),
+    ]
+
+
+def _paths(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    named = {"Rejected rows": result.get("rejects_path"), "Report": result.get("report_path")}
+    return [(name, path) for name, path in named.items() if path]

@@ -1,0 +1,168 @@
+"""Loads that a user's own code runs: ``CrmHook.load_contacts`` in a task and in a script, and tables as sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from airflow.sdk import DAG, task
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.errors import CrmServiceUnavailableError
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.load.report import LoadStopped, TooManyRejects
+from crm_provider.load.rows import SourceError
+from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.sandbox import Sandbox, SandboxSettings
+from crm_provider.tasks import crm_errors
+
+RunDag = Callable[..., Any]
+
+COUNT = 12
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """A CRM without contacts."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    return crm
+
+
+@pytest.fixture
+def run_function(run_dag: RunDag) -> Callable[..., Any]:
+    """Run a function as a task with ``retries=1``; tells how it ended."""
+
+    def run(function: Callable[[], Any], **arguments: Any) -> Any:
+        with DAG("own_load", schedule=None) as dag:
+            task(task_id="task", **{"retries": 1, "retry_delay": timedelta(0), **arguments})(function)()
+        return run_dag(dag)["task"]
+
+    return run
+
+
+def rows() -> Iterator[dict[str, str]]:
+    for number in range(1, COUNT + 1):
+        yield {"mail": f"p{number}@ex.co", "first": f"P{number}"}
+
+
+MAPPING = {"email": "mail", "name": "first"}
+
+
+def outage(crm: Sandbox) -> None:
+    """One row fails once for the server's sake."""
+    crm.add_fault(effect="error", error="unavailable", email="p7@*", method="POST", count=1)
+
+
+def test_a_load_of_ones_own_resumes_and_returns_the_summary(
+    crm: Sandbox, run_function: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    outage(crm)
+
+    def load() -> Any:
+        with crm_errors():
+            return CrmHook().load_contacts(
+                rows(), mapping=MAPPING, plan="learned", errors_in_a_row=1, outcomes_path=path, outcome_keys="first",
+                **({} if HAS_RETRY_POLICY else {"checkpoint_path": tmp_path / "checkpoint"}),
+            )  # fmt: skip
+
+    end = run_function(load)
+    assert end.states == ["up_for_retry", "success"]
+    assert (end.result["rows"], end.result["created"], end.result["crm_conn_id"]) == (COUNT, COUNT, "crm_default")
+    assert end.result["resumed_at"] > 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(line["row_number"] for line in lines) == list(range(1, COUNT + 1))
+    assert {line["first"] for line in lines} == {row["first"] for row in rows()}
+
+
+def too_many() -> Any:
+    return CrmHook().load_contacts([{"email": "nobody"}])
+
+
+def no_source() -> Any:
+    return CrmHook().load_contacts([{"email": "a@ex.co"}], mode="upsrt")  # type: ignore[arg-type]
+
+
+def no_file() -> Any:
+    return CrmHook().load_contacts("/no/such/file.csv")
+
+
+@pytest.mark.parametrize(
+    ("load", "states", "message"),
+    [
+        (too_many, ["failed"], "1 of 1 row was rejected, none allowed"),
+        (no_source, ["failed"], "mode='upsrt' is unknown; did you mean 'upsert'?"),
+        (no_file, ["up_for_retry", "failed"], "there is no file /no/such/file.csv"),
+    ],
+)
+def test_how_a_load_of_ones_own_ends(
+    crm: Sandbox, run_function: Callable[..., Any], load: Callable[[], Any], states: list[str], message: str
+) -> None:
+    def guarded() -> Any:
+        with crm_errors():
+            return load()
+
+    end = run_function(guarded)
+    assert end.states == states
+    assert message in str(end.error)
+
+
+def test_each_load_of_a_task_has_a_checkpoint_and_an_index_its_own_files(
+    crm: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    with DAG("own_loads_mapped") as dag:
+
+        @task
+        def load(name: str) -> list[int]:
+            hook = CrmHook()
+            given = [{"email": f"{name}@ex.co"}]
+            path = tmp_path / "outcomes.csv"
+            return [hook.load_contacts(given, outcomes_path=path)[name] for name in ("created", "unchanged")]
+
+        load.expand(name=["a", "b"])
+    run = run_dag(dag)
+    assert [run[f"load[{index}]"].result for index in (0, 1)] == [[1, 1], [1, 1]]
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["outcomes.0.csv", "outcomes.1.csv"]
+
+
+def test_a_script_goes_on_with_its_checkpoint(crm: Sandbox, tmp_path: Path) -> None:
+    outage(crm)
+    settings: dict[str, Any] = {
+        "mapping": MAPPING, "plan": "learned", "errors_in_a_row": 1, "checkpoint_path": str(tmp_path / "checkpoint"),
+    }  # fmt: skip
+    with pytest.raises(CrmServiceUnavailableError) as stopped:
+        CrmHook().load_contacts(rows(), **settings)
+    assert isinstance(stopped.value.__cause__, LoadStopped)
+    assert "A retry goes on from there" in str(stopped.value)
+    done = CrmHook().load_contacts(rows(), **settings)
+    assert (done["resumed_at"] > 0, done["created"], done["left"]) == (True, COUNT, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_learns_of_its_rejects(crm: Sandbox) -> None:
+    with pytest.raises(TooManyRejects, match="1 of 1 row was rejected") as many:
+        too_many()
+    assert many.value.result["rejected"] == 1
+
+
+def test_arguments_of_a_load_of_ones_own_are_checked() -> None:
+    with pytest.raises(TypeError, match=r"a load has no argument 'max_reject'. Did you mean 'max_rejects'\?"):
+        CrmHook().load_contacts([], max_reject=1)
+    with pytest.raises(SourceError, match="outcome_keys needs outcomes_path"):
+        CrmHook().load_contacts([], outcome_keys="a")
+
+
+def test_a_table_as_the_source_of_an_operator(crm: Sandbox, run_dag: RunDag) -> None:
+    table = pyarrow.table({"mail": ["p1@ex.co", "p2@ex.co"], "first": ["P1", "P2"]})
+    with DAG("own_table") as dag:
+        CrmLoadContactsOperator(task_id="load", source=table, mapping=MAPPING)
+    end = run_dag(dag)["load"]
+    assert (end.states, end.result["created"]) == (["success"], 2)
+    assert {email: contact.attributes["name"] for email, contact in crm.store.contacts.items()} == {
+        "p1@ex.co": "P1", "p2@ex.co": "P2",
+    }  # fmt: skip

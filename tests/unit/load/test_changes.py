@@ -1,0 +1,243 @@
+"""Only what has changed: applied to the copy of the last run, the changes give what the CRM has now."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from crm_provider import errors as e
+from crm_provider.client.settings import Settings
+from crm_provider.extract.changes import CHANGE, ChangeTracker
+from crm_provider.extract.extractor import Extractor
+from crm_provider.extract.partial_pages import Owner
+from crm_provider.extract.writers import check_changes_since
+from crm_provider.files.lock import InUse
+
+from .test_extract import FakeClient
+
+SETTINGS = Settings(api_key="key", base_url="http://127.0.0.1:9/v2")
+State = dict[str, Any]
+
+
+@pytest.fixture(params=["local", "packed", "store"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    places = {"local": tmp_path / "new" / "seen", "packed": tmp_path / "seen.gz"}
+    return places.get(request.param) or UPath(f"memory://s/{uuid.uuid4().hex}/seen")
+
+
+def tracker(path: Any, work: str = "run", *, settings: Settings = SETTINGS, listing: Any = "contacts") -> ChangeTracker:
+    return ChangeTracker(path, settings, listing, Owner(work=work))
+
+
+def changes(
+    path: Any, state: State, work: str = "run", *, quiet: bool = True, commit: bool = True, **options: Any
+) -> list[tuple[str, str]]:
+    """What a run over a listing reports: kind and id."""
+    with tracker(path, work, **options) as found:
+        records = [{"id": key, "attributes": value} for key, value in state.items()]
+        reported = [(record[CHANGE], record["id"]) for record in found.changes(records, dict, quiet=quiet)]
+        if commit:
+            found.commit()
+    return reported
+
+
+# -- applied to a copy ----------------------------------------------------------------------------------------
+
+states = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 2), max_size=5)
+runs = st.lists(
+    st.tuples(
+        states,
+        st.sampled_from(["done", "killed before the commit", "killed after the commit", "failed", "noisy"]),
+        st.sets(st.sampled_from("abcde")),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def apply(copy: State, state: State, reported: list[tuple[str, str]]) -> None:
+    """Strictly: nothing is created twice, and what is changed or removed is there."""
+    for change, key in reported:
+        assert (key in copy) == (change != "created"), f"{change} {key}"
+        assert change == "created" or copy[key] != state.get(key), f"{key} has not changed"
+        if change == "deleted":
+            del copy[key]
+        else:
+            copy[key] = state[key]
+
+
+@given(runs)
+def test_changes_applied_to_the_old_copy_give_the_new_one(runs: list[tuple[State, str, set[str]]]) -> None:
+    copy: State = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "seen")
+        for number, (state, event, hidden) in enumerate(runs):
+            work, seen = f"run {number}", state
+            if event.startswith("killed"):  # after it wrote its output, which the next try replaces
+                changes(path, {"a": 7}, work, commit=event == "killed after the commit")
+            if event == "failed":
+                changes(path, state, work, commit=False)
+                continue
+            if event == "noisy":
+                seen = {key: value for key, value in state.items() if key not in hidden}
+            apply(copy, state, changes(path, seen, work, quiet=event != "noisy"))
+            if event == "noisy":
+                assert {key: value for key, value in copy.items() if key in seen} == seen, "what was read is right"
+            else:
+                assert copy == state
+
+
+# -- the state file -------------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_change(path: Any) -> None:
+    assert changes(path, {"a": 1, "b": 1, "c": 1}, "one") == [("created", "a"), ("created", "b"), ("created", "c")]
+    assert changes(path, {"a": 1, "b": 2, "d": 1}, "two") == [("updated", "b"), ("created", "d"), ("deleted", "c")]
+    assert changes(path, {"d": 1, "b": 2, "a": 1}, "three") == [], "the order is no change"
+
+
+def test_the_order_of_names_is_no_change_and_digits_are_one(path: Any) -> None:
+    from decimal import Decimal
+
+    changes(path, {"a": {"x": Decimal("1.50"), "y": [{"m": 1, "n": 2}]}}, "one")
+    assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.50")}}, "two") == []
+    assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.5")}}, "three") == [("updated", "a")]
+
+
+def test_a_cleared_task_repeats_its_changes_and_no_others(path: Any) -> None:
+    changes(path, {"a": 1}, "one")
+    changes(path, {"a": 2}, "two")
+    assert changes(path, {"a": 2, "b": 1}, "two") == [("updated", "a"), ("created", "b")]
+    assert changes(path, {"a": 2, "b": 1}, "three") == []
+
+
+def test_a_missing_record_is_removed_once_a_quiet_run_misses_it_too(
+    path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes(path, {"a": 1, "b": 1}, "one")
+    assert changes(path, {"a": 1}, "two", quiet=False) == []
+    assert "1 records are missing from the listing of contacts" in caplog.text
+    assert changes(path, {"a": 1}, "three") == [("deleted", "b")]
+
+
+def test_another_key_of_the_account(path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    changes(path, {"a": 1, "b": 1}, "one")
+    other = SETTINGS.with_(api_key="other")
+    assert changes(path, {"a": 1, "c": 1}, "two", settings=other) == [
+        ("updated", "a"), ("created", "c"), ("deleted", "b"),
+    ]  # fmt: skip
+    assert "is of another API key: all known records count as updated" in caplog.text
+
+
+def test_another_account_is_refused_before_anything_counts_as_removed(path: Any) -> None:
+    changes(path, {"a": 1}, "one")
+    with pytest.raises(e.CrmInvalidValueError, match="holds no record of this account; give another state_path"):
+        changes(path, {"x": 1}, "two", settings=SETTINGS.with_(api_key="other"))
+    assert changes(path, {}, "three") == [("deleted", "a")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"listing": "deals"},
+        {"settings": SETTINGS.with_(base_url="http://127.0.0.1:8/v2")},
+        {"settings": SETTINGS.with_(developer_mode=True)},
+    ],
+    ids=["listing", "host", "mode"],
+)
+def test_the_state_of_another_listing_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    changes(tmp_path / "seen", {"a": 1})
+    with pytest.raises(e.CrmInvalidValueError, match=r"is not of the \w+ of this CRM; give each listing"):
+        changes(tmp_path / "seen", {"a": 1}, **options)
+
+
+def damaged() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "seen")
+        changes(path, {"a": 1, "b": 1})
+        lines = path.read_bytes().splitlines(keepends=True)
+    yield from (b"".join(lines[:kept]) for kept in range(1, len(lines)))  # cut off
+    yield b"id,email\n1,a@b.io\n"
+    yield lines[0] + b"[]\n" + b"".join(lines[2:])
+    yield lines[0] + b"[" * 100_000 + b"\n" + b"".join(lines[2:])
+    yield b"\xff" + b"".join(lines)
+    yield lines[0].replace(b"changes 1", b"changes 2") + b"".join(lines[1:])
+
+
+@pytest.mark.parametrize("data", damaged())
+def test_a_damaged_state_is_an_error_and_stays(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "seen").write_bytes(data)
+    with pytest.raises(e.CrmInvalidValueError, match=r"seen is damaged or is another file; restore it, or remove it"):
+        changes(tmp_path / "seen", {"a": 1})
+    assert (tmp_path / "seen").read_bytes() == data
+
+
+def test_one_run_at_a_time_and_none_after_an_error(tmp_path: Path) -> None:
+    with tracker(tmp_path / "seen"), pytest.raises(InUse, match="another run is using the state file seen"):
+        changes(tmp_path / "seen", {})
+    with tracker(tmp_path / "seen") as found, pytest.raises(e.CrmProtocolError, match="the answer has no id"):
+        list(found.changes([{"email": "a@b.io"}], dict, quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.lock"]
+
+
+def test_the_file_has_ids_but_no_values(tmp_path: Path) -> None:
+    changes(tmp_path / "seen", {"a\ud800": "secret@example.com"})
+    text = (tmp_path / "seen").read_text("ascii")
+    assert b"a".hex() in text
+    assert "secret" not in text
+    assert changes(tmp_path / "seen", {}, "two") == [("deleted", "a\ud800")]
+
+
+# -- in a file ------------------------------------------------------------------------------------------------
+
+
+def test_an_extract_of_changes(tmp_path: Path) -> None:
+    client = FakeClient([{"id": f"c-{n}", "email": f"{n}@example.com", "attributes": {"n": n}} for n in range(12)])
+
+    def extract(work: str, name: str, **options: Any) -> Any:
+        target = tmp_path / name
+        found = ChangeTracker(tmp_path / "seen", client.settings, "contacts", Owner(work=work))
+        done = Extractor(client, "contacts", target, owner=Owner(work=work), tracker=found, **options).run()  # type: ignore[arg-type]
+        return done["records"], done["changes"], target.read_text("utf-8").splitlines()
+
+    records, counts, lines = extract("one", "one.jsonl")
+    assert (records, counts) == (12, {"created": 12, "updated": 0, "deleted": 0, "unconfirmed": 0})
+    assert json.loads(lines[0]) == {
+        "id": "c-0", "email": "0@example.com", "attributes": {"n": 0}, "crm_change": "created",
+    }  # fmt: skip
+    client.held[3]["attributes"] = {"n": "new"}
+    del client.held[7]
+    records, counts, lines = extract("two", "two.csv")
+    assert (records, counts) == (11, {"created": 0, "updated": 1, "deleted": 1, "unconfirmed": 0})
+    assert lines == ["id,email,attributes.n,crm_change", "c-3,3@example.com,new,updated", "c-7,,,deleted"]
+    client.held[4]["email"] = "other@example.com"
+    assert extract("three", "three.csv", fields=["id", "attributes.n"])[2][0] == "id,attributes.n,crm_change"
+    client.held[5]["email"] = "not shown"
+    assert extract("four", "four.csv", fields=["id", "attributes.n"])[2] == ["id,attributes.n,crm_change"]
+    again = extract("four", "four.csv", fields=["attributes.n", "crm_change", "id"])[2]
+    assert again[0] == "attributes.n,crm_change,id"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("first", "s"), "changes_since is 'first'; use 'last'"),
+        (("last", None), "needs a state_path"),
+        ((None, "s"), "state_path is only for changes_since"),
+        (("last", "s", ["email"]), "fields must contain 'id'"),
+    ],
+)
+def test_arguments(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_changes_since(*arguments)
+    check_changes_since("last", "s", ["id"])
+    check_changes_since(None, None)

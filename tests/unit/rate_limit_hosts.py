@@ -1,0 +1,140 @@
+"""Hosts that share a rate through one text, in simulated time: each has its own files, clocks and workers."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import format_datetime
+from pathlib import Path
+
+from crm_provider.rate_limit.host_file import HostFileStore
+from crm_provider.rate_limit.leases import LeaseStore
+from crm_provider.rate_limit.schedule import GrantStatus, Lane, Pace, StoreUnusable, Ticket
+from crm_provider.values.server_clock import ServerClock
+
+from .rate_limit_scene import NEVER_MIND, TokenBucket
+
+EPOCH = 1.7e9
+"""The CRM's time when a scene begins."""
+
+
+@dataclass
+class Text:
+    """The shared text; a write that began before another one ended may be lost, as in a database.
+
+    :param down: while it cannot be used
+    """
+
+    content: str | None = None
+    requests: int = 0
+    down: bool = False
+
+    def read(self) -> str | None:
+        self.requests += 1
+        if self.down:
+            raise StoreUnusable("the text cannot be read")
+        return self.content
+
+    def write(self, text: str) -> None:
+        self.requests += 1
+        self.content = text
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A host: when it works, what its workers do, and how wrong its clock is."""
+
+    begins: float = 0.0
+    dies: float = NEVER_MIND
+    workers: int = 2
+    lane: Lane = Lane.BULK
+    rest: float = 0.05
+    skew: float = 0.0
+
+
+@dataclass
+class Hosts:
+    """Runs machines until a time."""
+
+    folder: Path
+    machines: Sequence[Machine]
+    until: float
+    rate: float = 5.0
+    burst: int = 2
+    seed: int = 0
+    text: Text = field(default_factory=Text)
+    dated: bool = True
+    now: float = 0.0
+    sent: list[tuple[float, int]] = field(default_factory=list)
+    refused: list[tuple[float, int]] = field(default_factory=list)
+
+    def run(self) -> Hosts:
+        rng, order, pace = random.Random(self.seed), itertools.count(), Pace.of(self.rate, self.burst)
+        bucket = TokenBucket(self.rate, self.burst)
+        self.stores = [self._store(number, machine, rng) for number, machine in enumerate(self.machines)]
+        events: list[tuple[float, int, int, str, Ticket | None]] = []
+        for number, machine in enumerate(self.machines):
+            for _ in range(machine.workers):
+                heapq.heappush(events, (machine.begins + rng.random() / 10, next(order), number, "ask", None))
+        while events:
+            self.now, _, number, what, ticket = heapq.heappop(events)
+            machine, (store, clock) = self.machines[number], self.stores[number]
+            if self.now >= min(self.until, machine.dies):
+                continue
+            if what == "call":
+                if bucket.takes(self.now):
+                    self.sent.append((self.now, number))
+                    self._date(clock, number)
+                    then = self.now + machine.rest
+                else:
+                    self.refused.append((self.now, number))
+                    store.pause(0.0, rng.random() * pace.spacing, pace)
+                    then = self.now + 0.5 + rng.random()
+                heapq.heappush(events, (then, next(order), number, "ask", None))
+                continue
+            grant, ticket = store.ask(machine.lane, ticket, pace, NEVER_MIND)
+            granted = grant.status is GrantStatus.GRANTED
+            late = rng.random() * 0.01
+            event = (self.now + grant.seconds + late, next(order), number, "call" if granted else "ask")
+            heapq.heappush(events, (*event, None if granted else ticket))
+        return self
+
+    def _store(self, number: int, machine: Machine, rng: random.Random) -> tuple[LeaseStore, ServerClock]:
+        folder = self.folder / f"host{number}"
+        boot = rng.random() * 1e6
+
+        def clock() -> float:
+            return self.now + boot
+
+        slots = HostFileStore("key.rate", folder=folder, clock=clock)
+        server = ServerClock()
+        self.boots = [*getattr(self, "boots", []), boot]
+        store = LeaseStore(
+            slots, "key.lease", self.text, server, folder=folder, clock=clock,
+            wall=lambda: EPOCH + self.now + machine.skew, jitter=rng.random,
+        )  # fmt: skip
+        return store, server
+
+    def _date(self, clock: ServerClock, number: int) -> None:
+        if self.dated:
+            date = format_datetime(datetime.fromtimestamp(int(EPOCH + self.now + 0.02), timezone.utc), usegmt=True)
+            local = self.now + self.boots[number]
+            clock.note(date, sent=local, received=local + 0.04)
+
+    def used(self, begin: float, end: float) -> float:
+        """The part of the limit that was used."""
+        return sum(begin <= at < end for at, _ in self.sent) / (self.rate * (end - begin))
+
+    def refusals(self, begin: float, end: float) -> float:
+        """The part of the calls that was refused."""
+        bad = sum(begin <= at < end for at, _ in self.refused)
+        return bad / max(bad + sum(begin <= at < end for at, _ in self.sent), 1)
+
+    def by_host(self, begin: float, end: float) -> list[int]:
+        found = Counter(number for at, number in self.sent if begin <= at < end)
+        return [found[number] for number in range(len(self.machines))]

@@ -1,0 +1,85 @@
+"""What an alert about a load says: counts and reasons, no values of rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider._compat import AirflowFailException
+from crm_provider.load.rows import SourceError
+from crm_provider.tasks.alerts import load_alert
+
+LINK = "https://airflow.example.com/dags/crm_leads/runs/r/tasks/load"
+DONE = {"rows": 1200, "created": 1000, "updated": 200, "rejected": 0, "calls": 1300, "rejects_path": None}
+REJECTS = {
+    "rows": 7, "created": 4, "rejected": 2, "left": 1, "calls": 5, "rejects_path": "/data/rejects.jsonl",
+    "errors": {"INVALID_VALUE": 1, "INVALID_INPUT": 1}, "problems": {"email: is not a valid email address": 1},
+}  # fmt: skip
+COUNTS = (
+    "7 rows: 4 created, 2 rejected, 1 left; 5 calls",
+    "1 INVALID_INPUT",
+    "1 INVALID_VALUE",
+    "1 rows: email: is not a valid email address",
+    "Rejected rows: /data/rejects.jsonl",
+)
+REFUSED = e.CrmForbiddenError("no", status=403, method="POST", path="/contacts", request_id="r-1")
+CHECK_KEY = "What to do: Check the API key (field Password) in the Airflow connection, or generate one in the CRM."
+
+
+def callback_of(result: Any, error: BaseException | None = None, *, map_index: int = -1) -> dict[str, Any]:
+    """The context of a task's callback."""
+    task = SimpleNamespace(last_result=result)
+    ti = SimpleNamespace(dag_id="crm_leads", task_id="load", map_index=map_index, log_url=LINK, task=task)
+    return {"ti": ti, **({"exception": error} if error is not None else {})}
+
+
+def sent(context: dict[str, Any], **how: Any) -> Any:
+    """The summary that the notifier is given, None if it is not called."""
+    given: list[Any] = []
+    load_alert(lambda context: given.append(context["crm_summary"]), **how)(context)  # type: ignore[arg-type]
+    return given[0] if given else None
+
+
+def caused(cause: BaseException) -> AirflowFailException:
+    error = AirflowFailException("anything")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state", "lines"),
+    [
+        (DONE, None, "succeeded", ("1,200 rows: 1,000 created, 200 updated; 1,300 calls",)),
+        (REJECTS, None, "succeeded with rejects", COUNTS),
+        (REJECTS, REFUSED, "failed", ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1", *COUNTS)),
+        (None, caused(SourceError("there is no file /x")), "failed", ("there is no file /x",)),
+        (None, e.CrmProtocolError("odd"), "failed", ("PROTOCOL: odd.", "What to do: ")),
+        ({**REJECTS, "ending": "2 of 7 rows were rejected."}, AirflowFailException("?"), "failed",
+         ("2 of 7 rows were rejected.", *COUNTS)),
+        (None, ValueError("a value: ada@example.com"), "failed", ("ValueError: see the log",)),
+    ],
+)  # fmt: skip
+def test_a_summary(result: Any, error: BaseException | None, state: str, lines: tuple[str, ...]) -> None:
+    summary = sent(callback_of(result, error))
+    assert summary.title == f"crm_leads / load: {state}"
+    assert [line[: len(start)] for line, start in zip(summary.lines, lines, strict=True)] == list(lines)
+    assert str(summary).splitlines() == [summary.title, *summary.lines, LINK]
+    listed = [f"- {line}" for line in (*summary.lines, LINK)]
+    assert summary.markdown.splitlines() == [f"`crm_leads / load`: {state}", "", *listed]
+
+
+@pytest.mark.parametrize(("result", "is_sent"), [(DONE, False), (REJECTS, True), (None, False)])
+def test_only_with_rejects(result: Any, is_sent: bool) -> None:
+    assert (sent(callback_of(result), when="rejects") is not None) is is_sent
+
+
+def test_an_instance_of_a_mapped_load_has_its_number() -> None:
+    assert sent(callback_of(DONE, map_index=0)).title == "crm_leads / load [0]: succeeded"
+
+
+def test_an_unknown_condition_is_refused() -> None:
+    with pytest.raises(ValueError, match="when='never' is unknown; use one of always, rejects"):
+        load_alert(print, when="never")  # type: ignore[arg-type]

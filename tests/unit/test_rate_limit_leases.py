@@ -1,0 +1,237 @@
+"""Hosts that share a rate through one text: the limit is used and kept, whoever joins, needs more, dies or is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, Lease, LeaseStore
+from crm_provider.rate_limit.roster import PERIOD, SETTLED, Roster
+from crm_provider.rate_limit.roster import Host as RosterHost
+from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
+from crm_provider.values.server_clock import ServerClock
+
+from .fakes import FakeClock
+from .rate_limit_hosts import EPOCH, Hosts, Machine, Text
+from .rate_limit_scene import NEVER_MIND, jain
+
+REAL = Pace.of(5.0, 2)
+CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_limit_is_used_kept_and_fairly_shared(count: int, tmp_path: Path) -> None:
+    """With clocks up to 2 seconds apart, once each host has seen the CRM's."""
+    hosts = Hosts(tmp_path, [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(count)], until=110).run()
+    assert hosts.used(50, 110) >= 0.97
+    assert hosts.refusals(50, 110) <= 0.01
+    assert jain(hosts.by_host(50, 110)) >= 0.98
+    assert hosts.text.requests <= count * (110 / 5 + 4), "one request in 5 s for each host, and few to join"
+
+
+def test_a_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
+    assert hosts.used(61 + 15, 120) >= 0.97
+    assert hosts.refusals(40, 120) <= 0.01
+
+
+def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
+    ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
+    hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
+    assert hosts.used(20, 260) >= 0.95
+    assert hosts.refusals(20, 260) <= 0.01
+
+
+def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
+    """One checks every 2 seconds and takes a small part; one every 10 seconds and takes no part at all."""
+    machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
+    hosts = Hosts(tmp_path, machines, until=160).run()
+    assert hosts.used(60, 160) >= 0.93
+    assert hosts.by_host(60, 160)[2] >= 20
+    assert hosts.by_host(60, 160)[3] >= 9
+    assert len([1 for entry in json.loads(hosts.text.content or "").values() if entry[-1][1]]) == 3
+
+
+def test_without_the_crms_clock_the_hosts_own_is_used(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
+    assert hosts.used(30, 80) >= 0.97
+    assert hosts.refusals(30, 80) <= 0.01
+
+
+# -- one host ------------------------------------------------------------------------------------------------
+
+
+class Slots:
+    """What the processes of a host share: remembers what it was asked, and lets everyone pass, or wait."""
+
+    def __init__(self) -> None:
+        self.paces: list[Pace] = []
+        self.paused: list[float] = []
+        self.status = GrantStatus.GRANTED
+
+    def ask(self, lane: Lane, ticket: Any, pace: Pace, patience: float) -> tuple[Grant, Any]:
+        self.paces.append(pace)
+        return Grant(self.status, 0.0, 0), None
+
+    def pause(self, seconds: float, phase: float, pace: Pace) -> None:
+        self.paused.append(seconds)
+
+
+class Host:
+    """One host with a clock of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock, self.slots, self.text, self.server = FakeClock(), Slots(), Text(), ServerClock()
+        self.store = LeaseStore(
+            self.slots, "key.lease", self.text, self.server, folder=folder,
+            clock=self.clock, wall=lambda: EPOCH + self.clock(), jitter=lambda: 0.0,
+        )  # fmt: skip
+
+    def ask(self, lane: Lane = Lane.BULK, after: float = 0.0, status: GrantStatus = GrantStatus.GRANTED) -> Pace:
+        self.clock.sleep(after)
+        self.slots.status = status
+        self.store.ask(lane, None, REAL, NEVER_MIND)
+        return self.slots.paces[-1]
+
+    def lease(self) -> Lease:
+        with self.store._lease() as (lease, _):
+            return lease
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "state")
+
+
+def test_a_single_call_makes_no_request_to_airflow(host: Host) -> None:
+    pace = host.ask(Lane.SINGLE)
+    assert (host.text.requests, round(pace.spacing), pace.at_once) == (0, 5, 1)
+
+
+def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
+    host.ask(Lane.SINGLE, status=GrantStatus.RETRY_AFTER)
+    assert host.text.requests == 0
+    host.ask(Lane.SINGLE, after=0.1)
+    assert host.text.requests == 2
+    assert [entry[-1][1] for entry in json.loads(host.text.content or "").values()] == [1]
+
+
+def test_a_load_joins_at_once_looks_back_and_then_has_the_whole_rate(host: Host) -> None:
+    first = host.ask()
+    assert first.first_slot(host.clock()) >= host.clock() + SETTLED - 0.3
+    assert host.text.requests == 2
+    host.ask(after=CHECK_BACK + 0.1)
+    assert host.text.requests == 3, "it reads whether its entry is there"
+    assert host.ask(after=SETTLED) is REAL
+
+
+def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:
+    host.ask()
+    host.text.content = "{}"
+    host.ask(after=CHECK_BACK + 0.1)
+    assert list(json.loads(host.text.content)) == [host.lease().host]
+
+
+def test_a_host_exchanges_once_in_a_period(host: Host) -> None:
+    for _ in range(600):
+        host.ask(after=0.1)
+    assert host.text.requests <= 60 / PERIOD * 2 + 3
+
+
+def test_two_processes_do_not_exchange_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, nested = host.text.read, []
+
+    def read_slowly() -> str | None:
+        if not nested:
+            nested.append(host.ask())  # another process, meanwhile
+        return read()
+
+    monkeypatch.setattr(host.text, "read", read_slowly)
+    host.ask()
+    assert host.text.requests == 2
+
+
+def test_an_exchange_that_was_cut_off_is_begun_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(host.text, "read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            host.ask()
+    host.ask(after=EXCHANGE_TIME / 2)
+    assert host.text.requests == 0
+    host.ask(after=EXCHANGE_TIME)
+    assert host.text.requests == 2
+
+
+def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_while(host: Host) -> None:
+    host.ask()
+    host.ask(after=CHECK_BACK + 0.1)
+    host.text.down = True
+    assert host.ask(after=PERIOD + 1) is REAL, "the plan is still good"
+    with pytest.raises(StoreUnusable):
+        host.ask(after=STALE)
+    host.text.down = False
+    host.ask(after=PERIOD)
+    host.ask(after=0.1)
+
+
+def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
+    host.text.down = True
+    with pytest.raises(StoreUnusable):
+        host.ask()
+
+
+def test_a_refusal_holds_back_the_host(host: Host) -> None:
+    host.store.pause(3.0, 0.1, REAL)
+    assert host.slots.paused == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("weight", "calls", "needs"),
+    [
+        (1, 0, 0), (1, 2, 1), (1, 5, 1), (1, 6, 2), (2, 5, 1), (2, 9, 2), (2, 11, 4), (4, 9, 2), (4, 19, 8), (8, 27, 8),
+        (0, 0, 1),
+    ],
+)  # fmt: skip
+def test_what_a_host_needs_follows_what_it_uses(weight: int, calls: int, needs: int) -> None:
+    """Beside a load of weight 8, ten seconds after its last exchange: of 50 slots it had weight / (weight + 8)."""
+    hosts = {"a": RosterHost(5.0, ((-9.0, weight),)), "load": RosterHost(5.0, ((-9.0, 8),))}
+    lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-10.0, calls=calls)
+    assert lease.weight(0.0, 0.2) == needs
+    assert replace(lease, bulk=-1.0).weight(0.0, 0.2) == 8
+
+
+def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
+    host.ask()
+    host.server.note("Mon, 30 Nov 2026 09:00:00 GMT", sent=host.clock(), received=host.clock())
+    host.ask(after=0.1)
+    assert host.lease().ahead + host.clock() == pytest.approx(1796029200.6, abs=0.6)
+    before = host.lease().ahead
+    host.ask(after=0.1)
+    assert host.lease().ahead == before
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 99999,
+        b'{"x": 1}',
+        b'{"host": 1}',
+        b'{"next": "x"}',
+        b'{"next": true}',
+        b'{"ahead": NaN}',
+    ],
+)
+def test_a_damaged_record_is_a_new_lease(record: bytes) -> None:
+    assert Lease.parse(record).text == "{}"
+
+
+def test_a_record_is_what_was_written() -> None:
+    lease = Lease(host="a", calls=3)
+    assert Lease.parse(lease.to_bytes()) == lease

@@ -1,0 +1,158 @@
+"""The plan of the hosts: no slot has two owners, a change waits for all, the dead have an heir, any text is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_provider.rate_limit.roster import FORGOTTEN, MOST_HOSTS, PERIOD, SETTLED, WEIGHTS, Host, Roster, next_exchange
+
+NOW = 1.7e9
+LENGTH = 0.2
+LOAD = WEIGHTS[-1]
+
+
+def settled(read_at: float = NOW, **weights: int) -> Roster:
+    """Hosts that have had their weights for long, and come again in time."""
+    return Roster({name: Host(NOW + 5, ((NOW - 100, weight),)) for name, weight in weights.items()}, read_at)
+
+
+def owned(roster: Roster, name: str, count: int, at: float = NOW) -> list[int]:
+    """The numbers of the next slots of a host."""
+    found = []
+    for _ in range(count):
+        at = roster.next_slot(name, at, LENGTH)
+        found.append(round(at / LENGTH))
+        at += LENGTH / 2
+    return found
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(WEIGHTS), min_size=1), st.floats(0, 1000))
+def test_each_slot_has_one_owner_and_each_host_its_part(weights: dict[str, int], later: float) -> None:
+    roster, total = settled(**weights), sum(weights.values())
+    slots = {name: owned(roster, name, 3 * weight, NOW + later) for name, weight in weights.items()}
+    together = [slot for of_host in slots.values() for slot in of_host]
+    assert len(together) == len(set(together))
+    assert max(together) - min(together) < 3 * total + total, "no slot is left out for long"
+    assert [roster.share(name, NOW) for name in weights] == pytest.approx([w / total for w in weights.values()])
+
+
+def test_slots_are_spread_evenly() -> None:
+    slots = owned(settled(a=8, b=8, c=1), "a", 8)
+    assert {later - earlier for earlier, later in pairwise(slots)} <= {2, 3}
+
+
+def test_who_is_alone_has_every_slot() -> None:
+    assert owned(settled(a=1), "a", 3) == [round(NOW / LENGTH) + n for n in range(3)]
+    assert settled(a=1).active(NOW) == 1
+
+
+def test_a_host_joins_when_all_others_have_read_it() -> None:
+    before = settled(a=LOAD, b=LOAD)
+    after = before.exchanged("c", LOAD)
+    change = NOW + 5 + SETTLED
+    assert after.hosts["c"].shares == ((NOW, 0), (change, LOAD))
+    assert after.starts("c", NOW) == change
+    assert after.next_slot("c", NOW, LENGTH) >= change
+    assert after.starts("a", NOW) == NOW
+    assert after.share("a", change - 1) == 0.5
+    assert after.share("a", change) == pytest.approx(1 / 3)
+    assert before.starts("c", NOW) is None
+    assert before.next_slot("c", NOW, LENGTH) == NOW + PERIOD
+
+
+def test_a_stretch_may_end_before_the_hosts_turn() -> None:
+    hosts = {"a": Host(NOW + 5, ((NOW - 9, LOAD),)), "b": Host(NOW + 5, ((NOW - 9, LOAD), (NOW + 0.1, 0)))}
+    first = min("ab", key=lambda name: Roster(hosts, NOW).next_slot(name, NOW, LENGTH))
+    assert owned(Roster(hosts, NOW), "a", 3)[-1] - round(NOW / LENGTH) == (2 if first == "a" else 3)
+
+
+def test_the_first_host_waits_for_others_that_join_at_once() -> None:
+    assert Roster({}, NOW).exchanged("a", LOAD).starts("a", NOW) == NOW + SETTLED
+
+
+@pytest.mark.parametrize("weight", [1, 0])
+def test_what_a_host_needs_changes_when_all_others_have_read_it(weight: int) -> None:
+    after = settled(a=LOAD, b=LOAD).exchanged("a", weight)
+    assert after.hosts["a"].shares == ((NOW, LOAD), (NOW + 5 + SETTLED, weight))
+    assert after.starts("a", NOW) == (NOW if weight else None)
+    again = Roster(after.hosts, NOW + 1).exchanged("a", weight)
+    assert again.hosts["a"].shares == after.hosts["a"].shares
+
+
+def test_the_slots_of_a_dead_host_belong_to_the_next_one_until_all_know() -> None:
+    roster = Roster({**settled(a=LOAD, c=LOAD).hosts, "b": Host(NOW - 3, ((NOW - 100, LOAD),))}, NOW)
+    assert (roster.dead("a"), roster.dead("b")) == ({"b"}, set())
+    assert [roster.share(name, NOW) for name in "abc"] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    after = roster.exchanged("c", LOAD)
+    change = NOW + 5 + SETTLED
+    assert after.hosts["b"].shares == ((NOW, LOAD), (change, 0))
+    assert after.share("a", change) == 0.5
+    assert after.hosts["b"] == Roster(after.hosts, NOW + 1).exchanged("a", LOAD).hosts["b"], "it is buried once"
+
+
+def test_all_others_may_be_dead() -> None:
+    gone = Host(NOW - 3, ((NOW - 100, LOAD),))
+    roster = Roster({"a": Host(NOW + 5, ((NOW - 100, LOAD),)), "b": gone, "c": gone}, NOW)
+    assert roster.share("a", NOW) == 1.0
+    nobody = Roster({"b": gone, "c": gone}, NOW)
+    assert nobody.share("a", NOW) == 0.0
+
+
+def test_a_host_that_was_buried_alive_keeps_its_slots() -> None:
+    buried = Roster({"a": Host(NOW - 1, ((NOW - 2, LOAD), (NOW + 4, 0)))}, NOW)
+    assert buried.exchanged("a", LOAD).hosts["a"].shares == ((NOW, LOAD), (NOW + SETTLED, LOAD))
+
+
+def test_who_is_gone_for_long_is_left_out() -> None:
+    old = Roster({"b": Host(NOW - FORGOTTEN, ((NOW - 100, 0),))}, NOW)
+    assert set(old.exchanged("a", 1).hosts) == {"a"}
+
+
+def test_hosts_come_one_after_the_other() -> None:
+    due = {name: next_exchange(NOW, name, "abcd") for name in "abcd"}
+    phases = sorted(time % PERIOD for time in due.values())
+    assert [later - earlier for earlier, later in pairwise(phases)] == pytest.approx([2.5] * 3)
+    assert all(NOW + PERIOD / 4 <= time < NOW + PERIOD * 5 / 4 for time in due.values())
+
+
+def test_the_text_is_what_was_written() -> None:
+    roster = settled(a=LOAD, b=1).exchanged("c", 2)
+    assert Roster.parse(roster.text(), NOW).text() == roster.text()
+    assert Roster.parse(roster.text(), NOW).hosts["b"] == roster.hosts["b"]
+
+
+SHARE = st.tuples(st.floats() | st.integers(), st.integers(-2, 9) | st.text()).map(list)
+ANY = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5), st.lists, max_leaves=8
+)
+
+
+@given(st.dictionaries(st.text(max_size=70), ANY | st.lists(st.floats() | SHARE, max_size=4), max_size=4) | ANY)
+def test_any_json_is_a_plan(found: Any) -> None:
+    roster = Roster.parse(json.dumps(found), NOW)
+    assert math.isfinite(roster.next_slot("a", NOW, LENGTH))
+    assert Roster.parse(roster.exchanged("a", 1).text(), NOW).starts("a", NOW) is not None
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[" * 100_000, "[]", "null"])
+def test_what_is_no_plan_is_an_empty_one(text: str | None) -> None:
+    assert Roster.parse(text, NOW).hosts == {}
+
+
+def test_a_text_with_too_many_hosts_is_cut() -> None:
+    many = {f"h{number}": [NOW, [NOW, 1]] for number in range(MOST_HOSTS + 1)}
+    assert len(Roster.parse(json.dumps(many), NOW).hosts) == MOST_HOSTS
+
+
+@pytest.mark.parametrize(
+    "entry", [[NOW + 4 * PERIOD], [True], ["x"], [NOW, [NOW]], [NOW, [NOW, 3]], [NOW, [NOW, 1], [NOW - 1, 2]]]
+)
+def test_an_entry_that_makes_no_sense_is_left_out(entry: list[Any]) -> None:
+    assert set(Roster.parse(json.dumps({"a": entry, "b": [NOW]}), NOW).hosts) == {"b"}

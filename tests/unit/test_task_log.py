@@ -1,0 +1,160 @@
+"""The record at the end of a task's log, and tracebacks without frames that say nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider import config
+from crm_provider import errors as e
+from crm_provider.errors.on_error import Action
+from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.base import CrmOperator
+from crm_provider.tasks import crm_errors, task_log
+from crm_provider.tasks.task_log import DOCS, PREFIX, WIDTH, error_record, record, short_traceback
+from crm_provider.ui import PREFIX as PAGE
+
+KEEPS_FRAMES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 adds the frames again")
+
+
+# -- the record ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_has_a_line_for_each_fact_that_is_known() -> None:
+    facts = [("What to do", "Correct it."), ("Also", ""), ("Request id", None), ("Task", "failed")]
+    assert record("It happened.", facts).splitlines() == [
+        "It happened.",
+        "What to do:  Correct it.",
+        "Task:        failed",
+    ]
+    assert record("It happened.") == "It happened."
+
+
+def test_the_documents_have_the_section_that_a_record_names() -> None:
+    name, _, heading = DOCS.partition(", ")
+    text = (Path(__file__).resolve().parents[2] / name).read_text("utf-8")
+    assert f"\n## {heading[1:-1]}\n" in text
+
+
+def test_lines_are_as_wide_as_the_log_view_and_paths_stay_whole() -> None:
+    path = "/var/crm/" + "x" * WIDTH
+    lines = record("word " * 40, [("Where", f"{'word ' * 20}{path}")]).splitlines()
+    assert [line for line in lines if len(line) > WIDTH] == [f"        {path}"]
+    assert len(lines[0]) <= WIDTH - PREFIX < len(lines[1])
+    assert all(line.startswith(("word", "Where:  word", "        ")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("base", "link"),
+    [
+        ("https://airflow.example.com/a/", "https://airflow.example.com/a/crm/policy?operator=CrmDealStageSensor"),
+        (None, None),
+    ],
+)
+def test_everything_about_an_error(base: str | None, link: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.conf, "get", lambda *_, **__: base)
+    assert config.PAGE_PREFIX == PAGE
+    error = e.CrmTimeoutError(
+        "no response", method="POST", path="/contacts", request_id="r-1", outcome_known=False, attempts=5, elapsed=5.04,
+        remark="look in the CRM first",
+    )  # fmt: skip
+    decision = Decision(Action.RETRY, DecidedBy.TASK, "TIMEOUT")
+    task = SimpleNamespace(error_policy=ErrorPolicy(operator="CrmDealStageSensor"))
+    assert error_record(error, ended="this try failed", decision=decision, task=task).splitlines() == [
+        "TIMEOUT on POST /contacts: no response.",
+        "What to do:  Try again later, or raise the timeout in the connection's extra.",
+        "Also:        The write may or may not have happened. Tried 5 times in 5.0 s. Look in the CRM first.",
+        "Task:        this try failed",
+        "Decided by:  on_error[TIMEOUT]",
+        *([f"Policy:      {link}"] if link else []),
+        'Docs:        docs/operations.md, "What to do, by error family"',
+        "Request id:  r-1",
+    ]
+
+
+# -- tracebacks ---------------------------------------------------------------------------------------------
+
+
+def frames(error: BaseException) -> list[str]:
+    """The functions of a traceback, from the outermost."""
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def caught(function: Any, *args: Any) -> BaseException:
+    with pytest.raises(BaseException) as error:  # noqa: PT011 -- any
+        function(*args)
+    return error.value
+
+
+def refuses() -> None:
+    raise e.CrmDealNotFoundError("Deal not found.")
+
+
+class Refuses(CrmOperator):
+    """An operator of a DAG's author."""
+
+    def call(self, context: Any) -> dict[str, Any]:
+        refuses()
+        return {}
+
+
+def failed_task(monkeypatch: pytest.MonkeyPatch) -> BaseException:
+    task = Refuses(task_id="refused", crm_conn_id="none")
+    ti = SimpleNamespace(max_tries=0, try_number=1, xcom_push=lambda **_: None)
+    return caught(Refuses.execute.__wrapped__, task, {"ti": ti, "task": task})
+
+
+@KEEPS_FRAMES
+def test_an_operators_traceback_shows_the_frames_of_the_dags_author_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert frames(failed_task(monkeypatch)) == ["caught", "call", "refuses"]
+
+
+def test_at_debug_level_all_frames_are_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger=task_log.__name__):
+        assert "raise_for_decision" in frames(failed_task(monkeypatch))
+
+
+@KEEPS_FRAMES
+def test_a_call_of_the_hook_ends_the_traceback_of_its_caller() -> None:
+    hook = CrmHook()
+    hook._client = SimpleNamespace(get_contact=None)  # type: ignore[assignment]
+    missing = caught(CrmHook("crm_missing").get_contact, "ada@example.com")
+    assert isinstance(missing, e.CrmConfigurationError)
+    assert frames(missing) == ["caught"]
+    mistake = caught(hook.get_contact)
+    assert len(frames(mistake)) > 1, "other exceptions keep theirs"
+
+
+@KEEPS_FRAMES
+def test_causes_are_shortened_as_well_unless_they_are_not_shown() -> None:
+    def chained(suppress: bool) -> None:
+        try:
+            refuses()
+        except e.CrmDealNotFoundError as error:
+            if suppress:
+                raise e.CrmTimeoutError("hidden") from None
+            raise e.CrmTimeoutError("shown") from error
+
+    shortened = short_traceback(e.CrmError)(chained)
+    assert frames(caught(shortened, False).__cause__) == ["chained", "refuses"]  # type: ignore[arg-type]
+    assert caught(shortened, True).__context__ is not None
+
+
+@KEEPS_FRAMES
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_task_of_ones_own_has_its_own_frames_only(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ti = SimpleNamespace(max_tries=retries, try_number=1, xcom_push=lambda **_: None)
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
+
+    def task() -> None:
+        with crm_errors():
+            CrmHook("crm_missing").get_contact("ada@example.com")
+
+    assert frames(caught(task)) == ["caught", "task"]
