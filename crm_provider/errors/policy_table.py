@@ -44,6 +44,7 @@ REPEATS: Mapping[str, str] = {
     "CrmExtractListsOperator": AGAIN,
     **{f"{name}(mode={mode!r})": AGAIN for name in LOADS_OF_DEALS for mode in ("move", "update")},
     "CrmDeleteContactsOperator": AGAIN,
+    "CrmToSqlOperator": AGAIN,
     "CrmVerifyEmailOperator": AGAIN_IF_NOT_SENT,
     "CrmTriggerAutomationOperator": AGAIN_IF_NOT_SENT,
 }

@@ -44,6 +44,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import arguments as task_arguments
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,8 @@ CLASSES = {
         CrmDeleteContactOperator, CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
         CrmListMembershipSensor, CrmListSensor, CrmLoadContactsOperator, CrmMoveDealStageOperator,
         CrmRetryRejectsOperator, CrmTriggerAutomationOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator,
-        CrmDeleteContactsOperator, CrmLoadDealsOperator, SqlToCrmContactsOperator, SqlToCrmDealsOperator,
+        CrmDeleteContactsOperator, CrmLoadDealsOperator, CrmToSqlOperator, SqlToCrmContactsOperator,
+        SqlToCrmDealsOperator,
     )
 }  # fmt: skip
 
