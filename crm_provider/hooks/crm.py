@@ -26,7 +26,9 @@ from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
 
 if TYPE_CHECKING:
-    from crm_provider.tasks.arguments import LoadOnError, Rows
+    from typing_extensions import Unpack
+
+    from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings, LoadOnError, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,7 +113,7 @@ class CrmHook(BaseHook):
         on_error: LoadOnError = None,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[ContactLoadSettings],
     ) -> dict[str, Any]:
         """Load contacts, as ``CrmLoadContactsOperator`` does.
 
@@ -145,7 +147,7 @@ class CrmHook(BaseHook):
         on_error: LoadOnError = None,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[DealLoadSettings],
     ) -> dict[str, Any]:
         """Load deals, as ``CrmLoadDealsOperator`` does; parameters, result and errors as of :meth:`load_contacts`.
 

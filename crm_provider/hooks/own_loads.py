@@ -17,7 +17,7 @@ from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.options import ROWS, FileOptions
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
-from crm_provider.tasks.arguments import ContactLoadArguments, CrmRowArguments, DealLoadArguments
+from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings
 from crm_provider.tasks.outcome import current_context
 from crm_provider.tasks.state import STATE_KEY, checkpoints_for
 from crm_provider.tasks.templates import path_of, site_report, with_connection
@@ -76,8 +76,8 @@ def load_rows(
         raise stopped.error from stopped
 
 
-ARGUMENTS_OF = {"contacts": ContactLoadArguments, "deals": DealLoadArguments}
-"""All arguments of a load, by the kind of record."""
+SETTINGS_OF = {"contacts": ContactLoadSettings, "deals": DealLoadSettings}
+"""The arguments of a load, by the kind of record."""
 
 
 def _check_names(kind: Kind, given: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def _check_names(kind: Kind, given: Mapping[str, Any]) -> None:
 
     :raises TypeError: naming the first, and the nearest valid one
     """
-    known = ARGUMENTS_OF[kind.name].__annotations__.keys() - CrmRowArguments.__annotations__.keys()
+    known = SETTINGS_OF[kind.name].__annotations__
     for name in given:
         if name not in known:
             raise TypeError(f"a load has no argument {name!r}. {did_you_mean(name, known)}".rstrip())

@@ -176,8 +176,8 @@ class CrmRowArguments(BaseOperatorArguments, total=False):
     """Airflow 3.3+: by default only transient errors are retried, not before the server allows it."""
 
 
-class LoadArguments(CrmRowArguments, total=False):
-    """The arguments that all loads share."""
+class LoadSettings(TypedDict, total=False):
+    """How to load: what operators and the hook take for each kind of record."""
 
     mapping: Templated[Mapping[str, Any]] | None
     """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: the columns' names decide."""
@@ -207,8 +207,8 @@ class LoadArguments(CrmRowArguments, total=False):
     """Check all rows and plan, but write nothing."""
 
 
-class ContactLoadArguments(LoadArguments, total=False):
-    """The arguments that all loads of contacts share."""
+class ContactLoadSettings(LoadSettings, total=False):
+    """How to load contacts."""
 
     mode: Mode
     """``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)."""
@@ -229,8 +229,8 @@ class ContactLoadArguments(LoadArguments, total=False):
     """Also add contacts to the lists that the CRM shows as unsubscribed or blacklisted."""
 
 
-class DealLoadArguments(LoadArguments, total=False):
-    """The arguments that all loads of deals share."""
+class DealLoadSettings(LoadSettings, total=False):
+    """How to load deals."""
 
     mode: DealMode
     """``move``, ``update``, ``create``, or ``upsert`` (found by its id, or by its contact and pipeline)."""
@@ -241,6 +241,18 @@ class DealLoadArguments(LoadArguments, total=False):
     """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
     only_from_stages: Templated[str | Sequence[str]]
     """Stages that a deal may leave: one that is elsewhere is left alone and counted as skipped."""
+
+
+class LoadArguments(CrmRowArguments, LoadSettings, total=False):
+    """The arguments that all loads share."""
+
+
+class ContactLoadArguments(CrmRowArguments, ContactLoadSettings, total=False):
+    """The arguments that all loads of contacts share."""
+
+
+class DealLoadArguments(CrmRowArguments, DealLoadSettings, total=False):
+    """The arguments that all loads of deals share."""
 
 
 def rendered(value: Templated[_T]) -> _T:

@@ -115,9 +115,9 @@ def test_airflows_sensor_arguments_are_those_of_the_installed_airflow() -> None:
         ("CrmArguments", "BaseOperatorArguments", CrmOperator),
         ("CrmRowArguments", "BaseOperatorArguments", CrmOperator),
         ("CrmSensorArguments", "BaseSensorArguments", CrmSensor),
-        ("LoadArguments", "CrmRowArguments", CrmLoadOperator),
-        ("ContactLoadArguments", "LoadArguments", CrmContactLoadOperator),
-        ("DealLoadArguments", "LoadArguments", CrmDealLoadOperator),
+        ("LoadSettings", "CrmRowArguments", CrmLoadOperator),
+        ("ContactLoadSettings", "LoadSettings", CrmContactLoadOperator),
+        ("DealLoadSettings", "LoadSettings", CrmDealLoadOperator),
     ],
 )
 def test_a_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: type) -> None:
