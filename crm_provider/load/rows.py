@@ -147,7 +147,7 @@ key_of = person_key
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a field of a row.
+    """Invalid fields of a row.
 
     :param field: the CRM's field
     :param column: the source's column, "" for none

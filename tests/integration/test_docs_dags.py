@@ -43,13 +43,14 @@ from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks.outcome import MAX_TOTAL_WAIT
 from crm_provider.testing import load_dag, run_dag
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 CLASSES: list[type[CrmOperator | CrmSensor]] = [
     CrmUpsertContactOperator, CrmDeleteContactOperator, CrmVerifyEmailOperator, CrmCreateDealOperator,
     CrmMoveDealStageOperator, CrmAddContactToListsOperator, CrmTriggerAutomationOperator,
     CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
-    CrmLoadContactsOperator, SqlToCrmContactsOperator, CrmRetryRejectsOperator,
+    CrmToSqlOperator, CrmLoadContactsOperator, SqlToCrmContactsOperator, CrmRetryRejectsOperator,
     CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor,
 ]  # fmt: skip
 FOR_MAKE_DOCS = "airflow.providers.http"  # what docs/migration.md starts from: it runs in tests/docs
