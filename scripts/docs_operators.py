@@ -55,6 +55,15 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "changes_since": "extract.md#only-what-has-changed",
         "state_path": "extract.md#only-what-has-changed",
     },
+    "CrmToSqlOperator": {
+        "mode": "crm-to-sql.md#modes",
+        "create_table": "crm-to-sql.md#columns-and-types",
+        "columns": "crm-to-sql.md#columns-and-types",
+        "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
+        "changes_since": "crm-to-sql.md#only-what-has-changed",
+        "state_path": "crm-to-sql.md#only-what-has-changed",
+        "pages_path": "crm-to-sql.md#tries-and-kills",
+    },
 }
 """The page with more about a parameter, by the class that defines it."""
 
@@ -111,7 +120,7 @@ def names() -> list[str]:
 def page_of(name: str) -> Path:
     """The page of an operator or a sensor: ``CrmUpsertContactOperator`` is at ``operators/upsert-contact.md``."""
     folder = "sensors" if name.endswith("Sensor") else "operators"
-    words = re.findall(r"[A-Z][a-z]+", re.sub(r"^Crm|Operator$|Sensor$", "", name))
+    words = re.findall(r"[A-Z][a-z]+", re.sub(r"^Crm(?!To)|Operator$|Sensor$", "", name))
     return DOCS / folder / f"{'-'.join(words).lower()}.md"
 
 

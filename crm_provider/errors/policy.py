@@ -55,6 +55,7 @@ OPERATORS: Mapping[str, Work] = {
     "CrmExtractContactsOperator": Work.TASK,
     "CrmExtractDealsOperator": Work.TASK,
     "CrmExtractListsOperator": Work.TASK,
+    "CrmToSqlOperator": Work.TASK,
     "CrmLoadContactsOperator": Work.LOAD,
     "CrmLoadContactsOperator(mode='create')": Work.LOAD,
     "CrmLoadContactsOperator(mode='update')": Work.LOAD,

@@ -42,6 +42,7 @@ REPEATS: Mapping[str, str] = {
     "CrmExtractContactsOperator": AGAIN,
     "CrmExtractDealsOperator": AGAIN,
     "CrmExtractListsOperator": AGAIN,
+    "CrmToSqlOperator": AGAIN,
     "CrmVerifyEmailOperator": AGAIN_IF_NOT_SENT,
     "CrmTriggerAutomationOperator": AGAIN_IF_NOT_SENT,
 }

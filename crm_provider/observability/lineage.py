@@ -91,6 +91,43 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
     return OperatorLineage(inputs=inputs, outputs=outputs)
 
 
+class TableLineage:
+    """Lineage of operators that write a listing into a table."""
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """The input; the database is known once the task has opened it."""
+        return lineage_of_table(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """Input and output with counts."""
+        return lineage_of_table(self)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """Only the input: a failed transfer leaves the table as it was."""
+        return lineage_of_table(self, failed=True)
+
+
+def lineage_of_table(operator: Any, *, failed: bool = False) -> Lineage:
+    """The listing that is read and the table that is written; None without the OpenLineage provider."""
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+    except ImportError:
+        return None
+    from airflow.providers.common.compat.openlineage.facet import InputDataset
+
+    result = operator.last_result or {}
+    read = _crm_dataset(operator, operator.listing, operator.inlets)
+    records = int(result["records"]) if "records" in result else None
+    inputs = [] if read is None else [_counted_input(InputDataset(namespace=read[0], name=read[1]), records)]
+    hook, connection = operator.database
+    if failed or hook is None:
+        return OperatorLineage(inputs=inputs)
+    rows = int(result["rows"]) if "rows" in result else None
+    found = lineage_of_query(f"INSERT INTO {operator.table} (id) VALUES (1)", hook, connection)  # noqa: S608 - never run
+    outputs = [_counted_output(dataset.namespace, dataset.name, rows) for dataset in found.outputs]
+    return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
 def lineage_of_files(given: Any, opened: Sequence[Any] = ()) -> Lineage:
     """The files that a load reads.
 

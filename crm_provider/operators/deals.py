@@ -9,6 +9,7 @@ from crm_provider._compat import Context
 from crm_provider.observability.links import CrmContactLink, CrmDealLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.templates import storable
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -55,7 +56,7 @@ class CrmCreateDealOperator(CrmOperator):
         self.contact_id = rendered(contact_id)
         self.pipeline_id = rendered(pipeline_id)
         self.stage_id = rendered(stage_id)
-        self.attributes = rendered(attributes)
+        self.attributes = storable(rendered(attributes))
 
     if TYPE_CHECKING:
 

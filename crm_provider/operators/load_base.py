@@ -199,6 +199,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             from crm_provider.load.row_results import decide_run
 
             raise_for_decision(error, decide_run(error, self.error_policy), context)
+        except Exception as other:  # of a source, such as a database; a skip; a load that has left its result
+            if self.last_result is None:
+                publish_reason(other, context)
+            raise
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 

@@ -81,18 +81,25 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
                 raise SourceError(f"{name} must be text but is of type {type(value).__name__}; give one text")
         if not self.sql.strip():
             raise SourceError("sql is empty; give it the text of one query")
-        connection = BaseHook.get_connection(self.sql_conn_id)
-        hook = _hook_of(connection, self.hook_params)
-        self._database = hook, connection
-        if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
-            raise SourceError(
-                f"the connection {self.sql_conn_id!r} is of type {type(hook).__name__}, which is no database hook "
-                "(DbApiHook)"
-            )
+        hook, _ = self._database = database_of(self.sql_conn_id, self.hook_params)
         return SqlRows(hook.get_conn, self.sql, parameters=self.parameters, fetch_size=self.fetch_size)
 
     def lineage_inputs(self) -> Lineage:
         return lineage_of_query(self.sql, *self._database)
+
+
+def database_of(conn_id: str, hook_params: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """The database hook of a connection, and the connection.
+
+    :raises SourceError: if it is of another kind, or its provider is not installed
+    """
+    connection = BaseHook.get_connection(conn_id)
+    hook = _hook_of(connection, hook_params)
+    if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
+        raise SourceError(
+            f"the connection {conn_id!r} is of type {type(hook).__name__}, which is no database hook (DbApiHook)"
+        )
+    return hook, connection
 
 
 def _hook_of(connection: Any, hook_params: Mapping[str, Any] | None) -> Any:

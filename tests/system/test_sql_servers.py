@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -169,6 +170,17 @@ BAD: dict[str, dict[str, list[tuple[str, str]]]] = {
     },
 }  # fmt: skip
 """What is said of a value -> type and literal of such values."""
+
+
+def test_the_documentation_shows_these_values() -> None:
+    known = {("PostgreSQL", text): value for text, value in VALUES["postgres"].items()}
+    known |= {("MariaDB", text): value for text, value in VALUES["mariadb"].items()}
+    known |= {("MariaDB", f"{kind}` with `{text}"): value for kind, (text, value) in MARIADB_COLUMNS.items()}
+    page = Path(__file__).parents[2].joinpath("docs", "load.md").read_text("utf-8")
+    table = page.partition("<!-- tested: database values -->")[2].partition("<!-- end -->")[0]
+    shown = re.findall(r"^\| (PostgreSQL|MariaDB) \| `(.+)` \| `(.+)` \|$", table, re.MULTILINE)
+    assert len(shown) == table.count("\n| ") - 2 > 10
+    assert not [row for row in shown if known.get(row[:2]) != json.loads(row[2])]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import CrmRetryPolicy, LoadOnError, TaskOnError
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 
@@ -133,6 +134,9 @@ with DAG("right"):
     CrmLoadContactsOperator(task_id="output", source=rows())
     CrmRetryRejectsOperator(
         task_id="again", rejects="{{ ti.xcom_pull('load')['rejects_path'] }}", only="all", max_rejects=5
+    )
+    CrmToSqlOperator(
+        task_id="to_sql", listing="deals", sql_conn_id="db", table="t", mode="merge", columns={"id": "uuid"}
     )
     SqlToCrmContactsOperator(task_id="sql", sql="SELECT 1", sql_conn_id="db", parameters={"a": 1}, fetch_size=100)
 

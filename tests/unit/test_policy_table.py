@@ -13,7 +13,7 @@ from crm_provider._compat import AirflowFailException, AirflowRescheduleExceptio
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
 from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, Line, explain
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
@@ -25,6 +25,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import outcome
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.waiting.backoff import Waiting
 
@@ -57,6 +58,16 @@ def test_one_line_for_each_type(operator: str | None) -> None:
 
 
 # -- tasks and sensors do what is printed -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator"])
+def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_on_error_says_otherwise(name: str) -> None:
+    name = f"{name}(mode='create')"
+    line = table(name)["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect) == ("unchanged", "count the row as unchanged")
+    assert (line.decided_by, line.origin) == (DecidedBy.OPERATOR, f"{name}[CONTACT_ALREADY_EXISTS]")
+    line = table(name, {"CrmConflictError": "reject"})["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect, line.origin) == ("reject", "reject the row", "on_error[CrmConflictError]")
 
 
 class TaskInstance:
@@ -182,6 +193,7 @@ NOTES = {
     "CrmExtractContactsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractDealsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractListsOperator": ("-", "-", "-", "-", "send again"),
+    "CrmToSqlOperator": ("-", "-", "-", "-", "send again"),
     **{
         f"{name}{mode}": (found, exists, "-", "-", POST)
         for name in ("CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator")
@@ -244,6 +256,7 @@ MADE: dict[str, tuple[type, dict[str, Any]]] = {
     "CrmExtractContactsOperator": (CrmExtractContactsOperator, {"target": "out.jsonl"}),
     "CrmExtractDealsOperator": (CrmExtractDealsOperator, {"target": "out.jsonl"}),
     "CrmExtractListsOperator": (CrmExtractListsOperator, {"target": "out.jsonl"}),
+    "CrmToSqlOperator": (CrmToSqlOperator, {"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "merge"}),
     "CrmLoadContactsOperator": (CrmLoadContactsOperator, {"source": "in.csv"}),
     "CrmRetryRejectsOperator": (CrmRetryRejectsOperator, {"rejects": "rejects.jsonl"}),
     "SqlToCrmContactsOperator": (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Any
 
@@ -12,7 +13,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.tasks.templates import Missing, check_rendered
+from crm_provider.tasks.templates import Missing, check_rendered, storable
 
 CONTEXT: dict[str, Any] = {
     "year": 2024,
@@ -125,6 +126,16 @@ def refusal(value: Any, *, native: bool) -> str | None:
 @pytest.mark.parametrize("native", [NATIVE, TEXT])
 def test_a_field_that_has_no_value_is_named(native: bool) -> None:
     assert str(refusal("{{ nothing }}", native=native)).startswith("attributes was rendered to None: the variable, ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("native", [NATIVE, TEXT])
+def test_a_number_that_json_does_not_have_is_named_and_can_be_stored(value: float, native: bool) -> None:
+    given = {"ok": 1.5, "scores": [1, (value,)]}
+    assert refusal(given, native=native) == (
+        "attributes['scores'][1][0] is not a finite number; correct it, or leave it empty"
+    )
+    assert json.dumps(storable(given), allow_nan=False) == f'{{"ok": 1.5, "scores": [1, ["{value}"]]}}'
 
 
 def test_a_text_none_is_never_taken_for_a_value() -> None:

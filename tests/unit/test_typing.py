@@ -38,6 +38,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import arguments as task_arguments
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ CLASSES = {
         CrmDeleteContactOperator, CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
         CrmListMembershipSensor, CrmListSensor, CrmLoadContactsOperator, CrmMoveDealStageOperator,
         CrmRetryRejectsOperator, CrmTriggerAutomationOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator,
-        SqlToCrmContactsOperator,
+        CrmToSqlOperator, SqlToCrmContactsOperator,
     )
 }  # fmt: skip
 

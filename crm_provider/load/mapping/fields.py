@@ -300,16 +300,29 @@ def _reader(
                 if is_error_value(written):
                     raise ConversionError("an error value of a spreadsheet", ERROR_FIX)
                 written = without_formula(written)
-            return convert(written) if written else fallback(given)
+            return _without_error_values(convert(written)) if written else fallback(given)
         if given is _MISSING:
             if optional:
                 return fallback(None)
             raise ConversionError("column missing", "add it to the row, or make the field optional in the mapping")
         if isinstance(given, Unreadable):
             raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
-        return fallback(given) if is_empty(given) else convert(given)
+        return fallback(given) if is_empty(given) else _without_error_values(convert(given))
 
     return read
+
+
+def _without_error_values(value: Any) -> Any:
+    """The value; the parts of a list or an object are checked as a cell is.
+
+    :raises ConversionError: if one is a spreadsheet's value for a failed formula
+    """
+    if isinstance(value, (list, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _without_error_values(part)
+            if isinstance(part, str) and is_error_value(part.strip()):
+                raise ConversionError("an error value of a spreadsheet", ERROR_FIX)
+    return value
 
 
 def _type(value: Any) -> str:

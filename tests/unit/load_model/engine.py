@@ -29,6 +29,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectedRows, RejectsFile
 from crm_provider.load.report import LoadInterrupted, LoadStopped
@@ -83,6 +84,10 @@ class Files:
     rejects: Path
     state: Path | None = None
     source: Path | None = None
+
+    @property
+    def outcomes(self) -> Path:
+        return self.rejects.with_suffix(".outcomes.jsonl")
 
 
 class _Inline(concurrent.futures.Executor):
@@ -265,6 +270,7 @@ def attempt(
             options=options,
             policy=ErrorPolicy(work=Work.LOAD, operator=_operator(spec.mode)),
             rejects=RejectsFile(files.rejects, original=None if files.source is None else source.original),
+            outcomes=OutcomesFile(files.outcomes, keys="email"),
             fingerprints=fingerprints,
             full_refresh=spec.full_refresh and files.state is not None,
             checkpoints=_Checkpoints(files.checkpoint, on_save),
@@ -311,6 +317,12 @@ def rejects_of(path: Path) -> dict[int, dict[str, Any]]:
     found = {line["row"]: line for line in lines}
     assert len(found) == len(lines), "a row is in the rejects file twice"
     return found
+
+
+def outcomes_of(path: Path) -> list[tuple[int, str, str | None]]:
+    """The lines of an outcomes file: number, outcome and error of a row."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(line["row_number"], line["outcome"], line["error_type"]) for line in lines]
 
 
 def create_deal(client: Any, contact_id: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
