@@ -19,12 +19,12 @@ export PIP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
 
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 
-demo: .venv/.ready-test ## Runs the example pipeline on a real Airflow against the sandbox (ARGS="--keep", "--dag ID")
+demo: .venv/.ready-test ## Runs the example pipeline and loads on a real Airflow against the sandbox (ARGS="--keep", "--dag ID")
 	@$(RUN) scripts/demo.py $(ARGS)
 
 test: .venv/.ready-test ## Style, types, layers, unit and integration tests; with ARGS only pytest, with these arguments
@@ -44,6 +44,9 @@ bench-pacing: .venv/.ready-test ## Share of the rate limit that is used (ARGS="-
 
 bench-load: .venv/.ready-test ## Cost of a load: share of the limit, calls, memory (ARGS="--write docs/load.md")
 	@$(RUN) tests/benchmarks/bench_load.py $(ARGS)
+
+bench-load-deals: .venv/.ready-test ## Cost of a load of deals, compared with a loop (ARGS="--write docs/load-deals.md")
+	@$(RUN) tests/benchmarks/bench_load_deals.py $(ARGS)
 
 bench-imports: .venv/.ready-bench ## Parse time of a DAG file, compared with official providers (ARGS="--write docs/performance.md")
 	@$(RUN) tests/benchmarks/bench_imports.py $(ARGS)
@@ -81,7 +84,8 @@ clean: ## Deletes the virtual environments and the files that tools leave behind
 	@rm -rf .venv .venv-matrix build dist site .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache ./*.egg-info
 	@find crm_provider example_dags scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
-# -- the environment: created once, and updated when its dependencies change
+# -- the environment: created once, and updated when its dependencies change. uv checks the hashes of what it installs; pip
+# cannot, beside an editable package, so it gets the versions only, and only where there is no uv.
 
 $(MADE):
 	@$(PYTHON) -c "import sys; v = '%d.%d' % sys.version_info[:2]; sys.exit(None if v in '$(SUPPORTED)'.split() else 'Python ' + v + ' is not supported, only $(SUPPORTED): try make PYTHON=python3.12')"
@@ -91,7 +95,8 @@ $(MADE):
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python .venv/bin/python install --quiet 'pip>=25.1' \
 		|| { echo "This Python cannot install packages: install python3-venv (Debian, Ubuntu), and run this again"; exit 1; }
 	@.venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@.venv/bin/python -m pip install --quiet --constraint constraints.txt uv || echo "There is no uv for this machine; pip takes longer"
+	@sed -n '/^uv==/,/[^\\]$$/p' constraints.txt >.venv/uv.txt
+	@.venv/bin/python -m pip install --quiet --require-hashes --requirement .venv/uv.txt || echo "There is no uv for this machine; pip takes longer"
 	@touch $@
 
 # The system tests need servers, and mysqlclient is compiled: their Debian packages come first.
@@ -102,7 +107,9 @@ $(MADE):
 
 .venv/.ready-%: pyproject.toml constraints.txt $(MADE)
 	@echo "installing constraints.txt into .venv for $*"
-	@set -- --constraint constraints.txt --group tools --editable '.[$*]'; \
-		.venv/bin/uv pip install --quiet --python .venv/bin/python "$$@" || .venv/bin/python -m pip install --quiet "$$@" \
+	@sed -E '/^ +--hash/d; s/ \\$$//' constraints.txt >.venv/versions.txt
+	@set -- --group tools --editable '.[$*]'; \
+		if test ! -x .venv/bin/uv; then .venv/bin/python -m pip install --quiet --constraint .venv/versions.txt "$$@"; \
+		else set -- .venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt "$$@"; "$$@" || "$$@"; fi \
 		|| { echo "If the messages above are about the network: connect and run the same command again"; exit 1; }
 	@touch $@

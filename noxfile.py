@@ -132,11 +132,21 @@ def fuzz(session: Session) -> None:
 # -- the matrix: every supported Airflow and Python, and the lowest dependencies
 
 
+def pinned(session: Session, constraints: str) -> str:
+    """A file of exact versions for the installer of a session: only uv takes hashes of constraints, and checks them."""
+    if session.virtualenv.venv_backend == "uv":
+        return constraints
+    versions = Path(session.create_tmp(), "versions.txt").resolve()
+    lines = Path(constraints).read_text("utf-8").splitlines()
+    versions.write_text("\n".join(line.removesuffix(" \\") for line in lines if not line.startswith("    --hash")))
+    return str(versions)
+
+
 def cell(name: str, python: str, constraints: str, *runs: tuple[str, ...]) -> None:
     """Add one environment of the matrix, with the arguments of pytest for each of its runs."""
 
     def tests(session: Session) -> None:
-        session.install("--constraint", constraints, "--editable", ".[test]")
+        session.install("--constraint", pinned(session, constraints), "--editable", ".[test]")
         for arguments in [session.posargs] if session.posargs else runs:
             session.run("pytest", *arguments, success_codes=[0, NO_TEST])
 
@@ -197,7 +207,7 @@ SMOKE: tuple[tuple[str, ...], ...] = (
 def wheel(session: Session) -> None:
     """Test the wheel without extras in an empty environment."""
     (path,) = Path("dist").glob("*.whl")
-    session.install("--constraint", "constraints.txt", str(path))
+    session.install("--constraint", pinned(session, "constraints.txt"), str(path))
     home = str(
         Path(session.create_tmp()).resolve()
     )  # for Airflow; also prevents an import of the package from this folder
@@ -209,7 +219,7 @@ def wheel(session: Session) -> None:
 # -- make pins
 
 PINS: dict[str, tuple[str, ...]] = {
-    "constraints.txt": ("--extra=system", "--extra=docs", "--group=tools"),
+    "constraints.txt": ("--extra=system", "--extra=docs", "--group=tools", "--generate-hashes"),
     # An older Airflow fails every task with current versions of starlette and pydantic. It needs the packages from one
     # to three days after its release.
     "constraints/airflow-3.2.txt": ("--exclude-newer=2026-05-30",),
@@ -222,7 +232,8 @@ PINS: dict[str, tuple[str, ...]] = {
         "--resolution=lowest-direct",
     ),
 }
-"""The files with exact versions. Each is for every Python and platform, and names no package index."""
+"""The files with exact versions. Each is for every Python and platform, and names no package index. That of ``make``
+also has hashes."""
 
 COMPILE = ("--universal", "--python-version=3.10", "--extra=test", "--upgrade", "--no-annotate", "--no-emit-index-url")
 
