@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
 from crm_provider import config
@@ -13,6 +13,7 @@ from crm_provider.errors import CrmError
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.tasks.retry_policy import DECISION_KEY
 
 When = Literal["always", "rejects"]
 
@@ -21,6 +22,9 @@ VARIABLE = "crm_summary"
 
 SAFE = (CrmError, SourceError, InUse, CannotWrite)
 """Errors whose texts hold no values."""
+
+FAILED = ("failed", "up_for_retry")
+"""States of a task whose try has failed."""
 
 SHOWN_TYPES = 5
 
@@ -76,12 +80,16 @@ class LoadSummary:
     @classmethod
     def of(cls, context: Context) -> LoadSummary:
         """The summary of the task whose callback runs."""
-        ti, error = context["ti"], context.get("exception")
+        ti, given = context["ti"], cast("Mapping[str, Any]", context)
+        # dag.test() of Airflow 3.1 and 3.2 gives a callback no exception
+        error = given.get("exception") or given.get(DECISION_KEY, (None, None))[0]
+        is_failed = error is not None or getattr(ti, "state", None) in FAILED
         result = getattr(ti.task, "last_result", None) or {}
         rejected = result.get(Outcome.REJECTED.value, 0)
-        state = "failed" if error is not None else "succeeded with rejects" if rejected else "succeeded"
+        state = "failed" if is_failed else "succeeded with rejects" if rejected else "succeeded"
         index = f" [{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
-        lines = [*_reasons(error, result.get("ending")), *(_counts(result) if result else [])]
+        reasons = _reasons(error, result.get("ending")) if is_failed else []
+        lines = [*reasons, *(_counts(result) if result else [])]
         log = str(ti.log_url)
         return cls(f"{ti.dag_id} / {ti.task_id}{index}", state, tuple(lines), log, _page(ti) or log, rejected)
 
@@ -122,15 +130,13 @@ def _reasons(error: Any, ending: str | None) -> list[str]:
 
     :param ending: how the load ended, if it came that far
     """
-    if error is None:
-        return []
     known = next((found for found in (error, getattr(error, "__cause__", None)) if isinstance(found, SAFE)), None)
     if isinstance(known, CrmError):
         request = [f"Request id: {known.request_id}"] if known.request_id else []
         return [known.happened, f"What to do: {known.advice}", *request]
     if known is not None:
         return [str(known)]
-    return [ending or f"{type(error).__name__}: see the log"]
+    return [ending or (f"{type(error).__name__}: see the log" if error is not None else "See the log")]
 
 
 def _counts(result: Mapping[str, Any]) -> list[str]:

@@ -185,7 +185,7 @@ def _has_run() -> tuple[Any, ...]:
 def _rejects_rows() -> Any:
     """Whether the result of a task instance counts rejected rows."""
     of_task = _same_task(XComModel, TaskInstance)
-    rejected = XComModel.value["rejected"].as_string()
+    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite has a number there
     return (
         select(XComModel.key)
         .where(of_task, XComModel.key == "return_value", rejected.is_not(None), rejected.not_in(("0", "null")))

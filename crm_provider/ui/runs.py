@@ -24,7 +24,7 @@ SHOWN_CHARACTERS = 300
 """Characters of a problem that are shown."""
 
 LABELS: Mapping[str, str] = {
-    "rejects_path": "Rejected rows", "outcomes_path": "What became of each row", "report_path": "Report",
+    "rejects_path": "Rejected rows", "outcomes_path": "Outcomes of all rows", "report_path": "Report",
     "state_path": "State", "path": "File",
 }  # fmt: skip
 """Paths by their name in a result; any other is shown with its name."""

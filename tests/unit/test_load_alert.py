@@ -86,6 +86,17 @@ def test_only_with_rejects(result: Any, is_sent: bool) -> None:
     assert (sent(callback_of(result), when="rejects") is not None) is is_sent
 
 
+@pytest.mark.parametrize(
+    ("known", "lines"),
+    [({"crm_decision": (REFUSED, None)}, ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1")),
+     ({}, ("See the log",))],
+)  # fmt: skip
+def test_a_failed_task_whose_callback_is_given_no_exception(known: dict[str, Any], lines: tuple[str, ...]) -> None:
+    context = {**callback_of(None), **known}
+    context["ti"].state = "up_for_retry"
+    assert (sent(context).state, sent(context).lines) == ("failed", lines)
+
+
 def test_an_instance_of_a_mapped_load_has_its_number() -> None:
     summary = sent(callback_of(DONE, map_index=0))
     assert summary.title == "crm_leads / load [0]: succeeded"

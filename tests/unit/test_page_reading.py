@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import crm_provider.ui as app
 from crm_provider.load.progress import Position, left_of, noted
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import Outcome
@@ -351,6 +354,34 @@ def test_a_trend_stays_inside_its_frame(points: list[Point]) -> None:
     for pair in trend.line.split():
         x, y = map(float, pair.split(","))
         assert 0 <= x <= trend.width and 0 <= y <= HEIGHT
+
+
+# -- colours --------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    ("text", "page"), ("soft", "page"), ("soft", "shade"), ("link", "page"), ("bad", "page"), ("amber", "page"),
+    ("good", "good-back"), ("amber", "amber-back"), ("bad", "bad-back"), ("busy", "busy-back"),
+]  # fmt: skip
+SHAPES = ["created", "updated", "unchanged", "skipped", "suppressed", "rejected", "read", "time"]
+MARKS = ["good-mark", "bad-mark", "busy-mark"]
+
+
+@pytest.mark.parametrize("begin", [":root {", "@media", ':root[data-theme="dark"]'], ids=["light", "system", "dark"])
+def test_contrast(begin: str) -> None:
+    """Texts have 4.5 to 1, shapes 3 to 1, as WCAG asks for."""
+    style = (Path(app.__file__).parent / "pages" / "page.css").read_text()
+    block = style[style.index(begin) :].split("}", 1)[0]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    pairs = [(4.5, *pair) for pair in TEXTS] + [(3.0, shape, "page") for shape in SHAPES + MARKS]
+    for least, one, other in pairs:
+        light, dark = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= least, (one, other)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 # -- attacks: any task may leave anything under these names ---------------------------------------------------

@@ -13,7 +13,7 @@ from crm_provider._compat import AirflowFailException, AirflowRescheduleExceptio
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
 from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, Line, explain
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
@@ -58,6 +58,16 @@ def test_one_line_for_each_type(operator: str | None) -> None:
 
 
 # -- tasks and sensors do what is printed -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator"])
+def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_on_error_says_otherwise(name: str) -> None:
+    name = f"{name}(mode='create')"
+    line = table(name)["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect) == ("unchanged", "count the row as unchanged")
+    assert (line.decided_by, line.origin) == (DecidedBy.OPERATOR, f"{name}[CONTACT_ALREADY_EXISTS]")
+    line = table(name, {"CrmConflictError": "reject"})["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect, line.origin) == ("reject", "reject the row", "on_error[CrmConflictError]")
 
 
 class TaskInstance:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from crm_provider.errors.catalog import CATALOGUE
-from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, Summary, report, write_report
+from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, Summary, TooManyRejects, report, write_report
 from crm_provider.load.rows import Outcome
 
 SUMMARY = Summary(
@@ -72,3 +73,8 @@ def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
         assert path.read_text() == text
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in path.parent.iterdir()] == ["report.md"]
+
+
+def test_too_many_rejects_have_the_result() -> None:
+    error = pickle.loads(pickle.dumps(TooManyRejects("1 of 2 rows was rejected.", {"rejected": 1})))
+    assert (str(error), error.result) == ("1 of 2 rows was rejected.", {"rejected": 1})
