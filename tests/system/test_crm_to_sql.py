@@ -158,3 +158,13 @@ def test_a_kill_while_the_table_is_written(
     )
     assert calls_of(start("two", tmp_path / "seen")) == 0
     assert survivors.rows(groups) == [("created", 35, 35), ("deleted", 1, 1), ("updated", 1, 1)]
+
+
+def test_a_table_without_transactions_is_refused(
+    mariadb: SqlServer, run_dag: Callable[..., Any], crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DB", mariadb.connection_json())
+    mariadb.execute("CREATE TABLE flat (id VARCHAR(80)) ENGINE=MyISAM", "INSERT INTO flat VALUES ('kept')")
+    task = Transfers(run_dag, crm_quick)(table="flat", mode="replace", columns=["id"])
+    assert "the table flat has the engine MyISAM, which has no transactions" in str(task.error)
+    assert ServerTarget(mariadb).rows("SELECT * FROM flat") == [("kept",)]
