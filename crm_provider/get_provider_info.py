@@ -37,7 +37,12 @@ def get_provider_info() -> dict[str, Any]:
                 "source-integration-name": "Common SQL",
                 "target-integration-name": "CRM",
                 "python-module": "crm_provider.transfers.sql_to_crm",
-            }
+            },
+            {
+                "source-integration-name": "CRM",
+                "target-integration-name": "Common SQL",
+                "python-module": "crm_provider.transfers.crm_to_sql",
+            },
         ],
         "sensors": [
             {

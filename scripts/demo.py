@@ -1,4 +1,4 @@
-"""Run a DAG on a real Airflow against the CRM sandbox and show how each task ended, and why.
+"""Run DAGs on a real Airflow against the CRM sandbox and show how each task ended, and why.
 
 The exit code is 0 only if every task ended as in :data:`EXPECTED`. Run it with ``make demo``.
 """
@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from crm_provider.sandbox import Counters, Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_DAG = "crm_lead_pipeline"
+DEFAULT_DAGS = ("crm_lead_pipeline", "crm_loads")
 
 EXPECTED: dict[str, dict[str, Expected]] = {
     "crm_lead_pipeline": {
@@ -42,8 +42,15 @@ EXPECTED: dict[str, dict[str, Expected]] = {
         "failed_without_a_retry": Expected("failed", "^INVALID_INPUT 422 -> fail, by default", tries=1),
         "report": Expected("success"),
     },
+    "crm_loads": {
+        "load": Expected("success", "^7 rows: 2 created, 1 updated, 3 rejected, 1 suppressed$", tries=1),
+        "resend": Expected("success", "^1 row: 1 created$", tries=1),
+    },
 }
 """The expected end of every task of a DAG. For other DAGs the state of the run decides."""
+
+WITH_FOLDER = frozenset({"crm_load", "crm_loads"})
+"""DAGs that are given a folder for their files: each demo has its own."""
 
 NEWS = frozenset({"success", "failed", "skipped", "upstream_failed", "up_for_retry", "up_for_reschedule", "deferred"})
 
@@ -68,12 +75,12 @@ class Progress:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--dag", default=DEFAULT_DAG, metavar="ID", help="a DAG of example_dags/ (%(default)s)")
+    parser.add_argument("--dag", metavar="ID", help=f"one DAG of example_dags/ ({', then '.join(DEFAULT_DAGS)})")
     parser.add_argument("--keep", action="store_true", help="keep Airflow running for inspection, until Ctrl-C")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # stops Airflow, too
     try:
-        return demo(options.dag, keep=options.keep)
+        return demo([options.dag] if options.dag else DEFAULT_DAGS, keep=options.keep)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (AirflowStackError, ApiException, DagError, HTTPError, TimeoutError) as error:
@@ -81,24 +88,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def demo(dag_id: str, *, keep: bool) -> int:
-    progress = Progress()
+def demo(dag_ids: Sequence[str], *, keep: bool) -> int:
+    progress, problems, runs = Progress(), [], []
     with Sandbox(seed="demo") as sandbox:
         env = {"AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json()}
         stack = AirflowStack(ROOT / "example_dags", env=env, report=progress.say)
         progress.say(f"starting Airflow with home {stack.home}; the CRM sandbox is at {sandbox.url}")
         with stack:
-            progress.say(f"running {dag_id}")
-            run = stack.api.run_dag(dag_id, on_change=progress.task)
-            rows = [row_of(stack.api, run, task) for task in run.tasks]
-            print(f"\n{table(rows)}\n\n{figures(sandbox.counters())}\nTask logs: {stack.logs}\n")
+            for dag_id in dag_ids:
+                progress.say(f"running {dag_id}")
+                conf = {"folder": str(stack.home / "loads")} if dag_id in WITH_FOLDER else None
+                run = stack.api.run_dag(dag_id, conf, on_change=progress.task)
+                rows = [row_of(stack.api, run, task) for task in run.tasks]
+                print(f"\n{table(rows)}\n", flush=True)
+                runs.append(run)
+                problems += judge(run, rows)
+            print(f"{figures(sandbox.counters())}\nTask logs: {stack.logs}\n")
             if keep:
+                print("\n".join(addresses(stack.url, runs)), flush=True)
                 wait_for_ctrl_c(stack)
             progress.say("stopping Airflow")
-    problems = judge(run, rows)
     print("\n".join(f"NOT AS EXPECTED  {problem}" for problem in problems) or "Every task ended as expected.")
     progress.say("done")
     return 1 if problems else 0
+
+
+def addresses(url: str, runs: Sequence[Run]) -> list[str]:
+    """Where there is something to see."""
+    failed = [(run, task) for run in runs for task in run.tasks if task.state == "failed"]
+    return [
+        f"Airflow (no login):   {url}",
+        f"The page CRM:         {url}/plugin/crm",
+        *(f"A failed task's log:  {url}{task_path(run, task)}" for run, task in failed[:1]),
+        f"The documents:        {ROOT / 'README.md'} and {ROOT / 'docs'} (`make docs` makes a site of them)",
+    ]
+
+
+def task_path(run: Run, task: Task) -> str:
+    """The page of a task instance below Airflow's address."""
+    instance = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
+    return f"/dags/{run.dag_id}/runs/{run.run_id}/tasks/{task.task_id}{instance}?try_number={task.try_number}"
 
 
 def row_of(api: AirflowApi, run: Run, task: Task) -> Row:
@@ -127,7 +156,7 @@ def judge(run: Run, rows: Sequence[Row]) -> list[str]:
 
 
 def wait_for_ctrl_c(stack: AirflowStack) -> None:
-    print(f"Airflow is at {stack.url} (no login). Press Ctrl-C to stop it.", flush=True)
+    print("Press Ctrl-C to stop.", flush=True)
     try:
         while True:
             stack.check()

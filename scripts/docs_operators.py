@@ -37,11 +37,7 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
     },
     "CrmLoadOperator": {
         "mapping": "load-mapping.md",
-        "mode": "load.md#modes",
-        "plan": "load.md#plans-few-calls",
         "duplicates": "load.md#several-rows-with-one-email",
-        "suppression": "load.md#people-who-have-said-no",
-        "list_ids": "load.md#people-who-have-said-no",
         "rejects_path": "load.md#rejects",
         "state_path": "load.md#plans-few-calls",
         "full_refresh": "load.md#plans-few-calls",
@@ -49,11 +45,32 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "checkpoint_path": "load.md#resuming",
         "dry_run": "load.md#dry-run",
     },
+    "CrmContactLoadOperator": {
+        "mode": "load.md#modes",
+        "plan": "load.md#plans-few-calls",
+        "suppression": "load.md#people-who-have-said-no",
+        "list_ids": "load.md#audiences",
+    },
+    "CrmDealLoadOperator": {
+        "mode": "load-deals.md#modes",
+        "plan": "load-deals.md#plans-and-calls",
+        "only_from_stages": "load-deals.md#stages-that-a-deal-may-leave",
+    },
+    "CrmDeleteContactsOperator": {"max_deletes": "load.md#erasure", "every_spelling": "load.md#erasure"},
     "_ExtractOperator": {
         "target": "extract.md#the-file",
         "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
         "changes_since": "extract.md#only-what-has-changed",
         "state_path": "extract.md#only-what-has-changed",
+    },
+    "CrmToSqlOperator": {
+        "mode": "crm-to-sql.md#modes",
+        "create_table": "crm-to-sql.md#columns-and-types",
+        "columns": "crm-to-sql.md#columns-and-types",
+        "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",
+        "changes_since": "crm-to-sql.md#only-what-has-changed",
+        "state_path": "crm-to-sql.md#only-what-has-changed",
+        "pages_path": "crm-to-sql.md#tries-and-kills",
     },
 }
 """The page with more about a parameter, by the class that defines it."""
@@ -111,7 +128,7 @@ def names() -> list[str]:
 def page_of(name: str) -> Path:
     """The page of an operator or a sensor: ``CrmUpsertContactOperator`` is at ``operators/upsert-contact.md``."""
     folder = "sensors" if name.endswith("Sensor") else "operators"
-    words = re.findall(r"[A-Z][a-z]+", re.sub(r"^Crm|Operator$|Sensor$", "", name))
+    words = re.findall(r"[A-Z][a-z]+", re.sub(r"^Crm(?!To)|Operator$|Sensor$", "", name))
     return DOCS / folder / f"{'-'.join(words).lower()}.md"
 
 

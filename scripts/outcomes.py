@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+OUTCOMES = ("created", "updated", "moved", "unchanged", "skipped", "rejected", "suppressed")
+"""How a row of a load can end."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -40,7 +43,7 @@ class Expected:
 def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[str] = ()) -> str:
     """The reason for a task's state, from the XComs of the operators.
 
-    :param xcoms: ``return_value`` with an ``outcome``, and ``crm_error`` if an error decided the state
+    :param xcoms: ``return_value`` with an ``outcome`` or counts, and ``crm_error`` if an error decided the state
     :param earlier_errors: the error classes of the earlier tries
     """
     error, value = xcoms.get("crm_error"), xcoms.get("return_value")
@@ -50,6 +53,9 @@ def why(state: str | None, xcoms: Mapping[str, Any], earlier_errors: Sequence[st
         reason = f"{error['type']}{status} -> {error['action']}{origin}"
     elif isinstance(value, Mapping) and value.get("outcome"):
         reason = str(value["outcome"])
+    elif isinstance(value, Mapping) and "rows" in value:
+        counts = [f"{value[name]} {name}" for name in OUTCOMES if value.get(name)]
+        reason = f"{value['rows']} row{'s' * (value['rows'] != 1)}: {', '.join(counts) or 'none done'}"
     else:
         reason = {"upstream_failed": "an upstream task failed"}.get(state or "", "")
     retries = f"after {', '.join(earlier_errors)}" if earlier_errors else ""

@@ -11,13 +11,22 @@ from urllib.parse import quote
 from crm_provider import errors as e
 from crm_provider.client import validation
 from crm_provider.client.responses import WRITES
-from crm_provider.values.redaction import private_path, without_values
+from crm_provider.values.redaction import PRIVATE_PATH, private_path, without_values
 
 SHOWN_PARTS = frozenset({"deal_id"})
 """Parts of a path that messages show. The others stay placeholders: they are personal data or a webhook's secret."""
 
 _TEMPLATE_PART = re.compile(r"\{\w+\}|[a-z-]{0,20}")
 """A part of a path that is a placeholder or a plain word. Ids and addresses do not match."""
+
+
+_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def _may_be_shown(path: str) -> bool:
+    """Whether a path has only placeholders, plain words and ids, and none of them where personal data stands."""
+    parts_are_plain = all(_TEMPLATE_PART.fullmatch(part) or _ID.fullmatch(part) for part in path.split("/"))
+    return parts_are_plain and not PRIVATE_PATH.search(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +62,13 @@ class Call:
     def log_path(self) -> str:
         """The path as messages show it."""
         filled = re.sub(r"\{(\w+)\}", lambda m: self.path_params[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)
-        return without_values(private_path(filled), ())
+        return filled if _may_be_shown(filled) else without_values(private_path(filled), ())
 
     @property
     def template(self) -> str:
         """The route without values: a part that is neither a placeholder nor a plain word becomes ``...``."""
+        if _may_be_shown(self.route) and not _ID.search(self.route):
+            return self.route
         return "/".join(
             part if _TEMPLATE_PART.fullmatch(part) else "..." for part in private_path(self.route).split("/")
         )

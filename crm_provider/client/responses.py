@@ -146,7 +146,7 @@ def _error(
 ) -> e.CrmError:
     unsure = response.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
-        cut(text if _documented(text, response.status) else _without_sent(text, response.sensitive_values)),
+        text.strip() if _documented(text, response.status) else cut(_without_sent(text, response.sensitive_values)),
         type=spec.error.type if spec else _unknown_type(response.status),
         status=response.status,
         request_id=request_id_of(response, parsed),

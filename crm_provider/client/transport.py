@@ -9,7 +9,9 @@ import logging
 import platform
 import random
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any
@@ -18,15 +20,18 @@ from crm_provider import __version__
 from crm_provider import errors as e
 from crm_provider.client.observers import Observer, RequestEvent
 from crm_provider.client.request import Call
-from crm_provider.client.responses import CrmResponse, value_of
+from crm_provider.client.responses import value_of
 from crm_provider.client.settings import Settings
-from crm_provider.rate_limit.limiter import RateLimiter, limiter_for, server_clock_of
+from crm_provider.rate_limit.limiter import RateLimiter, limiter_for, shared_clock_of
 from crm_provider.values.server_clock import ServerClock, ServerMoment
 
 log = logging.getLogger(__name__)
 
 CLOCKS_UNKNOWN = timedelta(hours=3)
 """How far this machine's clock may be from the CRM's if no response shows the CRM's clock."""
+
+MOST_DATES = 100
+"""Headers ``Date`` that are kept until somebody asks for the CRM's clock. More would hardly narrow it."""
 
 INTERRUPTED = "INTERRUPTED"
 """The error type of an attempt that got no response and did not fail either: the task was killed, for example."""
@@ -62,13 +67,23 @@ class Transport:
         if observer is not None:
             self.observe(observer)
         self.clock, self.sleep, self.jitter, self._wall = clock, sleep, jitter, wall
+        self._dates: deque[tuple[str | None, float, float]] = deque(maxlen=MOST_DATES)
+        self._shared_clock = shared_clock_of(self._limiter)
         products = f"airflow-provider-crm/{__version__} {user_agent} python/{platform.python_version()}"
         self._http = HttpSession(settings, user_agent=" ".join(products.split()))
 
-    @cached_property
+    @property
     def server_clock(self) -> ServerClock:
-        """The CRM's clock, as its responses show it."""
-        return server_clock_of(self._limiter)
+        """The CRM's clock, as its responses show it. Their headers are read when somebody asks for the clock."""
+        with suppress(IndexError):  # another thread may take the last one
+            while self._dates:
+                date, sent, received = self._dates.popleft()
+                self._own_clock.note(date, sent=sent, received=received)
+        return self._own_clock
+
+    @cached_property
+    def _own_clock(self) -> ServerClock:
+        return self._shared_clock or ServerClock()
 
     def server_time(self, at: float | None = None) -> ServerMoment | None:
         """A moment by the CRM's clock; None if no response has shown that clock yet.
@@ -120,10 +135,14 @@ class Transport:
             response = self._http.round_trip(call)
             status = response.status
             if status < 400:  # an error may come from something in front of the CRM, which has its own clock
-                self.server_clock.note(response.header("date"), sent=started, received=self.clock())
-            value = self._value(response)
+                self._dates.append((response.header("date"), started, self.clock()))
+                if self._shared_clock is not None:
+                    _ = self.server_clock  # the rate budget goes by it, so it must be up to date
+            value = value_of(response)
         except e.CrmError as error:
             status, error_type = status or error.status, error.type
+            if isinstance(error, e.CrmThrottledError):
+                self._limiter.pause(error.retry_after or 0.0)
             raise
         else:
             error_type = None
@@ -145,13 +164,6 @@ class Transport:
                     attempt=attempt,
                 )
             )
-
-    def _value(self, response: CrmResponse) -> Any:
-        try:
-            return value_of(response)
-        except e.CrmThrottledError as throttled:
-            self._limiter.pause(throttled.retry_after or 0.0)
-            raise
 
     def _notify(self, event: RequestEvent) -> None:
         """Notify observers. An observer that fails does not fail the call; only its first failure is logged."""

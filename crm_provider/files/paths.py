@@ -346,7 +346,7 @@ def _no_bucket(path: AnyPath) -> str | None:
         store.info(bucket)
     except FileNotFoundError:
         return f"there is no bucket {bucket!r}"
-    except PermissionError:  # to ask about the bucket, which says nothing about writing
+    except PermissionError:  # it may write objects without the right to read about the bucket
         return None
     return None
 

@@ -51,6 +51,8 @@ class LoadOptions:
     """How a row can end."""
     meanings: ClassVar[Mapping[Outcome, str]] = {}
     """What outcomes mean, where that is not the same for all kinds of records."""
+    plan_words: ClassVar[Mapping[str, str]] = {}
+    """What plans do, where that is not as for contacts."""
     naive: ClassVar[str] = ""
     """The calls that a load without a plan would make, for the report."""
 

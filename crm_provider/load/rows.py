@@ -45,9 +45,10 @@ class Outcome(str, Enum):
     """In the rejects file."""
     SUPPRESSED = "suppressed"
     """Left out because the person does not want to be contacted."""
+    DELETED = "deleted"
 
 
-WRITTEN = tuple(Outcome)
+WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED)
 """How a row can end that is written to the CRM."""
 
 
@@ -147,7 +148,7 @@ key_of = person_key
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a field of a row.
+    """Invalid fields of a row.
 
     :param field: the CRM's field
     :param column: the source's column, "" for none

@@ -145,7 +145,7 @@ def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None
         refuse_addresses(source)
     if isinstance(source, (str, os.PathLike, AnyPath)):
         source = [_path(source)]
-    elif isinstance(source, Sequence) and all(isinstance(item, str) for item in source):
+    elif _is_list_of_entries(source):
         for number, entry in enumerate(source, start=1):
             yield f"entry {number}", entry
         return
@@ -159,11 +159,19 @@ def _entries(source: Any, format_: str | None, options: Mapping[str, Any] | None
     yield from _column(open_source(source, format=format_, options=options))
 
 
+def _is_list_of_entries(source: Any) -> bool:
+    """Whether a list is one of addresses, even if some of them are missing or no text; not of rows or paths."""
+    return isinstance(source, Sequence) and (
+        any(isinstance(item, str) for item in source)
+        or all(item is None or isinstance(item, (int, float, bytes)) for item in source)
+    )
+
+
 def _path(given: Any) -> AnyPath:
     try:
         return as_path(given)
     except ValueError as wrong:
-        raise SourceError(f"suppression list: {wrong}") from None
+        raise SourceError(str(wrong)) from None
 
 
 def _is_text(path: AnyPath) -> bool:
@@ -192,12 +200,12 @@ def _column(source: Source) -> Iterator[tuple[str, object]]:
         place = source.place(row.number) if isinstance(source, FilesSource) else ""
         where = place or f"row {row.number} of {source.name}"
         if row.problem is not None:
-            raise SourceError(f"the suppression list cannot be read: {row.problem}")
+            raise SourceError(row.problem)
         names = [name for name in row.values if name.strip().lower() == COLUMN]
         if not names and len(row.values) == 1:
             names = list(row.values)
         if len(names) != 1:
             raise SourceError(
-                f"{where} has {len(names) or 'no'} columns 'email' and is no single column; name it 'email'"
+                f"{where} has {len(names) or 'no'} columns 'email' among several; name the one of addresses 'email'"
             )
         yield where, row.values[names[0]]

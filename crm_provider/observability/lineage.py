@@ -66,9 +66,10 @@ def lineage_of_load(operator: Any) -> Lineage:
     if len(inputs) == 1 and "rows" in result:
         inputs = [_counted_input(inputs[0], int(result["rows"]))]
     outputs = []
-    written = _crm_dataset(operator, "contacts", operator.outlets)
+    written = _crm_dataset(operator, operator.kind.options.records, operator.outlets)
     if written is not None and not operator.checks_only:
-        count = int(result["created"]) + int(result["updated"]) if "created" in result else None
+        names = [name for name in ("created", "updated", "deleted") if name in result]
+        count = sum(int(result[name]) for name in names) if names else None
         outputs = [_counted_output(*written, count)]
     return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=found.job_facets if found is not None else {})
 
@@ -88,6 +89,43 @@ def lineage_of_extract(operator: Any, *, failed: bool = False) -> Lineage:
     changes = result.get("changes")
     written = count if changes is None else sum(int(changes[kind]) for kind in ("created", "updated", "deleted"))
     outputs = [] if failed else [_counted_output(*file_dataset(str(operator.target)), written)]
+    return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+class TableLineage:
+    """Lineage of operators that write a listing into a table."""
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """The input; the database is known once the task has opened it."""
+        return lineage_of_table(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """Input and output with counts."""
+        return lineage_of_table(self)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """Only the input: a failed transfer leaves the table as it was."""
+        return lineage_of_table(self, failed=True)
+
+
+def lineage_of_table(operator: Any, *, failed: bool = False) -> Lineage:
+    """The listing that is read and the table that is written; None without the OpenLineage provider."""
+    try:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+    except ImportError:
+        return None
+    from airflow.providers.common.compat.openlineage.facet import InputDataset
+
+    result = operator.last_result or {}
+    read = _crm_dataset(operator, operator.listing, operator.inlets)
+    records = int(result["records"]) if "records" in result else None
+    inputs = [] if read is None else [_counted_input(InputDataset(namespace=read[0], name=read[1]), records)]
+    hook, connection = operator.database
+    if failed or hook is None:
+        return OperatorLineage(inputs=inputs)
+    rows = int(result["rows"]) if "rows" in result else None
+    found = lineage_of_query(f"INSERT INTO {operator.table} (id) VALUES (1)", hook, connection)  # noqa: S608 - never run
+    outputs = [_counted_output(dataset.namespace, dataset.name, rows) for dataset in found.outputs]
     return OperatorLineage(inputs=inputs, outputs=outputs)
 
 

@@ -26,6 +26,7 @@ from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.outcome import publish_reason
 from crm_provider.tasks.templates import is_mapped, path_text
 
 if TYPE_CHECKING:
@@ -116,6 +117,13 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             **kwargs: Unpack[CrmArguments],
         ) -> OperatorPartial: ...
 
+    def execute(self, context: Context) -> Any:
+        try:
+            return super().execute(context)
+        except Exception as error:  # one of the CRM is published with the policy's decision, too
+            publish_reason(error, context)
+            raise
+
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 
@@ -123,43 +131,28 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             extract = Extractor(
                 client,
                 self.listing,
-                _path_of(self.target),
+                url_path(self.target),
                 fields=self.fields,
                 format=self.format,
                 if_changed=self.if_changed,
                 formula_guard=self.formula_guard,
                 column_types=self.column_types,
-                owner=_owner(context["ti"]),
-                tracker=self._tracker(client, context["ti"]),
+                owner=owner_of(context["ti"]),
+                tracker=tracker_of(
+                    client, self.listing, self.changes_since, self.state_path, self.fields, context["ti"]
+                ),
             )
             try:
                 return dict(extract.run())
             except e.CrmError as error:
-                if not self._goes_on(error, context["ti"]):
+                if not goes_on(self, error, context["ti"]):
                     extract.discard()
                 raise
             except ExtractUnsaved:
-                if not _tries_left(context["ti"]):
+                if not tries_left(context["ti"]):
                     self.log.info("No retry is left: the pages that were kept are removed.")
                     extract.discard()
                 raise
-
-    def _tracker(self, client: CrmClient, ti: Any) -> ChangeTracker | None:
-        """Compares the listing with that of the last run, if asked for."""
-        from crm_provider.extract.changes import ChangeTracker
-
-        try:
-            check_changes_since(self.changes_since, self.state_path, self.fields)
-            if self.state_path is None:
-                return None
-            return ChangeTracker(as_path(_path_of(self.state_path)), client.settings, self.listing, _owner(ti))
-        except ValueError as wrong:
-            raise e.CrmInvalidValueError(str(wrong)) from None
-
-    def _goes_on(self, error: e.CrmError, ti: Any) -> bool:
-        """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
-        waits = isinstance(error, e.CrmThrottledError)
-        return self.decide(error).action is Action.RETRY and (waits or _tries_left(ti))
 
 
 class CrmExtractContactsOperator(_ExtractOperator):
@@ -186,11 +179,36 @@ class CrmExtractListsOperator(_ExtractOperator):
     listing = "lists"
 
 
-def _tries_left(ti: Any) -> bool:
+def tracker_of(
+    client: CrmClient, listing: Listing, since: Any, state_path: Any, fields: Any, ti: Any
+) -> ChangeTracker | None:
+    """What compares a listing with that of the task's last run; None if all records are wanted.
+
+    :raises CrmInvalidValueError: if the arguments do not fit together, once templates are rendered
+    """
+    from crm_provider.extract.changes import ChangeTracker
+
+    try:
+        check_changes_since(since, state_path, fields)
+        if state_path is None:
+            return None
+        return ChangeTracker(as_path(url_path(state_path)), client.settings, listing, owner_of(ti))
+    except ValueError as wrong:
+        raise e.CrmInvalidValueError(str(wrong)) from None
+
+
+def goes_on(operator: CrmOperator, error: e.CrmError, ti: Any) -> bool:
+    """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
+    waits = isinstance(error, e.CrmThrottledError)
+    return operator.decide(error).action is Action.RETRY and (waits or tries_left(ti))
+
+
+def tries_left(ti: Any) -> bool:
+    """Whether Airflow would retry the task."""
     return int(ti.max_tries or 0) >= int(ti.try_number)
 
 
-def _path_of(target: Any) -> Any:
+def url_path(target: Any) -> Any:
     """A URL as an ``ObjectStoragePath``, which knows its connection."""
     if isinstance(target, str) and "://" in target:
         from airflow.sdk import ObjectStoragePath
@@ -199,7 +217,7 @@ def _path_of(target: Any) -> Any:
     return target
 
 
-def _owner(ti: Any) -> Owner:
+def owner_of(ti: Any) -> Owner:
     """The task instance. A user's clear raises ``max_tries``, a retry or a reschedule does not."""
     from crm_provider.extract.partial_pages import Owner
 

@@ -372,12 +372,11 @@ def share_through(factory: Callable[[str], SharedText]) -> None:
     _shared_text = factory
 
 
-def server_clock_of(limiter: RateLimiter) -> ServerClock:
-    """The CRM's clock that all callers of a budget narrow down; a new one for a budget that does not go by it."""
+def shared_clock_of(limiter: RateLimiter) -> ServerClock | None:
+    """The CRM's clock that all callers of a budget narrow down; None if the budget does not go by it."""
     while isinstance(limiter, ShareRateLimiter):
         limiter = limiter.whole
-    known = limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None
-    return known or ServerClock()
+    return limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None
 
 
 def _forget_in_child() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
+from urllib.parse import urlencode
 
+from crm_provider import config
 from crm_provider._compat import Context
 from crm_provider.errors import CrmError
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.tasks.retry_policy import DECISION_KEY
 
 When = Literal["always", "rejects"]
 
@@ -19,6 +22,9 @@ VARIABLE = "crm_summary"
 
 SAFE = (CrmError, SourceError, InUse, CannotWrite)
 """Errors whose texts hold no values."""
+
+FAILED = ("failed", "up_for_retry")
+"""States of a task whose try has failed."""
 
 SHOWN_TYPES = 5
 
@@ -34,7 +40,7 @@ def load_alert(notify: Callable[[Context], Any], *, when: When = "always") -> Ca
     ... )
 
     ``crm_summary`` has ``title``, ``text``, ``markdown``, ``state`` (``failed``, ``succeeded with rejects``,
-    ``succeeded``), ``rejected`` (rows) and ``link`` (the task in Airflow).
+    ``succeeded``), ``rejected`` (rows), ``link`` (the run on the page CRM) and ``log`` (the task in Airflow).
 
     :param notify: a notifier, or any function that takes the context
     :param when: ``rejects``: only if rows were rejected
@@ -59,26 +65,33 @@ class LoadSummary:
     :param name: DAG and task
     :param state: how the task ended
     :param lines: counts and reasons
-    :param link: the task in Airflow
+    :param log: the task in Airflow, with its log
+    :param link: the run on the page CRM; the task if Airflow's configuration has no address
     :param rejected: rows
     """
 
     name: str
     state: str
     lines: tuple[str, ...]
+    log: str
     link: str
     rejected: int = 0
 
     @classmethod
     def of(cls, context: Context) -> LoadSummary:
         """The summary of the task whose callback runs."""
-        ti, error = context["ti"], context.get("exception")
+        ti, given = context["ti"], cast("Mapping[str, Any]", context)
+        # dag.test() of Airflow 3.1 and 3.2 gives a callback no exception
+        error = given.get("exception") or given.get(DECISION_KEY, (None, None))[0]
+        is_failed = error is not None or getattr(ti, "state", None) in FAILED
         result = getattr(ti.task, "last_result", None) or {}
         rejected = result.get(Outcome.REJECTED.value, 0)
-        state = "failed" if error is not None else "succeeded with rejects" if rejected else "succeeded"
+        state = "failed" if is_failed else "succeeded with rejects" if rejected else "succeeded"
         index = f" [{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
-        lines = [*_reasons(error, result.get("ending")), *(_counts(result) if result else [])]
-        return cls(f"{ti.dag_id} / {ti.task_id}{index}", state, tuple(lines), str(ti.log_url), rejected)
+        reasons = _reasons(error, result.get("ending")) if is_failed else []
+        lines = [*reasons, *(_counts(result) if result else [])]
+        log = str(ti.log_url)
+        return cls(f"{ti.dag_id} / {ti.task_id}{index}", state, tuple(lines), log, _page(ti) or log, rejected)
 
     @property
     def title(self) -> str:
@@ -88,15 +101,28 @@ class LoadSummary:
     @property
     def text(self) -> str:
         """Plain text."""
-        return "\n".join([self.title, *self.lines, self.link])
+        return "\n".join([self.title, *self._all_lines])
 
     @property
     def markdown(self) -> str:
         """Markdown that chats and web pages show alike: a list, and an address as it is."""
-        return "\n".join([f"`{self.name}`: {self.state}", "", *(f"- {line}" for line in self.lines), f"- {self.link}"])
+        return "\n".join([f"`{self.name}`: {self.state}", "", *(f"- {line}" for line in self._all_lines)])
+
+    @property
+    def _all_lines(self) -> tuple[str, ...]:
+        page = (f"Run: {self.link}",) if self.link != self.log else ()
+        return (*self.lines, *page, f"Log: {self.log}")
 
     def __str__(self) -> str:
         return self.text
+
+
+def _page(ti: Any) -> str | None:
+    """The run on the page CRM."""
+    key = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
+    if ti.map_index is not None and ti.map_index >= 0:
+        key["map_index"] = ti.map_index
+    return config.page_url(f"run?{urlencode(key)}")
 
 
 def _reasons(error: Any, ending: str | None) -> list[str]:
@@ -104,15 +130,13 @@ def _reasons(error: Any, ending: str | None) -> list[str]:
 
     :param ending: how the load ended, if it came that far
     """
-    if error is None:
-        return []
     known = next((found for found in (error, getattr(error, "__cause__", None)) if isinstance(found, SAFE)), None)
     if isinstance(known, CrmError):
         request = [f"Request id: {known.request_id}"] if known.request_id else []
         return [known.happened, f"What to do: {known.advice}", *request]
     if known is not None:
         return [str(known)]
-    return [ending or f"{type(error).__name__}: see the log"]
+    return [ending or (f"{type(error).__name__}: see the log" if error is not None else "See the log")]
 
 
 def _counts(result: Mapping[str, Any]) -> list[str]:

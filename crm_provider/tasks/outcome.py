@@ -163,8 +163,13 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
 
 
 def publish_reason(wrong: Exception, context: Context) -> None:
-    """Publish why a task ends without a result, for the page CRM. The text holds no values, like that of any error."""
-    value = {"error": type(wrong).__name__, "message": str(wrong)[:LONGEST_REASON]}
+    """Publish why a task ends without a result, for the page CRM.
+
+    Our own texts hold no values. An error of another library may, so only its class is published.
+    """
+    name = type(wrong).__name__
+    is_ours = type(wrong).__module__.startswith(("crm_provider.", "airflow."))
+    value = {"error": name, "message": str(wrong)[:LONGEST_REASON] if is_ours else f"{name}: see the task's log"}
     if getattr(context["task"], "do_xcom_push", True):
         context["ti"].xcom_push(key=REASON_XCOM, value=value)
 
@@ -207,7 +212,7 @@ def sensor_timeout(
     """
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
-    log.log(level, "%s", record(message, [("Last answer", last_result), ("Task", ended)]))
+    log.log(level, "%s", record(message, [("Last result", last_result), ("Task", ended)]))
     message = f"{message} The last result was: {last_result}"
     if soft_fail:
         raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause

@@ -7,6 +7,7 @@ missing value is an error instead of the text ``None``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
@@ -152,6 +153,26 @@ class Missing(str):
     __slots__ = ()
 
 
+class NotFinite(str):
+    """The name of a number that JSON does not have (``nan``, ``inf``): Airflow cannot store the number itself."""
+
+    __slots__ = ()
+
+
+def storable(value: Any) -> Any:
+    """A rendered field, with :class:`NotFinite` for such numbers: :func:`check_rendered` rejects it.
+
+    Airflow would fail when it stores the field, before the task runs, without naming it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return NotFinite(value)
+    if type(value) is dict:
+        return {name: storable(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(storable, value))
+    return value
+
+
 class RenderedFieldsMixin:
     """Renders the template fields of an operator or sensor.
 
@@ -186,7 +207,7 @@ class RenderedFieldsMixin:
             found = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         finally:
             self._rendering = False
-        return Missing("None") if found is None and content is not None else found
+        return Missing("None") if found is None and content is not None else storable(found)
 
     def _render_text(self, content: str, context: Context, env: jinja2.Environment, seen_oids: set[int] | None) -> Any:
         is_file = bool(self.template_ext) and content.endswith(tuple(self.template_ext))
@@ -210,12 +231,14 @@ def is_mapped(task: Any) -> bool:
 
 
 def check_rendered(task: Any) -> None:
-    """Reject fields whose template or upstream task had no value.
+    """Reject fields whose template or upstream task had no value, and numbers that JSON does not have.
 
     :raises CrmInvalidValueError: naming the field
     """
     for name in task.template_fields:
-        for place in _missing(getattr(task, name, None), name):
+        for place, value in _unusable(getattr(task, name, None), name):
+            if isinstance(value, NotFinite):
+                raise CrmInvalidValueError(f"{place} is not a finite number; correct it, or leave it empty")
             raise rendered_to_none(place)
 
 
@@ -227,16 +250,16 @@ def rendered_to_none(field: str) -> CrmInvalidValueError:
     )
 
 
-def _missing(value: Any, place: str) -> Iterator[str]:
-    """The places of values that were rendered to None."""
-    if isinstance(value, Missing):
-        yield place
+def _unusable(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The places of values that were rendered to None or are no finite number, and these values."""
+    if isinstance(value, (Missing, NotFinite)):
+        yield place, value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _missing(item, f"{place}[{name!r}]")
+            yield from _unusable(item, f"{place}[{name!r}]")
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from _missing(item, f"{place}[{number}]")
+            yield from _unusable(item, f"{place}[{number}]")
 
 
 def _noting(outputs: list[Any]) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""Checks what loads have left in Airflow's database: the result, the checkpoint, the rendered connection.
+"""Checks what syncs have left in Airflow's database: results, errors, checkpoints, the rendered connection.
 
 A task of any author can write any value under these names, and everyone sees the page. So a value is read as plain
 JSON, its size is limited, and each part that the page uses is checked for type and range. Pure functions.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import Checkpoint
 
@@ -24,13 +26,18 @@ COUNTS_UPTO = 2**53
 SECONDS_UPTO = 100 * 365 * 86400.0
 """Durations are below it."""
 
-LONGEST_NAME, LONGEST_PATH = 250, 4096
-"""Characters of a connection id (Airflow's own limit) or an error type, and of a path."""
+LONGEST_NAME = 250
+"""Characters of a connection id (Airflow's own limit) or an error type."""
 
-OUTCOMES = (*(outcome.value for outcome in Outcome), "left")
+OUTCOMES = (*(outcome.value for outcome in Outcome), "read", "left")
 """Outcomes of rows in a result, in the order of the bar; the last one is not an outcome yet."""
 
-PATHS = ("rejects_path", "outcomes_path", "report_path", "state_path")
+MOST_LINES, MOST_FACTS, LONGEST_TEXT = 100, 12, 4096
+"""Lines of a policy, further figures of a result, and characters of a text that are read."""
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character: it cannot be encoded."""
 
 
 class Unreadable(ValueError):
@@ -38,55 +45,119 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadResult:
-    """The result of a load, checked.
+class Result:
+    """The result of a load or an extract, checked.
 
+    :param kind: what was loaded, if the operator loads several kinds
     :param counts: outcome -> rows
     :param errors: error type -> rows
     :param problems: what was found before the first call -> rows
     :param budget_used: share of the key's rate
+    :param plan: parts of the plan: name, words, why, calls, seconds
+    :param ending: how it ended, in words
+    :param samples: of rejected rows, each with row, place, type and message
+    :param resend: the task that sends the rejected rows again, as Python
+    :param policy: the error policy: operator, on_error, site
     :param paths: name in the result -> path
+    :param facts: further figures of a kind that the page does not know
     """
 
+    kind: str | None = None
     rows: int
     counts: Mapping[str, int]
-    errors: Mapping[str, int]
-    problems: Mapping[str, int]
+    errors: Mapping[str, int] = field(default_factory=dict)
+    problems: Mapping[str, int] = field(default_factory=dict)
     calls: int | None
-    calls_saved: int | None
-    throttled: int | None
-    seconds: float | None
-    budget_used: float | None
-    plan: str | None
+    calls_saved: int | None = None
+    throttled: int | None = None
+    seconds: float | None = None
+    budget_used: float | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool
     conn_id: str | None
-    paths: Mapping[str, str]
+    paths: Mapping[str, str] = field(default_factory=dict)
+    ending: str
+    samples: Sequence[Mapping[str, Any]] = ()
+    resend: str | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, int | float] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        return self.counts.get("rejected", 0)
+
+    @property
+    def left(self) -> int:
+        return self.counts.get("left", 0)
 
 
-def result_of(text: str) -> LoadResult | None:
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The error that has ended a task, checked.
+
+    :param origin: which line of the error policy decided; empty if none did
+    """
+
+    type: str
+    message: str
+    advice: str = ""
+    origin: str = ""
+    request_id: str = ""
+
+
+def result_of(text: str, *, brief: bool = False) -> Result | None:
     """The result in an XCom; None if the XCom does not hold one, for example with a custom XCom backend.
 
     :param text: JSON, as in the database
-    :raises Unreadable: the XCom holds an object that is not the result of a load
+    :param brief: only what a list of runs shows
+    :raises Unreadable: the XCom holds an object that is not the result of a load or an extract
     """
     data = json_of(text)
     if not isinstance(data, Mapping):
         return None
-    plan = _part(data, "plan", _is_object) or {}
-    return LoadResult(
-        rows=_needed(data, "rows"),
-        counts={"rejected": _needed(data, "rejected"), **_present(data, OUTCOMES, is_count)},
+    known: dict[str, Any] = {
+        "rows": _rows(data),
+        "counts": _counts(data),
+        "calls": _part(data, "calls", is_count),
+        "dry_run": _part(data, "dry_run", _is_bool) or False,
+        "conn_id": _part(data, "crm_conn_id", _is_name) or None,
+        "ending": _part(data, "ending", _is_long_text) or "",
+        "plan": _plan(_part(data, "plan", _is_object) or {}),
+    }
+    if brief:
+        return Result(**known)
+    return Result(
+        **known,
+        kind=_part(data, "kind", _is_name),
         errors=_part(data, "errors", _are_named_counts) or {},
         problems=_part(data, "problems", _are_counts) or {},
-        calls=_part(data, "calls", is_count),
         calls_saved=_part(data, "calls_saved", is_count),
         throttled=_part(data, "throttled", is_count),
         seconds=_part(data, "seconds", _is_duration),
         budget_used=_part(data, "budget_used", _is_share),
-        plan=_part(plan, "name", _is_name),
-        dry_run=_part(data, "dry_run", _is_bool) or False,
-        conn_id=_part(data, "crm_conn_id", _is_name) or None,
-        paths=_present(data, PATHS, _is_path),
+        paths=_present(data, _paths_in(data), _is_long_text),
+        samples=[_sample(sample) for sample in _part(data, "samples", _are_samples) or ()],
+        resend=_part(data, "resend", _is_long_text),
+        policy=_policy(_part(data, "error_policy", _is_object) or {}),
+        facts=_further(data),
+    )
+
+
+def failure_of(text: str) -> Failure:
+    """The error in the XComs ``crm_error`` and ``crm_reason``.
+
+    :param text: JSON, as in the database
+    :raises Unreadable: it is not such an error
+    """
+    data = json_of(text)
+    if not isinstance(data, Mapping):
+        raise Unreadable("it is no object")
+    return Failure(
+        type=_part(data, "type", _is_name) or _part(data, "error", _is_name) or "",
+        message=_part(data, "message", _is_long_text) or "",
+        advice=_part(data, "suggested_action", _is_long_text) or "",
+        origin=_part(data, "origin", _is_name) or "",
+        request_id=_part(data, "request_id", _is_name) or "",
     )
 
 
@@ -148,11 +219,55 @@ def _present(data: Mapping[str, Any], names: tuple[str, ...], fits: Callable[[An
     return {name: value for name in names if (value := _part(data, name, fits)) is not None}
 
 
-def _needed(data: Mapping[str, Any], name: str) -> int:
-    value = _part(data, name, is_count)
-    if value is None:
-        raise Unreadable(f"{name} is missing")
-    return int(value)
+def _rows(data: Mapping[str, Any]) -> int:
+    """Rows of a load, or records of an extract."""
+    for name in ("rows", "records"):
+        value = _part(data, name, is_count)
+        if value is not None:
+            return int(value)
+    raise Unreadable("rows is missing")
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, int]:
+    """Rows by outcome; what has no outcomes has read its rows."""
+    return _present(data, OUTCOMES, is_count) or {"read": _rows(data)}
+
+
+def _plan(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_present(data, ("name",), _is_name),
+        **_present(data, ("words", "why"), _is_long_text),
+        **_present(data, ("calls",), is_count),
+        **_present(data, ("seconds",), _is_duration),
+    }
+
+
+def _policy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_present(data, ("operator",), _is_name), **_present(data, ("on_error", "site"), _are_lines)}
+
+
+def _sample(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "row": _part(data, "row", is_count),
+        "type": _part(data, "type", _is_name) or "",
+        **{name: _part(data, name, _is_long_text) or "" for name in ("place", "message")},
+    }
+
+
+_KNOWN = frozenset(
+    (*OUTCOMES, "rows", "records", "calls", "calls_saved", "throttled", "seconds", "budget_used", "resumed_at")
+)
+
+
+def _further(data: Mapping[str, Any]) -> dict[str, int | float]:
+    """Figures that only some kinds have, the first ones."""
+    names = [name for name in data if name not in _KNOWN and _is_name(name) and _is_figure(data[name])]
+    return {name: data[name] for name in names[:MOST_FACTS]}
+
+
+def _paths_in(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = [name for name in data if name == "path" or name.endswith("_path")]
+    return tuple(name for name in names if _is_name(name))[:MOST_FACTS]
 
 
 def is_count(value: Any) -> TypeGuard[int]:
@@ -183,15 +298,31 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_text(value: Any, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and not any("\ud800" <= char <= "\udfff" for char in value)
+    return isinstance(value, str) and len(value) <= longest and (value.isascii() or not _HALF.search(value))
 
 
 def _is_name(value: Any) -> bool:
     return _is_text(value, LONGEST_NAME)
 
 
-def _is_path(value: Any) -> bool:
-    return _is_text(value, LONGEST_PATH)
+def _is_long_text(value: Any) -> bool:
+    return _is_text(value, LONGEST_TEXT)
+
+
+def _is_figure(value: Any) -> bool:
+    return is_count(value) or (isinstance(value, float) and _is_duration(value))
+
+
+def _are_samples(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_SAMPLES and all(map(_is_object, value))
+
+
+def _are_lines(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) <= MOST_LINES
+        and all(_is_name(key) and _is_name(action) for key, action in value.items())
+    )
 
 
 def _are_counts(value: Any) -> bool:

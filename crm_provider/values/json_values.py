@@ -5,7 +5,8 @@ The hook, operators, loads and rejects all convert values like this:
 ===================================  ===============================================================
 value                                becomes
 ===================================  ===============================================================
-text, ``True``, ``False``, ``None``  the same
+text                                 the same, if no half of a character (a lone surrogate) is in it
+``True``, ``False``, ``None``        the same
 whole number, float                  the same, if it is finite and has a usual size
 ``Decimal``                          text with exactly its digits
 time with a zone                     text in UTC: ``2024-01-31T12:00:00Z``
@@ -141,6 +142,16 @@ def utc_text(moment: datetime) -> str:
     return written if moment.tzinfo is None else f"{written}Z"
 
 
+def whole_text(value: str) -> str:
+    """A text without halves of characters (lone surrogates), which no encoding has.
+
+    :raises ConversionError: if one is in it
+    """
+    if not value.isascii() and _SURROGATE.search(value):
+        raise ConversionError("a text with half a character (a lone surrogate)", "correct it in the source")
+    return value
+
+
 def whole_number(value: int) -> int:
     """A whole number of at most :data:`MAX_BITS` bits.
 
@@ -168,7 +179,7 @@ def _safe(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise ConversionError(f"nested more than {MAX_DEPTH} levels deep", "flatten it")
     if value is None or isinstance(value, (str, bool)):
-        return value
+        return whole_text(value) if isinstance(value, str) else value
     if isinstance(value, int):
         return whole_number(int(value))
     if isinstance(value, float):
@@ -178,7 +189,7 @@ def _safe(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
             raise ConversionError("a nested value with a name that is not text", "JSON has only text names; convert it")
-        return {name: _within(item, name, depth) for name, item in value.items()}
+        return {whole_text(name): _within(item, name, depth) for name, item in value.items()}
     return _as_text(value)
 
 

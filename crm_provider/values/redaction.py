@@ -55,7 +55,7 @@ def cut(text: str) -> str:
 
 def private_path(path: str) -> str:
     """A path without the parts that are personal data or secrets."""
-    return _PRIVATE_PATH.sub(r"\1...", path)
+    return PRIVATE_PATH.sub(r"\1...", path)
 
 
 def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> str:
@@ -87,7 +87,7 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
 
 _EMAIL = re.compile(r"(?<![^\s\"'<>@,;:()\[\]{}])[^\s\"'<>@,;:()\[\]{}]+(?:@|%40)[^\s\"'<>@,;:()\[\]{}]+")
 
-_PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
+PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
 
 _ALONE = r"(?:(?<!\w)|(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=\\[nrt]))"
 """The start of a word, possibly after an escaped space or quote."""

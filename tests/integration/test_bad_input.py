@@ -93,6 +93,11 @@ NO_UUID = ["not a UUID", "copy the id from the CRM"]
 VALUES = {
     # what is wrong: (operator, arguments, what the message says, in parts)
     "empty email": (CrmUpsertContactOperator, {**UPSERT, "contact_email": ""}, ["email is empty"]),
+    "an attribute that JSON does not have": (
+        CrmUpsertContactOperator,
+        {**UPSERT, "attributes": {"scores": [1.5, float("nan")]}},
+        ["attributes['scores'][1] is not a finite number", "correct it, or leave it empty"],
+    ),
     "deal id from a task that returned nothing": (
         CrmMoveDealStageOperator,
         {**MOVE, "deal_id": "{{ None }}"},

@@ -17,8 +17,8 @@ from crm_provider.sandbox import Sandbox
 ROOT = Path(__file__).resolve().parents[2]
 
 FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "throttled": ({"error": "throttled"}, ["is throttling, so that the key could not be checked", "TOO_MANY_REQUESTS"]),
-    "quota": ({"error": "quota used up"}, ["is throttling, so that the key could not be checked", "LIMIT_EXCEEDED"]),
+    "throttled": ({"error": "throttled"}, ["throttles calls, so the key could not be checked", "TOO_MANY_REQUESTS"]),
+    "quota": ({"error": "quota used up"}, ["throttles calls, so the key could not be checked", "LIMIT_EXCEEDED"]),
     "broken": ({"error": "INTERNAL_SERVER_ERROR"}, ["INTERNAL_SERVER_ERROR (500)", "try again later"]),
     "away": ({"error": "unavailable"}, ["SERVICE_UNAVAILABLE (503)", "try again later"]),
     "a refused key": ({"error": "FORBIDDEN"}, ["FORBIDDEN (403)", "check the API key"]),

@@ -65,7 +65,7 @@ def test_files_parse_without_a_warning_of_our_own(airflow_db: Path) -> None:
 
 def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]) -> None:
     assert {file.stem for file in FILES} == {
-        "crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_load_alerts", "crm_quickstart",
+        "crm_lead_pipeline", "crm_list_watcher", "crm_load", "crm_load_alerts", "crm_loads", "crm_quickstart",
     }  # fmt: skip
     for file in FILES:
         assert dag_named(file.stem).dag_id == file.stem
@@ -229,3 +229,10 @@ def test_people_hear_of_a_load_that_failed_or_rejected_rows(
     for mail in mails:
         assert says in mail.html_content
         assert "example.com" not in mail.html_content, "no value of a row"
+
+
+def test_the_loads_end_as_the_demo_expects(
+    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, tmp_path: Path, waits: dict[str, list[float]]
+) -> None:
+    run = run_dag(dag_named("crm_loads"), run_conf={"folder": str(tmp_path / "crm")}, logical_date=None)
+    assert verdict(rows_of(run), EXPECTED["crm_loads"]) == []

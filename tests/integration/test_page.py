@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
-from crm_provider.ui.query import LIMIT
+from crm_provider.ui.syncs import PAGE_SIZE
 
 XSS = "<script>alert(1)</script>"
 
@@ -74,7 +75,19 @@ def loads(run_dag: Callable[..., Any], crm: Sandbox, tmp_path: Path) -> dict[str
     return {"good": run_dag(good), "bad": run_dag(bad)}
 
 
-@pytest.mark.parametrize("path", ["/", "/policy"])
+RUN = {"dag_id": "page_bad", "task_id": "load"}
+"""The load with rejects, for ``/sync``."""
+
+
+def run_page(client: TestClient, loads: dict[str, Any], name: str = "bad") -> Any:
+    """The page of the run of a load."""
+    return client.get("/run", params={**RUN, "dag_id": f"page_{name}", "run_id": loads[name].dag_run.run_id})
+
+
+PATHS = ["/", "/policy", "/sync?dag_id=page_good&task_id=load", "/run?dag_id=page_good&task_id=load&run_id=x"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_nobody_sees_anything_without_a_login(users: Users, loads: Any, path: str) -> None:
     answer = users.client(None).get(path)
     assert answer.status_code == 401
@@ -82,7 +95,7 @@ def test_nobody_sees_anything_without_a_login(users: Users, loads: Any, path: st
     assert "page_good" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/", "/policy"])
+@pytest.mark.parametrize("path", PATHS)
 def test_who_has_no_right_to_see_the_website_does_not_see_the_page(users: Users, loads: Any, path: str) -> None:
     answer = users.client("eve", role=None).get(path)
     assert answer.status_code == 403
@@ -100,7 +113,8 @@ def test_who_may_see_the_website_sees_the_page(users: Users, loads: Any, role: s
 
 def test_every_path_but_the_known_files_asks_who_it_is(users: Users) -> None:
     """A page that is added and forgets to ask fails here."""
-    from crm_provider.ui.app import ASSETS, current_user
+    from crm_provider.ui.access import current_user
+    from crm_provider.ui.app import ASSETS
 
     open_paths = {
         route.path
@@ -123,27 +137,111 @@ def test_what_a_load_has_done(users: Users, loads: Any) -> None:
     assert loads["good"].state == "success"
     assert loads["bad"].state == "failed"
     assert loads["bad"]["load"].result["crm_conn_id"] == "crm_default"
-    answer = users.client().get("/")
-    assert answer.status_code == 200
-    text = answer.text
+    client = users.client()
+    text = client.get("/").text
+    for expected in ("page_good / load", "page_bad / load", "2 created", "too many rejects", "crm_default"):
+        assert expected in text, expected
+    text = client.get("/sync", params=RUN).text
+    for expected in ("Runs, the newest first", "2 unchanged, 2 rejected", "paused"):
+        assert expected in text, expected
+    text = run_page(client, loads).text
     for expected in (
-        "<h2>crm_default</h2>", "page_good / load", "page_bad / load", "INVALID_INPUT", "2 created",
-        "send a valid body with all required fields", 'href="/airflow/dags/page_bad/runs/', "rejects&amp;co.jsonl",
+        "INVALID_INPUT", "send a valid body with all required fields", 'href="/airflow/dags/page_bad/runs/',
+        "rejects&amp;co.jsonl", "CrmRetryRejectsOperator(", "2 of 4 rows were rejected", "is not a valid email address",
+        "neither the task nor the site had a line of its own", "What it does",
     ):  # fmt: skip
         assert expected in text, expected
     assert "@example.com" not in text, "no value of a row"
+
+
+class Broken:
+    """A source whose rows cannot be read; the message has a value."""
+
+    name, columns = "broken", None
+
+    def rows(self) -> Any:
+        raise ZeroDivisionError("ada@example.com")
+
+
+def test_why_a_load_ended_before_its_first_call(
+    users: Users, run_dag: Callable[..., Any], crm: Sandbox, tmp_path: Path
+) -> None:
+    from airflow.sdk import DAG
+
+    crm.add_fault(effect="error", error="UNAUTHORIZED")
+    with DAG("page_early", schedule=None) as dag:
+        CrmLoadContactsOperator(task_id="unread", source=str(tmp_path / "*.csv"), retries=0)
+        CrmLoadContactsOperator(task_id="refused", source=[{"email": f"{n}@example.com"} for n in range(60)])
+        CrmExtractContactsOperator(task_id="extract", target=str(tmp_path / "contacts.jsonl"))
+        CrmExtractContactsOperator(task_id="unwritable", target="/proc/no/contacts.jsonl")
+        CrmLoadContactsOperator(task_id="broken", source=Broken(), retries=0)
+    done = run_dag(dag)
+    assert done["unread"].xcoms["crm_reason"]["error"] == "NoSuchFile"
+    reasons = {
+        "unread": "no file matches", "refused": "Stopped: ", "extract": "Decided by", "unwritable": "/proc/no",
+        "broken": "ZeroDivisionError: see the task&#39;s log",
+    }  # fmt: skip
+    for task, expected in reasons.items():
+        key = {"dag_id": "page_early", "task_id": task, "run_id": done.dag_run.run_id}
+        text = users.client().get("/run", params=key).text
+        assert "failed" in text or "stopped" in text
+        assert expected in text, task
+        assert "@example.com" not in text
+    assert users.client().get("/", params={"state": "failed", "dag": "page_early"}).text.count("data-live=") == 6
+
+
+def test_search_filters_and_pages(users: Users, loads: Any) -> None:
+    client = users.client()
+    for query, good, bad in (
+        ({"q": "GOOD"}, True, False), ({"dag": "page_bad"}, False, True),
+        ({"state": "failed", "q": "page"}, False, True),
+        ({"connection": "crm_default", "days": "1", "state": "success"}, True, False), ({"q": "nothing"}, False, False),
+    ):  # fmt: skip
+        text = client.get("/", params=query).text
+        shown = [f">page_{name} / load</a>" in text for name in ("good", "bad")]
+        assert shown == [good, bad], query
+    for state, found in (("", True), ("failed", True), ("success", False), ("rejects", False), ("running", False)):
+        text = client.get("/sync", params={**RUN, "state": state}).text
+        assert ('<th scope="row"' in text) == found, state
+    assert "No run fits" in client.get("/sync", params={**RUN, "page": "9"}).text
+
+
+def test_runs_with_rejects_are_found_in_the_database(users: Users, loads: Any) -> None:
+    for rejected, state in (("3", "rejects"), ("0", "success"), ("null", "success"), ('{"a": 1}', "rejects")):
+        set_stored("task_instance", "state", "success")
+        set_stored("xcom", "value", f'{{"rows": 3, "rejected": {rejected}}}')
+        for asked in ("rejects", "success"):
+            text = users.client().get("/sync", params={**RUN, "state": asked}).text
+            assert ('<th scope="row"' in text) == (asked == state), rejected
+
+
+def test_what_is_not_there(users: Users, loads: Any) -> None:
+    run_id = loads["bad"].dag_run.run_id
+    for path, query in (
+        ("/sync", {}), ("/sync", {"dag_id": "page_bad", "task_id": "other"}), ("/run", RUN),
+        ("/run", {**RUN, "run_id": run_id, "map_index": "3"}), ("/run", {**RUN, "run_id": run_id, "map_index": "x"}),
+    ):  # fmt: skip
+        answer = users.client().get(path, params=query)
+        assert (answer.status_code, "Not found" in answer.text) == (404, True), query
 
 
 def test_a_dag_that_the_user_may_not_read(users: Users, loads: Any) -> None:
     users.may = lambda *, user, details, **_: user.username == "ann" and details.id == "page_good"
     assert "page_good" in users.client("ann").get("/").text
     assert "page_bad" not in users.client("ann").get("/").text
-    assert "No loads yet" in users.client("bob").get("/").text
+    assert "No syncs yet" in users.client("bob").get("/").text
+
+
+def test_the_pages_of_a_dag_that_the_user_may_not_read(users: Users, loads: Any) -> None:
+    users.may = lambda *, details, **_: details.id == "page_good"
+    assert users.client().get("/sync", params=RUN).status_code == 404
+    assert run_page(users.client(), loads).status_code == 404
+    assert run_page(users.client(), loads, "good").status_code == 200
 
 
 def test_a_user_who_may_not_read_xcoms(users: Users, loads: Any) -> None:
     users.may = lambda *, access_entity, **_: access_entity.value != "XCOM"
-    assert "No loads yet" in users.client().get("/").text
+    assert "No syncs yet" in users.client().get("/").text
 
 
 def test_only_reading_is_asked_for_and_only_about_dags_with_loads(users: Users, loads: Any) -> None:
@@ -155,30 +253,45 @@ def test_only_reading_is_asked_for_and_only_about_dags_with_loads(users: Users, 
 
 
 def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crm_provider.ui import app, reading
+    from crm_provider.ui import stored, views
 
-    real = app.recent_loads
+    result = {
+        "kind": XSS, "rows": 1, "rejected": 1, "errors": {XSS: 1}, "problems": {XSS: 1}, "rejects_path": XSS,
+        "plan": {"name": XSS, "words": XSS, "why": XSS}, "report_path": f'"{XSS}', "crm_conn_id": XSS, "ending": XSS,
+        "samples": [{"row": 1, "place": XSS, "type": XSS, "message": XSS}], "resend": XSS, XSS: 7,
+        "error_policy": {"operator": "CrmLoadContactsOperator", "on_error": {"INVALID_INPUT": "skip"}},
+        "state_path": "javascript:alert(1)", "path": "https://elsewhere.example.com/x",
+    }  # fmt: skip
 
-    def with_markup(*arguments: Any, **keywords: Any) -> list[reading.Found]:
-        result = {
-            "rows": 1, "rejected": 1, "errors": {XSS: 1}, "problems": {XSS: 1}, "plan": {"name": XSS},
-            "rejects_path": XSS, "report_path": f'"{XSS}', "crm_conn_id": XSS,
-        }  # fmt: skip
-        found = real(*arguments, **keywords)[0]
-        return [
-            reading.Found(
-                dag_id=XSS, task_id=XSS, run_id=f'"{XSS}', map_index=-1, operator=XSS, state=XSS, start=found.start,
-                end=None, result=json.dumps(result),
-            )
-        ]  # fmt: skip
+    def with_markup(found: stored.Found, **_: Any) -> stored.Found:
+        return stored.Found(
+            dag_id=XSS, task_id=XSS, run_id=f'"{XSS}', map_index=-1, operator=XSS, state="failed", start=found.start,
+            end=None, result=json.dumps(result), failure=json.dumps({"message": XSS, "origin": XSS}),
+        )  # fmt: skip
 
-    monkeypatch.setattr(app, "recent_loads", with_markup)
-    text = users.client().get("/").text
-    assert "<script>alert" not in text
-    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
-    links = re.findall(r"""href=["']?([^"'\s>]*)""", text)
-    assert links
-    assert [link for link in links if not link.startswith("/airflow/")] == [], "all lead into this Airflow"
+    real = views.read
+    monkeypatch.setattr(views, "read", lambda found, **keywords: real(with_markup(found), **keywords))
+    client = users.client()
+    for answer in (client.get("/"), client.get("/sync", params=RUN), run_page(client, loads)):
+        assert answer.status_code == 200
+        text = answer.text
+        assert "<script>alert" not in text
+        assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4
+        links = re.findall(r"""href=["']?([^"'\s>]*)""", text)
+        assert links
+        inside = ("/airflow/", "#main")
+        assert [link for link in links if not link.startswith(inside)] == [], "all lead into this Airflow"
+
+
+def test_files_are_linked_as_the_site_says(users: Users, loads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {"/data/": "https://files.example.com/", "/code/": "javascript:alert(1)//"}
+    monkeypatch.setenv("AIRFLOW__CRM__FILE_LINKS", json.dumps(links))
+    set_stored(
+        "xcom", "value", of_load(rejects_path="/data/a b.jsonl", state_path="/code/x", report_path="http://x.org/")
+    )
+    text = run_page(users.client(), loads).text
+    assert re.findall(r'href="(\w+:[^"]*)"', text) in (["https://files.example.com/a%20b.jsonl"], [])
+    assert ("javascript" in links["/code/"]) and "javascript:" not in text
 
 
 def set_stored(table: str, column: str, text: str) -> None:
@@ -210,19 +323,21 @@ def test_one_record_does_not_take_down_the_page(users: Users, loads: Any) -> Non
     set_stored("rendered_task_instance_fields", "rendered_fields", '{"crm_conn_id": {"a": NaN}}')
     for attack, text in HOSTILE.items():
         set_stored("xcom", "value", text)
-        answer = users.client().get("/")
+        client = users.client()
+        answer = client.get("/")
         assert (attack, answer.status_code) == (attack, 200)
         assert "page_bad / load" in answer.text
-        assert "Its result cannot be read" in answer.text, attack
-        assert "page_good / load" in answer.text
         assert "2 created" in answer.text, "the rest of the page is as ever"
+        assert client.get("/sync", params=RUN).status_code == 200
+        assert "Its result cannot be read" in run_page(client, loads).text, attack
 
 
 def test_what_is_shown_of_one_load_is_bounded(users: Users, loads: Any) -> None:
     set_stored("xcom", "value", of_load(errors={f"T{number}": 1 for number in range(10_000)}))
-    text = users.client().get("/").text
+    text = run_page(users.client(), loads).text
     assert "9,980 more types" in text
-    assert len(text) < LIMIT * 10_000
+    assert len(text) < 100_000
+    assert len(users.client().get("/").text) < PAGE_SIZE * 10_000
 
 
 def test_no_object_is_built_from_an_xcom(users: Users, loads: Any) -> None:
@@ -231,7 +346,7 @@ def test_no_object_is_built_from_an_xcom(users: Users, loads: Any) -> None:
     thing = {"__classname__": f"{module}.EmptySkipOperator", "__version__": 1, "__data__": {}}
     for text in (json.dumps(thing), json.dumps(json.dumps(thing))):
         set_stored("xcom", "value", text)
-        assert users.client().get("/").status_code == 200
+        assert run_page(users.client(), loads).status_code == 200
     assert module not in sys.modules
 
 
@@ -241,7 +356,7 @@ def test_a_failure_of_the_page_has_the_headers_too(users: Users, monkeypatch: py
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(app, "recent_loads", fail)
+    monkeypatch.setattr(app, "list_of_syncs", fail)
     login = users.client().headers["Authorization"]
     client = TestClient(users.app, headers={"Authorization": login}, raise_server_exceptions=False)
     answer = client.get("/")
@@ -265,18 +380,18 @@ def test_headers(users: Users) -> None:
         assert headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/", "/policy"])
-def test_nothing_comes_from_elsewhere(users: Users, loads: Any, path: str) -> None:
-    text = users.client().get(path).text
-    assert "://" not in text
-    assert " style=" not in text
-    assert " onclick" not in text
+def test_nothing_comes_from_elsewhere(users: Users, loads: Any) -> None:
+    client = users.client()
+    for answer in (client.get("/"), client.get("/policy"), client.get("/sync", params=RUN), run_page(client, loads)):
+        assert "://" not in answer.text
+        assert " style=" not in answer.text
+        assert " onclick" not in answer.text
 
 
 def test_a_failure_is_not_a_page(users: Users) -> None:
     assert users.client().get("/missing").status_code == 404
     assert users.client().get("/..%2fapp.py").status_code == 404
-    assert users.client().get("/loads.html").status_code == 404
+    assert users.client().get("/run.html").status_code == 404
     assert users.client().post("/").status_code == 405
 
 

@@ -15,6 +15,7 @@ from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sensors.deals import CrmDealStageSensor
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 with DAG("parsed"):
@@ -22,6 +23,7 @@ with DAG("parsed"):
     CrmExtractContactsOperator(task_id="extract", target="/data/contacts.csv")
     CrmDealStageSensor(task_id="wait", deal_id="{{ params.deal }}", stage_ids="{{ params.stage }}", deferrable=True)
     CrmLoadContactsOperator(task_id="load", source="/data/l.csv", mapping={"email": "E"}, rejects_path="/data/r.jsonl")
+    CrmToSqlOperator(task_id="table", listing="deals", sql_conn_id="database", table="deals", mode="replace")
     SqlToCrmContactsOperator(task_id="transfer", sql="SELECT 1", sql_conn_id="database")
 """
 

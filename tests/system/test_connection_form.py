@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Container, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import browser as browsers
 import pytest
 from airflow_stack import AirflowStack
 from browser import click, picture, text_of, wait_for
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from crm_provider.config import CONNECTION_DEFAULTS
 from crm_provider.get_provider_info import CONN_FIELDS
@@ -19,6 +23,11 @@ from crm_provider.sandbox import Sandbox
 pytest.importorskip("selenium.webdriver", reason="needs the extra 'system'")
 pytestmark = pytest.mark.skipif(not browsers.is_there(), reason=browsers.HOW_TO_GET_IT)
 
+ROOT = Path(__file__).resolve().parents[2]
+
+FAULTY = SpecifierSet(">=3.3.1,<=3.3.2")
+"""Versions of Airflow that do not test a connection without a port."""
+
 DAG_FILE = """
 from airflow.sdk import DAG
 
@@ -26,6 +35,9 @@ from crm_provider.operators.contacts import CrmUpsertContactOperator
 
 with DAG("crm_form", schedule=None):
     CrmUpsertContactOperator(task_id="upsert", crm_conn_id="crm_form", contact_email="form@example.com", retries=0)
+
+with DAG("crm_refused", schedule=None):
+    CrmUpsertContactOperator(task_id="upsert", crm_conn_id="crm_refused", contact_email="form@example.com", retries=1)
 """
 
 
@@ -85,12 +97,69 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     assert [contact.email for contact in crm.store.contacts.values()] == ["form@example.com"]
 
 
+def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+    """Each text in bold is there to be clicked or filled in; without a port the test fails as the documents say."""
+    step = re.search(r"- In the Airflow UI: (.+?)\n   - ", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert step
+    texts = re.findall(r"\*\*(.+?)\*\*", " ".join(step[1].split()))
+    assert texts == ["Admin", "Connections", "Add Connection", "CRM", "API key", "Port", "Save", "Test Connection"]
+    admin, connections, _, kind, key, port, _, _ = texts
+
+    browser.get(stack.url)
+    click(browser, "xpath", f"//button[normalize-space()='{admin}']")
+    click(browser, "xpath", f"//*[@role='menuitem'][normalize-space()='{connections}']")
+    open_form(browser, "crm_readme", kind=kind)
+    words = text_of(browser, "[role=dialog]")
+    assert key in words and port in words
+    save(browser, host=crm.url, key=crm.api_key)
+    assert "answers and takes the key" in result_of_test(browser, "crm_readme")
+
+    open_form(browser, "crm_portless", kind=kind)
+    save(browser, host=crm.url, key=crm.api_key, port="")
+    is_faulty = Version(version("apache-airflow-core")) in FAULTY
+    assert ("Bad Request" if is_faulty else "answers and takes the key") in result_of_test(browser, "crm_portless")
+
+
+def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+    """One record says what happened and what to do; no line of it is cut, and no frame of the package follows."""
+    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "not the key"}
+    stack.api.request("POST", "/api/v2/connections", fields)
+    run = stack.api.run_dag("crm_refused")
+    browser.get(f"{stack.url}/dags/crm_refused/runs/{run.run_id}/tasks/upsert?try_number=1")
+    wait_for(lambda: "Task failed with exception" in text_of(browser))
+    for scheme in ("light", "dark"):
+        browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
+        browser.refresh()
+        wait_for(lambda: "Task failed with exception" in text_of(browser))
+        picture(browser, f"task-log-{scheme}.png")
+    record, _, traceback = text_of(browser).partition("Task failed with exception")
+    for line in (
+        "FORBIDDEN (403) on ",
+        "What to do:",
+        "Task:        failed; not retried",
+        "Decided by:  default[",
+        "/crm/policy?",
+    ):
+        assert line in record
+    assert "/crm_provider/" not in traceback
+    assert browser.execute_script(CUT) == [], "lines that end outside of the log"
+
+
 # In one step each, and by script: meanwhile messages come and go, also on top of a button.
 PRESS = """
 const row = [...document.querySelectorAll("tr")].find(row => row.innerText.includes(arguments[0]));
 const button = row?.querySelector("button[aria-label='Test Connection']");
 button?.click();
 return Boolean(button);
+"""
+CUT = """
+const record = [...document.querySelectorAll(".event")].find(event => event.innerText.includes("What to do:"));
+let log = record.parentElement;
+while (!["auto", "scroll"].includes(getComputedStyle(log).overflowX)) log = log.parentElement;
+const range = document.createRange();
+range.selectNodeContents(record);
+const edge = log.getBoundingClientRect().right;
+return [...range.getClientRects()].map(line => line.right).filter(right => right > edge);
 """
 TOLD = """
 const told = document.querySelectorAll("[data-scope=toast][data-part=description]");
@@ -101,22 +170,21 @@ return [...told].map(message => message.innerText);
 # -- helpers ------------------------------------------------------------------------------------------------
 
 
-def open_form(browser: Any, conn_id: str) -> None:
+def open_form(browser: Any, conn_id: str, *, kind: str = "CRM") -> None:
     browser.refresh()  # no message of before is in the way
     click(browser, "xpath", "//button[contains(., 'Add Connection')]")
     wait_for(lambda: browser.find_elements("name", "connection_id"))[0].send_keys(conn_id)
-    kind = browser.find_element("css selector", "[role=dialog] input[role=combobox]")
-    kind.send_keys("CRM")
+    box = browser.find_element("css selector", "[role=dialog] input[role=combobox]")
+    box.send_keys(kind)
     wait_for(lambda: browser.find_elements("css selector", "[role=option]"))
-    kind.send_keys("\n")
+    box.send_keys("\n")
     wait_for(lambda: browser.find_elements("name", "host"))
 
 
-def save(browser: Any, *, host: str, key: str) -> None:
+def save(browser: Any, *, host: str, key: str, port: str = "0") -> None:
     """Fill in the standard fields and save."""
     wait_for(lambda: field(browser, "host").is_displayed())
-    # Airflow 3.3.1 and 3.3.2 do not test a connection without a port
-    for name, value in (("host", host), ("password", key), ("port", "0")):
+    for name, value in (("host", host), ("password", key), ("port", port)):
         field(browser, name).send_keys(value)
     press(browser, "Save")
     wait_for(lambda: not browser.find_elements("css selector", "[role=dialog]"))

@@ -43,6 +43,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 
 
@@ -65,8 +66,42 @@ with DAG("crm_leads", schedule=None, default_args=NO_RETRY):
         state_path="FOLDER/state.db",
     )
 
+with DAG("crm_nightly", schedule="0 3 * * *", catchup=False, default_args=NO_RETRY):
+    CrmLoadContactsOperator(
+        task_id="load",
+        source="FOLDER/nightly.csv",
+        max_rejects="5%",
+        rejects_path="FOLDER/nightly-{{ run_id }}.jsonl",
+        on_error={"INVALID_INPUT": "reject"},
+    )
+
+with DAG("crm_empty", schedule=None, default_args=NO_RETRY):
+    CrmLoadContactsOperator(task_id="load", source=[])
+
+with DAG("crm_dry", schedule=None, default_args=NO_RETRY):
+    CrmLoadContactsOperator(task_id="load", source=rows("dry", 3000), dry_run=True)
+
+with DAG("crm_early", schedule=None, default_args={"retries": 0}):
+    CrmLoadContactsOperator(task_id="load", source="FOLDER/missing.csv")
+
+with DAG("crm_warehouse", schedule=None, default_args={"retries": 0}):
+    CrmExtractContactsOperator(task_id="extract", target="FOLDER/contacts.jsonl")
+
 with DAG("crm_slow", schedule=None, default_args=NO_RETRY):
     CrmLoadContactsOperator(task_id="load", crm_conn_id="crm_slow", source=rows("slow", 5000))
+"""
+
+
+RUNS = [
+    ("crm_partners", "success"), ("crm_leads", "failed"), ("crm_nightly", "success"), ("crm_empty", "success"),
+    ("crm_empty", "success"), ("crm_dry", "success"), ("crm_early", "failed"), ("crm_warehouse", "success"),
+    ("crm_nightly", "success"), ("crm_nightly", "success"), ("crm_nightly", "success"), ("crm_nightly", "success"),
+]  # fmt: skip
+"""DAG runs, and how they end: of the leads too many are rejected."""
+
+SAME_COLOUR = """
+const colour = (element) => element.ownerDocument.defaultView.getComputedStyle(element).backgroundColor;
+return colour(document.body) === colour(window.parent.document.documentElement);
 """
 
 
@@ -81,6 +116,9 @@ def stack(
         tempfile.TemporaryDirectory(prefix="crm-") as temporary,  # a short path: it is in the pictures
     ):
         folder = Path(temporary)
+        nightly = [f"nightly-{number}@example.com,Person {number}" for number in range(90)]
+        refused = [f"refused-{number}@example.com,Person {number}" for number in range(2)]
+        (folder / "nightly.csv").write_text("\n".join(["mail,name", *nightly, *refused, "none,Nobody", ""]))
         (dags / "loads.py").write_text(DAG_FILE.replace("FOLDER", temporary))
         crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*")
         connection = crm.connection_json(requests_per_second=RATE)
@@ -123,38 +161,60 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     log_in(browser, stack)
     open_page(browser, stack)
     browsers.complaints(browser)  # Airflow's own, about the first calls without a login
-    assert "No loads yet" in text_of(browser)
+    assert "No syncs yet" in text_of(browser)
     picture(browser, "page-empty.png")
 
-    assert stack.api.run_dag("crm_partners").state == "success"
-    assert stack.api.run_dag("crm_leads").state == "failed", "of 218 rows 8 were rejected"
+    for dag, state in RUNS:
+        assert stack.api.run_dag(dag).state == state, dag
     slow = stack.api.trigger("crm_slow")
     stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running")
     wait_for(lambda: PROGRESS in read_again(browser, stack))
 
     words = text_of(browser)
     for expected in (
-        "crm_default", "crm_leads / load_leads", "failed", "INVALID_INPUT", "rejected", "suppressed", "crm_partner",
-        "60 created", "crm_slow", "running", "rejects-crm_leads.jsonl",
+        "crm_leads / load_leads", "too many rejects", "crm_partner", "60 created", "crm_slow", "running",
+        "success with rejects", "dry run", "crm_warehouse / extract", "missing.csv", "crm_nightly",
     ):  # fmt: skip
         assert expected in words, f"{expected} in: {words}"
     assert "@example.com" not in browser.page_source, "no value of a row"
+    look_at(browser, "page")
 
-    for scheme in ("light", "dark"):
-        browsers.set_colours(browser, scheme)
-        picture(browser, f"page-{scheme}.png")
-        assert is_dark(browser) == (scheme == "dark")
-    browsers.resize(browser, 390, 900)
-    picture(browser, "page-small.png")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    before = text_of(browser, "tr[data-live='crm_slow/load']")
+    browser.execute_script("document.body.dataset.same = 'yes'")
+    wait_for(lambda: text_of(browser, "tr[data-live='crm_slow/load']") != before)
+    assert browser.execute_script("return document.body.dataset.same") == "yes", "without loading the page again"
+
+    click(browser, "link text", "crm_empty / load")
+    wait_for(lambda: "runs without rows" in text_of(browser))
+    click(browser, "link text", "Syncs")
+    click(browser, "link text", "crm_nightly / load")
+    wait_for(lambda: "Runs, the newest first" in text_of(browser))
+    look_at(browser, "page-sync")
+    click(browser, "css selector", ".runs th[scope=row] a")
+    wait_for(lambda: "Send the rejected rows again" in text_of(browser))
+    words = text_of(browser)
+    for expected in ("INVALID_INPUT", 'only="all"', "reject by on_error of the task", "nightly.csv, line 94 (row 93)"):
+        assert expected in words, f"{expected} in: {words}"
+    assert "@example.com" not in browser.page_source, "no value of a row"
+    look_at(browser, "page-run")
+
     browser.get(f"{stack.url}/crm/policy?operator=CrmDealStageSensor")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out"
-    picture(browser, "policy-small.png")
-    browsers.resize(browser, *browsers.SIZE)
-    browsers.set_colours(browser, "light")
-    picture(browser, "policy.png")
+    look_at(browser, "policy")
     assert "DEAL_NOT_FOUND" in text_of(browser)
     assert browsers.complaints(browser) == []
+
+
+def look_at(browser: Any, name: str) -> None:
+    """Keep pictures of a page, in light, dark and small."""
+    for scheme in ("light", "dark"):
+        browsers.set_colours(browser, scheme)
+        picture(browser, f"{name}-{scheme}.png")
+        assert is_dark(browser) == (scheme == "dark")
+    browsers.set_colours(browser, "light")
+    browsers.resize(browser, 390, 900)
+    picture(browser, f"{name}-small.png")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    browsers.resize(browser, *browsers.SIZE)
 
 
 def test_a_load_of_a_dag_that_a_user_may_not_see(stack: AirflowStack) -> None:
@@ -162,6 +222,8 @@ def test_a_load_of_a_dag_that_a_user_may_not_see(stack: AirflowStack) -> None:
     assert "crm_leads / load_leads" in seen[USER] and "crm_partners / load" in seen[USER]
     assert "crm_leads / load_leads" in seen["vera"]
     assert "crm_partner" not in seen["vera"], "neither the load nor its connection"
+    path = "/crm/sync?dag_id=crm_partners&task_id=load"
+    assert [get(stack, path, token=token_of(stack, name))[0] for name in (USER, "vera")] == [200, 404]
 
 
 def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
@@ -174,11 +236,14 @@ def test_the_page_inside_airflow(stack: AirflowStack, browser: Any) -> None:
         browser.refresh()
         enter_frame(browser)
         assert wait_for(lambda scheme=scheme: is_dark(browser) == (scheme == "dark"))
+        assert browser.execute_script(SAME_COLOUR), "the page has Airflow's own colour"
         browser.switch_to.default_content()
         browsers.resize(browser, 1280, 820)
         picture(browser, f"page-in-airflow-{scheme}.png")
     enter_frame(browser)
     click(browser, "link text", "crm_leads / load_leads")
+    click(browser, "css selector", ".runs th[scope=row] a")
+    click(browser, "link text", "The task's log in Airflow")
     browser.switch_to.default_content()
     wait_for(lambda: "/dags/crm_leads/runs/" in browser.current_url)
     wait_for(lambda: "load_leads" in text_of(browser))

@@ -13,6 +13,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
 
 from crm_provider import errors as e
 from crm_provider.errors import ErrorPolicy
+from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -31,6 +32,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import CrmRetryPolicy, LoadOnError, TaskOnError
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmDealStageTrigger, CrmListJoinedTrigger
 
@@ -134,6 +136,9 @@ with DAG("right"):
     CrmRetryRejectsOperator(
         task_id="again", rejects="{{ ti.xcom_pull('load')['rejects_path'] }}", only="all", max_rejects=5
     )
+    CrmToSqlOperator(
+        task_id="to_sql", listing="deals", sql_conn_id="db", table="t", mode="merge", columns={"id": "uuid"}
+    )
     SqlToCrmContactsOperator(task_id="sql", sql="SELECT 1", sql_conn_id="db", parameters={"a": 1}, fetch_size=100)
 
     CrmContactSensor(
@@ -169,3 +174,12 @@ class OwnOperator(CrmUpsertContactOperator):
 
 
 OwnOperator(task_id="own", shop="north", contact_email=EMAIL)
+
+
+@task
+def own_load(rows: list[dict[str, str]]) -> int:
+    hook = CrmHook()
+    made = (row for row in rows)
+    summary = hook.load_contacts(made, mapping=MAPPING, list_ids=["a"], outcomes_path=Path("o.csv"), outcome_keys="id")
+    hook.load_deals("deals.csv", mode="move", on_error={"DEAL_NOT_FOUND": "skip"}, only_from_stages=["s"])
+    return int(summary["rows"])

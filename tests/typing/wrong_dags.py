@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from crm_provider import errors as e
+from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
@@ -15,6 +16,7 @@ from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejects
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 from crm_provider.triggers.watch import CrmListJoinedTrigger
 
@@ -50,6 +52,7 @@ CrmAddContactToListsOperator(task_id="t", contact_email="a", list_ids=7)  # E: "
 CrmLoadContactsOperator(task_id="t", source="a.csv", mode="insert")  # E: "Literal['insert']"
 CrmLoadContactsOperator(task_id="t", source="a.csv", duplicates="newest")  # E: "Literal['newest']"
 CrmLoadContactsOperator(task_id="t", source="a.csv", max_rejects=0.1)  # E: "max_rejects"
+CrmToSqlOperator(task_id="t", listing="deals", sql_conn_id="d", table="t", mode="insert")  # E: "Literal['insert']"
 CrmExtractContactsOperator(task_id="t", target="c.csv", changes_since="first")  # E: "Literal['first']"
 CrmExtractContactsOperator(task_id="t", target="c.csv", if_changed="ignore")  # E: "Literal['ignore']"
 CrmDealStageSensor(task_id="t", deal_id="d", stage_ids="s", until="out")  # E: "Literal['out']"
@@ -73,3 +76,6 @@ CrmLoadContactsOperator.partial(task_id="t", on_error={"INVALID_INPUT": "ignore"
 CrmExtractContactsOperator.partial(task_id="t", fields=1)  # E: "fields"
 CrmContactSensor.partial(task_id="t", mode="insert")  # E: "Literal['insert']"
 CrmListSensor.partial(task_id="t", list_nam="Trial")  # E: "list_nam"
+CrmHook().load_contacts([], max_reject=1)  # E: "max_reject"
+CrmHook().load_deals([], mode="upsrt")  # E: "Literal['upsrt']"
+CrmHook().load_deals([], list_ids=["a"])  # E: "list_ids"

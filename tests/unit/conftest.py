@@ -1,4 +1,4 @@
-"""Settings of the property tests: no deadlines, for the machine is shared; in CI the same examples each time.
+"""Settings of the property tests: 60 examples, no deadlines, for the machine is shared; in CI the same each time.
 
 ``make fuzz`` asks for many more examples, other ones each time.
 """
@@ -12,6 +12,7 @@ FUZZ = "CRM_FUZZ_EXAMPLES"
 
 settings.register_profile(
     "unit",
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,

@@ -49,6 +49,7 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
 WALL_CLOCK = {
     "extract/extractor.py": "a default, for the age of parts",
     "extract/reader.py": "a default, for the age of parts",
+    "transfers/crm_to_sql.py": "the time of a run that has none",
     "extract/partial_pages.py": "the age of pages that others have left behind, in days",
     "load/outcomes/file.py": "the time of a row, for people and joins",
     "tasks/outcome.py": "the date of a reschedule, which Airflow's scheduler compares with its own clock",

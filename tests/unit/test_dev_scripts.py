@@ -76,6 +76,12 @@ ERROR = {"type": "DEAL_NOT_FOUND", "status": 404, "action": "skip", "origin": "o
         ("success", {"return_value": {"id": "1", "outcome": "created"}}, [], "created"),
         ("success", {"return_value": {"outcome": "created"}}, ["CrmError"], "created, after CrmError"),
         ("success", {"return_value": [1, 2]}, [], ""),
+        (
+            "success",
+            {"return_value": {"rows": 3, "created": 2, "updated": 0, "rejected": 1}},
+            [],
+            "3 rows: 2 created, 1 rejected",
+        ),
         ("success", {"return_value": {"outcome": "moved"}, "crm_error": ERROR}, [], "moved"),
         ("skipped", {"crm_error": ERROR}, [], "DEAL_NOT_FOUND 404 -> skip, by on_error"),
         (

@@ -398,7 +398,7 @@ def test_every_family_has_a_line_for_the_night() -> None:
 
 def test_every_error_that_a_connection_test_can_meet_is_explained() -> None:
     text = (DOCS / "connection.md").read_text("utf-8")
-    section = text[text.index("## Test it") : text.index("### What is wrong with a field")]
+    section = text[text.index("## Test it") : text.index("### Invalid fields")]
     cannot_happen = {
         "MISSING_BODY", "INVALID_PARAMS", "INVALID_INPUT", "INVALID_VALUE", "CONTACT_NOT_FOUND", "DEAL_NOT_FOUND",
         "SEGMENTATION_LIST_NOT_FOUND", "PIPELINE_NOT_FOUND", "STAGE_NOT_FOUND", "CONTACT_ALREADY_EXISTS",

@@ -15,6 +15,7 @@ from crm_provider.observability.assets import create_asset
 from crm_provider.observability.lineage import file_dataset, lineage_of_files, lineage_of_query
 from crm_provider.operators.extract import CrmExtractDealsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 pytest.importorskip("airflow.providers.openlineage", reason="an optional extra")
@@ -138,6 +139,17 @@ def test_an_extract() -> None:
     assert done.outputs[0].outputFacets["outputStatistics"].rowCount == 12
     failed = ran(operator, None).get_openlineage_facets_on_failure(None)
     assert (datasets(failed.inputs), failed.outputs) == ([("crm://connect.pingback.com", "deals")], [])
+
+
+def test_a_table() -> None:
+    operator = CrmToSqlOperator(task_id="t", listing="deals", sql_conn_id="db", table="sales.deals", mode="merge")
+    assert operator.get_openlineage_facets_on_start().outputs == []
+    ran(operator, {"records": 12, "rows": 5}).database = DatabaseHook(), SimpleNamespace(host="db")
+    done = operator.get_openlineage_facets_on_complete(None)
+    assert datasets(done.inputs) == [("crm://connect.pingback.com", "deals")]
+    assert datasets(done.outputs) == [("postgres://db:5432", "shop.sales.deals")]
+    assert done.outputs[0].outputFacets["outputStatistics"].rowCount == 5
+    assert operator.get_openlineage_facets_on_failure(None).outputs == []
 
 
 def test_openlineage_can_send_it() -> None:

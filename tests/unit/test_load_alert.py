@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
+from crm_provider import config
 from crm_provider import errors as e
 from crm_provider._compat import AirflowFailException
 from crm_provider.load.rows import SourceError
 from crm_provider.tasks.alerts import load_alert
 
-LINK = "https://airflow.example.com/dags/crm_leads/runs/r/tasks/load"
+LOG = "https://airflow.example.com/dags/crm_leads/runs/r/tasks/load"
+PAGE = "https://airflow.example.com/crm/run?dag_id=crm_leads&task_id=load&run_id=r%2B1"
+
+
+@pytest.fixture(autouse=True)
+def base_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.conf, "get", lambda *_, **__: "https://airflow.example.com")
+
+
 DONE = {"rows": 1200, "created": 1000, "updated": 200, "rejected": 0, "calls": 1300, "rejects_path": None}
 REJECTS = {
     "rows": 7, "created": 4, "rejected": 2, "left": 1, "calls": 5, "rejects_path": "/data/rejects.jsonl",
@@ -32,7 +41,7 @@ CHECK_KEY = "What to do: Check the API key (field Password) in the Airflow conne
 def callback_of(result: Any, error: BaseException | None = None, *, map_index: int = -1) -> dict[str, Any]:
     """The context of a task's callback."""
     task = SimpleNamespace(last_result=result)
-    ti = SimpleNamespace(dag_id="crm_leads", task_id="load", map_index=map_index, log_url=LINK, task=task)
+    ti = SimpleNamespace(dag_id="crm_leads", task_id="load", run_id="r+1", map_index=map_index, log_url=LOG, task=task)
     return {"ti": ti, **({"exception": error} if error is not None else {})}
 
 
@@ -66,8 +75,9 @@ def test_a_summary(result: Any, error: BaseException | None, state: str, lines: 
     summary = sent(callback_of(result, error))
     assert summary.title == f"crm_leads / load: {state}"
     assert [line[: len(start)] for line, start in zip(summary.lines, lines, strict=True)] == list(lines)
-    assert str(summary).splitlines() == [summary.title, *summary.lines, LINK]
-    listed = [f"- {line}" for line in (*summary.lines, LINK)]
+    links = (f"Run: {PAGE}", f"Log: {LOG}")
+    assert str(summary).splitlines() == [summary.title, *summary.lines, *links]
+    listed = [f"- {line}" for line in (*summary.lines, *links)]
     assert summary.markdown.splitlines() == [f"`crm_leads / load`: {state}", "", *listed]
 
 
@@ -76,8 +86,28 @@ def test_only_with_rejects(result: Any, is_sent: bool) -> None:
     assert (sent(callback_of(result), when="rejects") is not None) is is_sent
 
 
+@pytest.mark.parametrize(
+    ("known", "lines"),
+    [({"crm_decision": (REFUSED, None)}, ("FORBIDDEN (403) on POST /contacts: no.", CHECK_KEY, "Request id: r-1")),
+     ({}, ("See the log",))],
+)  # fmt: skip
+def test_a_failed_task_whose_callback_is_given_no_exception(known: dict[str, Any], lines: tuple[str, ...]) -> None:
+    context = {**callback_of(None), **known}
+    context["ti"].state = "up_for_retry"
+    assert (sent(context).state, sent(context).lines) == ("failed", lines)
+
+
 def test_an_instance_of_a_mapped_load_has_its_number() -> None:
-    assert sent(callback_of(DONE, map_index=0)).title == "crm_leads / load [0]: succeeded"
+    summary = sent(callback_of(DONE, map_index=0))
+    assert summary.title == "crm_leads / load [0]: succeeded"
+    assert summary.link == f"{PAGE}&map_index=0"
+
+
+def test_without_an_address_of_airflow_the_link_is_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.conf, "get", lambda *_, **__: None)
+    summary = sent(callback_of(DONE))
+    assert summary.link == LOG
+    assert summary.text.splitlines()[-2:] == ["1,200 rows: 1,000 created, 200 updated; 1,300 calls", f"Log: {LOG}"]
 
 
 def test_an_unknown_condition_is_refused() -> None:

@@ -1,104 +1,76 @@
-"""What the page shows of a load: from rows of Airflow's database, whatever is in them."""
+"""What the page shows of a sync: from rows of Airflow's database, whatever is in them."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import crm_provider.ui as app
 from crm_provider.load.progress import Position, left_of, noted
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import Checkpoint
-from crm_provider.ui.reading import BAR_WIDTH, LEAST_WIDTH, SHOWN_KINDS, Found, by_connection, parts_of, view_of
-from crm_provider.ui.results import LARGEST, OUTCOMES
+from crm_provider.ui.charts import BAR_WIDTH, HEIGHT, LEAST_WIDTH, Point, parts_of, trend_of
+from crm_provider.ui.endings import NOTHING_LEFT, Tone, ending_of
+from crm_provider.ui.filters import Filters, Paging
+from crm_provider.ui.results import LARGEST, MOST_FACTS, OUTCOMES
+from crm_provider.ui.runs import SHOWN_KINDS, RunPage, folded, line_of, page_of
+from crm_provider.ui.stored import Found, Run, read
+from crm_provider.ui.syncs import chosen, next_run, sync_line, tally
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SUMMARY = Summary(
     rows=1000,
-    counts={Outcome.CREATED: 200, Outcome.UPDATED: 780, Outcome.REJECTED: 19},
-    left=1,
-    errors={"INVALID_INPUT": 4, "INVALID_VALUE": 15, "SOMETHING_NEW": 4},
+    counts={Outcome.CREATED: 200, Outcome.UPDATED: 780, Outcome.REJECTED: 20},
+    errors={"INVALID_INPUT": 4, "INVALID_VALUE": 15, "SOMETHING_NEW": 1},
     problems={"phone: no phone number": 15},
     calls=1210,
     calls_saved=580,
     seconds=245.1,
     budget_used=0.987,
     plan="learned",
+    plan_why="of 10 rows looked up 8 exist",
+    plan_calls=1230,
+    plan_seconds=5000.0,
     paths={"rejects": "/data/rejects.jsonl", "report": None},
+    samples=[
+        {"row": 7, "place": "in.csv, line 8 (row 7)", "type": "INVALID_VALUE", "message": "phone: no phone number"}
+    ],
+    ending="Done. They are in the file.",
 )
+POLICY = {"operator": "CrmLoadContactsOperator", "on_error": {"INVALID_INPUT": "skip"}, "site": {"FORBIDDEN": "retry"}}
 FOUND = Found(
     dag_id="leads", task_id="load", run_id="manual__2026-05-04T11:00:00+00:00", map_index=-1,
     operator="CrmLoadContactsOperator", state="success", start=NOW - timedelta(minutes=10),
-    end=NOW - timedelta(minutes=5), rendered='{"crm_conn_id": "crm_default"}', result=json.dumps(SUMMARY.as_dict()),
+    end=NOW - timedelta(minutes=5), rendered='{"crm_conn_id": "crm_default"}',
+    result=json.dumps({**SUMMARY.as_dict(), "error_policy": POLICY}),
 )  # fmt: skip
+ERROR = {"type": "UNAUTHORIZED", "message": "Key refused.", "suggested_action": "set a valid key", "origin": "default"}
 
 
-def view(**changes: Any) -> Any:
-    """The view of ``FOUND`` with changes; values other than texts become JSON texts."""
-    stored = {name: changes[name] for name in ("result", "checkpoint", "rendered") if name in changes}
+def run(*, brief: bool = False, **changes: Any) -> Run:
+    """The run ``FOUND`` with changes; values other than texts become JSON texts."""
+    stored = {name: changes[name] for name in ("result", "failure", "checkpoint", "rendered") if name in changes}
     texts = {
         name: value if value is None or isinstance(value, str) else json.dumps(value) for name, value in stored.items()
     }
-    return view_of(replace(FOUND, **{**changes, **texts}), base="/airflow", now=NOW)
+    return read(replace(FOUND, **{**changes, **texts}), brief=brief)
 
 
-def test_a_load_that_is_done() -> None:
-    load = view()
-    assert (load.conn_id, load.name, load.state, load.rows) == ("crm_default", "leads / load", "success", 1000)
-    assert load.href == "/airflow/dags/leads/runs/manual__2026-05-04T11%3A00%3A00%2B00%3A00/tasks/load"
-    assert load.when == "took 5 min"
-    assert load.bar_text == "200 created, 780 updated, 19 rejected, 1 left"
-    assert load.facts == [
-        ("Calls", "1,210"), ("Calls saved", "580"), ("Rate used", "99%"), ("Time", "4 min"), ("Plan", "learned"),
-    ]  # fmt: skip
-    assert load.problems == [("phone: no phone number", 15)]
-    assert load.paths == [("Rejected rows", "/data/rejects.jsonl")]
-    assert load.note == ""
+def page(**changes: Any) -> RunPage:
+    return page_of(run(**changes), root="/airflow/crm", base="/airflow", now=NOW, link=lambda path: f"https://f{path}")
 
 
-def test_reasons_come_with_the_catalogues_advice() -> None:
-    reasons = view().reasons
-    assert [(reason.type, reason.rows) for reason in reasons] == [
-        ("INVALID_VALUE", 15), ("INVALID_INPUT", 4), ("SOMETHING_NEW", 4),
-    ]  # fmt: skip
-    assert reasons[0].advice == "correct the value"
-    assert reasons[2].advice == ""
-
-
-def test_a_mapped_task() -> None:
-    load = view(map_index=3, task_id="a/b")
-    assert load.name == "leads / a/b [3]"
-    assert load.href.endswith("/tasks/a%2Fb/mapped/3")
-
-
-@pytest.mark.parametrize(
-    ("changes", "note", "when"),
-    [
-        ({"state": "running", "end": None}, "when it ends", "running for 10 min"),
-        ({"state": "queued", "end": None}, "when it ends", "started 10 min ago"),
-        ({"state": "failed"}, "before its first row", "took 5 min"),
-        ({"state": "success", "result": '"s3://bucket/xcom/1"'}, "custom XCom backend", "took 5 min"),
-        ({"state": "failed", "result": "null"}, "before its first row", "took 5 min"),
-        ({"state": "success", "result": [1]}, "custom XCom backend", "took 5 min"),
-    ],
-)
-def test_no_counts(changes: dict[str, Any], note: str, when: str) -> None:
-    load = view(**{"result": None, **changes})
-    assert note in load.note
-    assert load.when == when
-    assert not load.parts
-
-
-def test_between_two_tries() -> None:
-    load = view(state="up_for_retry")
-    assert "next try goes on" in load.note
-    assert load.bar_text.endswith("1 left")
+def result(**changes: Any) -> dict[str, Any]:
+    return {**SUMMARY.as_dict(), "error_policy": POLICY, **changes}
 
 
 def checkpoint(**changes: Any) -> dict[str, Any]:
@@ -110,45 +82,247 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
     return Checkpoint(**{**standard, **changes}).as_data()
 
 
-def test_how_long_it_still_takes() -> None:
-    load = view(state="running", end=None, result=None, checkpoint=checkpoint())
-    assert load.note == "300 of 1,000 rows done; about 2 min left at the pace so far."
-    assert load.bar_text == "290 created, 10 rejected, 700 left"
-    assert [reason.type for reason in load.reasons] == ["INVALID_INPUT"]
+# -- how a run ended ------------------------------------------------------------------------------------------
+
+RUNNING: dict[str, Any] = {"state": "running", "end": None, "result": None}
+FAILED: dict[str, Any] = {"state": "failed", "result": None}
 
 
 @pytest.mark.parametrize(
-    ("data", "note"),
+    ("changes", "tone", "label", "reason"),
     [
-        (checkpoint(notes={}), "300 rows done."),
-        (checkpoint(calls=0), "300 rows done."),
-        (checkpoint(done_upto=0), "no row yet"),
-        ({**checkpoint(), "version": 99}, "no row yet"),
-        (checkpoint(epoch=1), "no row yet"),  # of a run before the task was cleared
-        ({"version": 1}, "cannot be read"),
-        ("nonsense", "cannot be read"),
-        ('"nonsense"', "cannot be read"),
-        (None, "when it ends"),
+        ({}, "rejects", "success with rejects", "20 rows were rejected. They are in the file."),
+        ({"result": {"rows": 1, "rejected": 1}}, "rejects", "success with rejects", "1 row was rejected."),
+        ({"result": result(rejected=0, ending="Done.")}, "success", "success", ""),
+        ({"result": result(dry_run=True, ending="A dry run.")}, "success", "dry run", "A dry run."),
+        ({"result": None}, "success", "success", ""),
+        ({"result": '"s3://bucket/xcom/1"'}, "success", "success", "custom XCom backend"),
+        ({"result": [1]}, "success", "success", "custom XCom backend"),
+        ({"state": "skipped", "result": None}, "skipped", "skipped", ""),
+        ({"state": "failed"}, "failed", "too many rejects", "Done. They are"),
+        ({"state": "failed", "result": result(left=3, ending="Stopped: x.")}, "failed", "stopped", "Stopped: x."),
+        ({**FAILED, "failure": ERROR}, "failed", "failed", "Key refused."),
+        ({**FAILED, "failure": {"error": "SourceError", "message": "no file"}}, "failed", "failed", "no file"),
+        ({**FAILED, "failure": "[]"}, "failed", "failed", "Its error cannot be read"),
+        ({**FAILED, "result": "null"}, "failed", "failed", NOTHING_LEFT),
+        ({**FAILED, "checkpoint": checkpoint()}, "failed", "failed", "ended from outside after 300 of 1,000 rows"),
+        ({**FAILED, "checkpoint": checkpoint(notes={})}, "failed", "failed", "from outside after 300 rows"),
+        ({"state": "upstream_failed", "result": None}, "failed", "upstream failed", NOTHING_LEFT),
+        ({**RUNNING, "state": None}, "running", "queued", ""),
+        ({**RUNNING, "state": "deferred"}, "running", "deferred", ""),
+        (RUNNING, "running", "running", "It has ended no row yet."),
+        (
+            {**RUNNING, "checkpoint": checkpoint()}, "running", "running",
+            "300 of 1,000 rows done; about 2 min left at the pace so far.",
+        ),
+        ({**RUNNING, "checkpoint": checkpoint(notes={})}, "running", "running", "300 rows done."),
+        ({**RUNNING, "checkpoint": checkpoint(calls=0)}, "running", "running", "300 rows done."),
+        ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "no row yet"),
+        ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "no row yet"),
+        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "no row yet"),  # before it was cleared
+        ({**RUNNING, "checkpoint": '"nonsense"'}, "running", "running", "Its checkpoint cannot be read"),
+        ({"state": "up_for_retry"}, "running", "waits for a retry", "The last try ended: Done. They are"),
+        ({**RUNNING, "state": "up_for_retry", "failure": ERROR}, "running", "waits for a retry", "Key refused."),
+        ({**RUNNING, "state": "up_for_reschedule", "failure": {}}, "running", "waits", ""),
     ],
-)
-def test_a_checkpoint_that_says_less(data: Any, note: str) -> None:
-    load = view(state="running", end=None, result=None, checkpoint=data)
-    assert note in load.note
-    assert "left at the pace" not in load.note
+)  # fmt: skip
+def test_how_a_run_ended(changes: dict[str, Any], tone: str, label: str, reason: str) -> None:
+    ending = ending_of(run(**changes))
+    assert (ending.tone.value, ending.label) == (tone, label)
+    assert reason in ending.reason
+    assert bool(reason) == bool(ending.reason)
+
+
+def test_the_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
+    ending = ending_of(run(**FAILED, failure=ERROR))
+    assert (ending.advice, ending.origin) == ("set a valid key", "default")
 
 
 def test_the_pace_is_that_of_all_tries() -> None:
     assert left_of(Checkpoint.from_data(checkpoint())) == (1000, 140.0)
 
 
-def test_the_newest_load_is_first_and_names_its_connection() -> None:
-    newest = replace(FOUND, dag_id="new", result=json.dumps({**SUMMARY.as_dict(), "crm_conn_id": "crm_other"}))
-    unknown = replace(FOUND, dag_id="old", rendered=None)
-    dry = replace(FOUND, result=json.dumps(replace(SUMMARY, dry_run=True).as_dict()))
-    found = by_connection([newest, FOUND, dry, unknown], base="", now=NOW)
-    assert [(group.conn_id, len(group.loads)) for group in found] == [("crm_other", 1), ("crm_default", 2), (None, 1)]
-    assert found[0].total == "1 load · 200 created · 780 updated · 19 rejected"
-    assert found[1].total.startswith("2 loads · 200 created"), "a dry run has created nothing"
+# -- a run in a list, and its page ----------------------------------------------------------------------------
+
+
+def test_a_run_in_a_list() -> None:
+    line = line_of(run(brief=True), root="/airflow/crm", now=NOW)
+    assert line.name == "manual__2026-05-04T11:00:00+00:00"
+    assert line.href == ("/airflow/crm/run?dag_id=leads&task_id=load&run_id=manual__2026-05-04T11%3A00%3A00%2B00%3A00")
+    assert (line.when, line.rows, line.calls, line.is_idle) == ("took 5 min", 1000, 1210, False)
+    assert line.words == "200 created, 780 updated, 20 rejected"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (RUNNING, ("running for 10 min", 0, "")),
+        ({**RUNNING, "state": "queued"}, ("started 10 min ago", 0, "")),
+        ({**RUNNING, "checkpoint": checkpoint()}, ("running for 10 min", 1000, "290 created, 10 rejected, 700 left")),
+        ({**RUNNING, "checkpoint": checkpoint(notes={})}, ("running for 10 min", 0, "290 created, 10 rejected")),
+        ({"result": result(dry_run=True, left=1000)}, ("took 5 min", 1000, "")),  # nothing is left of a dry run
+        ({"result": {"records": 9, "path": "/x"}}, ("took 5 min", 9, "9 read")),
+    ],
+)
+def test_how_far_a_run_is(changes: dict[str, Any], expected: tuple[str, int, str]) -> None:
+    line = line_of(run(**changes), root="", now=NOW)
+    assert (line.when, line.rows, line.words) == expected
+
+
+def test_runs_without_rows_are_folded_together() -> None:
+    nothing = {"result": {"rows": 0, "rejected": 0}}
+    runs = [run(**nothing), run(**FAILED), run(), run(**nothing), run(state="skipped", result=None), run(**nothing)]
+    groups = folded(line_of(one, root="", now=NOW) for one in runs)
+    assert [len(group) for group in groups] == [1, 1, 1, 3], "a failure is never folded away"
+
+
+def test_a_mapped_task() -> None:
+    shown = page(map_index=3, task_id="a/b")
+    assert shown.line.name.endswith(" [3]")
+    assert shown.line.href.endswith("&map_index=3")
+    assert shown.airflow.endswith("/tasks/a%2Fb/mapped/3")
+
+
+def test_the_page_of_a_run() -> None:
+    shown = page()
+    assert shown.conn_id == "crm_default"
+    assert shown.airflow == "/airflow/dags/leads/runs/manual__2026-05-04T11%3A00%3A00%2B00%3A00/tasks/load"
+    assert shown.facts == [
+        ("Calls", "1,210"), ("Calls saved by the plan", "580"), ("Rate used", "99% of the key's rate"),
+        ("Time", "4 min"),
+    ]  # fmt: skip
+    assert shown.plan == [
+        ("What it does", "Create or update each contact, beginning with the call that the rows so far suggest."),
+        ("Because", "of 10 rows looked up 8 exist"), ("Planned", "1,230 calls, about 83 min"),
+    ]  # fmt: skip
+    assert shown.problems == [("phone: no phone number", 15)]
+    assert [(file.label, file.path, file.href) for file in shown.files] == [
+        ("Rejected rows", "/data/rejects.jsonl", "https://f/data/rejects.jsonl")
+    ]
+    assert shown.samples == SUMMARY.samples
+    assert 'rejects="/data/rejects.jsonl"' in str(shown.resend)
+
+
+def test_reasons_come_with_the_catalogues_advice_and_the_policy_of_the_run() -> None:
+    shown = page()
+    assert [(reason.type, reason.rows, reason.action, reason.origin) for reason in shown.reasons] == [
+        ("INVALID_VALUE", 15, "reject", "default[CrmDataError]"),
+        ("INVALID_INPUT", 4, "skip", "on_error[INVALID_INPUT]"),
+        ("SOMETHING_NEW", 1, "", ""),
+    ]  # fmt: skip
+    assert shown.reasons[0].advice == "correct the value"
+    assert shown.reasons[2].advice == ""
+    assert shown.lines == [("INVALID_INPUT", "skip", "the task"), ("FORBIDDEN", "retry", "the site")]
+    actions = {line["type"]: line["action"] for line in shown.policy}
+    assert (actions["INVALID_INPUT"], actions["FORBIDDEN"], actions["DEAL_NOT_FOUND"]) == ("skip", "retry", "reject")
+
+
+@pytest.mark.parametrize(
+    "policy", [{}, {"operator": "Other"}, {**POLICY, "on_error": {"NO_SUCH_ERROR": "skip"}}, {**POLICY, "site": None}]
+)
+def test_a_policy_that_is_not_known_or_not_valid_any_more(policy: Any) -> None:
+    shown = page(result=result(error_policy=policy))
+    assert bool(shown.policy) == (policy.get("site", "") is None)
+    assert [reason.type for reason in shown.reasons][:2] == ["INVALID_VALUE", "INVALID_INPUT"]
+
+
+def test_a_kind_that_the_page_does_not_know() -> None:
+    shown = page(
+        operator="CrmSomethingNew",
+        result={"kind": "deals", "rows": 5, "moved_twice": 2, "created": 5, "index_path": "/i", "plan": {"name": "x"}},
+    )
+    assert (shown.kind, shown.line.words, shown.plan) == ("deals", "5 created", [("What it does", "x")])
+    assert shown.facts == [("Moved twice", "2")]
+    assert [(file.label, file.path) for file in shown.files] == [("index path", "/i")]
+
+
+def test_an_extract() -> None:
+    found = {"records": 12, "pages": 2, "calls": 3, "duplicates": 0, "changed_during_read": False, "path": "/c.jsonl"}
+    shown = page(operator="CrmExtractContactsOperator", result=found)
+    assert shown.facts == [("Calls", "3"), ("Pages", "2"), ("Duplicates", "0")]
+    assert [(file.label, file.path) for file in shown.files] == [("File", "/c.jsonl")]
+
+
+def test_a_run_without_a_result_shows_what_its_checkpoint_knows() -> None:
+    shown = page(**RUNNING, checkpoint=checkpoint())
+    assert shown.facts == [("Calls so far", "300")]
+    assert [(reason.type, reason.rows) for reason in shown.reasons] == [("INVALID_INPUT", 10)]
+    assert page(**FAILED, failure=ERROR).line.ending.reason == "Key refused."
+
+
+# -- the list -------------------------------------------------------------------------------------------------
+
+
+class Plan:
+    """In place of a row of Airflow's table of DAGs."""
+
+    def __init__(self, next_run: datetime | None, *, is_paused: bool = False, summary: str = "") -> None:
+        self.next_run, self.is_paused, self.summary = next_run, is_paused, summary
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (None, "not known"),
+        (Plan(NOW + timedelta(hours=3)), "in 3 h 00 min"),
+        (Plan(NOW - timedelta(seconds=1)), "now"),
+        (Plan(NOW, is_paused=True), "paused"),
+        (Plan(None), "when it is triggered"),
+        (Plan(None, summary="Asset"), "on Asset"),
+    ],
+)
+def test_the_next_run(plan: Any, words: str) -> None:
+    assert next_run(plan, NOW) == words
+
+
+OTHER = {"dag_id": "deals", "task_id": "sync", "result": result(rejected=0, crm_conn_id="crm_other")}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["leads", "deals", "late"]),
+        ({"q": "LEA"}, ["leads"]),
+        ({"q": "crm_other"}, ["deals"]),
+        ({"connection": "crm_other"}, ["deals"]),
+        ({"dag": "late"}, ["late"]),
+        ({"state": "rejects"}, ["leads"]),
+        ({"state": "failed"}, ["late"]),
+        ({"days": "1"}, ["leads", "deals"]),
+        ({"state": "nonsense", "days": "-1", "page": "x"}, ["leads", "deals", "late"]),
+    ],
+)
+def test_filters(query: dict[str, str], expected: list[str]) -> None:
+    late = run(dag_id="late", state="failed", start=NOW - timedelta(days=2), end=NOW)
+    runs = [run(), run(**OTHER), late]
+    assert [one.found.dag_id for one in chosen(runs, Filters.of(query), now=NOW)] == expected
+    assert tally(runs) == [("failed", "Failed", 1), ("rejects", "Success with rejects", 1), ("success", "Success", 1)]
+
+
+def test_filters_in_addresses() -> None:
+    filters = Filters.of({"q": "a&b " + "x" * 300, "state": "failed", "page": "3"})
+    assert filters.query(page=1) == f"q=a%26b+{'x' * 246}&state=failed"
+    assert filters.query(state="") == f"q=a%26b+{'x' * 246}&page=3"
+    assert [Filters.of({"page": page}).page for page in ("0", "99999999", "²", "7")] == [1, 1, 1, 7]
+    assert (filters.is_set, Filters().is_set) == (True, False)
+
+
+def test_pages() -> None:
+    assert [(p.pages, p.first, p.last) for p in (Paging(page=n, total=45, size=20) for n in (1, 3))] == [
+        (3, 1, 20), (3, 41, 45),
+    ]  # fmt: skip
+    assert Paging(page=1, total=0, size=20).pages == 1
+
+
+def test_a_sync_in_the_list() -> None:
+    runs = [run(brief=True), run(brief=True, **FAILED), run(brief=True, **RUNNING)]
+    line = sync_line(runs[0], runs, None, root="/crm", now=NOW)
+    assert line.href == "/crm/sync?dag_id=leads&task_id=load"
+    assert [column.tone for column in line.trend.columns] == ["running", "failed", "rejects"], "the newest on the right"
+    assert line.trend.text == "The last 3 runs: 1 running, 1 failed, 1 rejects; they took 5 min to 5 min"
+
+
+# -- charts ---------------------------------------------------------------------------------------------------
 
 
 @given(st.dictionaries(st.sampled_from(OUTCOMES), st.integers(min_value=0, max_value=10**7)))
@@ -156,19 +330,64 @@ def test_the_bar_is_full_and_no_part_is_hidden(counts: dict[str, int]) -> None:
     parts = parts_of(counts)
     assert {part.name: part.rows for part in parts} == {name: rows for name, rows in counts.items() if rows}
     if parts:
-        assert sum(part.width for part in parts) == pytest.approx(BAR_WIDTH, abs=0.1)
-        assert min(part.width for part in parts) >= LEAST_WIDTH * 0.95
-        assert [part.x for part in parts] == sorted(part.x for part in parts)
+        assert sum(part.size for part in parts) == pytest.approx(BAR_WIDTH, abs=0.1)
+        assert min(part.size for part in parts) >= LEAST_WIDTH * 0.95
+        assert [part.at for part in parts] == sorted(part.at for part in parts)
+
+
+POINTS = st.builds(
+    Point,
+    tone=st.sampled_from([tone.value for tone in Tone]),
+    counts=st.dictionaries(st.sampled_from(OUTCOMES), st.integers(min_value=0, max_value=10**9)),
+    seconds=st.none() | st.floats(min_value=0, max_value=1e9),
+)
+
+
+@given(st.lists(POINTS, max_size=14))
+def test_a_trend_stays_inside_its_frame(points: list[Point]) -> None:
+    trend = trend_of(points)
+    assert len(trend.columns) == len(points)
+    for column in trend.columns:
+        assert 0 <= column.x < trend.width
+        for part in column.parts:
+            assert part.at >= -0.05 and part.at + part.size <= HEIGHT + 0.05
+    for pair in trend.line.split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= trend.width and 0 <= y <= HEIGHT
+
+
+# -- colours --------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    ("text", "page"), ("soft", "page"), ("soft", "shade"), ("link", "page"), ("bad", "page"), ("amber", "page"),
+    ("good", "good-back"), ("amber", "amber-back"), ("bad", "bad-back"), ("busy", "busy-back"),
+]  # fmt: skip
+SHAPES = ["created", "updated", "unchanged", "skipped", "suppressed", "rejected", "read", "time"]
+MARKS = ["good-mark", "bad-mark", "busy-mark"]
+
+
+@pytest.mark.parametrize("begin", [":root {", "@media", ':root[data-theme="dark"]'], ids=["light", "system", "dark"])
+def test_contrast(begin: str) -> None:
+    """Texts have 4.5 to 1, shapes 3 to 1, as WCAG asks for."""
+    style = (Path(app.__file__).parent / "pages" / "page.css").read_text()
+    block = style[style.index(begin) :].split("}", 1)[0]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    pairs = [(4.5, *pair) for pair in TEXTS] + [(3.0, shape, "page") for shape in SHAPES + MARKS]
+    for least, one, other in pairs:
+        light, dark = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= least, (one, other)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 # -- attacks: any task may leave anything under these names ---------------------------------------------------
 
-
-def result(**changes: Any) -> dict[str, Any]:
-    return {**SUMMARY.as_dict(), **changes}
-
-
 MANY = {f"TYPE_{number}": 1 for number in range(300_000)}
+SAMPLE = {"row": 1, "place": "", "type": "T", "message": ""}
 ATTACKS: dict[str, Any] = {
     "huge seconds": result(seconds=10**400),
     "seconds beyond float": json.dumps(result()).replace("245.1", "1e999"),
@@ -183,6 +402,7 @@ ATTACKS: dict[str, Any] = {
     "a negative count": result(rejected=-1),
     "a count as bool": result(rows=True),
     "no rows": {"rejected": 1},
+    "records as text": {"records": "many"},
     "rows as text": {"rows": "many"},
     "half a character in a type": result(errors={"\ud800": 1}),
     "half a character in a problem": result(problems={"\udfff": 1}),
@@ -197,8 +417,18 @@ ATTACKS: dict[str, Any] = {
     "a count of a type that is a text": result(errors={"INVALID_INPUT": "4"}),
     "a path of 10 MB": result(rejects_path="/" * 10_000_000),
     "a path that is long": result(report_path="/" * 4097),
+    "an ending that is long": result(ending="x" * 4097),
+    "a kind that is an object": result(kind={}),
+    "many samples": result(samples=[SAMPLE] * 21),
+    "a sample that is a text": result(samples=["x"]),
+    "a sample with a negative row": result(samples=[{**SAMPLE, "row": -1}]),
+    "a sample with half a character": result(samples=[{**SAMPLE, "message": "\ud800"}]),
+    "a policy that is a list": result(error_policy=[]),
+    "a policy of many lines": result(error_policy={"on_error": {str(n): "skip" for n in range(101)}}),
+    "an action that is an object": result(error_policy={"site": {"FORBIDDEN": {}}}),
     "a path that is an object": result(state_path={"__classname__": "os.system"}),
     "a plan that is a text": result(plan="learned"),
+    "a plan that takes forever": result(plan={"seconds": 1e300}),
     "a dry run that is a text": result(dry_run="yes"),
     "an object to build": {"__classname__": "airflow.sdk.definitions.asset.Asset", "__version__": 1, "__data__": {}},
     "deep nesting": "[" * 100_000,
@@ -207,18 +437,22 @@ ATTACKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_result_that_no_load_writes_is_not_read(attack: Any) -> None:
-    load = view(result=attack)
-    assert load.note.startswith("Its result cannot be read")
-    assert (load.name, load.conn_id, load.parts, load.reasons) == ("leads / load", "crm_default", (), ())
+def test_a_result_that_no_sync_writes_is_not_read(attack: Any) -> None:
+    shown = page(result=attack)
+    assert shown.line.ending.reason.startswith("Its result cannot be read")
+    assert (shown.conn_id, shown.line.parts, shown.reasons) == ("crm_default", [], [])
 
 
 @pytest.mark.parametrize(
     "text", ["{", "[]", "7", '{"crm_conn_id": {}}', '{"crm_conn_id": "\\ud800"}', " " * (LARGEST + 1)]
 )
 def test_rendered_fields_that_name_no_connection(text: str) -> None:
-    (group,) = by_connection([replace(FOUND, rendered=text)], base="", now=NOW)
-    assert group.conn_id is None
+    assert run(rendered=text).conn_id is None
+
+
+@pytest.mark.parametrize("failure", ["{", "[]", '{"message": 7}', {"message": "x" * 4097}, {"type": "\ud800"}])
+def test_an_error_that_no_sync_writes_is_not_read(failure: Any) -> None:
+    assert ending_of(run(**FAILED, failure=failure)).reason.startswith("Its error cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -230,19 +464,23 @@ def test_rendered_fields_that_name_no_connection(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_no_load_writes_is_not_read(changes: dict[str, Any]) -> None:
-    load = view(state="running", end=None, result=None, checkpoint={**checkpoint(), **changes})
-    assert load.note.startswith("Its checkpoint cannot be read")
-    assert load.parts == ()
+    shown = page(**RUNNING, checkpoint={**checkpoint(), **changes})
+    assert shown.line.ending.reason.startswith("Its checkpoint cannot be read")
+    assert shown.line.parts == []
 
 
-def test_what_is_shown_of_one_load_is_bounded() -> None:
+def test_what_is_shown_of_one_run_is_bounded() -> None:
     errors = {f"TYPE_{number:03}": 1000 - number for number in range(SHOWN_KINDS + 5)}
     problems = {f"{number:03} {'x' * 1000}": 1 for number in range(SHOWN_KINDS + 2)}
-    load = view(result=result(errors=errors, problems=problems))
-    assert [reason.type for reason in load.reasons[:2]] == ["TYPE_000", "TYPE_001"]
-    assert (len(load.reasons), load.reasons[-1].type, load.reasons[-1].rows) == (21, "5 more types", 4890)
-    assert (len(load.problems), load.problems[-1]) == (21, ("2 more kinds", 2))
-    assert {len(text) for text, _ in load.problems[:-1]} == {301}
+    figures = {f"figure_{number}": number for number in range(50)}
+    paths = {f"{number}_path": "/x" for number in range(50)}
+    shown = page(result=result(errors=errors, problems=problems, **figures, **paths))
+    assert [reason.type for reason in shown.reasons[:2]] == ["TYPE_000", "TYPE_001"]
+    assert (len(shown.reasons), shown.reasons[-1].type, shown.reasons[-1].rows) == (21, "5 more types", 4890)
+    assert (len(shown.problems), shown.problems[-1]) == (21, ("2 more kinds", 2))
+    assert {len(text) for text, _ in shown.problems[:-1]} == {301}
+    assert len(shown.facts) <= MOST_FACTS + 5
+    assert len(shown.files) <= MOST_FACTS
 
 
 ANYTHING = st.recursive(
@@ -250,10 +488,13 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+KEYS = (*SUMMARY.as_dict(), "error_policy", "kind", "records", "path")
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(SUMMARY.as_dict(), ANYTHING)), st.booleans())
-def test_any_result_gives_a_view(changes: dict[str, Any], whole: bool) -> None:
-    load = view(result=result(**changes) if whole else changes)
-    assert load.name == "leads / load"
-    assert repr(load).encode()
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, ANYTHING)), ANYTHING, st.booleans(), st.booleans())
+def test_anything_gives_a_page(changes: dict[str, Any], failure: Any, whole: bool, ok: bool) -> None:
+    shown = page(
+        result=result(**changes) if whole else changes, failure=json.dumps(failure), state="success" if ok else "failed"
+    )
+    assert shown.operator == "CrmLoadContactsOperator"
+    assert repr(shown).encode()

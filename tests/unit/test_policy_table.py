@@ -13,19 +13,25 @@ from crm_provider._compat import AirflowFailException, AirflowRescheduleExceptio
 from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
 from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, Line, explain
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import outcome
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 from crm_provider.waiting.backoff import Waiting
 
 from .reference import OUTCOMES, REPEATED, TYPES
@@ -57,6 +63,16 @@ def test_one_line_for_each_type(operator: str | None) -> None:
 
 
 # -- tasks and sensors do what is printed -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator"])
+def test_a_load_that_creates_counts_what_is_there_as_unchanged_unless_on_error_says_otherwise(name: str) -> None:
+    name = f"{name}(mode='create')"
+    line = table(name)["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect) == ("unchanged", "count the row as unchanged")
+    assert (line.decided_by, line.origin) == (DecidedBy.OPERATOR, f"{name}[CONTACT_ALREADY_EXISTS]")
+    line = table(name, {"CrmConflictError": "reject"})["CONTACT_ALREADY_EXISTS"]
+    assert (line.action, line.effect, line.origin) == ("reject", "reject the row", "on_error[CrmConflictError]")
 
 
 class TaskInstance:
@@ -182,6 +198,7 @@ NOTES = {
     "CrmExtractContactsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractDealsOperator": ("-", "-", "-", "-", "send again"),
     "CrmExtractListsOperator": ("-", "-", "-", "-", "send again"),
+    "CrmToSqlOperator": ("-", "-", "-", "-", "send again"),
     **{
         f"{name}{mode}": (found, exists, "-", "-", POST)
         for name in ("CrmLoadContactsOperator", "CrmRetryRejectsOperator", "SqlToCrmContactsOperator")
@@ -191,6 +208,17 @@ NOTES = {
             ("(mode='update')", "-", "-"),
         )
     },
+    **{
+        f"{name}{mode}": ("-", "-", "-", conflict, repeat)
+        for name in ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
+        for mode, conflict, repeat in (
+            ("", LOST_POST, POST),
+            ("(mode='create')", LOST_POST, POST),
+            ("(mode='move')", "-", "send again"),
+            ("(mode='update')", "-", "send again"),
+        )
+    },
+    "CrmDeleteContactsOperator": (LOST_DELETE, "-", "-", "-", "send again"),
     **dict.fromkeys(SENSORS, ("-", "-", "-", "-", "send again")),
 }
 
@@ -225,6 +253,27 @@ def test_for_a_task_of_ones_own_the_notes_name_the_call(type_: str) -> None:
     assert table(None)[type_].action == OUTCOMES[type_][0]
 
 
+@pytest.mark.parametrize("type_", ["STAGE_NOT_FOUND", "PIPELINE_NOT_FOUND"])
+def test_a_load_of_deals_says_what_a_constant_changes(type_: str) -> None:
+    line = table("CrmLoadDealsOperator(mode='move')")[type_]
+    assert line.effect == "reject the row; if it is a constant of the mapping: end the run"
+    assert table("CrmLoadDealsOperator", {type_: "reject"})[type_].effect == "reject the row"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "printed"),
+    [
+        ("deals", "move", "CrmLoadDealsOperator(mode='move')"),
+        ("deals", "upsert", "CrmLoadDealsOperator"),
+        ("deletions", "upsert", "CrmDeleteContactsOperator"),
+    ],
+)
+def test_rejects_have_the_policy_of_the_load_that_rejected_them(kind: Any, mode: Any, printed: str) -> None:
+    mode = mode if kind == "deals" else "delete"
+    made = CrmRetryRejectsOperator(task_id="t", rejects="rejects.jsonl", kind=kind, mode=mode)
+    assert made.error_policy == ErrorPolicy(work=Work.LOAD, operator=printed)
+
+
 # -- every operator uses its own table ----------------------------------------------------------------------
 
 EMAIL: dict[str, Any] = {"contact_email": "ada@example.com"}
@@ -244,9 +293,13 @@ MADE: dict[str, tuple[type, dict[str, Any]]] = {
     "CrmExtractContactsOperator": (CrmExtractContactsOperator, {"target": "out.jsonl"}),
     "CrmExtractDealsOperator": (CrmExtractDealsOperator, {"target": "out.jsonl"}),
     "CrmExtractListsOperator": (CrmExtractListsOperator, {"target": "out.jsonl"}),
+    "CrmToSqlOperator": (CrmToSqlOperator, {"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "merge"}),
     "CrmLoadContactsOperator": (CrmLoadContactsOperator, {"source": "in.csv"}),
     "CrmRetryRejectsOperator": (CrmRetryRejectsOperator, {"rejects": "rejects.jsonl"}),
     "SqlToCrmContactsOperator": (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),
+    "CrmLoadDealsOperator": (CrmLoadDealsOperator, {"source": "in.csv"}),
+    "SqlToCrmDealsOperator": (SqlToCrmDealsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),
+    "CrmDeleteContactsOperator": (CrmDeleteContactsOperator, {"source": "in.csv", "max_deletes": 1}),
     "CrmListSensor": (CrmListSensor, {"list_id": "l"}),
     "CrmListMembershipSensor": (CrmListMembershipSensor, {"emails": "ada@example.com", "list_id": "l"}),
     "CrmContactSensor": (CrmContactSensor, EMAIL),

@@ -12,15 +12,19 @@ from airflow.sdk import Variable
 from airflow.sdk.execution_time import task_runner
 
 from crm_provider import config
+from crm_provider.client.request import Call
 from crm_provider.client.settings import Settings
+from crm_provider.client.transport import Transport
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.hooks import shared_budget
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.hooks.shared_budget import AirflowVariable, with_store
 from crm_provider.rate_limit import limiter
 from crm_provider.rate_limit.leases import LeaseStore
-from crm_provider.rate_limit.limiter import FallbackStore, limiter_for, server_clock_of, store_for
+from crm_provider.rate_limit.limiter import FallbackStore, limiter_for, shared_clock_of, store_for
 from crm_provider.rate_limit.schedule import Lane, StoreUnusable
+
+from .fakes import FakeHttpSession, Reply
 
 SETTINGS = Settings(api_key="key-of-test-shared-budget")
 SHARED = SETTINGS.with_(rate_store="airflow")
@@ -121,5 +125,16 @@ def test_only_the_hook_can_share_through_airflow(monkeypatch: pytest.MonkeyPatch
 def test_all_callers_of_a_shared_budget_narrow_down_one_clock() -> None:
     bulk = limiter_for(SHARED, lane=Lane.BULK)
     share = limiter.ShareRateLimiter(limiter_for(SHARED, lane=Lane.WAITING), 1.0)
-    assert server_clock_of(share) is server_clock_of(bulk)
-    assert server_clock_of(limiter_for(SETTINGS)) is not server_clock_of(limiter_for(SETTINGS))
+    assert shared_clock_of(share) is shared_clock_of(bulk) is not None
+    assert shared_clock_of(limiter_for(SETTINGS)) is None
+
+
+def test_a_response_narrows_down_the_shared_clock_before_anybody_asks() -> None:
+    shared = limiter_for(SHARED, lane=Lane.BULK)
+    transport = Transport(SHARED, limiter=shared)
+    transport.close()
+    reply = Reply(body={"id": "d-1"}, headers={"Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
+    transport._http = FakeHttpSession(reply)  # type: ignore[assignment]
+    transport.send_once(Call(method="GET", route="/deals"))
+    clock = shared_clock_of(shared)
+    assert clock is not None and clock.at(transport.clock()) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Any
 
@@ -125,6 +126,17 @@ def refusal(value: Any, *, native: bool) -> str | None:
 @pytest.mark.parametrize("native", [NATIVE, TEXT])
 def test_a_field_that_has_no_value_is_named(native: bool) -> None:
     assert str(refusal("{{ nothing }}", native=native)).startswith("attributes was rendered to None: the variable, ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("native", [NATIVE, TEXT])
+def test_a_number_that_json_does_not_have_is_named_and_can_be_stored(value: float, native: bool) -> None:
+    given = {"ok": 1.5, "scores": [1, (value,)]}
+    assert refusal(given, native=native) == (
+        "attributes['scores'][1][0] is not a finite number; correct it, or leave it empty"
+    )
+    stored = rendered(given, native=native)
+    assert json.dumps(stored, allow_nan=False) == f'{{"ok": 1.5, "scores": [1, ["{value}"]]}}'
 
 
 def test_a_text_none_is_never_taken_for_a_value() -> None:

@@ -119,13 +119,16 @@ for _ in range(5_000):
         ({1, 2}, "attributes['a'] is a value of type set; convert it to text or a number"),
         ([1, {2}], "attributes['a'][1] is a value of type set"),
         ({"b": [float("nan")]}, "attributes['a']['b'][0] is not a finite number"),
+        (["\ud83d"], "attributes['a'][0] is a text with half a character (a lone surrogate); correct it"),
+        ({"\udc00": 1}, "attributes['a'] is a text with half a character"),
         ({"b": {(1, 2): "x"}}, "attributes['a']['b']"),
         ({7: "x"}, "attributes['a']"),
         (10**5000, "attributes['a']"),
         (LOOP, "attributes['a']"),
         (DEEP, "attributes['a']"),
     ],
-    ids=["nan", "inf", "decimal nan", "bytes", "set", "in a list", "in a mapping", "key that is a tuple",
+    ids=["nan", "inf", "decimal nan", "bytes", "set", "in a list", "in a mapping", "half a character", "half in a key",
+         "key that is a tuple",
          "key that is a number", "a number too long for text", "in itself", "too deep"],
 )  # fmt: skip
 def test_what_has_no_json_form_is_refused(value: Any, place: str) -> None:

@@ -260,7 +260,7 @@ class _RecordReader:
                 f"{self._place()}: a quote is not closed before the end of the file; close it, or fetch the "
                 "file again if it was cut off"
             )
-        return f"{self._place()}: a quote within a quoted field is not doubled"
+        return f"{self._place()}: a quote within a quoted field is not doubled, or more than the delimiter follows it"
 
     @property
     def _first_line(self) -> int:

@@ -2,6 +2,11 @@
 
 const frame = window.parent !== window ? window.parent : null;
 
+// Airflow's own tones, also those of a theme of the site: colour of this page -> Airflow's.
+const TONES = {
+  "--page": "bg", "--card": "bg", "--text": "fg", "--soft": "fg-muted", "--line": "border-emphasized",
+};
+
 // Inside Airflow the page takes Airflow's colours, which need not be the system's.
 function followTheme() {
   const root = frame.document.documentElement;
@@ -10,12 +15,19 @@ function followTheme() {
     if (dark || root.classList.contains("light")) {
       document.documentElement.dataset.theme = dark ? "dark" : "light";
     }
+    const colours = frame.getComputedStyle(root);
+    for (const [own, airflows] of Object.entries(TONES)) {
+      const colour = colours.getPropertyValue(`--chakra-colors-${airflows}`).trim();
+      if (colour) {
+        document.documentElement.style.setProperty(own, colour);
+      }
+    }
   };
   new MutationObserver(take).observe(root, { attributes: true, attributeFilter: ["class"] });
   take();
 }
 
-// Airflow's frame does not let a page open others: links into Airflow are followed by the page around it.
+// Airflow's frame does not let a page open others: links out of the page are followed by the page around it.
 function openOutside(event) {
   const link = event.target.closest("a[data-airflow]");
   if (!link) {
@@ -24,19 +36,41 @@ function openOutside(event) {
   event.preventDefault();
   const outer = frame.document.createElement("a");
   outer.href = link.href;
+  outer.target = link.target;
+  outer.rel = link.rel;
   frame.document.body.append(outer);
   outer.click();
   outer.remove();
 }
 
-async function refresh() {
+// Replaces the parts that have changed, so that the focus, the selection and what is unfolded stay.
+function takeOver(page) {
+  const next = page.querySelector("main");
+  const fresh = new Map([...next.querySelectorAll("[data-live]")].map((part) => [part.dataset.live, part]));
   const main = document.querySelector("main");
+  const shown = [...main.querySelectorAll("[data-live]")];
+  if (shown.length !== fresh.size || shown.some((part) => !fresh.has(part.dataset.live)) || !next.dataset.refresh) {
+    if (!main.contains(document.activeElement)) {
+      main.replaceWith(next);
+      return;
+    }
+  }
+  main.dataset.refresh = next.dataset.refresh ?? "";
+  for (const part of shown) {
+    const other = fresh.get(part.dataset.live);
+    if (other && other.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) {
+      part.innerHTML = other.innerHTML;
+    }
+  }
+}
+
+async function refresh() {
   if (!document.hidden) {
     try {
       const answer = await fetch(location.href, { credentials: "same-origin" });
       if (answer.ok) {
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        main.replaceWith(page.querySelector("main"));
+        takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        offerCopies();
       }
     } catch {
       // The server may be away for a moment: the page stays as it is, and asks again.
@@ -52,6 +86,21 @@ function keepFresh() {
   }
 }
 
+// Buttons that copy: only where there is a script, and a clipboard.
+function offerCopies() {
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.hidden = !navigator.clipboard;
+  }
+}
+
+async function copy(event) {
+  const button = event.target.closest("[data-copy]");
+  if (button) {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  }
+}
+
 if (frame) {
   try {
     followTheme();
@@ -60,5 +109,7 @@ if (frame) {
     // A frame of another site: it has neither Airflow's theme nor its pages.
   }
 }
+document.addEventListener("click", copy);
 document.querySelector("#operator")?.addEventListener("change", (event) => event.target.form.submit());
+offerCopies();
 keepFresh();

@@ -184,7 +184,7 @@ def test_a_damaged_state_is_an_error_and_stays(data: bytes, tmp_path: Path) -> N
 def test_one_run_at_a_time_and_none_after_an_error(tmp_path: Path) -> None:
     with tracker(tmp_path / "seen"), pytest.raises(InUse, match="another run is using the state file seen"):
         changes(tmp_path / "seen", {})
-    with tracker(tmp_path / "seen") as found, pytest.raises(e.CrmProtocolError, match="the answer has no id"):
+    with tracker(tmp_path / "seen") as found, pytest.raises(e.CrmProtocolError, match="the response has no id"):
         list(found.changes([{"email": "a@b.io"}], dict, quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["seen.lock"]
 

@@ -8,7 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
@@ -231,6 +234,20 @@ def test_named_words_are_empty_cells(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "spec"),
+    [
+        (["a", "#REF!"], {}),
+        ([{"b": " #N/A "}], {}),
+        ('{"b": ["#REF!"]}', {"type": "json"}),
+    ],
+)
+def test_an_error_value_within_a_list_or_an_object_is_never_sent(value: Any, spec: dict[str, Any]) -> None:
+    mapper = Mapper({"email": "email", "tags": {"column": "tags", **spec}})
+    with pytest.raises(InvalidRow, match="an error value of a spreadsheet"):
+        mapper(next(open_source([{"email": "a@ex.co", "tags": value}]).rows()))
+
+
+@pytest.mark.parametrize(
     "word",
     ["#REF!", "#N/A", "#N/A N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#ERROR!",
      "#GETTING_DATA", "#n/a", "#N/D", "#VALOR!", "#NOME?", "#¿NOMBRE?", "#WERT!", "#VALEUR!", "########"],
@@ -247,6 +264,17 @@ def test_an_error_value_of_a_spreadsheet_is_never_sent(word: str, tmp_path: Path
 def test_words_that_others_read_as_missing_stay_text(word: str, caplog: pytest.LogCaptureFixture) -> None:
     assert contacts(open_source([{"email": "a@ex.co", "country": word}])) == [("a@ex.co", {"country": word.strip()})]
     assert [line for line in caplog.messages if f"({word.strip()!r}); cells by column: 'country' 1." in line]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_named_words_in_other_formats(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"leads.{suffix}"
+    if suffix == "jsonl":
+        path.write_text('{"email": "a@ex.co", "p": {"name": " N/A "}, "age": null}\n', encoding="utf-8")
+    else:
+        pq.write_table(pa.table({"email": ["a@ex.co"], "p": [{"name": "N/A"}], "age": ["N/A"]}), path)
+    source = open_source(path, options={"null_values": ["N/A"]})
+    assert contacts(source, {"email": "email", "name": "p.name", "age": "age"}) == [("a@ex.co", {})]
 
 
 @pytest.mark.parametrize(
@@ -371,6 +399,15 @@ def test_a_workbook_with_the_wrong_name(tmp_path: Path) -> None:
 
 
 # -- delimiters
+
+
+@pytest.mark.parametrize("name", ["in", "leads.csv", "leads.parquet", "leads.jsonl"])
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_a_folder_in_place_of_a_file(name: str, where: str, tmp_path: Path) -> None:
+    folder = tmp_path / name if where == "disk" else UPath(f"memory://folders-{tmp_path.name}/{name}")
+    (folder / "part").mkdir(parents=True)
+    (folder / "part" / "0.csv").write_text("email\n")
+    assert f"{folder} is a folder; give a pattern of the files in it, such as {folder}/*.csv" in refused(folder)
 
 
 def test_a_tie_between_delimiters_is_decided_by_the_table() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from crm_provider.client import validation
 from crm_provider.load.mapping.fields import EMPTIES, TYPES
-from crm_provider.load.mapping.mapper import Mapper
+from crm_provider.load.mapping.mapper import KEPT_PLANS, Mapper
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
 
 ADA = {"mail": "ada@example.com"}
@@ -379,6 +379,14 @@ def test_columns_that_need_a_mapping(columns: tuple[str, ...], message: str) -> 
 
 
 # -- as data -------------------------------------------------------------------------------------------------
+
+
+def test_rows_may_differ_in_their_columns_without_end() -> None:
+    mapper = Mapper()
+    for number in range(KEPT_PLANS * 2 + 1):
+        assert mapper(Row(number, {"email": "a@b.c", f"c{number}": number})).attributes == {f"c{number}": number}
+    assert len(mapper._plans) <= KEPT_PLANS
+
 
 FULL = {"email": "mail", "name": "first", "phone": {"column": "tel", "type": "phone"}, "origin.src": {"constant": "x"}}
 

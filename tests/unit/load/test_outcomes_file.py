@@ -26,6 +26,7 @@ from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
 from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.fingerprints import Fingerprints
 
@@ -351,3 +352,11 @@ def test_a_contact_that_is_kept_out_of_the_lists_says_why(tmp_path: Path) -> Non
     assert [(row["outcome"], row["message"], row["contact_id"]) for row in read(path)] == [
         ("suppressed", UNWANTED, "id-p1@x.org")
     ]
+
+
+@pytest.mark.parametrize("make", [open_source, lambda given: IteratorSource(iter(given))])
+def test_keys_of_sources_with_and_without_known_columns(tmp_path: Path, make: Any) -> None:
+    it, path = Setting(tmp_path, []), tmp_path / "o.jsonl"
+    given = [{"email": "a@x.org", "id": 7}, {"email": "b@x.org"}]
+    it.run(source=make(given), outcomes=outcomes_file(path, "id"))
+    assert {row["row_number"]: row["id"] for row in read(path)} == {1: 7, 2: None}

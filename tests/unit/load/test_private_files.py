@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,15 @@ def test_a_folder_that_others_can_write_to_is_refused(name: str, mode: str, shar
     assert (shared / "x").read_text() == "{}"
 
 
+def test_a_folder_below_such_a_folder_can_be_moved_by_others(shared: Path) -> None:
+    mine = shared / "mine"
+    mine.mkdir(mode=0o700)
+    private_file(mine / "x").close()  # below a sticky folder nobody else can move it
+    shared.chmod(0o777)
+    with pytest.raises(CannotWrite, match="every user of the machine can write"):
+        private_file(mine / "x")
+
+
 def test_planted_rejects_are_not_sent(shared: Path) -> None:
     rejects(shared.parent / "r.jsonl")
     (shared.parent / "r.jsonl").replace(shared / "r.jsonl")
@@ -285,6 +295,14 @@ def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
     assert (group / name).is_symlink()
     with pytest.raises(PermissionError, match="symbolic link"):
         list(PartialPages(group / "x", Owner(work="x")).pages())
+
+
+def test_what_others_have_planted_is_named(group: Path) -> None:
+    (group / "x").symlink_to(group.parent / "victim")
+    with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as planted:
+        FileCheckpoints(group / "x").load()
+    again = pickle.loads(pickle.dumps(planted.value))
+    assert (str(again), again.what) == (str(planted.value), str(group / "x"))
 
 
 def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(group: Path) -> None:

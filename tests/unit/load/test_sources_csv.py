@@ -106,12 +106,17 @@ RAGGED: dict[str, tuple[str, str, Any]] = {
     ),
     "a quote in the middle": (
         '"1"x,2\n',
-        "line 3: a quote within a quoted field is not doubled",
+        "line 3: a quote within a quoted field is not doubled, or more than the delimiter follows it",
         {"__line__": '"1"x,2'},
+    ),
+    "a space after a quoted field": (
+        '"1" ,2\n',
+        "line 3: a quote within a quoted field is not doubled, or more than the delimiter follows it",
+        {"__line__": '"1" ,2'},
     ),
     "a quote in the middle, later": (
         '"1\n1"x,2\n',
-        "lines 3 to 4: a quote within a quoted field is not doubled",
+        "lines 3 to 4: a quote within a quoted field is not doubled, or more than the delimiter follows it",
         {"__line__": '"1\n1"x,2'},
     ),
 }
@@ -136,7 +141,10 @@ def test_lines_are_counted_over_quoted_line_ends_and_blank_lines(tmp_path: Path)
 HEADERS: dict[str, tuple[str, str]] = {
     "empty": ("", "leads.csv is empty, without a header line"),
     "blank": ("\n\n", "leads.csv is empty, without a header line"),
-    "bad quotes": ('"email"x,name\n', "leads.csv, line 1: a quote within a quoted field is not doubled"),
+    "bad quotes": (
+        '"email"x,name\n',
+        "leads.csv, line 1: a quote within a quoted field is not doubled, or more than the delimiter follows it",
+    ),
 }
 
 

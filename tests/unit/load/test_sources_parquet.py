@@ -249,6 +249,12 @@ def test_a_row_that_is_too_large_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}, row 8 has over 8,388,608 bytes; shorten it, or leave columns out"
 
 
+def test_a_map_is_a_list_of_pairs(tmp_path: Path) -> None:
+    maps = pa.array([[("a", "b")], None, []], pa.map_(pa.string(), pa.string()))
+    path = write(tmp_path / "leads.parquet", pa.table({"m": maps}))
+    assert [row.values["m"] for row in open_source(path).rows()] == [[("a", "b")], None, []]
+
+
 NO_PYARROW = r"^Parquet needs pyarrow: pip install 'airflow-provider-crm\[parquet\]'$"
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 import sqlite3
 import unicodedata
 import uuid
@@ -123,6 +124,22 @@ def test_no_such_list(name: str, tmp_path: Path) -> None:
 def test_an_object_that_is_not_there(name: str) -> None:
     with pytest.raises(NoSuchFile, match=rf"^suppression list: there is no file memory://s/.*{name}; correct the path"):
         Suppression.read(UPath(f"memory://s/{uuid.uuid4().hex}/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([ANN, None], "entry 2 of the suppression list is empty. Each entry must be"),
+        ([None], "entry 1 of the suppression list is empty. "),
+        ([ANN, {"email": ANN}], "entry 2 of the suppression list is no text. "),
+        ([7.5, b"x"], "entry 1 of the suppression list is no text. "),
+        ([[ANN]], "suppression list: row 1 is of type str; "),
+        ("https://x", "suppression list: a https:// URL must be given as a path object"),
+    ],
+)
+def test_a_list_with_something_else_in_it(entries: Any, said: str) -> None:
+    with pytest.raises(SourceError, match=f"^{re.escape(said)}"):
+        Suppression.read(entries)
 
 
 @pytest.mark.parametrize(

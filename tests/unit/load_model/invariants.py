@@ -103,6 +103,15 @@ def rejects_file_holds_the_rejected_rows(facts: Facts) -> None:
         require(line["values"] == dict(told.rows[number]), f"row {number} is in the rejects file with other values")
 
 
+def outcomes_file_holds_every_row_once(facts: Facts) -> None:
+    told = facts.told
+    found = sorted((number, outcome) for number, outcome, _ in told.written)
+    require(found == sorted(told.outcomes.items()), f"outcomes: {told.outcomes}, in the file: {found}")
+    types = {number: type_ for number, outcome, type_ in told.written if outcome == "rejected"}
+    wanted = {number: line["type"] for number, line in told.rejects.items()}
+    require(types == wanted, f"types in the outcomes file: {types}, of the rejects: {wanted}")
+
+
 def calls_are_counted(facts: Facts) -> None:
     told = facts.told
     require(told.ended.calls == told.calls, f"calls are {told.calls}, the summary says {told.ended.calls}")
@@ -375,6 +384,7 @@ def a_lost_creation_is_read_before_it_is_sent_again(facts: Facts) -> None:
 INVARIANTS: tuple[Callable[[Facts], None], ...] = (
     each_row_has_one_outcome,
     rejects_file_holds_the_rejected_rows,
+    outcomes_file_holds_every_row_once,
     rows_that_are_not_sent_end_as_documented,
     nobody_on_the_suppression_list_is_written,
     only_the_contacts_of_rows_are_written,

@@ -46,6 +46,8 @@ class Told:
     chain: int
     outcomes: dict[int, str]
     rejects: dict[int, dict[str, Any]]
+    written: list[tuple[int, str, str | None]]
+    """Number, outcome and error of each line of the outcomes file."""
     ended: Ended
     calls: int
     tries: list[str] = field(default_factory=list)
@@ -175,6 +177,7 @@ class _Run:
             chain=self.crm.chain,
             outcomes=self.outcomes,
             rejects=engine.rejects_of(self.files.rejects),
+            written=engine.outcomes_of(self.files.outcomes),
             ended=ended,
             calls=self.calls_told,
             tries=self.tries,

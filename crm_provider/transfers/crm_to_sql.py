@@ -1,0 +1,325 @@
+"""The transfer from the CRM to a database: a listing becomes a table."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from crm_provider import errors as e
+from crm_provider._compat import Context
+from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
+from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
+from crm_provider.files.paths import as_path
+from crm_provider.load.rows import SourceError
+from crm_provider.observability.lineage import TableLineage
+from crm_provider.operators.base import CrmOperator
+from crm_provider.operators.extract import goes_on, owner_of, tracker_of, tries_left, url_path
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.templates import is_mapped, path_text
+from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
+from crm_provider.transfers.sql_to_crm import database_of
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from typing_extensions import Unpack
+
+    from crm_provider.client.pagination import Record
+    from crm_provider.extract.changes import ChangeTracker
+    from crm_provider.extract.reader import ExtractStats, ListingReader
+    from crm_provider.tasks.arguments import CrmArguments, PathArgument, Templated
+
+ListingName = Literal["contacts", "deals", "lists"]
+
+LOADED_AT, RUN, CHANGE = "crm_loaded_at", "crm_run", "crm_change"
+"""Columns of our own: with ``append`` the time and the mark of the run, with ``changes_since`` the kind of change."""
+
+OURS = ("attributes_", "origin_")
+"""How the names of columns begin whose fields may vanish from a listing: ``merge`` sets them to null then."""
+
+
+class CrmToSqlOperator(TableLineage, CrmOperator):
+    """Read a listing, ten records with each call, into a table of any database whose Airflow hook is a ``DbApiHook``.
+
+    The rows go into a staging table; one transaction then brings them into the table, so that nobody sees half of it. A
+    retry continues after the last page that was saved, and never adds a row twice.
+
+    XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "table",
+    "rows", "seconds"}``, and ``"changes"`` with ``changes_since``: counts, no values.
+
+    :param listing: ``contacts``, ``deals`` or ``lists``
+    :param sql_conn_id: connection to the database
+    :param table: name of the table, with its schema before a dot if need be
+    :param mode: ``replace`` the rows of the table, ``append`` rows with the time of the run, or ``merge`` rows by their
+        ``id``
+    :param create_table: create the table, and columns that it lacks
+    :param columns: fields that become columns: a list of their names (``attributes.name``), or a mapping of them to SQL
+        types or to ``{"column": ..., "type": ...}``. None: all fields. Types that are not given follow from the values
+    :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
+        then fail
+    :param changes_since: ``last``: only what was created, changed or removed since the last run, with the kind of
+        change in ``crm_change``. All pages are read all the same
+    :param state_path: file that remembers what the last run has seen; one for each task
+    :param pages_path: file beside which the pages read so far are kept, so that a retry can continue; by default beside
+        the state file, else in a folder for temporary files of the worker
+    :param hook_params: arguments for the hook
+    :raises ValueError: if an option is not valid; at DAG parse
+    """
+
+    template_fields: Sequence[str] = (
+        "table", "sql_conn_id", "columns", "state_path", "pages_path", *CrmOperator.template_fields,
+    )  # fmt: skip
+    template_fields_renderers: ClassVar[dict[str, str]] = {"columns": "json"}
+    policy_name = "CrmToSqlOperator"
+
+    database: tuple[Any, Any] = (None, None)
+    """The database's hook and connection, once they are known."""
+
+    def __init__(
+        self,
+        *,
+        listing: ListingName,
+        sql_conn_id: Templated[str],
+        table: Templated[str],
+        mode: TableMode,
+        create_table: bool = False,
+        columns: Templated[ColumnChoice] | None = None,
+        if_changed: IfChanged = "warn",
+        changes_since: Since | None = None,
+        state_path: PathArgument | None = None,
+        pages_path: PathArgument | None = None,
+        hook_params: Mapping[str, Any] | None = None,
+        **kwargs: Unpack[CrmArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        if not is_mapped(self):
+            _check_listing(listing)
+            check_table_mode(mode)
+            check_changes_since(changes_since, state_path)
+            if isinstance(columns, (list, tuple, dict)):  # else an XCom that is not there yet
+                _check_columns(columns, mode, changes_since)
+        check_if_changed(if_changed)
+        self.listing, self.mode, self.create_table = listing, mode, create_table
+        self.sql_conn_id = rendered(sql_conn_id)
+        self.table = rendered(table)
+        self.columns = rendered(columns)
+        self.if_changed, self.changes_since = if_changed, changes_since
+        self.state_path = path_text(state_path)
+        self.pages_path = path_text(pages_path)
+        self.hook_params = hook_params
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            listing: ListingName = ...,
+            sql_conn_id: Templated[str] = ...,
+            table: Templated[str] = ...,
+            mode: TableMode = ...,
+            create_table: bool = ...,
+            columns: Templated[ColumnChoice] | None = ...,
+            if_changed: IfChanged = ...,
+            changes_since: Since | None = ...,
+            state_path: PathArgument | None = ...,
+            pages_path: PathArgument | None = ...,
+            hook_params: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[CrmArguments],
+        ) -> OperatorPartial: ...
+
+    def call(self, context: Context) -> dict[str, Any]:
+        from crm_provider.extract.reader import ListingReader
+
+        ti = context["ti"]
+        self._check()
+        with self.hook.bulk_client() as client:
+            tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti)
+            self._check_table(owner_of(ti).mark)
+            reader = ListingReader(
+                client, self.listing, as_path(self._pages()), owner=owner_of(ti), if_changed=self.if_changed
+            )
+            try:
+                return self._transferred(reader, tracker, context)
+            except e.CrmError as error:
+                if not goes_on(self, error, ti):
+                    reader.discard()
+                raise
+            except Exception:  # of the database, for one: Airflow retries it
+                if not tries_left(ti):
+                    reader.discard()
+                raise
+
+    # -- before ----------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Check the arguments again, once templates are rendered.
+
+        :raises CrmInvalidValueError: if one is not valid, or the connection is not one to a database
+        """
+        try:
+            _check_listing(self.listing)
+            check_table_mode(self.mode)
+            _check_columns(self.columns, self.mode, self.changes_since)
+            _check_text("sql_conn_id", self.sql_conn_id)
+            _check_text("table", self.table)
+            self.database = database_of(self.sql_conn_id, self.hook_params)
+        except (ValueError, SourceError) as wrong:
+            raise e.CrmInvalidValueError(str(wrong)) from None
+
+    def _check_table(self, mark: str) -> None:
+        """Find out before the first call that a table is missing."""
+        with self._opened(mark) as table:
+            if not table.columns() and not self.create_table:
+                raise e.CrmInvalidValueError(
+                    f"the database has no table {self.table}; create it, or let the task do it with create_table=True"
+                )
+
+    def _opened(self, mark: str) -> SqlTable:
+        return SqlTable(self.database[0], self.table, mark=mark)
+
+    def _pages(self) -> Any:
+        """The file beside which pages are kept."""
+        given = self.pages_path or self.state_path
+        if given is not None:
+            return url_path(given)
+        import os
+
+        from crm_provider.files.private import open_own_folder
+
+        folder = Path(tempfile.gettempdir()) / f"crm-provider-pages-{os.geteuid()}"
+        os.close(open_own_folder(folder))
+        return folder / self.listing
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    def _transferred(self, reader: ListingReader, tracker: ChangeTracker | None, context: Context) -> dict[str, Any]:
+        started, mark = time.monotonic(), owner_of(context["ti"]).mark
+        with tracker or nullcontext():
+            stats = reader.read()
+            with self._opened(mark) as table:
+                columns = self._prepared(table, reader, stats)
+                rows = self._rows(columns, self._records(reader, stats, tracker), _run_time(context), mark)
+                count = table.stage(columns, rows)
+                change = None if tracker is None else CHANGE
+                table.apply(self.mode, columns, run=(RUN, mark), change=change)
+            if tracker is not None:
+                tracker.commit()
+        reader.discard()
+        self.log.info("%d rows of %s for the table %s (%s).", count, self.listing, self.table, self.mode)
+        changes = {} if tracker is None else {"changes": tracker.summary()}
+        seconds = round(time.monotonic() - started, 3)
+        return {**stats.counts(), "table": self.table, "rows": count, "seconds": seconds, **changes}
+
+    def _records(self, reader: ListingReader, stats: ExtractStats, tracker: ChangeTracker | None) -> Iterator[Record]:
+        records, chosen = reader.records(stats), chosen_columns(self.columns)
+        if tracker is None:
+            return records
+
+        def view(record: Record) -> Record:
+            return record if chosen is None else {one.field: field_value(record, one.field) for one in chosen}
+
+        return tracker.changes(records, view, quiet=not stats.changed)
+
+    def _prepared(self, table: SqlTable, reader: ListingReader, stats: ExtractStats) -> list[SqlColumn]:
+        """The columns of the rows, which the table has or gets.
+
+        :raises CrmInvalidValueError: if it lacks some
+        """
+        from crm_provider.extract.columns import check_names
+
+        existing = table.columns()
+        columns = self._wanted(reader, stats, existing)
+        try:
+            check_names(columns)
+        except ValueError as wrong:
+            raise e.CrmInvalidValueError(str(wrong)) from None
+        missing = table.missing(columns, existing)
+        if missing and not self.create_table:
+            names = ", ".join(repr(column.name) for column in missing[:5])
+            raise e.CrmInvalidValueError(
+                f"the table {self.table} lacks {len(missing)} column(s): {names}; add them, choose others with "
+                "columns=, or let the task add them with create_table=True"
+            )
+        if not existing:
+            table.create(columns)
+        elif missing:
+            table.add(missing)
+        return with_kinds(columns, table.columns())
+
+    def _wanted(self, reader: ListingReader, stats: ExtractStats, existing: Mapping[str, str]) -> list[SqlColumn]:
+        from crm_provider.extract.columns import ColumnKinds, column_name
+
+        found = ColumnKinds()
+        for record in reader.records(stats):
+            found.note(record)
+        kinds = found.kinds() or {"id": "text"}
+        chosen = chosen_columns(self.columns)
+        columns: list[SqlColumn] = []
+        if chosen is None:
+            columns = [SqlColumn(field=name, name=column_name(name), kind=kind) for name, kind in kinds.items()]
+            columns += self._vanished(columns, existing)
+        for one in chosen or ():
+            kind = one.kind if one.declared else kinds.get(one.field, "text")
+            columns.append(SqlColumn(field=one.field, name=one.name, kind=kind, declared=one.declared))
+        return [*columns, *self._own_columns()]
+
+    def _vanished(self, columns: Sequence[SqlColumn], existing: Mapping[str, str]) -> list[SqlColumn]:
+        """Columns of the table whose field no record has any more: a row that is merged has no value there."""
+        names = {column.name.casefold() for column in columns}
+        gone = [name for name in existing if name.startswith(OURS) and name.casefold() not in names]
+        return [SqlColumn(field=f"{name}.", name=name) for name in gone] if self.mode == "merge" else []
+
+    def _own_columns(self) -> list[SqlColumn]:
+        own = []
+        if self.changes_since is not None:
+            own.append(SqlColumn(field=CHANGE, name=CHANGE, declared="VARCHAR(40)"))
+        if self.mode == "append":
+            own.append(SqlColumn(field=LOADED_AT, name=LOADED_AT, kind="timestamp"))
+            own.append(SqlColumn(field=RUN, name=RUN, declared="VARCHAR(40)"))
+        return own
+
+    def _rows(
+        self, columns: Sequence[SqlColumn], records: Iterator[Record], loaded_at: datetime, mark: str
+    ) -> Iterator[list[Any]]:
+        from crm_provider.client.pagination import LISTINGS, id_of
+        from crm_provider.extract.columns import fitted
+
+        fixed = {LOADED_AT: loaded_at, RUN: mark} if self.mode == "append" else {}
+        for record in records:
+            if self.mode == "merge":
+                id_of(record.get("id"), LISTINGS[self.listing])
+            yield [
+                fixed[one.field] if one.field in fixed else fitted(field_value(record, one.field), one.kind)
+                for one in columns
+            ]
+
+
+def _check_listing(listing: object) -> None:
+    if listing not in get_args(ListingName):
+        raise ValueError(f"listing is {listing!r}; use one of {', '.join(get_args(ListingName))}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be text, and not empty")
+
+
+def _check_columns(columns: Any, mode: str, changes_since: object) -> None:
+    """Refuse columns that are not valid, or lack the id where rows are found by it.
+
+    :raises ValueError: naming the problem
+    """
+    chosen = chosen_columns(columns)
+    if chosen is not None and (mode == "merge" or changes_since) and all(one.field != "id" for one in chosen):
+        raise ValueError("columns must contain 'id', by which mode='merge' and changes_since find a row")
+
+
+def _run_time(context: Context) -> datetime:
+    """When the DAG run was due: the same in each try, and after a clear."""
+    due = getattr(context.get("dag_run"), "run_after", None)
+    return due.astimezone(timezone.utc) if isinstance(due, datetime) else datetime.now(timezone.utc)

@@ -1,0 +1,134 @@
+"""How a run ended, in a word and a sentence, and what it means: good, rejects, failed, running or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from crm_provider.load.progress import left_of
+from crm_provider.load.report import duration
+from crm_provider.ui.results import Result
+from crm_provider.ui.stored import Run
+
+
+class Tone(str, Enum):
+    """What a run means for those who look at it; also the value of the filter, and the class in the style sheet."""
+
+    SUCCESS = "success"
+    REJECTS = "rejects"
+    """It succeeded, but rows were rejected."""
+    FAILED = "failed"
+    RUNNING = "running"
+    """It runs, or will run again by itself."""
+    SKIPPED = "skipped"
+
+
+WAITS = {
+    "up_for_retry": "waits for a retry", "up_for_reschedule": "waits", "deferred": "deferred",
+    "restarting": "restarting", "running": "running",
+}  # fmt: skip
+"""Labels of states before the end; any other is queued."""
+
+NOTHING_LEFT = (
+    "It left no reason: it failed outside of the operator, or its process was killed. The task's log says more."
+)
+ELSEWHERE = "Its result is kept elsewhere, by a custom XCom backend; see the task's page."
+UNREADABLE = "Its {part} cannot be read: it is not what a sync writes. See the task's page."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended, or how far it is.
+
+    :param label: the state in a word or two
+    :param reason: why, in a sentence or two; empty if there is nothing to say
+    :param advice: what to do about it
+    :param origin: which line of the error policy decided
+    """
+
+    tone: Tone
+    label: str
+    reason: str = ""
+    advice: str = ""
+    origin: str = ""
+
+
+def ending_of(run: Run) -> Ending:
+    """How a run ended, or how far it is."""
+    state, note = run.found.state or "", _note(run)
+    if run.found.is_running:
+        return Ending(tone=Tone.RUNNING, label=WAITS.get(state, "queued"), reason=note or _progress(run))
+    if state in ("skipped", "removed"):
+        return Ending(tone=Tone.SKIPPED, label=state, reason=_failure_text(run))
+    if state == "success":
+        return _success(run, note)
+    return _failed(run, note, state)
+
+
+def _success(run: Run, note: str) -> Ending:
+    result = run.result
+    if result is None:
+        return Ending(tone=Tone.SUCCESS, label="success", reason=note)
+    if result.dry_run:
+        return Ending(tone=Tone.SUCCESS, label="dry run", reason=result.ending)
+    if result.rejected:
+        return Ending(tone=Tone.REJECTS, label="success with rejects", reason=_rejected(result))
+    return Ending(tone=Tone.SUCCESS, label="success", reason="" if result.ending == "Done." else result.ending)
+
+
+def _rejected(result: Result) -> str:
+    rows = "1 row was" if result.rejected == 1 else f"{result.rejected:,} rows were"
+    return f"{rows} rejected. {result.ending.removeprefix('Done.').strip()}".strip()
+
+
+def _failed(run: Run, note: str, state: str) -> Ending:
+    result, failure = run.result, run.failure
+    reason, label = _failure_text(run), "failed" if state == "failed" else state.replace("_", " ")
+    if result is not None:
+        label = "stopped" if result.left else "too many rejects" if result.rejected else label
+        reason = result.ending or reason
+    elif note:
+        reason = note
+    elif not reason:
+        reason = _stopped_at(run) or NOTHING_LEFT
+    advice = failure.advice if failure is not None and failure.advice not in reason else ""
+    return Ending(
+        tone=Tone.FAILED, label=label, reason=reason, advice=advice, origin="" if failure is None else failure.origin
+    )
+
+
+def _note(run: Run) -> str:
+    """Why nothing more is known of it."""
+    if run.unreadable:
+        return UNREADABLE.format(part={"failure": "error"}.get(run.unreadable, run.unreadable))
+    return ELSEWHERE if run.kept_elsewhere else ""
+
+
+def _failure_text(run: Run) -> str:
+    return "" if run.failure is None else run.failure.message
+
+
+def _stopped_at(run: Run) -> str:
+    checkpoint = run.checkpoint
+    if checkpoint is None or not checkpoint.rows:
+        return ""
+    of = f" of {checkpoint.notes['rows']:,}" if isinstance(checkpoint.notes.get("rows"), int) else ""
+    return (
+        f"It was ended from outside after {checkpoint.rows:,}{of} rows: marked by a person, stopped by a timeout, or "
+        "killed. A cleared task starts with the first row."
+    )
+
+
+def _progress(run: Run) -> str:
+    """How far it is, at the pace so far."""
+    if run.found.state != "running" and (run.result is not None or run.failure is not None):
+        ended = run.result.ending if run.result is not None else _failure_text(run)
+        return f"The last try ended: {ended}" if ended else ""
+    checkpoint = run.checkpoint
+    if checkpoint is None or not checkpoint.rows:
+        return "It has ended no row yet." if run.found.state == "running" else ""
+    left = left_of(checkpoint)
+    if left is None:
+        return f"{checkpoint.rows:,} rows done."
+    rows, seconds = left
+    return f"{checkpoint.rows:,} of {rows:,} rows done; about {duration(seconds)} left at the pace so far."

@@ -1,0 +1,207 @@
+"""A listing as a table, in SQLite: each mode, tries, and what is refused. Real servers: ``tests/system``."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import table_scenes as scenes
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.sdk import DAG, Connection
+from table_scenes import Transfers, email_of
+
+from crm_provider.sandbox import Sandbox, SandboxSettings
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
+
+RunDag = Callable[..., Any]
+
+
+class TargetHook(DbApiHook):
+    """SQLite, whose provider need not be installed."""
+
+    conn_name_attr = "target_conn_id"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(target_conn_id="db")
+        self.path = path
+
+    def get_conn(self) -> Any:
+        return sqlite3.connect(self.path)
+
+
+class SqliteTarget:
+    """A file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def run(self, *statements: str) -> None:
+        connection = sqlite3.connect(self.path)
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        finally:
+            connection.close()
+
+    def types(self, table: str) -> dict[str, str]:
+        return {name: declared for _, name, declared, *_ in self.rows(f"PRAGMA table_info({table})")}
+
+    def quote(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteTarget:
+    path = str(tmp_path / "warehouse.db")
+    monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
+    monkeypatch.setattr(Connection, "get_hook", lambda self, **_: TargetHook(path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return SqliteTarget(path)
+
+
+@pytest.fixture
+def transfer(crm: Sandbox, run_dag: RunDag, database: SqliteTarget) -> Transfers:
+    crm.reset(SandboxSettings(seed="contacts:35", rate=None))
+    return Transfers(run_dag, crm)
+
+
+def test_replace(transfer: Transfers, database: SqliteTarget) -> None:
+    scenes.check_replace(transfer, database, "people")
+    assert database.types("people")["createdAt"] == "TIMESTAMP"
+    assert database.rows("SELECT name FROM sqlite_master WHERE name LIKE 'crm%'") == []
+
+
+def test_append(transfer: Transfers, database: SqliteTarget) -> None:
+    scenes.check_append(transfer, database, "history")
+
+
+def test_merge(transfer: Transfers, database: SqliteTarget) -> None:
+    scenes.check_merge(transfer, database, "people")
+
+
+def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+    scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
+
+
+class UnknownConnection:
+    """A connection of a driver that nobody has heard of."""
+
+    def __init__(self, path: str) -> None:
+        self._inner = sqlite3.connect(path)
+        self.cursor, self.commit = self._inner.cursor, self._inner.commit
+        self.rollback, self.close = self._inner.rollback, self._inner.close
+
+
+class UnknownHook(TargetHook):
+    """A hook with an ``insert_rows`` of its own, and quotes of its own."""
+
+    placeholder = "?"
+    escape_word_format = "[{}]"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.inserted = 0
+
+    def get_conn(self) -> Any:
+        return UnknownConnection(self.path)
+
+    def insert_rows(self, table: str, rows: Any, target_fields: Any = None, **_: Any) -> None:
+        connection = sqlite3.connect(self.path)
+        marks = ", ".join("?" for _ in target_fields)
+        connection.executemany(f"INSERT INTO {table} ({', '.join(target_fields)}) VALUES ({marks})", rows)
+        connection.commit()
+        connection.close()
+        self.inserted += len(rows)
+
+
+def test_any_other_database(
+    transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows go in by its hook, and its table is updated in the words that every database knows."""
+    hook = UnknownHook(database.path)
+    monkeypatch.setattr(Connection, "get_hook", lambda self, **_: hook)
+    task = transfer(table="unknown", mode="merge", create_table=True, columns=["id"])
+    assert "the types of this database are not known" in str(task.error)
+    types = {"id": "text", "attributes.name": "text"}
+    assert transfer(table="known", mode="merge", create_table=True, columns=types).result["rows"] == 35
+    scenes.check_changes(transfer, database, "known", str(tmp_path / "seen"))
+    assert hook.inserted == 35 + 35 + 2
+
+
+def test_a_retry_continues_after_an_error_of_the_database(
+    transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pages are kept, the staging table is replaced, and no row is there twice."""
+    from crm_provider.transfers.sql_table import SqlTable
+
+    apply, failures = SqlTable.apply, [sqlite3.OperationalError("disk I/O error")]
+
+    def failing(self: SqlTable, *args: Any, **arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        apply(self, *args, **arguments)
+
+    monkeypatch.setattr(SqlTable, "apply", failing)
+    task = transfer(table="history", mode="append", create_table=True, columns=["id"])
+    assert task.states == ["up_for_retry", "success"]
+    assert (task.result["calls"], task.result["rows"]) == (0, 35)
+    assert database.rows("SELECT count(*), count(DISTINCT id) FROM history") == [(35, 35)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"table": "absent", "mode": "replace"}, "the database has no table absent; create it, or let the task do it"),
+        ({"table": "bare", "mode": "merge"}, r"the table bare lacks \d+ column\(s\): 'email', "),
+        ({"table": "a.b.c", "mode": "merge"}, "table must be the name of a table"),
+        ({"table": "{{ '' }}", "mode": "merge"}, "table must be text, and not empty"),
+        ({"table": "bare", "mode": "merge", "columns": "{{ 'id' }}"}, "columns must be a list of fields"),
+    ],
+)
+def test_what_is_refused(arguments: dict[str, Any], message: str, transfer: Transfers, database: SqliteTarget) -> None:
+    database.run("CREATE TABLE bare (id TEXT)")
+    task = transfer(**arguments)
+    assert task.states == ["failed"]
+    assert task.xcoms["crm_error"]["type"] == "INVALID_VALUE"
+    with pytest.raises(type(task.error), match=message):
+        raise task.error
+    assert len(transfer.crm.journal()) == (0 if "lacks" not in message else 4)
+    assert database.rows("SELECT * FROM bare") == []
+
+
+def test_a_constraint_that_the_rows_break_is_an_error_without_their_values(
+    transfer: Transfers, database: SqliteTarget
+) -> None:
+    database.run("CREATE TABLE strict_people (id TEXT, email TEXT CHECK (length(email) < 3))")
+    task = transfer(table="strict_people", mode="replace", columns=["id", "email"])
+    assert task.states == ["failed"]
+    assert "the table strict_people refuses the rows (IntegrityError" in str(task.error)
+    assert email_of(transfer.crm, 0) not in str(task.error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"listing": "people"}, "use one of contacts, deals, lists"),
+        ({"mode": "insert"}, "use one of replace, append, merge"),
+        ({"columns": ["email"]}, "columns must contain 'id'"),
+        ({"columns": {"id": "int; DROP TABLE x"}}, "has no valid type"),
+        ({"changes_since": "last"}, "needs a state_path"),
+    ],
+)
+def test_wrong_arguments_are_errors_at_parse(arguments: dict[str, Any], message: str) -> None:
+    with DAG("bad_table", schedule=None), pytest.raises(ValueError, match=message):
+        CrmToSqlOperator(
+            task_id="task", **{"listing": "lists", "sql_conn_id": "db", "table": "t", "mode": "merge", **arguments}
+        )

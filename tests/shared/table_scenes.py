@@ -1,0 +1,143 @@
+"""What a listing must look like in a table of any database: the same for SQLite and for real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol
+
+from airflow.sdk import DAG
+
+from crm_provider.sandbox import Sandbox
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
+
+HOSTILE = 'x"; DROP TABLE "keep"; -- `%s` ? {}'
+"""The name of an attribute, as anyone may create it in the CRM."""
+
+
+class TargetDatabase(Protocol):
+    """A database behind the connection ``db``."""
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+
+    def run(self, *statements: str) -> None:
+        """Run statements and commit them."""
+
+    def types(self, table: str) -> dict[str, str]:
+        """Columns and their types."""
+
+    def quote(self, name: str) -> str:
+        """A name between quotes."""
+
+
+class Transfers:
+    """Runs a transfer: ``transfer(table=..., mode=..., ...)``."""
+
+    def __init__(self, run_dag: Callable[..., Any], crm: Sandbox) -> None:
+        self.run_dag, self.crm = run_dag, crm
+
+    def dag(self, **arguments: Any) -> DAG:
+        with DAG("crm_to_sql", schedule=None, default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+            CrmToSqlOperator(task_id="task", **{"listing": "contacts", "sql_conn_id": "db", **arguments})
+        return dag
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.run_dag(self.dag(**arguments))["task"]
+
+
+def check_replace(transfer: Transfers, database: TargetDatabase, table: str) -> None:
+    """A table is created with types that hold the values, and then holds what the CRM has, and nothing else."""
+    crm, quote = transfer.crm, database.quote
+    database.run(f"CREATE TABLE {quote('keep')} (n INTEGER)")
+    crm.store.update_contact(
+        email_of(crm, 0), {"score": 5, "rate": 0.5, "vip": True, HOSTILE: "harmless", "tags": ["a"]}
+    )
+    task = transfer(table=table, mode="replace", create_table=True)
+    assert task.state == "success", task.error
+    assert {name: task.result[name] for name in ("records", "rows", "calls", "table")} == {
+        "records": 35, "rows": 35, "calls": 4, "table": table,
+    }  # fmt: skip
+    hostile = quote(f"attributes_{HOSTILE}")
+    found = database.rows(
+        f"SELECT email, attributes_score, attributes_rate, attributes_vip, {hostile}, attributes_tags FROM {table} "
+        "WHERE attributes_score IS NOT NULL"
+    )
+    assert [(email, int(score), float(rate), bool(vip), x) for email, score, rate, vip, x, _ in found] == [
+        (email_of(crm, 0), 5, 0.5, True, "harmless")
+    ]
+    assert found[0][5] in (["a"], '["a"]')
+    assert database.rows("SELECT * FROM keep") == []
+    crm.store.delete_contact(email_of(crm, 0))
+    database.run(f"CREATE VIEW {table}_emails AS SELECT email FROM {table}")
+    assert transfer(table=table, mode="replace", create_table=True).result["rows"] == 34
+    assert database.rows(f"SELECT count(*), count(attributes_score) FROM {table}") == [(34, 0)]
+    assert database.rows(f"SELECT count(*) FROM {table}_emails") == [(34,)], "what depends on the table stays"
+    database.run(f"DROP VIEW {table}_emails", "DROP TABLE keep")
+
+
+def check_append(transfer: Transfers, database: TargetDatabase, table: str) -> None:
+    """Each run adds its rows, with its time."""
+    dag = transfer.dag(table=table, mode="append", create_table=True, columns=["id", "attributes.name"])
+    assert [transfer.run_dag(dag)["task"].result["rows"] for _ in range(2)] == [35, 35]
+    assert set(database.types(table)) == {"id", "attributes_name", "crm_loaded_at", "crm_run"}
+    groups = database.rows(f"SELECT crm_run, crm_loaded_at, count(*) FROM {table} GROUP BY crm_run, crm_loaded_at")
+    assert [count for *_, count in groups] == [35, 35]
+    assert all(at is not None for _, at, _ in groups)
+
+
+def check_merge(transfer: Transfers, database: TargetDatabase, table: str) -> None:
+    """Rows are found by id; further columns of the table stay, and attributes that are gone become null."""
+    crm = transfer.crm
+    crm.store.update_contact(email_of(crm, 1), {"plan": "old", "late": "x"})
+    transfer(table=table, mode="merge", create_table=True)
+    database.run(f"ALTER TABLE {table} ADD COLUMN note INTEGER", f"UPDATE {table} SET note = 7")
+    contact = crm.store.contact(email_of(crm, 1))
+    contact.attributes.pop("late")
+    crm.store.update_contact(contact.email, {"plan": "new"})
+    crm.store.create_contact("another@example.com", attributes={"name": "Late"})
+    task = transfer(table=table, mode="merge")
+    assert task.state == "success", task.error
+    merged = database.rows(f"SELECT attributes_plan, attributes_late, note FROM {table} WHERE id = '{contact.id}'")
+    assert merged == [("new", None, 7)]
+    assert database.rows(f"SELECT count(*), count(DISTINCT id), count(note) FROM {table}") == [(36, 36, 35)]
+
+
+def check_changes(transfer: Transfers, database: TargetDatabase, table: str, state: str) -> None:
+    """Changes that are merged keep removed rows, with the kind of change."""
+    crm = transfer.crm
+    arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
+    dag = transfer.dag(table=table, mode="merge", create_table=True, **arguments)
+    assert transfer.run_dag(dag)["task"].result["changes"]["created"] == 35
+    changed, removed = crm.store.contact(email_of(crm, 3)), crm.store.contact(email_of(crm, 4))
+    crm.store.update_contact(changed.email, {"name": "New"})
+    crm.store.delete_contact(removed.email)
+    task = transfer.run_dag(dag)["task"]
+    assert (task.result["rows"], task.result["changes"]) == (
+        2, {"created": 0, "updated": 1, "deleted": 1, "unconfirmed": 0},
+    )  # fmt: skip
+    found = database.rows(f"SELECT id, attributes_name, crm_change FROM {table} WHERE crm_change <> 'created'")
+    assert sorted(found) == sorted(
+        [(changed.id, "New", "updated"), (removed.id, removed.attributes["name"], "deleted")]
+    )
+
+
+def check_values_that_do_not_fit(transfer: Transfers, database: TargetDatabase, table: str) -> None:
+    """The error names the column and the record and does not show the value; the table is unchanged."""
+    crm = transfer.crm
+    crm.store.update_contact(email_of(crm, 5), {"score": "a-secret-value"})
+    database.run(
+        f"CREATE TABLE {table} (id VARCHAR(80) PRIMARY KEY, attributes_score INTEGER)",
+        f"INSERT INTO {table} VALUES ('kept', 1)",
+    )
+    task = transfer(table=table, mode="replace", columns=["id", "attributes.score"])
+    assert task.states == ["failed"]
+    contact = crm.store.contact(email_of(crm, 5))
+    assert "the column attributes_score (int" in str(task.error).replace("INTEGER", "int")
+    assert f"cannot hold the value of the record {contact.id}" in str(task.error)
+    assert "a-secret-value" not in task.log
+    assert database.rows(f"SELECT id FROM {table}") == [("kept",)]
+
+
+def email_of(crm: Sandbox, n: int) -> str:
+    return list(crm.store.contacts)[n]
