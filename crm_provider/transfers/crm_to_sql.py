@@ -75,6 +75,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {"columns": "json"}
     policy_name = "CrmToSqlOperator"
+    publishes_reasons = True
 
     database: tuple[Any, Any] = (None, None)
     """The database's hook and connection, once they are known."""

@@ -161,7 +161,7 @@ range.selectNodeContents(record);
 const edge = log.getBoundingClientRect().right;
 return [...range.getClientRects()].map(line => line.right).filter(right => right > edge);
 """
-TOLD = """
+REPORTED = """
 const told = document.querySelectorAll("[data-scope=toast][data-part=description]");
 return [...told].map(message => message.innerText);
 """
@@ -197,11 +197,11 @@ def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) ->
     """
     wait_for(lambda: browser.execute_script(PRESS, conn_id))
 
-    def told() -> str:
-        texts = browser.execute_script(TOLD)
+    def reported() -> str:
+        texts = browser.execute_script(REPORTED)
         return next((text for text in texts if text and text not in known and "successfully created" not in text), "")
 
-    return str(wait_for(told))
+    return str(wait_for(reported))
 
 
 def field(browser: Any, name: str) -> Any:

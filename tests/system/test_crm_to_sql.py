@@ -73,6 +73,16 @@ def test_replace(transfer: Transfers, database: ServerTarget) -> None:
     assert database.rows("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'crm_staging%'") == []
 
 
+def test_with_the_older_driver_of_postgres(
+    run_dag: Callable[..., Any], crm_quick: Sandbox, postgres: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DB", postgres.connection_json())
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", False)
+    transfer, database = Transfers(run_dag, crm_quick), ServerTarget(postgres)
+    scenes.check_replace(transfer, database, "replaced_2")
+    scenes.check_values_that_do_not_fit(transfer, database, "narrow_2")
+
+
 @pytest.mark.parametrize(
     ("scene", "table"),
     [

@@ -104,7 +104,7 @@ def test_a_file_in_another_files_writing_is_named_itself() -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_written_is_told_before_the_load(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_before_the_load(tmp_path: Path) -> None:
     assert unwritable(tmp_path) == "it is a folder"
     assert unwritable(UPath("memory://bucket/rejects.jsonl")) is None
     assert unwritable(tmp_path / "new" / "rejects.jsonl") is None
