@@ -317,7 +317,7 @@ def attempt_deals(
     with contextlib.ExitStack() as opened:
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
-        opened.enter_context(_outcomes_told(on_outcome))
+        opened.enter_context(_outcomes_reported(on_outcome))
         client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
