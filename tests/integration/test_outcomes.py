@@ -197,7 +197,7 @@ class Saboteur:
 
         return sabotage
 
-    def struck(self) -> set[str]:
+    def affected(self) -> set[str]:
         """The tries that met their fault."""
         return {entry.fault for entry in self.crm.journal() if entry.fault}
 
@@ -264,7 +264,7 @@ def run_cases(crm_of_tables: Sandbox, run_dag: RunDag, waits: Waits, monkeypatch
         monkeypatch.setattr(waiting, "QUOTA_DELAY", 0.01 if pokes else 900.0)  # in real time only while it pokes
         saboteur = Saboteur(crm_of_tables)
         finished = run_dag(dag_of_cases(kind, saboteur, **arguments))
-        assert saboteur.struck() == saboteur.met, "a try was not struck by its fault: it shows nothing"
+        assert saboteur.affected() == saboteur.met, "a try was not struck by its fault: it shows nothing"
         return differences(finished, {case: expected_end(kind, case, policy=policy) for case in cases_of(kind)})
 
     return run
@@ -300,7 +300,9 @@ def test_upsert_of_a_contact_that_exists_updates_it(crm: Sandbox, run_task: RunT
     assert crm.store.contacts["ada@example.com"].attributes["name"] == "Ann"
 
 
-def test_what_a_call_settles_by_itself_costs_no_try(crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag) -> None:
+def test_what_a_call_resolves_by_itself_costs_no_try(
+    crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag
+) -> None:
     """In real time, with pacing and the default budget of a call."""
     with DAG("outcomes", schedule=None) as dag:
         for name in ("lost", "throttled"):

@@ -238,11 +238,11 @@ TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", TOO_MANY)
-def test_too_many_rejects_are_told_with_the_commonest_reason(told: str) -> None:
-    rows, rejected, errors, problems, allowed = TOO_MANY[told]
+@pytest.mark.parametrize("reported", TOO_MANY)
+def test_too_many_rejects_are_reported_with_the_commonest_reason(reported: str) -> None:
+    rows, rejected, errors, problems, allowed = TOO_MANY[reported]
     summary = Summary(rows=rows, counts={Outcome.REJECTED: rejected}, errors=errors, problems=problems)
-    assert too_many_rejects(summary, ContactOptions(max_rejects=allowed)) == told
+    assert too_many_rejects(summary, ContactOptions(max_rejects=allowed)) == reported
     assert too_many_rejects(summary, ContactOptions(max_rejects=rejected)) is None
 
 
