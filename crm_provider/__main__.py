@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.errors.on_error import OnError, Work
-from crm_provider.errors.policy import OPERATORS, ErrorPolicy
+from crm_provider.errors.policy import OPERATORS, ErrorPolicy, with_mode
 from crm_provider.errors.policy_table import Line, explain
 from crm_provider.values.suggest import did_you_mean
 
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        policy = _policy(arguments.work, arguments.on_error, site=arguments.site)
+        work = with_mode(arguments.work, arguments.mode) if arguments.mode else arguments.work
+        policy = _policy(str(work), arguments.on_error, site=arguments.site)
     except (ValueError, CrmConfigurationError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return 2
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         default="task",
         help="an operator or sensor, or a kind of work: task (default), sensor or load",
     )
+    policy.add_argument("--mode", default="", help="the mode of the operator: --for CrmLoadDealsOperator --mode move")
     policy.add_argument(
         "--on-error", metavar="JSON", default="{}", help='on_error of a task as JSON: \'{"DEAL_NOT_FOUND": "skip"}\''
     )

@@ -37,11 +37,7 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
     },
     "CrmLoadOperator": {
         "mapping": "load-mapping.md",
-        "mode": "load.md#modes",
-        "plan": "load.md#plans-few-calls",
         "duplicates": "load.md#several-rows-with-one-email",
-        "suppression": "load.md#people-who-have-said-no",
-        "list_ids": "load.md#people-who-have-said-no",
         "rejects_path": "load.md#rejects",
         "state_path": "load.md#plans-few-calls",
         "full_refresh": "load.md#plans-few-calls",
@@ -49,6 +45,18 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
         "checkpoint_path": "load.md#resuming",
         "dry_run": "load.md#dry-run",
     },
+    "CrmContactLoadOperator": {
+        "mode": "load.md#modes",
+        "plan": "load.md#plans-few-calls",
+        "suppression": "load.md#people-who-have-said-no",
+        "list_ids": "load.md#audiences",
+    },
+    "CrmDealLoadOperator": {
+        "mode": "load-deals.md#modes",
+        "plan": "load-deals.md#plans-and-calls",
+        "only_from_stages": "load-deals.md#stages-that-a-deal-may-leave",
+    },
+    "CrmDeleteContactsOperator": {"max_deletes": "load.md#erasure", "every_spelling": "load.md#erasure"},
     "_ExtractOperator": {
         "target": "extract.md#the-file",
         "if_changed": "extract.md#a-listing-that-changes-while-it-is-read",

@@ -258,6 +258,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "move_deal": {"deal_id": ID, "stage_id": ID},
     "delete_deal": {"deal_id": ID},
     "list_deals": {},
+    "count_deals": {},
     "list_segmentation_lists": {},
     "find_segmentation_list": {"name": "Trial users"},
     "add_contact_to_lists": {"email": EMAIL, "list_ids": [ID]},

@@ -8,11 +8,14 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client import validation
-from crm_provider.client.pagination import ListingCalls, Record, id_of
+from crm_provider.client.pagination import ListingCalls, Page, Record, id_of
 from crm_provider.client.remote_contact import CLOCKS_APART
 from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
+
+RESERVED_DEAL_ATTRIBUTES = frozenset({"attributes", "contactId", "pipelineId", "stageId"})
+"""Names with a meaning of their own in the body of a deal."""
 
 EXACT = timedelta(minutes=1)
 """The uncertainty up to which a moment decides the age of a deal."""
@@ -183,6 +186,10 @@ class DealCalls(ListingCalls):
         """All deals, each once, ten per call (envelope *inferred*)."""
         return self._walk("/deals")
 
+    def count_deals(self) -> int | None:
+        """How many deals the account has, None if the CRM does not tell; one call."""
+        return Page.of(self._send(Call(method="GET", route="/deals", query={"page": 0})), "/deals").total
+
 
 def _differs(found: Any, attributes: Mapping[str, Any] | None) -> bool:
     """Whether a deal shows another value for one of these attributes."""
@@ -195,9 +202,7 @@ def _deal(deal_id: str) -> dict[str, str]:
 
 
 def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
-    checked = validation.attributes(
-        attributes, reserved=frozenset({"attributes", "contactId", "pipelineId", "stageId"})
-    )
+    checked = validation.attributes(attributes, reserved=RESERVED_DEAL_ATTRIBUTES)
     amount = checked.get("pb_amount")
     if isinstance(amount, float):
         raise e.CrmInvalidValueError(

@@ -65,12 +65,24 @@ OPERATORS: Mapping[str, Work] = {
     "SqlToCrmContactsOperator": Work.LOAD,
     "SqlToCrmContactsOperator(mode='create')": Work.LOAD,
     "SqlToCrmContactsOperator(mode='update')": Work.LOAD,
+    "CrmLoadDealsOperator": Work.LOAD,
+    "CrmLoadDealsOperator(mode='move')": Work.LOAD,
+    "CrmLoadDealsOperator(mode='update')": Work.LOAD,
+    "CrmLoadDealsOperator(mode='create')": Work.LOAD,
+    "SqlToCrmDealsOperator": Work.LOAD,
+    "SqlToCrmDealsOperator(mode='move')": Work.LOAD,
+    "SqlToCrmDealsOperator(mode='update')": Work.LOAD,
+    "SqlToCrmDealsOperator(mode='create')": Work.LOAD,
+    "CrmDeleteContactsOperator": Work.LOAD,
     "CrmListSensor": Work.SENSOR,
     "CrmListMembershipSensor": Work.SENSOR,
     "CrmContactSensor": Work.SENSOR,
     "CrmDealStageSensor": Work.SENSOR,
 }
 """Every operator and sensor with a policy, in each of its modes, and its kind of work."""
+
+LOADS_OF_DEALS = ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
+"""How the names of the loads of deals begin."""
 
 PRESETS: Mapping[str, Mapping[type[e.CrmError], Action]] = {
     "CrmUpsertContactOperator(mode='create')": {e.CrmContactAlreadyExistsError: _S},
@@ -79,6 +91,11 @@ PRESETS: Mapping[str, Mapping[type[e.CrmError], Action]] = {
     "CrmTriggerAutomationOperator": {e.CrmTransientError: _F},
     "CrmListSensor": {e.CrmSegmentationListNotFoundError: _W},
     "CrmListMembershipSensor": {e.CrmSegmentationListNotFoundError: _W},
+    **{
+        name: {e.CrmStageNotFoundError: _J, e.CrmPipelineNotFoundError: _J}
+        for name in OPERATORS
+        if name.startswith(LOADS_OF_DEALS)
+    },
 }
 """The actions by which an operator differs from the default."""
 
@@ -86,9 +103,16 @@ ONLY_IF_UNKNOWN = frozenset({"CrmTriggerAutomationOperator"})
 """Operators whose presets apply only while it is unknown whether the call was carried out."""
 
 OUTCOME_OVERRIDES: Mapping[str, Mapping[type[e.CrmError], Action]] = {
-    name: {e.CrmContactAlreadyExistsError: _U}
-    for name, work in OPERATORS.items()
-    if work is Work.LOAD and name.endswith("(mode='create')")
+    **{
+        name: {
+            e.CrmContactAssociatedWithADealError
+            if name.startswith(LOADS_OF_DEALS)
+            else e.CrmContactAlreadyExistsError: _U
+        }
+        for name, work in OPERATORS.items()
+        if work is Work.LOAD and name.endswith("(mode='create')")
+    },
+    "CrmDeleteContactsOperator": {e.CrmContactNotFoundError: _U},
 }
 """Errors that are a normal outcome of a row for an operator."""
 
@@ -251,7 +275,7 @@ def with_mode(operator: str | None, mode: str) -> str | None:
     >>> with_mode("CrmLoadContactsOperator", "create")
     "CrmLoadContactsOperator(mode='create')"
     """
-    return operator if operator is None or mode == "upsert" else f"{operator}(mode={mode!r})"
+    return operator if operator is None or mode in ("upsert", "delete") else f"{operator}(mode={mode!r})"
 
 
 LONG_WAIT = 60.0

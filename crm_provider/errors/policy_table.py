@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from crm_provider.errors import exceptions as e
 from crm_provider.errors.catalog import CATALOGUE, ErrorSpec, Repeat
 from crm_provider.errors.on_error import Action, Work
-from crm_provider.errors.policy import ONLY_IF_UNKNOWN, DecidedBy, ErrorPolicy, row_rule
+from crm_provider.errors.policy import LOADS_OF_DEALS, ONLY_IF_UNKNOWN, DecidedBy, ErrorPolicy, row_rule
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ REPEATS: Mapping[str, str] = {
     "CrmExtractContactsOperator": AGAIN,
     "CrmExtractDealsOperator": AGAIN,
     "CrmExtractListsOperator": AGAIN,
+    **{f"{name}(mode={mode!r})": AGAIN for name in LOADS_OF_DEALS for mode in ("move", "update")},
+    "CrmDeleteContactsOperator": AGAIN,
     "CrmToSqlOperator": AGAIN,
     "CrmVerifyEmailOperator": AGAIN_IF_NOT_SENT,
     "CrmTriggerAutomationOperator": AGAIN_IF_NOT_SENT,
@@ -68,6 +70,12 @@ CALL_NOTES: Mapping[str, Mapping[str, str]] = {
     "CrmRetryRejectsOperator(mode='create')": _CREATE,
     "SqlToCrmContactsOperator": _UPSERT,
     "SqlToCrmContactsOperator(mode='create')": _CREATE,
+    **{
+        f"{name}{mode}": {"CONTACT_ASSOCIATED_WITH_A_DEAL": _LOST_POST}
+        for name in LOADS_OF_DEALS
+        for mode in ("", "(mode='create')")
+    },
+    "CrmDeleteContactsOperator": {"CONTACT_NOT_FOUND": _LOST_DELETE},
     Work.LOAD.value: {name: f"upsert: {note}" for name, note in _UPSERT.items()},
     Work.TASK.value: {
         "CONTACT_NOT_FOUND": "upsert: create instead; delete: success after a lost response",
@@ -116,7 +124,8 @@ def explain(policy: ErrorPolicy | None = None) -> list[Line]:
                 in_call=_in_call(policy, spec),
                 action=decision.action.value,
                 effect=_effect(policy, decision.action, spec.error)
-                + _if_known(policy, decision.decided_by, spec.error),
+                + _if_known(policy, decision.decided_by, spec.error)
+                + _if_constant(policy, decision.decided_by, spec.error),
                 decided_by=decision.decided_by,
                 origin=decision.origin,
                 advice=spec.advice,
@@ -149,3 +158,10 @@ def _if_known(policy: ErrorPolicy, decided_by: DecidedBy, error: type[e.CrmError
         return ""
     otherwise = ErrorPolicy(policy.on_error, policy.work, site=policy.site).decide(error).action
     return f"; if the call was certainly not carried out: {otherwise.value}"
+
+
+def _if_constant(policy: ErrorPolicy, decided_by: DecidedBy, error: type[e.CrmError]) -> str:
+    """What a load of deals does about a stage or a pipeline that is the same for all rows."""
+    is_preset = decided_by is DecidedBy.OPERATOR and (policy.operator or "").startswith(LOADS_OF_DEALS)
+    same_in_all = is_preset and issubclass(error, (e.CrmStageNotFoundError, e.CrmPipelineNotFoundError))
+    return "; if it is a constant of the mapping: end the run" if same_in_all else ""

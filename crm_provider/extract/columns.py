@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from crm_provider.extract.writers import FIRST, Record, cell_text, flatten
+from crm_provider.values.json_types import moment_of
 from crm_provider.values.json_values import json_text
 
 Kind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
@@ -23,9 +24,6 @@ Kind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "jso
 LARGEST = 2**63
 """Whole numbers from here on are of kind ``number``."""
 
-_MOMENT = re.compile(
-    r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(?:Z|([+-]\d\d):?(\d\d))", re.ASCII | re.IGNORECASE
-)
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\( *\d+ *(, *\d+ *)?\))?[A-Za-z ]*(\[\])?", re.ASCII)
 
 NAMES: Mapping[str, Kind] = {
@@ -45,17 +43,11 @@ def kind_of_type(declared: str) -> Kind:
 
 
 def moment(value: Any) -> datetime | None:
-    """A point in time with its zone in ISO 8601; None for any other value."""
-    found = _MOMENT.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        return None
-    day, clock, fraction, hours, minutes = found.groups()
+    """A point in time in UTC; None for any value but a text in ISO 8601 with a zone."""
+    found = moment_of(value) if isinstance(value, str) else None
     try:
-        read = datetime.fromisoformat(
-            f"{day}T{clock}.{(fraction or '0').ljust(6, '0')}{hours or '+00'}:{minutes or '00'}"
-        )
-        return read.astimezone(timezone.utc)
-    except (ValueError, OverflowError):
+        return None if found is None else found.astimezone(timezone.utc)
+    except OverflowError:
         return None
 
 

@@ -16,15 +16,16 @@ WHERE = "The temporary tables of the load (in the folder that SQLITE_TMPDIR or T
 
 
 class TempDatabase(sqlite3.Connection):
-    """A temporary database without a name, for one thread.
+    """A temporary database without a name, for one thread, unless it is shared.
 
     :param setup: statements that create its tables
+    :param shared: whether several threads use it, one at a time
     :raises CannotWrite: if the folder for temporary files is full, or cannot be used
     """
 
-    def __init__(self, setup: str) -> None:
+    def __init__(self, setup: str, *, shared: bool = False) -> None:
         with _named():
-            super().__init__("", isolation_level=None)
+            super().__init__("", isolation_level=None, check_same_thread=not shared)
             self.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN; {setup}")
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:

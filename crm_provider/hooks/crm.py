@@ -26,7 +26,9 @@ from crm_provider.tasks.task_log import short_traceback
 from crm_provider.values.redaction import Secret
 
 if TYPE_CHECKING:
-    from crm_provider.tasks.arguments import LoadOnError, Rows
+    from typing_extensions import Unpack
+
+    from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings, LoadOnError, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,6 +97,7 @@ class CrmHook(BaseHook):
     move_deal = _call(CrmClient.move_deal)
     delete_deal = _call(CrmClient.delete_deal)
     list_deals = _call(CrmClient.list_deals)
+    count_deals = _call(CrmClient.count_deals)
     list_pages = _call(CrmClient.list_pages)
     list_segmentation_lists = _call(CrmClient.list_segmentation_lists)
     find_segmentation_list = _call(CrmClient.find_segmentation_list)
@@ -110,7 +113,7 @@ class CrmHook(BaseHook):
         on_error: LoadOnError = None,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[ContactLoadSettings],
     ) -> dict[str, Any]:
         """Load contacts, as ``CrmLoadContactsOperator`` does.
 
@@ -136,6 +139,26 @@ class CrmHook(BaseHook):
 
         how: dict[str, Any] = {"source_format": source_format, "source_options": source_options}
         return load_rows(self, CONTACTS, rows, settings, on_error=on_error, **how)
+
+    def load_deals(
+        self,
+        rows: Rows,
+        *,
+        on_error: LoadOnError = None,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **settings: Unpack[DealLoadSettings],
+    ) -> dict[str, Any]:
+        """Load deals, as ``CrmLoadDealsOperator`` does; parameters, result and errors as of :meth:`load_contacts`.
+
+        >>> CrmHook().load_deals(moves, mode="move", mapping={"deal_id": "deal", "stage_id": "stage"})["updated"]
+        1
+        """
+        from crm_provider.hooks.own_loads import load_rows
+        from crm_provider.load.kinds.deals import DEALS
+
+        how: dict[str, Any] = {"source_format": source_format, "source_options": source_options}
+        return load_rows(self, DEALS, rows, settings, on_error=on_error, **how)
 
     def test_connection(self) -> tuple[bool, str]:
         """One harmless read. The message says what is wrong and what to do, and shows neither key nor body."""

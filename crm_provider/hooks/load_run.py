@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,16 +27,19 @@ from crm_provider.load.report import (
     too_many_rejects,
     what_to_do,
 )
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
+from crm_provider.tasks.task_log import record
 from crm_provider.tasks.templates import with_connection
 
 if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
     from crm_provider.load.job import LoadJob
     from crm_provider.load.sources.source import Source
+
+log = logging.getLogger(__name__)
 
 WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path")
 
@@ -113,6 +117,10 @@ class LoadRun:
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}. {what_to_do(job)}", result)
+        if not dry_run and (rejected := summary[Outcome.REJECTED]):
+            facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
+            were = "was" if rejected == 1 else "were"
+            log.warning("%s", record(f"{rejected:,} of {summary.rows:,} rows {were} rejected.", facts))
         return result
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:

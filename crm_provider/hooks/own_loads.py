@@ -17,7 +17,7 @@ from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.options import ROWS, FileOptions
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
-from crm_provider.tasks.arguments import CrmRowArguments, LoadArguments
+from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings
 from crm_provider.tasks.outcome import current_context
 from crm_provider.tasks.state import STATE_KEY, checkpoints_for
 from crm_provider.tasks.templates import path_of, site_report, with_connection
@@ -50,7 +50,7 @@ def load_rows(
     source_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load rows; parameters, result and errors as of :meth:`~crm_provider.hooks.crm.CrmHook.load_contacts`."""
-    _check_names(given)
+    _check_names(kind, given)
     arguments = {"outcomes_path": None, "state_path": None, **given}
     if isinstance(rows, str):
         arguments["source"] = rows
@@ -76,12 +76,16 @@ def load_rows(
         raise stopped.error from stopped
 
 
-def _check_names(given: Mapping[str, Any]) -> None:
+SETTINGS_OF = {"contacts": ContactLoadSettings, "deals": DealLoadSettings}
+"""The arguments of a load, by the kind of record."""
+
+
+def _check_names(kind: Kind, given: Mapping[str, Any]) -> None:
     """Refuse arguments that loads do not have; no value is shown.
 
     :raises TypeError: naming the first, and the nearest valid one
     """
-    known = LoadArguments.__annotations__.keys() - CrmRowArguments.__annotations__.keys()
+    known = SETTINGS_OF[kind.name].__annotations__
     for name in given:
         if name not in known:
             raise TypeError(f"a load has no argument {name!r}. {did_you_mean(name, known)}".rstrip())

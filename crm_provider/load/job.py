@@ -63,6 +63,7 @@ class LoadTry:
             TrySetup(
                 client=job.client,
                 options=job.options,
+                mapper=job.mapper,
                 preflight=preflight,
                 done=self.counts.done,
                 cancel_token=job.cancel_token,
@@ -240,6 +241,8 @@ class LoadTry:
             plan_seconds=self._plan_seconds,
             dry_run=job.options.dry_run,
             outcomes=job.options.outcomes,
+            kind=job.kind.name,
+            plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
         )
 

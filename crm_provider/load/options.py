@@ -51,6 +51,8 @@ class LoadOptions:
     """How a row can end."""
     meanings: ClassVar[Mapping[Outcome, str]] = {}
     """What outcomes mean, where that is not the same for all kinds of records."""
+    plan_words: ClassVar[Mapping[str, str]] = {}
+    """What plans do, where that is not as for contacts."""
     naive: ClassVar[str] = ""
     """The calls that a load without a plan would make, for the report."""
 
@@ -121,7 +123,7 @@ class ContactOptions(LoadOptions):
     def checked_lists(self) -> tuple[str, ...]:
         """The ids of the lists; checked late, for they may come from a template.
 
-        :raises SourceError: if one is no uuid
+        :raises SourceError: if one is not a UUID
         """
         try:
             return tuple(validation.uuids(self.list_ids, "list_ids")) if self.list_ids else ()

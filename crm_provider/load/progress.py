@@ -15,7 +15,7 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
-from crm_provider.load.rows import Outcome
+from crm_provider.load.rows import WRITTEN, Outcome
 from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
@@ -176,7 +176,11 @@ def line(at: Position, speed: float, rate: float) -> str:
 
     :param speed: calls per second since the last line
     """
-    counts = ", ".join(f"{at.counts.get(outcome, 0):,} {outcome.value}" for outcome in Outcome)
+    counts = ", ".join(
+        f"{at.counts.get(outcome, 0):,} {outcome.value}"
+        for outcome in Outcome
+        if outcome in WRITTEN or at.counts.get(outcome)
+    )
     eta = f"about {duration(at.calls_left / speed)} left" if speed > 0 else "waiting"
     share = f"{at.done / at.rows:.1%}" if at.rows else "100%"
     return (

@@ -42,6 +42,8 @@ class Summary:
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
     :param outcomes: the ways in which a row can end
+    :param kind: of the records that were loaded, as ``CrmRetryRejectsOperator`` takes it
+    :param plan_words: what the plan does, where that is not as for contacts
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
     :param ending: how the load ended, in a sentence or two
@@ -64,6 +66,8 @@ class Summary:
     plan_seconds: float = 0.0
     dry_run: bool = False
     outcomes: Sequence[Outcome] = WRITTEN
+    kind: str = "contacts"
+    plan_words: str = ""
     paths: Mapping[str, str | None] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     ending: str = ""
@@ -84,7 +88,7 @@ class Summary:
             "problems": dict(self.problems),
             "plan": {
                 "name": self.plan,
-                "words": PLAN_WORDS.get(self.plan, ""),
+                "words": self.plan_words or PLAN_WORDS.get(self.plan, ""),
                 "why": self.plan_why,
                 "calls": self.plan_calls,
                 "seconds": round(self.plan_seconds, 1),
@@ -95,7 +99,7 @@ class Summary:
             "dry_run": self.dry_run,
             "ending": self.ending,
             "samples": list(self.samples),
-            "resend": resend_code(path) if (path := self.paths.get("rejects")) else None,
+            "resend": resend_code(path, self.kind) if (path := self.paths.get("rejects")) else None,
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
@@ -191,6 +195,7 @@ MEANING: Mapping[Outcome, str] = {
     Outcome.UNCHANGED: "the CRM has these values already, or the same row was loaded before",
     Outcome.SKIPPED: "left out: `on_error` said so, or another row has the same email",
     Outcome.REJECTED: "in the rejects file",
+    Outcome.DELETED: "were there, and were deleted",
     Outcome.SUPPRESSED: "left out: the person does not want to be contacted",
 }
 
@@ -371,7 +376,7 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load))
+    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.kind)
     text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
@@ -381,19 +386,20 @@ def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -
     return True
 
 
-def _resend(path: AnyPath | None) -> str | None:
+def _resend(path: AnyPath | None, kind: str) -> str | None:
     if path is None:
         return None
     return (
         f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f"```python\n{resend_code(str(path))}\n```\n\n"
+        f"```python\n{resend_code(str(path), kind)}\n```\n\n"
         '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
     )
 
 
-def resend_code(path: str) -> str:
+def resend_code(path: str, kind: str = "contacts") -> str:
     """A task that sends the rejected rows again."""
-    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)'
+    which = "" if kind == "contacts" else f'kind="{kind}", '
+    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", {which}only="all", ...)'
 
 
 def _short(text: str) -> str:
@@ -421,8 +427,7 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
     problems = most_frequent(summary.problems)
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
-    if len(problems) > SHOWN_PROBLEMS:
-        rest = problems[SHOWN_PROBLEMS:]
+    if rest := problems[SHOWN_PROBLEMS:]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
 
 

@@ -45,9 +45,10 @@ class Outcome(str, Enum):
     """In the rejects file."""
     SUPPRESSED = "suppressed"
     """Left out because the person does not want to be contacted."""
+    DELETED = "deleted"
 
 
-WRITTEN = tuple(Outcome)
+WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED)
 """How a row can end that is written to the CRM."""
 
 

@@ -17,7 +17,7 @@ LISTINGS = ("contacts", "deals", "lists")
 DEFAULT_HOST = urlsplit(DEFAULT_BASE_URL).netloc
 
 EVENT_EXTRA = (
-    "rows", "created", "updated", "unchanged", "skipped", "rejected", "suppressed", "calls", "seconds",
+    "rows", "created", "updated", "unchanged", "skipped", "rejected", "suppressed", "deleted", "calls", "seconds",
 )  # fmt: skip
 """The parts of a load's result in the asset event."""
 
@@ -82,11 +82,11 @@ def crm_assets(assets: Any, listing: str) -> Iterator[Any]:
 
 
 def note_load(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Add a load's counts to the events of its contacts assets.
+    """Add a load's counts to the events of the assets that it writes.
 
     A dry run writes nothing and creates no event.
     """
-    found = list(crm_assets(task.outlets, "contacts"))
+    found = list(crm_assets(task.outlets, task.kind.options.records))
     if result.get("dry_run"):
         task.outlets = [asset for asset in task.outlets if asset not in found]
         return

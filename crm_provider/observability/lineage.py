@@ -66,9 +66,10 @@ def lineage_of_load(operator: Any) -> Lineage:
     if len(inputs) == 1 and "rows" in result:
         inputs = [_counted_input(inputs[0], int(result["rows"]))]
     outputs = []
-    written = _crm_dataset(operator, "contacts", operator.outlets)
+    written = _crm_dataset(operator, operator.kind.options.records, operator.outlets)
     if written is not None and not operator.checks_only:
-        count = int(result["created"]) + int(result["updated"]) if "created" in result else None
+        names = [name for name in ("created", "updated", "deleted") if name in result]
+        count = sum(int(result[name]) for name in names) if names else None
         outputs = [_counted_output(*written, count)]
     return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=found.job_facets if found is not None else {})
 

@@ -11,7 +11,7 @@ from crm_provider.client import validation
 from crm_provider.errors.on_error import Action
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import Missing, rendered_to_none, storable
+from crm_provider.tasks.templates import Missing, rendered_to_none
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -62,7 +62,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
         self.channel_uid = channel_uid
         self.workflow_id = workflow_id
         self.contact_email = rendered(contact_email)
-        self.fields = storable(rendered(fields))
+        self.fields = rendered(fields)
 
     if TYPE_CHECKING:
 

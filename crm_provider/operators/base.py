@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crm_provider import errors as e
 from crm_provider._compat import BaseOperator, Context
@@ -15,7 +15,7 @@ from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import ENDS, raise_for_decision
+from crm_provider.tasks.outcome import ENDS, publish_reason, raise_for_decision
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
@@ -43,6 +43,9 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
 
     template_fields: Sequence[str] = ("crm_conn_id",)
     ui_color = "#dff0e8"
+
+    publishes_reasons: ClassVar[bool] = False
+    """Whether an error that is none of the CRM is published, too: for operators that the page CRM shows."""
 
     last_result: Mapping[str, Any] | None = None
     """The result of this try so far, for extra links and lineage, also if the try failed later."""
@@ -74,6 +77,10 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
             result = self.call(context)
         except e.CrmError as error:
             raise_for_decision(error, self.error_policy.decide(error), context)
+        except Exception as other:  # of a file or a database
+            if self.publishes_reasons:
+                publish_reason(other, context)
+            raise
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
 

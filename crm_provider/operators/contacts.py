@@ -12,7 +12,6 @@ from crm_provider.errors.on_error import Action
 from crm_provider.observability.links import CrmContactLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import storable
 from crm_provider.values.redaction import without_values
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ class CrmUpsertContactOperator(CrmOperator):
             raise ValueError(f"mode is {mode!r}; use one of {', '.join(get_args(Mode))}")
         super().__init__(**kwargs)
         self.contact_email = rendered(contact_email)
-        self.attributes = storable(rendered(attributes))
-        self.origin = storable(rendered(origin))
+        self.attributes = rendered(attributes)
+        self.origin = rendered(origin)
         self.mode = mode
         self.set_error_policy(self.on_error, mode=mode)
 

@@ -9,7 +9,6 @@ from crm_provider._compat import Context
 from crm_provider.observability.links import CrmContactLink, CrmDealLink
 from crm_provider.operators.base import CrmOperator, run_start
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import storable
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -56,7 +55,7 @@ class CrmCreateDealOperator(CrmOperator):
         self.contact_id = rendered(contact_id)
         self.pipeline_id = rendered(pipeline_id)
         self.stage_id = rendered(stage_id)
-        self.attributes = storable(rendered(attributes))
+        self.attributes = rendered(attributes)
 
     if TYPE_CHECKING:
 

@@ -26,7 +26,6 @@ from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import publish_reason
 from crm_provider.tasks.templates import is_mapped, path_text
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
 
     template_fields: Sequence[str] = ("target", "fields", "state_path", *CrmOperator.template_fields)
     operator_extra_links = (CrmExtractedFileLink(),)
+    publishes_reasons = True
     listing: ClassVar[Listing]
 
     def __init__(
@@ -116,13 +116,6 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
             state_path: PathArgument | None = ...,
             **kwargs: Unpack[CrmArguments],
         ) -> OperatorPartial: ...
-
-    def execute(self, context: Context) -> Any:
-        try:
-            return super().execute(context)
-        except Exception as error:  # one of the CRM is published with the policy's decision, too
-            publish_reason(error, context)
-            raise
 
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.extract.extractor import Extractor, ExtractUnsaved

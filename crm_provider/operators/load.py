@@ -1,4 +1,4 @@
-"""Loads of contacts from files, lists, and the rejects of an earlier load."""
+"""Loads from files, lists, and the rejects of an earlier load: contacts, deals, and deletions of contacts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider._compat import Context
-from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import AnyPath
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.deals import DEALS
+from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.options import checked_format
 from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator, HidesSuppression, LoadsFiles
+from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.outcome import skip
-from crm_provider.tasks.templates import comes_later, hide_rows, is_mapped, path_of, unmask, with_connection
+from crm_provider.tasks.templates import comes_later, is_mapped, path_of
+from crm_provider.values.suggest import unknown
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -24,16 +30,27 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from typing_extensions import Unpack
 
+    from crm_provider.load.mapping.deal_mapper import DealMode
+    from crm_provider.load.options import Mode, PlanName
     from crm_provider.load.sources.source import Source
-    from crm_provider.tasks.arguments import LoadArguments, PathArgument, PathsOrRows
+    from crm_provider.tasks.arguments import (
+        ContactLoadArguments,
+        DealLoadArguments,
+        LoadArguments,
+        PathArgument,
+        PathsOrAddresses,
+        PathsOrRows,
+        Templated,
+    )
 
     RejectsArgument: TypeAlias = PathArgument | Sequence[PathArgument | None] | None
     """A rejects file, a pattern, or a list of both."""
 
 Only = Literal["retryable", "all"]
+KindName = Literal["contacts", "deals", "deletions"]
 
 
-class CrmLoadContactsOperator(CrmLoadOperator):
+class CrmLoadContactsOperator(LoadsFiles, CrmContactLoadOperator):
     """Load contacts from files or from a list of rows.
 
     >>> CrmLoadContactsOperator(
@@ -54,7 +71,7 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
 
-    template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
+    template_fields: Sequence[str] = ("source", *CrmContactLoadOperator.template_fields)
     policy_name = "CrmLoadContactsOperator"
 
     def __init__(
@@ -63,12 +80,10 @@ class CrmLoadContactsOperator(CrmLoadOperator):
         source: PathsOrRows,
         source_format: str | None = None,
         source_options: Mapping[str, Any] | None = None,
-        **kwargs: Unpack[LoadArguments],
+        **kwargs: Unpack[ContactLoadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        check_pyarrow(source, checked_format(source_format))
-        self.source = source
-        self.source_format, self.source_options = source_format, source_options
+        self.set_source(source, source_format, source_options)
 
     if TYPE_CHECKING:
 
@@ -79,58 +94,175 @@ class CrmLoadContactsOperator(CrmLoadOperator):
             source: PathsOrRows = ...,
             source_format: str | None = ...,
             source_options: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[ContactLoadArguments],
+        ) -> OperatorPartial: ...
+
+
+class CrmLoadDealsOperator(LoadsFiles, CrmDealLoadOperator):
+    """Load deals from files or from a list of rows: move, update or create them, or both (``upsert``).
+
+    >>> CrmLoadDealsOperator(
+    ...     task_id="won",
+    ...     source="/data/won-{{ dag_run.run_after | ds }}.csv",
+    ...     mapping={"deal_id": "deal", "stage_id": {"constant": "123e4567-e89b-12d3-a456-426614174000"}},
+    ...     mode="move",
+    ...     rejects_path="/var/crm/rejects-{{ run_id }}.jsonl",
+    ... )
+
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
+        rows, also another task's result. Of rows Airflow stores and shows only how many there are
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
+    """
+
+    template_fields: Sequence[str] = ("source", *CrmDealLoadOperator.template_fields)
+    policy_name = "CrmLoadDealsOperator"
+
+    def __init__(
+        self,
+        *,
+        source: PathsOrRows,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Unpack[DealLoadArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.set_source(source, source_format, source_options)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            source: PathsOrRows = ...,
+            source_format: str | None = ...,
+            source_options: Mapping[str, Any] | None = ...,
+            **kwargs: Unpack[DealLoadArguments],
+        ) -> OperatorPartial: ...
+
+
+class CrmDeleteContactsOperator(LoadsFiles, CrmLoadOperator):
+    """Delete the contacts with the addresses of a source, such as the requests under a privacy law.
+
+    All contacts are read first, and each one is deleted that is the person of an address, however it is spelled. A
+    contact that has gone already counts as unchanged.
+
+    >>> CrmDeleteContactsOperator(task_id="erase", source="/data/erasure-{{ ds }}.csv", max_deletes=50)
+
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
+
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
+        rows, also another task's result. Of rows Airflow stores and shows only how many there are
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
+    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
+        of rows): :class:`~crm_provider.load.sources.options.FileOptions`
+    :param mapping: ``{"email": <column>}``; None: the column ``email``
+    :param max_deletes: most contacts that may be deleted; if there are more, none is
+    :param every_spelling: read all contacts (ten with a call) and delete all spellings of an address; False makes one
+        call for each address as it is given
+    """
+
+    template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
+    policy_name = "CrmDeleteContactsOperator"
+    kind = DELETIONS
+
+    def __init__(
+        self,
+        *,
+        source: PathsOrRows,
+        max_deletes: int,
+        every_spelling: bool = True,
+        source_format: str | None = None,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Unpack[LoadArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.set_source(source, source_format, source_options)
+        self.max_deletes, self.every_spelling = max_deletes, every_spelling
+        self.check_at_parse(mode="delete")
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            source: PathsOrRows = ...,
+            max_deletes: int = ...,
+            every_spelling: bool = ...,
+            source_format: str | None = ...,
+            source_options: Mapping[str, Any] | None = ...,
             **kwargs: Unpack[LoadArguments],
         ) -> OperatorPartial: ...
 
-    @property
-    def source(self) -> Any:
-        """As Airflow shows it: of rows only how many there are."""
-        return self._source
 
-    @source.setter
-    def source(self, value: Any) -> None:
-        self._source = hide_rows(value)
-
-    def _arguments(self) -> dict[str, Any]:
-        return {**super()._arguments(), "source": getattr(self, "_source", None)}
-
-    def open_source(self) -> Source:
-        from crm_provider.load.sources.source import open_source
-
-        source = unmask(self.source)
-        if isinstance(source, str) and source.lstrip().startswith("[{"):
-            raise SourceError(
-                "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
-                "or set render_template_as_native_obj=True for the DAG"
-            )
-        return open_source(with_connection(source), format=self.source_format, options=self.source_options)
-
-    def lineage_inputs(self) -> Lineage:
-        return lineage_of_files(self.source, self.source_files)  # not what is hidden in it: rows have no name
-
-
-class CrmRetryRejectsOperator(CrmLoadOperator):
+class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     """Send the rows of rejects files again, as they are or corrected.
 
-    The task is skipped if there is no such file, because no row was rejected. Give it the mapping and the mode of the
-    load that rejected the rows. Further parameters and the XCom:
+    The task is skipped if there is no such file, because no row was rejected. Give it the kind, the mapping, the mode
+    and the other options of the load that rejected the rows. Further parameters and the XCom:
     :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param rejects: the rejects file, for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``; a pattern for those
         of a mapped load, ``"/data/rejects-{{ run_id }}.*.jsonl"``; or a list of both
     :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
+    :param kind: what the load has loaded: ``contacts``, ``deals`` or ``deletions`` (of contacts)
+    :param mode: of the load that rejected the rows; for deletions it has no meaning
+    :param plan: as for the load
+    :param empty: as for the load
+    :param region: of contacts: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
+    :param lowercase_email: of contacts: convert addresses to lower case
+    :param suppression: of contacts: addresses, or hashes of them, that are never written to
+    :param list_ids: of contacts: segmentation lists that each contact is added to
+    :param resubscribe: of contacts: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    :param only_from_stages: of deals: stages that a deal may leave
+    :param max_deletes: of deletions: most contacts that may be deleted
+    :param every_spelling: of deletions: delete all spellings of an address
     """
 
-    template_fields: Sequence[str] = ("rejects", *CrmLoadOperator.template_fields)
+    template_fields: Sequence[str] = (
+        "rejects", "suppression", "list_ids", "only_from_stages", *CrmLoadOperator.template_fields,
+    )  # fmt: skip
     policy_name = "CrmRetryRejectsOperator"
     _rows: RejectedRows | RejectedFiles | None = None
 
-    def __init__(self, *, rejects: RejectsArgument, only: Only = "retryable", **kwargs: Unpack[LoadArguments]) -> None:
+    def __init__(
+        self,
+        *,
+        rejects: RejectsArgument,
+        only: Only = "retryable",
+        kind: KindName = "contacts",
+        mode: Mode | DealMode = "upsert",
+        plan: PlanName = "auto",
+        empty: Empty = "skip",
+        region: str | None = None,
+        lowercase_email: bool = False,
+        suppression: PathsOrAddresses | None = None,
+        list_ids: Templated[str | Sequence[str]] = (),
+        resubscribe: bool = False,
+        only_from_stages: Templated[str | Sequence[str]] = (),
+        max_deletes: int = 0,
+        every_spelling: bool = True,
+        **kwargs: Unpack[LoadArguments],
+    ) -> None:
         super().__init__(**kwargs)
         if only not in get_args(Only):
             raise SourceError(f"only={only!r} is unknown; use one of {', '.join(get_args(Only))}")
-        self.rejects = rejects
-        self.only = only
+        self.kind = _kind_named(kind)
+        self.rejects, self.only = rejects, only
+        self.mode, self.plan, self.empty = mode, plan, empty
+        self.region, self.lowercase_email, self.suppression = region, lowercase_email, suppression
+        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
+        self.only_from_stages = rendered(only_from_stages)
+        self.max_deletes, self.every_spelling = max_deletes, every_spelling
+        self._refuse_options_of_others()
+        self.check_at_parse(mode=mode)
         known = not any(comes_later(path) or "://" in str(path) for path in (rejects, self.rejects_path))
         if known and not is_mapped(self):
             self._check_paths(_given_paths(rejects))
@@ -143,8 +275,34 @@ class CrmRetryRejectsOperator(CrmLoadOperator):
             *,
             rejects: RejectsArgument = ...,
             only: Only = ...,
+            kind: KindName = ...,
+            mode: Mode | DealMode = ...,
+            plan: PlanName = ...,
+            empty: Empty = ...,
+            region: str | None = ...,
+            lowercase_email: bool = ...,
+            suppression: PathsOrAddresses | None = ...,
+            list_ids: Templated[str | Sequence[str]] = ...,
+            resubscribe: bool = ...,
+            only_from_stages: Templated[str | Sequence[str]] = ...,
+            max_deletes: int = ...,
+            every_spelling: bool = ...,
             **kwargs: Unpack[LoadArguments],
         ) -> OperatorPartial: ...
+
+    @classmethod
+    def kind_of(cls, given: Mapping[str, Any]) -> Kind:
+        return _kind_named(given.get("kind", "contacts"))
+
+    def policy_operator(self) -> str | None:
+        """Rows of other kinds than contacts have the rules of the load that rejected them."""
+        return {DEALS.name: "CrmLoadDealsOperator", DELETIONS.name: "CrmDeleteContactsOperator"}.get(self.kind.name)
+
+    def _refuse_options_of_others(self) -> None:
+        """Refuse what another kind of record needs: it would be ignored silently."""
+        for option, kind in OPTIONS_OF.items():
+            if kind != self.kind.name and getattr(self, option):
+                raise SourceError(f"{option} is for kind={kind!r}, not {self.kind.name!r}; leave it out")
 
     def execute(self, context: Context) -> Any:
         if not _given_paths(self.rejects):  # the XCom of a load that rejected no row
@@ -193,3 +351,17 @@ def _same_file(one: AnyPath, other: AnyPath) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
         return one.resolve() == other.resolve()
     return str(one) == str(other)
+
+
+OPTIONS_OF: Mapping[str, str] = {
+    "region": "contacts", "lowercase_email": "contacts", "suppression": "contacts", "list_ids": "contacts",
+    "resubscribe": "contacts", "only_from_stages": "deals", "max_deletes": "deletions",
+}  # fmt: skip
+"""Options of one kind of record."""
+
+
+def _kind_named(name: Any) -> Kind:
+    kinds = {kind.name: kind for kind in (CONTACTS, DEALS, DELETIONS)}
+    if name not in kinds:
+        raise SourceError(unknown("kind", name, kinds))
+    return kinds[name]

@@ -12,10 +12,8 @@ from crm_provider._compat import AirflowRuntimeError, Context
 from crm_provider.errors.on_error import Work
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import AnyPath
-from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import Kind
-from crm_provider.load.mapping.fields import Empty
-from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, Mode, OnInvalid, PlanName
+from crm_provider.load.options import ERRORS_IN_A_ROW, Duplicates, OnInvalid
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, TooManyRejects
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.observability.assets import note_load
@@ -28,7 +26,6 @@ from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,
-    hide_list,
     is_mapped,
     path_of,
     path_text,
@@ -41,14 +38,13 @@ if TYPE_CHECKING:
     from crm_provider.hooks.load_run import LoadRun
     from crm_provider.load.sources.source import Source
     from crm_provider.load.workers import CancelToken
-    from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, PathsOrAddresses, Templated
+    from crm_provider.tasks.arguments import CrmRowArguments, PathArgument, Templated
 
 ARGUMENTS = (
-    "mapping", "mode", "plan", "full_refresh", "duplicates", "empty", "region", "lowercase_email", "list_ids",
-    "resubscribe", "on_invalid", "max_rejects", "rejects_path", "outcomes_path", "outcome_keys", "state_path",
-    "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
+    "mapping", "full_refresh", "duplicates", "on_invalid", "max_rejects", "rejects_path", "outcomes_path",
+    "outcome_keys", "state_path", "report_path", "checkpoint_path", "errors_in_a_row", "dry_run",
 )  # fmt: skip
-"""Arguments that are checked together."""
+"""Arguments of all loads that are checked together, with those of their kind."""
 
 OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
 """What ends a try of a load and is no error of the CRM."""
@@ -60,19 +56,10 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     XCom, also if too many rows were rejected or an error stopped the load: numbers of rows by outcome (their sum is
     ``rows``) and of errors by type, calls, duration, and paths. It never holds a row.
 
-    :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and
-        all others as attributes. See :class:`~crm_provider.load.mapping.mapper.Mapper`
-    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
-    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
-        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param mapping: field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: the columns' names
+        decide
     :param full_refresh: with ``state_path``: send every row and rebuild the state file
-    :param duplicates: which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)
-    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
-    :param region: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
-    :param lowercase_email: convert addresses to lower case
-    :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
-    :param list_ids: segmentation lists that each contact is added to
-    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    :param duplicates: which of several rows for one record is sent: the ``last``, the ``first``, or none (``reject``)
     :param on_invalid: ``reject`` rows that are not valid, or ``stop`` before the first call
     :param max_rejects: most rejected rows with which the task succeeds: a number or a share such as ``"1%"``
     :param rejects_path: file for the rejected rows, unchanged, each with the reason
@@ -88,11 +75,11 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     """
 
     work = Work.LOAD
-    kind: ClassVar[Kind] = CONTACTS
+    kind: Kind
     """Of the records that the rows become."""
     template_fields: Sequence[str] = (
-        "mapping", "suppression", "list_ids", "rejects_path", "outcomes_path", "outcome_keys", "state_path",
-        "report_path", "checkpoint_path", *CrmOperator.template_fields,
+        "mapping", "rejects_path", "outcomes_path", "outcome_keys", "state_path", "report_path", "checkpoint_path",
+        *CrmOperator.template_fields,
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {"mapping": "json"}
     operator_extra_links = (CrmRejectsLink(), CrmReportLink())
@@ -109,16 +96,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self,
         *,
         mapping: Templated[Mapping[str, Any]] | None = None,
-        mode: Mode = "upsert",
-        plan: PlanName = "auto",
         full_refresh: bool = False,
         duplicates: Duplicates = "last",
-        empty: Empty = "skip",
-        region: str | None = None,
-        lowercase_email: bool = False,
-        suppression: PathsOrAddresses | None = None,
-        list_ids: Templated[str | Sequence[str]] = (),
-        resubscribe: bool = False,
         on_invalid: OnInvalid = "reject",
         max_rejects: int | str = 0,
         rejects_path: PathArgument | None = None,
@@ -133,11 +112,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.mapping = rendered(mapping)
-        self.mode, self.plan, self.full_refresh = mode, plan, full_refresh
-        self.set_error_policy(self.on_error, mode=mode)
-        self.duplicates, self.empty, self.region, self.lowercase_email = duplicates, empty, region, lowercase_email
-        self.suppression = suppression
-        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
+        self.full_refresh, self.duplicates = full_refresh, duplicates
         self.on_invalid, self.max_rejects = on_invalid, max_rejects
         self.rejects_path = path_text(rejects_path)
         self.outcomes_path, self.outcome_keys = path_text(outcomes_path), rendered(outcome_keys)
@@ -151,22 +126,30 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self._own_paths = frozenset(f"{name}_path" for name, path in paths.items() if "map_index" in str(path))
         self.errors_in_a_row = errors_in_a_row
         self.checks_only = dry_run  # Airflow's operators have a method dry_run
+
+    def check_at_parse(self, *, mode: str = "upsert") -> None:
+        """Check the arguments and set the policy: the last step of ``__init__`` of a subclass.
+
+        :raises ValueError: if an argument is not valid
+        """
+        self.set_error_policy(self.on_error, mode=mode, operator=self.policy_operator())
         if not is_mapped(self):
             self.kind.check_arguments(self._arguments(), later=comes_later)
 
-    @property
-    def suppression(self) -> Any:
-        """As Airflow shows it: of a list only how long it is."""
-        return self._suppression
-
-    @suppression.setter
-    def suppression(self, value: Any) -> None:
-        self._suppression = hide_list(value, "addresses")
-
     @classmethod
     def check_mapped(cls, given: Mapping[str, Any]) -> None:
-        known = {name: given[name] for name in ARGUMENTS if name in given}
-        cls.kind.check_arguments(known, later=comes_later, complete=False)
+        kind = cls.kind_of(given)
+        known = {name: given[name] for name in (*ARGUMENTS, *kind.arguments) if name in given}
+        kind.check_arguments(known, later=comes_later, complete=False)
+
+    def policy_operator(self) -> str | None:
+        """The operator whose rules apply, None for this one."""
+        return None
+
+    @classmethod
+    def kind_of(cls, given: Mapping[str, Any]) -> Kind:  # noqa: ARG003 - an operator may have an argument for it
+        """The kind of record that a task with these arguments loads."""
+        return cls.kind
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -240,7 +223,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     # -- before ----------------------------------------------------------------------------------------------
 
     def _arguments(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in ARGUMENTS}, "dry_run": self.checks_only}
+        names = [name for name in (*ARGUMENTS, *self.kind.arguments) if name != "dry_run"]
+        return {**{name: getattr(self, name) for name in names}, "dry_run": self.checks_only}
 
     def _prepared(self, context: Context) -> LoadRun:
         from crm_provider.hooks.load_run import LoadRun
@@ -250,7 +234,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         self._map_index = -1 if ti.map_index is None else ti.map_index
         run = LoadRun(
             kind=self.kind,
-            given={**self._arguments(), "suppression": self.suppression},
+            given={**self._arguments(), "suppression": getattr(self, "suppression", None)},
             policy=self.error_policy,
             crm_conn_id=self.crm_conn_id,
             bulk_client=self.hook.bulk_client,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider.observability.links import CrmContactLink
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import storable
 from crm_provider.waiting.conditions import ContactIs
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class CrmContactSensor(CrmSensor):
         super().__init__(**kwargs)
         self.contact_email = rendered(contact_email)
         self.status = rendered(status)
-        self.attributes = storable(rendered(attributes))
+        self.attributes = rendered(attributes)
 
     if TYPE_CHECKING:
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from crm_provider._compat import RetryPolicy
     from crm_provider.errors import CrmError
     from crm_provider.errors.policy import ErrorPolicy
+    from crm_provider.load.mapping.deal_mapper import DealMode
     from crm_provider.load.mapping.fields import Empty
     from crm_provider.load.options import Duplicates, Mode, OnInvalid, PlanName
     from crm_provider.load.sources.arrow_tables import ArrowStream
@@ -175,33 +176,15 @@ class CrmRowArguments(BaseOperatorArguments, total=False):
     """Airflow 3.3+: by default only transient errors are retried, not before the server allows it."""
 
 
-class LoadArguments(CrmRowArguments, total=False):
-    """The arguments that all loads share."""
+class LoadSettings(TypedDict, total=False):
+    """How to load: what operators and the hook take for each kind of record."""
 
     mapping: Templated[Mapping[str, Any]] | None
-    """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: column ``email``, and all others
-    as attributes. See :class:`~crm_provider.load.mapping.mapper.Mapper`."""
-    mode: Mode
-    """``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)."""
-    plan: PlanName
-    """``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far suggest;
-    ``compare`` reads all contacts of the CRM first and sends only what differs."""
+    """Field of the CRM -> column, or a mapping with ``column``, ``type``, ...; None: the columns' names decide."""
     full_refresh: bool
     """With ``state_path``: send every row and rebuild the state file."""
     duplicates: Duplicates
-    """Which of several rows with one email is sent: the ``last``, the ``first``, or none (``reject``)."""
-    empty: Empty
-    """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
-    region: str | None
-    """Country of phone numbers without ``+`` unless the mapping says it: ``"BR"``."""
-    lowercase_email: bool
-    """Convert addresses to lower case."""
-    suppression: PathsOrAddresses | None
-    """Addresses, or hashes of them, that are never written to: a list, a path or a pattern of files."""
-    list_ids: Templated[str | Sequence[str]]
-    """Segmentation lists that each contact is added to."""
-    resubscribe: bool
-    """Also add contacts to the lists that the CRM shows as unsubscribed or blacklisted."""
+    """Which of several rows for one record is sent: the ``last``, the ``first``, or none (``reject``)."""
     on_invalid: OnInvalid
     """``reject`` rows that are not valid, or ``stop`` before the first call."""
     max_rejects: int | str
@@ -222,6 +205,54 @@ class LoadArguments(CrmRowArguments, total=False):
     """The load stops after so many consecutive rows that failed because of the server."""
     dry_run: bool
     """Check all rows and plan, but write nothing."""
+
+
+class ContactLoadSettings(LoadSettings, total=False):
+    """How to load contacts."""
+
+    mode: Mode
+    """``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)."""
+    plan: PlanName
+    """``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far suggest;
+    ``compare`` reads all contacts of the CRM first and sends only what differs."""
+    empty: Empty
+    """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
+    region: str | None
+    """Country of phone numbers without ``+`` unless the mapping says it: ``"BR"``."""
+    lowercase_email: bool
+    """Convert addresses to lower case."""
+    suppression: PathsOrAddresses | None
+    """Addresses, or hashes of them, that are never written to: a list, a path or a pattern of files."""
+    list_ids: Templated[str | Sequence[str]]
+    """Segmentation lists that each contact is added to."""
+    resubscribe: bool
+    """Also add contacts to the lists that the CRM shows as unsubscribed or blacklisted."""
+
+
+class DealLoadSettings(LoadSettings, total=False):
+    """How to load deals."""
+
+    mode: DealMode
+    """``move``, ``update``, ``create``, or ``upsert`` (found by its id, or by its contact and pipeline)."""
+    plan: Literal["auto", "compare"]
+    """``auto`` takes the plan with the fewest calls; ``compare`` reads all deals of the CRM first and sends only what
+    differs."""
+    empty: Empty
+    """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
+    only_from_stages: Templated[str | Sequence[str]]
+    """Stages that a deal may leave: one that is elsewhere is left alone and counted as skipped."""
+
+
+class LoadArguments(CrmRowArguments, LoadSettings, total=False):
+    """The arguments that all loads share."""
+
+
+class ContactLoadArguments(CrmRowArguments, ContactLoadSettings, total=False):
+    """The arguments that all loads of contacts share."""
+
+
+class DealLoadArguments(CrmRowArguments, DealLoadSettings, total=False):
+    """The arguments that all loads of deals share."""
 
 
 def rendered(value: Templated[_T]) -> _T:

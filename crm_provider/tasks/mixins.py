@@ -50,24 +50,28 @@ class ErrorPolicyMixin:
                 check_names(cls, kwargs)
             return super().__new__(cls)
 
-    def set_error_policy(self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert") -> None:
+    def set_error_policy(
+        self, on_error: OnError | ErrorPolicy | None, *, mode: str = "upsert", operator: str | None = None
+    ) -> None:
         """Check and set ``on_error``.
 
         Each mode of an operator has its own rules.
 
+        :param operator: whose rules apply; by default those of this class
+
         :raises ValueError: naming the line, the problem and the nearest valid choice
         """
         self.on_error = on_error
-        self.error_policy = self._checked_policy(on_error, mode)
+        self.error_policy = self._checked_policy(on_error, mode, operator)
 
     def decide(self, error: e.CrmError) -> Decision:
         """The action for an error of the task."""
         return self.error_policy.decide(error)
 
     @classmethod
-    def _checked_policy(cls, on_error: Any, mode: str = "upsert") -> ErrorPolicy:
-        site = config.on_error(cls.work)
-        return ErrorPolicy(on_error or {}, work=cls.work, operator=with_mode(cls.policy_name, mode), site=site)
+    def _checked_policy(cls, on_error: Any, mode: str = "upsert", operator: str | None = None) -> ErrorPolicy:
+        site, name = config.on_error(cls.work), with_mode(operator or cls.policy_name, mode)
+        return ErrorPolicy(on_error or {}, work=cls.work, operator=name, site=site)
 
     @classmethod
     def partial(cls, *args: Any, **kwargs: Any) -> OperatorPartial:

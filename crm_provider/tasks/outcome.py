@@ -212,7 +212,7 @@ def sensor_timeout(
     """
     ended = "skipped, by soft_fail" if soft_fail else "failed; the timeout of a sensor is not retried"
     level = logging.INFO if soft_fail else logging.ERROR
-    log.log(level, "%s", record(message, [("Last answer", last_result), ("Task", ended)]))
+    log.log(level, "%s", record(message, [("Last result", last_result), ("Task", ended)]))
     message = f"{message} The last result was: {last_result}"
     if soft_fail:
         raise AirflowSkipException(f"Skipped by soft_fail. {message}") from cause

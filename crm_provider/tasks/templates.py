@@ -160,9 +160,9 @@ class NotFinite(str):
 
 
 def storable(value: Any) -> Any:
-    """A literal of a template field, with :class:`NotFinite` for such numbers: :func:`check_rendered` rejects them.
+    """A rendered field, with :class:`NotFinite` for such numbers: :func:`check_rendered` rejects it.
 
-    Airflow would fail before the task runs, without naming the field.
+    Airflow would fail when it stores the field, before the task runs, without naming it.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return NotFinite(value)
@@ -207,7 +207,7 @@ class RenderedFieldsMixin:
             found = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         finally:
             self._rendering = False
-        return Missing("None") if found is None and content is not None else found
+        return Missing("None") if found is None and content is not None else storable(found)
 
     def _render_text(self, content: str, context: Context, env: jinja2.Environment, seen_oids: set[int] | None) -> Any:
         is_file = bool(self.template_ext) and content.endswith(tuple(self.template_ext))

@@ -75,6 +75,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {"columns": "json"}
     policy_name = "CrmToSqlOperator"
+    publishes_reasons = True
 
     database: tuple[Any, Any] = (None, None)
     """The database's hook and connection, once they are known."""
@@ -277,10 +278,10 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     def _own_columns(self) -> list[SqlColumn]:
         own = []
         if self.changes_since is not None:
-            own.append(SqlColumn(field=CHANGE, name=CHANGE))
+            own.append(SqlColumn(field=CHANGE, name=CHANGE, declared="VARCHAR(40)"))
         if self.mode == "append":
             own.append(SqlColumn(field=LOADED_AT, name=LOADED_AT, kind="timestamp"))
-            own.append(SqlColumn(field=RUN, name=RUN))
+            own.append(SqlColumn(field=RUN, name=RUN, declared="VARCHAR(40)"))
         return own
 
     def _rows(

@@ -65,7 +65,7 @@ SQLITE = Database(
     columns_sql="SELECT name, type FROM pragma_table_info(?3, COALESCE(?1, ?2, 'main'))",
     update_sql=_UPDATE_FROM,
 )  # fmt: skip
-OTHER = Database(types={})
+OTHER = Database(types={"timestamp": "TIMESTAMP"})
 
 DATABASES: Mapping[str, Database] = {
     "psycopg2": POSTGRES, "psycopg": POSTGRES, "sqlite3": SQLITE,

@@ -1,4 +1,4 @@
-"""The transfer from a database to the CRM: loads the rows of a query as contacts."""
+"""The transfers from a database to the CRM: the rows of a query as contacts or deals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from crm_provider._compat import AirflowException, BaseHook
 from crm_provider.load.rows import SourceError
 from crm_provider.observability.lineage import Lineage, lineage_of_query
-from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator
 from crm_provider.tasks.arguments import rendered
 from crm_provider.transfers.sql_rows import FETCH_SIZE, SqlRows
 
@@ -17,10 +17,50 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from crm_provider.load.sources.source import Source
-    from crm_provider.tasks.arguments import LoadArguments, Templated
+    from crm_provider.tasks.arguments import ContactLoadArguments, DealLoadArguments, Templated
 
 
-class SqlToCrmContactsOperator(CrmLoadOperator):
+QUERY_RENDERERS = {"sql": "sql", "parameters": "json"}
+
+
+class LoadsQuery:
+    """An operator whose rows are those of a query."""
+
+    _database: tuple[Any, Any] = (None, None)
+
+    def set_query(
+        self,
+        sql: Templated[str],
+        sql_conn_id: Templated[str],
+        parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None,
+        hook_params: Mapping[str, Any] | None,
+        fetch_size: int,
+    ) -> None:
+        """Check and keep the arguments of the query."""
+        if isinstance(fetch_size, bool) or fetch_size < 1:
+            raise SourceError(f"fetch_size must be a number of rows, at least 1, but is {fetch_size!r}")
+        self.sql = rendered(sql)
+        self.sql_conn_id = rendered(sql_conn_id)
+        self.parameters = rendered(parameters)
+        self.hook_params = hook_params
+        self.fetch_size = fetch_size
+
+    def open_source(self) -> Source:
+        """The rows of the query."""
+        for name in ("sql", "sql_conn_id"):
+            if not isinstance(value := getattr(self, name), str):
+                raise SourceError(f"{name} must be text but is of type {type(value).__name__}; give one text")
+        if not self.sql.strip():
+            raise SourceError("sql is empty; give it the text of one query")
+        hook, _ = self._database = database_of(self.sql_conn_id, self.hook_params)
+        return SqlRows(hook.get_conn, self.sql, parameters=self.parameters, fetch_size=self.fetch_size)
+
+    def lineage_inputs(self) -> Lineage:
+        """The tables that the query reads."""
+        return lineage_of_query(self.sql, *self._database)
+
+
+class SqlToCrmContactsOperator(LoadsQuery, CrmContactLoadOperator):
     """Load the rows of a query as contacts. PostgreSQL and MySQL stream them with a server-side cursor.
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
@@ -33,14 +73,13 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
     :param fetch_size: rows to fetch at once
     """
 
-    template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmLoadOperator.template_fields)
+    template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmContactLoadOperator.template_fields)
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **CrmLoadOperator.template_fields_renderers, "sql": "sql", "parameters": "json",
-    }  # fmt: skip
+        **CrmContactLoadOperator.template_fields_renderers,
+        **QUERY_RENDERERS,
+    }
     policy_name = "SqlToCrmContactsOperator"
-
-    _database: tuple[Any, Any] = (None, None)
 
     def __init__(
         self,
@@ -50,16 +89,10 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
         parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = None,
         hook_params: Mapping[str, Any] | None = None,
         fetch_size: int = FETCH_SIZE,
-        **kwargs: Unpack[LoadArguments],
+        **kwargs: Unpack[ContactLoadArguments],
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(fetch_size, bool) or fetch_size < 1:
-            raise SourceError(f"fetch_size must be a number of rows, at least 1, but is {fetch_size!r}")
-        self.sql = rendered(sql)
-        self.sql_conn_id = rendered(sql_conn_id)
-        self.parameters = rendered(parameters)
-        self.hook_params = hook_params
-        self.fetch_size = fetch_size
+        self.set_query(sql, sql_conn_id, parameters, hook_params, fetch_size)
 
     if TYPE_CHECKING:
 
@@ -72,20 +105,57 @@ class SqlToCrmContactsOperator(CrmLoadOperator):
             parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = ...,
             hook_params: Mapping[str, Any] | None = ...,
             fetch_size: int = ...,
-            **kwargs: Unpack[LoadArguments],
+            **kwargs: Unpack[ContactLoadArguments],
         ) -> OperatorPartial: ...
 
-    def open_source(self) -> Source:
-        for name in ("sql", "sql_conn_id"):
-            if not isinstance(value := getattr(self, name), str):
-                raise SourceError(f"{name} must be text but is of type {type(value).__name__}; give one text")
-        if not self.sql.strip():
-            raise SourceError("sql is empty; give it the text of one query")
-        hook, _ = self._database = database_of(self.sql_conn_id, self.hook_params)
-        return SqlRows(hook.get_conn, self.sql, parameters=self.parameters, fetch_size=self.fetch_size)
 
-    def lineage_inputs(self) -> Lineage:
-        return lineage_of_query(self.sql, *self._database)
+class SqlToCrmDealsOperator(LoadsQuery, CrmDealLoadOperator):
+    """Load the rows of a query as deals. PostgreSQL and MySQL stream them with a server-side cursor.
+
+    Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`. A retry continues where
+    the last try stopped only if the query returns the same rows in the same order: give it an ``ORDER BY``.
+
+    :param sql: one query, or the name of a ``.sql`` file
+    :param sql_conn_id: connection to any database whose Airflow hook is a ``DbApiHook``
+    :param parameters: parameters of the query, in the style of the database's driver
+    :param hook_params: arguments for the hook
+    :param fetch_size: rows to fetch at once
+    """
+
+    template_fields: Sequence[str] = ("sql", "sql_conn_id", "parameters", *CrmDealLoadOperator.template_fields)
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **CrmDealLoadOperator.template_fields_renderers,
+        **QUERY_RENDERERS,
+    }
+    policy_name = "SqlToCrmDealsOperator"
+
+    def __init__(
+        self,
+        *,
+        sql: Templated[str],
+        sql_conn_id: Templated[str],
+        parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = None,
+        hook_params: Mapping[str, Any] | None = None,
+        fetch_size: int = FETCH_SIZE,
+        **kwargs: Unpack[DealLoadArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.set_query(sql, sql_conn_id, parameters, hook_params, fetch_size)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def partial(
+            cls,
+            *,
+            sql: Templated[str] = ...,
+            sql_conn_id: Templated[str] = ...,
+            parameters: Templated[Mapping[str, Any] | Sequence[Any]] | None = ...,
+            hook_params: Mapping[str, Any] | None = ...,
+            fetch_size: int = ...,
+            **kwargs: Unpack[DealLoadArguments],
+        ) -> OperatorPartial: ...
 
 
 def database_of(conn_id: str, hook_params: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -80,7 +80,7 @@ class Result:
     samples: Sequence[Mapping[str, Any]] = ()
     resend: str | None = None
     policy: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, int | float] = field(default_factory=dict)
+    facts: Mapping[str, int | float | str] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
@@ -259,10 +259,10 @@ _KNOWN = frozenset(
 )
 
 
-def _further(data: Mapping[str, Any]) -> dict[str, int | float]:
-    """Figures that only some kinds have, the first ones."""
+def _further(data: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Figures that only some kinds have, the first ones, and the name of a table."""
     names = [name for name in data if name not in _KNOWN and _is_name(name) and _is_figure(data[name])]
-    return {name: data[name] for name in names[:MOST_FACTS]}
+    return {**_present(data, ("table",), _is_name), **{name: data[name] for name in names[:MOST_FACTS]}}
 
 
 def _paths_in(data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -229,9 +229,13 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Throttled calls", f"{result.throttled:,}" if result.throttled else None),
         ("Rate used", f"{result.budget_used:.0%} of the key's rate" if result.budget_used else None),
         ("Time", None if result.seconds is None else duration(result.seconds)),
-        *((name.replace("_", " ").capitalize(), f"{value:,}") for name, value in result.facts.items()),
+        *((name.replace("_", " ").capitalize(), _figure(value)) for name, value in result.facts.items()),
     ]
     return [(label, value) for label, value in figures if value is not None]
+
+
+def _figure(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _calls_so_far(run: Run) -> list[tuple[str, str]]:

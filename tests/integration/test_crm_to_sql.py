@@ -94,6 +94,51 @@ def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) ->
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
 
 
+class UnknownConnection:
+    """A connection of a driver that nobody has heard of."""
+
+    def __init__(self, path: str) -> None:
+        self._inner = sqlite3.connect(path)
+        self.cursor, self.commit = self._inner.cursor, self._inner.commit
+        self.rollback, self.close = self._inner.rollback, self._inner.close
+
+
+class UnknownHook(TargetHook):
+    """A hook with an ``insert_rows`` of its own, and quotes of its own."""
+
+    placeholder = "?"
+    escape_word_format = "[{}]"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.inserted = 0
+
+    def get_conn(self) -> Any:
+        return UnknownConnection(self.path)
+
+    def insert_rows(self, table: str, rows: Any, target_fields: Any = None, **_: Any) -> None:
+        connection = sqlite3.connect(self.path)
+        marks = ", ".join("?" for _ in target_fields)
+        connection.executemany(f"INSERT INTO {table} ({', '.join(target_fields)}) VALUES ({marks})", rows)
+        connection.commit()
+        connection.close()
+        self.inserted += len(rows)
+
+
+def test_any_other_database(
+    transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows go in by its hook, and its table is updated in the words that every database knows."""
+    hook = UnknownHook(database.path)
+    monkeypatch.setattr(Connection, "get_hook", lambda self, **_: hook)
+    task = transfer(table="unknown", mode="merge", create_table=True, columns=["id"])
+    assert "the types of this database are not known" in str(task.error)
+    types = {"id": "text", "attributes.name": "text"}
+    assert transfer(table="known", mode="merge", create_table=True, columns=types).result["rows"] == 35
+    scenes.check_changes(transfer, database, "known", str(tmp_path / "seen"))
+    assert hook.inserted == 35 + 35 + 2
+
+
 def test_a_retry_continues_after_an_error_of_the_database(
     transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

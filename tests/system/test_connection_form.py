@@ -35,6 +35,9 @@ from crm_provider.operators.contacts import CrmUpsertContactOperator
 
 with DAG("crm_form", schedule=None):
     CrmUpsertContactOperator(task_id="upsert", crm_conn_id="crm_form", contact_email="form@example.com", retries=0)
+
+with DAG("crm_refused", schedule=None):
+    CrmUpsertContactOperator(task_id="upsert", crm_conn_id="crm_refused", contact_email="form@example.com", retries=1)
 """
 
 
@@ -117,12 +120,46 @@ def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any
     assert ("Bad Request" if is_faulty else "answers and takes the key") in result_of_test(browser, "crm_portless")
 
 
+def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
+    """One record says what happened and what to do; no line of it is cut, and no frame of the package follows."""
+    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "not the key"}
+    stack.api.request("POST", "/api/v2/connections", fields)
+    run = stack.api.run_dag("crm_refused")
+    browser.get(f"{stack.url}/dags/crm_refused/runs/{run.run_id}/tasks/upsert?try_number=1")
+    wait_for(lambda: "Task failed with exception" in text_of(browser))
+    for scheme in ("light", "dark"):
+        browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
+        browser.refresh()
+        wait_for(lambda: "Task failed with exception" in text_of(browser))
+        picture(browser, f"task-log-{scheme}.png")
+    record, _, traceback = text_of(browser).partition("Task failed with exception")
+    for line in (
+        "FORBIDDEN (403) on ",
+        "What to do:",
+        "Task:        failed; not retried",
+        "Decided by:  default[",
+        "/crm/policy?",
+    ):
+        assert line in record
+    assert "/crm_provider/" not in traceback
+    assert browser.execute_script(CUT) == [], "lines that end outside of the log"
+
+
 # In one step each, and by script: meanwhile messages come and go, also on top of a button.
 PRESS = """
 const row = [...document.querySelectorAll("tr")].find(row => row.innerText.includes(arguments[0]));
 const button = row?.querySelector("button[aria-label='Test Connection']");
 button?.click();
 return Boolean(button);
+"""
+CUT = """
+const record = [...document.querySelectorAll(".event")].find(event => event.innerText.includes("What to do:"));
+let log = record.parentElement;
+while (!["auto", "scroll"].includes(getComputedStyle(log).overflowX)) log = log.parentElement;
+const range = document.createRange();
+range.selectNodeContents(record);
+const edge = log.getBoundingClientRect().right;
+return [...range.getClientRects()].map(line => line.right).filter(right => right > edge);
 """
 REPORTED = """
 const told = document.querySelectorAll("[data-scope=toast][data-part=description]");

@@ -73,6 +73,16 @@ def test_replace(transfer: Transfers, database: ServerTarget) -> None:
     assert database.rows("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'crm_staging%'") == []
 
 
+def test_with_the_older_driver_of_postgres(
+    run_dag: Callable[..., Any], crm_quick: Sandbox, postgres: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DB", postgres.connection_json())
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", False)
+    transfer, database = Transfers(run_dag, crm_quick), ServerTarget(postgres)
+    scenes.check_replace(transfer, database, "replaced_2")
+    scenes.check_values_that_do_not_fit(transfer, database, "narrow_2")
+
+
 @pytest.mark.parametrize(
     ("scene", "table"),
     [
@@ -158,3 +168,13 @@ def test_a_kill_while_the_table_is_written(
     )
     assert calls_of(start("two", tmp_path / "seen")) == 0
     assert survivors.rows(groups) == [("created", 35, 35), ("deleted", 1, 1), ("updated", 1, 1)]
+
+
+def test_a_table_without_transactions_is_refused(
+    mariadb: SqlServer, run_dag: Callable[..., Any], crm_quick: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DB", mariadb.connection_json())
+    mariadb.execute("CREATE TABLE flat (id VARCHAR(80)) ENGINE=MyISAM", "INSERT INTO flat VALUES ('kept')")
+    task = Transfers(run_dag, crm_quick)(table="flat", mode="replace", columns=["id"])
+    assert "the table flat has the engine MyISAM, which has no transactions" in str(task.error)
+    assert ServerTarget(mariadb).rows("SELECT * FROM flat") == [("kept",)]

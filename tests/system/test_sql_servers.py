@@ -258,18 +258,36 @@ def test_a_large_result_is_never_in_memory(database: Database) -> None:
     assert most - before < 80_000_000, "the result has 200 MB, and at most 8 MiB are fetched at once"
 
 
+def asked(database: Database, rows: int) -> Any:
+    """The rows of a result of so many MB, begun, and what shows the server's part of it: a cursor and a condition."""
+    begun = rows_of(LONG[database.conn_type].format(bytes=1_000_000, rows=rows))
+    next(begun)
+    if database.conn_type == "postgres":
+        return (
+            begun,
+            "pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE 'FETCH FORWARD % \"crm_load\"'",
+        )
+    return begun, f"information_schema.processlist WHERE command = 'Query' AND info LIKE '% FROM seq_1_to_{rows}'"
+
+
 def test_the_server_keeps_the_rows_that_were_not_asked_for(database: Database) -> None:
-    rows = rows_of(LONG[database.conn_type].format(bytes=1_000_000, rows=100))
-    next(rows)
-    with database.connect() as connection:
-        cursor = connection.cursor()
-        if database.conn_type == "postgres":
-            cursor.execute("SELECT query FROM pg_stat_activity WHERE state = 'idle in transaction'")
-            assert [query.split(' FROM "')[0] for (query,) in cursor.fetchall()] == ["FETCH FORWARD 1"]
-        else:
-            cursor.execute("SELECT command FROM information_schema.processlist WHERE id <> connection_id()")
-            assert cursor.fetchall() == (("Query",),), "with the whole result at the client it is 'Sleep'"
+    rows, sessions = asked(database, 101)
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {sessions}")
+        assert cursor.fetchone() == (1,), "with the whole result at the client the server would have no more to do"
     rows.close()  # in the middle of the result
+
+
+def test_a_lost_connection_is_not_the_end_of_the_result(database: Database) -> None:
+    rows, sessions = asked(database, 102)
+    with database.connect() as connection, connection.cursor() as cursor:
+        if database.conn_type == "postgres":
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM {sessions}")
+        else:
+            cursor.execute(f"SELECT id FROM {sessions}")
+            cursor.execute(f"KILL {cursor.fetchone()[0]}")
+    with pytest.raises(Exception, match=r"(?i)terminat|lost|gone|closed"):
+        list(rows)
 
 
 def test_a_row_that_is_too_long_is_rejected(database: Database, run_task: RunTask, tmp_path: Path) -> None:

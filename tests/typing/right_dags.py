@@ -13,6 +13,7 @@ from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
 
 from crm_provider import errors as e
 from crm_provider.errors import ErrorPolicy
+from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import (
     CrmDeleteContactOperator,
@@ -173,3 +174,12 @@ class OwnOperator(CrmUpsertContactOperator):
 
 
 OwnOperator(task_id="own", shop="north", contact_email=EMAIL)
+
+
+@task
+def own_load(rows: list[dict[str, str]]) -> int:
+    hook = CrmHook()
+    made = (row for row in rows)
+    summary = hook.load_contacts(made, mapping=MAPPING, list_ids=["a"], outcomes_path=Path("o.csv"), outcome_keys="id")
+    hook.load_deals("deals.csv", mode="move", on_error={"DEAL_NOT_FOUND": "skip"}, only_from_stages=["s"])
+    return int(summary["rows"])

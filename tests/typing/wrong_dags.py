@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from crm_provider import errors as e
+from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
@@ -75,3 +76,6 @@ CrmLoadContactsOperator.partial(task_id="t", on_error={"INVALID_INPUT": "ignore"
 CrmExtractContactsOperator.partial(task_id="t", fields=1)  # E: "fields"
 CrmContactSensor.partial(task_id="t", mode="insert")  # E: "Literal['insert']"
 CrmListSensor.partial(task_id="t", list_nam="Trial")  # E: "list_nam"
+CrmHook().load_contacts([], max_reject=1)  # E: "max_reject"
+CrmHook().load_deals([], mode="upsrt")  # E: "Literal['upsrt']"
+CrmHook().load_deals([], list_ids=["a"])  # E: "list_ids"

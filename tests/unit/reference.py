@@ -197,6 +197,18 @@ EXCEPTIONS = {
     ("CrmLoadContactsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
     ("CrmRetryRejectsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
     ("SqlToCrmContactsOperator(mode='create')", "CONTACT_ALREADY_EXISTS"): "unchanged",
+    **{
+        # a load of deals that only creates leaves the deals of contacts alone; a wrong stage or pipeline is the row's
+        (f"{name}{mode}", type_): action
+        for name in ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
+        for mode in ("", "(mode='move')", "(mode='update')", "(mode='create')")
+        for type_, action in (
+            ("STAGE_NOT_FOUND", "reject"),
+            ("PIPELINE_NOT_FOUND", "reject"),
+            *([("CONTACT_ASSOCIATED_WITH_A_DEAL", "unchanged")] if "create" in mode else []),
+        )
+    },
+    ("CrmDeleteContactsOperator", "CONTACT_NOT_FOUND"): "unchanged",
     ("CrmListSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
     ("CrmListMembershipSensor", "SEGMENTATION_LIST_NOT_FOUND"): "wait",
 }

@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from crm_provider.load.kinds import contacts, deals
 from crm_provider.observability.assets import (
     convert_asset_to_openlineage,
     create_asset,
@@ -93,9 +94,9 @@ def test_which_of_a_tasks_outlets_are_meant() -> None:
 RESULT = {"rows": 5, "created": 2, "updated": 1, "rejected": 2, "errors": {"INVALID_INPUT": 2}, "dry_run": False}
 
 
-def load(outlets: list[Any], **result: Any) -> tuple[list[Any], OutletEventAccessors]:
+def load(outlets: list[Any], kind: Any = contacts.CONTACTS, **result: Any) -> tuple[list[Any], OutletEventAccessors]:
     events = OutletEventAccessors()
-    task = SimpleNamespace(outlets=outlets)
+    task = SimpleNamespace(outlets=outlets, kind=kind)
     note_load(task, {"outlet_events": events}, {**RESULT, **result})
     return task.outlets, events
 
@@ -106,6 +107,13 @@ def test_the_event_has_the_counts() -> None:
     assert outlets == [create_asset(), other]
     assert len(events) == 1
     assert events[create_asset()].extra == {"rows": 5, "created": 2, "updated": 1, "rejected": 2}
+
+
+def test_a_load_of_deals_writes_the_asset_of_deals() -> None:
+    outlets = [create_asset(), create_asset(listing="deals")]
+    _, events = load(outlets, kind=deals.DEALS)
+    assert "rows" not in events[outlets[0]].extra
+    assert events[outlets[1]].extra["rows"] == 5
 
 
 def test_a_dry_run_makes_no_event() -> None:

@@ -89,6 +89,7 @@ SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
     "delete_contact": (lambda c: c.delete_contact(EMAIL), f"DELETE {AT}", None, Reply(204), None),
     "list_contacts": (lambda c: list(c.list_contacts()), "GET /contacts?page=0", None, page([RECORD]), [RECORD]),
     "count_contacts": (lambda c: c.count_contacts(), "GET /contacts?page=0", None, page([RECORD]), 1),
+    "count_deals": (lambda c: c.count_deals(), "GET /deals?page=0", None, page([DEAL_RECORD]), 1),
     "list_pages": (
         lambda c: list(c.list_pages("contacts")),
         "GET /contacts?page=0",

@@ -259,7 +259,7 @@ def test_the_timeout_of_a_sensor(
     assert str(caught.value) == text
     [said] = logged(caplog)
     assert said.levelname == level
-    assert said.getMessage().splitlines()[:2] == ["Over.", "Last answer:  not yet."]
+    assert said.getMessage().splitlines()[:2] == ["Over.", "Last result:  not yet."]
     assert f"Task:         {ended}" in said.getMessage()
 
 

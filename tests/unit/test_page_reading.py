@@ -243,6 +243,12 @@ def test_an_extract() -> None:
     assert [(file.label, file.path) for file in shown.files] == [("File", "/c.jsonl")]
 
 
+def test_a_table() -> None:
+    shown = page(operator="CrmToSqlOperator", result={"records": 12, "rows": 11, "table": "crm.contacts", "calls": 3})
+    assert shown.line.words == "11 read"
+    assert shown.facts == [("Calls", "3"), ("Table", "crm.contacts")]
+
+
 def test_a_run_without_a_result_shows_what_its_checkpoint_knows() -> None:
     shown = page(**RUNNING, checkpoint=checkpoint())
     assert shown.facts == [("Calls so far", "300")]

@@ -208,8 +208,9 @@ def test_a_name_that_is_not_known_has_no_modes() -> None:
     assert with_mode(None, "create") is None
 
 
-def test_only_loads_that_create_take_an_error_for_an_outcome() -> None:
-    assert set(OUTCOME_OVERRIDES) == {f"{name}(mode='create')" for name in LOADS}
+def test_only_loads_that_create_or_delete_take_an_error_for_an_outcome() -> None:
+    creating = [*LOADS, "CrmLoadDealsOperator", "SqlToCrmDealsOperator"]
+    assert set(OUTCOME_OVERRIDES) == {*(f"{name}(mode='create')" for name in creating), "CrmDeleteContactsOperator"}
 
 
 RULES = {

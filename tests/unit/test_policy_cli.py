@@ -45,6 +45,12 @@ def test_every_operator_has_its_table(capsys: Capture, operator: str) -> None:
     assert '"origin": "on_error[DEAL_NOT_FOUND]"' in printed
 
 
+def test_the_mode_can_be_an_option_of_its_own(capsys: Capture) -> None:
+    whole = run(capsys, "--for", "CrmLoadDealsOperator(mode='move')")
+    assert run(capsys, "--for", "CrmLoadDealsOperator", "--mode", "move") == whole
+    assert main(["policy", "--for", "CrmLoadDealsOperator", "--mode", "remove"]) == 2
+
+
 def test_text_is_aligned_and_has_a_line_for_each_type(capsys: Capture) -> None:
     head, *rows = run(capsys).splitlines()
     assert [row.split()[0] for row in rows] == list(TYPES_IN_ORDER)

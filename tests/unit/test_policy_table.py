@@ -20,13 +20,18 @@ from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertC
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
 from crm_provider.operators.extract import CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import outcome
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 from crm_provider.waiting.backoff import Waiting
 
 from .reference import OUTCOMES, REPEATED, TYPES
@@ -203,6 +208,17 @@ NOTES = {
             ("(mode='update')", "-", "-"),
         )
     },
+    **{
+        f"{name}{mode}": ("-", "-", "-", conflict, repeat)
+        for name in ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
+        for mode, conflict, repeat in (
+            ("", LOST_POST, POST),
+            ("(mode='create')", LOST_POST, POST),
+            ("(mode='move')", "-", "send again"),
+            ("(mode='update')", "-", "send again"),
+        )
+    },
+    "CrmDeleteContactsOperator": (LOST_DELETE, "-", "-", "-", "send again"),
     **dict.fromkeys(SENSORS, ("-", "-", "-", "-", "send again")),
 }
 
@@ -237,6 +253,27 @@ def test_for_a_task_of_ones_own_the_notes_name_the_call(type_: str) -> None:
     assert table(None)[type_].action == OUTCOMES[type_][0]
 
 
+@pytest.mark.parametrize("type_", ["STAGE_NOT_FOUND", "PIPELINE_NOT_FOUND"])
+def test_a_load_of_deals_says_what_a_constant_changes(type_: str) -> None:
+    line = table("CrmLoadDealsOperator(mode='move')")[type_]
+    assert line.effect == "reject the row; if it is a constant of the mapping: end the run"
+    assert table("CrmLoadDealsOperator", {type_: "reject"})[type_].effect == "reject the row"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "printed"),
+    [
+        ("deals", "move", "CrmLoadDealsOperator(mode='move')"),
+        ("deals", "upsert", "CrmLoadDealsOperator"),
+        ("deletions", "upsert", "CrmDeleteContactsOperator"),
+    ],
+)
+def test_rejects_have_the_policy_of_the_load_that_rejected_them(kind: Any, mode: Any, printed: str) -> None:
+    mode = mode if kind == "deals" else "delete"
+    made = CrmRetryRejectsOperator(task_id="t", rejects="rejects.jsonl", kind=kind, mode=mode)
+    assert made.error_policy == ErrorPolicy(work=Work.LOAD, operator=printed)
+
+
 # -- every operator uses its own table ----------------------------------------------------------------------
 
 EMAIL: dict[str, Any] = {"contact_email": "ada@example.com"}
@@ -260,6 +297,9 @@ MADE: dict[str, tuple[type, dict[str, Any]]] = {
     "CrmLoadContactsOperator": (CrmLoadContactsOperator, {"source": "in.csv"}),
     "CrmRetryRejectsOperator": (CrmRetryRejectsOperator, {"rejects": "rejects.jsonl"}),
     "SqlToCrmContactsOperator": (SqlToCrmContactsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),
+    "CrmLoadDealsOperator": (CrmLoadDealsOperator, {"source": "in.csv"}),
+    "SqlToCrmDealsOperator": (SqlToCrmDealsOperator, {"sql": "SELECT 1", "sql_conn_id": "db"}),
+    "CrmDeleteContactsOperator": (CrmDeleteContactsOperator, {"source": "in.csv", "max_deletes": 1}),
     "CrmListSensor": (CrmListSensor, {"list_id": "l"}),
     "CrmListMembershipSensor": (CrmListMembershipSensor, {"emails": "ada@example.com", "list_id": "l"}),
     "CrmContactSensor": (CrmContactSensor, EMAIL),

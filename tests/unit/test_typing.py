@@ -31,15 +31,21 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import arguments as task_arguments
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "tests" / "typing"
@@ -50,7 +56,8 @@ CLASSES = {
         CrmDeleteContactOperator, CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
         CrmListMembershipSensor, CrmListSensor, CrmLoadContactsOperator, CrmMoveDealStageOperator,
         CrmRetryRejectsOperator, CrmTriggerAutomationOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator,
-        CrmToSqlOperator, SqlToCrmContactsOperator,
+        CrmDeleteContactsOperator, CrmLoadDealsOperator, CrmToSqlOperator, SqlToCrmContactsOperator,
+        SqlToCrmDealsOperator,
     )
 }  # fmt: skip
 
@@ -108,7 +115,9 @@ def test_airflows_sensor_arguments_are_those_of_the_installed_airflow() -> None:
         ("CrmArguments", "BaseOperatorArguments", CrmOperator),
         ("CrmRowArguments", "BaseOperatorArguments", CrmOperator),
         ("CrmSensorArguments", "BaseSensorArguments", CrmSensor),
-        ("LoadArguments", "CrmRowArguments", CrmLoadOperator),
+        ("LoadSettings", "CrmRowArguments", CrmLoadOperator),
+        ("ContactLoadSettings", "LoadSettings", CrmContactLoadOperator),
+        ("DealLoadSettings", "LoadSettings", CrmDealLoadOperator),
     ],
 )
 def test_a_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: type) -> None:

@@ -188,6 +188,7 @@ def _contact(record: Record) -> Contact:
 CONTACTS = Kind(
     name="contacts",
     options=ContactOptions,
+    arguments=("mode", "plan", "empty", "region", "lowercase_email", "list_ids", "resubscribe"),
     mapper=Mapper,
     mapper_options=("empty", "region", "lowercase_email"),
     remote=RemoteContacts,

@@ -46,6 +46,7 @@ class TrySetup:
 
     client: CrmClient
     options: Any
+    mapper: RowMapper
     preflight: Preflight
     done: DoneRows
     cancel_token: CancelToken
@@ -125,12 +126,15 @@ class RemoteRecords(abc.ABC):
         mixed = self._staged.mixed(self._seed, after=self._after, without=self._without)
         return iter([row.record for row in itertools.islice(mixed, most) if row.record is not None])
 
-    def _read(self, listing: Listing, keep: Callable[[Listed], None], tick: Callable[[int], None]) -> bool:
+    def _read(
+        self, listing: Listing, keep: Callable[[Listed], None], tick: Callable[[int], None], *, strict: bool = False
+    ) -> bool:
         """Read a whole listing, ten with a call, several calls at once.
 
         If a listing contradicts itself, a record that is missing from it may exist. Those that it has count.
 
         :param keep: takes each record
+        :param strict: raise the error of such a listing
         :return: whether it is complete
         """
         count = 0
@@ -142,6 +146,8 @@ class RemoteRecords(abc.ABC):
                 count += len(listed.fresh)
                 tick(count)
         except e.CrmProtocolError as odd:
+            if strict:
+                raise
             log.warning("Read %d %s; the rest of the listing is not relied on: %s", count, listing, odd)
             return False
         log.info("Read all %d %s of the CRM.", count, listing)
@@ -157,15 +163,19 @@ class Kind:
     """A kind of record that a load can write.
 
     :param name: of the kind, as the rejects operator takes it
+    :param arguments: of the options and the mapping that other kinds need not have
     :param mapper: makes the mapping of it; called with the mapping and those of ``mapper_options`` that are given
     :param remote: the CRM's side of one try
+    :param keeps_state: whether a state file may say that a row was loaded before
     """
 
     name: str
     options: type[LoadOptions]
+    arguments: tuple[str, ...]
     mapper: Callable[..., RowMapper]
     mapper_options: tuple[str, ...]
     remote: Callable[[TrySetup], RemoteRecords]
+    keeps_state: bool = True
 
     def options_of(self, given: Mapping[str, Any]) -> Any:
         """The options among the arguments.
@@ -194,6 +204,8 @@ class Kind:
         self.options_of(known).check()
         if "mapping" not in given or "mapping" in known:
             self.mapper_of(known)
+        if not self.keeps_state and given.get("state_path") is not None:
+            raise SourceError(f"state_path has no meaning for {self.name}: leave it out")
         _check_rejects_path(known.get("rejects_path"))
         if known.get("outcomes_path") is not None or known.get("outcome_keys"):
             check_outcomes(given, known)

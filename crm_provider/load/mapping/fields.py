@@ -18,11 +18,13 @@ from crm_provider.values.suggest import nearest, unknown
 
 
 class Section(IntEnum):
-    """The part of a contact that a field belongs to."""
+    """The part of a record that a field belongs to."""
 
     EMAIL = 0
     ATTRIBUTES = 1
     ORIGIN = 2
+    FIELDS = 3
+    """Of the record itself, such as an id."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,16 @@ _COMMON = ("column", "type", "empty", "default", "optional")
 _WORDS = ("true", "false")  # their values are words; the other options of types are single texts
 
 
-def field_of(name: Any, spec: Any, defaults: Defaults) -> Field:
+def field_of(name: Any, spec: Any, defaults: Defaults, *, target: Callable[[Any], Target] = target_of) -> Field:
     """A line of a mapping.
+
+    :param target: the field that a key names
 
     :raises SourceError: naming the field, the problem and the nearest valid choice
     """
-    target = target_of(name)
+    found = target(name)
     try:
-        return _field(target, spec, defaults)
+        return _field(found, spec, defaults)
     except ValueError as wrong:
         raise SourceError(f"mapping[{name!r}]: {wrong}") from None
 
@@ -176,13 +180,13 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
     if not isinstance(spec, Mapping):
         raise ValueError(f'give a column\'s name, or a mapping such as {{"column": "tel"}}, but not {_type(spec)}')
     if "constant" in spec:
-        return _constant(target, spec)
+        return constant_field(target, spec)
     kind, options = _checked(target, spec)
     convert = _conversion(target, kind, options, defaults)
     column, optional, empty = spec["column"], spec.get("optional", False), spec.get("empty", defaults.empty)
     data = {"column": column, "type": kind, **options, "optional": optional}
     if target.section is Section.EMAIL:
-        return Field(target, column, False, _reader(column, convert, _no_email), data)
+        return Field(target, column, False, read_column(column, convert, _no_email), data)
     if kind == "phone":
         data = {"region": defaults.region, **data}
     if "default" in spec:
@@ -190,7 +194,7 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
         data["default"] = fallback(None)
     else:
         fallback, data["empty"] = _fallback(empty), empty
-    return Field(target, column, optional, _reader(column, convert, fallback, optional=optional), data)
+    return Field(target, column, optional, read_column(column, convert, fallback, optional=optional), data)
 
 
 def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -252,7 +256,7 @@ def _moment(options: dict[str, Any]) -> Conversion:
     return formats.moment(format=options.get("format"), zone=options.get("timezone"))
 
 
-def _constant(target: Target, spec: Mapping[str, Any]) -> Field:
+def constant_field(target: Target, spec: Mapping[str, Any]) -> Field:
     if others := [repr(option) for option in spec if option != "constant"]:
         raise ValueError(f"a 'constant' is sent as it is; leave out {', '.join(others)}")
     if target.section is Section.EMAIL:
@@ -285,7 +289,7 @@ def _no_email(_given: Any) -> Any:
     raise ConversionError("empty", "give an email address, or leave out the row")
 
 
-def _reader(
+def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
     is_path = "." in column

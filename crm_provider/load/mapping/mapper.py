@@ -1,4 +1,4 @@
-"""The mapping of a load: makes a contact of each row. Its lines are compiled once.
+"""The mapping of a load: makes a record, here a contact, of each row. Its lines are compiled once.
 
 ::
 
@@ -16,10 +16,11 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from crm_provider.client import validation
 from crm_provider.load.mapping.columns import has_column
@@ -36,7 +37,7 @@ from crm_provider.load.mapping.fields import (
     nested_field,
     target_of,
 )
-from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
+from crm_provider.load.rows import Contact, InvalidRow, Problem, Record, Row, SourceError
 from crm_provider.load.sources.options import HeaderLine, is_nameless, look_like_values, shared_name
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
@@ -52,41 +53,40 @@ SHOWN_COLUMNS = 20
 """Columns of the source that a message lists."""
 
 
-class Mapper:
-    """Maps rows to contacts.
+R = TypeVar("R", bound=Record)
 
-    >>> mapper = Mapper({"email": "mail", "name": "first"}, lowercase_email=True)
-    >>> mapper(Row(1, {"mail": " Ada@Example.com", "first": "Ada", "age": 36}))
-    Contact(email='ada@example.com', attributes={'name': 'Ada'}, origin=None)
 
-    :param mapping: field of the CRM (``email``, an attribute, ``attributes.<name>``, ``origin.<key>``) -> column, or a
-        mapping with ``column`` and ``type``, ``empty``, ``default``, ``optional`` and the options of the type, or
-        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. Without a
-        mapping, the column ``email`` (in any case) is the address and all others are attributes; of an extract, the
-        columns that can be written
-    :param empty: what an empty value becomes if the mapping does not say it:
-        :data:`crm_provider.load.mapping.fields.Empty`
-    :param region: country of phone numbers without ``+`` if the mapping does not say it: ``"BR"``
-    :param lowercase_email: write addresses in lower case; by default the case is kept
+class RecordMapper(abc.ABC, Generic[R]):
+    """Maps rows to records; a subclass knows the fields of its kind.
+
+    :param mapping: field of the CRM -> column, or a mapping with ``column`` and ``type``, ``empty``, ``default``,
+        ``optional`` and the options of the type, or ``{"constant": value}``; None: the names of the columns decide
+    :param defaults: for lines that do not have their own
     :raises SourceError: naming the field, the problem and the nearest valid choice
     """
 
-    def __init__(
-        self,
-        mapping: Mapping[str, Any] | None = None,
-        *,
-        empty: Empty = "skip",
-        region: str | None = None,
-        lowercase_email: bool = False,
-    ) -> None:
-        if empty not in EMPTIES:
-            raise SourceError(unknown("empty", empty, EMPTIES))
-        if not isinstance(region, (str, type(None))):
-            raise SourceError(f"region must be two letters of ISO 3166, such as 'BR', but is a {type(region).__name__}")
-        self._defaults = Defaults(empty=empty, region=region, lowercase_email=lowercase_email)
-        self._plan = None if mapping is None else _Plan(_checked(mapping, self._defaults))
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+    def __init__(self, mapping: Mapping[str, Any] | None, defaults: Defaults) -> None:
+        if defaults.empty not in EMPTIES:
+            raise SourceError(unknown("empty", defaults.empty, EMPTIES))
+        self._defaults = defaults
+        self._plan = None if mapping is None else Steps(self._compiled(mapping))
+        self._plans: dict[tuple[Any, ...], Steps] = {}
         self._logged: set[str] = set()
+
+    @abc.abstractmethod
+    def _compiled(self, mapping: Any) -> tuple[Field, ...]:
+        """The lines of a mapping, checked."""
+
+    @abc.abstractmethod
+    def _steps_of(self, columns: tuple[Any, ...]) -> Steps:
+        """The steps without a mapping, for rows with these columns."""
+
+    @abc.abstractmethod
+    def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> R:
+        """The record of what was found, by section.
+
+        :raises InvalidRow: with all problems of the row
+        """
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -119,7 +119,7 @@ class Mapper:
         return f"{'; '.join(texts)}. Its columns: {shown}{more}"
 
     def as_data(self) -> dict[str, Any]:
-        """All settings that decide the contact of a row, as plain data; the same for all spellings of a mapping."""
+        """All settings that decide the record of a row, as plain data; the same for all spellings of a mapping."""
         lines = None
         if self._plan is not None:
             lines = {field.target.path: dict(field.data) for field in self._plan.fields}
@@ -127,8 +127,8 @@ class Mapper:
         defaults = asdict(self._defaults) if lines is None else {"lowercase_email": self._defaults.lowercase_email}
         return {"mapping": lines, **defaults}
 
-    def __call__(self, row: Row) -> Contact:
-        """The contact of a row.
+    def __call__(self, row: Row) -> R:
+        """The record of a row.
 
         :raises InvalidRow: with all problems of the row
         """
@@ -137,7 +137,7 @@ class Mapper:
         given = row.values if self._plan is not None else _opened(row.values)
         plan = self._plan or self._plan_for(tuple(given))
         problems = list(plan.problems)
-        found: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+        found: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
         for place, name, read, field in plan.steps:
             try:
                 value = read(given)
@@ -148,15 +148,15 @@ class Mapper:
                     found[place][name] = value
         if problems:
             raise InvalidRow(*problems)
-        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+        return self._record(found, row)
 
-    def _plan_for(self, columns: tuple[Any, ...]) -> _Plan:
+    def _plan_for(self, columns: tuple[Any, ...]) -> Steps:
         """The plan for rows with these columns, without a mapping."""
         plan = self._plans.get(columns)
         if plan is None:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
-            plan = self._plans[columns] = _plan_of(columns, self._defaults)
+            plan = self._plans[columns] = self._steps_of(columns)
             self._log_left_out(columns, plan.left_out)
         return plan
 
@@ -172,8 +172,49 @@ class Mapper:
             )
 
 
-class _Plan:
-    """The steps that make a contact of a row, laid out for speed.
+class Mapper(RecordMapper[Contact]):
+    """Maps rows to contacts.
+
+    >>> mapper = Mapper({"email": "mail", "name": "first"}, lowercase_email=True)
+    >>> mapper(Row(1, {"mail": " Ada@Example.com", "first": "Ada", "age": 36}))
+    Contact(email='ada@example.com', attributes={'name': 'Ada'}, origin=None)
+
+    :param mapping: field of the CRM (``email``, an attribute, ``attributes.<name>``, ``origin.<key>``) -> column, or a
+        mapping with ``column`` and ``type``, ``empty``, ``default``, ``optional`` and the options of the type, or
+        ``{"constant": value}``. A column's name may be a path into nested values: ``properties.email``. Without a
+        mapping, the column ``email`` (in any case) is the address and all others are attributes; of an extract, the
+        columns that can be written
+    :param empty: what an empty value becomes if the mapping does not say it:
+        :data:`crm_provider.load.mapping.fields.Empty`
+    :param region: country of phone numbers without ``+`` if the mapping does not say it: ``"BR"``
+    :param lowercase_email: write addresses in lower case; by default the case is kept
+    :raises SourceError: naming the field, the problem and the nearest valid choice
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping[str, Any] | None = None,
+        *,
+        empty: Empty = "skip",
+        region: str | None = None,
+        lowercase_email: bool = False,
+    ) -> None:
+        if not isinstance(region, (str, type(None))):
+            raise SourceError(f"region must be two letters of ISO 3166, such as 'BR', but is a {type(region).__name__}")
+        super().__init__(mapping, Defaults(empty=empty, region=region, lowercase_email=lowercase_email))
+
+    def _compiled(self, mapping: Any) -> tuple[Field, ...]:
+        return _checked(mapping, self._defaults)
+
+    def _steps_of(self, columns: tuple[Any, ...]) -> Steps:
+        return _steps_of_columns(columns, self._defaults)
+
+    def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
+        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+
+
+class Steps:
+    """The steps that make a record of a row, laid out for speed.
 
     :param problems: of the columns themselves, and so of every row that has them
     :param left_out: columns that are not sent
@@ -209,7 +250,7 @@ def _checked(mapping: Any, defaults: Defaults) -> tuple[Field, ...]:
     return tuple(field_of(name, spec, defaults) for name, spec in mapping.items())
 
 
-def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
+def _steps_of_columns(columns: tuple[Any, ...], defaults: Defaults) -> Steps:
     """The plan without a mapping: each column is an attribute; of an extract, only columns that can be written."""
     fields: list[Field] = []
     problems: list[Problem] = []
@@ -230,7 +271,7 @@ def _plan_of(columns: tuple[Any, ...], defaults: Defaults) -> _Plan:
             fields.append(nested_field(target, column))
         else:
             fields.append(column_field(target, column, defaults))
-    return _Plan(tuple(fields), tuple(problems), tuple(left_out))
+    return Steps(tuple(fields), tuple(problems), tuple(left_out))
 
 
 def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,10 +27,12 @@ from crm_provider.values.addresses import person_key
 class ContactCache:
     """Contacts that were read, in a temporary database that no other process can open and that ends with this one.
 
-    Used by one thread.
+    Used by one thread, unless it is shared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._lock = threading.Lock()
         self._database: TempDatabase | None = None
         self.complete = False
         """Whether every contact of the CRM was read: then one that is not here is probably new."""
@@ -42,10 +45,12 @@ class ContactCache:
         if self._database is None:
             self._database = TempDatabase(
                 "CREATE TABLE contacts (email BLOB PRIMARY KEY, person BLOB, data TEXT); "
-                "CREATE INDEX by_person ON contacts (person)"
+                "CREATE INDEX by_person ON contacts (person)",
+                shared=self._shared,
             )
         created_at = None if remote.created_at is None else remote.created_at.isoformat()
-        data = json.dumps([remote.email, dict(remote.attributes), sorted(remote.lists), remote.unwanted, created_at])
+        found = [remote.email, dict(remote.attributes), sorted(remote.lists), remote.unwanted, created_at, remote.id]
+        data = json.dumps(found)
         self._database.execute(
             "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?)", (digest(email), digest(person_key(email)), data)
         )
@@ -57,15 +62,16 @@ class ContactCache:
         """
         row = None
         if self._database is not None:
-            row = self._database.execute(
-                "SELECT data FROM contacts WHERE person = ? ORDER BY email = ? DESC LIMIT 1",
-                (digest(person_key(email)), digest(email)),
-            ).fetchone()
+            with self._lock:
+                row = self._database.execute(
+                    "SELECT data FROM contacts WHERE person = ? ORDER BY email = ? DESC LIMIT 1",
+                    (digest(person_key(email)), digest(email)),
+                ).fetchone()
         if row is None:
             return ABSENT if self.complete else None
-        found, attributes, lists, unwanted, created_at = json.loads(row[0])
+        found, attributes, lists, unwanted, created_at, id_ = json.loads(row[0])
         created = None if created_at is None else datetime.fromisoformat(created_at)
-        return RemoteContact(found, attributes, frozenset(lists), unwanted, created)
+        return RemoteContact(found, attributes, frozenset(lists), unwanted, created, id_)
 
     def close(self) -> None:
         """Drop the table."""
@@ -142,6 +148,8 @@ class StagedRows:
         self._most_bytes, self._bytes = most_bytes, 0
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
+        self.has_made = False
+        """Whether an earlier load has made the record of a row, or may have."""
 
     def __len__(self) -> int:
         return _count(self._database, "SELECT count(*) FROM staged")
@@ -174,6 +182,7 @@ class StagedRows:
                 f"row {row.number} has a value of a kind that cannot be kept (its kinds: {', '.join(kinds)}); have the "
                 "source give text, a number, a date, or leave the column out"
             ) from None
+        self.has_made = self.has_made or row.made is not None
         self._bytes += len(data)
         if self._bytes > self._most_bytes:
             where = (place and place(row.number)) or f"row {row.number}"
@@ -195,6 +204,11 @@ class StagedRows:
         """Rows by status."""
         found = self._database.execute("SELECT status, count(*) FROM staged GROUP BY status")
         return Counter({RowStatus(status): count for status, count in found})
+
+    def sends(self, key: str) -> bool:
+        """Whether a row with this key is to be sent."""
+        query = "SELECT 1 FROM staged WHERE key = ? AND status = ?"
+        return self._database.execute(query, (digest(key), int(RowStatus.SEND))).fetchone() is not None
 
     def count_to_send(self, *, after: int = 0, without: Collection[int] = ()) -> int:
         """How many rows are to be sent.

@@ -129,6 +129,7 @@ CALLS: dict[str, tuple[Callable[[CrmClient], Any], Promise]] = {
     "list_contacts": (lambda c: list(c.list_contacts()), are_records),
     "list_pages": (lambda c: [p.page.items for p in c.list_pages("deals", use_decimal=True, at_once=3)], bool),
     "count_contacts": (lambda c: c.count_contacts(), lambda found: found is None or found >= 0),
+    "count_deals": (lambda c: c.count_deals(), lambda found: found is None or found >= 0),
     "create_deal": (lambda c: c.create_deal(contact_id=ID, pipeline_id=ID, stage_id=ID), has_id),
     "get_deal": (lambda c: c.get_deal(ID), has_id),
     "move_deal": (lambda c: c.move_deal(ID, stage_id=ID), lambda found: isinstance(found, dict)),

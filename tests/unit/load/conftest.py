@@ -22,8 +22,8 @@ def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
     made: list[TempDatabase] = []
     make = TempDatabase.__init__
 
-    def noted(self: TempDatabase, setup: str) -> None:
-        make(self, setup)
+    def noted(self: TempDatabase, setup: str, *, shared: bool = False) -> None:
+        make(self, setup, shared=shared)
         made.append(self)
 
     monkeypatch.setattr(TempDatabase, "__init__", noted)

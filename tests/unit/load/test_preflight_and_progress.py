@@ -189,6 +189,7 @@ def sampler_of(
     setup = TrySetup(
         client=crm,  # type: ignore[arg-type]
         options=ContactOptions(),
+        mapper=PlainMapper(),
         preflight=preflight,
         done=done or DoneRows(),
         cancel_token=cancel_token or CancelToken(),
@@ -205,7 +206,7 @@ def test_a_sample_is_kept_so_that_no_look_is_in_vain() -> None:
     sample = found.sample(10)  # more of them
     assert (sample.rows, sample.existing, sample.same) == (3, 2, 1)
     assert len(crm.calls) == 3
-    assert found.contact_cache.get("a@x") == RemoteContact("a@x", {"name": "A"})
+    assert found.contact_cache.get("a@x") == RemoteContact("a@x", {"name": "A"}, id="id-a@x")
     missing = found.contact_cache.get("c@x")
     assert missing is not None
     assert not missing.exists

@@ -51,6 +51,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
     setup = TrySetup(
         client=crm,  # type: ignore[arg-type]
         options=ContactOptions(),
+        mapper=PlainMapper(),
         preflight=preflight,
         done=DoneRows(),
         cancel_token=CancelToken(),

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import pytest
+
 from crm_provider.errors.catalog import CATALOGUE
+from crm_provider.load.kinds.deals import DEALS
+from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.report import CORRECT, MEANING, SHOWN_PROBLEMS, Summary, TooManyRejects, report, write_report
 from crm_provider.load.rows import Outcome
 
@@ -26,11 +31,32 @@ def lines(summary: Summary = SUMMARY, **arguments: str) -> list[str]:
 def test_every_outcome_has_a_line() -> None:
     found = lines()
     assert set(MEANING) == set(Outcome)
-    for outcome in Outcome:
+    for outcome in SUMMARY.outcomes:
         share = f"{SUMMARY[outcome] / 1000:.1%}"
         assert f"| {outcome.value} | {SUMMARY[outcome]:,} | {share} | {MEANING[outcome]} |" in found
     assert "| **all** | **1,000** |  |  |" in found
     assert not [line for line in found if line.startswith("| left")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "line"),
+    [
+        (DEALS, "compare", "| skipped | 0 | - | left out: `on_error` said so, another row is for the same deal,"),
+        (DELETIONS, "delete", "| deleted | 0 | - | were there, and were deleted |"),
+    ],
+)
+def test_each_kind_has_its_own_words(kind: Kind, plan: str, line: str) -> None:
+    options = kind.options
+    summary = Summary(
+        rows=0, kind=kind.name, outcomes=options.outcomes, plan=plan, plan_words=options.plan_words[plan],
+        paths={"rejects": "r.jsonl"},
+    )  # fmt: skip
+    text = report(summary, title="Load", ending="Done.", options=options)
+    assert line in text
+    assert f"| Saved | 0 calls, against {options.naive} |" in text
+    data = summary.as_dict()
+    assert data["plan"]["words"] == options.plan_words[plan]
+    assert f'kind="{kind.name}", only' in data["resend"]
 
 
 def test_errors_say_what_to_do_the_commonest_first() -> None:

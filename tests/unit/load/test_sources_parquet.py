@@ -291,3 +291,31 @@ def test_a_dictionary_of_numbers_has_no_lengths_to_count() -> None:
     texts = pa.array(["ab", "c", "ab"]).dictionary_encode()
     assert parquet_files._size([numbers]) == 0
     assert parquet_files._size([texts]) == 5, "ab, c, ab"
+
+
+def varint(value: int, width: int) -> bytes:
+    """A number as Parquet's headers hold it, in exactly so many bytes."""
+    value *= 2
+    return bytes((value >> (7 * n) & 127) | (128 if n < width - 1 else 0) for n in range(width))
+
+
+@pytest.mark.parametrize(
+    ("where", "claimed", "said"),
+    [
+        ("footer", 10, r"leads\.parquet, row 1 has over 8,388,608 bytes"),
+        ("page", 10, r"leads\.parquet is not a valid Parquet file, or damaged"),
+        ("page", (1 << 27) - 1, r"leads\.parquet is not a valid Parquet file, or damaged"),
+    ],
+)
+def test_a_file_that_lies_about_its_sizes_is_refused(where: str, claimed: int, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "leads.parquet"
+    table = pa.table({"email": ["a@x.io"], "name": ["x" * 9_000_000]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    content = path.read_bytes()
+    page_size = 9_000_000 + 4 + 6  # the value with its length, and its level
+    of_footer = content.rindex(varint(chunk.total_uncompressed_size, 4))
+    at = of_footer if where == "footer" else content.index(varint(page_size, 4), chunk.data_page_offset)
+    path.write_bytes(content[:at] + varint(claimed, 4) + content[at + 4 :])
+    with pytest.raises(SourceError, match=said):
+        list(open_source(path).rows())

@@ -29,6 +29,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.file import RejectedRows, RejectsFile
@@ -284,6 +285,58 @@ def attempt(
             return _ended("stopped", stopped.summary, stopped.error.type)
         except LoadInterrupted as interrupted:
             return _ended("interrupted", interrupted.summary)
+
+
+@dataclass(frozen=True)
+class DealSpec:
+    """A load of deals.
+
+    :param only_from: ids of the stages that a deal may leave
+    """
+
+    rows: tuple[Mapping[str, Any], ...]
+    mapping: Mapping[str, Any]
+    mode: str
+    plan: str = "auto"
+    only_from: tuple[str, ...] = ()
+
+
+def attempt_deals(
+    spec: DealSpec, files: Files, crm: FakeCrm, server: Server, *, on_outcome: Callable[[int, str], None]
+) -> Ended:
+    """One try of a load of deals.
+
+    :raises Killed: whatever was written after it is to be taken back
+    """
+    cancel_token, stats = CancelToken(), RequestStats()
+    given = {
+        "mapping": spec.mapping, "mode": spec.mode, "plan": spec.plan, "only_from_stages": spec.only_from,
+        "max_rejects": "100%",
+    }  # fmt: skip
+    operator = "CrmLoadDealsOperator" if spec.mode == "upsert" else f"CrmLoadDealsOperator(mode={spec.mode!r})"
+    with contextlib.ExitStack() as opened:
+        for name in POOLS:
+            opened.enter_context(mock.patch(name, _Inline))
+        opened.enter_context(_outcomes_reported(on_outcome))
+        client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
+        source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
+        load = LoadJob(
+            source=source,
+            kind=DEALS,
+            mapper=DEALS.mapper_of(given),
+            client=client,
+            stats=stats,
+            options=DEALS.options_of(given),
+            policy=ErrorPolicy(work=Work.LOAD, operator=operator),
+            rejects=RejectsFile(files.rejects),
+            checkpoints=FileCheckpoints(files.checkpoint),
+            cancel_token=cancel_token,
+            clock=crm.clock,
+        )
+        try:
+            return _ended("done", load.run())
+        except LoadStopped as stopped:
+            return _ended("stopped", stopped.summary, stopped.error.type)
 
 
 def _operator(mode: str) -> str:

@@ -35,6 +35,7 @@ ERRORS: Mapping[str, tuple[int, str]] = {
     "CONTACT_ASSOCIATED_WITH_A_DEAL": (409, "Contact already associated with a deal."),
     "SEGMENTATION_LIST_NOT_FOUND": (404, "Segmentation list not found."),
     "DEAL_NOT_FOUND": (404, "Deal not found."),
+    "STAGE_NOT_FOUND": (404, "Stage not found."),
 }
 
 ERROR_BODIES: Mapping[str, Callable[[str, str], Any]] = {
@@ -241,6 +242,7 @@ class FakeCrm:
         self._several_deals, self._dates = several_deals, dates
         self.contacts: dict[str, Entry] = {}
         self.deals: list[dict[str, Any]] = []
+        self.unknown_stages: frozenset[str] = frozenset()
         self.log: list[Event] = []
         self.chain = -1
         self.attempt = 0
@@ -316,6 +318,8 @@ class FakeCrm:
             return self._create(key, body)
         if what == "deal":
             return self._deal(body)
+        if what in ("get deal", "put deal"):
+            return self._of_deal(what, key, body)
         if what in ("get", "update", "add"):
             return self._of_contact(what, key, body)
         listings = {
@@ -358,8 +362,22 @@ class FakeCrm:
             return self._error("CONTACT_NOT_FOUND")
         if not self._several_deals and any(deal["contactId"] == owner.id for deal in self.deals):
             return self._error("CONTACT_ASSOCIATED_WITH_A_DEAL")
+        if body["stageId"] in self.unknown_stages:
+            return self._error("STAGE_NOT_FOUND")
         deal = self.add_deal(**body)
         return self._ok({"id": deal["id"], "contactId": owner.id, "email": owner.email}, 201)
+
+    def _of_deal(self, what: str, key: str, body: Any) -> Http:
+        found = next((deal for deal in self.deals if deal["id"] == key), None)
+        if found is None:
+            return self._error("DEAL_NOT_FOUND")
+        if what == "get deal":
+            return self._ok(found)
+        if body.get("stageId") in self.unknown_stages:
+            return self._error("STAGE_NOT_FOUND")
+        found.update({name: value for name, value in body.items() if name != "attributes"})
+        found["attributes"] = {**found["attributes"], **deepcopy(body.get("attributes") or {})}
+        return self._ok({"id": found["id"]})
 
     def add_deal(self, *, age: timedelta = timedelta(0), **fields: Any) -> dict[str, Any]:
         """A deal, as asked for over HTTP or by somebody else."""
@@ -399,10 +417,10 @@ def _what(method: str, path: str) -> tuple[str, str]:
         return "create", ""
     if (method, path) == ("GET", "/contacts"):
         return "page", ""
-    if (method, path) == ("POST", "/deals"):
-        return "deal", ""
-    if (method, path) == ("GET", "/deals"):
-        return "deals", ""
+    if path == "/deals":
+        return {"POST": "deal", "GET": "deals"}[method], ""
+    if head == "/deals" and method in ("GET", "PUT"):
+        return f"{method.lower()} deal", last
     known = {("GET", "/contacts"): "get", ("PUT", "/contacts"): "update", ("POST", "/segments/add-contact"): "add"}
     if (method, head) in known:
         return known[method, head], key_of(unquote(last))

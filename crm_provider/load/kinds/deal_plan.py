@@ -1,0 +1,126 @@
+"""The plan of a load of deals: which calls are cheapest, what they cost, and why.
+
+With ``R`` rows to send, ``T`` deals in the CRM, a share ``h`` of the rows whose deals exist and a share ``u`` of those
+that have all values already:
+
+===================  ==========================  =====================================
+mode                 without reading             ``compare``: read all deals first
+===================  ==========================  =====================================
+``move``, ``update``  ``R``                       ``T / 10 + R * (1 - h * u)``
+with a guard         ``R * (1 + h * (1 - u))``   ``T / 10 + R * (1 - h + 2h * (1 - u))``
+``create``           ``R``                       only as asked, or to find what an earlier try has made
+``upsert``           ``R`` if all rows have ids  ``T / 10 + R``: the API cannot search for a contact's deal
+===================  ==========================  =====================================
+
+The guard is ``only_from_stages``: a deal is read once more before it is changed. Rows that name their contact by its
+address cost a call more each, or all contacts are read, whichever is less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crm_provider.load.planner import SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_SHARE, SAMPLE_STEP, Plan, Sample, pages_of
+
+FEW = int(SAMPLE_LEAST / SAMPLE_SHARE / 10)
+"""Rows that are too few for a pre-check to pay off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealRows:
+    """The rows that are to be sent.
+
+    :param count: all of them
+    :param unnamed: those without the id of their deal
+    :param addresses: those that name their contact by its address
+    :param guarded: whether a deal is read before it is changed
+    :param must_read: why all deals must be read first, whatever that costs; None if they need not be
+    """
+
+    mode: str
+    count: int
+    unnamed: int = 0
+    addresses: int = 0
+    guarded: bool = False
+    must_read: str | None = None
+
+    @property
+    def most(self) -> int:
+        """Calls that they can take at most, their addresses and the reading of all deals excluded."""
+        new = self.count if self.mode == "create" else 0
+        return new + (self.count - new) * (1 + self.guarded)
+
+    def without_reading(self, h: float, u: float) -> float:
+        """Expected calls."""
+        return self.count * (1 + h * (1 - u)) if self.guarded else float(self.count)
+
+    def with_compare(self, total: int, h: float, u: float) -> float:
+        """Expected calls if all deals are read first."""
+        return pages_of(total) + self.count * ((1 - h) + h * (1 - u) * (1 + self.guarded))
+
+
+def choose_for_deals(
+    rows: DealRows,
+    *,
+    wanted: str,
+    total: Callable[[], int | None],
+    sample: Callable[[int], Sample],
+    may_compare: bool = True,
+) -> Plan:
+    """The plan for a load of deals; the calls for addresses come on top.
+
+    :param wanted: the plan that the user asked for
+    :param total: reads how many deals the CRM has (one call), None if it does not say
+    :param sample: reads the deals of so many more rows (one call each), and returns what all looks have shown
+    :param may_compare: False if an earlier try was stopped while it read all deals
+    """
+    if rows.count == 0:
+        return Plan("nothing", 0, "no row is left to be sent")
+    if rows.must_read is not None:
+        return _compare(rows, total(), rows.must_read)
+    if not may_compare:
+        return Plan(rows.mode, rows.most, "an earlier try was stopped while it read all deals; calls at most")
+    if wanted == "compare":
+        return _compare(rows, total(), "as asked for")
+    if rows.mode == "create" or rows.count < FEW:
+        few = f"{rows.count} row(s) are too few for a pre-check to pay off; calls at most"
+        return Plan(rows.mode, rows.most, "each row is one call" if rows.mode == "create" else few)
+    return _cheapest_for_deals(rows, total(), sample)
+
+
+def _compare(rows: DealRows, total: int | None, why: str) -> Plan:
+    calls = rows.most + pages_of(total or 0) + 1
+    return Plan("compare", calls, f"{why}; the CRM reports {_deals(total)}, read ten with a call; calls at most")
+
+
+def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int], Sample]) -> Plan:
+    if total is None:
+        return Plan(rows.mode, rows.most + 1, "the CRM does not say how many deals it has; calls at most")
+    if pages_of(total) >= rows.count:
+        why = f"reading {_deals(total)} takes {pages_of(total):,} calls, more than it could save; calls at most"
+        return Plan(rows.mode, rows.most + 1, why)
+    size = min(max(int(rows.count * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
+    found = Sample()
+    for looked in range(0, size, SAMPLE_STEP):
+        if looked and looked >= SAMPLE_SHARE * min(_both(rows, total, found)):
+            break
+        found = sample(min(SAMPLE_STEP, size - looked))
+    plain, compare = _both(rows, total, found)
+    facts = f"of {found.rows} rows looked up {found.existing} exist and {found.same} are equal"
+    spent = found.rows + 1
+    if compare < plain:
+        why = f"{facts}: reading {_deals(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
+        return Plan("compare", math.ceil(round(compare, 6)) + spent, why)
+    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_deals(total)} first"
+    return Plan(rows.mode, math.ceil(round(plain, 6)) + spent, why)
+
+
+def _both(rows: DealRows, total: int, sample: Sample) -> tuple[float, float]:
+    h, u = sample.share_existing, sample.share_same
+    return rows.without_reading(h, u), rows.with_compare(total, h, u)
+
+
+def _deals(total: int | None) -> str:
+    return "an unknown number of deals" if total is None else f"{total:,} deals"

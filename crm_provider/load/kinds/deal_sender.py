@@ -1,0 +1,168 @@
+"""One deal to the CRM: which calls, by what is known of it.
+
+A deal is written only where it differs. One that may have been made before (by a creation whose answer was lost, or by
+a try that was killed) is looked for before another one is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from crm_provider import errors as e
+from crm_provider.client.client import CrmClient
+from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
+from crm_provider.load.mapping.deal_mapper import Deal
+from crm_provider.load.rows import Made, Outcome
+from crm_provider.load.workers import InFlightRow, SentRow
+
+ELSEWHERE = "The deal is in none of only_from_stages: it was left alone."
+
+
+class DealSender:
+    """Sends rows; threads may share it.
+
+    :param cache: deals that were read
+    :param names: attributes that the load writes
+    :param contact_id: the id of the contact with an address; raises ``CONTACT_NOT_FOUND``
+    :param finds: whether a deal is looked for by its contact and pipeline before it is created
+    :param refuses: whether the deals that were read show already that a contact cannot have another one
+    :param stages: ids of the stages, in lower case, that a deal may leave; empty for all
+    :param began: when the load began, by the CRM's clock
+    """
+
+    def __init__(
+        self,
+        client: CrmClient,
+        cache: DealCache,
+        *,
+        names: frozenset[str],
+        contact_id: Callable[[str], str],
+        finds: bool,
+        refuses: bool = False,
+        stages: frozenset[str] = frozenset(),
+        began: datetime | None = None,
+    ) -> None:
+        self._client, self._cache, self._names = client, cache, names
+        self._contact_id, self._finds, self._refuses = contact_id, finds, refuses
+        self._stages, self._began = stages, began
+
+    def send(self, in_flight: InFlightRow, deal: Deal) -> SentRow:
+        """Send one row.
+
+        :raises CrmError: the error that decides about the row
+        """
+        contact_id = deal.contact_id
+        if contact_id is None and deal.contact_email is not None:
+            contact_id = self._contact_id(deal.contact_email)
+        if deal.deal_id is not None:
+            return self._change(deal.deal_id, deal, contact_id, self._cache.get(deal.deal_id))
+        if contact_id is None or deal.pipeline_id is None or deal.stage_id is None:
+            raise e.CrmInvalidValueError("a new deal needs a contact, a pipeline and a stage")
+        if self._finds and (found := self._found(contact_id, deal.pipeline_id)) is not None:
+            return self._change(found.id, deal, contact_id, found)
+        made = in_flight.made
+        if made is not None:
+            own = self._own(deal, self._candidates(in_flight, contact_id, deal.pipeline_id), made)
+            if own is not None:
+                outcome = Outcome.UNCHANGED if made.earlier_load else Outcome.CREATED
+                return SentRow(outcome, called=False, ids=_ids(own.id, contact_id))
+        if self._refuses and self._cache.of(contact_id, deal.pipeline_id):
+            raise e.CrmContactAssociatedWithADealError(
+                "Contact already associated with a deal.", method="POST", path="/deals"
+            )
+        return self._create(in_flight, deal, contact_id, deal.pipeline_id, deal.stage_id)
+
+    # -- deals that are there --------------------------------------------------------------------------------
+
+    def _change(self, deal_id: str, deal: Deal, contact_id: str | None, remote: RemoteDeal | None) -> SentRow:
+        ids = _ids(deal_id, contact_id)
+        changes = _all(deal, contact_id) if remote is None else remote.changes(deal, contact_id)
+        if changes and self._stages and (remote is None or self._may_leave(remote, deal)):
+            remote = RemoteDeal.of(self._client.get_deal(deal_id), self._names)  # as it is now
+            changes = remote.changes(deal, contact_id)
+        if not changes:
+            return SentRow(Outcome.UNCHANGED, called=False, ids=ids)
+        if self._stages and remote is not None and not self._may_leave(remote, deal):
+            return SentRow(Outcome.SKIPPED, called=False, is_whole=False, ids=ids, message=ELSEWHERE)
+        self._client.update_deal(deal_id, **changes)
+        return SentRow(Outcome.UPDATED, ids=ids)
+
+    def _may_leave(self, remote: RemoteDeal, deal: Deal) -> bool:
+        """Whether a deal is where it may be changed: in one of the stages, or in the row's stage already."""
+        if remote.stage_id is None:
+            raise e.CrmProtocolError(
+                "the CRM does not show the stage of a deal, which only_from_stages needs", method="GET", path="/deals"
+            )
+        return remote.stage_id in self._stages or remote.stage_id == (deal.stage_id or "").lower()
+
+    def _found(self, contact_id: str, pipeline_id: str) -> RemoteDeal | None:
+        """The deal of a contact in a pipeline, None if there is none."""
+        found = self._cache.of(contact_id, pipeline_id)
+        if len(found) > 1:
+            raise e.CrmInvalidValueError(
+                f"the contact has {len(found)} deals in this pipeline; name the deal by its deal_id"
+            )
+        return found[0] if found else None
+
+    # -- new deals -------------------------------------------------------------------------------------------
+
+    def _create(self, in_flight: InFlightRow, deal: Deal, contact_id: str, pipeline_id: str, stage_id: str) -> SentRow:
+        try:
+            made = self._client.create_deal(
+                contact_id=contact_id, pipeline_id=pipeline_id, stage_id=stage_id, attributes=deal.attributes or None
+            )
+        except e.CrmError as error:
+            if not error.outcome_known and in_flight.made is None:
+                in_flight.made = Made(self._began)
+            raise
+        record = {"id": made["id"], "contactId": contact_id, "pipelineId": pipeline_id, "stageId": stage_id}
+        self._cache.put(RemoteDeal.of({**record, "attributes": deal.attributes}, self._names))
+        return SentRow(Outcome.CREATED, ids=_ids(made["id"], contact_id))
+
+    def _candidates(self, in_flight: InFlightRow, contact_id: str, pipeline_id: str) -> list[RemoteDeal]:
+        """Deals of the contact in the pipeline, as they are after the attempt that may have made one."""
+        if in_flight.sends > 1:  # all deals were read before it
+            for record in self._client.list_deals():
+                self._cache.put(RemoteDeal.of(record, self._names))
+        return self._cache.of(contact_id, pipeline_id)
+
+    @staticmethod
+    def _own(deal: Deal, candidates: list[RemoteDeal], made: Made) -> RemoteDeal | None:
+        """The deal that an earlier attempt has made, None if it has made none.
+
+        ``createdAt`` tells it from a deal that was there before, or else the attributes.
+
+        :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing tells who made it
+        """
+        undecided = False
+        for remote in candidates:
+            is_dated = remote.created_at is not None and made.since is not None
+            if (is_dated and _is_older(remote, made)) or remote.contradicts(deal.attributes):
+                continue
+            in_stage = remote.stage_id in (None, (deal.stage_id or "").lower())
+            if is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes)):
+                return remote
+            undecided = undecided or in_stage
+        if undecided:
+            raise e.CrmContactAssociatedWithADealError(
+                "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
+                "whether an earlier attempt created it.",
+                method="POST",
+                path="/deals",
+            )
+        return None
+
+
+def _ids(deal_id: object, contact_id: str | None) -> dict[str, object]:
+    return {"deal_id": deal_id, **({} if contact_id is None else {"contact_id": contact_id})}
+
+
+def _is_older(remote: RemoteDeal, made: Made) -> bool:
+    return remote.created_at is not None and made.since is not None and remote.created_at < made.since
+
+
+def _all(deal: Deal, contact_id: str | None) -> dict[str, Any]:
+    parts = {"stage_id": deal.stage_id, "contact_id": contact_id, "attributes": deal.attributes or None}
+    return {name: value for name, value in parts.items() if value is not None}

@@ -1,0 +1,154 @@
+"""What the loads of each kind of record share: arguments, and files as their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from crm_provider.files.parquet import check_pyarrow
+from crm_provider.load.kinds.contacts import CONTACTS
+from crm_provider.load.kinds.deals import DEALS
+from crm_provider.load.mapping.fields import Empty
+from crm_provider.load.options import Mode, PlanName
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.options import checked_format
+from crm_provider.observability.lineage import Lineage, lineage_of_files
+from crm_provider.operators.load_base import CrmLoadOperator
+from crm_provider.tasks.arguments import rendered
+from crm_provider.tasks.templates import hide_list, hide_rows, unmask, with_connection
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from crm_provider.load.mapping.deal_mapper import DealMode
+    from crm_provider.load.sources.source import Source
+    from crm_provider.tasks.arguments import LoadArguments, PathsOrAddresses, PathsOrRows, Templated
+
+
+class HidesSuppression:
+    """The suppression list of an operator: its addresses are never shown."""
+
+    @property
+    def suppression(self) -> Any:
+        """As Airflow shows it: of a list only how long it is."""
+        return self._suppression
+
+    @suppression.setter
+    def suppression(self, value: Any) -> None:
+        self._suppression = hide_list(value, "addresses")
+
+
+class CrmContactLoadOperator(HidesSuppression, CrmLoadOperator):
+    """Base of the loads of contacts.
+
+    Without a mapping, the column ``email`` is the address and all others are attributes:
+    :class:`~crm_provider.load.mapping.mapper.Mapper`.
+
+    :param mode: ``upsert``, ``create`` (existing contacts are left alone) or ``update`` (new ones are rejected)
+    :param plan: ``auto`` takes the plan with the fewest calls; ``learned`` upserts in the order that the rows so far
+        suggest; ``compare`` reads all contacts of the CRM first and sends only what differs
+    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
+    :param region: country of phone numbers without ``+`` unless the mapping says it: ``"BR"``
+    :param lowercase_email: convert addresses to lower case
+    :param suppression: addresses, or hashes of them, that are never written to: a list, a path or a pattern of files
+    :param list_ids: segmentation lists that each contact is added to
+    :param resubscribe: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
+    """
+
+    kind = CONTACTS
+    template_fields: Sequence[str] = ("suppression", "list_ids", *CrmLoadOperator.template_fields)
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "upsert",
+        plan: PlanName = "auto",
+        empty: Empty = "skip",
+        region: str | None = None,
+        lowercase_email: bool = False,
+        suppression: PathsOrAddresses | None = None,
+        list_ids: Templated[str | Sequence[str]] = (),
+        resubscribe: bool = False,
+        **kwargs: Unpack[LoadArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.mode, self.plan, self.empty = mode, plan, empty
+        self.region, self.lowercase_email = region, lowercase_email
+        self.suppression = suppression
+        self.list_ids, self.resubscribe = rendered(list_ids), resubscribe
+        self.check_at_parse(mode=mode)
+
+
+class CrmDealLoadOperator(CrmLoadOperator):
+    """Base of the loads of deals.
+
+    The fields of the mapping are ``deal_id``, ``stage_id``, ``pipeline_id``, ``contact_id`` or ``contact_email``, and
+    attributes: :class:`~crm_provider.load.mapping.deal_mapper.DealMapper`.
+
+    :param mode: ``move``, ``update``, ``create``, or ``upsert`` (found by its id, or by its contact and pipeline)
+    :param plan: ``auto`` takes the plan with the fewest calls; ``compare`` reads all deals of the CRM first and sends
+        only what differs
+    :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
+    :param only_from_stages: stages that a deal may leave: one that is elsewhere is left alone and counted as skipped
+    """
+
+    kind = DEALS
+    template_fields: Sequence[str] = ("only_from_stages", *CrmLoadOperator.template_fields)
+
+    def __init__(
+        self,
+        *,
+        mode: DealMode = "upsert",
+        plan: Literal["auto", "compare"] = "auto",
+        empty: Empty = "skip",
+        only_from_stages: Templated[str | Sequence[str]] = (),
+        **kwargs: Unpack[LoadArguments],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.mode, self.plan, self.empty = mode, plan, empty
+        self.only_from_stages = rendered(only_from_stages)
+        self.check_at_parse(mode=mode)
+
+
+class LoadsFiles:
+    """An operator whose rows are files, or given themselves."""
+
+    if TYPE_CHECKING:
+        source_files: Sequence[Any]
+        source_format: str | None
+        source_options: Mapping[str, Any] | None
+
+    def set_source(self, source: PathsOrRows, format_: str | None, options: Mapping[str, Any] | None) -> None:
+        """Check and keep the arguments of the source."""
+        check_pyarrow(source, checked_format(format_))
+        self.source = source
+        self.source_format, self.source_options = format_, options
+
+    @property
+    def source(self) -> Any:
+        """As Airflow shows it: of rows only how many there are."""
+        return self._source
+
+    @source.setter
+    def source(self, value: Any) -> None:
+        self._source = hide_rows(value)
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._arguments()  # type: ignore[misc]
+        return {**arguments, "source": getattr(self, "_source", None)}
+
+    def open_source(self) -> Source:
+        """The rows of the source."""
+        from crm_provider.load.sources.source import open_source
+
+        source = unmask(self.source)
+        if isinstance(source, str) and source.lstrip().startswith("[{"):
+            raise SourceError(
+                "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
+                "or set render_template_as_native_obj=True for the DAG"
+            )
+        return open_source(with_connection(source), format=self.source_format, options=self.source_options)
+
+    def lineage_inputs(self) -> Lineage:
+        """The files; not what is hidden in the source, because rows have no name."""
+        return lineage_of_files(self.source, self.source_files)

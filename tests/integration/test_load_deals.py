@@ -1,0 +1,185 @@
+"""Loads of deals and deletions of contacts as tasks: one case for each action."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.hooks.crm import CrmHook
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
+from crm_provider.sandbox import Sandbox, SandboxSettings, ids
+
+RunTask = Callable[..., Any]
+NEW, WON, LOST = (ids.stage_id("Sales", name) for name in ("New", "Won", "Lost"))
+SALES = ids.pipeline_id("Sales")
+NEWSLETTER = ids.list_id("Newsletter")
+NO_STAGE = "99999999-0000-4000-8000-000000000001"
+PEOPLE = [f"p{number}@example.com" for number in range(5)]
+MOVE = {"deal_id": "deal", "stage_id": "stage"}
+CREATE = {
+    "contact_email": "mail", "pipeline_id": {"constant": SALES}, "stage_id": "stage", "pb_name": "name",
+    "pb_amount": "worth",
+}  # fmt: skip
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """Five contacts, of which the first three have a deal: two are new, one is lost."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    crm.store.add_pipeline("Sales", ["New", "Won", "Lost"])
+    crm.store.add_list("Newsletter")
+    for number, email in enumerate(PEOPLE):
+        contact = crm.store.create_contact(email)
+        if number < 3:
+            crm.store.create_deal(contact_id=contact.id, pipeline_id=SALES, stage_id=LOST if number == 2 else NEW)
+    return crm
+
+
+def deal_of(crm: Sandbox, email: str) -> Any:
+    return crm.store.deal_of(crm.store.contacts[email].id)
+
+
+def stages(crm: Sandbox) -> list[str | None]:
+    return [deal.stage_id if (deal := deal_of(crm, email)) else None for email in PEOPLE]
+
+
+def counts(result: dict[str, Any]) -> dict[str, int]:
+    names = ("created", "updated", "unchanged", "skipped", "rejected", "suppressed", "deleted", "left")
+    assert sum(result.get(name, 0) for name in names) == result["rows"]
+    return {name: result[name] for name in names if result.get(name)}
+
+
+def calls(crm: Sandbox, seen: int = 0) -> Counter[str]:
+    """The calls after those that were seen."""
+    return Counter(f"{entry.method} {entry.route}" for entry in crm.journal()[seen:])
+
+
+def test_move(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    outcomes = tmp_path / "outcomes.jsonl"
+    rows = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:3]]
+    done = run_task(
+        CrmLoadDealsOperator, source=[*rows, {"deal": NO_STAGE, "stage": WON}], mapping=MOVE, mode="move",
+        only_from_stages=[NEW], max_rejects=1, outcomes_path=str(outcomes), outcome_keys="deal",
+    )  # fmt: skip
+    assert counts(done.result) == {"updated": 2, "skipped": 1, "rejected": 1}
+    assert stages(crm) == [WON, WON, LOST, None, None]
+    told = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    assert {line["deal_id"] for line in told if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
+
+
+def test_update_keeps_every_digit(crm: Sandbox, run_task: RunTask) -> None:
+    deal = deal_of(crm, PEOPLE[0]).id
+    mapping = {"deal_id": "deal", "pb_amount": "worth", "custom_field": "note"}
+    row = {"deal": deal, "worth": "12345678901234567890.10", "note": {"a": [1]}}
+    arguments = {"source": [row], "mapping": mapping, "mode": "update"}
+    assert counts(run_task(CrmLoadDealsOperator, **arguments).result) == {"updated": 1}
+    expected = {"pb_amount": "12345678901234567890.10", "custom_field": {"a": [1]}}
+    assert deal_of(crm, PEOPLE[0]).attributes == expected
+    seen = len(crm.journal())
+    assert counts(run_task(CrmLoadDealsOperator, **arguments, plan="compare").result) == {"unchanged": 1}
+    assert calls(crm, seen) == {"GET /deals": 2}
+
+
+def test_create_leaves_contacts_with_a_deal_alone_and_rejects_can_be_sent_again(
+    crm: Sandbox, run_task: RunTask, tmp_path: Path
+) -> None:
+    rows = [{"mail": email, "stage": NEW, "name": "N", "worth": "1.50"} for email in PEOPLE]
+    rows[4]["stage"] = NO_STAGE
+    rejects = tmp_path / "rejects.jsonl"
+    done = run_task(
+        CrmLoadDealsOperator, source=rows, mapping=CREATE, mode="create", rejects_path=str(rejects), max_rejects=1
+    )
+    assert counts(done.result) == {"created": 1, "unchanged": 3, "rejected": 1}
+    assert done.result["errors"] == {"STAGE_NOT_FOUND": 1}
+    rejects.write_text(rejects.read_text().replace(NO_STAGE, WON))
+    again = run_task(
+        CrmRetryRejectsOperator, rejects=str(rejects), only="all", kind="deals", mode="create", mapping=CREATE
+    )
+    assert counts(again.result) == {"created": 1}
+    assert stages(crm) == [NEW, NEW, LOST, NEW, WON]
+    assert deal_of(crm, PEOPLE[4]).attributes == {"pb_name": "N", "pb_amount": "1.50"}
+
+
+def test_upsert_finds_the_deal_of_a_contact(crm: Sandbox, run_task: RunTask) -> None:
+    rows = [{"mail": email, "stage": WON, "name": "N", "worth": "1"} for email in PEOPLE]
+    assert counts(run_task(CrmLoadDealsOperator, source=rows, mapping=CREATE).result) == {"created": 2, "updated": 3}
+    seen = len(crm.journal())
+    assert counts(run_task(CrmLoadDealsOperator, source=rows, mapping=CREATE).result) == {"unchanged": 5}
+    assert set(calls(crm, seen)) <= {"GET /deals", "GET /contacts/{email}", "GET /segments"}
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_stage_that_is_not_there(crm: Sandbox, run_task: RunTask, constant: bool) -> None:
+    stage: Any = {"constant": NO_STAGE} if constant else "stage"
+    rows = [{"deal": deal_of(crm, email).id, "stage": NO_STAGE} for email in PEOPLE[:3]]
+    done = run_task(CrmLoadDealsOperator, source=rows, mapping={**MOVE, "stage_id": stage}, mode="move", max_rejects=3)
+    assert done.state == ("failed" if constant else "success")
+    assert (done.result["left"] > 0) is constant
+    assert stages(crm)[:3] == [NEW, NEW, LOST]
+
+
+def test_a_creation_whose_answer_was_lost_makes_one_deal(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    crm.add_fault(effect="lost", method="POST", count=1)
+    rows = [{"mail": email, "stage": NEW, "name": email, "worth": "1"} for email in PEOPLE[3:]]
+    resuming = {} if HAS_RETRY_POLICY else {"checkpoint_path": str(tmp_path / "checkpoint")}
+    done = run_task(
+        CrmLoadDealsOperator, source=rows, mapping=CREATE, mode="create", errors_in_a_row=1, retries=2, **resuming
+    )
+    assert done.state == "success"
+    assert counts(done.result) == {"created": 2}
+    assert len(crm.store.deals) == 5
+
+
+def test_a_task_of_its_own(crm: Sandbox, run_dag: Callable[..., Any]) -> None:
+    rows = [{"deal": deal_of(crm, email).id, "stage": WON} for email in PEOPLE[:2]]
+    with DAG("crm_own_load_of_deals") as dag:
+
+        @task
+        def move() -> dict[str, Any]:
+            return CrmHook().load_deals(rows, mapping=MOVE, mode="move")
+
+        move()
+    assert counts(run_dag(dag)["move"].result) == {"updated": 2}
+    with pytest.raises(TypeError, match="only_from_stages"):
+        CrmHook().load_deals(rows, only_from_stage=NEW)
+
+
+def test_contacts_are_deleted_in_every_spelling(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
+    crm.store.create_contact("P0@Example.com")
+    report = tmp_path / "report.md"
+    rows = [{"email": PEOPLE[0]}, {"email": "gone@example.com"}]
+    too_many = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=1, retries=0)
+    assert (too_many.state, len(crm.store.contacts)) == ("failed", 6)
+    done = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=2, report_path=str(report))
+    assert counts(done.result) == {"deleted": 1, "unchanged": 1}
+    assert sorted(crm.store.contacts) == PEOPLE[1:]
+    assert "@" not in report.read_text()
+    again = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=0)
+    assert counts(again.result) == {"unchanged": 2}
+
+
+@pytest.mark.parametrize(("resubscribe", "each"), [(True, 1), (False, 2)])
+def test_an_audience_costs_no_call_for_a_member(crm: Sandbox, run_task: RunTask, resubscribe: bool, each: int) -> None:
+    for email in PEOPLE[:3]:
+        crm.store.add_to_lists(email, [NEWSLETTER])
+    seen = len(crm.journal())
+    done = run_task(
+        CrmLoadContactsOperator, source=[{"email": email} for email in PEOPLE], mapping={"email": "email"},
+        mode="update", list_ids=[NEWSLETTER], plan="compare", resubscribe=resubscribe,
+    )  # fmt: skip
+    assert counts(done.result) == {"unchanged": 3, "updated": 2}
+    found = calls(crm, seen)
+    assert found.pop("GET /contacts") == 2  # how many there are, and their one page
+    assert sum(found.values()) == 2 * each

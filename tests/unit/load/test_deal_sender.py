@@ -1,0 +1,410 @@
+"""One deal to the CRM, and what a load knows of the CRM's deals before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal, same
+from crm_provider.load.kinds.deal_sender import ELSEWHERE, DealSender
+from crm_provider.load.kinds.deals import DEALS, RemoteDeals
+from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.mapping.deal_mapper import Deal
+from crm_provider.load.preflight import check
+from crm_provider.load.rows import Made, Row, SourceError
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.checkpoint import DoneRows
+from crm_provider.load.workers import CancelToken, InFlightRow
+
+DEAL, OTHER = "11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002"
+FIRST, LAST = "22222222-0000-4000-8000-00000000000a", "22222222-0000-4000-8000-00000000000b"
+PIPELINE, CONTACT = "33333333-0000-4000-8000-000000000001", "44444444-0000-4000-8000-000000000001"
+BEGAN = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+NAMES = frozenset({"pb_name", "pb_amount", "pb_closingDate"})
+
+
+class FakeDeals:
+    """Deals and contacts in memory; every call is noted."""
+
+    def __init__(self) -> None:
+        self.deals: dict[str, dict[str, Any]] = {}
+        self.contacts = {"ada@x.org": CONTACT}
+        self.calls: list[str] = []
+        self.trouble: e.CrmError | None = None
+
+    def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
+        self.deals[id_] = {
+            "id": id_, "contactId": CONTACT, "pipelineId": PIPELINE, "stageId": stage, "attributes": {}, **fields,
+        }  # fmt: skip
+        return self
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.trouble is not None:
+            raise self.trouble
+
+    def get_deal(self, deal_id: str) -> dict[str, Any]:
+        self._call("get")
+        if deal_id not in self.deals:
+            raise e.CrmDealNotFoundError("Deal not found.", status=404)
+        return self.deals[deal_id]
+
+    def update_deal(self, deal_id: str, **changes: Any) -> dict[str, Any]:
+        self._call(f"update {' '.join(sorted(changes))}")
+        return self.get_deal(deal_id)
+
+    def create_deal(self, **fields: Any) -> dict[str, Any]:
+        self._call("create")
+        return {"id": OTHER}
+
+    def list_deals(self) -> Iterator[dict[str, Any]]:
+        self._call("list")
+        return iter(self.deals.values())
+
+    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+        self._call(f"pages of {listing}")
+        found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
+        yield SimpleNamespace(fresh=[*found, {"id": 7}])
+
+    def count_deals(self) -> int:
+        return len(self.deals)
+
+    def count_contacts(self) -> int:
+        return len(self.contacts)
+
+    def get_contact(self, email: str) -> dict[str, Any]:
+        self._call("contact")
+        if email not in self.contacts:
+            raise e.CrmContactNotFoundError("Contact not found.", status=404)
+        return {"id": self.contacts[email]}
+
+
+def sent(
+    crm: FakeDeals,
+    deal: Deal,
+    *,
+    known: bool = False,
+    made: Made | None = None,
+    sends: int = 1,
+    stages: tuple[str, ...] = (),
+    **options: Any,
+) -> tuple[str, list[str]]:
+    """The outcome, or the error's type, and the calls."""
+    with closing(DealCache()) as cache:
+        if known:
+            for record in crm.deals.values():
+                cache.put(RemoteDeal.of(record, NAMES))
+        sender = DealSender(
+            crm,  # type: ignore[arg-type]
+            cache,
+            names=NAMES,
+            contact_id=lambda email: crm.get_contact(email)["id"],
+            stages=frozenset(stages),
+            began=BEGAN,
+            **{"finds": False, **options},
+        )
+        in_flight = InFlightRow(Row(1, {}), deal, None, sends=sends, made=made)
+        try:
+            found = sender.send(in_flight, deal)
+        except e.CrmError as error:
+            assert error.outcome_known or in_flight.made == Made(BEGAN)
+            return error.type, crm.calls
+        assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
+        return found.outcome.value, crm.calls
+
+
+MOVE = Deal(DEAL, LAST)
+NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
+
+
+@pytest.mark.parametrize(
+    ("there", "deal", "known", "stages", "outcome", "calls"),
+    [
+        # nothing is known
+        (FIRST, MOVE, False, (), "updated", ["update stage_id", "get"]),
+        (
+            FIRST,
+            Deal(DEAL, LAST, attributes={"pb_name": "x"}),
+            False,
+            (),
+            "updated",
+            ["update attributes stage_id", "get"],
+        ),
+        (FIRST, Deal(DEAL, contact_email="ada@x.org"), False, (), "updated", ["contact", "update contact_id", "get"]),
+        (FIRST, Deal(DEAL), False, (), "unchanged", []),
+        # the deal was read
+        (LAST, MOVE, True, (), "unchanged", []),
+        (LAST.upper(), MOVE, True, (), "unchanged", []),
+        (FIRST, MOVE, True, (), "updated", ["update stage_id", "get"]),
+        (FIRST, Deal(DEAL, FIRST, attributes={"pb_name": "x"}), True, (), "updated", ["update attributes", "get"]),
+        (FIRST, Deal(DEAL, None, None, CONTACT.upper()), True, (), "unchanged", []),
+        # it may leave one stage only
+        (FIRST, MOVE, False, (FIRST,), "updated", ["get", "update stage_id", "get"]),
+        (FIRST, MOVE, True, (FIRST,), "updated", ["get", "update stage_id", "get"]),
+        (FIRST, MOVE, False, (LAST,), "skipped", ["get"]),
+        (FIRST, MOVE, True, (LAST,), "skipped", []),
+        (LAST, MOVE, False, (FIRST,), "unchanged", ["get"]),
+        (
+            LAST,
+            Deal(DEAL, LAST, attributes={"pb_name": "x"}),
+            False,
+            (FIRST,),
+            "updated",
+            ["get", "update attributes", "get"],
+        ),
+        (FIRST, Deal(DEAL, None, attributes={"pb_name": "x"}), True, (LAST,), "skipped", []),
+        (None, MOVE, False, (FIRST,), "PROTOCOL", ["get"]),
+    ],
+)
+def test_calls_for_a_deal_that_is_there(
+    there: str | None, deal: Deal, known: bool, stages: tuple[str, ...], outcome: str, calls: list[str]
+) -> None:
+    found = sent(FakeDeals().add(stage=there), deal, known=known, stages=stages)
+    assert (found[0] if outcome != "PROTOCOL" else "PROTOCOL", found[1]) == (outcome, calls)
+    assert outcome != "PROTOCOL" or found[0] not in ("updated", "skipped", "unchanged")
+
+
+def test_a_deal_that_has_moved_since_it_was_read_is_left_alone() -> None:
+    crm = FakeDeals().add(stage=FIRST)
+    with closing(DealCache()) as cache:
+        cache.put(RemoteDeal.of(crm.deals[DEAL], NAMES))
+        crm.add(stage=OTHER)
+        sender = DealSender(
+            crm, cache, names=NAMES, contact_id=str, finds=False, stages=frozenset({FIRST})  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert sender.send(InFlightRow(Row(1, {}), MOVE, None), MOVE).outcome.value == "skipped"
+    assert crm.calls == ["get"]
+
+
+@pytest.mark.parametrize(
+    ("crm", "deal", "options", "outcome", "calls"),
+    [
+        (FakeDeals(), NEW, {}, "created", ["create"]),
+        (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "ada@x.org"), {}, "created", ["contact", "create"]),
+        (FakeDeals(), Deal(None, FIRST, PIPELINE, None, "bob@x.org"), {}, "CONTACT_NOT_FOUND", ["contact"]),
+        (FakeDeals(), Deal(None, FIRST, PIPELINE), {}, "INVALID_VALUE", []),
+        # upsert
+        (FakeDeals(), NEW, {"finds": True}, "created", ["create"]),
+        (FakeDeals().add(), NEW, {"finds": True, "known": True}, "updated", ["update attributes", "get"]),
+        (FakeDeals().add(attributes={"pb_name": "Big"}), NEW, {"finds": True, "known": True}, "unchanged", []),
+        (
+            FakeDeals().add(pipelineId=None),
+            NEW,
+            {"finds": True, "known": True},
+            "updated",
+            ["update attributes", "get"],
+        ),
+        (FakeDeals().add(pipelineId=OTHER), NEW, {"finds": True, "known": True}, "created", ["create"]),
+        (FakeDeals().add().add(OTHER), NEW, {"finds": True, "known": True}, "INVALID_VALUE", []),
+        # create, after all deals were read because the user asked for it
+        (FakeDeals().add(), NEW, {"refuses": True, "known": True}, "CONTACT_ASSOCIATED_WITH_A_DEAL", []),
+        (FakeDeals().add(contactId=OTHER), NEW, {"refuses": True, "known": True}, "created", ["create"]),
+        (FakeDeals().add(contactId=None), NEW, {"refuses": True, "known": True}, "created", ["create"]),
+    ],
+)
+def test_calls_for_a_new_deal(
+    crm: FakeDeals, deal: Deal, options: dict[str, Any], outcome: str, calls: list[str]
+) -> None:
+    crm.calls.clear()
+    assert sent(crm, deal, **options) == (outcome, calls)
+
+
+SINCE, BEFORE = "2026-03-01T12:00:05Z", "2026-02-01T00:00:00Z"
+CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
+
+
+@pytest.mark.parametrize(
+    ("fields", "made", "outcome"),
+    [
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
+        ({"createdAt": SINCE}, Made(BEGAN), "created"),
+        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "created"),  # moved since
+        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged"),
+        ({"attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, Made(None), "created"),
+        # another's
+        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), "create"),
+        # nothing tells
+        ({}, Made(BEGAN), CONFLICT),
+    ],
+)
+@pytest.mark.parametrize("sends", [1, 2])
+def test_a_deal_that_may_have_been_made_is_looked_for(
+    fields: dict[str, Any], made: Made, outcome: str, sends: int
+) -> None:
+    crm = FakeDeals().add(**{"stage": FIRST, **fields})
+    found, calls = sent(crm, NEW, known=sends == 1, made=made, sends=sends)
+    assert calls == ["list"] * (sends - 1) + ["create"] * (outcome == "create")
+    assert found == ("created" if outcome == "create" else outcome)
+
+
+def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
+    crm = FakeDeals()
+    crm.trouble = e.CrmTimeoutError("no answer", outcome_known=False)
+    assert sent(crm, NEW) == ("TIMEOUT", ["create"])
+    crm.trouble = e.CrmInvalidInputError("no", status=422)
+    assert sent(crm, NEW)[0] == "INVALID_INPUT"
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "wanted", "equal"),
+    [
+        ("pb_amount", "1500", "1500.00", True),
+        ("pb_amount", 1500.5, "1500.50", True),
+        ("pb_amount", Decimal("0.10"), "0.1", True),
+        ("pb_amount", "1500", "1500.01", False),
+        ("pb_amount", "", "0", False),
+        ("pb_amount", None, "0", False),
+        ("pb_amount", True, "1", False),
+        ("pb_closingDate", "2026-01-31T12:00:00.000Z", "2026-01-31T09:00:00-03:00", True),
+        ("pb_closingDate", "2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z", False),
+        ("pb_closingDate", None, "2026-01-31T12:00:00Z", False),
+        ("pb_name", "1500", "1500.00", False),
+    ],
+)
+def test_what_counts_as_the_same_value(name: str, found: Any, wanted: Any, equal: bool) -> None:
+    assert same(name, found, wanted) is equal
+    remote = RemoteDeal(DEAL, attributes={name: found})
+    assert (remote.shows({name: wanted}), remote.contradicts({name: wanted})) == (equal, not equal)
+    assert not RemoteDeal(DEAL).contradicts({name: wanted})
+
+
+def test_the_cache_keeps_digits_and_is_emptied() -> None:
+    cache = DealCache()
+    assert (len(cache), cache.get(DEAL), cache.of(CONTACT, PIPELINE)) == (0, None, [])
+    cache.close()
+    record = FakeDeals().add(attributes={"pb_amount": Decimal("0.10"), "other": 1}, createdAt=SINCE).deals[DEAL]
+    remote = RemoteDeal.of(record, NAMES)
+    cache.put(remote)
+    assert cache.get(DEAL.upper()) == remote
+    assert cache.of(CONTACT.upper(), PIPELINE.upper()) == [remote]
+    assert remote.attributes == {"pb_amount": Decimal("0.10")}
+    assert remote.created_at == BEGAN + timedelta(seconds=5)
+    assert len(cache) == 1
+    cache.close()
+
+
+# -- what is known before the first write ---------------------------------------------------------------------
+
+
+def remote_of(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any, **given: Any) -> RemoteDeals:
+    resumed, done = given.pop("resumed", False), given.pop("done", DoneRows())
+    options, mapper = DEALS.options_of(given), DEALS.mapper_of({"mapping": mapping, **given})
+    preflight = check(open_source(rows), mapper, options)
+    token = CancelToken()
+    return RemoteDeals(
+        TrySetup(
+            client=crm,  # type: ignore[arg-type]
+            options=options, mapper=mapper, preflight=preflight, done=done, cancel_token=token, is_resumed=resumed,
+        )
+    )  # fmt: skip
+
+
+BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_id": {"constant": FIRST}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "plan"),
+    [
+        (3, {"mode": "create"}, ("create", 3 + 3 + 1)),
+        (3, {"mode": "create", "resumed": True}, ("compare", 3 + 3 + 1 + 1)),
+        (3, {"mode": "upsert"}, ("compare", 3 + 3 + 1 + 1)),
+        (60, {"mode": "create"}, ("compare", 60 + 1 + 1)),  # reading the contacts is one call
+        (60, {"mode": "upsert"}, ("compare", 60 + 1 + 1 + 1 + 1)),
+    ],
+)
+def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: tuple[str, int]) -> None:
+    crm = FakeDeals()
+    remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, **given)
+    found = remote.make_plan(may_compare=True)
+    assert (found.name, found.calls) == plan
+    assert remote.needs_start
+    assert crm.calls == []
+    remote.close()
+
+
+def test_contacts_that_were_read_are_not_looked_up() -> None:
+    crm = FakeDeals()
+    crm.contacts |= {f"p{n}@x.org": CONTACT for n in range(59)}
+    rows = [{"m": email.upper()} for email in crm.contacts]
+    remote = remote_of(crm, [*rows, {"m": "new@x.org"}], BY_MAIL, mode="create")
+    assert "all contacts are read" in remote.make_plan(may_compare=True).why
+    remote.read_all(lambda count: None)
+    assert crm.calls == ["pages of contacts"]
+    deal = Deal(None, FIRST, PIPELINE, None, "ADA@x.org")
+    assert remote.get(deal) is None
+    assert remote.send(InFlightRow(Row(1, {}), deal, None)).outcome.value == "created"
+    assert crm.calls[1:] == ["create"]
+    with pytest.raises(e.CrmContactNotFoundError):
+        remote.send(InFlightRow(Row(1, {}), Deal(None, FIRST, PIPELINE, None, "new@x.org"), None))
+    remote.close()
+
+
+def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None:
+    crm = FakeDeals().add(stage=LAST).add(OTHER, stage=FIRST)
+    ids = [DEAL, OTHER, "11111111-0000-4000-8000-000000000003"]
+    remote = remote_of(crm, [{"d": id_, "s": LAST} for id_ in ids], {"deal_id": "d", "stage_id": "s"}, mode="move")
+    found = remote.sample(10)
+    assert (found.rows, found.existing, found.same) == (3, 2, 1)
+    assert len(remote.cache) == 2
+    assert not remote.needs_start
+    assert remote.send(InFlightRow(Row(1, {}), MOVE, None)).outcome.value == "unchanged"
+    remote.close()
+
+
+def test_rows_that_are_done_do_not_count() -> None:
+    rows = [{"d": DEAL, "s": LAST}, {"d": OTHER, "s": LAST}, {"d": "", "s": LAST}]
+    mapping = {"deal_id": "d", "stage_id": "s"}
+    remote = remote_of(FakeDeals(), rows, mapping, mode="move", done=DoneRows(1))
+    assert remote.make_plan(may_compare=True).calls == 1
+    remote.close()
+    remote = remote_of(FakeDeals(), rows, mapping, mode="move", done=DoneRows(3))
+    assert remote.make_plan(may_compare=True).name == "nothing"
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "error", "reason"),
+    [
+        (BY_MAIL, e.CrmStageNotFoundError, "stage_id is a constant of the mapping"),
+        (BY_MAIL, e.CrmPipelineNotFoundError, "pipeline_id is a constant of the mapping"),
+        (BY_MAIL, e.CrmContactNotFoundError, None),
+        ({**BY_MAIL, "stage_id": "s"}, e.CrmStageNotFoundError, None),
+    ],
+)
+def test_an_error_of_a_constant_is_one_of_the_run(mapping: Any, error: type[e.CrmError], reason: str | None) -> None:
+    remote = remote_of(FakeDeals(), [{"m": "ada@x.org", "s": FIRST}], mapping, mode="create")
+    assert remote.of_the_run(error("no")) == reason
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mode": "remove"}, "mode"),
+        ({"plan": "learned"}, "plan"),
+        ({"mode": "create", "only_from_stages": FIRST}, "mode='create' changes none"),
+    ],
+)
+def test_options_that_are_wrong(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        DEALS.options_of(given)
+
+
+def test_stages_are_checked_when_they_are_known() -> None:
+    assert DEALS.options_of({"only_from_stages": FIRST.upper()}).stages() == {FIRST}
+    with pytest.raises(SourceError, match="only_from_stages"):
+        DEALS.check_arguments({"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": "won"},
+                              later=lambda value: False)  # fmt: skip
+    plain, guarded = DEALS.options_of({"mode": "move"}), DEALS.options_of({"mode": "move", "only_from_stages": FIRST})
+    assert plain.effect != guarded.effect
+    assert plain.decisive != guarded.decisive

@@ -1,0 +1,169 @@
+"""Deletions of contacts: every spelling of an address goes, never more than allowed, and what has gone is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crm_provider import errors as e
+from crm_provider.errors.on_error import Work
+from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.load.job import LoadJob
+from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.report import LoadStopped, Summary
+from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.workers import RequestStats
+
+SPELLINGS = ["ada@x.org", "Ada@X.org", "ADA@x.org"]
+OTHERS = ["bob@x.org", "eve@x.org"]
+
+
+class FakePeople:
+    """Contacts in memory; a CRM that tells cases apart."""
+
+    def __init__(self, *emails: str) -> None:
+        self.emails = list(emails)
+        self.calls: list[str] = []
+        self.odd = False
+        self.trouble: dict[str, e.CrmError] = {}
+
+    def count_contacts(self) -> int:
+        return len(self.emails)
+
+    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+        self.calls.append(listing)
+        yield SimpleNamespace(fresh=[{"email": email} for email in self.emails] + [{"email": None}])
+        if self.odd:
+            raise e.CrmProtocolError("the listing ends early")
+
+    def delete_contact(self, email: str) -> None:
+        self.calls.append("delete")
+        if email in self.trouble:
+            raise self.trouble.pop(email)
+        if email not in self.emails:
+            raise e.CrmContactNotFoundError("Contact not found.", status=404)
+        self.emails.remove(email)
+
+    def ping(self) -> None:
+        """It works."""
+
+
+def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = None, **given: Any) -> Summary:
+    given = {"max_deletes": 10, **given}
+    on_error = given.pop("on_error", {})
+    return LoadJob(
+        source=open_source(rows or [{"email": email, "note": "x"} for email in emails]),
+        kind=DELETIONS,
+        mapper=DELETIONS.mapper_of(given),
+        client=crm,  # type: ignore[arg-type]
+        stats=RequestStats(),
+        options=DELETIONS.options_of(given),
+        policy=ErrorPolicy(on_error, work=Work.LOAD, operator="CrmDeleteContactsOperator"),
+    ).run()
+
+
+def counts(summary: Summary) -> dict[str, int]:
+    return {outcome.value: count for outcome, count in summary.counts.items() if count}
+
+
+def test_every_spelling_of_an_address_is_deleted_and_nobody_else() -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    summary = erase(crm, "  Ada <ADA@X.ORG> ", "gone@x.org")
+    assert crm.emails == OTHERS
+    assert counts(summary) == {"deleted": 1, "unchanged": 1}
+    assert crm.calls == ["contacts", *["delete"] * 3]
+    assert (summary.plan, summary.plan_calls) == ("compare", 1 + 1 + 2)
+    assert summary.as_dict()["deleted"] == 1
+
+
+def test_with_the_address_as_given_no_contact_is_read() -> None:
+    crm = FakePeople(*SPELLINGS)
+    assert counts(erase(crm, "ada@x.org", "gone@x.org", every_spelling=False)) == {"deleted": 1, "unchanged": 1}
+    assert crm.emails == SPELLINGS[1:]
+    assert crm.calls == ["delete", "delete"]
+
+
+@pytest.mark.parametrize("every_spelling", [True, False])
+def test_nothing_is_deleted_if_there_are_more_than_allowed(every_spelling: bool) -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    with pytest.raises(
+        SourceError, match=r"contacts would be deleted, but max_deletes=1 allows 1; nothing was deleted"
+    ):
+        erase(crm, "ada@x.org", "bob@x.org", max_deletes=1, every_spelling=every_spelling)
+    assert "delete" not in crm.calls
+
+
+def test_a_dry_run_says_how_many_would_go() -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    summary = erase(crm, "ada@x.org", "gone@x.org", dry_run=True, max_deletes=0)
+    assert "3 contacts would be deleted for 2 addresses" in summary.plan_why
+    assert "delete" not in crm.calls
+
+
+def test_a_listing_that_contradicts_itself_ends_the_run_before_a_deletion() -> None:
+    crm = FakePeople(*SPELLINGS)
+    crm.odd = True
+    with pytest.raises(LoadStopped, match="ends early"):
+        erase(crm, "ada@x.org")
+    assert crm.emails == SPELLINGS
+
+
+def test_a_row_without_an_address_is_rejected_and_two_rows_are_one_person() -> None:
+    crm = FakePeople(*SPELLINGS)
+    assert counts(erase(crm, "ada@x.org", "ADA@x.org", "nobody")) == {"deleted": 1, "skipped": 1, "rejected": 1}
+
+
+def test_a_row_that_failed_halfway_goes_on_with_the_other_spellings() -> None:
+    crm = FakePeople(*SPELLINGS)
+    crm.trouble[SPELLINGS[1]] = e.CrmTooManyRequestsError("slow down", status=429)
+    assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
+    assert crm.emails == []
+    assert crm.calls.count("delete") == 4
+
+
+def test_a_contact_that_has_gone_since_it_was_read_counts_as_done_unless_on_error_says_otherwise() -> None:
+    gone = e.CrmContactNotFoundError("Contact not found.", status=404)
+    crm = FakePeople("bob@x.org")
+    crm.trouble["bob@x.org"] = gone
+    assert counts(erase(crm, "bob@x.org")) == {"unchanged": 1}
+    crm.trouble["bob@x.org"] = gone
+    assert counts(erase(crm, "bob@x.org", on_error={"CONTACT_NOT_FOUND": "reject"})) == {"rejected": 1}
+    crm = FakePeople(*SPELLINGS)
+    crm.trouble[SPELLINGS[0]] = gone
+    assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
+
+
+def test_no_row_is_no_call() -> None:
+    crm = FakePeople(*SPELLINGS)
+    assert erase(crm, "nobody").plan == "nothing"
+    assert crm.calls == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_deletes": -1}, "max_deletes"),
+        ({"max_deletes": True}, "max_deletes"),
+        ({"max_deletes": "5"}, "max_deletes"),
+        ({"mode": "update"}, "mode"),
+        ({"mapping": {"email": "mail", "name": "n"}}, "deleted by its address"),
+        ({"mapping": {"mail": "mail"}}, "deleted by its address"),
+        ({"mapping": []}, "mapping"),
+        ({"state_path": "state"}, "state_path has no meaning"),
+    ],
+)
+def test_arguments_that_are_wrong(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        DELETIONS.check_arguments(given, later=lambda value: False)
+
+
+def test_what_decides_and_what_a_plan_has_saved() -> None:
+    one, other = DELETIONS.options_of({}), DELETIONS.options_of({"every_spelling": False})
+    assert one.decisive != other.decisive
+    assert (one.max_deletes, one.effect) == (0, {})
+    assert erase(FakePeople(*OTHERS), *OTHERS).calls_saved == 2
+    assert Outcome.DELETED in one.outcomes
