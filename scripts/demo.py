@@ -45,6 +45,7 @@ EXPECTED: dict[str, dict[str, Expected]] = {
     "crm_loads": {
         "load": Expected("success", "^7 rows: 2 created, 1 updated, 3 rejected, 1 suppressed$", tries=1),
         "resend": Expected("success", "^1 row: 1 created$", tries=1),
+        "load_deals": Expected("success", "^2 rows: 1 updated, 1 rejected$", tries=1),
     },
 }
 """The expected end of every task of a DAG. For other DAGs the state of the run decides."""

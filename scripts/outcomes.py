@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OUTCOMES = ("created", "updated", "moved", "unchanged", "skipped", "rejected", "suppressed")
+OUTCOMES = ("created", "updated", "unchanged", "skipped", "rejected", "suppressed", "deleted")
 """How a row of a load can end."""
 
 

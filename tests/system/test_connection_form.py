@@ -122,7 +122,7 @@ def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any
 
 def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     """One record says what happened and what to do; no line of it is cut, and no frame of the package follows."""
-    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "not the key"}
+    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "another-key"}
     stack.api.request("POST", "/api/v2/connections", fields)
     run = stack.api.run_dag("crm_refused")
     browser.get(f"{stack.url}/dags/crm_refused/runs/{run.run_id}/tasks/upsert?try_number=1")

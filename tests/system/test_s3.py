@@ -20,7 +20,7 @@ from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox
 
 pytest.importorskip("airflow.providers.amazon", reason="the extra 'servers' is not installed")
-pytestmark = [pytest.mark.system, pytest.mark.crm_sandbox(seed="empty", rate=None)]
+pytestmark = pytest.mark.crm_sandbox(seed="empty", rate=None)
 
 CSV = b"email,name\na@example.com,Ana\nno address,Bob\nc@example.com,Caio\n"
 

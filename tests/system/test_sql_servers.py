@@ -20,7 +20,10 @@ from crm_provider.transfers.sql_rows import LARGEST_BATCH
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
 
 pytest.importorskip("airflow.providers.postgres", reason="the extra 'servers' is not installed")
-pytestmark = [pytest.mark.system, pytest.mark.crm_sandbox(seed="empty", rate=None)]
+pytestmark = [
+    pytest.mark.crm_sandbox(seed="empty", rate=None),
+    pytest.mark.filterwarnings("ignore:'(db|passwd)' is deprecated"),  # PyMySQL 2 about the hook's arguments
+]
 
 DRIVERS = {
     "psycopg2": "postgres", "psycopg": "postgres",

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider.client import validation
-from crm_provider.client.deals import RESERVED_DEAL_ATTRIBUTES
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.mapping import converters
 from crm_provider.load.mapping.fields import (
@@ -218,7 +217,7 @@ def target_of(name: Any) -> Target:
         name = rest
     elif dot:
         raise SourceError(f"mapping[{name!r}]: a name with a dot is written 'attributes.{name}'")
-    if name in RESERVED_DEAL_ATTRIBUTES:
+    if name in validation.RESERVED_DEAL_ATTRIBUTES:
         raise SourceError(f"mapping[{name!r}]: no attribute can have this name: the CRM's calls use it")
     return Target(Section.ATTRIBUTES, name)
 

@@ -14,8 +14,9 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal, same
 from crm_provider.load.kinds.deal_sender import ELSEWHERE, DealSender
-from crm_provider.load.kinds.deals import DEALS, RemoteDeals
-from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.kinds.deals import DEALS
+from crm_provider.load.kinds.remote import TrySetup
+from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Made, Row, SourceError

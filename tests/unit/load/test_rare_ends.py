@@ -22,8 +22,8 @@ from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.dispatch import Dispatcher
-from crm_provider.load.kinds.contacts import RemoteContacts
-from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.kinds.remote import TrySetup
+from crm_provider.load.kinds.remote_contacts import RemoteContacts
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary

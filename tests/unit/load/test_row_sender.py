@@ -11,7 +11,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
-from crm_provider.load.kinds.contacts import ContactSender
+from crm_provider.load.kinds.remote_contacts import ContactSender
 from crm_provider.load.rows import Contact, Made, Outcome, Row
 from crm_provider.load.workers import InFlightRow, SentRow
 

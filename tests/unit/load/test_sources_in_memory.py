@@ -80,8 +80,8 @@ def test_a_large_table_comes_in_pieces() -> None:
 
 
 def test_words_for_no_value() -> None:
-    source = open_source(table(a=["x", "NULL"]), options={"null_values": ["NULL"]})
-    assert values(source) == [{"a": "x"}, {"a": None}]
+    source = open_source(table(a=["x", "NULL"], s=[{"b": "NULL"}, None]), options={"null_values": ["NULL"]})
+    assert values(source) == [{"a": "x", "s": {"b": None}}, {"a": None, "s": None}]
 
 
 def test_columns_with_one_name_can_be_distinguished() -> None:
