@@ -426,8 +426,7 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
     problems = most_frequent(summary.problems)
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
-    if len(problems) > SHOWN_PROBLEMS:
-        rest = problems[SHOWN_PROBLEMS:]
+    if rest := problems[SHOWN_PROBLEMS:]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
 
 

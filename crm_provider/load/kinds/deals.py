@@ -60,7 +60,7 @@ class DealOptions(LoadOptions):
     def stages(self) -> frozenset[str]:
         """The ids of the stages that a deal may leave, in lower case; checked late, for they may come from a template.
 
-        :raises SourceError: if one is no uuid
+        :raises SourceError: if one is not a UUID
         """
         try:
             ids = validation.uuids(self.only_from_stages, "only_from_stages") if self.only_from_stages else ()

@@ -120,7 +120,7 @@ def test_constants_and_ids_of_a_mapping() -> None:
         ({**MOVE, " n": "s"}, "update", "without space around it"),
         ({**MOVE, "pb_name": "n", "attributes.pb_name": "n"}, "update", "are the same field"),
         ({"deal_id": {"constant": DEAL}, "stage_id": "s"}, "move", "all rows would be one deal"),
-        ({"deal_id": "d", "stage_id": {"constant": "won"}}, "move", "no uuid"),
+        ({"deal_id": "d", "stage_id": {"constant": "won"}}, "move", "not a UUID"),
         ({"deal_id": "d", "stage_id": {"column": "s", "type": "text"}}, "move", "'type'"),
         ({"deal_id": "d", "stage_id": {"column": ""}}, "move", "name the source's column"),
         ({"deal_id": "d", "stage_id": 7}, "move", "not int"),
@@ -180,8 +180,8 @@ def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: 
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("pb_amount", 1500.5, "a float, which may differ"),
-        ("pb_amount", True, "a float, which may differ"),
+        ("pb_amount", 1500.5, "a float, which cannot hold"),
+        ("pb_amount", True, "a float, which cannot hold"),
         ("pb_closingDate", "2026-01-31T12:00:00", "without a time zone"),
         ("pb_closingDate", datetime(2026, 1, 31, 12, 0, 0, 5), "without a time zone"),  # noqa: DTZ001
     ],
