@@ -103,6 +103,9 @@ _ALL = (
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
             f"{LOAD}/test_extract_stats.py",
+            f"{LOAD}/test_extract.py",
+            f"{LOAD}/test_load_try.py",
+            ENGINE,
         ),
     ),
     Group(

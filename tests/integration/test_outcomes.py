@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Connection
+from table_scenes import TargetHook
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import policy as waiting
@@ -38,6 +40,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.testing import assert_no_duplicates, assert_rate_kept
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -149,6 +152,16 @@ KINDS = {
     "extract contacts": Kind(CrmExtractContactsOperator, lambda n: {"target": f"{EXTRACTS}/contacts-{n}.jsonl"}),
     "extract deals": Kind(CrmExtractDealsOperator, lambda n: {"target": f"{EXTRACTS}/deals-{n}.csv"}),
     "extract lists": Kind(CrmExtractListsOperator, lambda n: {"target": f"{EXTRACTS}/lists-{n}.parquet"}),
+    "listing to table": Kind(
+        CrmToSqlOperator,
+        lambda n: {
+            "listing": "contacts",
+            "sql_conn_id": "db",
+            "table": f"t{n}",
+            "mode": "replace",
+            "create_table": True,
+        },
+    ),
     "list sensor": Kind(CrmListSensor, lambda _: {"list_name": "Newsletter", **POKE}),
     "list sensor, rescheduled": Kind(CrmListSensor, lambda _: {"list_id": NEWSLETTER_ID, **RESCHEDULED}),
     "membership sensor": Kind(CrmListMembershipSensor, lambda _: {"emails": MEMBER, "list_id": NEWSLETTER_ID, **POKE}),
@@ -203,8 +216,14 @@ class Saboteur:
 
 
 @pytest.fixture
-def crm_of_tables(crm: Sandbox, hasty: str) -> Sandbox:
-    """A contact for each case, one of them in a list and with a deal."""
+def crm_of_tables(crm: Sandbox, hasty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A contact for each case, one of them in a list and with a deal; and a database."""
+    get_hook = Connection.get_hook
+    monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
+    database = TargetHook(str(tmp_path / "warehouse.db"))
+    monkeypatch.setattr(
+        Connection, "get_hook", lambda self, **given: database if self.conn_id == "db" else get_hook(self, **given)
+    )
     crm.reset(SandboxSettings(seed=f"contacts:{len(CASES) + 1}", rate=None))
     crm.store.add_to_lists(MEMBER, [NEWSLETTER_ID])
     crm.store.create_deal(contact_id=ids.contact_id(MEMBER), **SALES)
