@@ -142,7 +142,7 @@ def test_an_empty_that_is_unknown() -> None:
     ("mapping", "mode", "changed", "problem"),
     [
         (MOVE, "move", {"s": ""}, "stage_id: empty"),
-        (MOVE, "move", {"d": "deal 7"}, "deal_id (column 'd'): no uuid"),
+        (MOVE, "move", {"d": "deal 7"}, "deal_id (column 'd'): not a UUID"),
         ({**MOVE, "pb_name": "n"}, "update", {"d": None}, "deal_id: empty"),
         (NEW, "create", {"c": ""}, "contact: empty"),
         ({"deal_id": "d", "contact_id": "c", "stage_id": "s"}, "upsert", {"d": ""}, "pipeline_id: empty"),

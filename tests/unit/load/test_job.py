@@ -415,7 +415,7 @@ def test_fingerprints_reach_the_disk_every_few_seconds(setting: Any, tmp_path: P
 def test_the_summary_is_small_and_json(setting: Any) -> None:
     summary = setting(people(5)).run().as_dict()
     assert json.loads(json.dumps(summary)) == summary
-    assert summary["rows"] == sum(summary[outcome.value] for outcome in Outcome)
+    assert summary["rows"] == sum(summary.get(outcome.value, 0) for outcome in Outcome)
     assert not any("@" in str(value) for value in summary.values())
 
 
