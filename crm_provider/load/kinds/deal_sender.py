@@ -144,11 +144,11 @@ class DealSender:
             in_stage = remote.stage_id in (None, (deal.stage_id or "").lower())
             if is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes)):
                 return remote
-            undecided = undecided or in_stage
+            undecided = True
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
-                "whether an earlier attempt created it.",
+                "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether "
+                "an earlier attempt created it.",
                 method="POST",
                 path="/deals",
             )

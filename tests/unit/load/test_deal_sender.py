@@ -232,9 +232,10 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         # another's
         ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
         ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
-        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, Made(BEGAN), "create"),
         # nothing tells
         ({}, Made(BEGAN), CONFLICT),
+        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), CONFLICT),  # it may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
@@ -265,6 +266,8 @@ def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
         ("pb_amount", "", "0", False),
         ("pb_amount", None, "0", False),
         ("pb_amount", True, "1", False),
+        ("pb_amount", "sNaN", "1", False),
+        ("pb_amount", "sNaN", "sNaN", True),
         ("pb_closingDate", "2026-01-31T12:00:00.000Z", "2026-01-31T09:00:00-03:00", True),
         ("pb_closingDate", "2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z", False),
         ("pb_closingDate", None, "2026-01-31T12:00:00Z", False),
