@@ -120,7 +120,7 @@ CONN_FIELDS: dict[str, Any] = {
     "rate_store": {
         "label": "Rate store",
         "description": "Where the rate budget is kept: airflow or redis://... shares it between hosts. Empty: the "
-        "site's setting, else as the executor needs.",
+        "site's setting, else this host, or airflow if tasks run on several hosts.",
         "schema": {"type": ["string", "null"]},
     },
 }

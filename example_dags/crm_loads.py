@@ -1,4 +1,4 @@
-"""A load that rejects rows, the rows that may succeed later sent again, and what each row became.
+"""A load that rejects rows, the rows that may succeed later sent again, and a load of deals.
 
 Runs against the sandbox (``make demo``): the addresses at ``sandbox.test`` misbehave there on purpose.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, Param
 
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmLoadDealsOperator, CrmRetryRejectsOperator
 
 MAPPING = {"email": "email", "name": "name", "company": "company"}
 
@@ -23,6 +23,13 @@ ROWS = [
     {"email": "no-address", "name": "Nobody", "company": ""},  # is not sent
     {"email": "unsubscribed@example.com", "name": "Carlos", "company": ""},
 ]
+
+# ids of the sandbox: a deal of its contact ada@example.com, none, and the stage "Qualified"
+DEALS = [
+    {"deal": "28e755f9-af39-59fe-8b9c-13be9e47d8ee", "worth": "1450.00"},
+    {"deal": "00000000-0000-4000-8000-000000000000", "worth": "80.00"},
+]
+STAGE_QUALIFIED_ID = "f205c4c4-a1de-52c0-9029-b462466be9dd"
 
 with DAG(
     "crm_loads",
@@ -47,4 +54,16 @@ with DAG(
         only="retryable",
         mapping=MAPPING,
     )
-    load >> resend
+    deals = CrmLoadDealsOperator(
+        task_id="load_deals",
+        source=DEALS,
+        mapping={
+            "deal_id": "deal",
+            "stage_id": {"constant": STAGE_QUALIFIED_ID},
+            "pb_amount": {"column": "worth", "type": "number"},
+        },
+        mode="update",
+        max_rejects=1,
+        rejects_path="{{ params.folder }}/deals-{{ run_id }}.jsonl",
+    )
+    load >> resend >> deals

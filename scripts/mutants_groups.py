@@ -66,7 +66,7 @@ _ALL = (
         (
             f"{SCHEDULE}::test_all_of_the_budget_is_used_while_there_is_work",
             f"{SCHEDULE}::test_lanes_that_all_have_work_get_their_weighted_share",
-            f"{SCHEDULE}::test_no_call_is_refused_whoever_calls_wakes_late_or_dies",
+            f"{SCHEDULE}::test_no_call_is_refused_if_a_caller_wakes_late_or_dies",
             f"{SCHEDULE}::test_one_token_is_left_for_the_jitter_of_the_way",
             f"{SCHEDULE}::test_waiting_asks_little",
             f"{SCHEDULE}::test_whatever_the_state_says_a_caller_gets_a_slot_within_seconds",
@@ -103,6 +103,9 @@ _ALL = (
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
             f"{LOAD}/test_extract_stats.py",
+            f"{LOAD}/test_extract.py",
+            f"{LOAD}/test_load_try.py",
+            ENGINE,
         ),
     ),
     Group(

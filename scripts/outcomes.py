@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OUTCOMES = ("created", "updated", "moved", "unchanged", "skipped", "rejected", "suppressed")
+OUTCOMES = ("created", "updated", "unchanged", "skipped", "rejected", "suppressed", "deleted")
 """How a row of a load can end."""
 
 
@@ -71,7 +71,7 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def verdict(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
+def differences(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
     """The differences from the expectation, one sentence each.
 
     :param expected: by task (``upsert_lead[3]``), or by task id for all instances of a mapped task

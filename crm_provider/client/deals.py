@@ -14,9 +14,6 @@ from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
-RESERVED_DEAL_ATTRIBUTES = frozenset({"attributes", "contactId", "pipelineId", "stageId"})
-"""Names with a meaning of their own in the body of a deal."""
-
 EXACT = timedelta(minutes=1)
 """The uncertainty up to which a moment decides the age of a deal."""
 
@@ -205,7 +202,7 @@ def _deal(deal_id: str) -> dict[str, str]:
 
 
 def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
-    checked = validation.attributes(attributes, reserved=RESERVED_DEAL_ATTRIBUTES)
+    checked = validation.attributes(attributes, reserved=validation.RESERVED_DEAL_ATTRIBUTES)
     amount = checked.get("pb_amount")
     if isinstance(amount, float):
         raise e.CrmInvalidValueError(

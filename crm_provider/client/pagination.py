@@ -283,11 +283,15 @@ class ListingCalls(Calls):
             asked for, so that stopping early saves the calls for the others
         """
         route = LISTINGS[listing]
-        if not at_once:
-            yield from walk_pages(lambda number: self._page(route, number, use_decimal=use_decimal), route, earlier)
-            return
-        with ReadAhead(lambda number: self._page(route, number, use_decimal=use_decimal), at_once=at_once) as read:
-            yield from walk_pages(read, route, earlier)
+
+        def page(number: int) -> Page:
+            return self._page(route, number, use_decimal=use_decimal)
+
+        if at_once:
+            with ReadAhead(page, at_once=at_once) as read:
+                yield from walk_pages(read, route, earlier)
+        else:
+            yield from walk_pages(page, route, earlier)
 
     def _walk(self, route: str) -> Iterator[Record]:
         return walk(lambda number: self._page(route, number), route)

@@ -131,7 +131,9 @@ class RetryLoop:
         raise lost
 
     def _send(self) -> Any:
-        waited = self._transport.wait_for_slot(max(self._seconds_left(), SHORTEST_WAIT))
+        max_wait = max(self._seconds_left(), SHORTEST_WAIT)
+        _ = self._call.path  # refuses an invalid part before a slot is taken
+        waited = self._transport.wait_for_slot(max_wait)
         if self._attempts == 1:
             self._first_sent = self._transport.clock()
         try:
@@ -263,7 +265,6 @@ class Calls:
         :return: the content of the response, its envelope unwrapped
         :raises CrmError: the typed error of the last attempt, with the number of attempts and their time
         """
-        _ = call.path  # refuses an invalid part before a slot is taken
         try:
             return RetryLoop(self._transport, call, budget or self._budget, verify_write).run()
         except e.CrmError as error:

@@ -153,24 +153,23 @@ class Transport:
                 "%s %s -> %s in %.3f s, waited %.3f s for the rate budget",
                 call.method, call.log_path, status or error_type, seconds, waited,
             )  # fmt: skip
-            self._notify(
-                RequestEvent(
-                    method=call.method,
-                    route=call.template,
-                    status=status,
-                    seconds=seconds,
-                    waited=waited,
-                    error_type=error_type,
-                    attempt=attempt,
-                )
+            event = RequestEvent(
+                method=call.method,
+                route=call.template,
+                status=status,
+                seconds=seconds,
+                waited=waited,
+                error_type=error_type,
+                attempt=attempt,
             )
+            for place, observer in enumerate(self._observers):
+                try:
+                    observer(event)
+                except Exception as failure:  # noqa: BLE001 - an observer that fails does not fail the call
+                    self._log_failed_observer(place, failure)
 
-    def _notify(self, event: RequestEvent) -> None:
-        """Notify observers. An observer that fails does not fail the call; only its first failure is logged."""
-        for place, observer in enumerate(self._observers):
-            try:
-                observer(event)
-            except Exception:
-                if place not in self._failed_observers:
-                    self._failed_observers.add(place)
-                    log.warning("an observer of calls failed; further failures of it are not logged", exc_info=True)
+    def _log_failed_observer(self, place: int, failure: Exception) -> None:
+        """Log the first failure of an observer."""
+        if place not in self._failed_observers:
+            self._failed_observers.add(place)
+            log.warning("an observer of calls failed; further failures of it are not logged", exc_info=failure)

@@ -18,6 +18,9 @@ _NATIVE = "give the output of a task (XComArg), or set render_template_as_native
 RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
 """Names of other fields in the body of a contact. An attribute of the same name would overwrite the field."""
 
+RESERVED_DEAL_ATTRIBUTES = frozenset({"attributes", "contactId", "pipelineId", "stageId"})
+"""Names with a meaning of their own in the body of a deal."""
+
 
 def email(value: Any, field: str = "email") -> str:
     """The one email address in a value, in the case given: it is not known whether the CRM ignores case.

@@ -18,7 +18,8 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines, RowsLost
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.kinds.contacts import CONTACTS
-from crm_provider.load.kinds.kind import Kind, TrySetup
+from crm_provider.load.kinds.kind import Kind
+from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.options import ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan

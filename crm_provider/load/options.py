@@ -123,7 +123,7 @@ class ContactOptions(LoadOptions):
     def checked_lists(self) -> tuple[str, ...]:
         """The ids of the lists; checked late, for they may come from a template.
 
-        :raises SourceError: if one is no uuid
+        :raises SourceError: if one is not a UUID
         """
         try:
             return tuple(validation.uuids(self.list_ids, "list_ids")) if self.list_ids else ()

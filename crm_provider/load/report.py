@@ -42,8 +42,7 @@ class Summary:
     :param seconds: time spent, waiting between tries excluded
     :param left: rows that are still to be sent: the run ended early
     :param outcomes: the ways in which a row can end
-    :param kind: of the records that were loaded, as ``CrmRetryRejectsOperator`` takes it
-    :param plan_words: what the plan does, where that is not as for contacts
+    :param kind: of the records, as ``CrmRetryRejectsOperator`` takes it; ``plan_words``: what its plan does
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
     :param ending: how the load ended, in a sentence or two
@@ -427,8 +426,7 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
     problems = most_frequent(summary.problems)
     for problem, count in problems[:SHOWN_PROBLEMS]:
         yield f"{count:,}", problem
-    if len(problems) > SHOWN_PROBLEMS:
-        rest = problems[SHOWN_PROBLEMS:]
+    if rest := problems[SHOWN_PROBLEMS:]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} more kinds of problems"
 
 

@@ -230,7 +230,7 @@ class Child:
         assert self.process.stdin
         return self.process.stdin
 
-    def told(self) -> Any:
+    def reported(self) -> Any:
         """What it tells next."""
         assert self.process.stdout
         line = self.process.stdout.readline()
@@ -254,7 +254,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
                 stack.callback(child.process.kill)
                 children.append(child)
         for child in children:
-            child.told()
+            child.reported()
         for child in children:
             print("go", file=child.stdin, flush=True)
         time.sleep(max(WARM_UP, *(contestant.settled for contestant in wave)))
@@ -263,11 +263,11 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
         end = time.monotonic()
         for child in children:
             print("stop", file=child.stdin, flush=True)
-        told = [child.told() for child in children]
+        reported = [child.reported() for child in children]
         figures = []
         for contestant, crm in zip(wave, crms, strict=True):
             seen = [entry.status for entry in crm.journal() if begin <= entry.at < end]
-            own = [report for child, report in zip(children, told, strict=True) if child.contestant is contestant]
+            own = [report for child, report in zip(children, reported, strict=True) if child.contestant is contestant]
             figures.append(judge(contestant, seen, own, begin, end))
     return figures
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 
-def tell(event: str, **facts: Any) -> None:
+def report(event: str, **facts: Any) -> None:
     """Say that something has happened, in the child."""
     print(json.dumps({"event": event, **facts}), flush=True)
 
@@ -18,7 +18,7 @@ def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
     assert child.stdout
     for line in child.stdout:
         if line.startswith("{"):
-            told: dict[str, Any] = json.loads(line)
-            if told.pop("event", None) == expected:
-                return told
+            reported: dict[str, Any] = json.loads(line)
+            if reported.pop("event", None) == expected:
+                return reported
     sys.exit(f"the measured process ended before it had {expected!r}")

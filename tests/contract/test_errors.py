@@ -94,8 +94,8 @@ def test_a_mistake(name: str, account: Account, learn: Learn) -> None:
     error = error_of(answer)
     learn(name, f"{answer.status}, taken for {error.type}", holds=isinstance(error, mistake.errors))
     if name == "unknown contact":
-        told = error.type in CATALOGUE
-        learn("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=told)
+        reported = error.type in CATALOGUE
+        learn("form of an error", f"{_types_named(parsed)} in {shape(parsed)}", holds=reported)
         learn(
             "request id",
             _where_the_id_is(answer, parsed),

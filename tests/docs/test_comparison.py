@@ -35,14 +35,14 @@ def test_the_versions_are_those_that_are_tried_out(package: str) -> None:
     assert version(package) == VERSIONS[package]
 
 
-def test_what_they_tell_airflow_of() -> None:
+def test_what_they_report_to_airflow() -> None:
     providers = {name: info(name) for name in ("http", "slack", "dbt.cloud")}
-    assert [name for name, told in providers.items() if "config" in told or "plugins" in told] == []
-    assert {name: len(told.get("extra-links", [])) for name, told in providers.items()} == {
+    assert [name for name, reported in providers.items() if "config" in reported or "plugins" in reported] == []
+    assert {name: len(reported.get("extra-links", [])) for name, reported in providers.items()} == {
         "http": 0, "slack": 0, "dbt.cloud": 1,
     }  # fmt: skip
     assert len(get_provider_info()["extra-links"]) == 5
-    forms = {name: told["connection-types"][0] for name, told in providers.items()}
+    forms = {name: reported["connection-types"][0] for name, reported in providers.items()}
     assert list(forms["http"]["conn-fields"]) == ["srv_lookup"]
     assert forms["http"]["ui-field-behaviour"]["relabeling"] == {}
     assert list(forms["slack"]["conn-fields"]) == ["timeout", "base_url", "proxy"]

@@ -43,11 +43,11 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
 
     timeout, real, ticks = 100.0, http_session.HttpSession, itertools.count(step=10)
 
-    def wire_of(settings: Any, **keywords: Any) -> Any:
+    def session_of(settings: Any, **keywords: Any) -> Any:
         clock = {"clock": lambda: float(next(ticks))} if settings.timeout == timeout else {}
         return real(settings, **keywords, **clock)
 
-    monkeypatch.setattr(http_session, "HttpSession", wire_of)
+    monkeypatch.setattr(http_session, "HttpSession", session_of)
     monkeypatch.setenv("AIRFLOW_CONN_CRM_HASTY", crm.connection_json(rate_store="off", timeout=timeout))
     return "crm_hasty"
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import reliability
 from airflow.sdk import DAG, chain
-from broken_tasks import LASTING, NEW, PASSING, ROWS, TASKS, UNREACHED, UNREACHING, strike
+from broken_tasks import LASTING, NEW, PASSING, ROWS, TASKS, UNREACHED, UNREACHING, add_faults
 from broken_ways import UNREACHABLE, plain_environment
 
 from crm_provider import errors as e
@@ -132,14 +132,14 @@ class Scene:
     fault: Mapping[str, Any]
     starts: list[tuple[str, int]] = field(default_factory=list)
 
-    def strike(self, hit: str) -> None:
+    def add_faults(self, hit: str) -> None:
         """Just before a task runs; a deferred sensor looks on the worker first, and comes to run once more."""
         again = any(hit == earlier for earlier, _ in self.starts)
         self.starts.append((hit, len(self.crm.journal())))
         if again:
             return
         self.crm.clear_faults()
-        strike(self.crm, hit, self.fault)
+        add_faults(self.crm, hit, self.fault)
 
     def requests(self, hit: str) -> int:
         after = [at for _, at in self.starts[1:]] + [len(self.crm.journal())]
@@ -170,7 +170,7 @@ def check_nothing_lost(crm: Sandbox, before: list[str], target: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_what_breaks_once_is_mended_within_the_try(
+def test_what_breaks_once_is_repaired_within_the_try(
     fault: str,
     crm: Sandbox,
     run_dag: RunDag,
@@ -182,11 +182,11 @@ def test_what_breaks_once_is_mended_within_the_try(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", crm.connection_json(rate_store="off", timeout=10))
     before, scene, table = list(crm.store.contacts), Scene(crm, {**PASSING[fault], "count": 1}), Table(observed)
-    run = run_dag(dag_of(TASKS, tmp_path, scene.strike))
+    run = run_dag(dag_of(TASKS, tmp_path, scene.add_faults))
     assert run.states() == dict.fromkeys(run.states(), "success")
     assert {task.try_number for task in run.tasks.values()} == {1}
-    struck = [entry for entry in crm.journal() if entry.fault and not entry.fault.startswith("garbage")]
-    assert len(struck) == len(TASKS), "each task met it once"
+    affected = [entry for entry in crm.journal() if entry.fault and not entry.fault.startswith("garbage")]
+    assert len(affected) == len(TASKS), "each task met it once"
     assert_no_duplicates(crm)
     check_nothing_lost(crm, before, tmp_path / "contacts.jsonl")
     for hit in TASKS:
@@ -215,7 +215,7 @@ def test_what_does_not_get_better_fails_and_is_made_good_by_the_next_run(
 ) -> None:
     rule, expected, end = LASTING[fault]
     before, scene, table = list(crm.store.contacts), Scene(crm, rule), Table(observed)
-    run = run_dag(dag_of(TASKS, tmp_path, scene.strike))
+    run = run_dag(dag_of(TASKS, tmp_path, scene.add_faults))
     written = [email for email in crm.store.contacts if email not in before]
     assert_no_duplicates(crm)
     assert not (tmp_path / "contacts.jsonl").exists(), "no half of a file"

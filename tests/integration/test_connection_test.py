@@ -72,7 +72,7 @@ def test_a_certificate_that_nobody_trusts(tmp_path: Path, crm: Sandbox, monkeypa
     assert "REQUESTS_CA_BUNDLE" in text
 
 
-def test_an_expired_certificate_is_told_apart(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_certificate_is_distinguished(tmp_path: Path, crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = make_certificate(tmp_path, "localhost", expired=True)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setattr("crm_provider.client.settings.Settings.is_local", False)

@@ -9,27 +9,13 @@ from typing import Any
 
 import pytest
 import table_scenes as scenes
-from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.sdk import DAG, Connection
-from table_scenes import Transfers, email_of
+from table_scenes import TargetHook, Transfers, email_of
 
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 RunDag = Callable[..., Any]
-
-
-class TargetHook(DbApiHook):
-    """SQLite, whose provider need not be installed."""
-
-    conn_name_attr = "target_conn_id"
-
-    def __init__(self, path: str) -> None:
-        super().__init__(target_conn_id="db")
-        self.path = path
-
-    def get_conn(self) -> Any:
-        return sqlite3.connect(self.path)
 
 
 class SqliteTarget:

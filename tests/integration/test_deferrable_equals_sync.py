@@ -196,8 +196,8 @@ def test_table(kind: str, crm: Sandbox, run_dag: RunDag, waits: Waits, fast_trig
     actual = {name: actual_end(run[f"task_{n}"], sent) for n, name in enumerate(CASES)}
     expected = {name: expected_end(kind, case) for name, case in CASES.items()}
     assert {name: (end, expected[name]) for name, end in actual.items() if end != expected[name]} == {}
-    struck = len([entry for entry in crm.journal() if entry.fault == "trouble"])
-    assert struck == len(CASES), "each task met its error once"
+    affected = len([entry for entry in crm.journal() if entry.fault == "trouble"])
+    assert affected == len(CASES), "each task met its error once"
     assert {run[f"task_{n}"].try_number for n in range(len(CASES))} == {1}
 
 
@@ -353,13 +353,13 @@ def test_retry_of_a_used_up_quota_frees_the_slot_and_looks_anew(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_back_off_of_airflow_that_would_do_nothing_is_told_at_parse(mode: str) -> None:
-    with warnings.catch_warnings(record=True) as told:
+def test_a_back_off_of_airflow_that_would_do_nothing_is_reported_at_parse(mode: str) -> None:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         CrmListSensor(
             task_id="x", list_name="Late", exponential_backoff=True, max_wait=timedelta(minutes=5), **MODES[mode]
         )
-    found = [str(warning.message) for warning in told if "exponential_backoff" in str(warning.message)]
+    found = [str(warning.message) for warning in reported if "exponential_backoff" in str(warning.message)]
     assert len(found) == (mode == "deferrable")
     assert all("x: exponential_backoff and max_wait do nothing" in text for text in found)
 

@@ -35,7 +35,12 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sandbox import Sandbox
 from crm_provider.sensors.base import CrmSensor
 from crm_provider.sensors.contacts import CrmContactSensor
@@ -44,13 +49,14 @@ from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks.outcome import MAX_TOTAL_WAIT
 from crm_provider.testing import load_dag, run_dag
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 
 CLASSES: list[type[CrmOperator | CrmSensor]] = [
     CrmUpsertContactOperator, CrmDeleteContactOperator, CrmVerifyEmailOperator, CrmCreateDealOperator,
     CrmMoveDealStageOperator, CrmAddContactToListsOperator, CrmTriggerAutomationOperator,
     CrmExtractContactsOperator, CrmExtractDealsOperator, CrmExtractListsOperator,
     CrmToSqlOperator, CrmLoadContactsOperator, SqlToCrmContactsOperator, CrmRetryRejectsOperator,
+    CrmLoadDealsOperator, SqlToCrmDealsOperator, CrmDeleteContactsOperator,
     CrmListSensor, CrmListMembershipSensor, CrmContactSensor, CrmDealStageSensor,
 ]  # fmt: skip
 FOR_MAKE_DOCS = "airflow.providers.http"  # what docs/migration.md starts from: it runs in tests/docs

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from demo import EXPECTED  # scripts/demo.py, what `make demo` checks
-from outcomes import Row, verdict, why
+from outcomes import Row, differences, why
 
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.testing.airflow_home import dag_bag
@@ -126,7 +126,7 @@ def test_the_lead_pipeline_ends_as_its_table_says(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
 ) -> None:
     run = run_dag(dag_named("crm_lead_pipeline"))
-    assert verdict(rows_of(run), EXPECTED["crm_lead_pipeline"]) == []
+    assert differences(rows_of(run), EXPECTED["crm_lead_pipeline"]) == []
     assert run.state == "success", "one task fails to show how that looks; the last one reports it"
     members = {
         email for email, contact in crm.store.contacts.items() if ids.list_id("Trial users") in contact.memberships
@@ -235,4 +235,4 @@ def test_the_loads_end_as_the_demo_expects(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, tmp_path: Path, waits: dict[str, list[float]]
 ) -> None:
     run = run_dag(dag_named("crm_loads"), run_conf={"folder": str(tmp_path / "crm")}, logical_date=None)
-    assert verdict(rows_of(run), EXPECTED["crm_loads"]) == []
+    assert differences(rows_of(run), EXPECTED["crm_loads"]) == []

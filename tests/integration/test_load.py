@@ -536,14 +536,14 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     waiting = {Dispatcher.run.__code__, futures.wait.__code__, Event.wait.__code__}
 
     def gently(number: int, handler: Any) -> Any:
-        def strike(signum: int, frame: FrameType | None) -> None:
+        def add_faults(signum: int, frame: FrameType | None) -> None:
             if left and waiting <= set(codes(frame)) and len(crm.store.contacts) >= 20:
                 left.pop()
                 handler(signum, frame)
             elif left:
                 signal.setitimer(signal.ITIMER_REAL, 0.001)
 
-        return install(number, strike if number == signal.SIGALRM and callable(handler) else handler)
+        return install(number, add_faults if number == signal.SIGALRM and callable(handler) else handler)
 
     monkeypatch.setattr(signal, "signal", gently)
     monkeypatch.setattr(dispatch, "LAST_WAIT", 300.0)

@@ -69,7 +69,7 @@ def events_of(run: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_load_tells_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, run_dag: RunDag, dry_run: bool) -> None:
+def test_a_load_passes_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, run_dag: RunDag, dry_run: bool) -> None:
     outlets = [create_asset(), Asset(uri="file:///tmp/other")]
     with DAG("loads", schedule=None) as dag:
         CrmLoadContactsOperator(task_id="load", source=ROWS[:2], outlets=outlets, dry_run=dry_run)

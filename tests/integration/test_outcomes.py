@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Connection
+from table_scenes import TargetHook
 
 from crm_provider._compat import HAS_RETRY_POLICY
 from crm_provider.errors import policy as waiting
@@ -38,6 +40,7 @@ from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.testing import assert_no_duplicates, assert_rate_kept
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 RunDag = Callable[..., Any]
 RunTask = Callable[..., Any]
@@ -149,6 +152,16 @@ KINDS = {
     "extract contacts": Kind(CrmExtractContactsOperator, lambda n: {"target": f"{EXTRACTS}/contacts-{n}.jsonl"}),
     "extract deals": Kind(CrmExtractDealsOperator, lambda n: {"target": f"{EXTRACTS}/deals-{n}.csv"}),
     "extract lists": Kind(CrmExtractListsOperator, lambda n: {"target": f"{EXTRACTS}/lists-{n}.parquet"}),
+    "listing to table": Kind(
+        CrmToSqlOperator,
+        lambda n: {
+            "listing": "contacts",
+            "sql_conn_id": "db",
+            "table": f"t{n}",
+            "mode": "replace",
+            "create_table": True,
+        },
+    ),
     "list sensor": Kind(CrmListSensor, lambda _: {"list_name": "Newsletter", **POKE}),
     "list sensor, rescheduled": Kind(CrmListSensor, lambda _: {"list_id": NEWSLETTER_ID, **RESCHEDULED}),
     "membership sensor": Kind(CrmListMembershipSensor, lambda _: {"emails": MEMBER, "list_id": NEWSLETTER_ID, **POKE}),
@@ -197,14 +210,20 @@ class Saboteur:
 
         return sabotage
 
-    def struck(self) -> set[str]:
+    def affected(self) -> set[str]:
         """The tries that met their fault."""
         return {entry.fault for entry in self.crm.journal() if entry.fault}
 
 
 @pytest.fixture
-def crm_of_tables(crm: Sandbox, hasty: str) -> Sandbox:
-    """A contact for each case, one of them in a list and with a deal."""
+def crm_of_tables(crm: Sandbox, hasty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A contact for each case, one of them in a list and with a deal; and a database."""
+    get_hook = Connection.get_hook
+    monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
+    database = TargetHook(str(tmp_path / "warehouse.db"))
+    monkeypatch.setattr(
+        Connection, "get_hook", lambda self, **given: database if self.conn_id == "db" else get_hook(self, **given)
+    )
     crm.reset(SandboxSettings(seed=f"contacts:{len(CASES) + 1}", rate=None))
     crm.store.add_to_lists(MEMBER, [NEWSLETTER_ID])
     crm.store.create_deal(contact_id=ids.contact_id(MEMBER), **SALES)
@@ -264,7 +283,7 @@ def run_cases(crm_of_tables: Sandbox, run_dag: RunDag, waits: Waits, monkeypatch
         monkeypatch.setattr(waiting, "QUOTA_DELAY", 0.01 if pokes else 900.0)  # in real time only while it pokes
         saboteur = Saboteur(crm_of_tables)
         finished = run_dag(dag_of_cases(kind, saboteur, **arguments))
-        assert saboteur.struck() == saboteur.met, "a try was not struck by its fault: it shows nothing"
+        assert saboteur.affected() == saboteur.met, "a try was not struck by its fault: it shows nothing"
         return differences(finished, {case: expected_end(kind, case, policy=policy) for case in cases_of(kind)})
 
     return run
@@ -300,7 +319,9 @@ def test_upsert_of_a_contact_that_exists_updates_it(crm: Sandbox, run_task: RunT
     assert crm.store.contacts["ada@example.com"].attributes["name"] == "Ann"
 
 
-def test_what_a_call_settles_by_itself_costs_no_try(crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag) -> None:
+def test_what_a_call_resolves_by_itself_costs_no_try(
+    crm_sandbox: Sandbox, crm_connection: str, run_dag: RunDag
+) -> None:
     """In real time, with pacing and the default budget of a call."""
     with DAG("outcomes", schedule=None) as dag:
         for name in ("lost", "throttled"):

@@ -75,7 +75,7 @@ def test_a_run_that_ends_as_expected(states: dict[str, str], others: str | None,
         ({**ENDS, "mapped[7]": "success"}, "  mapped[7]: there was none"),
     ],
 )
-def test_what_ended_otherwise_is_told(states: dict[str, str], line: str, dag: DAG) -> None:
+def test_what_ended_otherwise_is_reported(states: dict[str, str], line: str, dag: DAG) -> None:
     with pytest.raises(AssertionError) as raised:
         assert_dag_ends(dag, states)
     head, *lines = str(raised.value).splitlines()
@@ -119,7 +119,7 @@ def test_faults_are_there_for_the_run_only(upsert: DAG, crm_quick: Sandbox) -> N
 @pytest.mark.parametrize(
     "fault", [{"effect": "drop", "path": "/contact"}, Fault(effect="drop", path="/contact")], ids=["fields", "Fault"]
 )
-def test_a_fault_that_struck_nothing_is_told(fault: Any, upsert: DAG, crm_quick: Sandbox) -> None:
+def test_a_fault_that_matched_nothing_is_reported(fault: Any, upsert: DAG, crm_quick: Sandbox) -> None:
     with pytest.raises(AssertionError) as raised:
         assert_dag_ends(upsert, sandbox=crm_quick, fault=fault)
     assert str(raised.value).splitlines() == [
@@ -130,7 +130,7 @@ def test_a_fault_that_struck_nothing_is_told(fault: Any, upsert: DAG, crm_quick:
     assert crm_quick.faults() == []
 
 
-def test_what_the_crm_said_is_told(upsert: DAG, crm_quick: Sandbox) -> None:
+def test_what_the_crm_said_is_reported(upsert: DAG, crm_quick: Sandbox) -> None:
     upsert.get_task("upsert").set_error_policy({"CrmDataError": "skip"})
     refused = {"effect": "error", "error": "INVALID_INPUT", "method": "POST"}
     with pytest.raises(AssertionError) as raised:

@@ -140,7 +140,7 @@ def swept(crm: Sandbox, more: int = 2) -> Callable[[], bool]:
 # -- events
 
 
-def test_which_deals_come_into_a_stage_is_told(crm: Sandbox) -> None:
+def test_which_deals_come_into_a_stage_is_reported(crm: Sandbox) -> None:
     deal = deal_id(contact_id("ada@example.com"))
 
     async def play() -> None:

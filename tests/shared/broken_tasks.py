@@ -79,7 +79,7 @@ NOTHING_YET: Mapping[str, Any] = {
 """The listing without the list that sensors wait for."""
 
 
-def strike(crm: Sandbox, hit: str, fault: Mapping[str, Any]) -> None:
+def add_faults(crm: Sandbox, hit: str, fault: Mapping[str, Any]) -> None:
     """Let a fault wait for the next call; a deferred sensor meets it in the triggerer, after its look on the worker."""
     if hit != "deferred sensor":
         crm.add_fault(**fault)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
+from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.sdk import DAG
 
 from crm_provider.sandbox import Sandbox
@@ -13,6 +15,19 @@ from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 HOSTILE = 'x"; DROP TABLE "keep"; -- `%s` ? {}'
 """The name of an attribute, as anyone may create it in the CRM."""
+
+
+class TargetHook(DbApiHook):
+    """SQLite, whose provider need not be installed."""
+
+    conn_name_attr = "target_conn_id"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(target_conn_id="db")
+        self.path = path
+
+    def get_conn(self) -> Any:
+        return sqlite3.connect(self.path)
 
 
 class TargetDatabase(Protocol):

@@ -122,7 +122,7 @@ def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any
 
 def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
     """One record says what happened and what to do; no line of it is cut, and no frame of the package follows."""
-    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "not the key"}
+    fields = {"connection_id": "crm_refused", "conn_type": "crm", "host": crm.url, "password": "another-key"}
     stack.api.request("POST", "/api/v2/connections", fields)
     run = stack.api.run_dag("crm_refused")
     browser.get(f"{stack.url}/dags/crm_refused/runs/{run.run_id}/tasks/upsert?try_number=1")
@@ -161,7 +161,7 @@ range.selectNodeContents(record);
 const edge = log.getBoundingClientRect().right;
 return [...range.getClientRects()].map(line => line.right).filter(right => right > edge);
 """
-TOLD = """
+REPORTED = """
 const told = document.querySelectorAll("[data-scope=toast][data-part=description]");
 return [...told].map(message => message.innerText);
 """
@@ -197,11 +197,11 @@ def result_of_test(browser: Any, conn_id: str, *, known: Container[str] = ()) ->
     """
     wait_for(lambda: browser.execute_script(PRESS, conn_id))
 
-    def told() -> str:
-        texts = browser.execute_script(TOLD)
+    def reported() -> str:
+        texts = browser.execute_script(REPORTED)
         return next((text for text in texts if text and text not in known and "successfully created" not in text), "")
 
-    return str(wait_for(told))
+    return str(wait_for(reported))
 
 
 def field(browser: Any, name: str) -> Any:

@@ -391,8 +391,8 @@ def test_sandbox_killed_in_mid_load(
         "down", run_id, timeout=PATIENCE, until=lambda run: run.finished or run["load"].state == "up_for_retry"
     )
     assert run["load"].state == "up_for_retry", stack.api.log(run, run["load"])
-    told = "A retry goes on from there"  # a moment after the state
-    stack.until(lambda: told in stack.api.log(run, run["load"], 1), timeout=PATIENCE)
+    reported = "A retry goes on from there"  # a moment after the state
+    stack.until(lambda: reported in stack.api.log(run, run["load"], 1), timeout=PATIENCE)
     first = stack.api.log(run, run["load"], 1)
     assert "CrmConnectionError" in first
     assert REFUSED_CONNECTION in first

@@ -24,12 +24,13 @@ from airflow_stack import AirflowStack
 
 from crm_provider import testing
 from crm_provider.load.progress import SENT_ROWS
-from crm_provider.sandbox import Sandbox
+from crm_provider.sandbox import Sandbox, ids
 
 pytest.importorskip("airflow.models.task_state_store", reason="task state stores came with Airflow 3.3")
 
 RATE = 20
 ROWS = 400
+DEALS = 200
 REFUSED_EVERY = 25
 """Each such row is one that the CRM refuses; and those after it cannot be sent, for they have no address."""
 
@@ -50,7 +51,18 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from crm_provider.operators.load import CrmLoadContactsOperator
+from crm_provider.operators.load import CrmLoadContactsOperator, CrmLoadDealsOperator
+
+with DAG("deals", schedule=None):
+    CrmLoadDealsOperator(
+        task_id="load",
+        crm_conn_id="deals",
+        source="FOLDER/deals.csv",
+        mapping={"contact_id": "contact", "pipeline_id": {"constant": "PIPELINE"}, "stage_id": {"constant": "STAGE"}},
+        mode="create",
+        retries=3,
+        retry_delay=timedelta(seconds=3),
+    )
 
 for name in ("killed", "stopped"):
     with DAG(name, schedule=None):
@@ -76,8 +88,9 @@ def crms() -> Iterator[Crms]:
     with (
         Sandbox(seed="empty", rate=RATE) as killed,
         Sandbox(seed="empty", rate=RATE) as stopped,
+        Sandbox(seed=f"contacts:{DEALS}", rate=RATE) as deals,
     ):
-        found = {"killed": killed, "stopped": stopped}
+        found = {"killed": killed, "stopped": stopped, "deals": deals}
         for crm in found.values():
             crm.add_fault(effect="error", error="INVALID_INPUT", email="refused-*", latency=LATENCY)
             crm.add_fault(effect="latency", latency=LATENCY)
@@ -85,9 +98,11 @@ def crms() -> Iterator[Crms]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the source is, and the rejects will be."""
+def folder(crms: Crms, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the sources are, and the rejects will be."""
     folder = tmp_path_factory.mktemp("load")
+    contacts = [contact.id for contact in crms["deals"].store.contacts.values()]
+    (folder / "deals.csv").write_text("\n".join(["contact", *contacts]))
     with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["mail", "name"], *([email, name] for email, name in source())])
     return folder
@@ -98,7 +113,11 @@ def stack(
     crms: Crms, folder: Path, airflow_stack: Callable[..., AirflowStack], tmp_path_factory: pytest.TempPathFactory
 ) -> AirflowStack:
     dags = tmp_path_factory.mktemp("dags")
-    (dags / "loads.py").write_text(DAG_FILE.replace("FOLDER", str(folder)))
+    (dags / "loads.py").write_text(
+        DAG_FILE.replace("FOLDER", str(folder))
+        .replace("PIPELINE", ids.pipeline_id("Sales"))
+        .replace("STAGE", ids.stage_id("Sales", "New"))
+    )
     environment = {
         **{f"AIRFLOW_CONN_{name.upper()}": crm.connection_json(requests_per_second=RATE) for name, crm in crms.items()},
         # how soon a task is given up whose worker has died
@@ -187,6 +206,21 @@ def kill(what: str, task: Task | None) -> None:
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process looks after a task")
+def test_a_kill_makes_no_second_deal(stack: AirflowStack, crms: Crms) -> None:
+    crm = crms["deals"]
+    run_id = start(stack, "deals")
+    stack.until(lambda: crm.counters().total >= DEALS // 3, timeout=PATIENCE)
+    kill("task", running(stack, "deals", run_id, 1))
+    run = stack.api.wait("deals", run_id, timeout=PATIENCE)
+    assert run["load"].state == "success", stack.api.log(run, run["load"])
+    assert run["load"].try_number == 2
+    result = stack.api.xcoms(run, run["load"])["return_value"]
+    assert (result["created"], result["rows"]) == (DEALS, DEALS), "those of the killed try are known again"
+    created = [call for call in crm.journal() if call.method == "POST" and call.route == "/deals"]
+    assert len(created) == len(crm.store.deals) == DEALS, "not one creation was sent twice"
 
 
 # -- stopped by a user --------------------------------------------------------------------------------------

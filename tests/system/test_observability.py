@@ -119,19 +119,19 @@ def test_a_dag_starts_when_the_contacts_were_loaded(stack: AirflowStack, run: An
     assert (extra["rows"], extra["created"], extra["rejected"]) == (3, 2, 1)
 
 
-def test_openlineage_is_told_what_was_read_and_written(stack: AirflowStack, run: Any, folder: Path) -> None:
-    told_of = partial(completed, folder / "lineage.jsonl", "watched.load")
-    stack.until(lambda: bool(told_of()), timeout=PATIENCE, every=0.5)
-    (event,) = told_of()
+def test_openlineage_receives_what_was_read_and_written(stack: AirflowStack, run: Any, folder: Path) -> None:
+    reported_by = partial(completed, folder / "lineage.jsonl", "watched.load")
+    stack.until(lambda: bool(reported_by()), timeout=PATIENCE, every=0.5)
+    (event,) = reported_by()
     (read,), (written,) = event["inputs"], event["outputs"]
     assert (read["namespace"], read["name"]) == ("file", str(folder / "rows.csv"))
     assert read["inputFacets"]["dataQualityMetrics"]["rowCount"] == 3
     assert (written["namespace"], written["name"]) == ("crm://connect.pingback.com", "acme/contacts")
     assert written["outputFacets"]["outputStatistics"]["rowCount"] == 2
-    told = (folder / "lineage.jsonl").read_text()
+    reported = (folder / "lineage.jsonl").read_text()
     for value in ("ada@example.com", "bob@example.com"):
-        assert value not in told
-    assert "no address" not in told
+        assert value not in reported
+    assert "no address" not in reported
 
 
 def completed(path: Path, job: str) -> list[dict[str, Any]]:

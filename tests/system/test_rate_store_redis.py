@@ -209,7 +209,7 @@ def test_redis_may_be_flushed_lose_its_scripts_stop_and_come_back(
 
 
 @pytest.mark.parametrize("password", ["", "wr0ng"])
-def test_a_wrong_password_is_told_without_it(redis: RedisServer, password: str) -> None:
+def test_a_wrong_password_is_reported_without_it(redis: RedisServer, password: str) -> None:
     url = f"redis://:{password}@127.0.0.1:{redis.port}/0"
     with pytest.raises(StoreUnusable, match=r"Redis at 127\.0\.0\.1:\d+ \(\w+\)$") as raised:
         RedisStore(url, "x").ask(Lane.SINGLE, None, REAL, NEVER_MIND)

@@ -68,15 +68,15 @@ FOUND_HERE = {
 }
 """The types that are found on this side: no answer can name them."""
 
-TOLD_BY_STATUS = {"INVALID_REQUEST": "CrmInvalidRequestError"}
+RECOGNISED_BY_STATUS = {"INVALID_REQUEST": "CrmInvalidRequestError"}
 """The type of a 400 or 422 that does not say what is wrong: section 4, rule 3."""
 
-TYPES = {**{row.type: row.error for row in ANSWERED}, **FOUND_HERE, **TOLD_BY_STATUS}
+TYPES = {**{row.type: row.error for row in ANSWERED}, **FOUND_HERE, **RECOGNISED_BY_STATUS}
 """All types and their classes."""
 
 
 @dataclass(frozen=True)
-class Wired:
+class ReceivedForm:
     """One answer of the gateway: section 5."""
 
     case: str
@@ -87,29 +87,33 @@ class Wired:
 
 
 GATEWAY = (
-    Wired("key refused", 403, {"Message": VENDOR[1].message}, "AccessDeniedException", "FORBIDDEN"),
-    Wired("key missing", 401, {"message": "Unauthorized"}, "UnauthorizedException", "UNAUTHORIZED"),
-    Wired("firewall", 403, {"message": "Forbidden"}, "ForbiddenException", "FORBIDDEN"),
-    Wired(
+    ReceivedForm("key refused", 403, {"Message": VENDOR[1].message}, "AccessDeniedException", "FORBIDDEN"),
+    ReceivedForm("key missing", 401, {"message": "Unauthorized"}, "UnauthorizedException", "UNAUTHORIZED"),
+    ReceivedForm("firewall", 403, {"message": "Forbidden"}, "ForbiddenException", "FORBIDDEN"),
+    ReceivedForm(
         "unknown route",
         403,
         {"message": "Missing Authentication Token"},
         "MissingAuthenticationTokenException",
         "UNKNOWN_ROUTE",
     ),
-    Wired("throttled", 429, {"message": "Too Many Requests"}, "TooManyRequestsException", "TOO_MANY_REQUESTS"),
-    Wired("quota used up", 429, {"message": "Limit Exceeded"}, "LimitExceededException", "LIMIT_EXCEEDED"),
-    Wired("authorizer broke", 500, {"message": None}, "AuthorizerConfigurationException", "INTERNAL_SERVER_ERROR"),
-    Wired(
+    ReceivedForm("throttled", 429, {"message": "Too Many Requests"}, "TooManyRequestsException", "TOO_MANY_REQUESTS"),
+    ReceivedForm("quota used up", 429, {"message": "Limit Exceeded"}, "LimitExceededException", "LIMIT_EXCEEDED"),
+    ReceivedForm(
+        "authorizer broke", 500, {"message": None}, "AuthorizerConfigurationException", "INTERNAL_SERVER_ERROR"
+    ),
+    ReceivedForm(
         "backend throttled or broken",
         500,
         {"message": "Internal server error"},
         "InternalServerErrorException",
         "INTERNAL_SERVER_ERROR",
     ),
-    Wired("bad gateway", 502, {"message": "Internal server error"}, "InternalServerErrorException", "BAD_GATEWAY"),
-    Wired("unavailable", 503, {"message": "Service Unavailable"}, None, "SERVICE_UNAVAILABLE"),
-    Wired("backend too slow", 504, {"message": "Endpoint request timed out"}, None, "GATEWAY_TIMEOUT"),
+    ReceivedForm(
+        "bad gateway", 502, {"message": "Internal server error"}, "InternalServerErrorException", "BAD_GATEWAY"
+    ),
+    ReceivedForm("unavailable", 503, {"message": "Service Unavailable"}, None, "SERVICE_UNAVAILABLE"),
+    ReceivedForm("backend too slow", 504, {"message": "Endpoint request timed out"}, None, "GATEWAY_TIMEOUT"),
 )
 
 BY_STATUS = {

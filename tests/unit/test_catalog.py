@@ -20,7 +20,7 @@ from crm_provider.errors.catalog import (
     advice_for,
 )
 
-from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, Row, Wired
+from .reference import FOUND_HERE, GATEWAY, GATEWAY_TYPES, REPEATED, TYPES, VENDOR, ReceivedForm, Row
 
 VENDOR_ADVICE = {
     # type -> words of the vendor's advice that must be there
@@ -111,16 +111,16 @@ def test_aliases() -> None:
     assert not set(ALIASES) & set(CATALOGUE)
 
 
-@pytest.mark.parametrize("wired", GATEWAY, ids=lambda wired: wired.case)
-def test_gateway_answer_is_as_documented(wired: Wired) -> None:
-    answer = next(answer for answer in GATEWAY_RESPONSES if answer.case == wired.case)
+@pytest.mark.parametrize("received", GATEWAY, ids=lambda received: received.case)
+def test_gateway_answer_is_as_documented(received: ReceivedForm) -> None:
+    answer = next(answer for answer in GATEWAY_RESPONSES if answer.case == received.case)
     assert (answer.status, dict(answer.body), answer.error_type, answer.type) == (
-        wired.status, wired.body, wired.header, wired.type,
+        received.status, received.body, received.header, received.type,
     )  # fmt: skip
 
 
 def test_no_gateway_answer_beyond_the_documented() -> None:
-    assert {answer.case for answer in GATEWAY_RESPONSES} == {wired.case for wired in GATEWAY}
+    assert {answer.case for answer in GATEWAY_RESPONSES} == {received.case for received in GATEWAY}
 
 
 def test_every_family_has_advice() -> None:

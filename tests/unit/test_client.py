@@ -285,7 +285,7 @@ def test_a_created_deal_without_an_id_is_an_error_with_an_unknown_outcome() -> N
 
 
 @pytest.mark.parametrize("answer", [Reply(201), data({"email": EMAIL}), Reply(200, {"message": "created"})], ids=str)
-def test_an_id_that_a_write_does_not_tell_is_read(answer: Reply) -> None:
+def test_an_id_that_a_write_does_not_return_is_read(answer: Reply) -> None:
     made = bench(answer, data(RECORD))
     assert made.client.create_contact(EMAIL) == REF
     assert made.http.sent == ["POST /contacts", f"GET {AT}"]
@@ -538,7 +538,7 @@ def test_an_update_that_finds_nothing_is_an_error_if_the_creation_does_not_prove
     assert (raised.type, raised.path, len(made.http.sent)) == (type_, route, len(steps))
 
 
-def test_a_creation_is_not_repeated_while_reading_tells_of_something_else() -> None:
+def test_a_creation_is_not_repeated_while_reading_shows_something_else() -> None:
     made = bench(lost, *[error("DEAL_NOT_FOUND")] * 4)
     raised = failed(made, lambda c: c.create_contact(EMAIL))
     assert (raised.type, raised.outcome_known) == ("TIMEOUT", False)
@@ -656,7 +656,7 @@ VERIFY_FIRST: dict[str, tuple[Invoke, list[Step], list[str], Any]] = {
 
 
 @pytest.mark.parametrize("name", VERIFY_FIRST)
-def test_a_lost_write_is_settled(name: str) -> None:
+def test_a_lost_write_is_verified(name: str) -> None:
     invoke, steps, requests, result = VERIFY_FIRST[name]
     made = bench(*steps)
     assert invoke(made.client) == result
@@ -749,7 +749,7 @@ QUERY = "Zq queried value"
 ALL_SECRETS = [*SECRET.values(), *WEBHOOK, QUERY]
 REST = {key: value for key, value in SECRET.items() if key != "email"}
 
-PLANTED: dict[str, Invoke] = {
+PUT_THERE: dict[str, Invoke] = {
     "get_contact": lambda c: c.get_contact(SECRET["email"]),
     "create_contact": lambda c: c.create_contact(SECRET["email"], attributes=REST, origin=REST),
     "update_contact": lambda c: c.update_contact(SECRET["email"], attributes=REST),
@@ -787,11 +787,11 @@ ECHOES = [(200, "plain"), *((status, form) for status in (302, 404, 422, 500) fo
 
 
 @pytest.mark.parametrize(("status", "form"), ECHOES)
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", PUT_THERE)
 def test_no_sent_value_is_shown(name: str, status: int, form: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     made = bench(*[echo(status, form)] * 40)
-    raised = failed(made, PLANTED[name])
+    raised = failed(made, PUT_THERE[name])
     text = f"{raised} {raised!r} {raised.args} {json.dumps(raised.as_dict(), ensure_ascii=False)} {caplog.text}"
     assert [value for value in ALL_SECRETS if value.lower() in text.lower()] == []
 

@@ -125,7 +125,7 @@ def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_pacing_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
+def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
     """The monotonic clock starts anew with each boot (the file may outlive it); that of Redis is a wall clock."""
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]

@@ -39,7 +39,7 @@ def test_some_calls_are_kept_to_delete_what_was_made() -> None:
         assert account.calls.left == KEPT_FOR_CLEANING - 1
 
 
-def test_what_cannot_be_deleted_is_told() -> None:
+def test_what_cannot_be_deleted_is_reported() -> None:
     with open_account("sandbox") as account:
         email = account.new_email()
         account.client.delete_contact = Mock(side_effect=OutOfCalls("no more"))  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line, seconds_between
 from mutants_groups import GROUPS
-from outcomes import Expected, Row, table, verdict, why
+from outcomes import Expected, Row, differences, table, why
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = ("make", "--no-print-directory")
@@ -34,8 +34,8 @@ AS_THEY_ARE = {
 }
 
 
-def test_verdict_is_empty_when_all_is_as_expected() -> None:
-    assert verdict(ROWS, AS_THEY_ARE) == []
+def test_differences_are_empty_when_all_is_as_expected() -> None:
+    assert differences(ROWS, AS_THEY_ARE) == []
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_verdict_is_empty_when_all_is_as_expected() -> None:
         ({"other": Expected("success")}, "other: expected, but the run has no such task"),
     ],
 )
-def test_verdict_names_each_difference(changed: dict[str, Expected], problem: str) -> None:
-    assert verdict(ROWS, {**AS_THEY_ARE, **changed}) == [problem]
+def test_differences_name_each_difference(changed: dict[str, Expected], problem: str) -> None:
+    assert differences(ROWS, {**AS_THEY_ARE, **changed}) == [problem]
 
 
-def test_verdict_knows_no_task_by_default() -> None:
-    assert verdict(ROWS[:1], {}) == ["read: not expected, but it ended as success"]
+def test_differences_without_a_task_by_default() -> None:
+    assert differences(ROWS[:1], {}) == ["read: not expected, but it ended as success"]
 
 
 def test_table_has_columns_as_wide_as_needed_and_no_trailing_blanks() -> None:

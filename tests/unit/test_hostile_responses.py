@@ -82,7 +82,7 @@ def failed(session_for: Callable[..., HttpSession]) -> Callable[..., e.CrmError]
 
 
 Failed = Callable[..., e.CrmError]
-WireTo = Callable[..., HttpSession]
+SessionFor = Callable[..., HttpSession]
 
 
 # -- the clock -----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_each_read_gets_only_the_time_that_is_left() -> None:
     assert far.fileno() == -1
 
 
-def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(session_for: WireTo) -> None:
+def test_an_answer_in_many_pieces_is_read_if_it_is_there_in_time(session_for: SessionFor) -> None:
     with RawServer(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", b"7")) as server:
         assert value_of(session_for(server.base_url).round_trip(GET)) == int("7" * 20)
 
@@ -167,7 +167,7 @@ TWO_MEMBERS = gzip.compress(JSON[:9]) + gzip.compress(JSON[9:])
     ],
     ids=["more behind it", "half a member", "much behind it", "two members", "empty members"],
 )
-def test_odd_but_harmless_gzip(encoding: str, body: bytes, session_for: WireTo) -> None:
+def test_odd_but_harmless_gzip(encoding: str, body: bytes, session_for: SessionFor) -> None:
     with RawServer(sends(http(body, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
         assert value_of(session_for(server.base_url).round_trip(GET)) == {"id": "c-1"}
     assert b"Accept-Encoding: gzip\r\n" in server.requests[0]
@@ -195,7 +195,7 @@ def test_what_names_of_encodings_mean(encoding: str, body: bytes, piece: int) ->
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
-def test_nothing_is_not_packed(status: str, encoding: str, session_for: WireTo) -> None:
+def test_nothing_is_not_packed(status: str, encoding: str, session_for: SessionFor) -> None:
     with RawServer(sends(http(b"", status=status, headers=f"Content-Encoding: {encoding}\r\n"))) as server:
         assert value_of(session_for(server.base_url).round_trip(POST)) == {}
 
@@ -312,7 +312,7 @@ REFUSALS: dict[str, type[e.CrmError]] = {
 
 @pytest.mark.parametrize("body", UNREADABLE)
 @pytest.mark.parametrize("status", REFUSALS)
-def test_a_refusal_is_told_by_its_status(status: str, body: str, failed: Failed) -> None:
+def test_a_refusal_is_recognised_by_its_status(status: str, body: str, failed: Failed) -> None:
     content, headers, why = UNREADABLE[body]
     error = failed(sends(http(content, status=status, headers=f"Retry-After: 7\r\n{headers}")), POST)
     assert type(error) is REFUSALS[status]
@@ -321,7 +321,7 @@ def test_a_refusal_is_told_by_its_status(status: str, body: str, failed: Failed)
     assert error.outcome_known is not issubclass(REFUSALS[status], (e.CrmTransientError, e.CrmProtocolError))
 
 
-def test_a_refusal_is_told_by_its_headers_too(failed: Failed) -> None:
+def test_a_refusal_is_recognised_by_its_headers_too(failed: Failed) -> None:
     content, encoding, _ = UNREADABLE["packed otherwise"]
     headers = f"x-amzn-ErrorType: MissingAuthenticationTokenException\r\n{encoding}"
     error = failed(sends(http(content, status="403 Forbidden", headers=headers)), POST)
@@ -344,7 +344,7 @@ def test_a_refusal_that_cannot_be_read_is_sent_again(status: str, paused: list[f
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
-def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, session_for: WireTo) -> None:
+def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, session_for: SessionFor) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     smuggled = http(b'{"data": {"id": "of somebody else"}}').replace(b"Connection: close\r\n", b"")
     with RawServer(sends(answer + smuggled), OK) as server:
@@ -354,7 +354,7 @@ def test_bytes_behind_an_answer_are_not_taken_for_the_next_one(status: str, sess
         assert value_of(session.round_trip(POST)) == {"id": "c-1"}
 
 
-def test_a_header_that_cannot_be_read_is_not_logged(session_for: WireTo, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_that_cannot_be_read_is_not_logged(session_for: SessionFor, caplog: pytest.LogCaptureFixture) -> None:
     """urllib3 warns about it, with the whole URL and the header."""
     caplog.set_level(logging.DEBUG)
     with RawServer(sends(http(JSON, headers=f"no colon but {EMAIL}\r\n"))) as server:
@@ -372,7 +372,7 @@ def test_a_header_that_cannot_be_read_is_not_logged(session_for: WireTo, caplog:
     "location", ["/v2/other", "http://127.0.0.1:{port}/v2/contacts", "//localhost:{port}/", "", "http://["]
 )
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, session_for: WireTo) -> None:
+def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, session_for: SessionFor) -> None:
     with RawServer(OK) as elsewhere:
         header = f"Location: {location.format(port=elsewhere.port)}\r\n"
         with RawServer(sends(http(b"", status=status, headers=header))) as server:
@@ -386,8 +386,8 @@ def test_no_redirect_is_followed_wherever_it_leads(status: str, location: str, s
 # -- TLS -----------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_has_a_name_for_is_told_in_openssls_words(
-    remote: str, session_for: WireTo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_nobody_has_a_name_for_is_reported_in_openssls_words(
+    remote: str, session_for: SessionFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path, remote)
     context = server_context(certificate)

@@ -73,7 +73,7 @@ def test_a_load_that_starts_knows_its_argument_and_its_outlets_only() -> None:
 
 
 @pytest.mark.parametrize("source", [[{"email": "ada@example.com"}], '[{"email": "ada@example.com"}]'])
-def test_rows_have_no_name_and_are_not_told(source: Any) -> None:
+def test_rows_have_no_name_and_are_not_shown(source: Any) -> None:
     found = ran(CrmLoadContactsOperator(task_id="load", source=source), RESULT).get_openlineage_facets_on_complete(None)
     assert found.inputs == []
     assert "ada" not in str(found)
@@ -89,7 +89,7 @@ def test_rejects_that_are_sent_again() -> None:
     assert datasets(operator.get_openlineage_facets_on_complete(None).inputs) == [("file", "/var/crm/r.jsonl")]
 
 
-def test_many_files_are_told_by_the_pattern() -> None:
+def test_many_files_are_reported_by_the_pattern() -> None:
     files = [Path(f"/in/{number}.csv") for number in range(101)]
     assert datasets(lineage_of_files("/in/*.csv", files[:100]).inputs)[0] == ("file", "/in/0.csv")
     assert datasets(lineage_of_files("/in/*.csv", files).inputs) == [("file", "/in/*.csv")]
@@ -123,7 +123,7 @@ def test_a_query_reads_its_tables() -> None:
     assert datasets(found.outputs) == [("crm://connect.pingback.com", "contacts")]
 
 
-def test_of_a_database_that_takes_no_part_only_the_query_is_told() -> None:
+def test_of_a_database_that_takes_no_part_only_the_query_is_reported() -> None:
     for hook in (None, object(), SimpleNamespace(get_openlineage_database_info=lambda connection: None)):
         found = lineage_of_query("SELECT 1", hook, None)
         assert (found.inputs, found.job_facets["sql"].query) == ([], "SELECT 1")

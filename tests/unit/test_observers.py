@@ -32,7 +32,7 @@ def seen_of(call: Call, *script: Step) -> list[RequestEvent]:
     return seen
 
 
-def test_every_attempt_is_told_also_a_failed_one() -> None:
+def test_every_attempt_is_reported_also_a_failed_one() -> None:
     made, seen = observed(lost, error("TOO_MANY_REQUESTS"), refused, OK, limiter=FakeRateLimiter({1: 0.7}))
     made.send(GET)
     assert [(s.attempt, s.status, s.error_type, s.waited, s.throttled) for s in seen] == [
@@ -43,7 +43,7 @@ def test_every_attempt_is_told_also_a_failed_one() -> None:
     ]
 
 
-def test_an_answer_that_makes_no_sense_is_told_with_its_status() -> None:
+def test_an_answer_that_makes_no_sense_is_reported_with_its_status() -> None:
     made, seen = observed(Reply(200, b"<html>"))
     with pytest.raises(e.CrmProtocolError) as raised:
         made.send(GET)
@@ -78,7 +78,7 @@ def test_without_a_slot_there_was_no_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "parts", "told"),
+    ("route", "parts", "reported"),
     [
         ("/contacts/{email}", {"email": "ada@example.com"}, "/contacts/{email}"),
         ("/segments/add-contact/{email}", {"email": "ada@example.com"}, "/segments/add-contact/{email}"),
@@ -91,16 +91,16 @@ def test_without_a_slot_there_was_no_attempt() -> None:
         ("/deals/42", {}, "/deals/..."),
     ],
 )
-def test_a_route_is_told_without_ids(route: str, parts: dict[str, str], told: str) -> None:
-    assert [seen.route for seen in seen_of(Call(method="GET", route=route, path_params=parts), OK)] == [told]
+def test_a_route_is_reported_without_ids(route: str, parts: dict[str, str], reported: str) -> None:
+    assert [seen.route for seen in seen_of(Call(method="GET", route=route, path_params=parts), OK)] == [reported]
 
 
 def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
     made = fakes.bench(OK, OK, OK)
-    told = []
+    reported = []
 
     def broken(seen: RequestEvent) -> None:
-        told.append(seen)
+        reported.append(seen)
         raise RuntimeError("the metrics server is away")
 
     others: list[RequestEvent] = []
@@ -108,8 +108,8 @@ def test_an_observer_that_fails_is_logged_once_and_costs_no_call(caplog: pytest.
     made.transport.observe(others.append)
     for _ in range(3):
         assert made.send(GET) == {"id": "c-1"}
-    assert len(told) == 3
-    assert others == told
+    assert len(reported) == 3
+    assert others == reported
     assert [record.levelname for record in fakes.logged(caplog)] == ["WARNING"]
 
 
@@ -132,7 +132,7 @@ def call_seen(error_type: str | None = None, *, status: int | None = 200, waited
     )
 
 
-def test_a_tally_counts_calls_refusals_waiting_and_errors() -> None:
+def test_a_counter_counts_calls_refusals_waiting_and_errors() -> None:
     counter = RequestCounter()
     for seen in (
         call_seen(waited=0.5),

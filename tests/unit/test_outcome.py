@@ -493,7 +493,7 @@ def test_other_errors_and_none_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ti.pushed == {}
 
 
-def test_a_line_that_makes_no_sense_is_told_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_makes_no_sense_is_reported_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     own_task(monkeypatch, {})
     with pytest.raises(ValueError, match="is invalid"), outcome.crm_errors({"CrmProtocolError": "skip"}):
         pytest.fail("never reached")

@@ -94,7 +94,7 @@ def test_markdown_is_a_table(capsys: Capture) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_told_and_nothing_is_printed(capsys: Capture, arguments: list[str], expected: str) -> None:
+def test_bad_input_is_reported_and_nothing_is_printed(capsys: Capture, arguments: list[str], expected: str) -> None:
     assert main(["policy", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -116,7 +116,7 @@ def test_the_error_comes_back_as_the_class_it_was(monkeypatch: pytest.MonkeyPatc
     assert (type(back), str(back), back.request_id) == (e.CrmForbiddenError, str(error), "req-7")
 
 
-def test_what_the_poll_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_poll_receives(monkeypatch: pytest.MonkeyPatch) -> None:
     poller = FakePoller(WaitResult(result={}))
     soon = pytest.approx(time.monotonic() + 5.0, abs=3.0)
     memory = {"errors_in_a_row": 2, "not_before": time.time() + 5.0, "last_result": "broken", "limit": 99}

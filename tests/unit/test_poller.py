@@ -50,7 +50,7 @@ class Time:
 
     now: float = START
     until: float = START
-    naps: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,7 +58,7 @@ class Time:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        self.naps.append(seconds)
+        self.waits.append(seconds)
         wake = self.now + seconds
         while wake > self.until:
             self.now = max(self.now, self.until)
@@ -615,8 +615,8 @@ def test_no_answer_makes_a_hot_loop(type_: str, interval: int) -> None:
             else rounds * (10 if issubclass(CATALOGUE[type_].error, e.CrmNotFoundError) else each_round)
         )
         assert 0 < len(scene.crm.calls) <= most
-        assert len(scene.time.naps) <= 600 + 2 * rounds
-        assert max(scene.time.naps) <= 1.0
+        assert len(scene.time.waits) <= 600 + 2 * rounds
+        assert max(scene.time.waits) <= 1.0
         assert (scene.poller._task is None) == (type_ in ENDS)
 
     played(play)()

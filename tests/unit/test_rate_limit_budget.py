@@ -72,7 +72,7 @@ def test_a_free_slot_costs_no_sleep(clock: FakeClock) -> None:
     assert clock.slept == []
 
 
-def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> None:
+def test_a_rejected_caller_learns_how_far_the_slot_is(clock: FakeClock) -> None:
     script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.REJECTED, 3.25))
     with pytest.raises(BudgetBusy, match=r"^the next free slot is 3\.2 s away$") as busy:
         lane_of(clock, script).acquire(1.0)
@@ -80,7 +80,7 @@ def test_who_is_told_to_leave_hears_how_far_the_slot_is(clock: FakeClock) -> Non
     assert clock.slept == [0.5]
 
 
-def test_limits_that_change_while_a_caller_naps_count_for_its_next_question(clock: FakeClock) -> None:
+def test_limits_that_change_while_a_caller_waits_count_for_its_next_question(clock: FakeClock) -> None:
     script = Script(clock, (GrantStatus.RETRY_AFTER, 0.5), (GrantStatus.GRANTED, 0.0))
     limiter = lane_of(clock, script)
 

@@ -90,8 +90,8 @@ def test_a_ticket_keeps_its_place_in_the_file(folder: Path) -> None:
     store = HostFileStore("key.rate", folder=folder, clock=clock)
     for _ in range(2):
         ask(store)
-    verdict, _, ticket = ask(store)
-    assert (verdict, ticket) == (GrantStatus.RETRY_AFTER, Ticket(id(store), 2))
+    status, _, ticket = ask(store)
+    assert (status, ticket) == (GrantStatus.RETRY_AFTER, Ticket(id(store), 2))
     assert ask(store, ticket)[2] == ticket
     clock.now += 10
     assert ask(store, ticket)[:2] == (GrantStatus.GRANTED, 0.0)
@@ -109,8 +109,8 @@ def test_a_refusal_moves_the_phase_in_the_file(folder: Path) -> None:
 class Holder:
     """Another process that holds the lock, until this one has napped so often; in place of the module ``time``."""
 
-    def __init__(self, path: Path, naps: float) -> None:
-        self._file, self._naps = path.open("rb"), naps
+    def __init__(self, path: Path, waits: float) -> None:
+        self._file, self._waits = path.open("rb"), waits
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self.now, self.slept = 100.0, list[float]()
 
@@ -120,16 +120,16 @@ class Holder:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += LOCK_PATIENCE / 4
-        if len(self.slept) >= self._naps:
+        if len(self.slept) >= self._waits:
             self._file.close()
 
 
 @pytest.fixture
 def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tuple[HostFileStore, Holder]]:
-    def held(naps: float) -> tuple[HostFileStore, Holder]:
+    def held(waits: float) -> tuple[HostFileStore, Holder]:
         clock = FakeClock()
         ask(HostFileStore("key.rate", folder=folder, clock=clock))
-        holder = Holder(folder / "key.rate", naps)
+        holder = Holder(folder / "key.rate", waits)
         monkeypatch.setattr(host_file, "time", holder)
         return HostFileStore("key.rate", folder=folder, clock=clock, sleep=holder.sleep), holder
 

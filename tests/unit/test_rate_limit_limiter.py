@@ -58,7 +58,7 @@ def test_the_caller_sleeps_until_its_slot() -> None:
 # -- a bounded wait ------------------------------------------------------------------------------------------
 
 
-def test_a_slot_too_far_away_is_told_at_once_and_not_taken() -> None:
+def test_a_slot_too_far_away_is_reported_at_once_and_not_taken() -> None:
     clock = FakeClock()
     limiter = ProcessRateLimiter(1.0, 1, clock=clock, sleep=clock.sleep)
     limiter.acquire(NEVER_MIND)

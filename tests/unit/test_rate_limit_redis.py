@@ -79,7 +79,7 @@ def test_the_script_goes_by_the_constants_of_the_schedule() -> None:
 @pytest.mark.parametrize(
     "broken", [redis.ConnectionError("s3cret"), redis.ResponseError("no script"), OSError("s3cret")]
 )
-def test_whatever_fails_is_told_without_the_password(broken: Exception) -> None:
+def test_whatever_fails_is_reported_without_the_password(broken: Exception) -> None:
     store, _ = store_with(broken)
     kind = type(broken).__name__
     text = f"the rate budget cannot be kept in Redis at redis.example:6380 ({kind})"

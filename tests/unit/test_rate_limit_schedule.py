@@ -53,7 +53,7 @@ def crowd(count: int, lane: Lane = Lane.SINGLE, **fields: float) -> list[Caller]
 
 
 @given(limits=LIMITS, callers=CALLERS)
-def test_no_call_is_refused_whoever_calls_wakes_late_or_dies(limits: tuple[float, int], callers: list[Caller]) -> None:
+def test_no_call_is_refused_if_a_caller_wakes_late_or_dies(limits: tuple[float, int], callers: list[Caller]) -> None:
     rate, burst = limits
     bucket = TokenBucket(rate, burst)
     sent = Scene(Pace.of(rate, burst), callers, until=20.0).run()
@@ -197,12 +197,12 @@ def test_a_record_keeps_everything(schedule: Schedule) -> None:
 
 
 @given(schedule=SCHEDULES, at=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_record_with_a_wrong_byte_is_told(schedule: Schedule, at: int, flip: int) -> None:
+def test_a_record_with_a_wrong_byte_is_reported(schedule: Schedule, at: int, flip: int) -> None:
     record = bytearray(schedule.to_bytes())
     record[at % len(record)] ^= flip
     assert Schedule.from_bytes(bytes(record)) is None
 
 
 @given(st.binary(max_size=300))
-def test_a_record_of_anything_else_is_told(record: bytes) -> None:
+def test_a_record_of_anything_else_is_reported(record: bytes) -> None:
     assert Schedule.from_bytes(record) is None

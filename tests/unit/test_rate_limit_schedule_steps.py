@@ -26,7 +26,7 @@ from crm_provider.rate_limit.schedule import (
 
 PACE = Pace(spacing=1.0, at_once=1)
 FOR_EVER = 1e9
-GO, NAP, LEAVE = GrantStatus.GRANTED, GrantStatus.RETRY_AFTER, GrantStatus.REJECTED
+GO, DELAY, LEAVE = GrantStatus.GRANTED, GrantStatus.RETRY_AFTER, GrantStatus.REJECTED
 SINGLE, WAITING, BULK = LANES
 
 assert (GRANT_AHEAD, NO_SHOW_AFTER, LONGEST_RETRY_DELAY, SHORTEST_RETRY_DELAY) == (0.3, 0.1, 0.5, 0.002), (
@@ -55,14 +55,14 @@ def queue(it: Schedule, lane: Lane = BULK) -> tuple[int, int, float, float]:
 # -- one caller after the other -----------------------------------------------------------------------------
 
 
-def test_the_first_goes_at_once_and_the_next_naps_until_its_slot_is_near() -> None:
+def test_the_first_goes_at_once_and_the_next_waits_until_its_slot_is_near() -> None:
     it = Schedule()
     assert ask(it, 100.0) == (GO, 0.0, 0)
     assert (it.next, it.moved, it.asked) == (101.0, 100.0, 100.0)
     assert queue(it) == (1, 1, 1.0, 0.0), "nobody is there any more"
-    assert ask(it, 100.0) == (NAP, 0.5, 1), "the slot opens at 100.7, but nobody naps longer"
+    assert ask(it, 100.0) == (DELAY, 0.5, 1), "the slot opens at 100.7, but nobody naps longer"
     assert queue(it) == (1, 2, 1.0, 100.6)
-    assert ask(it, 100.5, 1) == (NAP, 0.2, 1)
+    assert ask(it, 100.5, 1) == (DELAY, 0.2, 1)
     assert queue(it) == (1, 2, 1.0, 100.8)
     assert ask(it, 100.7, 1) == (GO, 0.3, 1), "in time to send at 101"
     assert (it.next, it.moved) == (102.0, 100.7)
@@ -78,17 +78,17 @@ def test_who_comes_after_a_rest_does_not_get_the_slots_of_the_past() -> None:
 
 def test_a_burst_is_used_up_and_comes_back_with_time() -> None:
     it, pace = Schedule(), Pace(1.0, 3)
-    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(4)] == [(GO, 0.0), (GO, 0.0), (GO, 0.0), (NAP, 0.5)]
+    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(4)] == [(GO, 0.0), (GO, 0.0), (GO, 0.0), (DELAY, 0.5)]
     assert it.next == 101.0
     assert ask(it, 101.0, 3, pace=pace) == (GO, 0.0, 3)
-    assert [ask(it, 103.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.0), (NAP, 0.5)]
+    assert [ask(it, 103.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.0), (DELAY, 0.5)]
 
 
-def test_the_shortest_nap() -> None:
+def test_the_shortest_delay() -> None:
     it = Schedule()
     ask(it, 100.0)
     ask(it, 100.0)
-    assert ask(it, 100.6995, 1) == (NAP, SHORTEST_RETRY_DELAY, 1)
+    assert ask(it, 100.6995, 1) == (DELAY, SHORTEST_RETRY_DELAY, 1)
 
 
 @pytest.mark.parametrize(
@@ -103,21 +103,21 @@ def test_one_of_a_burst_is_kept_and_one_percent_of_the_rate(
 # -- patience -----------------------------------------------------------------------------------------------
 
 
-def test_who_cannot_wait_for_a_new_place_is_told_how_long_it_would_be() -> None:
+def test_who_cannot_wait_for_a_new_place_is_reported_how_long_it_would_be() -> None:
     it = Schedule()
     ask(it, 100.0)
     ask(it, 100.0)
     before = queue(it)
     assert ask(it, 100.0, patience=1.9) == (LEAVE, 2.0, 2)
     assert queue(it) == before, "takes no place"
-    assert ask(it, 100.0, patience=2.0) == (NAP, 0.5, 2)
+    assert ask(it, 100.0, patience=2.0) == (DELAY, 0.5, 2)
 
 
 def test_who_has_a_place_leaves_only_if_its_lanes_next_slot_is_too_late() -> None:
     it = Schedule()
     for _ in range(3):
         ask(it, 100.0)
-    assert ask(it, 100.2, 2, patience=0.8) == (NAP, 0.5, 2)
+    assert ask(it, 100.2, 2, patience=0.8) == (DELAY, 0.5, 2)
     assert ask(it, 100.2, 2, patience=0.79) == (LEAVE, 1.8, 2)
 
 
@@ -128,11 +128,11 @@ def test_who_is_behind_another_takes_the_slot_only_after_it_had_its_time() -> No
     it = Schedule()
     for _ in range(3):
         ask(it, 100.0)
-    assert ask(it, 100.5, 2) == (NAP, 0.3, 2), "the slot opens at 100.7 and is given up at 100.8"
-    assert ask(it, 100.79, 2) == (NAP, pytest.approx(0.01), 2)
+    assert ask(it, 100.5, 2) == (DELAY, 0.3, 2), "the slot opens at 100.7 and is given up at 100.8"
+    assert ask(it, 100.79, 2) == (DELAY, pytest.approx(0.01), 2)
     assert ask(it, 100.8, 2) == (GO, 0.2, 2)
     assert queue(it)[:2] == (3, 3)
-    assert ask(it, 100.9, 1) == (NAP, 0.5, 1), "it came too late, but keeps on asking and is served"
+    assert ask(it, 100.9, 1) == (DELAY, 0.5, 1), "it came too late, but keeps on asking and is served"
     assert ask(it, 101.7, 1) == (GO, 0.3, 1)
     assert queue(it)[:2] == (3, 3)
 
@@ -141,7 +141,7 @@ def test_the_third_waits_for_its_own_slot_if_the_others_come() -> None:
     it = Schedule()
     for _ in range(4):
         ask(it, 100.0)
-    assert ask(it, 100.4, 3) == (NAP, 0.5, 3), "two before it: it would open at 102.7"
+    assert ask(it, 100.4, 3) == (DELAY, 0.5, 3), "two before it: it would open at 102.7"
     assert ask(it, 100.7, 1) == (GO, 0.3, 1)
     assert ask(it, 101.7, 2) == (GO, 0.3, 2)
     assert ask(it, 102.7, 3) == (GO, 0.3, 3)
@@ -152,7 +152,7 @@ def test_a_slot_that_opened_long_ago_is_given_up_a_while_after_the_last_was_take
     for _ in range(3):
         ask(it, 100.0)
     it.next, it.moved = 90.0, 100.05  # a slot of the past, and the last one was taken just now
-    assert ask(it, 100.1, 2) == (NAP, pytest.approx(0.05), 2)
+    assert ask(it, 100.1, 2) == (DELAY, pytest.approx(0.05), 2)
     assert ask(it, 100.15, 2) == (GO, 0.0, 2)
 
 
@@ -164,7 +164,7 @@ def test_as_many_slots_as_are_open_are_given_to_as_many() -> None:
     it = Schedule()
     it.queues[2].tail, it.queues[2].alive = 4, 1000.0
     it.moved = 99.99
-    assert ask(it, 100.0, 3, pace=pace)[0] is NAP
+    assert ask(it, 100.0, 3, pace=pace)[0] is DELAY
 
 
 @pytest.mark.parametrize("alive", [99.9, 100.0])
@@ -193,19 +193,19 @@ def test_a_ticket_that_was_never_given_out_queues_up(ticket: int | None, mine: i
 # -- slots that are closer than the horizon ------------------------------------------------------------------
 
 
-def test_a_nap_is_as_long_as_the_slots_of_those_before() -> None:
+def test_a_delay_is_as_long_as_the_slots_of_those_before() -> None:
     it, pace = Schedule(), Pace(spacing=0.1, at_once=1)
     assert [ask(it, 100.0, pace=pace)[:2] for _ in range(3)] == [(GO, 0.0), (GO, 0.1), (GO, 0.2)]
     it.next = 100.4
-    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(3)] == [(NAP, 0.1), (NAP, 0.2), (NAP, 0.3)]
+    assert [ask(it, 100.0, pace=pace)[:2] for _ in range(3)] == [(DELAY, 0.1), (DELAY, 0.2), (DELAY, 0.3)]
 
 
-@pytest.mark.parametrize(("now", "verdict"), [(100.09, NAP), (100.11, GO)])
-def test_a_second_slot_that_is_open_too_takes_nothing_from_who_is_before(now: float, verdict: GrantStatus) -> None:
+@pytest.mark.parametrize(("now", "status"), [(100.09, DELAY), (100.11, GO)])
+def test_a_second_slot_that_is_open_too_takes_nothing_from_who_is_before(now: float, status: GrantStatus) -> None:
     it, pace = Schedule(asked=100.0, next=100.35, moved=100.0), Pace(spacing=0.05, at_once=1)
     it.queues[0].tail, it.queues[0].alive = 1, 100.5
     it.queues[2].tail, it.queues[2].alive = 1, 100.5
-    assert ask(it, now, 0, pace=pace)[0] is verdict  # opens at 100.05 for the single call, at 100.1 for the next
+    assert ask(it, now, 0, pace=pace)[0] is status  # opens at 100.05 for the single call, at 100.1 for the next
     assert queue(it, SINGLE)[3] == 100.5, "it is not passed over"
 
 
@@ -254,10 +254,10 @@ def test_a_lane_whose_callers_are_gone_is_no_rival(alive: float, there: bool) ->
 def test_a_single_call_goes_before_the_load_that_was_there_first() -> None:
     it = Schedule()
     ask(it, 100.0)
-    assert ask(it, 100.0) == (NAP, 0.5, 1)
-    assert ask(it, 100.1, lane=SINGLE) == (NAP, 0.5, 0)
-    assert ask(it, 100.5, 1) == (NAP, 0.3, 1), "until the single call has given it up"
-    assert ask(it, 100.6, 0, lane=SINGLE) == (NAP, 0.1, 0)
+    assert ask(it, 100.0) == (DELAY, 0.5, 1)
+    assert ask(it, 100.1, lane=SINGLE) == (DELAY, 0.5, 0)
+    assert ask(it, 100.5, 1) == (DELAY, 0.3, 1), "until the single call has given it up"
+    assert ask(it, 100.6, 0, lane=SINGLE) == (DELAY, 0.1, 0)
     assert ask(it, 100.7, 0, lane=SINGLE) == (GO, 0.3, 0)
     assert (queue(it, SINGLE), it.virtual) == ((1, 1, 0.5, 0.0), 0.0)
     assert ask(it, 101.7, 1) == (GO, 0.3, 1)
@@ -271,7 +271,7 @@ def test_a_lane_that_does_not_come_for_its_turn_is_passed_over() -> None:
     ask(it, 100.2, lane=SINGLE)
     ask(it, 100.4, lane=SINGLE)
     assert queue(it, SINGLE)[3] == 100.9, "both are killed while they nap"
-    assert ask(it, 100.79, 1)[0] is NAP
+    assert ask(it, 100.79, 1)[0] is DELAY
     assert ask(it, 100.8, 1) == (GO, 0.2, 1)
     assert queue(it, SINGLE)[3] == 0.0
     assert queue(it)[2:] == (2.0, 0.0)
@@ -363,7 +363,7 @@ def resealed(body: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "big")
 
 
-def test_a_record_of_another_version_is_told_even_if_it_is_whole() -> None:
+def test_a_record_of_another_version_is_reported_even_if_it_is_whole() -> None:
     body = Schedule().to_bytes()[:-4]
     assert Schedule.from_bytes(resealed(body)) == Schedule()
     assert Schedule.from_bytes(resealed(b"crm-pac0" + body[8:])) is None
@@ -372,7 +372,7 @@ def test_a_record_of_another_version_is_told_even_if_it_is_whole() -> None:
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["asked", "next", "moved", "virtual"])
-def test_a_time_that_is_none_is_told(name: str, odd: float) -> None:
+def test_a_time_that_is_none_is_reported(name: str, odd: float) -> None:
     assert Schedule.from_bytes(replace(Schedule(), **{name: odd}).to_bytes()) is None
     assert Schedule.from_bytes(Schedule(queues=(Queue(), Queue(), Queue(start=odd))).to_bytes()) is None
     assert Schedule.from_bytes(Schedule(queues=(Queue(alive=odd), Queue(), Queue())).to_bytes()) is None

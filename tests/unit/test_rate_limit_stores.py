@@ -73,7 +73,7 @@ def tickets(store: RateStore) -> list[int]:
 # -- the file of the host ------------------------------------------------------------------------------------
 
 
-def test_the_file_is_private_and_tells_nothing(folder: Path, store: HostFileStore) -> None:
+def test_the_file_is_private_and_reveals_nothing(folder: Path, store: HostFileStore) -> None:
     slot(store)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "key.rate").stat().st_mode) == 0o600
@@ -385,7 +385,7 @@ def test_without_a_private_folder_each_process_paces_itself(
     assert "mode 0700); each process paces itself until it can be used again" in caplog.text
 
 
-def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_told(
+def test_without_its_redis_a_host_paces_itself_and_the_password_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(host_file, "private_folder", lambda: folder)
@@ -405,7 +405,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("option", ["socket_timeout=soon", "no_such_option=1"])
-def test_an_option_that_redis_does_not_know_is_told(option: str) -> None:
+def test_an_option_that_redis_does_not_know_is_reported(option: str) -> None:
     with pytest.raises(CrmConfigurationError, match="option after its '\\?'") as raised:
         budgets.store_for(Settings(api_key="k", rate_store=f"redis://:s3cret@host/0?{option}"))
     assert "s3cret" not in str(raised.value)

@@ -83,7 +83,7 @@ def test_words_of_a_value_are_found_however_deep_it_is_wrapped(value: str, spell
         (PHONE, "tel:988887777"),
     ],
 )
-def test_a_part_that_tells_the_value_is_found(value: str, said: str) -> None:
+def test_a_part_that_reveals_the_value_is_found(value: str, said: str) -> None:
     shown = without_values(said, [value]).lower()
     assert "[value]" in shown
     assert [trace for trace in ("zq", "8888", "7777") if trace in shown] == []

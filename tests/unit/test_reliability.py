@@ -63,20 +63,20 @@ def test_texts_are_the_same_in_every_run(text: str, shown: str) -> None:
     assert reliability.stable(text) == shown
 
 
-def test_a_line_that_is_not_in_the_document_is_told_with_the_command(document: Path) -> None:
-    told = reliability.difference(seen(), document)
-    assert told is not None
-    assert reliability.REGENERATE in told
-    assert "no such line" in told
+def test_a_line_that_is_not_in_the_document_is_reported_with_the_command(document: Path) -> None:
+    reported = reliability.difference(seen(), document)
+    assert reported is not None
+    assert reliability.REGENERATE in reported
+    assert "no such line" in reported
 
 
 def test_what_was_written_is_what_was_seen(document: Path, tmp_path: Path) -> None:
     other = seen(part="process", fault="killed")
     assert wrote(tmp_path, seen(), other) == 0
     assert [reliability.difference(line, document) for line in (seen(), other)] == [None, None]
-    told = reliability.difference(seen(ends="success"), document)
-    assert told is not None
-    assert seen().line in told
+    reported = reliability.difference(seen(ends="success"), document)
+    assert reported is not None
+    assert seen().line in reported
     assert document.read_text(encoding="utf-8").endswith("<!-- end -->\ntext\n")
 
 
@@ -87,7 +87,7 @@ def test_a_whole_run_replaces_its_part_and_no_other(document: Path, tmp_path: Pa
     assert (list(held["network"]), list(held["process"])) == ([("refused", "load")], [("refused", "upsert")])
 
 
-def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_told(
+def test_a_line_that_a_whole_run_has_not_seen_is_left_out_and_reported(
     document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrote(tmp_path, seen(), seen(hits="load"), seen(part="process"))

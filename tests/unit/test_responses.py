@@ -27,7 +27,7 @@ from crm_provider.client.responses import (
 from crm_provider.client.retry import repeat_for
 from crm_provider.errors.catalog import Repeat
 
-from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, Row, Wired
+from .reference import ANSWERED, BY_STATUS, FOUND_HERE, GATEWAY, TYPES, UNNAMED, VENDOR, ReceivedForm, Row
 
 
 def answer(
@@ -79,7 +79,7 @@ NAMING: dict[str, Shape] = {
 }
 """Bodies that name the type: it is taken whatever the status and the text."""
 
-TELLING: dict[str, Shape] = {
+SPECIFIC_KEYS: dict[str, Shape] = {
     "v2 text only": lambda row: {"message": row.message},
     "v1 text only": lambda row: {"error": row.message},
     "capital M": lambda row: {"Message": row.message},
@@ -124,14 +124,14 @@ def errors_in(shape: Shape) -> list[e.CrmError]:
     return [error_of(answer(row.status, shape(row))) for row in ANSWERED]
 
 
-@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in (NAMING | TELLING).items()])
-def test_type_or_text_tells_the_class(shape: Shape) -> None:
+@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in (NAMING | SPECIFIC_KEYS).items()])
+def test_type_or_text_decides_the_class(shape: Shape) -> None:
     found = [(name_of(error), error.type, error.status) for error in errors_in(shape)]
     assert found == [(row.error, row.type, row.status) for row in ANSWERED]
 
 
 @pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in MUTE.items()])
-def test_else_the_status_tells_the_family(shape: Shape) -> None:
+def test_else_the_status_decides_the_family(shape: Shape) -> None:
     for row, error in zip(ANSWERED, errors_in(shape), strict=True):
         assert name_of(error) == BY_STATUS[row.status]
         assert error.type == next((t for t, c in TYPES.items() if c == name_of(error)), f"HTTP_{row.status}")
@@ -177,12 +177,12 @@ def test_another_name_of_a_type_is_taken_for_it(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=lambda value: value.type if isinstance(value, e.CrmError) else "",
 )
-def test_what_only_a_status_tells(error: e.CrmError, expected: bool) -> None:
+def test_what_only_a_status_shows(error: e.CrmError, expected: bool) -> None:
     assert by_status_alone(error) is expected
 
 
 @pytest.mark.parametrize("type_", UNNAMED)
-def test_types_without_a_name_in_the_users_document_are_told_by_status_and_message(type_: str) -> None:
+def test_types_without_a_name_in_the_users_document_are_recognised_by_status_and_message(type_: str) -> None:
     row = next(row for row in VENDOR if row.type == type_)
     assert name_of(error_of(answer(row.status, {"message": row.message}))) == row.error
 
@@ -217,7 +217,7 @@ def test_a_text_counts_only_within_its_own_status(status: int) -> None:
         "",
     ],
 )
-def test_a_403_is_never_told_by_its_text(text: str) -> None:
+def test_a_403_is_never_recognised_by_its_text(text: str) -> None:
     assert name_of(error_of(answer(403, {"message": text}))) == "CrmForbiddenError"
 
 
@@ -236,7 +236,7 @@ KEYS = ("errorCode", "code", "type", "errorType", "error", "message", "name")
 @pytest.mark.parametrize(
     ("first", "second"), [(a, b) for n, a in enumerate(KEYS) for b in KEYS[n + 1 :]], ids=lambda key: key
 )
-def test_the_most_telling_key_wins(first: str, second: str) -> None:
+def test_the_most_specific_key_wins(first: str, second: str) -> None:
     body = {second: "DEAL_NOT_FOUND", first: "STAGE_NOT_FOUND"}
     assert isinstance(error_of(answer(404, body)), e.CrmStageNotFoundError)
 
@@ -274,23 +274,23 @@ def test_a_contacts_name_is_no_error_type(name: str) -> None:
 # -- the gateway ---------------------------------------------------------------------------------------------
 
 
-def wired_forms() -> list[Any]:
+def received_forms() -> list[Any]:
     forms = []
-    for wired in GATEWAY:
-        header = {"X-Amzn-ErrorType": wired.header} if wired.header else {}
-        forms.append(pytest.param(wired, wired.body, header, id=f"{wired.case}-whole"))
-        forms.append(pytest.param(wired, wired.body, {}, id=f"{wired.case}-body only"))
-        if wired.header:
-            forms.append(pytest.param(wired, b"", header, id=f"{wired.case}-header only"))
-            with_address = {"x-amzn-errortype": f" {wired.header} :http://internal.example/coral/"}
-            forms.append(pytest.param(wired, b"", with_address, id=f"{wired.case}-header with address"))
+    for received in GATEWAY:
+        header = {"X-Amzn-ErrorType": received.header} if received.header else {}
+        forms.append(pytest.param(received, received.body, header, id=f"{received.case}-whole"))
+        forms.append(pytest.param(received, received.body, {}, id=f"{received.case}-body only"))
+        if received.header:
+            forms.append(pytest.param(received, b"", header, id=f"{received.case}-header only"))
+            with_address = {"x-amzn-errortype": f" {received.header} :http://internal.example/coral/"}
+            forms.append(pytest.param(received, b"", with_address, id=f"{received.case}-header with address"))
     return forms
 
 
-@pytest.mark.parametrize(("wired", "body", "headers"), wired_forms())
-def test_gateway_answer(wired: Wired, body: Any, headers: dict[str, str]) -> None:
-    error = error_of(answer(wired.status, body, headers=headers))
-    assert (name_of(error), error.type, error.status) == (TYPES[wired.type], wired.type, wired.status)
+@pytest.mark.parametrize(("received", "body", "headers"), received_forms())
+def test_gateway_answer(received: ReceivedForm, body: Any, headers: dict[str, str]) -> None:
+    error = error_of(answer(received.status, body, headers=headers))
+    assert (name_of(error), error.type, error.status) == (TYPES[received.type], received.type, received.status)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 502, 503, 504])
@@ -359,7 +359,7 @@ def test_the_start_of_a_value_that_is_cut_off_is_not_shown() -> None:
         ("", "this host"),
     ],
 )
-def test_a_redirect_is_told(status: int, location: str, where: str) -> None:
+def test_a_redirect_is_reported(status: int, location: str, where: str) -> None:
     error = error_of(answer(status, b"", headers={"LOCATION": location}))
     assert type(error) is e.CrmProtocolError
     assert error.message == f"status {status} (a redirect to {where}: not followed, the key stays here)"
@@ -454,7 +454,7 @@ def test_html_in_a_200_says_that_a_proxy_may_be_in_the_way() -> None:
     [(400, True), (401, True), (403, True), (404, True), (409, True), (422, True), (429, True),
      (500, False), (502, False), (503, False), (504, False), (599, False), (302, False), (418, False)],
 )  # fmt: skip
-def test_only_a_write_that_met_a_broken_server_is_unsure(method: str, status: int, known: bool) -> None:
+def test_only_a_write_to_a_broken_server_is_unsure(method: str, status: int, known: bool) -> None:
     assert error_of(answer(status, method=method)).outcome_known is (known or method == "GET")
 
 

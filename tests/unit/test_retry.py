@@ -240,7 +240,7 @@ UNREAD = e.CrmServiceUnavailableError("Service Unavailable", status=503)
 
 
 @pytest.mark.parametrize("first", [refused, error("TOO_MANY_REQUESTS")], ids=["no connection", "throttled"])
-def test_a_post_that_was_never_carried_out_needs_no_settling(first: Step) -> None:
+def test_a_post_that_was_never_carried_out_needs_no_verification(first: Step) -> None:
     made = bench(first, OK)
     assert made.send(POST, verify_write=answers()) == {"id": "c-1"}
 
@@ -271,7 +271,7 @@ def test_a_refused_key_while_reading_back_ends_it_at_once() -> None:
     assert remaining.outcome_known is False
 
 
-def test_a_post_lost_again_and_again_is_settled_each_time() -> None:
+def test_a_post_lost_again_and_again_is_verified_each_time() -> None:
     made = bench(*always(lost))
     remaining = failed(made, POST, verify_write=answers(None, None, None, None))
     assert isinstance(remaining, e.CrmTimeoutError)
@@ -279,7 +279,7 @@ def test_a_post_lost_again_and_again_is_settled_each_time() -> None:
     assert len(made.http.calls) == 5
 
 
-def test_after_settling_a_final_refusal_is_sure() -> None:
+def test_after_verification_a_final_refusal_is_sure() -> None:
     remaining = failed(bench(lost, error("INVALID_INPUT")), POST, verify_write=answers(None))
     assert isinstance(remaining, e.CrmInvalidInputError)
     assert "Tried 2 times" in str(remaining)
@@ -300,7 +300,7 @@ def test_a_caller_waits_no_longer_for_a_slot_than_its_budget() -> None:
     assert made.limiter.asked == [60.0, 59.5, 58.5, 56.5, 52.5]
 
 
-def test_no_slot_in_time_is_told_and_nothing_is_sent() -> None:
+def test_no_slot_in_time_is_reported_and_nothing_is_sent() -> None:
     made = bench(limiter=FakeRateLimiter(away={0: 90.0}))
     remaining = failed(made, GET)
     assert isinstance(remaining, e.CrmTooManyRequestsError)

@@ -167,7 +167,7 @@ def test_the_key_is_nowhere_to_be_seen() -> None:
     assert KEY not in f"{settings!r} {settings} {settings.key_fingerprint} {settings.with_(timeout=1)}"
 
 
-def test_fingerprints_tell_keys_apart() -> None:
+def test_fingerprints_distinguish_keys() -> None:
     one, same, other = Settings(api_key="a"), Settings(api_key="a", timeout=1), Settings(api_key="b")
     assert one.key_fingerprint == same.key_fingerprint != other.key_fingerprint
 

@@ -128,7 +128,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_on_error_is_told_when_the_dag_is_parsed(site: Site, case: str) -> None:
+def test_a_wrong_on_error_is_reported_when_the_dag_is_parsed(site: Site, case: str) -> None:
     value, wanted = WRONG[case]
     site(on_error=value)
     with pytest.raises(e.CrmConfigurationError) as raised:
@@ -150,7 +150,7 @@ def test_the_table_shows_it(site: Site, capsys: pytest.CaptureFixture[str]) -> N
     assert "airflow.cfg" not in capsys.readouterr().out
 
 
-def test_the_command_line_tells_a_wrong_option(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_reports_a_wrong_option(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site(on_error="{")
     assert main(["policy", "--site"]) == 2
     assert "Airflow's configuration, section [crm], option on_error" in capsys.readouterr().err

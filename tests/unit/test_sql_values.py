@@ -210,10 +210,10 @@ def test_an_error_of_the_server_about_a_value_ends_the_query(
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
     rows = SqlRows(lambda: Cursor([("a@ex.co", 2020), error]), "SELECT email, since FROM leads", fetch_size=1).rows()
     next(rows)
-    with pytest.raises(SourceError, match=rf"\({kind}\)") as told:
+    with pytest.raises(SourceError, match=rf"\({kind}\)") as reported:
         next(rows)
-    assert "secret" not in str(told.value)
-    assert told.value.__suppress_context__
+    assert "secret" not in str(reported.value)
+    assert reported.value.__suppress_context__
 
 
 class Broken:

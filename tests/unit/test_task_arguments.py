@@ -29,7 +29,7 @@ def test_arguments_of_any_base_are_known(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "reported"),
     [
         (["contact_emial"], "'contact_emial' (did you mean 'contact_email'?)"),
         (["retires", "task_id"], "'retires' (did you mean 'retries'?)"),
@@ -37,7 +37,7 @@ def test_arguments_of_any_base_are_known(names: list[str]) -> None:
         (["kwargs"], "'kwargs'"),
     ],
 )
-def test_what_is_not_known_is_told_with_the_nearest_name(names: list[str], told: str) -> None:
+def test_what_is_not_known_is_reported_with_the_nearest_name(names: list[str], reported: str) -> None:
     with pytest.raises(TypeError) as refused:
         check_names(Operator, names)
-    assert str(refused.value) == f"Operator has no argument {told}"
+    assert str(refused.value) == f"Operator has no argument {reported}"

@@ -119,6 +119,6 @@ def test_a_hooks_client_is_traced(traced: Traced, monkeypatch: pytest.MonkeyPatc
         client.get_contact("ada@example.com")
     (span,) = traced.spans
     assert span.name == "GET /contacts/{email}"
-    told = span.to_json()
-    assert "ada@" not in told
-    assert "Sesame" not in told
+    reported = span.to_json()
+    assert "ada@" not in reported
+    assert "Sesame" not in reported

@@ -33,7 +33,7 @@ GET = Call(method="GET", route="/contacts")
     ],
 )
 @pytest.mark.parametrize("call", [GET, POST], ids=lambda call: call.method)
-def test_what_is_told_of_it(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
+def test_what_is_reported_of_it(broken: Exception, sent: bool, type_: str, text: str | None, call: Call) -> None:
     error = transport_errors.transport_error(broken, call, sent=sent, proxied=False)
     assert error.type == type_
     assert text is None or error.message == text

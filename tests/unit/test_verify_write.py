@@ -308,7 +308,7 @@ WALL = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc).timestamp()
     ("age", "outcome"),
     [(timedelta(days=30), "unchanged"), (timedelta(hours=4), "unchanged"), (timedelta(seconds=0), "created")],
 )
-def test_without_a_date_this_machines_clock_tells_what_is_hours_old(age: timedelta, outcome: str) -> None:
+def test_without_a_date_this_machines_clock_shows_what_is_hours_old(age: timedelta, outcome: str) -> None:
     created = (NOON - age).isoformat()
     found = data({"id": ID, "email": EMAIL, "attributes": WANTED, "createdAt": created})
     made = bench(lost, found)

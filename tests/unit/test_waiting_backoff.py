@@ -159,7 +159,7 @@ def test_what_the_server_says_goes_before_the_back_off() -> None:
     assert waiting.not_before == NOW + 7
 
 
-def test_what_a_timeout_tells_of_the_last_check() -> None:
+def test_what_a_timeout_says_of_the_last_check() -> None:
     waiting = Waiting()
     assert waiting.last_result == "none yet."
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
@@ -170,7 +170,7 @@ def test_what_a_timeout_tells_of_the_last_check() -> None:
     assert waiting.last_result == "not yet.", "what ends the wait is told by itself"
 
 
-def test_a_time_of_this_process_is_told_to_others_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_of_this_process_is_given_to_others_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crm_provider.waiting.backoff.time", SimpleNamespace(time=lambda: NOW, monotonic=lambda: 50.0))
     assert to_wall(60.0) == NOW + 10.0
     assert to_steady(NOW + 10.0) == 60.0

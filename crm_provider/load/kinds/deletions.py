@@ -7,22 +7,17 @@ could leave a contact behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from crm_provider import errors as e
-from crm_provider.client.pagination import Record as Listed
-from crm_provider.files.temp_database import TempDatabase
-from crm_provider.load.kinds.kind import Kind, RemoteRecords, TrySetup
+from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.planner import Plan, pages_of
-from crm_provider.load.rows import WRITTEN, Contact, Outcome, Record, SourceError, key_of
-from crm_provider.load.state.temp_tables import digest
-from crm_provider.load.workers import InFlightRow, SentRow
+from crm_provider.load.rows import WRITTEN, Outcome, SourceError
 
-GONE = SentRow(Outcome.UNCHANGED, called=False, message="The CRM has no such contact.")
+if TYPE_CHECKING:
+    from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,83 +70,10 @@ class DeleteMapper(Mapper):
         super().__init__(mapping)
 
 
-class RemoteDeletions(RemoteRecords):
-    """The contacts of the CRM that are to be deleted."""
+def _remote(setup: TrySetup) -> RemoteRecords:
+    from crm_provider.load.kinds.remote_deletions import RemoteDeletions
 
-    def __init__(self, setup: TrySetup) -> None:
-        super().__init__(setup)
-        self._options: DeleteOptions = setup.options
-        self._database = TempDatabase("CREATE TABLE found (person BLOB, email TEXT, PRIMARY KEY (person, email))")
-
-    def make_plan(self, *, may_compare: bool) -> Plan:
-        if not self.rows:
-            return Plan("nothing", 0, "no row is left to be sent")
-        if not self._options.every_spelling:
-            self._check_most(self.rows)
-            return Plan("delete", self.rows, "one call for each address, as it is given")
-        pages = pages_of(self._client.count_contacts() or 0)
-        why = "all contacts are read, to find every spelling of an address"
-        if self._options.dry_run:
-            self.read_all(lambda count: None)
-            why = f"{why}: {self._found:,} contacts would be deleted for {self.rows:,} addresses"
-        return Plan("compare", pages + 1 + self.rows, why)
-
-    @property
-    def _found(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM found").fetchone()[0])
-
-    def read_all(self, tick: Callable[[int], None]) -> None:
-        """Read all contacts, and keep those that are to be deleted.
-
-        :raises SourceError: if they are more than ``max_deletes``
-        :raises CrmProtocolError: if the listing contradicts itself: a contact could be missed
-        """
-        self._read("contacts", self._keep, tick, strict=True)
-        self._check_most(self._found)
-
-    def _keep(self, record: Listed) -> None:
-        email = record.get("email")
-        if isinstance(email, str) and email and self._staged.sends(key_of(email)):
-            self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(key_of(email)), email))
-
-    def _check_most(self, count: int) -> None:
-        most = self._options.max_deletes
-        if count > most and not self._options.dry_run:
-            raise SourceError(
-                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}; nothing was deleted. "
-                "Check the source (dry_run=True shows the number), then raise max_deletes"
-            )
-
-    def get(self, record: Record) -> tuple[str, ...]:
-        """The addresses of the contacts that are deleted for a row, as the CRM spells them."""
-        if not self._options.every_spelling:
-            return (cast("Contact", record).email,)
-        query = "SELECT email FROM found WHERE person = ? ORDER BY email"
-        return tuple(email for (email,) in self._database.execute(query, (digest(record.key),)))
-
-    def send(self, in_flight: InFlightRow) -> SentRow:
-        """Delete the contacts of a row. One that has gone meanwhile is an error only if no other was deleted."""
-        done: set[str] = in_flight.written or set()
-        in_flight.written = done
-        missing: e.CrmContactNotFoundError | None = None
-        for email in in_flight.remote:
-            if email in done:
-                continue
-            try:
-                self._client.delete_contact(email)
-            except e.CrmContactNotFoundError as gone:
-                missing = gone
-            else:
-                done.add(email)
-        if missing is not None and not done:
-            raise missing
-        return SentRow(Outcome.DELETED) if done else GONE
-
-    def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
-        return counts.get(Outcome.DELETED, 0) + counts.get(Outcome.UNCHANGED, 0) + refused
-
-    def close(self) -> None:
-        self._database.close()
+    return RemoteDeletions(setup)
 
 
 DELETIONS = Kind(
@@ -160,6 +82,6 @@ DELETIONS = Kind(
     arguments=("max_deletes", "every_spelling"),
     mapper=DeleteMapper,
     mapper_options=(),
-    remote=RemoteDeletions,
+    remote=_remote,
     keeps_state=False,
 )

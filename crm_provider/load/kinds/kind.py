@@ -1,161 +1,26 @@
 """What the engine of a load must be given for a kind of record: its options, its mapping, and the CRM's side of a try.
 
 A new kind is a :class:`Kind`, with a :class:`~crm_provider.load.rows.Record`, a subclass of
-:class:`~crm_provider.load.options.LoadOptions` and one of :class:`RemoteRecords`.
+:class:`~crm_provider.load.options.LoadOptions` and one of :class:`~crm_provider.load.kinds.remote.RemoteRecords`, which
+is imported when a load runs: the parsing of a DAG file needs the description only.
 """
 
 from __future__ import annotations
 
-import abc
-import itertools
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crm_provider import errors as e
-from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import Listing
-from crm_provider.client.pagination import Record as Listed
 from crm_provider.files.paths import as_path
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.outcomes.file import check_outcomes
-from crm_provider.load.planner import Plan
-from crm_provider.load.preflight import Preflight, RowMapper
 from crm_provider.load.rejects.file import RejectsFile
-from crm_provider.load.rows import Outcome, Record, SourceError
-from crm_provider.load.state.checkpoint import DoneRows
-from crm_provider.load.state.temp_tables import RowStatus
-from crm_provider.load.workers import Cancelled, CancelToken, InFlightRow, SentRow
+from crm_provider.load.rows import SourceError
 
-log = logging.getLogger(__name__)
-
-READ_AHEAD = 4
-"""Pages that are requested at once: enough for 5 calls per second if a call takes at most 600 ms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrySetup:
-    """What one try of a load gives to the CRM's side of it.
-
-    :param done: rows that are done
-    :param is_resumed: whether an earlier try may have sent rows that are not done
-    """
-
-    client: CrmClient
-    options: Any
-    mapper: RowMapper
-    preflight: Preflight
-    done: DoneRows
-    cancel_token: CancelToken
-    is_resumed: bool = False
-
-
-class RemoteRecords(abc.ABC):
-    """The CRM's side of one try: what is known of its records, the plan, and the calls of a row.
-
-    The engine calls :meth:`make_plan`, then :meth:`read_all` if the plan is ``compare``, then for each row :meth:`get`
-    and in another thread :meth:`send`, and at last :meth:`close`.
-    """
-
-    needs_start = False
-    """Whether the load must know when it began, by the CRM's clock: see ``began``."""
-
-    began: datetime | None = None
-    """Records that are younger may have been made by this load; None if that is not known."""
-
-    def __init__(self, setup: TrySetup) -> None:
-        self._client, self._cancel_token = setup.client, setup.cancel_token
-        self._staged, self._seed = setup.preflight.staged, setup.preflight.rows
-        self._after, self._without = setup.done.upto, frozenset(setup.done.above)
-        some_are_done = self._after or self._without
-        self.rows = self._count_left() if some_are_done else setup.preflight.counts[RowStatus.SEND]
-        """Rows that are to be sent."""
-
-    @abc.abstractmethod
-    def make_plan(self, *, may_compare: bool) -> Plan:
-        """Choose the plan; may make calls.
-
-        :param may_compare: False if an earlier try was stopped while it read all records
-        :raises Cancelled: if the load was cancelled
-        """
-
-    @abc.abstractmethod
-    def read_all(self, tick: Callable[[int], None]) -> None:
-        """Read all records, before the first write.
-
-        :param tick: receives the number of records read, after each page
-        :raises Cancelled: if the load was cancelled
-        """
-
-    @abc.abstractmethod
-    def get(self, record: Record) -> Any:
-        """What is known of a record in the CRM, None if nothing is."""
-
-    @abc.abstractmethod
-    def send(self, in_flight: InFlightRow) -> SentRow:
-        """Send one row; in a thread of its own.
-
-        :raises CrmError: the error that decides about the row
-        """
-
-    @abc.abstractmethod
-    def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
-        """Calls that a load without a plan would have made.
-
-        :param refused: rows that a call has ended without success
-        """
-
-    def of_the_run(self, error: e.CrmError) -> str | None:
-        """Why an error of a row comes again with every row, None if it does not."""
-        return None
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Drop what was read."""
-
-    # -- for subclasses --------------------------------------------------------------------------------------
-
-    def _count_left(self) -> int:
-        return self._staged.count_to_send(after=self._after, without=self._without)
-
-    def _mixed(self, most: int) -> Iterator[Record]:
-        """Records to be sent in a pseudo-random order; an open query would keep a copy of all rows."""
-        mixed = self._staged.mixed(self._seed, after=self._after, without=self._without)
-        return iter([row.record for row in itertools.islice(mixed, most) if row.record is not None])
-
-    def _read(
-        self, listing: Listing, keep: Callable[[Listed], None], tick: Callable[[int], None], *, strict: bool = False
-    ) -> bool:
-        """Read a whole listing, ten with a call, several calls at once.
-
-        If a listing contradicts itself, a record that is missing from it may exist. Those that it has count.
-
-        :param keep: takes each record
-        :param strict: raise the error of such a listing
-        :return: whether it is complete
-        """
-        count = 0
-        try:
-            for listed in self._client.list_pages(listing, at_once=READ_AHEAD):
-                self._check_cancelled()
-                for record in listed.fresh:
-                    keep(record)
-                count += len(listed.fresh)
-                tick(count)
-        except e.CrmProtocolError as odd:
-            if strict:
-                raise
-            log.warning("Read %d %s; the rest of the listing is not relied on: %s", count, listing, odd)
-            return False
-        log.info("Read all %d %s of the CRM.", count, listing)
-        return True
-
-    def _check_cancelled(self) -> None:
-        if self._cancel_token.is_set:
-            raise Cancelled
+if TYPE_CHECKING:
+    from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
+    from crm_provider.load.preflight import RowMapper
 
 
 @dataclass(frozen=True, kw_only=True)

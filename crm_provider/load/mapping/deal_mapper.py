@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider.client import validation
-from crm_provider.client.deals import RESERVED_DEAL_ATTRIBUTES
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.mapping import converters
 from crm_provider.load.mapping.fields import (
@@ -218,7 +217,7 @@ def target_of(name: Any) -> Target:
         name = rest
     elif dot:
         raise SourceError(f"mapping[{name!r}]: a name with a dot is written 'attributes.{name}'")
-    if name in RESERVED_DEAL_ATTRIBUTES:
+    if name in validation.RESERVED_DEAL_ATTRIBUTES:
         raise SourceError(f"mapping[{name!r}]: no attribute can have this name: the CRM's calls use it")
     return Target(Section.ATTRIBUTES, name)
 
@@ -288,7 +287,7 @@ def _uuid(value: Any) -> str:
         return validation.uuid(value, "the value")
     except CrmInvalidValueError:
         raise ConversionError(
-            "no uuid", "copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
+            "not a UUID", "copy the id from the CRM (like 123e4567-e89b-12d3-a456-426614174000)"
         ) from None
 
 
@@ -314,7 +313,7 @@ def _inexact(attributes: Mapping[str, Any]) -> Iterator[Problem]:
     amount, closing = attributes.get("pb_amount"), attributes.get("pb_closingDate")
     if isinstance(amount, (float, bool)):
         fix = "give the digits as text, a decimal or a whole number, or use the type number"
-        yield Problem("pb_amount", "", "a float, which may differ from what was meant", fix)
+        yield Problem("pb_amount", "", "a float, which cannot hold every decimal exactly", fix)
     if isinstance(closing, str) and _NO_ZONE.fullmatch(closing):
         fix = "give it the type datetime with a timezone"
         yield Problem("pb_closingDate", "", "a time without a time zone", fix)

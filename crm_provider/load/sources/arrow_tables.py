@@ -14,9 +14,6 @@ from crm_provider.load.sources.memory import without_nulls
 from crm_provider.load.sources.options import unique_names
 from crm_provider.load.sources.parquet_files import BATCH, records_of
 
-STREAM = "__arrow_c_stream__"
-"""The method that tells a table: the Arrow PyCapsule interface."""
-
 
 class ArrowStream(Protocol):
     """A table that speaks Arrow's C stream."""

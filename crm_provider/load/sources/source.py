@@ -11,12 +11,12 @@ from typing import Any, Protocol, cast
 
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, RowLocations, SourceError
-from crm_provider.load.sources.arrow_tables import STREAM, ArrowSource
+from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
 from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
-from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
+from crm_provider.load.sources.options import ROWS, FileOptions, checked_format, is_table
 from crm_provider.load.sources.parquet_files import open_parquet
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
@@ -81,11 +81,6 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
     return RowsSource(source, null_values=nulls)
-
-
-def is_table(source: Any) -> bool:
-    """Whether an object speaks Arrow's C stream."""
-    return hasattr(type(source), STREAM)
 
 
 class FilesSource:

@@ -249,7 +249,7 @@ def test_the_run_was_what_this_is_about(left: dict[str, Any]) -> None:
         assert type_ in logs, type_
 
 
-def test_keys_and_values_were_on_the_wire(left: dict[str, Any]) -> None:
+def test_keys_and_values_were_sent(left: dict[str, Any]) -> None:
     name, hook = json.dumps(VALUES["name"])[1:-1], f"{VALUES['webhook']}-workflow_id"
     for text in (f"x-api-key: {KEY}", VALUES["email"], name, hook):
         assert text in left["seen"], "and the server said it back"
@@ -263,7 +263,7 @@ def test_what_is_allowed_is_found_where_it_is(left: dict[str, Any]) -> None:
     assert found.keys() >= {"leads.csv", "extract_ok.csv", "out/m422.rejects.csv", "out/m422.again.jsonl"}
 
 
-def test_what_is_planted_on_purpose_is_found_everywhere(left: dict[str, Any]) -> None:
+def test_what_is_put_there_on_purpose_is_found_everywhere(left: dict[str, Any]) -> None:
     """One task of the DAGs leaks a text in every way that there is: each is found."""
     control = pattern_of([CONTROL])
     files = search(control, left["files"])

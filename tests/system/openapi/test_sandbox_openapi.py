@@ -96,7 +96,7 @@ def test_an_operation_keeps_to_its_document(name: str) -> None:
 
 @settings(PROPERTY, max_examples=EXAMPLES * 3)
 @given(cases=st.lists(st.one_of([operation.as_strategy() for operation in OPERATIONS.values()]), max_size=8))
-def test_after_any_calls_nothing_breaks_that_was_not_told_to(cases: list[Any]) -> None:
+def test_after_any_calls_nothing_breaks_that_was_not_meant_to(cases: list[Any]) -> None:
     gateway.reset(SandboxSettings(rate=None))
     for case in cases:
         try:

@@ -15,7 +15,7 @@ from .test_any_file import PARQUET, read
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_parquet_with_wrong_bytes_is_told_or_has_all_its_rows(tmp_path: Path, seed: int) -> None:
+def test_parquet_with_wrong_bytes_is_reported_or_has_all_its_rows(tmp_path: Path, seed: int) -> None:
     chance, content = random.Random(seed), bytearray(PARQUET)
     for _ in range(chance.randint(1, 3)):
         content[chance.randrange(len(content))] = chance.randrange(256)

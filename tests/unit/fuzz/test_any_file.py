@@ -96,14 +96,14 @@ CSV = b"email,name\n" + b"".join(b"user%d@x.io,Name %d\n" % (n, n * n) for n in 
 
 
 @pytest.mark.parametrize("suffix", ["csv.gz", "jsonl.gz"])
-def test_gzip_that_is_cut_off_anywhere_is_told(folder: Path, suffix: str) -> None:
+def test_gzip_that_is_cut_off_anywhere_is_reported(folder: Path, suffix: str) -> None:
     packed = gzip.compress(CSV if suffix.startswith("csv") else b'{"email": "a@x.io"}\n' * 99, mtime=0)
     for length in range(len(packed)):
         assert isinstance(read(folder / f"cut.{suffix}", packed[:length]), SourceError), length
 
 
 @given(place=st.integers(0, 10_000), byte=st.integers(0, 255), several=st.booleans())
-def test_gzip_with_a_wrong_byte_is_told_or_makes_no_difference(
+def test_gzip_with_a_wrong_byte_is_reported_or_makes_no_difference(
     folder: Path, place: int, byte: int, several: bool
 ) -> None:
     packed = bytearray(gzip.compress(CSV, mtime=0) * (1 + several))
@@ -125,7 +125,7 @@ PARQUET = table_of(50)
 NAMES = [found.start() for found in re.finditer(rb"email", PARQUET)]
 
 
-def test_parquet_that_is_cut_off_anywhere_is_told(folder: Path) -> None:
+def test_parquet_that_is_cut_off_anywhere_is_reported(folder: Path) -> None:
     for length in [*range(40), *range(40, len(PARQUET), 17), len(PARQUET) - 1]:
         assert isinstance(read(folder / "cut.parquet", PARQUET[:length]), SourceError), length
 
@@ -166,7 +166,7 @@ EVERY_BOMB = [(bomb, suffix) for bomb in BOMBS for suffix in ("csv.gz", "jsonl.g
 
 
 @pytest.mark.parametrize(("bomb", "suffix"), EVERY_BOMB + [(bomb, "csv.gz") for bomb in CSV_BOMBS])
-def test_a_bomb_is_told_before_it_fills_the_memory(ends: Guard, folder: Path, bomb: str, suffix: str) -> None:
+def test_a_bomb_is_reported_before_it_fills_the_memory(ends: Guard, folder: Path, bomb: str, suffix: str) -> None:
     with ends():
         assert isinstance(read(folder / f"bomb.{suffix}", {**BOMBS, **CSV_BOMBS}[bomb]), SourceError)
 

@@ -93,8 +93,8 @@ def test_all_records_whatever_the_total_says(count: int, size: int, totals: list
 @given(count=st.integers(0, 45), total=st.booleans(), size=st.sampled_from([1, 5, 9, 10, 11, 50]))
 def test_an_honest_server_of_any_page_size_is_read_whole(count: int, total: bool, size: int) -> None:
     truth = [{"id": n} for n in range(count)]
-    told = count if total else None
-    assert listing(Server(lambda n: Page(truth[n * size : (n + 1) * size], told))) == (truth, None)
+    reported = count if total else None
+    assert listing(Server(lambda n: Page(truth[n * size : (n + 1) * size], reported))) == (truth, None)
 
 
 @given(start=st.integers(0, 35), changes=st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=6))
@@ -172,21 +172,21 @@ def test_an_end_no_record_twice_and_no_silence(bodies: list[Any], after: str) ->
     if error is None:
         at_its_end = server.last is None or not server.last.items
         read = [bodies[n % len(bodies) if after == "again" else min(n, len(bodies) - 1)] for n in range(server.reads)]
-        received, told = told_in(read[: len(bodies)] if after in ("empty", "404") else read)
-        assert at_its_end or (told and min(told) <= received), "ended in the middle"
-        assert received >= min(told, default=0), "cut off without a word"
+        received, reported = reported_in(read[: len(bodies)] if after in ("empty", "404") else read)
+        assert at_its_end or (reported and min(reported) <= received), "ended in the middle"
+        assert received >= min(reported, default=0), "cut off without a word"
 
 
-def told_in(read: list[Any]) -> tuple[int, list[int]]:
+def reported_in(read: list[Any]) -> tuple[int, list[int]]:
     """How many records came, repetitions included, and the totals that were told, of what was sent and not of pages."""
-    received, told = 0, []
+    received, reported = 0, []
     for body in read:
         items = (body["data"] if isinstance(body, dict) else body) or []
         total = body.get("total") if isinstance(body, dict) else None
         received += len(items)
         if str(total).removesuffix(".0").isdecimal() and float(total) >= len(items):
-            told.append(int(total))
-    return received, told
+            reported.append(int(total))
+    return received, reported
 
 
 @given(bodies=BODIES, after=AFTER, at_once=st.integers(1, 5), known=st.integers(0, 7))
@@ -218,7 +218,7 @@ def test_a_listing_of_ever_new_records_is_an_error_some_day(
     assert [record["id"] for record in got] == list(range(490))
 
 
-def test_circles_are_told_before_many_pages_are_read() -> None:
+def test_circles_are_reported_before_many_pages_are_read() -> None:
     server = Server(lambda _: Page([{"id": 1}], 500))
     assert "repeats itself" in str(listing(server)[1])
     assert server.reads == STALE_PAGES + 1

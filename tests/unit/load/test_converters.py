@@ -179,7 +179,7 @@ def test_number_refuses(value: Any, options: dict[str, str], kind: str) -> None:
     [{"decimal": ""}, {"decimal": ",,"}, {"decimal": "1"}, {"thousands": "-"}, {"thousands": "."},
      {"decimal": ",", "thousands": ","}],
 )  # fmt: skip
-def test_marks_that_cannot_be_told_apart(options: dict[str, str]) -> None:
+def test_marks_that_cannot_be_distinguished(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="two different marks"):
         converters.number(**options)
 

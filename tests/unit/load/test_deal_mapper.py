@@ -120,7 +120,7 @@ def test_constants_and_ids_of_a_mapping() -> None:
         ({**MOVE, " n": "s"}, "update", "without space around it"),
         ({**MOVE, "pb_name": "n", "attributes.pb_name": "n"}, "update", "are the same field"),
         ({"deal_id": {"constant": DEAL}, "stage_id": "s"}, "move", "all rows would be one deal"),
-        ({"deal_id": "d", "stage_id": {"constant": "won"}}, "move", "no uuid"),
+        ({"deal_id": "d", "stage_id": {"constant": "won"}}, "move", "not a UUID"),
         ({"deal_id": "d", "stage_id": {"column": "s", "type": "text"}}, "move", "'type'"),
         ({"deal_id": "d", "stage_id": {"column": ""}}, "move", "name the source's column"),
         ({"deal_id": "d", "stage_id": 7}, "move", "not int"),
@@ -142,7 +142,7 @@ def test_an_empty_that_is_unknown() -> None:
     ("mapping", "mode", "changed", "problem"),
     [
         (MOVE, "move", {"s": ""}, "stage_id: empty"),
-        (MOVE, "move", {"d": "deal 7"}, "deal_id (column 'd'): no uuid"),
+        (MOVE, "move", {"d": "deal 7"}, "deal_id (column 'd'): not a UUID"),
         ({**MOVE, "pb_name": "n"}, "update", {"d": None}, "deal_id: empty"),
         (NEW, "create", {"c": ""}, "contact: empty"),
         ({"deal_id": "d", "contact_id": "c", "stage_id": "s"}, "upsert", {"d": ""}, "pipeline_id: empty"),
@@ -180,8 +180,8 @@ def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: 
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("pb_amount", 1500.5, "a float, which may differ"),
-        ("pb_amount", True, "a float, which may differ"),
+        ("pb_amount", 1500.5, "a float, which cannot hold"),
+        ("pb_amount", True, "a float, which cannot hold"),
         ("pb_closingDate", "2026-01-31T12:00:00", "without a time zone"),
         ("pb_closingDate", "2026-01-31t12:00:00,5", "without a time zone"),
         ("pb_closingDate", "20260131T120000", "without a time zone"),

@@ -14,8 +14,9 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal, same
 from crm_provider.load.kinds.deal_sender import ELSEWHERE, DealSender
-from crm_provider.load.kinds.deals import DEALS, RemoteDeals
-from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.kinds.deals import DEALS
+from crm_provider.load.kinds.remote import TrySetup
+from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import Made, Row, SourceError
@@ -38,6 +39,7 @@ class FakeDeals:
         self.contacts = {"ada@x.org": CONTACT}
         self.calls: list[str] = []
         self.trouble: e.CrmError | None = None
+        self.odd = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
         self.deals[id_] = {
@@ -72,6 +74,8 @@ class FakeDeals:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
         yield SimpleNamespace(fresh=[*found, {"id": 7}])
+        if self.odd:
+            raise e.CrmProtocolError("the listing ends early")
 
     def count_deals(self) -> int:
         return len(self.deals)
@@ -145,6 +149,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
         (FIRST, MOVE, True, (), "updated", ["update stage_id", "get"]),
         (FIRST, Deal(DEAL, FIRST, attributes={"pb_name": "x"}), True, (), "updated", ["update attributes", "get"]),
         (FIRST, Deal(DEAL, None, None, CONTACT.upper()), True, (), "unchanged", []),
+        (FIRST, Deal(DEAL, None, None, OTHER), True, (), "updated", ["update contact_id", "get"]),
         # it may leave one stage only
         (FIRST, MOVE, False, (FIRST,), "updated", ["get", "update stage_id", "get"]),
         (FIRST, MOVE, True, (FIRST,), "updated", ["get", "update stage_id", "get"]),
@@ -362,6 +367,22 @@ def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None
     assert not remote.needs_start
     assert remote.send(InFlightRow(Row(1, {}), MOVE, None)).outcome.value == "unchanged"
     remote.close()
+
+
+def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_create() -> None:
+    crm = FakeDeals().add(stage=LAST)
+    crm.odd = True
+    move = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="move", plan="compare")
+    move.make_plan(may_compare=True)
+    move.read_all(lambda count: None)
+    assert not move.cache.complete
+    assert move.cache.get(DEAL) is not None
+    move.close()
+    upsert = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="upsert")
+    upsert.make_plan(may_compare=True)
+    with pytest.raises(e.CrmProtocolError, match="ends early"):
+        upsert.read_all(lambda count: None)
+    upsert.close()
 
 
 def test_rows_that_are_done_do_not_count() -> None:

@@ -236,7 +236,7 @@ def test_a_row_that_waits_for_a_sign_of_the_server_does_not_keep_those_behind_it
 # -- the server is out of order -----------------------------------------------------------------------------
 
 
-def test_at_the_end_a_harmless_call_tells_if_the_rows_that_are_held_are_to_blame() -> None:
+def test_at_the_end_a_harmless_call_shows_if_the_rows_that_are_held_are_to_blame() -> None:
     it = Loop(4)
     it.air.comes = lambda in_flight: down() if in_flight.row.number > 2 else Outcome.CREATED
     it.run()

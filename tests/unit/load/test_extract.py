@@ -294,7 +294,7 @@ def swap_unseen(held: Records) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_change_is_told(
+def test_a_change_is_reported(
     change: Callable[[Records], None], figures: dict[str, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = tmp_path / "contacts.jsonl"
@@ -315,7 +315,7 @@ def test_what_cannot_be_seen_is_not_claimed_to_be_seen(tmp_path: Path) -> None:
     assert "c-10" not in ids_in(target)
 
 
-def test_a_change_before_the_next_try_is_told_too(tmp_path: Path) -> None:
+def test_a_change_before_the_next_try_is_reported_too(tmp_path: Path) -> None:
     client = FakeClient(records(0, 30), stops_at(1, e.CrmTimeoutError("no answer")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl").run()
@@ -388,7 +388,7 @@ def test_pages_of_another_source_are_not_mixed_in(of: str, tmp_path: Path) -> No
     assert Extractor(client, listing, tmp_path / "contacts.jsonl").run()["calls"] == 3  # type: ignore[arg-type]
 
 
-def test_neither_parts_nor_names_tell_the_key(tmp_path: Path) -> None:
+def test_neither_parts_nor_names_reveal_the_key(tmp_path: Path) -> None:
     client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
     client.settings = client.settings.with_(api_key="Zq8xPlanted")
     with pytest.raises(e.CrmTimeoutError):

@@ -19,18 +19,18 @@ def page(items: int, total: int | None, *, fresh: int | None = None, earlier: bo
 
 
 def counted(*pages: ListedPage) -> ExtractStats:
-    tally = ExtractStats()
+    stats = ExtractStats()
     for listed in pages:
-        tally.note(listed)
-    return tally
+        stats.note(listed)
+    return stats
 
 
 def test_what_is_counted() -> None:
-    tally = counted(page(10, 25), page(10, 25, fresh=7), page(5, 25, earlier=True))
-    assert (tally.records, tally.duplicates, tally.pages, tally.calls) == (22, 3, 3, 2)
-    assert (tally.totals, tally.total) == ([25], 25)
-    assert str(tally) == "records that the CRM reports: 25; read: 22; duplicates: 3"
-    assert tally.columns.names() == ["id", "name"]
+    stats = counted(page(10, 25), page(10, 25, fresh=7), page(5, 25, earlier=True))
+    assert (stats.records, stats.duplicates, stats.pages, stats.calls) == (22, 3, 3, 2)
+    assert (stats.totals, stats.total) == ([25], 25)
+    assert str(stats) == "records that the CRM reports: 25; read: 22; duplicates: 3"
+    assert stats.columns.names() == ["id", "name"]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_what_is_counted() -> None:
     ],
 )
 def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[int]) -> None:
-    tally = counted(*pages)
-    assert tally.totals == totals
-    assert tally.total == (totals[-1] if totals else None)
-    told = " -> ".join(map(str, totals)) if totals else "unknown"
-    assert f"the CRM reports: {told};" in str(tally)
+    stats = counted(*pages)
+    assert stats.totals == totals
+    assert stats.total == (totals[-1] if totals else None)
+    reported = " -> ".join(map(str, totals)) if totals else "unknown"
+    assert f"the CRM reports: {reported};" in str(stats)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_whether_the_listing_has_changed(pages: list[ListedPage], changed: bool)
     assert counted(*pages).changed is changed
 
 
-def told(tally: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
+def reported(stats: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
     clock = FakeClock()
     progress = ExtractProgress("contacts", clock)
     clock.now += 100.0
     with caplog.at_level(logging.INFO):
-        progress.log(tally)
+        progress.log(stats)
     [line] = caplog.messages
     return line
 
@@ -89,15 +89,15 @@ def told(tally: ExtractStats, caplog: pytest.LogCaptureFixture) -> str:
     ],
 )
 def test_how_far_it_is(calls: int, total: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
-    tally = ExtractStats(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
-    assert told(tally, caplog) == f"Extract of contacts: 90 of {line}"
+    stats = ExtractStats(records=90, pages=10, calls=calls, totals=[] if total is None else [total])
+    assert reported(stats, caplog) == f"Extract of contacts: 90 of {line}"
 
 
 def test_it_is_said_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
-    progress, tally = ExtractProgress("deals", clock), ExtractStats(calls=1, pages=1)
+    progress, stats = ExtractProgress("deals", clock), ExtractStats(calls=1, pages=1)
     with caplog.at_level(logging.INFO):
         for _ in range(7):
             clock.now += LOG_INTERVAL / 3
-            progress.log(tally)
+            progress.log(stats)
     assert len(caplog.messages) == 2

@@ -135,7 +135,7 @@ class OnFullDisk:
         """Nothing is kept."""
 
 
-def test_an_error_of_the_crm_that_came_first_is_told(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_crm_that_came_first_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = OnFullDisk()
 
     def trouble(call: str, email: str) -> e.CrmError | None:
@@ -149,7 +149,7 @@ def test_an_error_of_the_crm_that_came_first_is_told(it: Setting, caplog: pytest
     assert "checkpoint cannot be written: No space left on device" in caplog.text
 
 
-def test_a_bug_that_came_first_is_told(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_that_came_first_is_reported(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = OnFullDisk()
 
     def bug(call: str, email: str) -> None:
@@ -204,7 +204,7 @@ def test_a_full_folder_for_temporary_files(it: Setting, monkeypatch: pytest.Monk
     assert not it.crm.calls
 
 
-def test_rejects_that_somebody_has_taken_away_are_told_and_written_again(it: Setting) -> None:
+def test_rejects_that_somebody_has_taken_away_are_reported_and_written_again(it: Setting) -> None:
     """Just before the end, when the checkpoint says that all rows are done."""
 
     class Rejects(RejectsFile):

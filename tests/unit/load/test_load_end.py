@@ -40,7 +40,7 @@ def resend(folder: Path) -> str:
     )
 
 
-def test_the_report_is_beside_the_rejects_and_all_paths_are_told(tmp_path: Path) -> None:
+def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     it = load(tmp_path, state=True)
     summary = conclude(it, SUMMARY, ending="Done.")
@@ -106,7 +106,7 @@ def test_a_report_that_cannot_be_written_does_not_change_how_the_load_ends(
         ({"dry_run": True}, False),
     ],
 )
-def test_the_rejects_file_is_told_of_if_it_is_there(tmp_path: Path, it: dict[str, Any], there: bool) -> None:
+def test_the_rejects_file_is_named_if_it_is_there(tmp_path: Path, it: dict[str, Any], there: bool) -> None:
     found = load(tmp_path, **it)
     assert rejects_of(found) == (found.rejects.path if there else None)
 

@@ -13,7 +13,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestEvent
 from crm_provider.load.job import LoadJob, LoadTry
-from crm_provider.load.kinds import contacts as plans
+from crm_provider.load.kinds import remote_contacts as plans
 from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
 from crm_provider.load.progress import EVERY, READING_STOPPED, REMOTE_EVERY

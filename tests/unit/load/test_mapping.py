@@ -160,7 +160,7 @@ def test_an_empty_email_is_always_a_problem(given: Any, empty: Any) -> None:
 # -- rows that cannot be used --------------------------------------------------------------------------------
 
 
-def test_all_problems_of_a_row_are_told_at_once() -> None:
+def test_all_problems_of_a_row_are_reported_at_once() -> None:
     mapper = Mapper(
         {
             "email": "mail",
@@ -316,14 +316,14 @@ def test_columns_are_those_that_are_read() -> None:
 
 
 @pytest.mark.parametrize("mapping", [{"email": "mail", "name": "Nome"}, None], ids=["a mapping", "none"])
-def test_values_that_were_taken_for_the_names_of_columns_are_not_told(mapping: dict[str, str] | None) -> None:
+def test_values_that_were_taken_for_the_names_of_columns_are_not_shown(mapping: dict[str, str] | None) -> None:
     with pytest.raises(SourceError) as raised:
         Mapper(mapping).check_columns(("Nomi", "Emily", "emily@zq.example", "+5531999999999"))
     for value in ("Nomi", "Emily", "emily", "zq.example", "5531"):
         assert value not in str(raised.value)
 
 
-def test_columns_that_the_source_does_not_have_are_told_at_once() -> None:
+def test_columns_that_the_source_does_not_have_are_reported_at_once() -> None:
     mapper = Mapper(
         {
             "email": "mail",

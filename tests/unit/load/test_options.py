@@ -40,7 +40,7 @@ def check(**given: Any) -> None:
         ({"full_refresh": True}, "full_refresh=True needs state_path"),
     ],
 )
-def test_what_makes_no_sense_is_told_when_the_dag_is_read(given: dict[str, Any], problem: str) -> None:
+def test_what_makes_no_sense_is_reported_when_the_dag_is_read(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(SourceError, match=problem):
         check(**given)
 

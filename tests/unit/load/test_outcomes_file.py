@@ -21,7 +21,7 @@ from crm_provider.errors import CrmInvalidInputError, CrmInvalidParamsError, Crm
 from crm_provider.files import parquet
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowsLost
-from crm_provider.load.kinds.contacts import UNWANTED
+from crm_provider.load.kinds.remote_contacts import UNWANTED
 from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
 from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys
 from crm_provider.load.report import LoadStopped

@@ -143,7 +143,7 @@ def test_an_error_of_a_file_that_is_read_meanwhile_stays_what_it_is(mode: Litera
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     path = tmp_path / "folder" / "whole"
     with pytest.raises(CannotWrite, match=f"{path} cannot be written: "), atomic_writer(path):

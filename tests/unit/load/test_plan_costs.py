@@ -72,7 +72,7 @@ def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool)
 
 
 @pytest.mark.parametrize(
-    ("total", "lists", "calls", "told"),
+    ("total", "lists", "calls", "reported"),
     [
         (5000, False, 100 + 500 + 1, "5,000 contacts"),
         (5000, True, 300 + 500 + 1, "5,000 contacts"),
@@ -80,8 +80,8 @@ def test_an_order_that_was_asked_for(lists: bool, calls: int, may_compare: bool)
         (None, True, 300 + 1 + 1, "an unknown number of contacts"),
     ],
 )
-def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, told: str) -> None:
-    why = f"as asked for; the CRM reports {told}, read ten with a call; calls at most"
+def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: int, reported: str) -> None:
+    why = f"as asked for; the CRM reports {reported}, read ten with a call; calls at most"
     assert chosen(total, None, rows=100, wanted="compare", lists=lists) == (Plan("compare", calls, why), Sample())
 
 
@@ -158,8 +158,8 @@ def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists:
 )
 def test_what_a_sample_decides(seen: Sample, mode: str, lists: bool, name: str, calls: int, why: str) -> None:
     facts = f"of 10 rows looked up {seen.existing} exist and {seen.same} are equal: "
-    told = f"reading 1,000 contacts {why}" if name == "compare" else f"{why} reading 1,000 contacts first"
-    assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, facts + told), seen)
+    reported = f"reading 1,000 contacts {why}" if name == "compare" else f"{why} reading 1,000 contacts first"
+    assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, facts + reported), seen)
 
 
 def test_a_part_of_a_call_is_a_call() -> None:

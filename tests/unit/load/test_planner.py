@@ -91,7 +91,7 @@ def test_the_learned_order_that_was_asked_for_is_taken_without_a_call() -> None:
     assert plan.name == "learned"
 
 
-def test_compare_that_was_asked_for_tells_its_price() -> None:
+def test_compare_that_was_asked_for_shows_its_cost() -> None:
     plan = planned(100, total=5000, wanted="compare")
     assert (plan.name, plan.calls) == ("compare", 100 + 500 + 1)
     assert "5,000 contacts" in plan.why

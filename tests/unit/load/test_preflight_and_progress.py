@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact
-from crm_provider.load.kinds.contacts import RemoteContacts
-from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.kinds.remote import TrySetup
+from crm_provider.load.kinds.remote_contacts import RemoteContacts
 from crm_provider.load.options import ContactOptions, rejects_allowed
 from crm_provider.load.preflight import SHOWN_PROBLEMS, check
 from crm_provider.load.progress import (

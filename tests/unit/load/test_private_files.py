@@ -157,7 +157,7 @@ def test_a_folder_below_such_a_folder_can_be_moved_by_others(shared: Path) -> No
         private_file(mine / "x")
 
 
-def test_planted_rejects_are_not_sent(shared: Path) -> None:
+def test_foreign_rejects_are_not_sent(shared: Path) -> None:
     rejects(shared.parent / "r.jsonl")
     (shared.parent / "r.jsonl").replace(shared / "r.jsonl")
     with pytest.raises(
@@ -297,15 +297,15 @@ def test_what_others_put_beside_an_extract_is_left_to_them(group: Path) -> None:
         list(PartialPages(group / "x", Owner(work="x")).pages())
 
 
-def test_what_others_have_planted_is_named(group: Path) -> None:
+def test_what_others_have_put_there_is_named(group: Path) -> None:
     (group / "x").symlink_to(group.parent / "victim")
-    with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as planted:
+    with pytest.raises(CannotRead, match=f"{group / 'x'} cannot be read: it is a symbolic link") as put_there:
         FileCheckpoints(group / "x").load()
-    again = pickle.loads(pickle.dumps(planted.value))
-    assert (str(again), again.what) == (str(planted.value), str(group / "x"))
+    again = pickle.loads(pickle.dumps(put_there.value))
+    assert (str(again), again.what) == (str(put_there.value), str(group / "x"))
 
 
-def test_a_page_that_cannot_be_read_is_not_told_as_a_file_that_cannot_be_written(group: Path) -> None:
+def test_a_page_that_cannot_be_read_is_not_reported_as_a_file_that_cannot_be_written(group: Path) -> None:
     target = group / "contacts.csv"
     client = FakeClient(records(0, 12))
     made = Extractor(client, "contacts", target)  # type: ignore[arg-type]

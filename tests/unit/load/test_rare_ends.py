@@ -22,8 +22,8 @@ from crm_provider.files.lock import FileLock
 from crm_provider.files.paths import CannotWrite, unwritable, writing
 from crm_provider.files.temp_database import TempDatabase
 from crm_provider.load.dispatch import Dispatcher
-from crm_provider.load.kinds.contacts import RemoteContacts
-from crm_provider.load.kinds.kind import TrySetup
+from crm_provider.load.kinds.remote import TrySetup
+from crm_provider.load.kinds.remote_contacts import RemoteContacts
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.report import LoadInterrupted, LoadStopped, Summary
@@ -104,7 +104,7 @@ def test_a_file_in_another_files_writing_is_named_itself() -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_written_is_told_before_the_load(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_before_the_load(tmp_path: Path) -> None:
     assert unwritable(tmp_path) == "it is a folder"
     assert unwritable(UPath("memory://bucket/rejects.jsonl")) is None
     assert unwritable(tmp_path / "new" / "rejects.jsonl") is None

@@ -421,7 +421,7 @@ def test_a_row_in_a_file_that_was_replaced_is_never_called_safe(tmp_path: Path, 
             old.sync()
 
 
-def test_rows_that_are_gone_are_told_at_the_end(path: Any) -> None:
+def test_rows_that_are_gone_are_reported_at_the_end(path: Any) -> None:
     """By which rows they are: as many others may have come."""
     file = RejectsFile(path)
     for number in (1, 2):

@@ -156,7 +156,7 @@ def test_a_contact_that_exists_is_no_error_of_a_create(status: int | None) -> No
 @pytest.mark.parametrize(
     "error", [e.CrmForbiddenError("no", status=403), e.CrmStageNotFoundError("Stage not found.", status=404)]
 )
-def test_an_error_of_the_run_ends_it_and_the_first_one_is_told(error: e.CrmError) -> None:
+def test_an_error_of_the_run_ends_it_and_the_first_one_is_reported(error: e.CrmError) -> None:
     it = Scene()
     it.send(1, error)
     it.send(2, e.CrmForbiddenError("later", status=403))

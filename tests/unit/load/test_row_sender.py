@@ -11,7 +11,7 @@ import pytest
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
-from crm_provider.load.kinds.contacts import ContactSender
+from crm_provider.load.kinds.remote_contacts import ContactSender
 from crm_provider.load.rows import Contact, Made, Outcome, Row
 from crm_provider.load.workers import InFlightRow, SentRow
 
@@ -41,7 +41,7 @@ def sender_of(
     return ContactSender(writer, began=began)
 
 
-def flight_of(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> InFlightRow:
+def row_in_flight(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> InFlightRow:
     return InFlightRow(Row(1, {}), contact, seen, made=made)
 
 
@@ -57,7 +57,7 @@ def send(
 ) -> tuple[str, list[str]]:
     sender = sender_of(crm, mode=mode, order=order_of(update_first=update_first), lists=lists, guard=guard)
     try:
-        outcome = sender.send(flight_of(contact, seen)).outcome.value
+        outcome = sender.send(row_in_flight(contact, seen)).outcome.value
     except e.CrmError as error:
         outcome = error.type
     return outcome, [name for name, _ in crm.calls]
@@ -191,7 +191,7 @@ def test_what_is_learned() -> None:
     crm, order = FakeCrm(), LearnedOrder()
     sender = sender_of(crm, order=order)
     for _ in range(3):
-        sender.send(flight_of())
+        sender.send(row_in_flight())
     assert [name for name, _ in crm.calls] == ["create", "create", "update", "create", "update"]
     assert order.share == pytest.approx(2 / 3)
 
@@ -247,7 +247,7 @@ def test_each_row_is_learned_from_once(update_first: bool, there: Any, learned: 
 
     seen_so_far: list[bool] = []
     order = Order(share=float(update_first), weight=1.0)
-    sender_of(crm_with(there), order=order, lists=lists).send(flight_of())
+    sender_of(crm_with(there), order=order, lists=lists).send(row_in_flight())
     assert seen_so_far == learned
 
 
@@ -259,7 +259,7 @@ def test_what_only_a_status_says_is_learned_from_the_proof() -> None:
     seen_so_far: list[bool] = []
     crm = by_status("update", "/contacts/{email}")
     crm.add(ADA, OLD)
-    sender_of(crm, order=Order(share=1.0, weight=1.0)).send(flight_of())
+    sender_of(crm, order=Order(share=1.0, weight=1.0)).send(row_in_flight())
     assert ([name for name, _ in crm.calls], seen_so_far) == (["update", "create", "update"], [True])
 
 
@@ -267,11 +267,11 @@ def raised(
     contact: Contact, mode: str, crm: FakeCrm, known: RemoteContact | None, lists: tuple[str, ...] = ()
 ) -> e.CrmError:
     with pytest.raises(e.CrmError) as caught:
-        sender_of(crm, mode=mode, lists=lists).send(flight_of(contact, known))
+        sender_of(crm, mode=mode, lists=lists).send(row_in_flight(contact, known))
     return caught.value
 
 
-def test_what_is_known_without_a_call_is_told_as_the_crm_would() -> None:
+def test_what_is_known_without_a_call_is_reported_as_the_crm_would() -> None:
     exists = raised(NEW, "create", crm_with(OLD), seen(OLD))
     assert (exists.message, exists.method, exists.path) == ("Contact already exists.", "POST", "/contacts")
     assert exists.status is None, "no call was answered"
@@ -289,8 +289,8 @@ def test_the_origin_goes_with_a_new_contact() -> None:
 @pytest.mark.parametrize("known", [None, seen(OLD)])
 def test_a_row_that_needed_no_write_says_so(known: RemoteContact | None) -> None:
     sender = sender_of(crm_with(OLD), mode="update")
-    assert sender.send(flight_of(Contact(ADA), known)) == SentRow(Outcome.UNCHANGED, called=False)
-    assert sender.send(flight_of()) == SentRow(Outcome.UPDATED, called=True)
+    assert sender.send(row_in_flight(Contact(ADA), known)) == SentRow(Outcome.UNCHANGED, called=False)
+    assert sender.send(row_in_flight()) == SentRow(Outcome.UPDATED, called=True)
 
 
 def test_a_contact_is_added_to_lists_in_the_spelling_of_the_crm_and_only_to_those_it_is_not_in() -> None:
@@ -349,7 +349,7 @@ def test_what_is_found_after_a_lost_creation_is_treated_as_what_was_read(
 def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
-    sender, in_flight = sender_of(crm, mode=mode, lists=(LIST,)), flight_of()
+    sender, in_flight = sender_of(crm, mode=mode, lists=(LIST,)), row_in_flight()
     with pytest.raises(e.CrmTooManyRequestsError):
         sender.send(in_flight)
     assert in_flight.made == Made(None, certain=True)
@@ -360,7 +360,7 @@ def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
 def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_out() -> None:
     failures = [e.CrmTooManyRequestsError("slow down", status=429)]
     crm = FakeCrm(trouble=lambda call, email: failures.pop() if call == "add" and failures else None)
-    sender, in_flight = sender_of(crm, lists=(LIST,)), flight_of()
+    sender, in_flight = sender_of(crm, lists=(LIST,)), row_in_flight()
     with pytest.raises(e.CrmTooManyRequestsError):
         sender.send(in_flight)
     crm.contacts[ADA]["status"] = "unsubscribed"
@@ -393,7 +393,7 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
     seen_then = RemoteContact.of(crm.contacts[ADA], ADA) if known else None
     sender = sender_of(crm, mode="create", lists=(LIST,), began=BEGAN)
     try:
-        found = sender.send(flight_of(seen=seen_then, made=made)).outcome.value
+        found = sender.send(row_in_flight(seen=seen_then, made=made)).outcome.value
     except e.CrmError as error:
         found = error.type
     assert found == outcome
@@ -412,12 +412,12 @@ def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load
     sender = sender_of(crm, mode="create", lists=(LIST,))
     assert sender.send(in_flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
-    assert sender.send(flight_of(made=Made(BEGAN, certain=True))).outcome is Outcome.CREATED, "of this load"
+    assert sender.send(row_in_flight(made=Made(BEGAN, certain=True))).outcome is Outcome.CREATED, "of this load"
 
 
 def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
     crm = FakeCrm(trouble=lambda call, email: e.CrmTimeoutError("no answer", outcome_known=False))
-    in_flight = flight_of()
+    in_flight = row_in_flight()
     with pytest.raises(e.CrmTimeoutError):
         sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(in_flight)
     assert in_flight.made == Made(BEGAN)

@@ -239,7 +239,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("suffix", SAME)
-def test_the_suffix_tells_the_format_and_format_overrules_it(tmp_path: Path, suffix: str) -> None:
+def test_the_suffix_decides_the_format_and_format_overrules_it(tmp_path: Path, suffix: str) -> None:
     for name, arguments in ((f"x.{suffix}", {}), (f"X.{suffix.upper()}", {}), ("part-0000", {"format": suffix})):
         (tmp_path / name).write_text(SAME[suffix], encoding="utf-8")
         assert emails(open_source(tmp_path / name, **arguments)) == ["a@x.io"]
@@ -250,7 +250,7 @@ def test_every_known_format_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", ["leads.dat", "leads", "_SUCCESS", "csv"])
-def test_a_suffix_that_tells_nothing_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_suffix_without_a_meaning_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SourceError, match=rf"{name} does not tell its format; set source_format"):
         open_source(tmp_path / name)

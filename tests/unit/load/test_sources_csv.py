@@ -149,7 +149,7 @@ HEADERS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_a_header_that_does_not_tell_the_columns_is_an_error(tmp_path: Path, case: str) -> None:
+def test_a_header_that_does_not_name_the_columns_is_an_error(tmp_path: Path, case: str) -> None:
     text, message = HEADERS[case]
     (tmp_path / "leads.csv").write_text(text, encoding="utf-8")
     for read in (lambda source: source.columns, lambda source: list(source.rows())):

@@ -84,7 +84,7 @@ def test_words_for_no_value() -> None:
     assert values(source) == [{"a": "x", "s": {"b": None}}, {"a": None, "s": None}]
 
 
-def test_columns_with_one_name_can_be_told_apart() -> None:
+def test_columns_with_one_name_can_be_distinguished() -> None:
     source = open_source(pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"]))
     assert values(source) == [{"a (column 1)": 1, "a (column 2)": 2}]
 

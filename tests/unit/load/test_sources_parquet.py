@@ -151,7 +151,7 @@ def test_a_file_system_that_fails_is_not_taken_for_a_damaged_file(good: Path, mo
         list(open_source(good).rows())
 
 
-def test_columns_of_one_name_and_without_a_name_are_told_apart(tmp_path: Path) -> None:
+def test_columns_of_one_name_and_without_a_name_are_distinguished(tmp_path: Path) -> None:
     arrays = [pa.array([number]) for number in (1, 2, 3, 4)]
     path = write(tmp_path / "leads.parquet", pa.Table.from_arrays(arrays, names=["a", "b", "a", ""]))
     source = open_source(path)

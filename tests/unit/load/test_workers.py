@@ -206,7 +206,7 @@ def test_of_an_empty_workers_nothing_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("raised", [Cancelled(), e.CrmForbiddenError("no"), KeyError("a bug")])
-def test_what_comes_back_from_a_flight(raised: Exception) -> None:
+def test_what_comes_back_from_a_worker(raised: Exception) -> None:
     def send(in_flight: InFlightRow) -> SentRow:
         raise raised
 

@@ -91,7 +91,7 @@ def test_half_a_character_does_not_end_an_extract(kind: str) -> None:
     assert written(kind, [{"id": "a\ud83db"}], ["id"])
 
 
-def test_gzip_is_the_same_each_time_and_tells_nothing() -> None:
+def test_gzip_is_the_same_each_time_and_reveals_nothing() -> None:
     def packed() -> bytes:
         file = io.BytesIO()
         with gzipped(file) as inner, record_writer(inner, "csv", columns=COLUMNS) as add:

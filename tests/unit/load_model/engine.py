@@ -251,7 +251,7 @@ def attempt(
     with contextlib.ExitStack() as opened:
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
-        opened.enter_context(_outcomes_told(on_outcome))
+        opened.enter_context(_outcomes_reported(on_outcome))
         client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
         fingerprints = None
         if files.state is not None:
@@ -317,7 +317,7 @@ def attempt_deals(
     with contextlib.ExitStack() as opened:
         for name in POOLS:
             opened.enter_context(mock.patch(name, _Inline))
-        opened.enter_context(_outcomes_told(on_outcome))
+        opened.enter_context(_outcomes_reported(on_outcome))
         client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
@@ -350,12 +350,12 @@ def _ended(how: str, summary: Any, error: str | None = None) -> Ended:
 
 
 @contextlib.contextmanager
-def _outcomes_told(told: Callable[[int, str], None]) -> Iterator[None]:
+def _outcomes_reported(reported: Callable[[int, str], None]) -> Iterator[None]:
     enter = RowCounts.enter
 
     def noted(self: RowCounts, number: int, outcome: Any, **details: Any) -> None:
         enter(self, number, outcome, **details)
-        told(number, outcome.value)
+        reported(number, outcome.value)
 
     with mock.patch.object(RowCounts, "enter", noted):
         yield

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from .fake_crm import Event
 from .model import Wanted, has_values, wanted_of
-from .story import Told
+from .story import Reported
 
 WRITES = frozenset({"create", "update", "add"})
 UNWANTED = frozenset({"unsubscribe", "blacklist"})
@@ -20,20 +20,20 @@ class Broken(AssertionError):
 class Facts:
     """A load that has ended, and what can be said about each of its rows."""
 
-    def __init__(self, told: Told) -> None:
-        self.told, self.spec = told, told.spec
-        self.rows = wanted_of(told.rows, told.spec)
+    def __init__(self, reported: Reported) -> None:
+        self.reported, self.spec = reported, reported.spec
+        self.rows = wanted_of(reported.rows, reported.spec)
         self.sent = {row.key: row for row in self.rows.values() if row.fate == "send"}
-        self.ours = [event for event in told.log if event.actor == "us"]
-        self.beside = {event.key for event in told.log if event.actor == "beside"}
-        self.made_beside = {e.key for e in told.log if e.actor == "beside" and e.what == "create"}
+        self.ours = [event for event in reported.log if event.actor == "us"]
+        self.beside = {event.key for event in reported.log if event.actor == "beside"}
+        self.made_beside = {e.key for e in reported.log if e.actor == "beside" and e.what == "create"}
         """In the same second with the same values as ours: then nobody can tell."""
         self.guards = bool(self.spec.lists) and not self.spec.resubscribe
-        self.is_one_try = len(told.tries) == 1 and not told.is_resent
-        self.faults = any(event.fault for event in told.log)
+        self.is_one_try = len(reported.tries) == 1 and not reported.is_resent
+        self.faults = any(event.fault for event in reported.log)
 
     def outcome(self, row: Wanted) -> str:
-        return self.told.outcomes[row.number]
+        return self.reported.outcomes[row.number]
 
     def decided(self) -> Iterator[tuple[Wanted, str]]:
         """The rows that were to be sent, each with its outcome."""
@@ -46,14 +46,14 @@ class Facts:
 
     def is_unclear(self, key: str) -> bool:
         """Whether nothing but its values tells if we have made a contact: the answer to that was lost, or a try was."""
-        if self.told.has_dates:
+        if self.reported.has_dates:
             return False
-        lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.told.history)
+        lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.reported.history)
         return lost or not self.is_one_try
 
     def made(self, key: str) -> bool:
         """Whether this load (or the one whose rejects it loads) has made the contact."""
-        since = self.told.history if self.told.is_resent else self.told.log
+        since = self.reported.history if self.reported.is_resent else self.reported.log
         return any(
             event.actor == "us" and event.what == "create" and event.effect and event.key == key
             and self._of_this_chain(event)
@@ -61,13 +61,13 @@ class Facts:
         )  # fmt: skip
 
     def _of_this_chain(self, event: Event) -> bool:
-        found = self.told.end.get(event.key)
-        return found is not None and found.ours and found.chain == self.told.chain
+        found = self.reported.end.get(event.key)
+        return found is not None and found.ours and found.chain == self.reported.chain
 
     def unwanted_at_some_time(self, key: str) -> bool:
-        before, after = self.told.start.get(key), self.told.end.get(key)
+        before, after = self.reported.start.get(key), self.reported.end.get(key)
         return any(found is not None and found.unwanted for found in (before, after)) or any(
-            event.key == key and (event.unwanted or event.what in UNWANTED) for event in self.told.history
+            event.key == key and (event.unwanted or event.what in UNWANTED) for event in self.reported.history
         )
 
 
@@ -85,42 +85,48 @@ def require(holds: bool, text: str) -> None:
 
 
 def each_row_has_one_outcome(facts: Facts) -> None:
-    told = facts.told
-    require(set(told.outcomes) == set(told.rows), "a row has no outcome")
-    counts = Counter(told.outcomes.values())
-    require(counts == Counter(told.ended.counts), f"the rows ended as {dict(counts)}, the summary says otherwise")
+    reported = facts.reported
+    require(set(reported.outcomes) == set(reported.rows), "a row has no outcome")
+    counts = Counter(reported.outcomes.values())
+    require(counts == Counter(reported.ended.counts), f"the rows ended as {dict(counts)}, the summary says otherwise")
     require(
-        sum(told.ended.counts.values()) == told.ended.rows == len(told.rows), "the counts do not add up to the rows"
+        sum(reported.ended.counts.values()) == reported.ended.rows == len(reported.rows),
+        "the counts do not add up to the rows",
     )
-    require(told.ended.left == 0, "rows are left")
+    require(reported.ended.left == 0, "rows are left")
 
 
 def rejects_file_holds_the_rejected_rows(facts: Facts) -> None:
-    told = facts.told
-    rejected = {number for number, outcome in told.outcomes.items() if outcome == "rejected"}
-    require(set(told.rejects) == rejected, f"rejected: {sorted(rejected)}, in the file: {sorted(told.rejects)}")
-    for number, line in told.rejects.items():
-        require(line["values"] == dict(told.rows[number]), f"row {number} is in the rejects file with other values")
+    reported = facts.reported
+    rejected = {number for number, outcome in reported.outcomes.items() if outcome == "rejected"}
+    require(set(reported.rejects) == rejected, f"rejected: {sorted(rejected)}, in the file: {sorted(reported.rejects)}")
+    for number, line in reported.rejects.items():
+        require(line["values"] == dict(reported.rows[number]), f"row {number} is in the rejects file with other values")
 
 
 def outcomes_file_holds_every_row_once(facts: Facts) -> None:
-    told = facts.told
-    found = sorted((number, outcome) for number, outcome, _ in told.written)
-    require(found == sorted(told.outcomes.items()), f"outcomes: {told.outcomes}, in the file: {found}")
-    types = {number: type_ for number, outcome, type_ in told.written if outcome == "rejected"}
-    wanted = {number: line["type"] for number, line in told.rejects.items()}
+    reported = facts.reported
+    found = sorted((number, outcome) for number, outcome, _ in reported.written)
+    require(found == sorted(reported.outcomes.items()), f"outcomes: {reported.outcomes}, in the file: {found}")
+    types = {number: type_ for number, outcome, type_ in reported.written if outcome == "rejected"}
+    wanted = {number: line["type"] for number, line in reported.rejects.items()}
     require(types == wanted, f"types in the outcomes file: {types}, of the rejects: {wanted}")
 
 
 def calls_are_counted(facts: Facts) -> None:
-    told = facts.told
-    require(told.ended.calls == told.calls, f"calls are {told.calls}, the summary says {told.ended.calls}")
+    reported = facts.reported
+    require(
+        reported.ended.calls == reported.calls, f"calls are {reported.calls}, the summary says {reported.ended.calls}"
+    )
 
 
 def calls_stay_within_the_forecast(facts: Facts) -> None:
-    told = facts.told
-    if facts.is_one_try and facts.spec.is_clean and told.has_clear_errors:
-        require(told.calls <= told.ended.forecast, f"{told.calls} calls, the forecast was {told.ended.forecast}")
+    reported = facts.reported
+    if facts.is_one_try and facts.spec.is_clean and reported.has_clear_errors:
+        require(
+            reported.calls <= reported.ended.forecast,
+            f"{reported.calls} calls, the forecast was {reported.ended.forecast}",
+        )
 
 
 # -- what is decided without a call -------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def rows_that_are_not_sent_end_as_documented(facts: Facts) -> None:
         else:
             require(outcome != "skipped", f"row {row.number} was skipped, but no other row has its email")
         if row.fate in types:
-            found = facts.told.rejects[row.number]["type"]
+            found = facts.reported.rejects[row.number]["type"]
             require(found == types[row.fate], f"row {row.number} is {row.fate} and was rejected as {found}")
 
 
@@ -167,10 +173,10 @@ def nobody_unwanted_is_listed(facts: Facts) -> None:
     """The guard looks at the time of the write: since then there were calls about the same contact at most."""
     if not facts.guards:
         return
-    for place, event in enumerate(facts.told.log):
+    for place, event in enumerate(facts.reported.log):
         if event.actor != "us" or event.what not in ("add", "update") or not (event.effect and event.unwanted):
             continue
-        since = _since_it_became_unwanted(facts.told.log[:place], event.key)
+        since = _since_it_became_unwanted(facts.reported.log[:place], event.key)
         is_race = since is not None and all(e.key == event.key for e in since if e.actor == "us")
         require(is_race, f"a person who is unsubscribed or blacklisted was written to: {event}")
 
@@ -189,7 +195,7 @@ def suppressed_means_unwanted(facts: Facts) -> None:
         if outcome == "suppressed":
             is_right = facts.guards and facts.unwanted_at_some_time(row.key)
             require(is_right, f"row {row.number} is suppressed, but nobody said no")
-        before = facts.told.start.get(row.key)
+        before = facts.reported.start.get(row.key)
         if _may_be_left_out(facts, row):
             continue
         if facts.guards and before is not None and before.unwanted and row.key not in facts.beside:
@@ -205,7 +211,7 @@ def create_changes_nothing_that_was_there(facts: Facts) -> None:
         return
     for event in facts.ours:
         if event.effect and event.what in ("update", "add"):
-            was_there = event.chain is not None and event.chain != facts.told.chain
+            was_there = event.chain is not None and event.chain != facts.reported.chain
             require(
                 not was_there or facts.is_unclear(event.key),
                 f"mode create changed a contact that was there before the load: {event}",
@@ -218,7 +224,7 @@ def create_lists_what_it_made(facts: Facts) -> None:
     for row, outcome in facts.decided():
         is_ours = facts.made(row.key) and not facts.is_unclear(row.key) and row.key not in facts.beside
         if outcome in ("created", "updated", "unchanged") and is_ours:
-            missing = set(facts.spec.list_ids) - set(facts.told.end[row.key].lists)
+            missing = set(facts.spec.list_ids) - set(facts.reported.end[row.key].lists)
             require(not missing, f"row {row.number} is {outcome}: the load made its contact, which is not in its lists")
 
 
@@ -237,11 +243,12 @@ def created_means_made_by_this_load(facts: Facts) -> None:
             continue
         made = [e for e in facts.ours if e.key == row.key and e.what == "create" and e.effect]
         if outcome == "created":
-            was_made = bool(made) or (facts.told.is_resent and facts.made(row.key)) or row.key in facts.made_beside
+            was_made = bool(made) or (facts.reported.is_resent and facts.made(row.key)) or row.key in facts.made_beside
             require(was_made, f"row {row.number} counts as created, but this load has made no such contact")
             if row.key not in facts.beside:
                 require(
-                    row.key in facts.told.end, f"row {row.number} counts as created, but the CRM has no such contact"
+                    row.key in facts.reported.end,
+                    f"row {row.number} counts as created, but the CRM has no such contact",
                 )
         elif made and facts.is_one_try and outcome not in ("rejected", "suppressed"):
             require(row.key in facts.beside, f"row {row.number} was created and counts as {outcome}")
@@ -251,7 +258,7 @@ def updated_means_written(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if facts.is_unclear(row.key):
             continue
-        written = facts.done(row.key) or (facts.told.is_resent and facts.made(row.key))
+        written = facts.done(row.key) or (facts.reported.is_resent and facts.made(row.key))
         if outcome == "updated":
             require(bool(written), f"row {row.number} counts as updated, but nothing was written")
         elif outcome == "unchanged" and facts.is_one_try:
@@ -264,7 +271,7 @@ def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
             continue
         if _may_be_left_out(facts, row):
             continue  # see below
-        found = facts.told.end.get(row.key)
+        found = facts.reported.end.get(row.key)
         require(found is not None, f"row {row.number} is {outcome}, but the CRM has no such contact")
         assert found is not None
         if facts.spec.mode == "create" and (facts.is_unclear(row.key) or not facts.made(row.key)):
@@ -275,11 +282,11 @@ def the_crm_has_what_the_outcomes_say(facts: Facts) -> None:
 
 
 def untouched_contacts_are_as_they_were(facts: Facts) -> None:
-    if facts.told.is_resent:
+    if facts.reported.is_resent:
         return
-    for key, before in facts.told.start.items():
+    for key, before in facts.reported.start.items():
         if key not in facts.beside and not facts.done(key):
-            require(facts.told.end.get(key) == before, f"{key} changed, but nobody changed it")
+            require(facts.reported.end.get(key) == before, f"{key} changed, but nobody changed it")
 
 
 def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
@@ -291,7 +298,7 @@ def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
             continue
         if _changed_beside_since_our_last_call(facts, row.key):
             continue
-        found = facts.told.end.get(row.key)
+        found = facts.reported.end.get(row.key)
         require(found is not None, f"row {row.number} was left out as loaded before, but the CRM has no such contact")
         assert found is not None
         if facts.spec.mode == "create" and not found.ours:
@@ -305,11 +312,11 @@ def a_row_left_out_is_in_the_crm(facts: Facts) -> None:
 
 def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
     """The same row in two loads that follow each other: the second one leaves it out."""
-    told, last = facts.told, facts.told.last
-    if last is None or told.is_resent or not told.has_state or facts.spec.full_refresh:
+    reported, last = facts.reported, facts.reported.last
+    if last is None or reported.is_resent or not reported.has_state or facts.spec.full_refresh:
         return
     before = Facts(last)
-    if not (_effect(last) == _effect(told) and before.is_one_try and last.spec.is_clean):
+    if not (_effect(last) == _effect(reported) and before.is_one_try and last.spec.is_clean):
         return
     for row, outcome in facts.decided():
         was = before.sent.get(row.key)
@@ -321,9 +328,9 @@ def what_was_loaded_before_costs_no_call(facts: Facts) -> None:
         )
 
 
-def _effect(told: Told) -> tuple[bool, list[int]]:
+def _effect(reported: Reported) -> tuple[bool, list[int]]:
     """What else than its values decides what a row does."""
-    return told.spec.mode == "create", sorted(told.spec.lists)
+    return reported.spec.mode == "create", sorted(reported.spec.lists)
 
 
 def _is_same_row(one: Wanted, other: Wanted) -> bool:
@@ -332,12 +339,12 @@ def _is_same_row(one: Wanted, other: Wanted) -> bool:
 
 def _may_be_left_out(facts: Facts, row: Wanted) -> bool:
     """Whether the state file may have said that the row was loaded before."""
-    remembers = facts.told.has_state and not facts.spec.full_refresh
+    remembers = facts.reported.has_state and not facts.spec.full_refresh
     return remembers and facts.outcome(row) == "unchanged" and not any(e.key == row.key for e in facts.ours)
 
 
 def _changed_beside_since_our_last_call(facts: Facts, key: str) -> bool:
-    for event in reversed(facts.told.history):
+    for event in reversed(facts.reported.history):
         if event.key == key and event.actor == "beside":
             return True
         if event.actor == "us" and event.key == key and event.what in WRITES and event.effect:
@@ -348,12 +355,12 @@ def _changed_beside_since_our_last_call(facts: Facts, key: str) -> bool:
 def rejected_for_a_reason(facts: Facts) -> None:
     for row, outcome in facts.decided():
         if outcome != "rejected":
-            absent = facts.spec.mode == "update" and row.key not in facts.told.start and row.key not in facts.beside
+            absent = facts.spec.mode == "update" and row.key not in facts.reported.start and row.key not in facts.beside
             require(not absent, f"row {row.number}: mode update, no such contact, and it counts as {outcome}")
             continue
-        type_ = facts.told.rejects[row.number]["type"]
+        type_ = facts.reported.rejects[row.number]["type"]
         if type_ in ("CONTACT_NOT_FOUND", "HTTP_404"):
-            gone = facts.spec.mode == "update" and row.key not in facts.told.start
+            gone = facts.spec.mode == "update" and row.key not in facts.reported.start
             require(gone or row.key in facts.beside, f"row {row.number} was rejected as {type_}, but it is there")
         else:
             require(type_ in REJECTS, f"row {row.number} was rejected as {type_}")
@@ -407,9 +414,9 @@ INVARIANTS: tuple[Callable[[Facts], None], ...] = (
 """All of them."""
 
 
-def broken(told: Told) -> dict[str, str]:
+def broken(reported: Reported) -> dict[str, str]:
     """The invariants that do not hold, by their names, and why."""
-    facts = Facts(told)
+    facts = Facts(reported)
     found = {}
     for invariant in INVARIANTS:
         try:

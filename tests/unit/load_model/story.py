@@ -24,7 +24,7 @@ MEMORY = "/dev/shm"
 
 
 @dataclass
-class Told:
+class Reported:
     """What is known of a load that has ended.
 
     :param start: the CRM before it; for resent rejects, before the load that rejected them
@@ -55,7 +55,7 @@ class Told:
     has_state: bool = True
     has_dates: bool = True
     has_clear_errors: bool = True
-    last: Told | None = None
+    last: Reported | None = None
 
 
 class Story:
@@ -73,9 +73,9 @@ class Story:
         )
         for person in scenario.people:
             self.crm.seed(person)
-        self.last: Told | None = None
+        self.last: Reported | None = None
 
-    def play(self, spec: LoadSpec, place: int) -> list[Told]:
+    def play(self, spec: LoadSpec, place: int) -> list[Reported]:
         """One load, and that of its rejects.
 
         :return: what is known of the two; nothing of one that was abandoned
@@ -88,21 +88,21 @@ class Story:
         self.crm.chain = place
         files = self._files(f"load-{place}")
         start = self.crm.state()
-        told = _Run(self, spec, files, start, list(spec.faults)).until_it_ends()
-        last, self.last = self.last, told
-        if told is None:
+        reported = _Run(self, spec, files, start, list(spec.faults)).until_it_ends()
+        last, self.last = self.last, reported
+        if reported is None:
             return []
-        told.last = last
+        reported.last = last
         engine.forget_checkpoint(files.checkpoint)
-        if not spec.resend or not told.rejects:
-            return [told]
+        if not spec.resend or not reported.rejects:
+            return [reported]
         self.clock.advance(BETWEEN_TRIES)
         again = self._files(f"resent-{place}")
         again.source = files.rejects
-        resent = _Run(self, spec, again, start, list(spec.resend_faults), before=told).until_it_ends()
+        resent = _Run(self, spec, again, start, list(spec.resend_faults), before=reported).until_it_ends()
         assert resent is not None
         engine.forget_checkpoint(again.checkpoint)
-        return [told, resent]
+        return [reported, resent]
 
     def _files(self, name: str) -> Files:
         state = self.folder / "state" if self.scenario.state else None
@@ -114,12 +114,12 @@ class _Run:
 
     def __init__(
         self, story: Story, spec: LoadSpec, files: Files, start: dict[str, Entry], faults: list[Fault],
-        before: Told | None = None,
+        before: Reported | None = None,
     ) -> None:  # fmt: skip
         self.story, self.spec, self.files, self.start = story, spec, files, start
         self.crm, self.faults, self.before = story.crm, faults, before
         self.first_event = len(self.crm.log)
-        self.calls = self.calls_told = self.saves = 0
+        self.calls = self.calls_reported = self.saves = 0
         self.calls_of_try = self.calls_saved = 0
         self.outcomes: dict[int, str] = {}
         self.snapshot: dict[Path, bytes] | None = None
@@ -127,12 +127,12 @@ class _Run:
         self.lasting: str | None = None
         self.interrupt = lambda: None
 
-    def until_it_ends(self) -> Told | None:
+    def until_it_ends(self) -> Reported | None:
         for number in range(MOST_TRIES + 3):
             self.crm.attempt = number
             ended = self._try()
             if ended is not None and ended.how == "done":
-                return self._told(ended)
+                return self._reported(ended)
             if self.spec.abandon and self.before is None:
                 engine.forget_checkpoint(self.files.checkpoint)
                 return None
@@ -157,17 +157,17 @@ class _Run:
         except Killed:
             self._restore()
             self.tries.append("killed")
-            self.calls_told += self.calls_saved
+            self.calls_reported += self.calls_saved
             return None
         self.tries.append(ended.how if ended.error is None else f"stopped by {ended.error}")
-        self.calls_told += self.calls_of_try
+        self.calls_reported += self.calls_of_try
         return ended
 
-    def _told(self, ended: Ended) -> Told:
+    def _reported(self, ended: Ended) -> Reported:
         rows = dict(enumerate(self.spec.rows, start=1))
         if self.before is not None:
             rows = dict(enumerate((line["values"] for line in self.before.rejects.values()), start=1))
-        return Told(
+        return Reported(
             spec=self.spec,
             rows=rows,
             start=self.start,
@@ -179,7 +179,7 @@ class _Run:
             rejects=engine.rejects_of(self.files.rejects),
             written=engine.outcomes_of(self.files.outcomes),
             ended=ended,
-            calls=self.calls_told,
+            calls=self.calls_reported,
             tries=self.tries,
             is_resent=self.before is not None,
             has_state=self.files.state is not None,
@@ -258,15 +258,15 @@ def folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None)
 
 
-def summary_of(told: Told) -> str:
+def summary_of(reported: Reported) -> str:
     """A load for people who look for what went wrong."""
-    rows = [f"  row {n}: {told.outcomes.get(n, '?'):10} {dict(values)}" for n, values in told.rows.items()]
-    log = [f"  {event}" for event in told.log]
-    rejects = [f"  row {n}: {line['type']}" for n, line in told.rejects.items()]
-    kind = "Resent rejects" if told.is_resent else "Load"
-    ended = told.ended
+    rows = [f"  row {n}: {reported.outcomes.get(n, '?'):10} {dict(values)}" for n, values in reported.rows.items()]
+    log = [f"  {event}" for event in reported.log]
+    rejects = [f"  row {n}: {line['type']}" for n, line in reported.rejects.items()]
+    kind = "Resent rejects" if reported.is_resent else "Load"
+    ended = reported.ended
     head = (
-        f"{kind}: {told.tries}, {dict(ended.counts)}, {ended.calls} calls (counted: {told.calls}), plan {ended.plan}, "
-        f"forecast {ended.forecast}"
+        f"{kind}: {reported.tries}, {dict(ended.counts)}, {ended.calls} calls (counted: {reported.calls}), "
+        f"plan {ended.plan}, forecast {ended.forecast}"
     )
     return "\n".join([head, *rows, "Rejects:", *rejects, "Log:", *log])

@@ -12,7 +12,7 @@ import pytest
 from .fake_crm import key_of
 from .invariants import broken
 from .scenario import LISTS, Beside, Fault, LoadSpec, Person, Scenario
-from .story import Story, Told, folder, summary_of
+from .story import Reported, Story, folder, summary_of
 
 LOST = (Fault(0, "lost before"),)
 """The first call of a load that creates first: it never arrives, and no answer comes."""
@@ -214,19 +214,19 @@ def test_what_went_wrong_once(name: str) -> None:
     known = KNOWN[name]
     with folder() as path:
         story = Story(known.scenario, Path(path))
-        told = [one for place, spec in enumerate(known.scenario.loads) for one in story.play(spec, place)]
-    for one_load in told:
+        reported = [one for place, spec in enumerate(known.scenario.loads) for one in story.play(spec, place)]
+    for one_load in reported:
         assert broken(one_load) == {}, summary_of(one_load)
-    shown = "\n".join(map(summary_of, told))
+    shown = "\n".join(map(summary_of, reported))
     if known.outcomes:
-        assert outcomes_of(told) == known.outcomes, shown
+        assert outcomes_of(reported) == known.outcomes, shown
     if known.ada is not None:
         found = story.crm.contacts["ada@x.org"]
         attributes, lists = known.ada
         assert found.lists == [LISTS[place] for place in lists], shown
         assert as_json(found.attributes) == as_json(attributes), shown
     if known.most_calls is not None:
-        assert told[-1].calls <= known.most_calls, shown
+        assert reported[-1].calls <= known.most_calls, shown
 
 
 def as_json(attributes: dict[str, Any]) -> str:
@@ -234,8 +234,8 @@ def as_json(attributes: dict[str, Any]) -> str:
     return json.dumps(attributes, sort_keys=True)
 
 
-def outcomes_of(told: list[Told]) -> list[str]:
-    return [load.outcomes[number] for load in told for number in sorted(load.outcomes)]
+def outcomes_of(reported: list[Reported]) -> list[str]:
+    return [load.outcomes[number] for load in reported for number in sorted(load.outcomes)]
 
 
 def test_addresses_fold() -> None:

@@ -27,11 +27,11 @@ def check(scenario: Scenario) -> None:
     with folder() as path:
         story = Story(scenario, Path(path))
         for place, spec in enumerate(scenario.loads):
-            for told in story.play(spec, place):
-                if found := broken(told):
+            for reported in story.play(spec, place):
+                if found := broken(reported):
                     rules = "\n".join(f"{name}: {why}" for name, why in found.items())
                     shown = pprint.pformat(scenario, width=140, sort_dicts=False)
-                    raise AssertionError(f"{rules}\n\n{shown}\n\nload {place}\n{summary_of(told)}")
+                    raise AssertionError(f"{rules}\n\n{shown}\n\nload {place}\n{summary_of(reported)}")
 
 
 @settings(

@@ -21,16 +21,16 @@ ADA = "/contacts/ada@example.com"
 NEW = {"email": "new@example.com"}
 
 
-def sighting(
+def facts_of(
     method: str = "GET", path: str = ADA, template: str = "/contacts/{email}", email: str | None = "ada@example.com"
 ) -> RequestFacts:
     return RequestFacts(method=method, path=path, template=template, email=email)
 
 
-def strikes(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
+def applies(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
     """The numbers of the calls that a rule strikes, from 1."""
     book = FaultRules(clock, [Fault(effect="drop", **rule)])
-    return [number for number in range(1, calls + 1) if book.pick(sighting(), in_front=True)]
+    return [number for number in range(1, calls + 1) if book.pick(facts_of(), in_front=True)]
 
 
 # -- what a rule matches --------------------------------------------------------------------------------------
@@ -54,15 +54,15 @@ def strikes(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
     ],
 )
 def test_what_a_rule_matches(rule: dict[str, Any], matches: bool) -> None:
-    assert Fault(effect="drop", **rule).matches(sighting()) is matches
+    assert Fault(effect="drop", **rule).matches(facts_of()) is matches
 
 
 def test_the_case_of_an_email_does_not_matter() -> None:
-    assert Fault(effect="drop", email="Ada@*").matches(sighting(email="ADA@example.com"))
+    assert Fault(effect="drop", email="Ada@*").matches(facts_of(email="ADA@example.com"))
 
 
 def test_an_email_pattern_matches_no_call_without_an_email() -> None:
-    assert not Fault(effect="drop", email="*").matches(sighting(email=None))
+    assert not Fault(effect="drop", email="*").matches(facts_of(email=None))
 
 
 @pytest.mark.parametrize(
@@ -101,29 +101,29 @@ def test_the_email_is_found_wherever_a_call_names_it(
     ],
 )
 def test_which_of_six_calls_are_struck(clock: ManualClock, rule: dict[str, Any], expected: list[int]) -> None:
-    assert strikes(clock, 6, **rule) == expected
+    assert applies(clock, 6, **rule) == expected
 
 
 def test_a_rule_ends_with_its_time_to_live(clock: ManualClock) -> None:
     book = FaultRules(clock, [Fault(effect="drop", seconds=10)])
     clock.advance(9.9)
-    assert book.pick(sighting(), in_front=True)
+    assert book.pick(facts_of(), in_front=True)
     clock.advance(0.1)
-    assert book.pick(sighting(), in_front=True) is None
+    assert book.pick(facts_of(), in_front=True) is None
     assert not book.statuses()[0].active
 
 
 def test_chance_is_the_same_for_the_same_seed(clock: ManualClock) -> None:
-    first = strikes(clock, 200, probability=0.5, seed=1)
-    assert first == strikes(clock, 200, probability=0.5, seed=1)
-    assert first != strikes(clock, 200, probability=0.5, seed=2)
+    first = applies(clock, 200, probability=0.5, seed=1)
+    assert first == applies(clock, 200, probability=0.5, seed=1)
+    assert first != applies(clock, 200, probability=0.5, seed=2)
     assert 60 < len(first) < 140
 
 
-def test_the_first_rule_that_strikes_wins_and_later_ones_do_not_see_the_call(clock: ManualClock) -> None:
+def test_the_first_rule_that_applies_wins_and_later_ones_do_not_see_the_call(clock: ManualClock) -> None:
     rules = [Fault(effect="drop", name="second call", nth=2), Fault(effect="html", name="any")]
     book = FaultRules(clock, rules)
-    names = [picked.name for _ in range(3) if (picked := book.pick(sighting(), in_front=True))]
+    names = [picked.name for _ in range(3) if (picked := book.pick(facts_of(), in_front=True))]
     assert names == ["any", "second call", "any"]
     assert [(status.matched, status.hits) for status in book.statuses()] == [(3, 1), (2, 2)]
 
@@ -141,7 +141,7 @@ def test_rules_can_be_taken_out(clock: ManualClock) -> None:
     assert not book.remove("a")
     assert [status.fault.name for status in book.statuses()] == ["b"]
     book.clear()
-    assert book.pick(sighting(), in_front=True) is None
+    assert book.pick(facts_of(), in_front=True) is None
 
 
 def test_a_throttled_call_does_not_count_for_rules_behind_the_limit(send: Send, gateway: Gateway) -> None:
@@ -314,7 +314,7 @@ def test_latency_goes_with_every_effect(send: Send, gateway: Gateway) -> None:
         ({"effect": "drop", "name": "a\nb"}, "one line"),
     ],
 )
-def test_senseless_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:
+def test_invalid_rules_are_refused_with_the_reason(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Fault(**rule)
 
@@ -323,7 +323,7 @@ def test_every_effect_is_described() -> None:
     assert set(get_args(Effect)) == set(EFFECTS)
 
 
-def test_types_that_the_gateway_says_strike_in_front_of_the_limit() -> None:
+def test_types_that_the_gateway_says_apply_in_front_of_the_limit() -> None:
     assert Fault(effect="error", error="SERVICE_UNAVAILABLE").in_front
     assert Fault(effect="error", error="throttled").in_front
     assert not Fault(effect="error", error="TOO_MANY_REQUESTS").in_front

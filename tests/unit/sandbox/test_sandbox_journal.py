@@ -58,7 +58,7 @@ def test_no_value_that_was_sent_is_in_the_journal(send: Send, gateway: Gateway) 
         assert secret not in written
 
 
-def test_fingerprints_tell_values_apart_and_depend_on_a_secret(gateway: Gateway) -> None:
+def test_fingerprints_distinguish_values_and_depend_on_a_secret(gateway: Gateway) -> None:
     one, other = gateway.hasher.hash("a@example.com"), gateway.hasher.hash("b@example.com")
     assert one == gateway.hasher.hash("a@example.com") != other
     assert one != Gateway(SandboxSettings(seed="empty")).hasher.hash("a@example.com")

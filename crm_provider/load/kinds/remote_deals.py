@@ -1,0 +1,182 @@
+"""Deals of the CRM, as a load sees them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import cast
+
+from crm_provider import errors as e
+from crm_provider.client.pagination import Record as Listed
+from crm_provider.client.remote_contact import ABSENT, RemoteContact
+from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
+from crm_provider.load.kinds.deal_plan import FEW, DealRows, choose_for_deals
+from crm_provider.load.kinds.deal_sender import DealSender
+from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
+from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
+from crm_provider.load.planner import SAMPLE_MOST, Plan, Sample, pages_of
+from crm_provider.load.rows import Outcome, Record
+from crm_provider.load.state.temp_tables import ContactCache, RowStatus
+from crm_provider.load.workers import InFlightRow, SentRow
+
+
+class RemoteDeals(RemoteRecords):
+    """Deals of the CRM; what was read is kept."""
+
+    def __init__(self, setup: TrySetup) -> None:
+        super().__init__(setup)
+        self._options = setup.options
+        self._mapper = cast("DealMapper", setup.mapper)
+        self._is_resumed = setup.is_resumed
+        self.cache, self.contacts = DealCache(), ContactCache(shared=True)
+        self._looks: list[tuple[bool, bool]] = []
+        self._reads_deals = self._reads_contacts = False
+        self._names = frozenset(self._staged.attribute_names)
+        self.needs_start = bool(self._deal_rows.unnamed)
+
+    # -- the plan --------------------------------------------------------------------------------------------
+
+    def make_plan(self, *, may_compare: bool) -> Plan:
+        plan = choose_for_deals(
+            self._deal_rows, wanted=self._options.plan, total=self._total, sample=self.sample, may_compare=may_compare
+        )
+        self._reads_deals = plan.name == "compare"
+        calls = plan.calls + self._calls_for_addresses(may_read=may_compare)
+        if self._reads_contacts:
+            plan = replace(
+                plan, name="compare", why=f"{plan.why}; all contacts are read to find those of the addresses"
+            )
+        return replace(plan, calls=calls)
+
+    @cached_property
+    def _deal_rows(self) -> DealRows:
+        mode, unnamed, addresses = self._options.mode, 0, 0
+        if self.rows:
+            for deal in self._deals_to_send():
+                unnamed += deal.deal_id is None
+                addresses += deal.contact_email is not None
+        must_read = None
+        if mode == "upsert" and unnamed:
+            must_read = "the API cannot search for the deal of a contact"
+        elif unnamed and (self._is_resumed or self._staged.has_made):
+            must_read = "an earlier try may have made some of the deals"
+        return DealRows(
+            mode=mode,
+            count=self.rows,
+            unnamed=unnamed,
+            addresses=addresses,
+            guarded=bool(self._options.only_from_stages),
+            must_read=must_read,
+        )
+
+    def _deals_to_send(self) -> Iterator[Deal]:
+        for row in self._staged.rows(after=self._after, without=self._without):
+            if row.status is RowStatus.SEND and row.record is not None:
+                yield _deal(row.record)
+
+    def _total(self) -> int | None:
+        return self._client.count_deals()
+
+    def _calls_for_addresses(self, *, may_read: bool) -> int:
+        """Calls that finding the contacts of addresses takes."""
+        rows = self._deal_rows
+        first = bool(rows.unnamed and not self._reads_deals)  # one call shows the CRM's clock
+        if rows.addresses < FEW or not may_read:
+            return rows.addresses + first
+        total = self._client.count_contacts()
+        self._reads_contacts = total is not None and pages_of(total) < rows.addresses
+        return 1 + (pages_of(total or 0) if self._reads_contacts else rows.addresses)
+
+    def sample(self, n: int) -> Sample:
+        """Look at the deals of so many more rows.
+
+        :return: what all looks have shown so far
+        :raises Cancelled: if the load was cancelled
+        """
+        self._looks += [self._look(deal) for deal in itertools.islice(self._candidates, n)]
+        existing = [is_same for exists, is_same in self._looks if exists]
+        return Sample(len(self._looks), len(existing), sum(existing))
+
+    @cached_property
+    def _candidates(self) -> Iterator[Deal]:
+        return map(_deal, self._mixed(SAMPLE_MOST))
+
+    def _look(self, deal: Deal) -> tuple[bool, bool]:
+        """Whether a deal exists, and has the values of its row already."""
+        self._check_cancelled()
+        try:  # only where each row has the id of its deal
+            remote = RemoteDeal.of(self._client.get_deal(str(deal.deal_id)), self._names)
+        except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
+            return False, False  # of this row: the error comes again when the row is sent
+        self.cache.put(remote)
+        return True, not remote.changes(deal, deal.contact_id)
+
+    # -- what was read ---------------------------------------------------------------------------------------
+
+    def read_all(self, tick: Callable[[int], None]) -> None:
+        """Read all deals, and all contacts if that is cheaper than a call for each address."""
+        if self._reads_deals:
+            self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
+        if self._reads_contacts:
+            self.contacts.complete = self._read("contacts", self._keep_contact, tick)
+
+    def get(self, record: Record) -> None:
+        return None  # the threads that send look it up: it may need a call to know which deal it is
+
+    def _keep(self, record: Listed) -> None:
+        self.cache.put(RemoteDeal.of(record, self._names))
+
+    def _keep_contact(self, record: Listed) -> None:
+        email = record.get("email")
+        if isinstance(email, str) and email:
+            self.contacts.put(email, RemoteContact.of(record, email).only(()))
+
+    def close(self) -> None:
+        self.cache.close()
+        self.contacts.close()
+
+    # -- the calls -------------------------------------------------------------------------------------------
+
+    def send(self, in_flight: InFlightRow) -> SentRow:
+        return self._sender.send(in_flight, _deal(in_flight.record))
+
+    @cached_property
+    def _sender(self) -> DealSender:
+        options = self._options
+        return DealSender(
+            self._client,
+            self.cache,
+            names=self._names,
+            contact_id=self._contact_id,
+            finds=options.mode == "upsert",
+            refuses=options.mode == "create" and options.plan == "compare" and self._reads_deals,
+            stages=options.stages(),
+            began=self.began,
+        )
+
+    def _contact_id(self, email: str) -> str:
+        """The id of the contact with an address.
+
+        :raises CrmContactNotFoundError: if there is none
+        """
+        known = self.contacts.get(email) or ABSENT
+        if known.exists and isinstance(known.id, str) and known.id:
+            return known.id
+        return str(self._client.get_contact(email)["id"])
+
+    def of_the_run(self, error: e.CrmError) -> str | None:
+        """A stage or a pipeline that is the same in every row is wrong in every row."""
+        fields = {"STAGE_NOT_FOUND": "stage_id", "PIPELINE_NOT_FOUND": "pipeline_id"}
+        name = fields.get(error.type)
+        if name is None or name not in self._mapper.constants:
+            return None
+        return f"{name} is a constant of the mapping"
+
+    def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
+        return sum(counts.get(each, 0) for each in (Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED)) + refused
+
+
+def _deal(record: Record) -> Deal:
+    return cast("Deal", record)
