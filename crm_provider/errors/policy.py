@@ -215,12 +215,16 @@ class ErrorPolicy:
     work: Work = Work.TASK
     operator: str | None = None
     site: OnError = field(default_factory=dict)
+    in_effect: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+    """The operator and its overrides of task and site, as JSON-compatible data."""
 
     def __post_init__(self) -> None:
         for name in ("on_error", "site"):
             given = getattr(self, name)
             lines = given.on_error if isinstance(given, ErrorPolicy) else given
             object.__setattr__(self, name, checked(lines, self.work))
+        in_effect = {"operator": self.operator, "on_error": self.as_data(), "site": _as_data(self.site)}
+        object.__setattr__(self, "in_effect", in_effect)
 
     def decide(self, error: e.CrmError | type[e.CrmError]) -> Decision:
         """The action for an error: the most specific line of the strongest source.
@@ -253,10 +257,6 @@ class ErrorPolicy:
     def as_data(self) -> dict[str, str]:
         """The task's overrides as JSON-compatible data; ``ErrorPolicy(policy.as_data(), ...)`` is the same policy."""
         return _as_data(self.on_error)
-
-    def in_effect(self) -> dict[str, Any]:
-        """The operator and its overrides of task and site, as JSON-compatible data."""
-        return {"operator": self.operator, "on_error": self.as_data(), "site": _as_data(self.site)}
 
 
 def _as_data(lines: OnError) -> dict[str, str]:

@@ -22,7 +22,7 @@ from crm_provider.client.transport import Transport
 from crm_provider.hooks.shared_budget import with_store
 from crm_provider.rate_limit.limiter import AIRFLOW, ShareRateLimiter, limiter_for
 from crm_provider.rate_limit.schedule import Lane
-from crm_provider.tasks.task_log import short_traceback
+from crm_provider.tasks.outcome import short_traceback
 from crm_provider.values.redaction import Secret
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
-from crm_provider.tasks.task_log import record
+from crm_provider.tasks.outcome import record
 from crm_provider.tasks.templates import with_connection
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class LoadRun:
     def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
         summary = conclude(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow forgets after some runs
-        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect()}
+        known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}
         return self.result
 

@@ -224,3 +224,12 @@ class RowLocations:
         """Whether a row could not be read."""
         n = bisect_left(self._malformed, number)
         return n < len(self._malformed) and self._malformed[n] == number
+
+
+STREAM = "__arrow_c_stream__"
+"""The method that tells a table: the Arrow PyCapsule interface."""
+
+
+def is_table(source: Any) -> bool:
+    """Whether an object speaks Arrow's C stream."""
+    return hasattr(type(source), STREAM)

@@ -15,9 +15,8 @@ from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import ENDS, publish_reason, raise_for_decision
+from crm_provider.tasks.outcome import ENDS, publish_reason, raise_for_decision, short_traceback
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
-from crm_provider.tasks.task_log import short_traceback
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 
 if TYPE_CHECKING:

@@ -21,8 +21,14 @@ from crm_provider.observability.lineage import Lineage, LoadLineage
 from crm_provider.observability.links import CrmRejectsLink, CrmReportLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.outcome import ENDS, fail, fail_without_retry, publish_reason, raise_for_decision
-from crm_provider.tasks.task_log import short_traceback
+from crm_provider.tasks.outcome import (
+    ENDS,
+    fail,
+    fail_without_retry,
+    publish_reason,
+    raise_for_decision,
+    short_traceback,
+)
 from crm_provider.tasks.templates import (
     check_rendered,
     comes_later,

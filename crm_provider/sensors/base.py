@@ -30,14 +30,15 @@ from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
 from crm_provider.tasks.outcome import (
     ENDS,
     log_reschedule,
+    moment,
     raise_for_decision,
     reschedule,
     sensor_timeout,
+    short_traceback,
     skip,
     task_timeout,
 )
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
-from crm_provider.tasks.task_log import moment, short_traceback
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
 from crm_provider.waiting.conditions import Condition, DirectLookup

@@ -18,8 +18,7 @@ from airflow.sdk import XComArg
 from crm_provider import config
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.files.paths import AnyPath, as_path
-from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.options import is_table
+from crm_provider.load.rows import SourceError, is_table
 
 if TYPE_CHECKING:
     import jinja2

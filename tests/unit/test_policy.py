@@ -394,6 +394,6 @@ def test_what_is_in_effect_names_the_lines_that_differ() -> None:
     policy = ErrorPolicy(
         {"INVALID_INPUT": "fail"}, work=Work.LOAD, operator="CrmLoadContactsOperator", site={"FORBIDDEN": "retry"}
     )
-    assert policy.in_effect() == {
+    assert policy.in_effect == {
         "operator": "CrmLoadContactsOperator", "on_error": {"INVALID_INPUT": "fail"}, "site": {"FORBIDDEN": "retry"},
     }  # fmt: skip

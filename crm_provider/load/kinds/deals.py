@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from crm_provider.client import validation
 from crm_provider.client.validation import several
@@ -13,9 +13,6 @@ from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.deal_mapper import DealMapper, DealMode
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import WRITTEN, Outcome, SourceError
-
-if TYPE_CHECKING:
-    from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +74,11 @@ class DealOptions(LoadOptions):
         return {"mode": self.mode, "only_from_stages": sorted(self.stages())}
 
 
-def _remote(setup: TrySetup) -> RemoteRecords:
-    from crm_provider.load.kinds.remote_deals import RemoteDeals
-
-    return RemoteDeals(setup)
-
-
 DEALS = Kind(
     name="deals",
     options=DealOptions,
     arguments=("mode", "plan", "empty", "only_from_stages"),
     mapper=DealMapper,
     mapper_options=("mode", "empty"),
-    remote=_remote,
+    remote_class="crm_provider.load.kinds.remote_deals:RemoteDeals",
 )

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import LoadOptions
 from crm_provider.load.rows import WRITTEN, Outcome, SourceError
-
-if TYPE_CHECKING:
-    from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +67,12 @@ class DeleteMapper(Mapper):
         super().__init__(mapping)
 
 
-def _remote(setup: TrySetup) -> RemoteRecords:
-    from crm_provider.load.kinds.remote_deletions import RemoteDeletions
-
-    return RemoteDeletions(setup)
-
-
 DELETIONS = Kind(
     name="deletions",
     options=DeleteOptions,
     arguments=("max_deletes", "every_spelling"),
     mapper=DeleteMapper,
     mapper_options=(),
-    remote=_remote,
+    remote_class="crm_provider.load.kinds.remote_deletions:RemoteDeletions",
     keeps_state=False,
 )

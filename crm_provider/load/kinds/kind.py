@@ -7,6 +7,7 @@ is imported when a load runs: the parsing of a DAG file needs the description on
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -30,7 +31,7 @@ class Kind:
     :param name: of the kind, as the rejects operator takes it
     :param arguments: of the options and the mapping that other kinds need not have
     :param mapper: makes the mapping of it; called with the mapping and those of ``mapper_options`` that are given
-    :param remote: the CRM's side of one try
+    :param remote_class: the CRM's side of one try, as ``module:class``: a module that is imported when a load runs
     :param keeps_state: whether a state file may say that a row was loaded before
     """
 
@@ -39,8 +40,14 @@ class Kind:
     arguments: tuple[str, ...]
     mapper: Callable[..., RowMapper]
     mapper_options: tuple[str, ...]
-    remote: Callable[[TrySetup], RemoteRecords]
+    remote_class: str
     keeps_state: bool = True
+
+    def remote(self, setup: TrySetup) -> RemoteRecords:
+        """The CRM's side of one try."""
+        module, _, name = self.remote_class.partition(":")
+        made: RemoteRecords = getattr(importlib.import_module(module), name)(setup)
+        return made
 
     def options_of(self, given: Mapping[str, Any]) -> Any:
         """The options among the arguments.

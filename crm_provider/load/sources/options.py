@@ -240,12 +240,3 @@ def _checked_header(names: Any) -> tuple[str, ...]:
     stripped = tuple(name.strip() for name in names)
     check_names(stripped, "source_options: header")
     return stripped
-
-
-STREAM = "__arrow_c_stream__"
-"""The method that tells a table: the Arrow PyCapsule interface."""
-
-
-def is_table(source: Any) -> bool:
-    """Whether an object speaks Arrow's C stream."""
-    return hasattr(type(source), STREAM)

@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 from crm_provider.files.paths import AnyPath, as_path
-from crm_provider.load.rows import Row, RowLocations, SourceError
+from crm_provider.load.rows import Row, RowLocations, SourceError, is_table
 from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
 from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
-from crm_provider.load.sources.options import ROWS, FileOptions, checked_format, is_table
+from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
 
 OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]

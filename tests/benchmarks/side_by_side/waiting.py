@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measured_child import next_line, tell
+from measured_child import next_line, report
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 INTERVAL = 10.0
@@ -88,12 +88,12 @@ async def be_the_triggerer(way: str, waiters: int, seconds: float) -> None:
 
     tasks = [asyncio.create_task(watch()) for _ in range(waiters)]
     await asyncio.sleep(1.5 * INTERVAL)  # a whole round, to have all made that is made once
-    tell("begin")
+    report("begin")
     started, cpu = time.monotonic(), time.process_time()
     await asyncio.sleep(seconds)
-    tell("measured", cpu=time.process_time() - cpu, seconds=time.monotonic() - started)
+    report("measured", cpu=time.process_time() - cpu, seconds=time.monotonic() - started)
     await asyncio.wait(tasks, timeout=PATIENCE)
-    tell("noticed", noticed=len(noticed))
+    report("noticed", noticed=len(noticed))
     os._exit(0)  # threads of pollers that wait for their turn would keep it alive
 
 

@@ -17,8 +17,8 @@ from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.base import CrmOperator
-from crm_provider.tasks import crm_errors, task_log
-from crm_provider.tasks.task_log import DOCS, PREFIX, WIDTH, error_record, record, short_traceback
+from crm_provider.tasks import crm_errors, outcome
+from crm_provider.tasks.outcome import DOCS, PREFIX, WIDTH, error_record, record, short_traceback
 from crm_provider.ui import PREFIX as PAGE
 
 KEEPS_FRAMES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 adds the frames again")
@@ -117,7 +117,7 @@ def test_an_operators_traceback_shows_the_frames_of_the_dags_author_only(monkeyp
 
 
 def test_at_debug_level_all_frames_are_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, logger=task_log.__name__):
+    with caplog.at_level(logging.DEBUG, logger=outcome.__name__):
         assert "raise_for_decision" in frames(failed_task(monkeypatch))
 
 
