@@ -253,6 +253,25 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
     assert found == ("created" if outcome == "create" else outcome)
 
 
+@pytest.mark.parametrize(
+    ("fields", "made", "outcome", "calls"),
+    [
+        ({"createdAt": SINCE}, Made(BEGAN), "created", []),
+        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "updated", ["update stage_id", "get"]),  # moved since
+        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": SINCE}, None, "unchanged", []),
+        ({"createdAt": BEFORE}, Made(BEGAN), "unchanged", []),
+        ({}, Made(BEGAN), "unchanged", []),
+        ({"createdAt": SINCE}, Made(None), "unchanged", []),
+    ],
+)
+def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
+    fields: dict[str, Any], made: Made | None, outcome: str, calls: list[str]
+) -> None:
+    crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
+    assert sent(crm, NEW, known=True, finds=True, made=made) == (outcome, calls)
+
+
 def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
     crm = FakeDeals()
     crm.trouble = e.CrmTimeoutError("no answer", outcome_known=False)
