@@ -157,11 +157,18 @@ class ContactCalls(ListingCalls):
 
         :raises CrmContactNotFoundError: if there is none
         """
+        self.delete_listed(validation.email(email))
+
+    def delete_listed(self, email: str) -> None:
+        """Delete a contact whose address is spelled as the CRM shows it, even if nobody else would write it so.
+
+        :raises CrmContactNotFoundError: if there is none
+        """
         self._send(
             Call(
                 method="DELETE",
                 route="/contacts/{email}",
-                path_params={"email": validation.email(email)},
+                path_params={"email": email},
                 success_errors=(e.CrmContactNotFoundError,),
                 allow_any_body=True,
             )

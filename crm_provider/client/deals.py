@@ -64,25 +64,28 @@ class DealCalls(ListingCalls):
     ) -> Record | None:
         """The deal that an earlier attempt has created, None if there is none.
 
-        ``createdAt`` distinguishes it from a deal that existed before, or else the attributes.
+        ``createdAt`` distinguishes it from a deal that existed before, or else the attributes. It may be in another
+        stage already: automations and people move deals.
 
         :param since: returns when the first such attempt was sent, by the CRM's clock; called after the deals were read
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
         """
         undecided = False
-        for deal in self._deals_of(contact_id, pipeline_id, stage_id=stage_id):
+        for deal in self._deals_of(contact_id, pipeline_id, stage_id=None):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
                 continue  # it existed before
             is_dated = created_at is not None and moment is not None and moment.latest - moment.earliest <= EXACT
             is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
-            if (is_dated or is_alike) and not _differs(deal.get("attributes"), attributes):
+            has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id.lower()
+            differs = _differs(deal.get("attributes"), attributes)
+            if (is_dated or (is_alike and not has_moved)) and not differs:
                 return deal
-            undecided = True
+            undecided = undecided or is_dated or not (has_moved and differs)
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline and stage; what the CRM shows of it does not "
-                "tell whether an earlier attempt created it.",
+                "Contact already associated with a deal in this pipeline; what the CRM shows of it does not tell "
+                "whether an earlier attempt created it.",
                 method="POST",
                 path="/deals",
             )

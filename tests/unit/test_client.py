@@ -87,6 +87,10 @@ SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
         lambda c: c.update_contact(EMAIL, attributes={"n": 1}), f"PUT {AT}", {"n": 1}, Reply(200, REF), REF,
     ),
     "delete_contact": (lambda c: c.delete_contact(EMAIL), f"DELETE {AT}", None, Reply(204), None),
+    "delete_listed": (
+        lambda c: c.delete_listed("Al <jose\u0301@x.co>"), "DELETE /contacts/Al%20%3Cjose%CC%81%40x.co%3E", None,
+        Reply(204), None,
+    ),
     "list_contacts": (lambda c: list(c.list_contacts()), "GET /contacts?page=0", None, page([RECORD]), [RECORD]),
     "count_contacts": (lambda c: c.count_contacts(), "GET /contacts?page=0", None, page([RECORD]), 1),
     "count_deals": (lambda c: c.count_deals(), "GET /deals?page=0", None, page([DEAL_RECORD]), 1),

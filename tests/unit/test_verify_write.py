@@ -241,9 +241,9 @@ def test_a_contact_that_is_found_after_a_lost_creation(
         assert made.http.calls[-1].body == WANTED
 
 
-def deal(*, age: float | None = None, name: str = "x", id_: str = ID) -> dict[str, Any]:
+def deal(*, age: float | None = None, name: str = "x", id_: str = ID, stage: str = STAGE) -> dict[str, Any]:
     created = {} if age is None else {"createdAt": (NOON - timedelta(seconds=age)).isoformat()}
-    ids = {"contactId": CONTACT_ID, "pipelineId": PIPELINE, "stageId": STAGE}
+    ids = {"contactId": CONTACT_ID, "pipelineId": PIPELINE, "stageId": stage}
     return {"id": id_, **ids, "attributes": {"pb_name": name}, **created}
 
 
@@ -270,6 +270,9 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(age=NOW))], ID, 1),
         (None, [lost, deals(deal(age=OLD, id_=OTHER), deal(age=NOW))], ID, 1),
         ({"pb_name": "x"}, [lost, deals(deal())], ID, 1),
+        # ours, moved meanwhile by an automation
+        (None, [lost, deals(deal(age=NOW, stage=OTHER))], ID, 1),
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, stage=OTHER))], ID, 1),
         # somebody else's: the CRM is asked again, and says so
         (None, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
@@ -280,6 +283,11 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # somebody else's, made just now
         ({"pb_name": "x"}, [lost, deals(deal(age=0.5, name="y"))], "associated", 1),
+        (None, [lost, deals(deal(stage=OTHER))], "associated", 1),
+        ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER))], "associated", 1),
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, stage=OTHER, name="y"))], "associated", 1),
+        # in another stage and with other values
+        ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER, name="y", id_=OTHER)), data({"id": ID}, 201)], ID, 2),
     ],
 )
 def test_a_deal_that_is_found_after_a_lost_creation(

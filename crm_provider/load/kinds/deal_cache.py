@@ -91,9 +91,10 @@ def _amount(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         return None
     try:
-        return Decimal(str(value).strip())
+        amount = Decimal(str(value).strip())
     except InvalidOperation:
         return None
+    return amount if amount.is_finite() else None  # NaN equals nothing, and a signalling NaN raises
 
 
 def _lower(value: Any) -> str | None:

@@ -60,9 +60,11 @@ class DealSender:
             return self._change(deal.deal_id, deal, contact_id, self._cache.get(deal.deal_id))
         if contact_id is None or deal.pipeline_id is None or deal.stage_id is None:
             raise e.CrmInvalidValueError("a new deal needs a contact, a pipeline and a stage")
-        if self._finds and (found := self._found(contact_id, deal.pipeline_id)) is not None:
-            return self._change(found.id, deal, contact_id, found)
         made = in_flight.made
+        if self._finds and (found := self._found(contact_id, deal.pipeline_id)) is not None:
+            if made is not None and _is_new(found, made) and not found.changes(deal, contact_id):
+                return SentRow(Outcome.CREATED, called=False, ids=_ids(found.id, contact_id))
+            return self._change(found.id, deal, contact_id, found)
         if made is not None:
             own = self._own(deal, self._candidates(in_flight, contact_id, deal.pipeline_id), made)
             if own is not None:
@@ -144,11 +146,11 @@ class DealSender:
             in_stage = remote.stage_id in (None, (deal.stage_id or "").lower())
             if is_dated or (in_stage and deal.attributes and remote.shows(deal.attributes)):
                 return remote
-            undecided = undecided or in_stage
+            undecided = True
         if undecided:
             raise e.CrmContactAssociatedWithADealError(
-                "Contact already associated with a deal in this pipeline and stage; nothing the CRM shows of it tells "
-                "whether an earlier attempt created it.",
+                "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether "
+                "an earlier attempt created it.",
                 method="POST",
                 path="/deals",
             )
@@ -161,6 +163,12 @@ def _ids(deal_id: object, contact_id: str | None) -> dict[str, object]:
 
 def _is_older(remote: RemoteDeal, made: Made) -> bool:
     return remote.created_at is not None and made.since is not None and remote.created_at < made.since
+
+
+def _is_new(remote: RemoteDeal, made: Made) -> bool:
+    """Whether a deal is surely younger than this load."""
+    is_dated = remote.created_at is not None and made.since is not None
+    return is_dated and not made.earlier_load and not _is_older(remote, made)
 
 
 def _all(deal: Deal, contact_id: str | None) -> dict[str, Any]:

@@ -118,7 +118,13 @@ class RemoteRecords(abc.ABC):
         return iter([row.record for row in itertools.islice(mixed, most) if row.record is not None])
 
     def _read(
-        self, listing: Listing, keep: Callable[[Listed], None], tick: Callable[[int], None], *, strict: bool = False
+        self,
+        listing: Listing,
+        keep: Callable[[Listed], None],
+        tick: Callable[[int], None],
+        *,
+        strict: bool = False,
+        totals: list[int] | None = None,
     ) -> bool:
         """Read a whole listing, ten with a call, several calls at once.
 
@@ -126,6 +132,7 @@ class RemoteRecords(abc.ABC):
 
         :param keep: takes each record
         :param strict: raise the error of such a listing
+        :param totals: gets the total that each page shows, and at last the number of records
         :return: whether it is complete
         """
         count = 0
@@ -136,11 +143,15 @@ class RemoteRecords(abc.ABC):
                     keep(record)
                 count += len(listed.fresh)
                 tick(count)
+                if totals is not None and listed.page.total is not None:
+                    totals.append(listed.page.total)
         except e.CrmProtocolError as odd:
             if strict:
                 raise
             log.warning("Read %d %s; the rest of the listing is not relied on: %s", count, listing, odd)
             return False
+        if totals:
+            totals.append(count)
         log.info("Read all %d %s of the CRM.", count, listing)
         return True
 

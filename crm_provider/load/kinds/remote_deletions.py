@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -13,6 +15,11 @@ from crm_provider.load.planner import Plan, pages_of
 from crm_provider.load.rows import Contact, Outcome, Record, SourceError, key_of
 from crm_provider.load.state.temp_tables import digest
 from crm_provider.load.workers import InFlightRow, SentRow
+
+log = logging.getLogger(__name__)
+
+MOST_READS = 3
+"""How often the contacts are read, if some go meanwhile."""
 
 GONE = SentRow(Outcome.UNCHANGED, called=False, message="The CRM has no such contact.")
 
@@ -46,10 +53,20 @@ class RemoteDeletions(RemoteRecords):
         """Read all contacts, and keep those that are to be deleted.
 
         :raises SourceError: if they are more than ``max_deletes``
-        :raises CrmProtocolError: if the listing contradicts itself: a contact could be missed
+        :raises CrmProtocolError: if the listing contradicts itself, or shrinks each time: a contact could be missed
         """
-        self._read("contacts", self._keep, tick, strict=True)
-        self._check_most(self._found)
+        for _ in range(MOST_READS):
+            totals: list[int] = []
+            self._read("contacts", self._keep, tick, strict=True, totals=totals)
+            if all(before <= after for before, after in itertools.pairwise(totals)):
+                return self._check_most(self._found)
+            log.warning("Contacts were deleted while the listing was read, so others may have moved: it is read again.")
+        raise e.CrmProtocolError(
+            f"contacts were deleted each of the {MOST_READS} times that all were read, so one may have been missed; "
+            "nothing was deleted. Run this when nothing else deletes contacts",
+            method="GET",
+            path="/contacts",
+        )
 
     def _keep(self, record: Listed) -> None:
         email = record.get("email")
@@ -80,7 +97,7 @@ class RemoteDeletions(RemoteRecords):
             if email in done:
                 continue
             try:
-                self._client.delete_contact(email)
+                self._client.delete_listed(email)
             except e.CrmContactNotFoundError as gone:
                 missing = gone
             else:

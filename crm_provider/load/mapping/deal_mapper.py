@@ -304,7 +304,7 @@ def _missing(mode: str, own: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, "", "empty", "give it a value, or leave out the row")
 
 
-_NO_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?")
+_NO_ZONE = re.compile(r"\d{4}-?\d\d-?\d\d[Tt _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?")
 """A date with a time and no zone."""
 
 

@@ -183,6 +183,8 @@ def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: 
         ("pb_amount", 1500.5, "a float, which cannot hold"),
         ("pb_amount", True, "a float, which cannot hold"),
         ("pb_closingDate", "2026-01-31T12:00:00", "without a time zone"),
+        ("pb_closingDate", "2026-01-31t12:00:00,5", "without a time zone"),
+        ("pb_closingDate", "20260131T120000", "without a time zone"),
         ("pb_closingDate", datetime(2026, 1, 31, 12, 0, 0, 5), "without a time zone"),  # noqa: DTZ001
     ],
 )

@@ -237,9 +237,10 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         # another's
         ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
         ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
-        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, Made(BEGAN), "create"),
         # nothing tells
         ({}, Made(BEGAN), CONFLICT),
+        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), CONFLICT),  # it may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
@@ -250,6 +251,25 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
     found, calls = sent(crm, NEW, known=sends == 1, made=made, sends=sends)
     assert calls == ["list"] * (sends - 1) + ["create"] * (outcome == "create")
     assert found == ("created" if outcome == "create" else outcome)
+
+
+@pytest.mark.parametrize(
+    ("fields", "made", "outcome", "calls"),
+    [
+        ({"createdAt": SINCE}, Made(BEGAN), "created", []),
+        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "updated", ["update stage_id", "get"]),  # moved since
+        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": SINCE}, None, "unchanged", []),
+        ({"createdAt": BEFORE}, Made(BEGAN), "unchanged", []),
+        ({}, Made(BEGAN), "unchanged", []),
+        ({"createdAt": SINCE}, Made(None), "unchanged", []),
+    ],
+)
+def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
+    fields: dict[str, Any], made: Made | None, outcome: str, calls: list[str]
+) -> None:
+    crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
+    assert sent(crm, NEW, known=True, finds=True, made=made) == (outcome, calls)
 
 
 def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
@@ -270,6 +290,8 @@ def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
         ("pb_amount", "", "0", False),
         ("pb_amount", None, "0", False),
         ("pb_amount", True, "1", False),
+        ("pb_amount", "sNaN", "1", False),
+        ("pb_amount", "sNaN", "sNaN", True),
         ("pb_closingDate", "2026-01-31T12:00:00.000Z", "2026-01-31T09:00:00-03:00", True),
         ("pb_closingDate", "2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z", False),
         ("pb_closingDate", None, "2026-01-31T12:00:00Z", False),

@@ -29,6 +29,8 @@ class FakePeople:
         self.emails = list(emails)
         self.calls: list[str] = []
         self.odd = False
+        self.vanish: list[list[str]] = []
+        self.moved = ""
         self.trouble: dict[str, e.CrmError] = {}
 
     def count_contacts(self) -> int:
@@ -36,11 +38,16 @@ class FakePeople:
 
     def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
         self.calls.append(listing)
-        yield SimpleNamespace(fresh=[{"email": email} for email in self.emails] + [{"email": None}])
+        shown, total = self.emails[:], len(self.emails) + 1
+        for gone in self.vanish.pop(0) if self.vanish else ():
+            self.emails.remove(gone)
+            shown = [email for email in shown if email not in (gone, self.moved)]
+        yield SimpleNamespace(fresh=[{"email": email} for email in shown], page=SimpleNamespace(total=total))
+        yield SimpleNamespace(fresh=[{"email": None}], page=SimpleNamespace(total=len(self.emails) + 1))
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
-    def delete_contact(self, email: str) -> None:
+    def delete_listed(self, email: str) -> None:
         self.calls.append("delete")
         if email in self.trouble:
             raise self.trouble.pop(email)
@@ -68,6 +75,23 @@ def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = Non
 
 def counts(summary: Summary) -> dict[str, int]:
     return {outcome.value: count for outcome, count in summary.counts.items() if count}
+
+
+def test_contacts_that_move_because_others_go_are_not_missed() -> None:
+    crm = FakePeople("ada@x.org", *OTHERS, "ann@x.org")
+    crm.vanish, crm.moved = [["bob@x.org"]], "ada@x.org"
+    assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
+    assert crm.emails == ["eve@x.org", "ann@x.org"]
+    assert crm.calls == ["contacts", "contacts", "delete"]
+
+
+def test_a_listing_that_shrinks_each_time_ends_the_run() -> None:
+    crm = FakePeople("ada@x.org", *OTHERS, "ann@x.org")
+    crm.vanish, crm.moved = [["bob@x.org"], ["eve@x.org"], ["ann@x.org"]], "ada@x.org"
+    with pytest.raises(LoadStopped) as stopped:
+        erase(crm, "ada@x.org")
+    assert "nothing was deleted" in str(stopped.value.error)
+    assert (crm.emails, crm.calls) == (["ada@x.org"], ["contacts"] * 3)
 
 
 def test_every_spelling_of_an_address_is_deleted_and_nobody_else() -> None:
