@@ -16,9 +16,14 @@ from airflow.sdk import DAG
 
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sandbox import Sandbox, SandboxSettings
-from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator
+from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
 
 RunDag = Callable[..., Any]
 Waits = dict[str, list[float]]
@@ -64,7 +69,10 @@ CASES: Mapping[str, tuple[Mapping[str, Any], End]] = {
 
 
 def test_every_load_operator_is_tested_here_or_beside() -> None:
-    tested = {CrmLoadContactsOperator, CrmRetryRejectsOperator, SqlToCrmContactsOperator}
+    tested = {
+        CrmLoadContactsOperator, CrmRetryRejectsOperator, SqlToCrmContactsOperator,
+        CrmLoadDealsOperator, SqlToCrmDealsOperator, CrmDeleteContactsOperator,  # test_load_deals.py
+    }  # fmt: skip
     loads = {name.partition("(")[0] for name, work in OPERATORS.items() if work is Work.LOAD}
     assert {operator.__name__ for operator in tested} == loads
 

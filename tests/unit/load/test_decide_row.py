@@ -41,6 +41,24 @@ ACTIONS = {
     "PROTOCOL": RowAction.STOP,
 }
 
+DEALS = ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
+
+CONTACTS = ("CrmLoadContactsOperator", "SqlToCrmContactsOperator", "CrmRetryRejectsOperator")
+
+DIFFERENT = {
+    **{(f"{load}(mode='create')", "CONTACT_ALREADY_EXISTS"): RowAction.UNCHANGED for load in CONTACTS},
+    **{(f"{load}(mode='create')", "CONTACT_ASSOCIATED_WITH_A_DEAL"): RowAction.UNCHANGED for load in DEALS},
+    # a column of the source may name another stage in the next row
+    **{
+        (f"{load}{mode}", type_): RowAction.REJECT
+        for load in DEALS
+        for mode in ("", "(mode='move')", "(mode='update')", "(mode='create')")
+        for type_ in ("STAGE_NOT_FOUND", "PIPELINE_NOT_FOUND")
+    },
+    ("CrmDeleteContactsOperator", "CONTACT_NOT_FOUND"): RowAction.UNCHANGED,
+}
+"""Where an operator differs from the column of all loads."""
+
 LOADS = [name for name, work in OPERATORS.items() if work is Work.LOAD]
 LOAD = ErrorPolicy(work=Work.LOAD)
 CREATE = "CrmLoadContactsOperator(mode='create')"
@@ -61,9 +79,22 @@ def test_the_table_names_every_error() -> None:
 @pytest.mark.parametrize("operator", [None, *LOADS])
 @pytest.mark.parametrize("type_", CATALOGUE)
 def test_by_default(type_: str, operator: str | None) -> None:
-    creates = operator is not None and operator.endswith("(mode='create')")
-    expected = RowAction.UNCHANGED if creates and type_ == "CONTACT_ALREADY_EXISTS" else ACTIONS[type_]
+    expected = DIFFERENT.get((operator or "", type_), ACTIONS[type_])
     assert action_of(type_, ErrorPolicy(work=Work.LOAD, operator=operator)) is expected
+
+
+@pytest.mark.parametrize(
+    ("on_error", "action", "origin"),
+    [
+        ({}, RowAction.STOP, "the stage is a constant of the mapping"),
+        ({"STAGE_NOT_FOUND": "reject"}, RowAction.REJECT, "on_error[STAGE_NOT_FOUND]"),
+    ],
+)
+def test_what_comes_again_with_every_row_ends_the_run(on_error: dict[str, str], action: RowAction, origin: str) -> None:
+    policy = ErrorPolicy(on_error, work=Work.LOAD, operator="CrmLoadDealsOperator")
+    why = "the stage is a constant of the mapping"
+    decided = decide_row(error_of("STAGE_NOT_FOUND"), policy, sends=1, of_the_run=why)
+    assert (decided.action, decided.decision.origin) == (action, origin)
 
 
 # -- the printed table --------------------------------------------------------------------------------------
@@ -73,6 +104,7 @@ PRINTED = {
     "count the row as unchanged": [RowAction.UNCHANGED] * 3,
     "count the row as skipped": [RowAction.SKIP] * 3,
     "reject the row": [RowAction.REJECT] * 3,
+    "reject the row; if it is a constant of the mapping: end the run": [RowAction.REJECT] * 3,
     "reject the row as retryable; errors_in_a_row in a row: end the run": [RowAction.HOLD] * 3,
     "send the row again, 3 times in all, then reject it": [RowAction.RESEND, RowAction.RESEND, RowAction.REJECT],
     "send the row again; a wait of 60 s or more, or errors_in_a_row in a row: end the run": [RowAction.RESEND] * 3,

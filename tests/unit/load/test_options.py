@@ -9,9 +9,10 @@ import pytest
 
 from crm_provider.load.kinds.contacts import CONTACTS
 from crm_provider.load.kinds.kind import FILES
+from crm_provider.load.options import ContactOptions
 from crm_provider.load.rows import Row, SourceError
 
-LIST = "11111111-1111-4111-8111-111111111111"
+LIST, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 
 
 def later(value: Any) -> bool:
@@ -93,3 +94,16 @@ def test_the_mapping_takes_its_defaults_from_the_arguments() -> None:
     row = Row(1, {"mail": "ADA@x.io"})
     assert CONTACTS.mapper_of({"mapping": {"email": "mail"}, "lowercase_email": True})(row).email == "ada@x.io"
     assert CONTACTS.mapper_of({"mapping": {"email": "mail"}})(row).email == "ADA@x.io"
+
+
+@pytest.mark.parametrize(
+    ("options", "effect"),
+    [
+        ({}, {}),
+        ({"mode": "update"}, {}),
+        ({"mode": "create"}, {"mode": "create"}),
+        ({"mode": "create", "list_ids": [OTHER, LIST]}, {"mode": "create", "list_ids": [LIST, OTHER]}),
+    ],
+)
+def test_what_a_state_file_must_have_been_written_for(options: dict[str, Any], effect: dict[str, Any]) -> None:
+    assert ContactOptions(**options).effect == effect

@@ -110,9 +110,11 @@ def test_a_load_makes_the_same_contacts_of_it(attributes: list[dict[str, Any]], 
 
 
 def as_floats(value: Any) -> Any:
-    """Numbers as a table has them: a float, if one is that number."""
+    """Numbers as a table has them: a float if one is that number, else an integer if it is whole."""
     if isinstance(value, Decimal):
-        return float(value) if Decimal(repr(float(value))) == value else value
+        if Decimal(repr(float(value))) == value:
+            return float(value)
+        return int(value) if value == value.to_integral_value() else value
     if isinstance(value, dict):
         return {name: as_floats(item) for name, item in value.items()}
     return [as_floats(item) for item in value] if isinstance(value, list) else value
