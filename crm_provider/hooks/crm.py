@@ -87,7 +87,6 @@ class CrmHook(BaseHook):
     update_contact = _call(CrmClient.update_contact)
     upsert_contact = _call(CrmClient.upsert_contact)
     delete_contact = _call(CrmClient.delete_contact)
-    delete_listed = _call(CrmClient.delete_listed)
     list_contacts = _call(CrmClient.list_contacts)
     count_contacts = _call(CrmClient.count_contacts)
     create_deal = _call(CrmClient.create_deal)
