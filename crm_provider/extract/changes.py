@@ -174,9 +174,9 @@ class ChangeTracker:
         try:
             lines = lines_of(self.path)
             header, about = next(lines, None), next(lines, "")
-            if header is None:
-                return True
-            work = self._checked(header, about)
+            if header is None and not self.path.exists():
+                return True  # the first run
+            work = self._checked(header or "", about)
             self._old.put(_section(lines, BEFORE))
             for entry in _section(lines, END):
                 if work == self._work:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class Database:
     :param placeholder: of a parameter; None: the hook's
     :param columns_sql: query for the names and types of a table's columns, for its schema (or None) and its name
     :param update_sql: updates the target from the staging table
+    :param fold: a key that is equal for names of columns that are the same
     """
 
     types: Types
@@ -29,6 +30,11 @@ class Database:
     placeholder: str | None = None
     columns_sql: str | None = None
     update_sql: str | None = None
+    fold: Callable[[str], str] = str.casefold
+
+
+def _ascii_lower(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 _UPDATE_FROM = "UPDATE {target} AS t SET {pairs} FROM {staging} AS s WHERE t.{key} = s.{key}{only}"
@@ -43,6 +49,7 @@ POSTGRES = Database(
     "to_regclass(CASE WHEN %s::text IS NULL THEN '' ELSE quote_ident(%s) || '.' END || quote_ident(%s)) "
     "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
     update_sql=_UPDATE_FROM,
+    fold=str,
 )  # fmt: skip
 MYSQL = Database(
     types={
@@ -64,6 +71,7 @@ SQLITE = Database(
     placeholder="?",
     columns_sql="SELECT name, type FROM pragma_table_info(?3, COALESCE(?1, ?2, 'main'))",
     update_sql=_UPDATE_FROM,
+    fold=_ascii_lower,
 )  # fmt: skip
 OTHER = Database(types={"timestamp": "TIMESTAMP"})
 

@@ -20,7 +20,6 @@ from crm_provider.transfers.sql_databases import (
     DATABASES,
     MYSQL,
     OTHER,
-    POSTGRES,
     SQLITE,
     as_text,
     error_name,
@@ -98,8 +97,8 @@ class SqlTable:
         return found
 
     def missing(self, columns: Iterable[SqlColumn], existing: Iterable[str]) -> list[SqlColumn]:
-        """The columns that the table lacks. Only PostgreSQL distinguishes names by their case."""
-        fold = str if self.database is POSTGRES else str.casefold
+        """The columns that the table lacks, as the database tells names apart."""
+        fold = self.database.fold
         names = {fold(name) for name in existing}
         return [column for column in columns if fold(column.name) not in names]
 

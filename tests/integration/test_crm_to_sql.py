@@ -125,6 +125,14 @@ def test_any_other_database(
     assert hook.inserted == 35 + 35 + 2
 
 
+def test_columns_that_sqlite_distinguishes(transfer: Transfers, database: SqliteTarget) -> None:
+    """It ignores the case of ASCII letters only."""
+    database.run('CREATE TABLE accents (ID TEXT, "attributes_É" TEXT)')
+    task = transfer(table="accents", mode="replace", create_table=True, columns=["id", "attributes.é"])
+    assert task.result["rows"] == 35
+    assert list(database.types("accents")) == ["ID", "attributes_É", "attributes_é"]
+
+
 def test_a_retry_continues_after_an_error_of_the_database(
     transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,11 @@ def test_arguments_of_a_load_of_ones_own_are_checked() -> None:
         CrmHook().load_contacts([], outcome_keys="a")
 
 
+def test_a_stream_of_arrow_is_read_through_arrow(crm: Sandbox) -> None:
+    table = pyarrow.table({"mail": ["s1@ex.co", "s2@ex.co"], "first": ["S1", "S2"]})
+    assert CrmHook().load_contacts(table.to_reader(), mapping=MAPPING)["created"] == 2
+
+
 def test_a_table_as_the_source_of_an_operator(crm: Sandbox, run_dag: RunDag) -> None:
     table = pyarrow.table({"mail": ["p1@ex.co", "p2@ex.co"], "first": ["P1", "P2"]})
     with DAG("own_table") as dag:

@@ -165,7 +165,7 @@ def damaged() -> Iterator[bytes]:
         path = Path(folder, "seen")
         changes(path, {"a": 1, "b": 1})
         lines = path.read_bytes().splitlines(keepends=True)
-    yield from (b"".join(lines[:kept]) for kept in range(1, len(lines)))  # cut off
+    yield from (b"".join(lines[:kept]) for kept in range(len(lines)))  # cut off
     yield b"id,email\n1,a@b.io\n"
     yield lines[0] + b"[]\n" + b"".join(lines[2:])
     yield lines[0] + b"[" * 100_000 + b"\n" + b"".join(lines[2:])
