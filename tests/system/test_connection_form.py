@@ -86,7 +86,7 @@ def test_the_form(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
 
     open_form(browser, "crm_form")
     save(browser, host=crm.url, key=crm.api_key)
-    assert f"The CRM at {crm.url}responds and accepts the key" in result_of_test(browser, "crm_form")
+    assert f"The CRM at {crm.url} responds and accepts the key" in result_of_test(browser, "crm_form")
     picture(browser, "connection-test.png")
     saved = json.loads(stack.api.request("GET", "/api/v2/connections/crm_form")["extra"])
     assert saved["requests_per_second"] == 5, "the fields of the form are what is saved"
@@ -112,12 +112,12 @@ def test_the_steps_of_the_readme(stack: AirflowStack, crm: Sandbox, browser: Any
     words = text_of(browser, "[role=dialog]")
     assert key in words and port in words
     save(browser, host=crm.url, key=crm.api_key)
-    assert "answers and takes the key" in result_of_test(browser, "crm_readme")
+    assert "responds and accepts the key" in result_of_test(browser, "crm_readme")
 
     open_form(browser, "crm_portless", kind=kind)
     save(browser, host=crm.url, key=crm.api_key, port="")
     is_faulty = Version(version("apache-airflow-core")) in FAULTY
-    assert ("Bad Request" if is_faulty else "answers and takes the key") in result_of_test(browser, "crm_portless")
+    assert ("Bad Request" if is_faulty else "responds and accepts the key") in result_of_test(browser, "crm_portless")
 
 
 def test_the_log_of_a_failed_task(stack: AirflowStack, crm: Sandbox, browser: Any) -> None:
