@@ -96,17 +96,21 @@ _ALL = (
     ),
     Group(
         "books",
-        ("load/state/checkpoint", "load/progress", "extract/extractor", "extract/reader"),
+        ("load/state/checkpoint", "load/progress"),
         (
             f"{LOAD}/test_checkpoint.py",
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
-            f"{LOAD}/test_extract_stats.py",
-            f"{LOAD}/test_extract.py",
             f"{LOAD}/test_load_try.py",
             ENGINE,
         ),
+    ),
+    Group(
+        "extract",
+        ("extract/extractor", "extract/reader"),
+        (f"{LOAD}/test_extract_stats.py", f"{LOAD}/test_extract.py", f"{UNIT}/fuzz/test_any_listing.py"),
+        tuple(f"{LOAD}/test_extract.py::{name}" for name in ("test_the_next_try_goes_on_where_the_last_one_stopped",)),
     ),
     Group(
         "loop",
