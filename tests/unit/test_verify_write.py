@@ -348,8 +348,8 @@ def test_an_update_that_no_answer_confirms_is_read_back() -> None:
 
 
 def test_a_deal_with_other_values_is_not_the_one_that_is_looked_for() -> None:
-    made = bench(deals(deal(name="y", id_=OTHER), deal(name="x")))
-    found = made.client.find_deal(CONTACT_ID, PIPELINE, attributes={"pb_name": "x"})
+    made = bench(deals(deal(name="y", id_=OTHER), deal(stage=PIPELINE, id_=OTHER), deal(name="x")))
+    found = made.client.find_deal(CONTACT_ID, PIPELINE, stage_id=STAGE, attributes={"pb_name": "x"})
     assert found is not None
     assert found["id"] == ID
 
