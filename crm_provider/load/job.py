@@ -80,6 +80,7 @@ class LoadTry:
             fingerprints=job.fingerprints,
             outcomes=job.outcomes,
             of_the_run=self.remote.of_the_run,
+            kind=job.kind.name,
         )
 
     # -- the whole -------------------------------------------------------------------------------------------

@@ -75,18 +75,21 @@ def find_rejects(paths: Iterable[AnyPath]) -> list[AnyPath]:
     return list({str(path): path for path in found}.values())
 
 
-def read_rejects_of(paths: list[AnyPath], *, retryable_only: bool = False) -> RejectedRows | RejectedFiles:
+def read_rejects_of(
+    paths: list[AnyPath], *, retryable_only: bool = False, kind: str | None = None
+) -> RejectedRows | RejectedFiles:
     """The rows of rejects files, to be loaded again. Of several files, those that are missing or empty are left out.
 
+    :param kind: what the rows are to become; by default not checked
     :raises NoRejects: if there is no such file
     :raises SourceError: if a file is no rejects file; the text names file and line
     """
     if len(paths) == 1:
-        return read_rejects(paths[0], retryable_only=retryable_only)
+        return read_rejects(paths[0], retryable_only=retryable_only, kind=kind)
     files = []
     for path in paths:
         try:
-            files.append(read_rejects(path, retryable_only=retryable_only))
+            files.append(read_rejects(path, retryable_only=retryable_only, kind=kind))
         except NoRejects:
             continue
     if not files:

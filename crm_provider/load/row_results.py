@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -115,6 +115,7 @@ class RowResultHandler:
     """Decides about each result and records it. Used by one thread.
 
     :param of_the_run: why an error of a row comes again with every row, None if it does not
+    :param kind: of the records that the rows become
     """
 
     def __init__(
@@ -127,8 +128,9 @@ class RowResultHandler:
         fingerprints: Fingerprints | None,
         outcomes: OutcomesFile | None = None,
         of_the_run: Callable[[e.CrmError], str | None] = lambda error: None,
+        kind: str = "contacts",
     ) -> None:
-        self._of_the_run = of_the_run
+        self._of_the_run, self._kind = of_the_run, kind
         self._counts, self._options, self._policy = counts, options, policy
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._samples: list[Reject] = []
@@ -268,7 +270,7 @@ class RowResultHandler:
 
     def _write(self, row: Row, reject: Reject, *, in_flight: InFlightRow | None = None) -> None:
         if self._rejects is not None:
-            self._rejects.write(reject)
+            self._rejects.write(replace(reject, kind=self._kind))
         elif len(self._samples) < MOST_SAMPLES:
             self._samples.append(reject)
         about = {"error_type": reject.type, "message": reject.message, "request_id": reject.request_id}

@@ -314,7 +314,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         self._check_paths(paths)
         self.source_files = paths
         try:
-            self._rows = read_rejects_of(paths, retryable_only=self.only == "retryable")
+            self._rows = read_rejects_of(paths, retryable_only=self.only == "retryable", kind=self.kind.name)
         except NoRejects as nothing:
             skip(f"Nothing to send: {nothing}.", cause=nothing)
         return self._rows

@@ -130,6 +130,7 @@ class RejectedRows:
 
     :param path: of a rejects file, also from a run that was killed
     :param retryable_only: leave out the rows that fail again unless they are corrected
+    :param kind: what the rows are to become; by default not checked
     :raises NoRejects: if the file is missing
     :raises SourceError: if it is not a rejects file; the message names the line
     """
@@ -139,9 +140,10 @@ class RejectedRows:
         path: AnyPath,
         *,
         retryable_only: bool = False,
+        kind: str | None = None,
         format: RejectsFormat | None = None,  # noqa: A002
     ) -> None:
-        self.name = path.name
+        self.name, self._kind = path.name, kind
         self.columns: tuple[str, ...] | None = None
         self._path, self._format, self._retryable_only = path, format, retryable_only
         self.left_out = 0
@@ -167,6 +169,7 @@ class RejectedRows:
         with _text_errors(self.name):
             for line in journal.lines(rest=True):
                 reject = reader.read(line)
+                self._check_kind(reject, reader.number)
                 if reject is not None and self._retryable_only and not reject.retryable:
                     self.left_out += 1
                 elif reject is not None:
@@ -174,6 +177,14 @@ class RejectedRows:
                     problem = self._form_problem(reject, reader.number)
                     self._places.note(reader.number, problem)
                     yield Row(len(self._originals), reject.values, problem, reject.made)
+
+    def _check_kind(self, reject: Reject | None, line: int) -> None:
+        """Refuse rows of another kind: rows of a deletion must not create whom they should delete."""
+        if reject is not None and self._kind is not None and reject.kind != self._kind:
+            raise SourceError(
+                f"{self.name}, row {line} of the file (a header counts) was rejected by a load of {reject.kind}, "
+                f"and not of {self._kind}; give kind={reject.kind!r}"
+            )
 
     def original(self, number: int) -> int:
         """The number in the first source of a row of :meth:`rows`."""
@@ -205,10 +216,11 @@ def read_rejects(
     path: AnyPath,
     *,
     retryable_only: bool = False,
+    kind: str | None = None,
     format: RejectsFormat | None = None,  # noqa: A002
 ) -> RejectedRows:
     """The rows of a rejects file, to be loaded again; see :class:`RejectedRows`."""
-    return RejectedRows(path, retryable_only=retryable_only, format=format)
+    return RejectedRows(path, retryable_only=retryable_only, kind=kind, format=format)
 
 
 @contextmanager

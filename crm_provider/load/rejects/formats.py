@@ -30,6 +30,9 @@ from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
 
+CONTACTS = "contacts"
+"""The kind of rows whose lines name none."""
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -55,6 +58,8 @@ class Reject:
     made: Made | None = None
     form: str = ""
     """:func:`form_mark` of the values of a row that its source could not read."""
+    kind: str = CONTACTS
+    """What the row would have become: another kind must not be loaded as contacts."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
@@ -123,6 +128,8 @@ class JsonLines:
             found["made"] = _made_data(reject.made)
         if reject.form:
             found["form"] = reject.form
+        if reject.kind != CONTACTS:
+            found["kind"] = reject.kind
         return json_text(found)
 
     def parse(self, line: str) -> Reject:
@@ -139,7 +146,7 @@ class JsonLines:
             found["row"], found["values"], found["type"], **texts,
             request_id=None if request_id is None else str(request_id), retryable=found["retryable"],
             original=original if isinstance(original, int) else None, made=_made_of(found.get("made")),
-            form=str(found.get("form") or ""),
+            form=str(found.get("form") or ""), kind=str(found.get("kind") or CONTACTS),
         )  # fmt: skip
 
 
@@ -184,6 +191,8 @@ class CsvLines:
             notes["made"] = _made_data(reject.made)
         if reject.form:
             notes["form"] = reject.form
+        if reject.kind != CONTACTS:
+            notes["kind"] = reject.kind
         original = "" if reject.original is None else str(reject.original)
         after = [
             reject.type, reject.message, reject.suggested_action, reject.request_id or "", original,
@@ -202,10 +211,10 @@ class CsvLines:
         type_, message, action, request_id, original, notes = texts[len(columns) :]
         if not number.strip().isdecimal() or retryable not in ("yes", "no"):
             raise ValueError("its _row is no number, or its _retryable is not yes or no")
-        values, made, form = _restored(given, notes)
+        values, made, marks = _restored(given, notes)
         return Reject(
             int(number), values, type_, message, action, request_id or None,
-            retryable == "yes", int(original) if original.strip().isdecimal() else None, made, form,
+            retryable == "yes", int(original) if original.strip().isdecimal() else None, made, *marks,
         )  # fmt: skip
 
 
@@ -246,8 +255,8 @@ def _made_of(data: Any) -> Made | None:
     return Made(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
-def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, str]:
-    """The values of a row from its cells, the contact created for it, and its :func:`form_mark`.
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, tuple[str, str]]:
+    """The values of a row from its cells, the contact created for it, and its :func:`form_mark` and kind.
 
     An empty cell may have been filled in.
     """
@@ -258,7 +267,8 @@ def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made |
         for name in found.get("missing", []):
             if not given[name]:
                 given.pop(name)
-        return {**given, **found.get("more", {})}, _made_of(found.get("made")), str(found.get("form", ""))
+        marks = str(found.get("form", "")), str(found.get("kind", CONTACTS))
+        return {**given, **found.get("more", {})}, _made_of(found.get("made")), marks
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("a cell that _cells calls JSON is none, or _cells itself was changed") from None
 

@@ -468,3 +468,13 @@ def test_what_was_made_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
     written(path, replace(reject(1), made=made), replace(reject(2), made=maybe), reject(3))
     found = [row.made for row in read_rejects(path).rows()]
     assert found == [replace(made, earlier_load=True), replace(maybe, earlier_load=True), None]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_rows_of_a_deletion_are_not_loaded_as_contacts(suffix: str, tmp_path: Path) -> None:
+    """They would create again whom they should delete."""
+    path = tmp_path / f"rejects.{suffix}"
+    written(path, Reject(3, {"email": "ann@ex.co"}, "TIMEOUT", "no response", retryable=True, kind="deletions"))
+    assert [row.values for row in read_rejects(path, kind="deletions").rows()] == [{"email": "ann@ex.co"}]
+    with pytest.raises(SourceError, match=r"a load of deletions, and not of contacts; give kind='deletions'$"):
+        list(read_rejects(path, kind="contacts").rows())
