@@ -13,7 +13,8 @@ project = "airflow-provider-crm"
 version = release = __version__
 html_title = f"{project} {release}"
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx_copybutton"]
+copybutton_prompt_text = "$ "  # is not copied
 myst_heading_anchors = 6  # the same anchors as on GitHub
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/**.md"]
