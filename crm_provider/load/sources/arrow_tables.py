@@ -71,7 +71,14 @@ class ArrowSource:
                 f"{self.name} is read through pyarrow: pip install 'airflow-provider-crm[parquet]'"
             ) from None
         with self._reading():
-            return arrow.RecordBatchReader.from_stream(self._table)
+            stream = arrow.RecordBatchReader.from_stream(self._table)
+        views = [field.name for field in stream.schema if _has_views(arrow, field.type)]
+        if views and int(arrow.__version__.partition(".")[0]) < READS_VIEWS:
+            raise SourceError(
+                f"{self.name} has texts as views (as polars gives them), which pyarrow {arrow.__version__} cannot read "
+                f"from a table in memory; give its to_arrow(), or install pyarrow {READS_VIEWS} or newer"
+            )
+        return stream
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -85,6 +92,18 @@ class ArrowSource:
                 f"{self.name} cannot be read through Arrow ({type(wrong).__name__}); does a column have values of "
                 "several types?"
             ) from None
+
+
+READS_VIEWS = 25
+"""The first version of pyarrow that reads string views of another library; earlier ones end the process."""
+
+
+def _has_views(arrow: Any, kind: Any) -> bool:
+    """Whether a type is a view of text or bytes, or holds one."""
+    if arrow.types.is_dictionary(kind):
+        return _has_views(arrow, kind.value_type)
+    inner = [kind.field(n).type for n in range(kind.num_fields)]
+    return kind in (arrow.string_view(), arrow.binary_view()) or any(_has_views(arrow, each) for each in inner)
 
 
 def _small(stream: Any) -> Iterator[Any]:
