@@ -191,7 +191,8 @@ def _exact(batch: Any) -> Any:
     pa, _ = _pyarrow()
     for n, field in enumerate(batch.schema):
         if pa.types.is_float16(field.type):
-            short = [None if value is None else shortest_half(float(value)) for value in batch.column(n).to_pylist()]
+            stored = batch.column(n).cast(pa.float32()).to_pylist()  # pyarrow 18 ends the process without the cast
+            short = [None if value is None else shortest_half(value) for value in stored]
             batch = batch.set_column(n, field.name, pa.array(short, pa.float64()))
             continue
         exact = _exact_type(field.type)
