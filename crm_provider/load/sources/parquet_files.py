@@ -222,6 +222,8 @@ def _exact_type(kind: Any, *, float_as_text: bool = False) -> Any:
 
     if pa.types.is_float32(kind):
         return pa.string() if float_as_text else pa.float64()
+    if pa.types.is_float16(kind):
+        return pa.float32()
     if pa.types.is_dictionary(kind):
         return exact(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

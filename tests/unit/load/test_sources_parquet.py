@@ -170,12 +170,14 @@ def test_floats_of_32_bits_have_the_digits_that_were_written(tmp_path: Path) -> 
         "dictionary": pa.array([0.1, 0.7, 0.1], short).dictionary_encode(),
         "double": pa.array([0.1, 12345678.901234567, None], pa.float64()),
         "half": pa.array([0.1, 65504, None], short).cast(pa.float16()),
+        "halves": pa.array([[0.5, None], [], None], pa.list_(short)).cast(pa.list_(pa.float16())),
     }
     path = write(tmp_path / "leads.parquet", pa.table(columns))
     rows = [row.values for row in open_source(path).rows()]
     assert [row["plain"] for row in rows] == [0.1, 123456.79, None]
     assert [row["half"] for row in rows] == [0.1, 65504.0, None]
     assert [row["list"] for row in rows] == [[0.1, None], [], None]
+    assert [row["halves"] for row in rows] == [[0.5, None], [], None]
     assert [row["struct"] for row in rows] == [{"a": 0.1, "b": 0.1}, None, {"a": None, "b": 1.0}]
     assert [row["dictionary"] for row in rows] == [0.1, 0.7, 0.1]
     assert [row["double"] for row in rows] == [0.1, 12345678.901234567, None]
