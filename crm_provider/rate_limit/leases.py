@@ -77,7 +77,7 @@ class Lease:
     :param waited: when another caller last had to wait
     """
 
-    host: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    host: str
     text: str = "{}"
     read_at: float = -1e10
     exchanged: float = -math.inf
@@ -91,16 +91,19 @@ class Lease:
     waited: float = -math.inf
 
     @classmethod
-    def parse(cls, record: bytes) -> Lease:
-        """The lease in a record; a new one if the record is damaged."""
+    def parse(cls, record: bytes, name: str) -> Lease:
+        """The lease in a record.
+
+        :param name: the host's name in a new lease, if the record is damaged
+        """
         try:
             found = json.loads(record)
             lease = cls(**found)
         except (ValueError, TypeError, RecursionError):
-            return cls()
+            return cls(name)
         numbers = [value for name, value in found.items() if name not in ("host", "text")]
         texts = (found.get("host", ""), found.get("text", ""))
-        return lease if all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts) else cls()
+        return lease if all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts) else cls(name)
 
     def to_bytes(self) -> bytes:
         """The record."""
@@ -167,6 +170,7 @@ class LeaseStore:
     :param server_clock: the CRM's clock as this process has seen it
     :param clock: the clock of ``slots``
     :param wall: this host's own clock, used until a response has shown the CRM's
+    :param host: this host's name in the plan, if its file has none yet; by default a made-up one
     """
 
     def __init__(
@@ -181,7 +185,9 @@ class LeaseStore:
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
+        host: str | None = None,
     ) -> None:
+        self._host = host or uuid.uuid4().hex[:12]
         self._slots, self._text, self._server_clock = slots, text, server_clock
         self._file = HostFile(name, folder=folder, sleep=sleep)
         self._clock, self._wall, self._jitter = clock, wall, jitter
@@ -295,7 +301,7 @@ class LeaseStore:
                     os.pwrite(file, body, 0)
                     os.ftruncate(file, len(body))
 
-            yield Lease.parse(record), save
+            yield Lease.parse(record, self._host), save
 
 
 _MARGINS = 0.99 / SHARED_MARGIN

@@ -116,7 +116,7 @@ class Hosts:
         self.boots = [*getattr(self, "boots", []), boot]
         store = LeaseStore(
             slots, "key.lease", self.text, server, folder=folder, clock=clock,
-            wall=lambda: EPOCH + self.now + machine.skew, jitter=rng.random,
+            wall=lambda: EPOCH + self.now + machine.skew, jitter=rng.random, host=f"h{number}",
         )  # fmt: skip
         return store, server
 

@@ -122,10 +122,11 @@ def test_at_debug_level_all_frames_are_kept(monkeypatch: pytest.MonkeyPatch, cap
 
 
 @KEEPS_FRAMES
-def test_a_call_of_the_hook_ends_the_traceback_of_its_caller() -> None:
+def test_a_call_of_the_hook_ends_the_traceback_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_WITHOUT_KEY", '{"conn_type": "crm"}')
     hook = CrmHook()
     hook._client = SimpleNamespace(get_contact=None)  # type: ignore[assignment]
-    missing = caught(CrmHook("crm_missing").get_contact, "ada@example.com")
+    missing = caught(CrmHook("crm_without_key").get_contact, "ada@example.com")
     assert isinstance(missing, e.CrmConfigurationError)
     assert frames(missing) == ["caught"]
     mistake = caught(hook.get_contact)
@@ -150,11 +151,12 @@ def test_causes_are_shortened_as_well_unless_they_are_not_shown() -> None:
 @KEEPS_FRAMES
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_task_of_ones_own_has_its_own_frames_only(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_WITHOUT_KEY", '{"conn_type": "crm"}')
     ti = SimpleNamespace(max_tries=retries, try_number=1, xcom_push=lambda **_: None)
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti, "task": SimpleNamespace()})
 
     def task() -> None:
         with crm_errors():
-            CrmHook("crm_missing").get_contact("ada@example.com")
+            CrmHook("crm_without_key").get_contact("ada@example.com")
 
     assert frames(caught(task)) == ["caught", "task"]

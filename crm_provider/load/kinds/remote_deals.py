@@ -43,7 +43,8 @@ class RemoteDeals(RemoteRecords):
             self._deal_rows, wanted=self._options.plan, total=self._total, sample=self.sample, may_compare=may_compare
         )
         self._reads_deals = plan.name == "compare"
-        calls = plan.calls + self._calls_for_addresses(may_read=may_compare)
+        for_the_clock = 1 if self.needs_start else 0  # if no response shows it until then
+        calls = plan.calls + self._calls_for_addresses(may_read=may_compare) + for_the_clock
         if self._reads_contacts:
             plan = replace(
                 plan, name="compare", why=f"{plan.why}; all contacts are read to find those of the addresses"

@@ -342,11 +342,11 @@ BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_i
 @pytest.mark.parametrize(
     ("rows", "given", "plan"),
     [
-        (3, {"mode": "create"}, ("create", 3 + 3 + 1)),
-        (3, {"mode": "create", "resumed": True}, ("compare", 3 + 3 + 1 + 1)),
-        (3, {"mode": "upsert"}, ("compare", 3 + 3 + 1 + 1)),
-        (60, {"mode": "create"}, ("compare", 60 + 1 + 1)),  # reading the contacts is one call
-        (60, {"mode": "upsert"}, ("compare", 60 + 1 + 1 + 1 + 1)),
+        (3, {"mode": "create"}, ("create", 3 + 3 + 1 + 1)),  # one call may be needed to see the CRM's clock
+        (3, {"mode": "create", "resumed": True}, ("compare", 3 + 3 + 1 + 1 + 1)),
+        (3, {"mode": "upsert"}, ("compare", 3 + 3 + 1 + 1 + 1)),
+        (60, {"mode": "create"}, ("compare", 60 + 1 + 1 + 1)),  # reading the contacts is one call
+        (60, {"mode": "upsert"}, ("compare", 60 + 1 + 1 + 1 + 1 + 1)),
     ],
 )
 def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: tuple[str, int]) -> None:

@@ -302,6 +302,10 @@ def test_a_load_of_deals_keeps_its_promises(story: Story) -> None:
     check(story)
 
 
+def test_the_forecast_has_the_call_that_asks_for_the_crms_clock() -> None:
+    check(Story("upsert", (), (Wish(0, STAGE_IDS[0], "New"),), dates="no Date"))
+
+
 @pytest.mark.parametrize("mode", ["create", "upsert"])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("at", range(1, 9))
