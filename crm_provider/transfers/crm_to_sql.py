@@ -160,7 +160,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     def _check(self) -> None:
         """Check the arguments again, once templates are rendered.
 
-        :raises CrmInvalidValueError: if one is not valid, or the connection is not one to a database
+        :raises CrmInvalidValueError: if one is not valid
+        :raises CrmConfigurationError: if the connection is not one to a database, or its provider is not installed
         """
         try:
             _check_listing(self.listing)
@@ -168,9 +169,12 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             _check_columns(self.columns, self.mode, self.changes_since)
             _check_text("sql_conn_id", self.sql_conn_id)
             _check_text("table", self.table)
-            self.database = database_of(self.sql_conn_id, self.hook_params)
-        except (ValueError, SourceError) as wrong:
+        except ValueError as wrong:
             raise e.CrmInvalidValueError(str(wrong)) from None
+        try:
+            self.database = database_of(self.sql_conn_id, self.hook_params)
+        except SourceError as wrong:
+            raise e.CrmConfigurationError(str(wrong)) from None
 
     def _check_table(self, mark: str) -> None:
         """Find out before the first call that a table is missing."""
