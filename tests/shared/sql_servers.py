@@ -7,6 +7,7 @@ killed.
 
 from __future__ import annotations
 
+import abc
 import importlib
 import json
 import os
@@ -35,7 +36,7 @@ PATIENCE = 120.0
 """Seconds until a server that does not answer is taken for broken."""
 
 
-class SqlServer:
+class SqlServer(abc.ABC):
     """A running server with an empty database and the user ``crm``, who may do anything in it.
 
     :raises FileNotFoundError: its program is not installed
@@ -64,16 +65,17 @@ class SqlServer:
 
     # -- what differs
 
+    @abc.abstractmethod
     def connect(self) -> Any:
         """A connection that commits each statement."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _create(self) -> None:
         """Fill the folder."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _arguments(self) -> list[str]:
-        raise NotImplementedError
+        """How the server is started."""
 
     # -- for tests
 
