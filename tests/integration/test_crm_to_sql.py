@@ -174,6 +174,17 @@ def test_what_is_refused(arguments: dict[str, Any], message: str, transfer: Tran
     assert database.rows("SELECT * FROM bare") == []
 
 
+def test_a_connection_that_is_no_database_is_a_matter_of_configuration(
+    transfer: Transfers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "get_hook", lambda self, **_: object())
+    task = transfer(table="people", mode="replace", create_table=True)
+    assert task.states == ["failed"]
+    assert task.xcoms["crm_error"]["type"] == "CONFIGURATION"
+    assert "no database hook" in str(task.error)
+    assert transfer.crm.journal() == []
+
+
 def test_a_constraint_that_the_rows_break_is_an_error_without_their_values(
     transfer: Transfers, database: SqliteTarget
 ) -> None:
