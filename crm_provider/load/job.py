@@ -86,7 +86,7 @@ class LoadTry:
     # -- the whole -------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        """Plan, send all rows that are left, and conclude; see :meth:`LoadJob.run`."""
+        """Plan, send all rows that are left, and summarise; see :meth:`LoadJob.run`."""
         try:
             return self._run()
         except CannotWrite as unwritten:
