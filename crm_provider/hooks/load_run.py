@@ -159,6 +159,8 @@ class LoadRun:
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
         checkpoints = self.checkpoints(state or rejects or outcomes)
         ti = None if self.context is None else self.context["ti"]
+        if self.kind.limited_by is not None:
+            _check_limit(self.kind.limited_by, checkpoints, ti)
         return LoadJob(
             source=source,
             mapper=self.kind.mapper_of(self.given),
@@ -210,6 +212,18 @@ def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> 
         return None
     retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
     return timeout.total_seconds() * (1 + max(retries, 0))
+
+
+def _check_limit(limit: str, checkpoints: Checkpoints, ti: Any) -> None:
+    """Refuse retries that could not know how much of a limit the earlier tries have used.
+
+    :raises SourceError: naming what to set
+    """
+    if int(getattr(ti, "max_tries", None) or 0) and isinstance(checkpoints, NoCheckpoints):
+        raise SourceError(
+            f"{limit} counts for all tries together, but nothing is set that keeps the count for a retry; set "
+            "checkpoint_path or rejects_path, or retries=0"
+        )
 
 
 def _next(stopped: LoadStopped) -> str:

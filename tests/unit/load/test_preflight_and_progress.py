@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -365,13 +366,15 @@ def test_a_line_of_progress() -> None:
         "50 of 200 rows (25.0%): 40 created, 0 updated, 0 unchanged, 0 skipped, 10 rejected, 0 suppressed; "
         "4.50 calls/s (90% of the budget); about 3 min left"
     )
+    assert line(at, 0.5, 5.0).endswith("; 0.50 calls/s (10% of the budget); about 30 min left")
     assert line(at, 0.0, 5.0).endswith("waiting")
+    assert line(replace(at, done=0, rows=0, counts={}), 0.0, 5.0).startswith("0 of 0 rows (100%): 0 created, ")
 
 
 def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
-    progress = ProgressLog(5.0, clock)
+    progress = ProgressLog(5.0, clock, "contacts")
     for _ in range(20):
         clock.now += INTERVAL / 10
         calls[0] += 15
