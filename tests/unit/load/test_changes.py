@@ -200,8 +200,8 @@ before
 end
 """
 """Run "two" found ``a`` and ``c``, and ``a`` and ``b`` were there before. The numbers are the first 16 bytes of
-HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["print", the record]. The key of the others is
-the HMAC of the purpose, the base URL and the mode with the API key."""
+HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["print", the record]. The key of the
+others is the HMAC of the purpose, the base URL and the mode with the API key."""
 
 
 def test_a_state_file_of_an_earlier_version_is_used_and_written_as_it_was(tmp_path: Path) -> None:
