@@ -127,8 +127,8 @@ def checked_base_url(url: str) -> str:
         raise CrmConfigurationError(f"Base URL (field Host) has a space or control character; use {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and not is_loopback(hostname):
         raise CrmConfigurationError(
-            f"Base URL (field Host) is plain HTTP to {shown_host(hostname) or 'another machine'}, where anyone on the "
-            "way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
+            f"Base URL (field Host) is plain HTTP to {host_for_messages(hostname) or 'another machine'}, where anyone "
+            "on the way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
         )
     if "@" in parts.netloc:
         raise CrmConfigurationError(
@@ -165,7 +165,7 @@ def with_port(url: str, port: int | None) -> str:
     return url if own else parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
 
 
-def shown_host(hostname: str) -> str | None:
+def host_for_messages(hostname: str) -> str | None:
     """The name of a host for messages; None if it may be an API key in the wrong field (no dot, or a long part)."""
     parts = hostname.split(".")
     return hostname if len(parts) > 1 and all(len(part) < SHORTEST_KEY for part in parts) else None
@@ -289,7 +289,7 @@ def _checked_extra(name: str, value: Any) -> Any:
     if name not in EXTRAS:
         close = nearest(name, EXTRAS)
         fix = f"did you mean {close!r}?" if close else "remove it."
-        given = repr(name) if close else _shown(name)
+        given = repr(name) if close else _for_message(name)
         raise CrmConfigurationError(f"Extra {given} is unknown; {fix} Known: {', '.join(EXTRAS)}")
     problem: str
     try:
@@ -297,7 +297,7 @@ def _checked_extra(name: str, value: Any) -> Any:
     except ValueError as wanted:
         problem = str(wanted)
     # outside of the handler: Python's message about an invalid number contains the value
-    shown = "" if name == "rate_store" else f", but is {_shown(value)}"  # a store's URL may hold a password
+    shown = "" if name == "rate_store" else f", but is {_for_message(value)}"  # a store's URL may hold a password
     raise CrmConfigurationError(f"Extra {name!r} must be {problem}{shown}")
 
 
@@ -305,6 +305,6 @@ SHORTEST_KEY = 16
 """Characters. A text of this length or longer may be an API key in the wrong field and is not shown."""
 
 
-def _shown(value: Any) -> str:
+def _for_message(value: Any) -> str:
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) < SHORTEST_KEY + 2 else f"a value of {len(text)} characters"

@@ -79,7 +79,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListCosts:
     """The cost of the lists that contacts are added to.
 
     :param wanted: whether there are any
@@ -96,7 +96,7 @@ class Lists:
         return (listed + read) * self.wanted
 
 
-NO_LISTS = Lists()
+NO_LISTS = ListCosts()
 
 _MOST: Mapping[Mode, tuple[int, int, int]] = {
     # calls of one row at most: without lists, with lists, with lists and the guard
@@ -106,7 +106,7 @@ _MOST: Mapping[Mode, tuple[int, int, int]] = {
 }
 
 
-def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool = False) -> int:
+def most_calls(mode: Mode, rows: int, lists: ListCosts = NO_LISTS, *, compares: bool = False) -> int:
     """Calls that rows can take at most if no call fails and nobody else changes the contacts meanwhile.
 
     :param compares: whether all contacts were read before; their reading is not counted
@@ -116,13 +116,13 @@ def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool
     return rows * (each - 1 if compares and mode == "upsert" else each) + first
 
 
-def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: Lists = NO_LISTS) -> float:
+def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: ListCosts = NO_LISTS) -> float:
     """Expected calls for all rows if the learned order is used, or the one call of the mode."""
-    plain = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
-    return plain + lists.calls(mode, rows, h)
+    writes = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
+    return writes + lists.calls(mode, rows, h)
 
 
-def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: Lists = NO_LISTS) -> float:
+def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: ListCosts = NO_LISTS) -> float:
     """Expected calls for all rows if the contacts of the CRM are read first."""
     return pages_of(total) + rows * (1 - (h if mode == "create" else h * u)) + lists.calls(mode, rows, h)
 
@@ -139,7 +139,7 @@ def choose(
     rows: int,
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
-    lists: Lists = NO_LISTS,
+    lists: ListCosts = NO_LISTS,
     may_compare: bool = True,
 ) -> tuple[Plan, Sample]:
     """The plan for a load.
@@ -151,13 +151,13 @@ def choose(
     :param lists: what lists cost that each contact is added to
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """
-    plain = "learned" if mode == "upsert" else mode
+    order = "learned" if mode == "upsert" else mode
     if rows == 0:
         return Plan("nothing", 0, "no row is left to be sent"), Sample()
     most = most_calls(mode, rows, lists)
     if wanted in ("auto", "compare") and not may_compare:
         why = "an earlier try was stopped while it read all contacts; calls at most"
-        return Plan(plain, most, why), Sample()
+        return Plan(order, most, why), Sample()
     if wanted == "compare":
         count = total()
         cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
@@ -169,22 +169,22 @@ def choose(
 
 
 def _cheapest(
-    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: Lists
+    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: ListCosts
 ) -> tuple[Plan, Sample]:
-    plain = "learned" if mode == "upsert" else mode
+    order = "learned" if mode == "upsert" else mode
     most = most_calls(mode, rows, lists)
     if rows < SAMPLE_LEAST / SAMPLE_SHARE / 10:
         why = f"{rows} row(s) are too few for a pre-check to pay off; calls at most"
-        return Plan(plain, most, why), Sample()
+        return Plan(order, most, why), Sample()
     count = total()
     if count is None:
-        return Plan(plain, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
+        return Plan(order, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
     if count == 0:
         calls = most_calls("create", rows, lists) + 1
-        return Plan(plain, calls, "the CRM has no contact yet, so each row is new"), Sample()
+        return Plan(order, calls, "the CRM has no contact yet, so each row is new"), Sample()
     if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
         why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; calls at most"
-        return Plan(plain, most + 1, why), Sample()
+        return Plan(order, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
     found = Sample()
@@ -195,23 +195,24 @@ def _cheapest(
     return _by_sample(mode, count, found, costs), found
 
 
-def _costs(mode: Mode, rows: int, total: int, lists: Lists, sample: Sample) -> tuple[float, float]:
+def _costs(mode: Mode, rows: int, total: int, lists: ListCosts, sample: Sample) -> tuple[float, float]:
     """Calls without reading, and with ``compare``, if the sample is like all rows."""
     h, u = sample.share_existing, sample.share_same
-    plain = calls_without_reading(mode, rows, h, lists=lists)
-    return plain, calls_with_compare(mode, rows, total, h, u, lists=lists)
+    without_reading = calls_without_reading(mode, rows, h, lists=lists)
+    return without_reading, calls_with_compare(mode, rows, total, h, u, lists=lists)
 
 
 def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
     spent = sample.rows + 1
-    plain, compare = costs(sample)
+    without_reading, with_reading = costs(sample)
     facts = f"of {sample.rows} rows looked up {sample.existing} exist and {sample.same} are equal"
     names = {"upsert": "learned"}.get(mode, mode)
-    if compare < plain:
-        why = f"{facts}: reading {_count(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
-        return Plan("compare", math.ceil(compare) + spent, why)
-    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_count(total)} first"
-    return Plan(names, math.ceil(plain) + spent, why)
+    if with_reading < without_reading:
+        both = f"costs {with_reading:,.0f} calls, not reading {without_reading:,.0f}"
+        why = f"{facts}: reading {_count(total)} first {both}"
+        return Plan("compare", math.ceil(with_reading) + spent, why)
+    why = f"{facts}: {without_reading:,.0f} calls, and {with_reading:,.0f} with reading {_count(total)} first"
+    return Plan(names, math.ceil(without_reading) + spent, why)
 
 
 def _count(total: int | None) -> str:

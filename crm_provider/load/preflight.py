@@ -134,7 +134,7 @@ def _staged(
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
             staged.add(row, status, record, place=place)
-    staged.settle_duplicates(options.duplicates)
+    staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()

@@ -207,7 +207,7 @@ PLAN_WORDS: Mapping[str, str] = {
 }
 """What each plan does."""
 
-LONGEST_ENDING = 1000
+MAX_ENDING_CHARACTERS = 1000
 """Characters of an ending in the result."""
 
 SHOWN_PROBLEMS = 50
@@ -321,7 +321,7 @@ def _rows_text(number: int) -> str:
     return f"{number:,} row{'s' * (number != 1)}"
 
 
-def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+def finish_summary(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
     """Write the report.
 
     :param ending: how the load ended, in one sentence
@@ -402,7 +402,7 @@ def resend_code(path: str, kind: str = "contacts") -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ENDING else f"{text[:LONGEST_ENDING]}..."
+    return text if len(text) <= MAX_ENDING_CHARACTERS else f"{text[:MAX_ENDING_CHARACTERS]}..."
 
 
 # -- the tables -----------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class CrmDeleteContactsOperator(LoadsFiles, CrmLoadOperator):
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     :param mapping: ``{"email": <column>}``; None: the column ``email``
-    :param max_deletes: most contacts that may be deleted; if there are more, none is
+    :param max_deletes: most contacts that all tries together may delete; if there are more, none is
     :param every_spelling: read all contacts (ten with a call) and delete all spellings of an address; False makes one
         call for each address as it is given
     """
@@ -222,7 +222,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     :param list_ids: of contacts: segmentation lists that each contact is added to
     :param resubscribe: of contacts: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
     :param only_from_stages: of deals: stages that a deal may leave
-    :param max_deletes: of deletions: most contacts that may be deleted
+    :param max_deletes: of deletions: most contacts that all tries together may delete
     :param every_spelling: of deletions: delete all spellings of an address
     """
 

@@ -149,7 +149,7 @@ class InList(Condition):
         absent: e.CrmContactNotFoundError | None = None
         for person in dict.fromkeys(map(person_key, checked)):
             try:
-                self._look(person, people[person], list_id, lookup)
+                self._find_person(person, people[person], list_id, lookup)
             except e.CrmContactNotFoundError as error:
                 absent = absent or error
             if (person in self.seen) == (self.match == "any"):
@@ -161,7 +161,7 @@ class InList(Condition):
         self.reasons[:] = [f"{len(self.seen)} of {len(people)} contact(s) were found in the list"]
         return None
 
-    def _look(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
+    def _find_person(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
         if person in self.seen:
             return
         contact = lookup.contact(email)

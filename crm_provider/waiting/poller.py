@@ -25,7 +25,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
-from crm_provider.waiting.backoff import Waiting, next_check
+from crm_provider.waiting.backoff import WaitState, next_check
 from crm_provider.waiting.conditions import Condition, MembershipPage, membership_pages
 
 MAX_FAILURES = 3
@@ -179,7 +179,7 @@ class Waiter:
     condition: Condition
     interval: float
     policy: ErrorPolicy
-    waiting: Waiting
+    waiting: WaitState
     deadline: float
     ended: asyncio.Future[WaitResult]
     due: float = 0.0
@@ -226,7 +226,7 @@ class Poller:
         *,
         interval: float,
         policy: ErrorPolicy,
-        waiting: Waiting,
+        waiting: WaitState,
         deadline: float = math.inf,
     ) -> WaitResult:
         """Wait for a condition, together with all other waiters.

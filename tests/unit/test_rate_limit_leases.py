@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, HostPace, Lease, LeaseStore
-from crm_provider.rate_limit.roster import PERIOD, SETTLED, Roster
+from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
 from crm_provider.values.server_clock import ServerClock
@@ -24,14 +24,14 @@ REAL = Pace.of(5.0, 2)
 CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
 
 
-@pytest.mark.parametrize(("count", "settled"), [(1, 30), (2, 50), (8, 80)])
-def test_the_limit_is_used_kept_and_fairly_shared(count: int, settled: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "start"), [(1, 30), (2, 50), (8, 80)])
+def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_path: Path) -> None:
     """With clocks up to 2 seconds apart, once the hosts have seen the CRM's clock well enough."""
-    end = settled + 60
+    end = start + 60
     hosts = Hosts(tmp_path, [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(count)], until=end).run()
-    assert hosts.used(settled, end) >= 0.97
-    assert hosts.refusals(settled, end) <= 0.01
-    assert jain(hosts.by_host(settled, end)) >= 0.98
+    assert hosts.used(start, end) >= 0.97
+    assert hosts.refusals(start, end) <= 0.01
+    assert jain(hosts.by_host(start, end)) >= 0.98
     assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s for each host, and few to join"
 
 
@@ -139,11 +139,11 @@ def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
 
 def test_a_load_joins_at_once_looks_back_and_then_has_the_whole_rate(host: Host) -> None:
     first = host.ask()
-    assert first.first_slot(host.clock()) >= host.clock() + SETTLED - 0.3
+    assert first.first_slot(host.clock()) >= host.clock() + CHANGE_DELAY - 0.3
     assert host.text.requests == 2
     host.ask(after=CHECK_BACK + 0.1)
     assert host.text.requests == 3, "it reads whether its entry is there"
-    assert host.ask(after=SETTLED) is REAL
+    assert host.ask(after=CHANGE_DELAY) is REAL
 
 
 def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:

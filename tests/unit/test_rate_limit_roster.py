@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.rate_limit.roster import (
+    CHANGE_DELAY,
     FORGOTTEN,
     LONGEST_ID,
     MOST_HOSTS,
     PERIOD,
-    SETTLED,
     WEIGHTS,
     Host,
     Roster,
@@ -29,7 +29,7 @@ LENGTH = 0.2
 LOAD = WEIGHTS[-1]
 
 
-def settled(read_at: float = NOW, **weights: int) -> Roster:
+def stable_roster(read_at: float = NOW, **weights: int) -> Roster:
     """Hosts that have had their weights for long, and come again in time."""
     return Roster({name: Host(NOW + 5, ((NOW - 100, weight),)) for name, weight in weights.items()}, read_at)
 
@@ -46,7 +46,7 @@ def owned(roster: Roster, name: str, count: int, at: float = NOW) -> list[int]:
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(WEIGHTS), min_size=1), st.floats(0, 1000))
 def test_each_slot_has_one_owner_and_each_host_its_part(weights: dict[str, int], later: float) -> None:
-    roster, total = settled(**weights), sum(weights.values())
+    roster, total = stable_roster(**weights), sum(weights.values())
     slots = {name: owned(roster, name, 3 * weight, NOW + later) for name, weight in weights.items()}
     together = [slot for of_host in slots.values() for slot in of_host]
     assert len(together) == len(set(together))
@@ -55,19 +55,19 @@ def test_each_slot_has_one_owner_and_each_host_its_part(weights: dict[str, int],
 
 
 def test_slots_are_spread_evenly() -> None:
-    slots = owned(settled(a=8, b=8, c=1), "a", 8)
+    slots = owned(stable_roster(a=8, b=8, c=1), "a", 8)
     assert {later - earlier for earlier, later in pairwise(slots)} <= {2, 3}
 
 
 def test_who_is_alone_has_every_slot() -> None:
-    assert owned(settled(a=1), "a", 3) == [round(NOW / LENGTH) + n for n in range(3)]
-    assert settled(a=1).active(NOW) == 1
+    assert owned(stable_roster(a=1), "a", 3) == [round(NOW / LENGTH) + n for n in range(3)]
+    assert stable_roster(a=1).active(NOW) == 1
 
 
 def test_a_host_joins_when_all_others_have_read_it() -> None:
-    before = settled(a=LOAD, b=LOAD)
+    before = stable_roster(a=LOAD, b=LOAD)
     after = before.exchanged("c", LOAD)
-    change = NOW + 5 + SETTLED
+    change = NOW + 5 + CHANGE_DELAY
     assert after.hosts["c"].shares == ((NOW, 0), (change, LOAD))
     assert after.starts("c", NOW) == change
     assert after.next_slot("c", NOW, LENGTH) >= change
@@ -85,24 +85,24 @@ def test_a_stretch_may_end_before_the_hosts_turn() -> None:
 
 
 def test_the_first_host_waits_for_others_that_join_at_once() -> None:
-    assert Roster({}, NOW).exchanged("a", LOAD).starts("a", NOW) == NOW + SETTLED
+    assert Roster({}, NOW).exchanged("a", LOAD).starts("a", NOW) == NOW + CHANGE_DELAY
 
 
 @pytest.mark.parametrize("weight", [1, 0])
 def test_what_a_host_needs_changes_when_all_others_have_read_it(weight: int) -> None:
-    after = settled(a=LOAD, b=LOAD).exchanged("a", weight)
-    assert after.hosts["a"].shares == ((NOW, LOAD), (NOW + 5 + SETTLED, weight))
+    after = stable_roster(a=LOAD, b=LOAD).exchanged("a", weight)
+    assert after.hosts["a"].shares == ((NOW, LOAD), (NOW + 5 + CHANGE_DELAY, weight))
     assert after.starts("a", NOW) == (NOW if weight else None)
     again = Roster(after.hosts, NOW + 1).exchanged("a", weight)
     assert again.hosts["a"].shares == after.hosts["a"].shares
 
 
 def test_the_slots_of_a_dead_host_belong_to_the_next_one_until_all_know() -> None:
-    roster = Roster({**settled(a=LOAD, c=LOAD).hosts, "b": Host(NOW - 3, ((NOW - 100, LOAD),))}, NOW)
+    roster = Roster({**stable_roster(a=LOAD, c=LOAD).hosts, "b": Host(NOW - 3, ((NOW - 100, LOAD),))}, NOW)
     assert (roster.dead("a"), roster.dead("b")) == ({"b"}, set())
     assert [roster.share(name, NOW) for name in "abc"] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
     after = roster.exchanged("c", LOAD)
-    change = NOW + 5 + SETTLED
+    change = NOW + 5 + CHANGE_DELAY
     assert after.hosts["b"].shares == ((NOW, LOAD), (change, 0))
     assert after.share("a", change) == 0.5
     assert after.hosts["b"] == Roster(after.hosts, NOW + 1).exchanged("a", LOAD).hosts["b"], "it is buried once"
@@ -118,7 +118,7 @@ def test_all_others_may_be_dead() -> None:
 
 def test_a_host_that_was_buried_alive_keeps_its_slots() -> None:
     buried = Roster({"a": Host(NOW - 1, ((NOW - 2, LOAD), (NOW + 4, 0)))}, NOW)
-    assert buried.exchanged("a", LOAD).hosts["a"].shares == ((NOW, LOAD), (NOW + SETTLED, LOAD))
+    assert buried.exchanged("a", LOAD).hosts["a"].shares == ((NOW, LOAD), (NOW + CHANGE_DELAY, LOAD))
 
 
 def test_who_is_gone_for_long_is_left_out() -> None:
@@ -174,7 +174,7 @@ def test_a_host_keeps_its_own_slots_however_late_it_is() -> None:
 
 @pytest.mark.parametrize(("late", "slot"), [(0.0, 0.0), (1e-8, 0.0), (1e-3, LENGTH), (LENGTH, LENGTH)])
 def test_a_slot_that_has_just_begun_can_still_be_used(late: float, slot: float) -> None:
-    assert settled(a=1).next_slot("a", NOW + late, LENGTH) - NOW == pytest.approx(slot, abs=1e-6)
+    assert stable_roster(a=1).next_slot("a", NOW + late, LENGTH) - NOW == pytest.approx(slot, abs=1e-6)
 
 
 def test_the_text_is_in_order_and_in_thousandths() -> None:
@@ -183,7 +183,7 @@ def test_the_text_is_in_order_and_in_thousandths() -> None:
 
 
 def test_the_text_is_what_was_written() -> None:
-    roster = settled(a=LOAD, b=1).exchanged("c", 2)
+    roster = stable_roster(a=LOAD, b=1).exchanged("c", 2)
     assert Roster.parse(roster.text(), NOW).text() == roster.text()
     assert Roster.parse(roster.text(), NOW).hosts["b"] == roster.hosts["b"]
 

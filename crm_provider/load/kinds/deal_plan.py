@@ -107,14 +107,15 @@ def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int
         if looked and looked >= SAMPLE_SHARE * min(_both(rows, total, found)):
             break
         found = sample(min(SAMPLE_STEP, size - looked))
-    plain, compare = _both(rows, total, found)
+    without_reading, with_reading = _both(rows, total, found)
     facts = f"of {found.rows} rows looked up {found.existing} exist and {found.same} are equal"
     spent = found.rows + 1
-    if compare < plain:
-        why = f"{facts}: reading {_deals(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
-        return Plan("compare", math.ceil(round(compare, 6)) + spent, why)
-    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_deals(total)} first"
-    return Plan(rows.mode, math.ceil(round(plain, 6)) + spent, why)
+    if with_reading < without_reading:
+        both = f"costs {with_reading:,.0f} calls, not reading {without_reading:,.0f}"
+        why = f"{facts}: reading {_deals(total)} first {both}"
+        return Plan("compare", math.ceil(round(with_reading, 6)) + spent, why)
+    why = f"{facts}: {without_reading:,.0f} calls, and {with_reading:,.0f} with reading {_deals(total)} first"
+    return Plan(rows.mode, math.ceil(round(without_reading, 6)) + spent, why)
 
 
 def _both(rows: DealRows, total: int, sample: Sample) -> tuple[float, float]:

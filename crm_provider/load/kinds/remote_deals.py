@@ -31,7 +31,7 @@ class RemoteDeals(RemoteRecords):
         self._mapper = cast("DealMapper", setup.mapper)
         self._is_resumed = setup.is_resumed
         self.cache, self.contacts = DealCache(), ContactCache(shared=True)
-        self._looks: list[tuple[bool, bool]] = []
+        self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
         self._names = frozenset(self._staged.attribute_names)
         self.needs_start = bool(self._deal_rows.unnamed)
@@ -96,15 +96,15 @@ class RemoteDeals(RemoteRecords):
         :return: what all looks have shown so far
         :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(deal) for deal in itertools.islice(self._candidates, n)]
-        existing = [is_same for exists, is_same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
+        self._compared += [self._compare(deal) for deal in itertools.islice(self._candidates, n)]
+        existing = [is_same for exists, is_same in self._compared if exists]
+        return Sample(len(self._compared), len(existing), sum(existing))
 
     @cached_property
     def _candidates(self) -> Iterator[Deal]:
         return map(_deal, self._mixed(SAMPLE_MOST))
 
-    def _look(self, deal: Deal) -> tuple[bool, bool]:
+    def _compare(self, deal: Deal) -> tuple[bool, bool]:
         """Whether a deal exists, and has the values of its row already."""
         self._check_cancelled()
         try:  # only where each row has the id of its deal

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from crm_provider.load.rejects.formats import UNFIT, csv_record
+from crm_provider.load.rejects.formats import NOT_IN_CSV, csv_record
 from crm_provider.load.rejects.samples import without_row
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.values.json_values import json_text, lenient_json, utc_text
@@ -139,7 +139,7 @@ def _number_in(pattern: re.Pattern[str], line: str) -> int:
 def _cell(value: Any) -> str:
     value = lenient_json(value)
     text = "" if value is None else value if isinstance(value, str) else json_text(value)
-    return UNFIT.sub("\ufffd", text)
+    return NOT_IN_CSV.sub("\ufffd", text)
 
 
 def checked_keys(keys: Any) -> tuple[str, ...]:

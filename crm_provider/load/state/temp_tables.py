@@ -193,7 +193,7 @@ class StagedRows:
         key = None if record is None else digest(record.key)
         self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), key, data))
 
-    def settle_duplicates(self, duplicates: Duplicates) -> None:
+    def mark_duplicates(self, duplicates: Duplicates) -> None:
         """Choose one row, or none, of those for the same record."""
         self._database.execute("CREATE INDEX by_key ON staged (key) WHERE key IS NOT NULL")
         losers, status = _LOSERS[duplicates]

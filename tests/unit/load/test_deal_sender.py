@@ -20,7 +20,7 @@ from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import check
-from crm_provider.load.rows import Made, Outcome, Row, SourceError
+from crm_provider.load.rows import EarlierCreation, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.workers import CancelToken, InFlightRow
@@ -98,7 +98,7 @@ def sent(
     deal: Deal,
     *,
     known: bool = False,
-    made: Made | None = None,
+    made: EarlierCreation | None = None,
     sends: int = 1,
     stages: tuple[str, ...] = (),
     **options: Any,
@@ -121,7 +121,7 @@ def sent(
         try:
             found = sender.send(in_flight, deal)
         except e.CrmError as error:
-            assert error.outcome_known or in_flight.made == Made(BEGAN)
+            assert error.outcome_known or in_flight.made == EarlierCreation(BEGAN)
             return error.type, crm.calls
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
@@ -231,24 +231,28 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
 @pytest.mark.parametrize(
     ("fields", "made", "outcome"),
     [
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "created"),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged"),
-        ({"attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, Made(None), "created"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved since
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged"),
+        ({"attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
         # another's
-        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
-        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, Made(BEGAN), "create"),
+        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # nothing tells
-        ({}, Made(BEGAN), CONFLICT),
-        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), CONFLICT),  # it may have moved since
+        ({}, EarlierCreation(BEGAN), CONFLICT),
+        (
+            {"attributes": {"pb_name": "Big"}, "stage": LAST},
+            EarlierCreation(BEGAN),
+            CONFLICT,
+        ),  # it may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
 def test_a_deal_that_may_have_been_made_is_looked_for(
-    fields: dict[str, Any], made: Made, outcome: str, sends: int
+    fields: dict[str, Any], made: EarlierCreation, outcome: str, sends: int
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, **fields})
     found, calls = sent(crm, NEW, known=sends == 1, made=made, sends=sends)
@@ -259,17 +263,22 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
 @pytest.mark.parametrize(
     ("fields", "made", "outcome", "calls"),
     [
-        ({"createdAt": SINCE}, Made(BEGAN), "created", []),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "updated", ["update stage_id", "get"]),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created", []),
+        (
+            {"createdAt": SINCE, "stage": LAST},
+            EarlierCreation(BEGAN),
+            "updated",
+            ["update stage_id", "get"],
+        ),  # moved since
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged", []),
         ({"createdAt": SINCE}, None, "unchanged", []),
-        ({"createdAt": BEFORE}, Made(BEGAN), "unchanged", []),
-        ({}, Made(BEGAN), "unchanged", []),
-        ({"createdAt": SINCE}, Made(None), "unchanged", []),
+        ({"createdAt": BEFORE}, EarlierCreation(BEGAN), "unchanged", []),
+        ({}, EarlierCreation(BEGAN), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(None), "unchanged", []),
     ],
 )
 def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
-    fields: dict[str, Any], made: Made | None, outcome: str, calls: list[str]
+    fields: dict[str, Any], made: EarlierCreation | None, outcome: str, calls: list[str]
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
     assert sent(crm, NEW, known=True, finds=True, made=made) == (outcome, calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.deletions import DELETIONS
-from crm_provider.load.report import LoadStopped, Summary
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints
 from crm_provider.load.workers import RequestStats
 
 SPELLINGS = ["ada@x.org", "Ada@X.org", "ADA@x.org"]
@@ -64,6 +67,7 @@ class FakePeople:
 def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = None, **given: Any) -> Summary:
     given = {"max_deletes": 10, **given}
     on_error = given.pop("on_error", {})
+    job = {name: given.pop(name) for name in ("checkpoints", "epoch", "rejects") if name in given}
     return LoadJob(
         source=open_source(rows or [{"email": email, "note": "x"} for email in emails]),
         kind=DELETIONS,
@@ -72,6 +76,7 @@ def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = Non
         stats=RequestStats(),
         options=DELETIONS.options_of(given),
         policy=ErrorPolicy(on_error, work=Work.LOAD, operator="CrmDeleteContactsOperator"),
+        **job,
     ).run()
 
 
@@ -121,6 +126,61 @@ def test_nothing_is_deleted_if_there_are_more_than_allowed(every_spelling: bool)
     ):
         erase(crm, "ada@x.org", "bob@x.org", max_deletes=1, every_spelling=every_spelling)
     assert "delete" not in crm.calls
+
+
+def half_erased(checkpoints: Checkpoints, **given: Any) -> FakePeople:
+    """A CRM after a try that has deleted two of the three spellings of Ada and was then refused the key."""
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    crm.trouble[sorted(SPELLINGS)[2]] = e.CrmForbiddenError("no", status=403)
+    with pytest.raises(LoadStopped):
+        erase(crm, "ada@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1, **given)
+    assert len(crm.emails) == 3
+    return crm
+
+
+def test_what_earlier_tries_have_deleted_counts_also_if_the_source_has_changed(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    crm, deletions = half_erased(checkpoints), 3
+    for _ in range(2):  # the try that is refused keeps the count
+        with pytest.raises(
+            SourceError,
+            match=r"^2 contacts would be deleted, but max_deletes=3 allows 3 in all tries, and earlier ones have "
+            r"deleted 2; this one deleted nothing\.",
+        ):
+            erase(crm, *OTHERS, max_deletes=3, checkpoints=checkpoints, epoch=1)
+        assert crm.calls.count("delete") == deletions
+    assert counts(erase(crm, *OTHERS, max_deletes=4, checkpoints=checkpoints, epoch=1)) == {"deleted": 2}
+
+
+def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    crm = half_erased(checkpoints)
+    assert counts(erase(crm, "ada@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)) == {"deleted": 1}
+    with pytest.raises(SourceError, match="earlier ones have deleted 3"):
+        erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)
+    assert counts(erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=2)) == {"deleted": 1}
+
+
+@pytest.mark.parametrize("kept", ["two", {"deleted": "2"}, {"deleted": -2}, {"deleted": True}, {}])
+def test_a_kept_number_that_is_none_does_not_count(tmp_path: Path, kept: Any) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    checkpoints.save(Checkpoint(epoch=0, fingerprint="", notes={"kept": kept}))
+    assert counts(erase(FakePeople("bob@x.org"), "bob@x.org", max_deletes=1, checkpoints=checkpoints)) == {"deleted": 1}
+
+
+def test_deletions_count_also_if_all_rows_are_sent_again_because_the_rejects_were_lost(tmp_path: Path) -> None:
+    class Lost(RejectsFile):
+        def finish(self, wanted: int = 0) -> None:
+            raise self.lost(wanted)
+
+    checkpoints, crm = FileCheckpoints(tmp_path / "c"), FakePeople(*SPELLINGS, *OTHERS)
+    with pytest.raises(LoadUnsaved):
+        erase(crm, "ada@x.org", "nobody", rejects=Lost(tmp_path / "r.jsonl"), checkpoints=checkpoints)
+    kept = checkpoints.load()
+    assert kept is not None
+    assert (kept.rows, kept.notes) == (0, {"kept": {"deleted": 3}})
+    with pytest.raises(SourceError, match="earlier ones have deleted 3"):
+        erase(crm, *OTHERS, max_deletes=4, checkpoints=checkpoints)
 
 
 EVERY_SPELLING = "all contacts are read, to find every spelling of an address"

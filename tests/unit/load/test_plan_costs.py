@@ -8,7 +8,7 @@ import pytest
 
 from crm_provider.load.planner import (
     NO_LISTS,
-    Lists,
+    ListCosts,
     Plan,
     Sample,
     calls_with_compare,
@@ -25,7 +25,7 @@ NONE_SAME = Sample(10, 5, 0)
 ONE_SAME = Sample(10, 1, 1)  # h = 0.1, u = 1
 
 
-GUARDED = Lists(wanted=True, guarded=True)
+GUARDED = ListCosts(wanted=True, guarded=True)
 
 
 def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, Sample]:
@@ -198,32 +198,32 @@ def test_without_lists_no_call_is_reckoned_for_them() -> None:
     [
         # what one row takes at most, counted by hand
         ("upsert", NO_LISTS, False, 2),  # create (it exists), update
-        ("upsert", Lists(wanted=True), False, 3),  # create, update, add
+        ("upsert", ListCosts(wanted=True), False, 3),  # create, update, add
         ("upsert", GUARDED, False, 4),  # create, read, update, add
         ("upsert", NO_LISTS, True, 1),  # create, or update
-        ("upsert", Lists(wanted=True), True, 2),
+        ("upsert", ListCosts(wanted=True), True, 2),
         ("upsert", GUARDED, True, 3),  # read again, update, add
         ("create", NO_LISTS, False, 1),
         ("create", GUARDED, False, 3),  # the CRM's clock, create, add
         ("update", NO_LISTS, False, 1),
-        ("update", Lists(wanted=True), False, 2),
+        ("update", ListCosts(wanted=True), False, 2),
         ("update", GUARDED, False, 3),
         ("update", GUARDED, True, 3),
     ],
 )
-def test_the_most_calls_of_a_row(mode: Any, lists: Lists, compares: bool, calls: int) -> None:
+def test_the_most_calls_of_a_row(mode: Any, lists: ListCosts, compares: bool, calls: int) -> None:
     assert most_calls(mode, 1, lists, compares=compares) == calls
 
 
 @pytest.mark.parametrize(
     ("mode", "lists", "h", "calls"),
     [
-        ("upsert", Lists(wanted=True), 0.5, 100),
+        ("upsert", ListCosts(wanted=True), 0.5, 100),
         ("upsert", GUARDED, 0.5, 150),
         ("create", GUARDED, 0.25, 75),  # only the new ones
-        ("update", Lists(wanted=True), 0.25, 25),  # only those that exist
+        ("update", ListCosts(wanted=True), 0.25, 25),  # only those that exist
         ("update", GUARDED, 0.25, 50),
     ],
 )
-def test_what_lists_are_expected_to_cost(mode: Any, lists: Lists, h: float, calls: float) -> None:
+def test_what_lists_are_expected_to_cost(mode: Any, lists: ListCosts, h: float, calls: float) -> None:
     assert lists.calls(mode, 100, h) == calls

@@ -90,7 +90,7 @@ def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None
     keys = [email.lower() for email in emails]
     for duplicates in ("last", "first", "reject"):
         found = fates(emails, duplicates=duplicates)
-        assert [fate is RowStatus.INVALID for fate in found] == [key == "nobody" for key in keys]
+        assert [status is RowStatus.INVALID for status in found] == [key == "nobody" for key in keys]
         for key in set(keys) - {"nobody"}:
             places = [n for n, other in enumerate(keys) if other == key]
             sent = [n for n in places if found[n] is RowStatus.SEND]
