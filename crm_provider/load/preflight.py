@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
@@ -61,7 +61,7 @@ class Preflight:
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
+        lines = [f"{rows_text(count)}: {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
             lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
         return lines
@@ -161,7 +161,7 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None
 def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     """End a load before its first write, because the user wants all rows or none."""
     ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
-    doubled = f"{ambiguous:,} row(s): another row has the same {options.shared}"
+    doubled = f"{rows_text(ambiguous)}: another row has the same {options.shared}"
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(

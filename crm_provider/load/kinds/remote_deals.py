@@ -13,11 +13,11 @@ from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
-from crm_provider.load.kinds.deal_plan import FEW, DealRows, choose_for_deals
+from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
 from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
-from crm_provider.load.planner import SAMPLE_MOST, Plan, Sample, pages_of
+from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
 from crm_provider.load.rows import Outcome, Record, SourceError
 from crm_provider.load.state.temp_tables import ContactCache, RowStatus
 from crm_provider.load.workers import InFlightRow, SentRow
@@ -87,7 +87,7 @@ class RemoteDeals(RemoteRecords):
         """Calls that finding the contacts of addresses takes."""
         rows = self._deal_rows
         first = bool(rows.unnamed and not self._reads_deals)  # one call shows the CRM's clock
-        if rows.addresses < FEW or not may_read:
+        if rows.addresses < MIN_ROWS or not may_read:
             return rows.addresses + first
         total = self._client.count_contacts()
         self._reads_contacts = total is not None and pages_of(total) < rows.addresses
@@ -150,7 +150,7 @@ class RemoteDeals(RemoteRecords):
             )
         for key, deal_id in found.items():
             self._staged.take_for_same(key, deal_id)
-        self._staged.settle_duplicates(self._options.duplicates)
+        self._staged.mark_duplicates(self._options.duplicates)
 
     def _deals(self) -> Iterator[Deal]:
         """The deals of all rows that are or were sent, or were loaded before."""

@@ -205,7 +205,7 @@ class StagedRows:
         return self._database.execute("SELECT 1 FROM staged WHERE key = ?", (digest(key),)).fetchone() is not None
 
     def take_for_same(self, key: str, other: str) -> None:
-        """Take the rows with two keys for rows of one record. :meth:`settle_duplicates` chooses among them.
+        """Take the rows with two keys for rows of one record. :meth:`mark_duplicates` chooses among them.
 
         That one of them was loaded before says nothing about the record any more, for another one may have been since.
 
