@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from crm_provider.rate_limit.roster import (
     CHANGE_DELAY,
     FORGOTTEN,
+    LONGEST_ID,
     MOST_HOSTS,
     PERIOD,
     WEIGHTS,
     Host,
     Roster,
+    _pattern,
     next_exchange,
 )
 
@@ -131,6 +133,55 @@ def test_hosts_come_one_after_the_other() -> None:
     assert all(NOW + PERIOD / 4 <= time < NOW + PERIOD * 5 / 4 for time in due.values())
 
 
+@pytest.mark.parametrize(
+    ("now", "name", "others", "due"),
+    [
+        (0.0, "a", "ab", 10.0),
+        (0.0, "b", "ab", 5.0),
+        (0.0, "b", "a", 5.0),
+        (2.5, "b", "ab", 5.0),
+        (2.6, "b", "ab", 15.0),
+    ],
+)
+def test_when_a_host_comes_again(now: float, name: str, others: str, due: float) -> None:
+    assert next_exchange(now, name, others) == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("weights", "owners"),
+    [
+        ({}, ""),
+        ({"a": 8}, "a"),
+        ({"a": 8, "b": 8}, "ab"),
+        ({"a": 2, "b": 1}, "aba"),
+        ({"a": 4, "b": 2, "c": 1}, "abacaba"),
+    ],
+)
+def test_the_owners_of_the_slots(weights: dict[str, int], owners: str) -> None:
+    assert "".join(_pattern(tuple(weights.items()))) == owners
+
+
+@pytest.mark.parametrize(("due", "others", "is_dead"), [(-3.0, "ab", False), (-3.1, "ab", True), (-5.9, "b", False)])
+def test_a_host_may_be_late_by_a_part_of_the_time_to_the_next_one(due: float, others: str, is_dead: bool) -> None:
+    hosts = {name: Host(NOW + (due if name == "b" else 5)) for name in others}
+    assert Roster(hosts, NOW).dead("a") == ({"b"} if is_dead else set())
+
+
+def test_a_host_keeps_its_own_slots_however_late_it_is() -> None:
+    late = Roster({"a": Host(NOW - 2 * FORGOTTEN, ((NOW - 100, LOAD),))}, NOW)
+    assert late.exchanged("a", LOAD).hosts["a"].shares == ((NOW - 100, LOAD),)
+
+
+@pytest.mark.parametrize(("late", "slot"), [(0.0, 0.0), (1e-8, 0.0), (1e-3, LENGTH), (LENGTH, LENGTH)])
+def test_a_slot_that_has_just_begun_can_still_be_used(late: float, slot: float) -> None:
+    assert stable_roster(a=1).next_slot("a", NOW + late, LENGTH) - NOW == pytest.approx(slot, abs=1e-6)
+
+
+def test_the_text_is_in_order_and_in_thousandths() -> None:
+    roster = Roster({"b": Host(12.34567, ((1.00049, 1), (2.0, 8))), "a": Host(5.0)})
+    assert roster.text() == '{"a": [5.0], "b": [12.346, [1.0, 1], [2.0, 8]]}'
+
+
 def test_the_text_is_what_was_written() -> None:
     roster = stable_roster(a=LOAD, b=1).exchanged("c", 2)
     assert Roster.parse(roster.text(), NOW).text() == roster.text()
@@ -161,7 +212,18 @@ def test_a_text_with_too_many_hosts_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [[NOW + 4 * PERIOD], [True], ["x"], [NOW, [NOW]], [NOW, [NOW, 3]], [NOW, [NOW, 1], [NOW - 1, 2]]]
-)
-def test_an_entry_that_makes_no_sense_is_left_out(entry: list[Any]) -> None:
+    "entry",
+    [
+        {}, [], [NOW + 3 * PERIOD], [True], ["x"], [-1e11], [NOW, [NOW]], [NOW, [NOW, 1, 1]], [NOW, "ab"],
+        [NOW, [True, 1]], [NOW, ["x", 1]], [NOW, [1e11, 1]], [NOW, [NOW, 3]], [NOW, [NOW, 1], [NOW - 1, 2]],
+        [NOW, [1, 1], [2, 1], [3, 1]],
+    ],
+)  # fmt: skip
+def test_an_entry_that_makes_no_sense_is_left_out(entry: Any) -> None:
     assert set(Roster.parse(json.dumps({"a": entry, "b": [NOW]}), NOW).hosts) == {"b"}
+
+
+def test_entries_that_make_sense() -> None:
+    longest = "a" * LONGEST_ID
+    text = json.dumps({longest: [NOW + 29, [-5, 0], [5, 8]], longest + "a": [NOW], "c": [7]})
+    assert Roster.parse(text, NOW) == Roster({longest: Host(NOW + 29, ((-5.0, 0), (5.0, 8))), "c": Host(7.0)}, NOW)
