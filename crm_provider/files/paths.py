@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
-from crm_provider.files.private import check_folder, open_plain, open_private
+from crm_provider.files.private import check_folder, open_private, open_regular
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
@@ -186,12 +186,12 @@ def read_own(path: AnyPath) -> IO[bytes]:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
-def read_plain(path: AnyPath) -> IO[bytes]:
+def open_source(path: AnyPath) -> IO[bytes]:
     """Open a file of any owner, such as a source.
 
     :raises PermissionError: if it is a local pipe or device, which would block the task
     """
-    return os.fdopen(open_plain(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+    return os.fdopen(open_regular(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
 
 
 LONGEST_LINE = 64 << 20

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 from hashlib import blake2b
 
-from crm_provider.files.journal import Changed, Journal
+from crm_provider.files.journal import FileChanged, Journal
 from crm_provider.files.paths import AnyPath, CannotWrite, is_local
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class RowLines(abc.ABC):
 
         try:
             self._journal.keep(stays, undisturbed=True)
-        except Changed:
+        except FileChanged:
             log.info("Another try still writes to %s; rows that both have written stay in it twice.", self.path)
         else:
             log.info("Rows that another try has written as well were in %s twice; now each is in it once.", self.path)

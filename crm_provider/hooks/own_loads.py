@@ -15,6 +15,7 @@ from crm_provider.hooks.load_run import WRITTEN_PATHS, LoadRun
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import is_table
+from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.options import ROWS, FileOptions
 from crm_provider.load.sources.source import Source, open_source
@@ -103,8 +104,9 @@ def _policy(kind: Kind, on_error: Any, mode: Any) -> ErrorPolicy:
 
 
 def _opened(rows: Any, source_format: str | None, source_options: Mapping[str, Any] | None) -> Source:
-    if isinstance(rows, Iterator) and source_format is None and not is_table(rows):  # a stream of Arrow is both
-        return IteratorSource(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
+    if isinstance(rows, Iterator) and source_format is None:
+        source = ArrowSource if is_table(rows) else IteratorSource  # a stream of Arrow is both
+        return source(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
     return open_source(with_connection(rows), format=source_format, options=source_options)
 
 

@@ -254,7 +254,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         if missing and not self.create_table:
             names = ", ".join(repr(column.name) for column in missing[:5])
             raise e.CrmInvalidValueError(
-                f"the table {self.table} lacks {len(missing)} column(s): {names}; add them, choose others with "
+                f"the table {self.table} lacks columns ({len(missing)}): {names}; add them, choose others with "
                 "columns=, or let the task add them with create_table=True"
             )
         if not existing:

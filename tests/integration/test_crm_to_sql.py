@@ -171,7 +171,7 @@ def test_a_retry_continues_after_an_error_of_the_database(
     ("arguments", "message"),
     [
         ({"table": "absent", "mode": "replace"}, "the database has no table absent; create it, or let the task do it"),
-        ({"table": "bare", "mode": "merge"}, r"the table bare lacks \d+ column\(s\): 'email', "),
+        ({"table": "bare", "mode": "merge"}, r"the table bare lacks columns \(\d+\): 'email', "),
         ({"table": "a.b.c", "mode": "merge"}, "table must be the name of a table"),
         ({"table": "{{ '' }}", "mode": "merge"}, "table must be text, and not empty"),
         ({"table": "bare", "mode": "merge", "columns": "{{ 'id' }}"}, "columns must be a list of fields"),

@@ -49,7 +49,7 @@ def test_the_default_follows_the_executor(
     executor: str, store: str | None, in_a_task: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(config, "executors", lambda: executor)
-    shared_budget._say.cache_clear()
+    shared_budget._log_reason.cache_clear()
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": SETTINGS.api_key}))
     with caplog.at_level(logging.INFO):
         found = [CrmHook().get_conn().settings.rate_store for _ in range(2)]

@@ -18,8 +18,9 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
+from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import check
-from crm_provider.load.rows import Made, Row, SourceError
+from crm_provider.load.rows import EarlierCreation, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.workers import CancelToken, InFlightRow
@@ -39,6 +40,7 @@ class FakeDeals:
         self.contacts = {"ada@x.org": CONTACT}
         self.calls: list[str] = []
         self.trouble: e.CrmError | None = None
+        self.created: dict[str, Any] = {}
         self.odd = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
@@ -64,6 +66,7 @@ class FakeDeals:
 
     def create_deal(self, **fields: Any) -> dict[str, Any]:
         self._call("create")
+        self.created = fields
         return {"id": OTHER}
 
     def list_deals(self) -> Iterator[dict[str, Any]]:
@@ -95,7 +98,7 @@ def sent(
     deal: Deal,
     *,
     known: bool = False,
-    made: Made | None = None,
+    made: EarlierCreation | None = None,
     sends: int = 1,
     stages: tuple[str, ...] = (),
     **options: Any,
@@ -118,7 +121,7 @@ def sent(
         try:
             found = sender.send(in_flight, deal)
         except e.CrmError as error:
-            assert error.outcome_known or in_flight.made == Made(BEGAN)
+            assert error.outcome_known or in_flight.made == EarlierCreation(BEGAN)
             return error.type, crm.calls
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
@@ -228,24 +231,28 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
 @pytest.mark.parametrize(
     ("fields", "made", "outcome"),
     [
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "created"),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged"),
-        ({"attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, Made(None), "created"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved since
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged"),
+        ({"attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
         # another's
-        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
-        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, Made(BEGAN), "create"),
+        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # nothing tells
-        ({}, Made(BEGAN), CONFLICT),
-        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), CONFLICT),  # it may have moved since
+        ({}, EarlierCreation(BEGAN), CONFLICT),
+        (
+            {"attributes": {"pb_name": "Big"}, "stage": LAST},
+            EarlierCreation(BEGAN),
+            CONFLICT,
+        ),  # it may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
 def test_a_deal_that_may_have_been_made_is_looked_for(
-    fields: dict[str, Any], made: Made, outcome: str, sends: int
+    fields: dict[str, Any], made: EarlierCreation, outcome: str, sends: int
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, **fields})
     found, calls = sent(crm, NEW, known=sends == 1, made=made, sends=sends)
@@ -256,20 +263,44 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
 @pytest.mark.parametrize(
     ("fields", "made", "outcome", "calls"),
     [
-        ({"createdAt": SINCE}, Made(BEGAN), "created", []),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "updated", ["update stage_id", "get"]),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created", []),
+        (
+            {"createdAt": SINCE, "stage": LAST},
+            EarlierCreation(BEGAN),
+            "updated",
+            ["update stage_id", "get"],
+        ),  # moved since
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged", []),
         ({"createdAt": SINCE}, None, "unchanged", []),
-        ({"createdAt": BEFORE}, Made(BEGAN), "unchanged", []),
-        ({}, Made(BEGAN), "unchanged", []),
-        ({"createdAt": SINCE}, Made(None), "unchanged", []),
+        ({"createdAt": BEFORE}, EarlierCreation(BEGAN), "unchanged", []),
+        ({}, EarlierCreation(BEGAN), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(None), "unchanged", []),
     ],
 )
 def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
-    fields: dict[str, Any], made: Made | None, outcome: str, calls: list[str]
+    fields: dict[str, Any], made: EarlierCreation | None, outcome: str, calls: list[str]
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
     assert sent(crm, NEW, known=True, finds=True, made=made) == (outcome, calls)
+
+
+@pytest.mark.parametrize("attributes", [{"pb_name": "Big"}, {}])
+def test_a_deal_that_was_created_is_known_from_then_on(attributes: dict[str, Any]) -> None:
+    crm, deal = FakeDeals(), Deal(None, FIRST, PIPELINE, CONTACT, attributes=attributes)
+    with closing(DealCache()) as cache:
+        sender = DealSender(
+            crm, cache, names=NAMES, contact_id=str, finds=True, stages=frozenset()  # type: ignore[arg-type]
+        )  # fmt: skip
+        ids = {"deal_id": OTHER, "contact_id": CONTACT}
+        assert sender.send(InFlightRow(Row(1, {}), deal, None), deal).ids == ids
+        place = {"contact_id": CONTACT, "pipeline_id": PIPELINE, "stage_id": FIRST}
+        assert crm.created == {**place, "attributes": attributes or None}
+        assert cache.get(OTHER) == RemoteDeal(OTHER, attributes=attributes, **place)
+        assert sender.send(InFlightRow(Row(2, {}), deal, None), deal).ids == ids
+        assert sender.send(InFlightRow(Row(3, {}), Deal(OTHER, LAST), None), Deal(OTHER, FIRST)).ids == {
+            "deal_id": OTHER
+        }
+    assert crm.calls == ["create"]
 
 
 def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
@@ -336,25 +367,30 @@ def remote_of(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any, **given:
     )  # fmt: skip
 
 
+ONE_CALL = "each row is one call"
+NO_SEARCH = "the API cannot search for the deal of a contact"
+NO_DEALS = "the CRM reports 0 deals, read ten with a call; calls at most"
+BY_READING = "all contacts are read to find those of the addresses"
 BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_id": {"constant": FIRST}}
 
 
 @pytest.mark.parametrize(
     ("rows", "given", "plan"),
     [
-        (3, {"mode": "create"}, ("create", 3 + 3 + 1 + 1)),  # one call may be needed to see the CRM's clock
-        (3, {"mode": "create", "resumed": True}, ("compare", 3 + 3 + 1 + 1 + 1)),
-        (3, {"mode": "upsert"}, ("compare", 3 + 3 + 1 + 1 + 1)),
-        (60, {"mode": "create"}, ("compare", 60 + 1 + 1 + 1)),  # reading the contacts is one call
-        (60, {"mode": "upsert"}, ("compare", 60 + 1 + 1 + 1 + 1 + 1)),
+        (3, {"mode": "create"}, Plan("create", 3 + 3 + 1 + 1, ONE_CALL)),  # one may be needed to see the CRM's clock
+        (3, {"mode": "create", "resumed": True},
+         Plan("compare", 3 + 3 + 1 + 1 + 1, f"an earlier try may have made some of the deals; {NO_DEALS}")),
+        (3, {"mode": "upsert"}, Plan("compare", 3 + 3 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}")),
+        (60, {"mode": "create"}, Plan("compare", 60 + 1 + 1 + 1, f"{ONE_CALL}; {BY_READING}")),  # contacts: one call
+        (60, {"mode": "upsert"}, Plan("compare", 60 + 1 + 1 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}; {BY_READING}")),
+        (0, {"mode": "create"}, Plan("nothing", 0, "no rows are left to send")),
     ],
-)
-def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: tuple[str, int]) -> None:
+)  # fmt: skip
+def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: Plan) -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, **given)
-    found = remote.make_plan(may_compare=True)
-    assert (found.name, found.calls) == plan
-    assert remote.needs_start
+    assert remote.make_plan(may_compare=True) == plan
+    assert remote.needs_start is (rows > 0)
     assert crm.calls == []
     remote.close()
 
@@ -402,6 +438,19 @@ def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_creat
     with pytest.raises(e.CrmProtocolError, match="ends early"):
         upsert.read_all(lambda count: None)
     upsert.close()
+
+
+@pytest.mark.parametrize(
+    ("counts", "refused", "calls"),
+    [
+        ({}, 0, 0),
+        ({Outcome.CREATED: 1, Outcome.UPDATED: 2, Outcome.UNCHANGED: 4, Outcome.SKIPPED: 8}, 16, 23),
+    ],
+)
+def test_calls_of_a_loop_over_the_rows(counts: dict[Outcome, int], refused: int, calls: int) -> None:
+    remote = remote_of(FakeDeals(), [{"m": "ada@x.org"}], BY_MAIL, mode="create")
+    assert remote.naive_calls(counts, refused) == calls
+    remote.close()
 
 
 def test_rows_that_are_done_do_not_count() -> None:
