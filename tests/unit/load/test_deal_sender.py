@@ -76,7 +76,7 @@ class FakeDeals:
     def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
-        yield SimpleNamespace(fresh=[*found, {"id": 7}])
+        yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -121,7 +121,7 @@ def sent(
         try:
             found = sender.send(in_flight, deal)
         except e.CrmError as error:
-            assert error.outcome_known or in_flight.made == EarlierCreation(BEGAN)
+            assert in_flight.made == (made if error.outcome_known or made else EarlierCreation(BEGAN))
             return error.type, crm.calls
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
@@ -234,6 +234,8 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
         ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created"),
         ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved since
+        ({"createdAt": "2026-03-01T12:00:00Z"}, EarlierCreation(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "stage": None}, EarlierCreation(BEGAN), "created"),
         ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged"),
         ({"attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
         ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
@@ -243,6 +245,7 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
         ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # nothing tells
         ({}, EarlierCreation(BEGAN), CONFLICT),
+        ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
         (
             {"attributes": {"pb_name": "Big"}, "stage": LAST},
             EarlierCreation(BEGAN),
@@ -260,6 +263,13 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
     assert found == ("created" if outcome == "create" else outcome)
 
 
+def test_a_deal_without_attributes_is_told_by_its_time_alone() -> None:
+    deal = Deal(None, FIRST, PIPELINE, CONTACT)
+    assert sent(FakeDeals().add(), deal, known=True, made=EarlierCreation(BEGAN)) == (CONFLICT, [])
+    older_first = FakeDeals().add(createdAt=BEFORE).add(OTHER, createdAt=SINCE)
+    assert sent(older_first, deal, known=True, made=EarlierCreation(BEGAN)) == ("created", [])
+
+
 @pytest.mark.parametrize(
     ("fields", "made", "outcome", "calls"),
     [
@@ -271,6 +281,7 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
             ["update stage_id", "get"],
         ),  # moved since
         ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": "2026-03-01T12:00:00Z"}, EarlierCreation(BEGAN), "created", []),
         ({"createdAt": SINCE}, None, "unchanged", []),
         ({"createdAt": BEFORE}, EarlierCreation(BEGAN), "unchanged", []),
         ({}, EarlierCreation(BEGAN), "unchanged", []),
@@ -307,6 +318,7 @@ def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
     crm = FakeDeals()
     crm.trouble = e.CrmTimeoutError("no answer", outcome_known=False)
     assert sent(crm, NEW) == ("TIMEOUT", ["create"])
+    assert sent(crm, NEW, made=EarlierCreation(None))[0] == "TIMEOUT"
     crm.trouble = e.CrmInvalidInputError("no", status=422)
     assert sent(crm, NEW)[0] == "INVALID_INPUT"
 
@@ -392,6 +404,84 @@ def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any],
     assert remote.make_plan(may_compare=True) == plan
     assert remote.needs_start is (rows > 0)
     assert crm.calls == []
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "may_compare", "contacts", "plan"),
+    [
+        (49, True, 1, ("create", 49 + 49 + 1 + 1)),
+        (50, True, 1, ("compare", 50 + 1 + 1 + 1)),
+        (60, False, 1, ("create", 60 + 60 + 1 + 1)),
+        (60, True, None, ("create", 60 + 1 + 60 + 1)),
+        (60, True, 600, ("create", 60 + 1 + 60 + 1)),  # reading the contacts costs as much
+        (60, True, 590, ("compare", 60 + 1 + 59 + 1)),
+    ],
+)
+def test_when_all_contacts_are_read(rows: int, may_compare: bool, contacts: int | None, plan: tuple[str, int]) -> None:
+    crm = FakeDeals()
+    crm.count_contacts = lambda: contacts  # type: ignore[method-assign, assignment, return-value]
+    remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, mode="create")
+    found = remote.make_plan(may_compare=may_compare)
+    assert (found.name, found.calls) == plan
+    remote.close()
+
+
+def test_a_guard_costs_a_call_more() -> None:
+    mapping = {"deal_id": "d", "stage_id": "s"}
+    remote = remote_of(FakeDeals(), [{"d": DEAL, "s": LAST}], mapping, mode="move", only_from_stages=FIRST)
+    assert remote.make_plan(may_compare=True).calls == 2
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome", "calls"),
+    [
+        ({"mode": "create", "plan": "compare"}, CONFLICT, []),
+        ({"mode": "create", "resumed": True}, "created", ["create"]),
+        ({"mode": "create"}, "created", ["create"]),
+        ({"mode": "upsert"}, "updated", ["update attributes", "get"]),
+        ({"mode": "upsert", "only_from_stages": FIRST}, "updated", ["get", "update attributes", "get"]),
+    ],
+)
+def test_the_options_of_a_load_reach_its_sender(given: dict[str, Any], outcome: str, calls: list[str]) -> None:
+    crm = FakeDeals().add()
+    remote = remote_of(crm, [{"m": "ada@x.org", "n": "Big"}], {**BY_MAIL, "attributes.pb_name": "n"}, **given)
+    remote.began = BEGAN
+    remote.make_plan(may_compare=True)
+    remote.read_all(lambda count: None)
+    crm.calls.clear()
+    in_flight = InFlightRow(Row(1, {}), NEW, None)
+    if outcome == CONFLICT:
+        with pytest.raises(e.CrmContactAssociatedWithADealError):
+            remote.send(in_flight)
+    else:
+        assert remote.send(in_flight).outcome.value == outcome
+    assert crm.calls == calls
+    remote.close()
+
+
+def test_a_creation_without_an_answer_is_remembered_with_the_start_of_the_load() -> None:
+    crm = FakeDeals()
+    remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="create")
+    remote.began, crm.trouble = BEGAN, e.CrmTimeoutError("no answer", outcome_known=False)
+    in_flight = InFlightRow(Row(1, {}), NEW, None)
+    with pytest.raises(e.CrmTimeoutError):
+        remote.send(in_flight)
+    assert in_flight.made == EarlierCreation(BEGAN)
+    remote.close()
+
+
+def test_a_contact_that_was_read_without_an_id_is_looked_up() -> None:
+    crm = FakeDeals()
+    crm.contacts |= {f"p{n}@x.org": CONTACT for n in range(59)} | {"": CONTACT, "odd@x.org": ""}
+    remote = remote_of(crm, [{"m": email} for email in crm.contacts if email], BY_MAIL, mode="create")
+    remote.make_plan(may_compare=True)
+    remote.read_all(lambda count: None)
+    crm.contacts["odd@x.org"] = OTHER
+    deal = Deal(None, FIRST, PIPELINE, None, "odd@x.org")
+    assert remote.send(InFlightRow(Row(1, {}), deal, None)).ids["contact_id"] == OTHER
+    assert crm.calls == ["pages of contacts", "contact", "create"]
     remote.close()
 
 
