@@ -18,7 +18,7 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
-from crm_provider.load.planner import Plan
+from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
 from crm_provider.load.rows import EarlierCreation, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
@@ -40,6 +40,7 @@ class FakeDeals:
         self.contacts = {"ada@x.org": CONTACT}
         self.calls: list[str] = []
         self.trouble: e.CrmError | None = None
+        self.error = e.CrmError("none yet")
         self.created: dict[str, Any] = {}
         self.odd = False
 
@@ -121,8 +122,11 @@ def sent(
         try:
             found = sender.send(in_flight, deal)
         except e.CrmError as error:
+            crm.error = error
             assert in_flight.made == (made if error.outcome_known or made else EarlierCreation(BEGAN))
             return error.type, crm.calls
+        assert found.called is any(call.startswith(("create", "update")) for call in crm.calls)
+        assert found.ids["deal_id"] in ([deal.deal_id] if deal.deal_id else [DEAL, OTHER])
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
 
@@ -156,6 +160,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
         # it may leave one stage only
         (FIRST, MOVE, False, (FIRST,), "updated", ["get", "update stage_id", "get"]),
         (FIRST, MOVE, True, (FIRST,), "updated", ["get", "update stage_id", "get"]),
+        (FIRST, Deal(DEAL, None, None, OTHER), False, (FIRST,), "updated", ["get", "update contact_id", "get"]),
         (FIRST, MOVE, False, (LAST,), "skipped", ["get"]),
         (FIRST, MOVE, True, (LAST,), "skipped", []),
         (LAST, MOVE, False, (FIRST,), "unchanged", ["get"]),
@@ -222,6 +227,32 @@ def test_calls_for_a_new_deal(
 ) -> None:
     crm.calls.clear()
     assert sent(crm, deal, **options) == (outcome, calls)
+
+
+UNDECIDED = (
+    "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether an earlier "
+    "attempt created it."
+)
+
+
+@pytest.mark.parametrize(
+    ("crm", "deal", "options", "error"),
+    [
+        (FakeDeals(), Deal(None, FIRST, PIPELINE), {},
+         ("a new deal needs a contact, a pipeline and a stage", None, None)),
+        (FakeDeals().add().add(OTHER), NEW, {"finds": True, "known": True},
+         ("the contact has 2 deals in this pipeline; name the deal by its deal_id", None, None)),
+        (FakeDeals().add(), NEW, {"refuses": True, "known": True},
+         ("Contact already associated with a deal.", "POST", "/deals")),
+        (FakeDeals().add(), NEW, {"made": EarlierCreation(None), "known": True},
+         (UNDECIDED, "POST", "/deals")),
+        (FakeDeals().add(stage=None), MOVE, {"stages": (FIRST,)},
+         ("the CRM does not show the stage of a deal, which only_from_stages needs", "GET", "/deals")),
+    ],
+)  # fmt: skip
+def test_why_a_deal_is_not_sent(crm: FakeDeals, deal: Deal, options: dict[str, Any], error: tuple[Any, ...]) -> None:
+    sent(crm, deal, **options)
+    assert (crm.error.message, crm.error.method, crm.error.path) == error
 
 
 SINCE, BEFORE = "2026-03-01T12:00:05Z", "2026-02-01T00:00:00Z"
@@ -506,11 +537,19 @@ def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None
     crm = FakeDeals().add(stage=LAST).add(OTHER, stage=FIRST)
     ids = [DEAL, OTHER, "11111111-0000-4000-8000-000000000003"]
     remote = remote_of(crm, [{"d": id_, "s": LAST} for id_ in ids], {"deal_id": "d", "stage_id": "s"}, mode="move")
+    assert remote.sample(1).rows == 1
     found = remote.sample(10)
     assert (found.rows, found.existing, found.same) == (3, 2, 1)
     assert len(remote.cache) == 2
     assert not remote.needs_start
     assert remote.send(InFlightRow(Row(1, {}), MOVE, None)).outcome.value == "unchanged"
+    remote.close()
+
+
+def test_a_deal_of_another_contact_is_not_the_same() -> None:
+    crm, mapping = FakeDeals().add(stage=LAST), {"deal_id": "d", "stage_id": "s", "contact_id": "c"}
+    remote = remote_of(crm, [{"d": DEAL, "s": LAST, "c": OTHER}], mapping, mode="update")
+    assert remote.sample(1) == Sample(1, 1, 0)
     remote.close()
 
 
