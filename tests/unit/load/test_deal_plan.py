@@ -37,6 +37,7 @@ def planned(
         (0, {}, "nothing", 0),
         (49, {}, "move", 49),  # too few for a look
         (49, {"guarded": True}, "move", 98),
+        (50, {"total": 100}, "move", 50 + 6),
         (2000, {"mode": "create"}, "create", 2000),
         (2000, {"mode": "create", "wanted": "compare"}, "compare", 2000 + 100 + 1),
         (10, {"must_read": "because"}, "compare", 10 + 100 + 1),

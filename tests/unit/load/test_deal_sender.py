@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -127,6 +128,7 @@ def sent(
             return error.type, crm.calls
         assert found.called is any(call.startswith(("create", "update")) for call in crm.calls)
         assert found.ids["deal_id"] in ([deal.deal_id] if deal.deal_id else [DEAL, OTHER])
+        assert found.ids.get("contact_id") == (CONTACT if deal.contact_email else deal.contact_id)
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
 
@@ -526,7 +528,8 @@ def test_contacts_that_were_read_are_not_looked_up() -> None:
     assert crm.calls == ["pages of contacts"]
     deal = Deal(None, FIRST, PIPELINE, None, "ADA@x.org")
     assert remote.get(deal) is None
-    assert remote.send(InFlightRow(Row(1, {}), deal, None)).outcome.value == "created"
+    with ThreadPoolExecutor(1) as threads:  # rows are sent by threads
+        assert threads.submit(remote.send, InFlightRow(Row(1, {}), deal, None)).result().outcome.value == "created"
     assert crm.calls[1:] == ["create"]
     with pytest.raises(e.CrmContactNotFoundError):
         remote.send(InFlightRow(Row(1, {}), Deal(None, FIRST, PIPELINE, None, "new@x.org"), None))
@@ -590,6 +593,10 @@ def test_rows_that_are_done_do_not_count() -> None:
     remote.close()
     remote = remote_of(FakeDeals(), rows, mapping, mode="move", done=DoneRows(3))
     assert remote.make_plan(may_compare=True).name == "nothing"
+    remote.close()
+    rows = [{"m": f"p{n}@x.org"} for n in range(1, 5)]
+    remote = remote_of(FakeDeals(), rows, BY_MAIL, mode="create", done=DoneRows(1, [3]))
+    assert remote.make_plan(may_compare=True).calls == 2 + 2 + 1 + 1
     remote.close()
 
 
