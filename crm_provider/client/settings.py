@@ -58,8 +58,8 @@ class Settings:
             )
         if len(self.api_key) >= SHORTEST_KEY and self.api_key.lower() in self.base_url.lower():
             raise CrmConfigurationError(
-                "Base URL (field Host) contains the API key; put the key into the field Password only, and leave Host "
-                f"empty or use {DEFAULT_BASE_URL}"
+                "Base URL (field Host) contains the API key; put the key into API key (field Password) only, and "
+                f"leave Host empty or use {DEFAULT_BASE_URL}"
             )
         object.__setattr__(self, "api_key", Secret(self.api_key))
         object.__setattr__(self, "base_url", checked_base_url(self.base_url))
@@ -132,7 +132,8 @@ def checked_base_url(url: str) -> str:
         )
     if "@" in parts.netloc:
         raise CrmConfigurationError(
-            "Base URL (field Host) has a user or password in it; remove them, the API key goes into the field Password"
+            "Base URL (field Host) has a user or password in it; remove them, and put the key into API key "
+            "(field Password)"
         )
     if _is_forbidden(hostname):
         raise CrmConfigurationError(
@@ -284,7 +285,7 @@ EXTRAS: Mapping[str, Callable[[Any], Any]] = {
 def _checked_extra(name: str, value: Any) -> Any:
     if name in ("api_key", "apikey", "key", "token", "x-api-key"):
         raise CrmConfigurationError(
-            f"Extra {name!r} is unknown; put the API key into the field Password, where it is masked"
+            f"Extra {name!r} is unknown; put the key into API key (field Password), where it is masked"
         )
     if name not in EXTRAS:
         close = nearest(name, EXTRAS)

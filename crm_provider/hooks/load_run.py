@@ -37,6 +37,7 @@ from crm_provider.tasks.templates import with_connection
 if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
     from crm_provider.load.job import LoadJob
+    from crm_provider.load.preflight import RowMapper
     from crm_provider.load.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -159,11 +160,12 @@ class LoadRun:
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
         checkpoints = self.checkpoints(state or rejects or outcomes)
         ti = None if self.context is None else self.context["ti"]
+        mapper = self.kind.mapper_of(self.given)
         if self.kind.limited_by is not None:
             _check_limit(self.kind.limited_by, checkpoints, ti)
         return LoadJob(
             source=source,
-            mapper=self.kind.mapper_of(self.given),
+            mapper=mapper,
             kind=self.kind,
             client=client,
             stats=stats,
@@ -171,7 +173,7 @@ class LoadRun:
             policy=self.policy,
             rate=client.settings.requests_per_second,
             rejects=None if rejects is None else RejectsFile.of(rejects, source),
-            outcomes=None if outcomes is None else OutcomesFile(outcomes, keys=self.given.get("outcome_keys") or ()),
+            outcomes=None if outcomes is None else self._outcomes(outcomes, mapper),
             fingerprints=None if state is None else self._fingerprints(state, client, options, opened),
             full_refresh=bool(self.given.get("full_refresh")),
             checkpoints=checkpoints,
@@ -180,6 +182,10 @@ class LoadRun:
             cancel_token=self.cancel_token,
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
+
+    def _outcomes(self, path: AnyPath, mapper: RowMapper) -> OutcomesFile:
+        fields = getattr(mapper, "field_columns", None)
+        return OutcomesFile(path, keys=self.given.get("outcome_keys") or (), fields=fields)
 
     def _fingerprints(self, state: AnyPath, client: CrmClient, options: Any, opened: ExitStack) -> Any:
         from crm_provider.load.state.fingerprints import Fingerprints, secret_for

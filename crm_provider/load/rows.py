@@ -233,3 +233,12 @@ STREAM = "__arrow_c_stream__"
 def is_table(source: Any) -> bool:
     """Whether an object speaks Arrow's C stream."""
     return hasattr(type(source), STREAM)
+
+
+def rows_text(number: int) -> str:
+    """A number of rows, for people.
+
+    >>> rows_text(1), rows_text(1200)
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} row{'s' * (number != 1)}"

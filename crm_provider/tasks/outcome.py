@@ -236,7 +236,7 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
         log_end(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
         _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
-        log_end(logging.ERROR, "failed; not retried, because the same call would fail again")
+        log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
         _remark(error, f"Not retried, by {decision.origin}")
     if retries_left and policy is None:
         raise AirflowFailException(str(error)) from error
@@ -256,8 +256,8 @@ def publish_reason(wrong: Exception, context: Context) -> None:
 
 
 def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """Fail the task regardless of ``retries`` and its retry policy: the same input would fail again."""
-    log.error("%s", record(message, [("Task", "failed; not retried, because the same input would fail again")]))
+    """Fail the task regardless of ``retries`` and its retry policy, because a retry would fail in the same way."""
+    log.error("%s", record(message, [("Task", "failed; not retried, because a retry would fail in the same way")]))
     raise AirflowFailException(message) from cause
 
 

@@ -110,9 +110,7 @@ class _WatchTrigger(BaseEventTrigger):
 
     def _log_baseline(self, change: SnapshotChange) -> None:
         there = len(change.seen) - len(change.arrived)
-        log.info(
-            "%s begins with %d existing member(s); %d newcomer(s) to report.", self._watch, there, len(change.arrived)
-        )
+        log.info("%s begins. Existing members: %d. Newcomers to report: %d.", self._watch, there, len(change.arrived))
 
     def _grid(self, now: float) -> float:
         """The last point of the interval's grid. All watchers of a process have the same, so they share snapshots."""

@@ -172,7 +172,7 @@ class ErrorBackoff:
     def record_success(self) -> None:
         """Record a snapshot that was read."""
         if self.failed:
-            log.info("%s: the CRM responds again after %d failed snapshot(s).", self.watch, self.failed)
+            log.info("%s: the CRM responds again. Failed snapshots before: %d.", self.watch, self.failed)
         self.failed, self.reported = 0, ""
 
     def _report(self, error: e.CrmError, level: int) -> None:

@@ -158,7 +158,7 @@ class InList(Condition):
             return {"list_id": list_id, "contact_ids": list(self.seen.values())}
         if absent is not None:
             raise absent
-        self.reasons[:] = [f"{len(self.seen)} of {len(people)} contact(s) were found in the list"]
+        self.reasons[:] = [f"contacts found in the list: {len(self.seen)} of {len(people)}"]
         return None
 
     def _find_person(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
@@ -202,7 +202,7 @@ class ListHasMembers(Condition):
                 return {"id": list_id, "members": members}
             if page.total is not None and members + page.total - seen < wanted:
                 break  # not even if all others were members
-        self.reasons[:] = [f"{members} of {wanted} member(s) were found among {seen} contact(s)"]
+        self.reasons[:] = [f"members found: {members} of {wanted}, among contacts read: {seen}"]
         return None
 
 

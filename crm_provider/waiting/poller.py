@@ -312,7 +312,7 @@ class Poller:
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
         seconds = self._clock() - start.started
-        log.info("Checked %d condition(s) in %.1f s; %d still waiting.", len(due), seconds, len(self._waiters))
+        log.info("Conditions checked: %d, in %.1f s. Still waiting: %d.", len(due), seconds, len(self._waiters))
 
     def _check_all(
         self, due: list[Waiter], lookup: CachedLookup, start: _RoundStart, loop: asyncio.AbstractEventLoop
@@ -340,7 +340,7 @@ class Poller:
             failure, self._failed_rounds, self._clock(), interval=interval, jitter=start.jitter
         )
         log.warning(
-            "No call was answered in %d consecutive round(s); the next one starts later. %s",
+            "All calls failed. Rounds in a row: %d. The next round starts later. %s",
             self._failed_rounds,
             failure,
         )

@@ -37,7 +37,7 @@ SUMMARY = Summary(
     seconds=245.1,
     budget_used=0.987,
     plan="learned",
-    plan_why="of 10 rows looked up 8 exist",
+    plan_why="of 10 sampled rows, 8 exist",
     plan_calls=1230,
     plan_seconds=5000.0,
     paths={"rejects": "/data/rejects.jsonl", "report": None},
@@ -193,7 +193,7 @@ def test_the_page_of_a_run() -> None:
     ]  # fmt: skip
     assert shown.plan == [
         ("What it does", "Create or update each contact, beginning with the call that the rows so far suggest."),
-        ("Because", "of 10 rows looked up 8 exist"), ("Planned", "1,230 calls, about 83 min"),
+        ("Because", "of 10 sampled rows, 8 exist"), ("Planned", "1,230 calls, about 83 min"),
     ]  # fmt: skip
     assert shown.problems == [("phone: no phone number", 15)]
     assert [(file.label, file.path, file.href) for file in shown.files] == [

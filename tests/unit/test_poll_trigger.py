@@ -192,14 +192,14 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
 
     class UntilLogged(FakePoller):
         async def wait(self, condition: Condition, **arguments: Any) -> WaitResult:
-            arguments["waiting"].record_result("1 of 2 contact(s) were found in the list")
+            arguments["waiting"].record_result("contacts found in the list: 1 of 2")
             await second_line.wait()
             return WaitResult(result={})
 
     monkeypatch.setattr(poll, "FIRST_REPORT", 0.001)
     monkeypatch.setattr(poll, "log", SimpleNamespace(info=info))
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
-    line = "Still waiting. The last result was: not yet: 1 of 2 contact(s) were found in the list."
+    line = "Still waiting. The last result was: not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
 
 

@@ -40,7 +40,7 @@ class RemoteDeletions(RemoteRecords):
 
     def make_plan(self, *, may_compare: bool) -> Plan:
         if not self.rows:
-            return Plan("nothing", 0, "no row is left to be sent")
+            return Plan("nothing", 0, "no rows are left to send")
         if not self._options.every_spelling:
             self._check_most(self.rows)
             return Plan("delete", self.rows, "one call for each address, as it is given")

@@ -164,10 +164,11 @@ def column_field(target: Target, column: str, defaults: Defaults) -> Field:
 
 
 def nested_field(target: Target, column: str) -> Field:
-    """The line for a column that should hold nested fields and does not: nested fields became columns of their own."""
+    """The line for a column that should hold nested fields and holds none: they became columns of their own."""
 
     def read(row: Mapping[str, Any]) -> Any:
-        if not is_empty(row.get(column)):
+        value = row.get(column)
+        if not is_empty(value) and (value or not isinstance(value, Mapping)):
             raise ConversionError("no nested value", "give the load a mapping")
         return LEFT_OUT
 

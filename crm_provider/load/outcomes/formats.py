@@ -26,6 +26,9 @@ BEFORE = ("row_number",)
 AFTER = ("outcome", "error_type", "message", "request_id", "contact_id", "deal_id", "time")
 """Columns of the file; between them are the key columns that the user names."""
 
+OURS = "source_"
+"""Begins the name of a key column that would have the name of a column of the file itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowOutcome:
@@ -145,17 +148,25 @@ def _cell(value: Any) -> str:
 def checked_keys(keys: Any) -> tuple[str, ...]:
     """The key columns as given by a user: one name or several.
 
-    :raises SourceError: if one is no name, is given twice, or is a column of the file itself
+    :raises SourceError: if one is no name, or two would be the same column
     """
     given = [keys] if isinstance(keys, str) else list(keys or ())
     if not all(isinstance(name, str) and name.strip() for name in given):
         raise SourceError("outcome_keys must be names of columns of the source, such as ['lead_id']")
+    shown = [*map(shown_key, given)]
     for name in given:
-        if given.count(name) > 1:
+        if shown.count(shown_key(name)) > 1:
             raise SourceError(f"outcome_keys names {name!r} twice; name each column once")
-        if name in (*BEFORE, *AFTER):
-            raise SourceError(f"outcome_keys names {name!r}, which is a column of the outcomes file itself; rename it")
     return tuple(given)
+
+
+def shown_key(name: str) -> str:
+    """The column of a key in the file.
+
+    >>> shown_key("lead_id"), shown_key("deal_id")
+    ('lead_id', 'source_deal_id')
+    """
+    return f"{OURS}{name}" if name in (*BEFORE, *AFTER) else name
 
 
 def outcomes_format(name: str) -> OutcomesFormat:

@@ -77,6 +77,11 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         return cast(Source, source)
     nulls = FileOptions.of(options, format=ROWS).null_values if options else ()
     if is_table(source):
+        if isinstance(source, Iterator):
+            raise SourceError(
+                f"the {type(source).__name__} can be read only once, but each try of a task reads its rows again; give "
+                "the table itself (read_all() of pyarrow), or give the stream to CrmHook.load_contacts in a task"
+            )
         return ArrowSource(source, null_values=nulls)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")

@@ -63,7 +63,7 @@ def test_the_cheapest_plan(rows: int, arguments: dict[str, Any], name: str, call
 @pytest.mark.parametrize(
     ("rows", "arguments", "plan"),
     [
-        (0, {}, Plan("nothing", 0, "no row is left to be sent")),
+        (0, {}, Plan("nothing", 0, "no rows are left to send")),
         (10, {"must_read": "the reason"},
          Plan("compare", 111, "the reason; the CRM reports 1,000 deals, read ten with a call; calls at most")),
         (10, {"must_read": "x", "total": None},
@@ -73,15 +73,15 @@ def test_the_cheapest_plan(rows: int, arguments: dict[str, Any], name: str, call
         (2000, {"wanted": "compare"},
          Plan("compare", 2101, "as asked for; the CRM reports 1,000 deals, read ten with a call; calls at most")),
         (2000, {"mode": "create"}, Plan("create", 2000, "each row is one call")),
-        (49, {}, Plan("move", 49, "49 row(s) are too few for a pre-check to pay off; calls at most")),
+        (49, {}, Plan("move", 49, "fewer than 50 rows, for which a sample does not pay off; calls at most")),
         (2000, {"total": None}, Plan("move", 2001, "the CRM does not say how many deals it has; calls at most")),
         (100, {}, Plan("move", 101, "reading 1,000 deals takes 100 calls, more than it could save; calls at most")),
         (2000, {"total": 2000, "u": 0.7},
-         Plan("compare", 811, "of 10 rows looked up 10 exist and 7 are equal: reading 2,000 deals first costs 800 "
-                              "calls, not reading 2,000")),
+         Plan("compare", 811, "of 10 sampled rows, 10 exist and 7 are equal: about 800 calls if the CRM's 2,000 "
+                              "deals are read first, and 2,000 if not")),
         (2000, {"total": 2000},
-         Plan("move", 2021, "of 20 rows looked up 20 exist and 0 are equal: 2,000 calls, and 2,200 with reading 2,000 "
-                            "deals first")),
+         Plan("move", 2021, "of 20 sampled rows, 20 exist and 0 are equal: about 2,200 calls if the CRM's 2,000 deals "
+                            "are read first, and 2,000 if not")),
     ],
 )  # fmt: skip
 def test_a_plan_says_why(rows: int, arguments: dict[str, Any], plan: Plan) -> None:

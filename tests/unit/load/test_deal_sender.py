@@ -428,7 +428,7 @@ BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_i
         (3, {"mode": "upsert"}, Plan("compare", 3 + 3 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}")),
         (60, {"mode": "create"}, Plan("compare", 60 + 1 + 1 + 1, f"{ONE_CALL}; {BY_READING}")),  # contacts: one call
         (60, {"mode": "upsert"}, Plan("compare", 60 + 1 + 1 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}; {BY_READING}")),
-        (0, {"mode": "create"}, Plan("nothing", 0, "no row is left to be sent")),
+        (0, {"mode": "create"}, Plan("nothing", 0, "no rows are left to send")),
     ],
 )  # fmt: skip
 def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: Plan) -> None:

@@ -205,7 +205,7 @@ EVERY_SPELLING = "all contacts are read, to find every spelling of an address"
     [
         ({}, ("compare", 1 + 1 + 2, EVERY_SPELLING)),
         ({"every_spelling": False}, ("delete", 2, "one call for each address, as it is given")),
-        ({"rows": [{"email": "nobody"}]}, ("nothing", 0, "no row is left to be sent")),
+        ({"rows": [{"email": "nobody"}]}, ("nothing", 0, "no rows are left to send")),
         (
             {"dry_run": True, "max_deletes": 0},
             ("compare", 1 + 1 + 2, f"{EVERY_SPELLING}: 3 contacts would be deleted for 2 addresses"),

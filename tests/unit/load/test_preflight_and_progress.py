@@ -121,7 +121,7 @@ def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
 
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
-    assert found.problem_lines() == ["3 row(s): email: no email address; correct it"]
+    assert found.problem_lines() == ["3 rows: email: no email address; correct it"]
     assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
 
@@ -134,7 +134,7 @@ def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() ->
     found = check(Rows([{"n": n} for n in kinds]), Picky(), ContactOptions())
     lines = found.problem_lines()
     assert len(lines) == SHOWN_PROBLEMS + 1
-    assert lines[0] == "2 row(s): field 7 (column 'n'): odd; for example: see line 8"
+    assert lines[0] == "2 rows: field 7 (column 'n'): odd; for example: see line 8"
     assert lines[-1] == "... and 3 more kinds of problems"
 
 
