@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from crm_provider.rate_limit.host_file import LOCK_RETRY
 from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, HostPace, Lease, LeaseStore
 from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
@@ -128,6 +130,21 @@ def test_a_host_has_a_name(tmp_path: Path) -> None:
     named = LeaseStore(Slots(), "other", Text(), ServerClock(), folder=tmp_path, host="me")
     with named._lease() as (lease, _):
         assert lease == Lease("me")
+
+
+def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
+    Host(tmp_path / "state").lease()
+    [path] = (tmp_path / "state").iterdir()
+    held, slept = path.open("rb"), list[float]()
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        held.close()
+
+    store = LeaseStore(Slots(), "key.lease", Text(), ServerClock(), folder=tmp_path / "state", sleep=sleep)
+    with store._lease():
+        assert slept == [LOCK_RETRY]
 
 
 def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
