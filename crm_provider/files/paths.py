@@ -103,6 +103,15 @@ def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
     return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
 
 
+def is_on_root_disk(path: AnyPath) -> bool:
+    """Whether a path is on the disk of ``/``: in a container its own, and no mounted volume."""
+    if not is_local(path):
+        return False
+    real = pathlib.Path(os.path.realpath(path))
+    mounted = next(place for place in (real, *real.parents) if place.is_mount())
+    return mounted == mounted.parent
+
+
 def sibling(path: AnyPath, ending: str) -> AnyPath:
     """The path in the same folder with an ending appended to its name."""
     return cast(AnyPath, path.parent / f"{path.name}{ending}")

@@ -70,6 +70,19 @@ class RowLines(abc.ABC):
             log.info("The %s of an earlier run is replaced: %s.", self.title, self.path)
         self.clear()
 
+    def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
+        """How many rows of earlier tries are no longer there, for example because a pod's disk was deleted.
+
+        :param wanted: rows that earlier tries have written
+        :param done: number of a row -> whether it is one of those
+        :raises ValueError: if the file was written by something else
+        """
+        if not wanted:
+            return 0
+        self.check_own()
+        numbers = map(self.number_reader(), self._journal.lines())
+        return max(wanted - len({number for number in numbers if number is not None and done(number)}), 0)
+
     def resume(self, done: Callable[[int], bool]) -> None:
         """Continue the file of an earlier try, without the rows that will be sent again.
 

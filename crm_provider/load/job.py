@@ -32,7 +32,7 @@ from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, 
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, NoCheckpoints, resumable
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
@@ -185,12 +185,21 @@ class LoadTry:
 
     def _resumed(self, before: Checkpoint) -> Checkpoint | None:
         job = self.job
-        reason = resumable(before, job.epoch, self.preflight.fingerprint)
+        reason = resumable(before, job.epoch, self.preflight.fingerprint) or self._lost_rows(before)
         if reason is not None:
             log.info("Starting from the first row: %s.", reason)
             return cleared(before, job.epoch, self.preflight.fingerprint)
         log.info("Resuming where the last try ended: %d rows are done.", before.rows)
         return before
+
+    def _lost_rows(self, before: Checkpoint) -> str | None:
+        """Which rows the files of an earlier try lack, None if they have all: the sooner it is known, the better."""
+        done = DoneRows(before.done_upto, before.done_above)
+        for file in self.job.row_files:
+            wanted = before.rows if file is self.job.outcomes else before.counts.get(Outcome.REJECTED.value, 0)
+            if gone := file.missing(wanted, done.__contains__):
+                return f"{gone} {file.rows_are} of earlier tries are no longer in {file.path}"
+        return None
 
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)

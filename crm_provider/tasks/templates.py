@@ -131,12 +131,20 @@ def site_report(ti: Any) -> AnyPath | None:
     :raises SourceError: if ``report_directory`` is not a path
     """
     folder = config.report_directory()
-    if folder is None:
-        return None
-    parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if ti.map_index >= 0 else [])]
+    return None if folder is None else site_file("report_directory", folder, ti, "report.md")
+
+
+def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:
+    """The file of a task instance in a folder of the site.
+
+    :param option: name of the site's option, for messages
+    :param folder: its value
+    :raises SourceError: if the folder is not a path
+    """
+    mapped = ti.map_index is not None and ti.map_index >= 0
+    parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if mapped else [])]
     name = "__".join(re.sub(r"[^\w.+-]", "_", str(part)) for part in parts)
-    place = "report_directory in section [crm] of Airflow's configuration"
-    return path_of(f"{folder.rstrip('/')}/{name}.report.md", place)
+    return path_of(f"{folder.rstrip('/')}/{name}.{ending}", f"{option} in section [crm] of Airflow's configuration")
 
 
 _END = "\ue000"

@@ -74,6 +74,14 @@ def test_the_executor_is_that_of_airflows_configuration(monkeypatch: pytest.Monk
     assert config.runs_on_many_hosts()
 
 
+def test_in_the_pod_of_a_task_the_executor_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates of pods often set another one."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
+    assert not config.runs_on_many_hosts()
+    monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
+    assert config.runs_on_many_hosts()
+
+
 def test_a_variable_is_read_and_written(in_a_task: None, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[str, Any] = {}
     monkeypatch.setattr(Variable, "get", lambda key, *, default: kept.get(key, default))

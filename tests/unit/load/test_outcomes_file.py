@@ -172,7 +172,7 @@ def test_a_cleared_task_and_a_changed_key_begin_a_new_file(tmp_path: Path, path:
     assert [row["email"] for row in sorted(read(path), key=lambda row: row["row_number"])] == ["p1@x.org", "p2@x.org"]
 
 
-def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
+def test_rows_that_are_gone_are_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "o.jsonl"
     it = Setting(tmp_path, people(4), errors_in_a_row=1)
     it.crm.trouble = lambda call, email: DOWN if email == "p4@x.org" else None
@@ -180,10 +180,20 @@ def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
         it.run(outcomes=outcomes_file(path, ()))
     path.unlink()
     it.crm.trouble = lambda call, email: None
-    with pytest.raises(Exception, match="rows that were in it are gone, because another try"):
-        it.run(outcomes=outcomes_file(path, ()))
-    assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    with caplog.at_level(logging.INFO):
+        assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    assert f"Starting from the first row: 3 rows of earlier tries are no longer in {path}." in caplog.text
     assert numbers(path) == [1, 2, 3, 4]
+
+
+def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path: Path) -> None:
+    file = outcomes_file(tmp_path / "o.parquet")
+    file.start()
+    file.write(ended(1))
+    assert file.missing(1, lambda number: True) == 0
+    file.finish(1)
+    assert outcomes_file(tmp_path / "o.parquet").missing(1, lambda number: True) == 0
+    assert outcomes_file(tmp_path / "o.parquet").missing(2, lambda number: True) == 2
 
 
 def test_a_dry_run_leaves_the_file_alone(tmp_path: Path, path: Any) -> None:
