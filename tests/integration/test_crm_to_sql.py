@@ -81,6 +81,12 @@ def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) ->
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
 
 
+def test_changes_whose_state_was_not_saved(
+    transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
+
+
 class UnknownConnection:
     """A connection of a driver that nobody has heard of."""
 

@@ -75,7 +75,7 @@ def choose_for_deals(
     wanted: str,
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
-    may_compare: bool = True,
+    may_compare: bool,
 ) -> Plan:
     """The plan for a load of deals; the calls for addresses come on top.
 

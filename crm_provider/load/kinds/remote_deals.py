@@ -125,7 +125,7 @@ class RemoteDeals(RemoteRecords):
             self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
         if self._reads_contacts:
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
-        if self._options.mode == "upsert" and self._deal_rows.unnamed:
+        if self._options.mode == "upsert" and self._deal_rows.unnamed and self._mapper.has_ids:
             self._settle_same_deals()
 
     def _settle_same_deals(self) -> None:

@@ -37,6 +37,7 @@ def planned(
         (0, {}, "nothing", 0),
         (49, {}, "move", 49),  # too few for a look
         (49, {"guarded": True}, "move", 98),
+        (50, {"total": 100}, "move", 50 + 6),
         (2000, {"mode": "create"}, "create", 2000),
         (2000, {"mode": "create", "wanted": "compare"}, "compare", 2000 + 100 + 1),
         (10, {"must_read": "because"}, "compare", 10 + 100 + 1),
@@ -48,6 +49,9 @@ def planned(
         (2000, {"total": 2000, "u": 0.0}, "move", 2000 + 21),
         (2000, {"total": 2000, "u": 0.7, "guarded": True}, "compare", 200 + 1200 + 21),
         (2000, {"total": 15000, "u": 0.2, "guarded": True}, "move", 3600 + 21),
+        (2000, {"total": 2000, "u": 0.1}, "move", 2000 + 21),  # reading costs the same
+        (2001, {"total": 2000, "u": 0.7}, "compare", 801 + 11),  # 800.3
+        (2001, {"total": 15000, "u": 0.7, "guarded": True}, "move", 2602 + 21),  # 2601.3
         (2000, {"total": 2000, "h": 0.5, "u": 0.0, "guarded": True}, "move", 3000 + 21),
     ],
 )
@@ -84,7 +88,12 @@ def test_a_plan_says_why(rows: int, arguments: dict[str, Any], plan: Plan) -> No
     assert planned(rows, **arguments) == plan
 
 
-def test_looks_are_few_next_to_the_calls() -> None:
-    looks: list[int] = []
-    planned(2000, total=2000, u=0.7, looks=looks)
-    assert sum(looks) <= 0.02 * 800
+@pytest.mark.parametrize(
+    ("rows", "u", "looks"),
+    [(2000, 0.7, [10]), (2000, 0.6, [10]), (2000, 0.0, [10, 10]), (2500, 0.0, [10, 10, 5])],
+    ids=["1 % of 800 calls", "1 % of 1,000 calls", "1 % of 2,000 calls", "1 % of the rows"],
+)
+def test_looks_are_few_next_to_the_calls(rows: int, u: float, looks: list[int]) -> None:
+    found: list[int] = []
+    planned(rows, total=2000, u=u, looks=found)
+    assert found == looks
