@@ -167,6 +167,11 @@ def test_a_host_may_be_late_by_a_part_of_the_time_to_the_next_one(due: float, ot
     assert Roster(hosts, NOW).dead("a") == ({"b"} if is_dead else set())
 
 
+def test_a_host_that_comes_early_waits_for_the_others_and_not_for_itself() -> None:
+    hosts = {name: Host(NOW + due, ((NOW - 100, LOAD),)) for name, due in {"a": 9, "b": 5}.items()}
+    assert Roster(hosts, NOW).exchanged("a", 1).hosts["a"].shares == ((NOW, LOAD), (NOW + 5 + CHANGE_DELAY, 1))
+
+
 def test_a_host_keeps_its_own_slots_however_late_it_is() -> None:
     late = Roster({"a": Host(NOW - 2 * FORGOTTEN, ((NOW - 100, LOAD),))}, NOW)
     assert late.exchanged("a", LOAD).hosts["a"].shares == ((NOW - 100, LOAD),)
