@@ -66,7 +66,7 @@ class Contestant:
 
     :param kind: how a worker makes its calls, see :data:`KINDS`
     :param threads: workers of each process
-    :param latency: seconds that the CRM takes for an answer
+    :param latency: seconds that the CRM takes for a response
     :param store: ``rate_store`` of the connection
     :param share: part of the limit that each process is given
     :param must: whether it is held to the bar

@@ -71,7 +71,7 @@ NEW = ids.stage_id("Sales", "New")
 
 
 class Kind(NamedTuple):
-    """A sensor, its answer, and what the CRM says while it is not so yet."""
+    """A sensor, its result, and what the CRM responds while the condition does not hold yet."""
 
     sensor: type[CrmSensor]
     arguments: Mapping[str, Any]
@@ -137,9 +137,9 @@ class Play:
     def callback(
         self, kind: str, fault: Mapping[str, Any], *, mode: str, once: bool = False, at_once: bool = False
     ) -> Callable[[Any], None]:
-        """At the first look it is not yet so, from then on, or once, the fault strikes.
+        """At the first look it is not yet so, from then on, or once, the fault applies.
 
-        :param at_once: it strikes at the first look already
+        :param at_once: it applies at the first look already
         """
         body = json.dumps({"message": "ok", "data": KINDS[kind].not_yet})
         not_yet = {"effect": "garbage", "status": 200, "body": body, "count": 1}

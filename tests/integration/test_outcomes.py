@@ -96,7 +96,7 @@ CASES = {
 DIFFERENT = {
     ("upsert, mode create", "CONTACT_ALREADY_EXISTS"): SKIP,
     ("delete", "CONTACT_NOT_FOUND"): SKIP,
-    # after a lost answer nobody knows whether the automation was started: not repeated
+    # after a lost response nobody knows whether the automation was started: not repeated
     **{
         ("automation", name): FAIL
         for name, case in CASES.items()
@@ -211,7 +211,7 @@ class Saboteur:
         return sabotage
 
     def affected(self) -> set[str]:
-        """The tries that met their fault."""
+        """The tries that hit their fault."""
         return {entry.fault for entry in self.crm.journal() if entry.fault}
 
 

@@ -23,7 +23,7 @@ from crm_provider.testing import assert_dag_ends, fresh_airflow_home, load_dag
 
 
 class Ends(BaseOperator):
-    """Raises what it is told to at its first try."""
+    """Raises the given exception at its first try."""
 
     def __init__(self, *, error: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

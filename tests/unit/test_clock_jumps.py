@@ -90,7 +90,7 @@ def test_there_and_back(jump: Jump) -> None:
 
 
 class Patient(CrmListSensor):
-    """A sensor whose first look is answered with a wait."""
+    """A sensor whose first check leads to a wait."""
 
     looks = 0
 
@@ -126,7 +126,7 @@ def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
-    """The monotonic clock starts anew with each boot (the file may outlive it); that of Redis is a wall clock."""
+    """The monotonic clock starts again with each boot (the file may outlive it); that of Redis is a wall clock."""
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]
     store = HostFileStore("key.rate", folder=tmp_path / "private", clock=lambda: true.now + off[0], sleep=true.sleep)

@@ -107,7 +107,7 @@ CRM = {
 
 
 def ask(condition: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
-    """The answer, or the class of the error, and what was looked at."""
+    """The result, or the class of the error, and what was read."""
     lookup = FakeLookup(**crm)
     try:
         return condition.check(lookup), lookup.looked

@@ -46,7 +46,7 @@ def recreated(one: CrmPollTrigger) -> CrmPollTrigger:
 
 
 class FakePoller:
-    """Ends each wait as it is told, or never; notes what was asked."""
+    """Ends each wait as configured, or never; notes what was asked."""
 
     def __init__(self, ending: WaitResult | None = None) -> None:
         self.ending = ending

@@ -222,7 +222,7 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
     scene.crm.contacts = {"ann@x.io": "active", "ill@x.io": BROKEN}
     for _ in range(50):
         await scene.join(person("ann", status="gone"))
-        await scene.join(person("new"))  # not found: an answer too
+        await scene.join(person("new"))  # not found: a response too
         await scene.join(person("ill"))  # fails, and is asked for ever more slowly
         await scene.join(deal(1))
         await scene.join(deal(2))

@@ -27,7 +27,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 class ReadBack(FakeCrm):
-    """The answer to each creation is lost, and the contact is read back."""
+    """The response to each creation is lost, and the contact is read back."""
 
     def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         made = email not in self.contacts

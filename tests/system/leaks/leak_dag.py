@@ -1,4 +1,4 @@
-"""DAGs with every operator and sensor, against servers that answer well, badly, and with what they were sent.
+"""DAGs with every operator and sensor, against servers that respond well, badly, and with what they were sent.
 
 Read by a real Airflow. What is planted comes in the environment, so that it is not in this file, which Airflow stores.
 """

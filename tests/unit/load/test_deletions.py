@@ -26,7 +26,7 @@ OTHERS = ["bob@x.org", "eve@x.org"]
 
 
 class FakePeople:
-    """Contacts in memory; a CRM that tells cases apart."""
+    """Contacts in memory; a CRM that distinguishes upper and lower case."""
 
     def __init__(self, *emails: str) -> None:
         self.emails = list(emails)

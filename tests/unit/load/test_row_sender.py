@@ -312,7 +312,7 @@ BEFORE, SINCE = "2026-02-01T00:00:00.000Z", "2026-03-01T12:00:05.000Z"
 
 
 class Losing(FakeCrm):
-    """The answer to each creation is lost; what is read back was made, or was there before."""
+    """The response to each creation is lost; what is read back was made, or was there before."""
 
     def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         was_there = email in self.contacts
