@@ -167,6 +167,13 @@ def test_a_host_may_be_late_by_a_part_of_the_time_to_the_next_one(due: float, ot
     assert Roster(hosts, NOW).dead("a") == ({"b"} if is_dead else set())
 
 
+def test_a_change_holds_from_its_own_slot_on() -> None:
+    joins = Roster({"a": Host(99.0, ((0.0, 0), (6.375, LOAD)))}, 0.0)
+    assert (joins.next_slot("a", 0.0, 0.25), joins.next_slot("a", 6.3, 0.25)) == (6.5, 6.5)
+    leaves = Roster({"a": Host(99.0, ((-9.0, LOAD), (0.25, 0)))}, 0.0)
+    assert (leaves.next_slot("a", 0.0, 0.25), leaves.next_slot("a", 0.125, 0.25)) == (0.0, 0.125 + PERIOD)
+
+
 def test_a_host_that_comes_early_waits_for_the_others_and_not_for_itself() -> None:
     hosts = {name: Host(NOW + due, ((NOW - 100, LOAD),)) for name, due in {"a": 9, "b": 5}.items()}
     assert Roster(hosts, NOW).exchanged("a", 1).hosts["a"].shares == ((NOW, LOAD), (NOW + 5 + CHANGE_DELAY, 1))
