@@ -109,11 +109,11 @@ def test_the_slots_of_a_dead_host_belong_to_the_next_one_until_all_know() -> Non
 
 
 def test_all_others_may_be_dead() -> None:
-    gone = Host(NOW - 3, ((NOW - 100, LOAD),))
+    gone = Host(NOW - 4, ((NOW - 100, LOAD),))
     roster = Roster({"a": Host(NOW + 5, ((NOW - 100, LOAD),)), "b": gone, "c": gone}, NOW)
     assert roster.share("a", NOW) == 1.0
     nobody = Roster({"b": gone, "c": gone}, NOW)
-    assert nobody.share("a", NOW) == 0.0
+    assert (nobody.dead("a"), nobody.share("a", NOW)) == ({"b", "c"}, 0.0)
 
 
 def test_a_host_that_was_buried_alive_keeps_its_slots() -> None:
