@@ -210,7 +210,8 @@ class Mapper(RecordMapper[Contact]):
         return _steps_of_columns(columns, self._defaults)
 
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
-        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+        address, attributes, origin, _ = found  # by Section
+        return Contact(address[EMAIL], attributes, origin or None)
 
 
 class Steps:
@@ -306,7 +307,7 @@ def _is_extract(columns: tuple[Any, ...]) -> bool:
 
 def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract."""
-    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    nested = {name: values[name] for name in NESTED if name in values and isinstance(values[name], Mapping)}
     if not nested:
         return values
     opened = {name: value for name, value in values.items() if name not in nested}
