@@ -372,7 +372,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     begins, ends = life(given["number"]) if given["churn"] else (0.0, math.inf)
     workers = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(threads)]
     if kind == "load":
-        workers = [threading.Thread(target=load, args=(given, reports[0]), daemon=True)]
+        workers = [threading.Thread(target=load_of(given, reports[0]), daemon=True)]
     print(json.dumps("ready"), flush=True)
     sys.stdin.readline()
     for worker in workers:
@@ -457,7 +457,7 @@ def mixed(given: dict[str, Any], threads: int) -> list[Call]:
     return [(lane, call, 1.0)] + [("", lambda: False, 1.0)] * (threads - 1)
 
 
-def load(given: dict[str, Any], report: list[tuple[float, float, str]]) -> None:
+def load_of(given: dict[str, Any], report: list[tuple[float, float, str]]) -> Callable[[], object]:
     """A load of new contacts, with more rows than it can send."""
     from crm_provider.client.client import CrmClient
     from crm_provider.client.observers import RequestEvent
@@ -488,7 +488,7 @@ def load(given: dict[str, Any], report: list[tuple[float, float, str]]) -> None:
     transport = Transport(settings, limiter=limiter_for(settings, lane=Lane.BULK), observer=stats)
     transport.observe(note)
     rows = [{"email": f"p{given['number']}-{n}@x.org"} for n in range(LOAD_ROWS)]
-    LoadJob(
+    return LoadJob(
         source=open_source(rows),
         mapper=Mapper(None),
         client=CrmClient(settings, transport=transport),
@@ -496,7 +496,7 @@ def load(given: dict[str, Any], report: list[tuple[float, float, str]]) -> None:
         options=ContactOptions(plan="learned"),
         policy=ErrorPolicy(work=Work.LOAD),
         rate=given["rate"],
-    ).run()
+    ).run
 
 
 class FileText:
