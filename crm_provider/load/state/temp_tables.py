@@ -1,7 +1,7 @@
 """Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
 
-A row is mapped once, by the preflight check, and staged with the record that it becomes: what was checked is what is
-sent. Each try reads the source once.
+The preflight check maps each row once and stages it with its record, so that a load sends exactly what it has checked.
+Each try reads the source once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ContactCache:
         self._lock = threading.Lock()
         self._database: TempDatabase | None = None
         self.complete = False
-        """Whether every contact of the CRM was read: then one that is not here is probably new."""
+        """Whether every contact of the CRM was read, so that one that is missing here is probably new."""
 
     def __len__(self) -> int:
         return 0 if self._database is None else self._database.execute("SELECT count(*) FROM contacts").fetchone()[0]
@@ -81,7 +81,7 @@ class ContactCache:
 
 
 def digest(key: str) -> bytes:
-    """Sixteen bytes that stand for a key."""
+    """Sixteen bytes that represent a key."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -96,7 +96,7 @@ class RowStatus(IntEnum):
     """Several rows are for the same record, and none is preferred."""
     SUPPRESSED = 4
     SAME = 5
-    """It was loaded before, with the same values."""
+    """An earlier load sent the same values."""
 
 
 _SEVERAL = "FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1"
@@ -107,12 +107,12 @@ _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
     "first": (f"number NOT IN (SELECT min(number) {_SEVERAL})", RowStatus.DUPLICATE),
     "reject": ("1", RowStatus.AMBIGUOUS),
 }
-"""Of several rows for one record: which are not sent, and their status."""
+"""Which of several rows for one record are not sent, and their status."""
 
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row as the preflight check leaves it.
+    """A row after the preflight check.
 
     :param record: what is sent; None for a row that is never sent
     :param problem: why the row is invalid, as text without values
@@ -125,8 +125,8 @@ class StagedRow:
 
 
 STAGED_BYTES = 16 << 30
-"""Bytes of all staged rows together: a thousand bytes for each of sixteen million rows. The folder for temporary files
-must not be filled by one load."""
+"""Maximum bytes of all staged rows: a thousand for each of sixteen million rows. One load must not fill the folder
+for temporary files."""
 
 AT_ONCE = 100
 """Rows that one statement writes, which takes two thirds of the time of one by one. Old SQLite takes 999 values."""
@@ -151,7 +151,7 @@ class StagedRows:
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
         self._type: type[Record]
-        """Of all records of the load, known with the first."""
+        """The class of all records of the load, known from the first one."""
         self._most_bytes, self._bytes = most_bytes, 0
         self._waiting: list[Any] = []
         """Rows that are not in the database yet, column after column."""
@@ -159,7 +159,7 @@ class StagedRows:
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
         self.has_made = False
-        """Whether an earlier load has made the record of a row, or may have."""
+        """Whether an earlier load has created the record of a row, or may have."""
 
     def __len__(self) -> int:
         return int(self._query("SELECT count(*) FROM staged").fetchone()[0])
@@ -219,9 +219,10 @@ class StagedRows:
         return self._query("SELECT 1 FROM staged WHERE key = ?", (digest(key),)).fetchone() is not None
 
     def take_for_same(self, key: str, other: str) -> None:
-        """Take the rows with two keys for rows of one record. :meth:`mark_duplicates` chooses among them.
+        """Treat the rows of two keys as rows of one record. :meth:`mark_duplicates` chooses among them.
 
-        That one of them was loaded before says nothing about the record any more, for another one may have been since.
+        If one of them was loaded before, another one may have been loaded since, so that the state file proves nothing
+        about the record.
 
         :param other: the key that all of them get
         """
@@ -263,7 +264,7 @@ class StagedRows:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""
         query = (
             "SELECT number, status, data FROM staged WHERE status = ? AND number > ? "
-            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
+            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far apart
         )
         for number, status, data in self._query(query, (int(RowStatus.SEND), after, seed)):
             if number not in without:
