@@ -212,7 +212,7 @@ def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser:
     browser.get(f"{stack.url}/crm/run?dag_id=crm_nightly&task_id=load&run_id={quote(run)}")
     code = text_of(browser, "#resend")
     assert not browser.find_elements("css selector", "[data-start]")
-    (stack.dags_folder / "resend.py").write_text(code)
+    (Path(stack.env["AIRFLOW__CORE__DAGS_FOLDER"]) / "resend.py").write_text(code)
     stack.api.wait_for_dag("crm_nightly_load_resend")
     stack.api.request("PATCH", "/api/v2/dags/crm_nightly_load_resend", {"is_paused": False})
 
