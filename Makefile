@@ -19,7 +19,7 @@ export PIP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports reliability soak fuzz mutants matrix lint audit docs dist pins clean
 
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -53,6 +53,9 @@ bench-imports: .venv/.ready-bench ## Parse time of a DAG file, compared with off
 
 reliability: .venv/.ready-system ## Breaks networks, servers and processes, and writes docs/reliability.md; ARGS go to pytest
 	@$(NOX) -s reliability -- $(ARGS)
+
+soak: .venv/.ready-test ## An hour of work with random faults, and what it finds wrong (ARGS="--minutes 60 --seed N --write docs/reliability.md")
+	@$(RUN) tests/benchmarks/bench_soak.py $(ARGS)
 
 fuzz: .venv/.ready-system ## Property tests with many new examples (CRM_FUZZ_EXAMPLES=500); ARGS go to pytest
 	@$(NOX) -s fuzz -- $(ARGS)

@@ -9,7 +9,7 @@ from crm_provider import errors as e
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.progress import LoadProgress
 from crm_provider.load.row_results import RowResultHandler
-from crm_provider.load.rows import Made, Record
+from crm_provider.load.rows import EarlierCreation, Record
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
@@ -77,12 +77,12 @@ class Dispatcher:
             is_exhausted = self._fill()
             if not self._workers.in_flight and not self._handler.resend:
                 if self._handler.held:
-                    self._settle_held()
+                    self._decide_held_rows()
                 if is_exhausted:
                     return
             self._handle_results(WAKE)
 
-    def _settle_held(self) -> None:
+    def _decide_held_rows(self) -> None:
         """No call is in flight any more that could show whether the CRM works: make one."""
         try:
             self._ping()
@@ -118,7 +118,7 @@ class Dispatcher:
         made = staged.row.made
         if made is None and self._is_resumed:
             number = staged.row.number
-            made = Made(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
+            made = EarlierCreation(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
         return InFlightRow(staged.row, record, self._remote_of(record), made=made)
 
     def _launch(self, row: InFlightRow) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
@@ -24,14 +25,14 @@ from crm_provider.load.options import ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
-from crm_provider.load.progress import LoadProgress, cleared
+from crm_provider.load.progress import KEPT, LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, NoCheckpoints, resumable
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
@@ -44,7 +45,7 @@ class LoadTry:
 
     def __init__(self, job: LoadJob, preflight: Preflight) -> None:
         self.job, self.preflight = job, preflight
-        before = self._earlier_checkpoint()
+        before, kept = self._earlier_checkpoint()
         self.progress = LoadProgress(
             before,
             rows=preflight.rows,
@@ -69,8 +70,10 @@ class LoadTry:
                 done=self.counts.done,
                 cancel_token=job.cancel_token,
                 is_resumed=self.progress.is_resumed,
+                kept=kept,
             )
         )
+        self.progress.kept = self.remote.kept
         self.plan = Plan("nothing", 0, "")
         self.handler = RowResultHandler(
             counts=self.counts,
@@ -86,7 +89,7 @@ class LoadTry:
     # -- the whole -------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        """Plan, send all rows that are left, and conclude; see :meth:`LoadJob.run`."""
+        """Plan, send all rows that are left, and summarise; see :meth:`LoadJob.run`."""
         try:
             return self._run()
         except CannotWrite as unwritten:
@@ -168,20 +171,35 @@ class LoadTry:
         try:
             file.finish(wanted)
         except RowsLost:
-            self.job.checkpoints.clear()  # it says that these rows are done; sent again, they are rejected again
+            self.progress.start_again()  # the checkpoint says that these rows are done
             raise
 
-    def _earlier_checkpoint(self) -> Checkpoint | None:
+    def _earlier_checkpoint(self) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+        """What this try goes on from, and what the kind of records keeps, whatever has become of the input."""
         job = self.job
         before = None if job.options.dry_run else job.checkpoints.load()
         if before is None:
-            return None
-        reason = resumable(before, job.epoch, self.preflight.fingerprint)
+            return None, {}
+        kept = before.notes.get(KEPT) if before.epoch == job.epoch else None
+        return self._resumed(before), kept if isinstance(kept, Mapping) else {}
+
+    def _resumed(self, before: Checkpoint) -> Checkpoint | None:
+        job = self.job
+        reason = resumable(before, job.epoch, self.preflight.fingerprint) or self._lost_rows(before)
         if reason is not None:
             log.info("Starting from the first row: %s.", reason)
             return cleared(before, job.epoch, self.preflight.fingerprint)
         log.info("Resuming where the last try ended: %d rows are done.", before.rows)
         return before
+
+    def _lost_rows(self, before: Checkpoint) -> str | None:
+        """Which rows the files of an earlier try lack, None if they have all: the sooner it is known, the better."""
+        done = DoneRows(before.done_upto, before.done_above)
+        for file in self.job.row_files:
+            wanted = before.rows if file is self.job.outcomes else before.counts.get(Outcome.REJECTED.value, 0)
+            if gone := file.missing(wanted, done.__contains__):
+                return f"{gone} {file.rows_are} of earlier tries are no longer in {file.path}"
+        return None
 
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
-from crm_provider.load.mapping.columns import NullWords, has_column, value_at
+from crm_provider.load.mapping.columns import NullWords, has_column, key_value
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
@@ -61,7 +61,7 @@ class Preflight:
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
+        lines = [f"{rows_text(count)}: {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
             lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
         return lines
@@ -85,16 +85,18 @@ def check(
 
     :param suppressed: whether an email must not be written to; None if there is no suppression list
     :param unchanged: whether a record was loaded before with the same values; None to send every row
-    :param keys: columns that the outcomes of all rows are to show, also of those that are not sent
+    :param keys: columns, or fields of the mapping, that the outcomes of all rows are to show, also of those that are
+        not sent
     :raises SourceError: if the source or the mapping cannot be used; the text names the place. With
         ``on_invalid="stop"`` also if a row cannot be sent, with all problems at once
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
-    _check_keys(source, keys)
+    fields = getattr(mapper, "field_columns", {}) if keys else {}
+    _check_keys(source, keys, fields)
     staged = StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys)
+        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys, fields)
         _log_findings(source.name, preflight, options)
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
@@ -113,6 +115,7 @@ def _staged(
     unchanged: Callable[[Record], bool] | None,
     cancel_token: CancelToken | None,
     keys: Sequence[str],
+    fields: Mapping[str, str],
 ) -> Preflight:
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
     problems, words = _Problems(), NullWords()
@@ -128,13 +131,13 @@ def _staged(
             continue
         words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
         if suppressed is not None and record.email is not None and suppressed(record.email):
-            shown = {name: value for name in keys if (value := value_at(row.values, name)) is not None}
+            shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
         else:
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
             staged.add(row, status, record, place=place)
-    staged.settle_duplicates(options.duplicates)
+    staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()
@@ -158,7 +161,7 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None
 def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     """End a load before its first write, because the user wants all rows or none."""
     ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
-    doubled = f"{ambiguous:,} row(s): another row has the same {options.shared}"
+    doubled = f"{rows_text(ambiguous)}: another row has the same {options.shared}"
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
@@ -181,8 +184,10 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             raise SourceError(f"{file}: {wrong}") from None
 
 
-def _check_keys(source: Source, keys: Sequence[str]) -> None:
+def _check_keys(source: Source, keys: Sequence[str], fields: Mapping[str, str]) -> None:
     """Check that the source, or each of its files, has the columns that the outcomes are to show.
+
+    :param fields: what the mapping reads; it was checked before
 
     :raises SourceError: naming the first that is missing, and the nearest one
     """
@@ -190,7 +195,7 @@ def _check_keys(source: Source, keys: Sequence[str]) -> None:
         return
     for file, columns in source.tables() if hasattr(source, "tables") else [(source.name, source.columns)]:
         if columns is not None:
-            _check_has(keys, columns, file)
+            _check_has([name for name in keys if name not in fields], columns, file)
 
 
 def _check_has(keys: Sequence[str], columns: tuple[str, ...], file: str) -> None:

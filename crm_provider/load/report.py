@@ -17,7 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import WRITTEN, Outcome
+from crm_provider.load.rows import WRITTEN, Outcome, rows_text
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -211,7 +211,7 @@ PLAN_WORDS: Mapping[str, str] = {
 }
 """What each plan does."""
 
-LONGEST_ENDING = 1000
+MAX_ENDING_CHARACTERS = 1000
 """Characters of an ending in the result."""
 
 SHOWN_PROBLEMS = 50
@@ -299,7 +299,7 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
     if rejected <= allowed:
         return None
     return (
-        f"{rejected:,} of {_rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
+        f"{rejected:,} of {rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
         f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
         f"{_most_frequent(summary, rejected)}"
     )
@@ -314,18 +314,14 @@ def _most_frequent(summary: Summary, rejected: int) -> str:
     problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
     also = _counted(others)
     what = problems[0][0] if problems else advice_of(top)
-    return f"Most often {top} ({_rows_text(count)}): {what}{also and f'. Also {also}'}"
+    return f"Most often {top} ({rows_text(count)}): {what}{also and f'. Also {also}'}"
 
 
 def _counted(types: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{number:,} {type_}" for type_, number in types[:5])
 
 
-def _rows_text(number: int) -> str:
-    return f"{number:,} row{'s' * (number != 1)}"
-
-
-def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+def finish_summary(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
     """Write the report.
 
     :param ending: how the load ended, in one sentence
@@ -397,7 +393,7 @@ def _resend(path: AnyPath | None, code: str | None) -> str | None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ENDING else f"{text[:LONGEST_ENDING]}..."
+    return text if len(text) <= MAX_ENDING_CHARACTERS else f"{text[:MAX_ENDING_CHARACTERS]}..."
 
 
 # -- the tables -----------------------------------------------------------------------------------------------

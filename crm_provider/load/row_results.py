@@ -92,7 +92,7 @@ def is_retryable(error: e.CrmError) -> bool:
     return isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
 
 
-NOT_KNOWN = "Whether it was written is not known."
+WRITE_UNCERTAIN = "Whether it was written is not known."
 
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
@@ -108,7 +108,7 @@ def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
 
 
 def _message(error: e.CrmError) -> str:
-    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
+    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
 
 
 class RowResultHandler:
@@ -203,9 +203,9 @@ class RowResultHandler:
         else:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
-            self._answered(in_flight, error, decided)
+            self._handle_error(in_flight, error, decided)
 
-    def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
+    def _handle_error(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)

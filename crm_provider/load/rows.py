@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableValue:
     """A value that Python or a database's driver has no value for, so that only a row that sends it is rejected.
 
     :param text: as the database wrote it, for the rejects file
@@ -53,7 +53,7 @@ WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED
 
 
 @dataclass(frozen=True)
-class Made:
+class EarlierCreation:
     """An earlier attempt to send a row has made its record, or may have.
 
     :param since: by the CRM's clock: the attempt was made after it; None if that is not known
@@ -80,7 +80,7 @@ class Row:
     number: int
     values: Mapping[str, Any]
     problem: str | None = None
-    made: Made | None = None
+    made: EarlierCreation | None = None
 
 
 class Record(Protocol):
@@ -233,3 +233,12 @@ STREAM = "__arrow_c_stream__"
 def is_table(source: Any) -> bool:
     """Whether an object speaks Arrow's C stream."""
     return hasattr(type(source), STREAM)
+
+
+def rows_text(number: int) -> str:
+    """A number of rows, for people.
+
+    >>> rows_text(1), rows_text(1200)
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} row{'s' * (number != 1)}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestCounter, RequestEvent
-from crm_provider.load.rows import Made, Outcome, Record, Row
+from crm_provider.load.rows import EarlierCreation, Outcome, Record, Row
 
 
 @dataclass
@@ -31,7 +31,7 @@ class InFlightRow:
     remote: Any
     sends: int = 1
     order: int = 0
-    made: Made | None = None
+    made: EarlierCreation | None = None
     written: Any = None
 
 
@@ -94,10 +94,10 @@ class RequestStats(RequestCounter):
         """Seconds from sending a request to its response, an average of the last ones."""
         self._has_latency = False
 
-    def __call__(self, seen: RequestEvent) -> None:
-        super().__call__(seen)
+    def __call__(self, event: RequestEvent) -> None:
+        super().__call__(event)
         weight = REMEMBERED if self._has_latency else 0.0
-        self.latency, self._has_latency = weight * self.latency + (1 - weight) * seen.seconds, True
+        self.latency, self._has_latency = weight * self.latency + (1 - weight) * event.seconds, True
 
 
 def width_for(rate: float, latency: float) -> int:

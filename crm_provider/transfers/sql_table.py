@@ -151,11 +151,13 @@ class SqlTable:
             inserted += len(chunk)
         return inserted
 
-    def apply(self, mode: TableMode, columns: Sequence[SqlColumn], *, run: tuple[str, str], change: str | None) -> None:
+    def apply(
+        self, mode: TableMode, columns: Sequence[SqlColumn], *, runs: tuple[str, Sequence[str]], change: str | None
+    ) -> None:
         """Bring the staged rows into the table, in one transaction.
 
         :param columns: as they were staged
-        :param run: name and value of the column whose rows ``append`` replaces: those of an earlier try
+        :param runs: name and values of the column whose rows ``append`` replaces: those of earlier tries
         :param change: name of the column with the kind of change, if the rows are changes
         :raises CrmInvalidValueError: if the table refuses the rows, for example because of a constraint
         """
@@ -166,8 +168,9 @@ class SqlTable:
                 if mode == "replace":
                     self._run(f"DELETE FROM {self._target}")
                 elif mode == "append":
-                    where = f"{self._quoted(run[0])} = {self._placeholder}"
-                    self._run(f"DELETE FROM {self._target} WHERE {where}", (run[1],))
+                    for run in runs[1]:
+                        where = f"{self._quoted(runs[0])} = {self._placeholder}"
+                        self._run(f"DELETE FROM {self._target} WHERE {where}", (run,))
                 else:
                     insert = self._merged(columns, insert, change)
                 self._run(insert)

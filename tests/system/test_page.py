@@ -166,7 +166,8 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     picture(browser, "page-empty.png")
 
     for dag, state in RUNS:
-        assert stack.api.run_dag(dag).state == state, dag
+        run = stack.api.run_dag(dag)
+        assert run.state == state, f"{dag}: {stack.api.log(run, run.tasks[0])}"
     slow = stack.api.trigger("crm_slow")
     stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running")
     wait_for(lambda: PROGRESS in read_again(browser, stack))
@@ -208,8 +209,9 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
 def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser: Any) -> None:
     """The DAG on the page, pasted as it is into the folder, is found; then the page starts it."""
     log_in(browser, stack)
-    run = newest_run(stack, "crm_nightly")
-    browser.get(f"{stack.url}/crm/run?dag_id=crm_nightly&task_id=load&run_id={quote(run)}")
+    run = stack.api.run_dag("crm_nightly")
+    assert run.state == "success", stack.api.log(run, run.tasks[0])
+    browser.get(f"{stack.url}/crm/run?dag_id=crm_nightly&task_id=load&run_id={quote(run.run_id)}")
     code = text_of(browser, "#resend")
     assert not browser.find_elements("css selector", "[data-start]")
     (Path(stack.env["AIRFLOW__CORE__DAGS_FOLDER"]) / "resend.py").write_text(code)
@@ -236,11 +238,6 @@ def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser:
 
 def start_button(browser: Any) -> Any:
     return browser.find_element("css selector", "[data-start]")
-
-
-def newest_run(stack: AirflowStack, dag_id: str) -> str:
-    runs = stack.api.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after&limit=1")
-    return str(runs["dag_runs"][0]["dag_run_id"])
 
 
 def look_at(browser: Any, name: str) -> None:

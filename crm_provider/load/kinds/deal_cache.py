@@ -81,9 +81,9 @@ def same(name: str, found: Any, wanted: Any) -> bool:
         if None not in amounts:
             return amounts[0] == amounts[1]
     if name == "pb_closingDate":
-        moments = utc_time(found), utc_time(wanted)
-        if None not in moments:
-            return moments[0] == moments[1]
+        times = utc_time(found), utc_time(wanted)
+        if None not in times:
+            return times[0] == times[1]
     return same_value(found, wanted)
 
 

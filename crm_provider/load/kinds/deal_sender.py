@@ -14,7 +14,7 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.mapping.deal_mapper import Deal
-from crm_provider.load.rows import Made, Outcome
+from crm_provider.load.rows import EarlierCreation, Outcome
 from crm_provider.load.workers import InFlightRow, SentRow
 
 ELSEWHERE = "The deal is in none of only_from_stages: it was left alone."
@@ -117,7 +117,7 @@ class DealSender:
             )
         except e.CrmError as error:
             if not error.outcome_known and in_flight.made is None:
-                in_flight.made = Made(self._began)
+                in_flight.made = EarlierCreation(self._began)
             raise
         record = {"id": made["id"], "contactId": contact_id, "pipelineId": pipeline_id, "stageId": stage_id}
         self._cache.put(RemoteDeal.of({**record, "attributes": deal.attributes}, self._names))
@@ -131,7 +131,7 @@ class DealSender:
         return self._cache.of(contact_id, pipeline_id)
 
     @staticmethod
-    def _own(deal: Deal, candidates: list[RemoteDeal], made: Made) -> RemoteDeal | None:
+    def _own(deal: Deal, candidates: list[RemoteDeal], made: EarlierCreation) -> RemoteDeal | None:
         """The deal that an earlier attempt has made, None if it has made none.
 
         ``createdAt`` tells it from a deal that was there before, or else the attributes.
@@ -161,11 +161,11 @@ def _ids(deal_id: object, contact_id: str | None) -> dict[str, object]:
     return {"deal_id": deal_id, **({} if contact_id is None else {"contact_id": contact_id})}
 
 
-def _is_older(remote: RemoteDeal, made: Made) -> bool:
+def _is_older(remote: RemoteDeal, made: EarlierCreation) -> bool:
     return remote.created_at is not None and made.since is not None and remote.created_at < made.since
 
 
-def _is_new(remote: RemoteDeal, made: Made) -> bool:
+def _is_new(remote: RemoteDeal, made: EarlierCreation) -> bool:
     """Whether a deal is surely younger than this load."""
     is_dated = remote.created_at is not None and made.since is not None
     return is_dated and not made.earlier_load and not _is_older(remote, made)

@@ -21,7 +21,7 @@ from crm_provider.load.rows import WRITTEN, Outcome, SourceError
 class DeleteOptions(LoadOptions):
     """How to delete contacts.
 
-    :param max_deletes: contacts that may be deleted at most; more end the run before the first one
+    :param max_deletes: contacts that all tries of a run may delete at most; more end a try before its first one
     :param every_spelling: read all contacts and delete all spellings of an address; False for the address as given
     """
 
@@ -75,4 +75,5 @@ DELETIONS = Kind(
     mapper_options=(),
     remote_class="crm_provider.load.kinds.remote_deletions:RemoteDeletions",
     keeps_state=False,
+    limited_by="max_deletes",
 )

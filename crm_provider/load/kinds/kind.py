@@ -33,6 +33,7 @@ class Kind:
     :param mapper: makes the mapping of it; called with the mapping and those of ``mapper_options`` that are given
     :param remote_class: the CRM's side of one try, as ``module:class``: a module that is imported when a load runs
     :param keeps_state: whether a state file may say that a row was loaded before
+    :param limited_by: the argument that limits all tries of a run together, so that a retry needs a checkpoint
     """
 
     name: str
@@ -42,6 +43,7 @@ class Kind:
     mapper_options: tuple[str, ...]
     remote_class: str
     keeps_state: bool = True
+    limited_by: str | None = None
 
     def remote(self, setup: TrySetup) -> RemoteRecords:
         """The CRM's side of one try."""

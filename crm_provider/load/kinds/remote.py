@@ -6,7 +6,7 @@ import abc
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ class TrySetup:
 
     :param done: rows that are done
     :param is_resumed: whether an earlier try may have sent rows that are not done
+    :param kept: ``RemoteRecords.kept`` of the last try of the same run, also if the input has changed
     """
 
     client: CrmClient
@@ -42,6 +43,7 @@ class TrySetup:
     done: DoneRows
     cancel_token: CancelToken
     is_resumed: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RemoteRecords(abc.ABC):
@@ -59,6 +61,8 @@ class RemoteRecords(abc.ABC):
 
     def __init__(self, setup: TrySetup) -> None:
         self._client, self._cancel_token = setup.client, setup.cancel_token
+        self.kept = dict(setup.kept)
+        """What the later tries of the same run must know, whatever their input. JSON-able, and without values."""
         self._staged, self._seed = setup.preflight.staged, setup.preflight.rows
         self._after, self._without = setup.done.upto, frozenset(setup.done.above)
         some_are_done = self._after or self._without

@@ -14,12 +14,12 @@ from typing import cast
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.client.upsert import ContactWriter, LearnedOrder, Written, may_be_absent
+from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
 from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 from crm_provider.load.options import ContactOptions, Mode, PlanName
-from crm_provider.load.planner import SAMPLE_MOST, Lists, Plan, Sample, choose
-from crm_provider.load.rows import Contact, Made, Outcome, Record
+from crm_provider.load.planner import SAMPLE_MOST, ListCosts, Plan, Sample, choose
+from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Record
 from crm_provider.load.state.temp_tables import ContactCache
 from crm_provider.load.workers import InFlightRow, SentRow
 
@@ -38,7 +38,7 @@ class ContactSender:
         :raises CrmError: the error that decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
         """
         again = in_flight.written is not None
-        contact: Written = in_flight.written or self._write(in_flight)
+        contact: WriteResult = in_flight.written or self._write(in_flight)
         listed = self._writer.add_to_lists(_contact(in_flight.record), contact, again=again)
         outcome = Outcome(listed.outcome)
         made = in_flight.made
@@ -52,21 +52,21 @@ class ContactSender:
             message=UNWANTED if outcome is Outcome.SUPPRESSED or not listed.is_whole else None,
         )
 
-    def _write(self, in_flight: InFlightRow) -> Written:
+    def _write(self, in_flight: InFlightRow) -> WriteResult:
         is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)
         try:
             written = self._writer.write(_contact(in_flight.record), in_flight.remote, is_ours=is_ours)
         except e.CrmError as error:
             if not error.outcome_known and in_flight.made is None:
-                in_flight.made = Made(self._began)
+                in_flight.made = EarlierCreation(self._began)
             raise
         in_flight.written = written
         if written.outcome == "created":
-            in_flight.made = Made(self._began, certain=True)
+            in_flight.made = EarlierCreation(self._began, certain=True)
         return written
 
     @staticmethod
-    def _is_ours(in_flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
+    def _is_ours(in_flight: InFlightRow, made: EarlierCreation, remote: RemoteContact) -> bool:
         """Whether an existing contact was made by an earlier send, try or load."""
         if remote.created_at is None or made.since is None:
             return made.certain and remote.has(in_flight.record.attributes)
@@ -80,7 +80,7 @@ class RemoteContacts(RemoteRecords):
         super().__init__(setup)
         self._options: ContactOptions = setup.options
         self.contact_cache = ContactCache()
-        self._looks: list[tuple[bool, bool]] = []
+        self._compared: list[tuple[bool, bool]] = []
         self.order = LearnedOrder()
         self.needs_start = bool(self._options.mode == "create" and self._options.list_ids and self.rows)
 
@@ -91,7 +91,7 @@ class RemoteContacts(RemoteRecords):
             mode=cast("Mode", self._options.mode),
             wanted=cast("PlanName", self._options.plan),
             rows=self.rows,
-            lists=Lists(bool(self._options.list_ids), guarded=not self._options.resubscribe),
+            lists=ListCosts(bool(self._options.list_ids), guarded=not self._options.resubscribe),
             may_compare=may_compare,
             total=self.total,
             sample=self.sample,
@@ -110,16 +110,16 @@ class RemoteContacts(RemoteRecords):
         :return: what all looks have shown so far
         :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(contact) for contact in itertools.islice(self._candidates, n)]
-        existing = [same for exists, same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
+        self._compared += [self._compare(contact) for contact in itertools.islice(self._candidates, n)]
+        existing = [same for exists, same in self._compared if exists]
+        return Sample(len(self._compared), len(existing), sum(existing))
 
     @cached_property
     def _candidates(self) -> Iterator[Contact]:
         """The contacts of the largest sample."""
         return map(_contact, self._mixed(SAMPLE_MOST))
 
-    def _look(self, contact: Contact) -> tuple[bool, bool]:
+    def _compare(self, contact: Contact) -> tuple[bool, bool]:
         """Whether a contact exists, and has the values of its row already."""
         self._check_cancelled()
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 MOST_READS = 3
 """How often the contacts are read, if some go meanwhile."""
 
+DELETED = "deleted"
+"""What the tries of a run keep: how many contacts they have deleted together."""
+
 GONE = SentRow(Outcome.UNCHANGED, called=False, message="The CRM has no such contact.")
 
 
@@ -30,11 +34,13 @@ class RemoteDeletions(RemoteRecords):
     def __init__(self, setup: TrySetup) -> None:
         super().__init__(setup)
         self._options = setup.options
+        self._lock = threading.Lock()
+        self._deleted_before = self._deleted = _count(setup.kept.get(DELETED))
         self._database = TempDatabase("CREATE TABLE found (person BLOB, email TEXT, PRIMARY KEY (person, email))")
 
     def make_plan(self, *, may_compare: bool) -> Plan:
         if not self.rows:
-            return Plan("nothing", 0, "no row is left to be sent")
+            return Plan("nothing", 0, "no rows are left to send")
         if not self._options.every_spelling:
             self._check_most(self.rows)
             return Plan("delete", self.rows, "one call for each address, as it is given")
@@ -74,11 +80,11 @@ class RemoteDeletions(RemoteRecords):
             self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(key_of(email)), email))
 
     def _check_most(self, count: int) -> None:
-        most = self._options.max_deletes
-        if count > most and not self._options.dry_run:
+        most, before = self._options.max_deletes, self._deleted_before
+        if before + count > most and not self._options.dry_run:
             raise SourceError(
-                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}; nothing was deleted. "
-                "Check the source (dry_run=True shows the number), then raise max_deletes"
+                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}{_after(before)}. Check "
+                "the source (dry_run=True shows the number), then raise max_deletes"
             )
 
     def get(self, record: Record) -> tuple[str, ...]:
@@ -102,6 +108,9 @@ class RemoteDeletions(RemoteRecords):
                 missing = gone
             else:
                 done.add(email)
+                with self._lock:
+                    self._deleted += 1
+                    self.kept[DELETED] = self._deleted
         if missing is not None and not done:
             raise missing
         return SentRow(Outcome.DELETED) if done else GONE
@@ -111,3 +120,14 @@ class RemoteDeletions(RemoteRecords):
 
     def close(self) -> None:
         self._database.close()
+
+
+def _count(kept: Any) -> int:
+    return kept if isinstance(kept, int) and not isinstance(kept, bool) and kept > 0 else 0
+
+
+def _after(before: int) -> str:
+    """What has been deleted when a try is refused."""
+    if not before:
+        return "; nothing was deleted"
+    return f" in all tries, and earlier ones have deleted {before:,}; this one deleted nothing"

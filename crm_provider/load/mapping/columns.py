@@ -35,6 +35,18 @@ def value_at(row: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return default
 
 
+_MISSING: Any = object()
+
+
+def key_value(row: Mapping[str, Any], name: str, fields: Mapping[str, str]) -> Any:
+    """The value of a column, or else of the column that a field of the mapping reads; None if there is neither.
+
+    :param fields: field -> column
+    """
+    found = value_at(row, name, _MISSING)
+    return value_at(row, fields.get(name, name)) if found is _MISSING else found
+
+
 WORDS = frozenset(
     {
         "null",

@@ -95,6 +95,13 @@ class RecordMapper(abc.ABC, Generic[R]):
             return None
         return tuple(dict.fromkeys(field.column for field in self._plan.fields if field.column is not None))
 
+    @property
+    def field_columns(self) -> dict[str, str]:
+        """Field -> the column that the mapping reads for it, by all names of the field; empty without a mapping."""
+        fields = () if self._plan is None else self._plan.fields
+        read = [(field.target, field.column) for field in fields if field.column is not None]
+        return {name: column for target, column in read for name in (target.path, target.label)}
+
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that a source with these columns can be mapped.
 
@@ -305,11 +312,16 @@ def _is_extract(columns: tuple[Any, ...]) -> bool:
 
 
 def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract."""
+    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract.
+
+    Attributes that are empty stay, for an extract is recognised by them.
+    """
     nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
     if not nested:
         return values
-    opened = {name: value for name, value in values.items() if name not in nested}
+    opened = {
+        name: value for name, value in values.items() if name not in nested or (name == "attributes" and not value)
+    }
     for name, inner in nested.items():
         opened.update({f"{name}.{key}": value for key, value in inner.items()})
     return opened

@@ -12,8 +12,16 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, atomic_writer, read_own, remove, sibling
 from crm_provider.files.row_lines import ReadNumber, RowLines
 from crm_provider.files.typed_parquet import typed_rows
-from crm_provider.load.mapping.columns import value_at
-from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, lines_of, outcomes_format
+from crm_provider.load.mapping.columns import key_value
+from crm_provider.load.outcomes.formats import (
+    AFTER,
+    BEFORE,
+    RowOutcome,
+    checked_keys,
+    lines_of,
+    outcomes_format,
+    shown_key,
+)
 from crm_provider.load.rows import SourceError
 from crm_provider.values.json_types import TEXT, ColumnType, ObservedType
 from crm_provider.values.json_values import json_value
@@ -30,17 +38,26 @@ class OutcomesFile(RowLines):
     load ends.
 
     :param keys: columns of the source that are written too; paths into nested values are allowed
+    :param fields: field of the mapping -> column: a key that is no column of a row may be such a field
     :param clock: the time of a row
     :raises SourceError: if the suffix is unknown, a key is not valid, or Parquet needs a library that is missing
     """
 
     title, rows_are = "outcomes file", "rows"
 
-    def __init__(self, path: AnyPath, *, keys: Sequence[str] = (), clock: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        keys: Sequence[str] = (),
+        fields: Mapping[str, str] | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self.keys = checked_keys(keys)
+        self._names, self._fields = tuple(map(shown_key, self.keys)), fields or {}
         self._clock = clock
         format_ = outcomes_format(path.name)
-        self._lines = lines_of(format_, self.keys)
+        self._lines = lines_of(format_, self._names)
         self._is_table = format_ == "parquet"
         if self._is_table:
             _check_library()
@@ -51,9 +68,13 @@ class OutcomesFile(RowLines):
 
         :raises CannotWrite: the row is not in the file
         """
-        keys = [value_at(ended.values, name) for name in self.keys]
+        keys = [key_value(ended.values, name, self._fields) for name in self.keys]
         header = None if self.count else self._new_header()
         self.add(ended.number, self._lines.line(ended.number, keys, ended.facts(self._clock())), header)
+
+    def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
+        """How many rows of earlier tries are no longer there; none if an earlier try had come to its end."""
+        return super().missing(wanted, done) if not self._is_table or self._table_rows() != wanted else 0
 
     def finish(self, wanted: int = 0) -> None:
         """Put all rows under the final name.
@@ -114,7 +135,7 @@ class OutcomesFile(RowLines):
     # -- Parquet --------------------------------------------------------------------------------------------
 
     def _write_table(self) -> None:
-        observed = {name: ObservedType() for name in self.keys}
+        observed = {name: ObservedType() for name in self._names}
         for row in self._rows():
             for name, kind in observed.items():
                 kind.note(row[name])

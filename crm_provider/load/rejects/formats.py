@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol
 
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
-from crm_provider.load.rows import Made, SourceError
+from crm_provider.load.rows import EarlierCreation, SourceError
 from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
@@ -55,7 +55,7 @@ class Reject:
     request_id: str | None = None
     retryable: bool = False
     original: int | None = None
-    made: Made | None = None
+    made: EarlierCreation | None = None
     form: str = ""
     """:func:`form_mark` of the values of a row that its source could not read."""
     kind: str = CONTACTS
@@ -176,13 +176,13 @@ class CsvLines:
         return True
 
     def header_for(self, columns: Iterable[str]) -> str | None:
-        self._columns = tuple(name for name in map(str, columns) if _fits(name))
+        self._columns = tuple(name for name in map(str, columns) if _is_csv_text(name))
         return csv_record(["_row", *map(_escape_formula, self._columns), *_AFTER])
 
     def line(self, reject: Reject) -> str:
         columns, values = self._columns or (), plain(reject.values)
         special: dict[str, Any] = {
-            "json": [name for name in columns if name in values and not _fits(values[name])],
+            "json": [name for name in columns if name in values and not _is_csv_text(values[name])],
             "missing": [name for name in columns if name not in values],
             "more": {name: value for name, value in values.items() if name not in columns},
         }
@@ -199,7 +199,7 @@ class CsvLines:
             json_text(notes, ascii_only=True) if notes else "",
         ]  # fmt: skip
         row = [_cell(values.get(name)) for name in columns]
-        facts = [_escape_formula(UNFIT.sub("\ufffd", text)) for text in after]
+        facts = [_escape_formula(NOT_IN_CSV.sub("\ufffd", text)) for text in after]
         return csv_record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
 
     def parse(self, line: str) -> Reject:
@@ -223,7 +223,7 @@ _AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_ro
 _FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
 """A cell with such a first character gets an apostrophe, also one with an apostrophe, so that it can be undone."""
 
-UNFIT = re.compile("[\0\ud800-\udfff]")
+NOT_IN_CSV = re.compile("[\0\ud800-\udfff]")
 """Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8."""
 
 
@@ -235,27 +235,27 @@ def _unescape_formula(text: str) -> str:
     return text.removeprefix("'")
 
 
-def _fits(value: Any) -> bool:
-    return isinstance(value, str) and not UNFIT.search(value)
+def _is_csv_text(value: Any) -> bool:
+    return isinstance(value, str) and not NOT_IN_CSV.search(value)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return _escape_formula(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
+    return _escape_formula(value if _is_csv_text(value) else json_text(value, ascii_only=isinstance(value, str)))
 
 
-def _made_data(made: Made) -> dict[str, Any]:
+def _made_data(made: EarlierCreation) -> dict[str, Any]:
     return {"certain": made.certain, "since": None if made.since is None else made.since.isoformat()}
 
 
-def _made_of(data: Any) -> Made | None:
+def _made_of(data: Any) -> EarlierCreation | None:
     if not isinstance(data, Mapping):
         return None
-    return Made(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
+    return EarlierCreation(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
-def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, tuple[str, str]]:
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str]]:
     """The values of a row from its cells, the contact created for it, and its :func:`form_mark` and kind.
 
     An empty cell may have been filled in.

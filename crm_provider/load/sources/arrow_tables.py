@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,6 +16,11 @@ from crm_provider.load.sources.memory import without_nulls
 from crm_provider.load.sources.options import unique_names
 from crm_provider.load.sources.parquet_files import BATCH, records_of
 
+log = logging.getLogger(__name__)
+
+_READ: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Streams that a load has read: they are empty now."""
+
 
 class ArrowStream(Protocol):
     """A table that speaks Arrow's C stream."""
@@ -23,6 +30,8 @@ class ArrowStream(Protocol):
 
 class ArrowSource:
     """A table in memory. Each reading asks for a stream of its own, which only some tables can give again.
+
+    A stream that something else has read in part cannot be recognised: the rest of its rows is all that it has.
 
     :param table: an object with ``__arrow_c_stream__``
     """
@@ -49,15 +58,22 @@ class ArrowSource:
 
         :raises SourceError: if the table cannot be read, or cannot be read again
         """
-        if self._was_read and not hasattr(self._table, "__len__"):  # a stream, which would be empty now
+        is_stream = isinstance(self._table, Iterator)
+        if self._table in _READ if is_stream else self._was_read and not hasattr(self._table, "__len__"):
             raise SourceError(f"{self.name} can be read only once, and was read already; give the table itself")
         columns, stream = self.columns, self._opened or self._open()
         self._opened, self._was_read = None, True
+        if is_stream:
+            with suppress(TypeError):  # a class without weak references: then it is not recognised
+                _READ.add(self._table)
+        number = 0
         self._places = places = RowLocations()
         records = records_of(self.name, _small(stream), columns, unmarked(stream.schema), reading=self._reading)
         for number, (values, problem, _) in enumerate(records, start=1):
             places.note(0, problem)
             yield Row(number, without_nulls(values, self._nulls) if self._nulls else values, problem)
+        if is_stream and not number:
+            log.warning("%s has no row. If something has read it before, give the load a new one.", self.name)
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row that :meth:`rows` gave could not be read."""

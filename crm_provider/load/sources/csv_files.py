@@ -12,9 +12,9 @@ from typing import Any
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, Table, place
+from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place
 from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
-from crm_provider.load.sources.text_files import Lines, open_lines
+from crm_provider.load.sources.text_files import TextLines, open_lines
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class CsvFiles:
         self._logged: set[str] = {","}
 
     @contextmanager
-    def open(self, path: AnyPath) -> Iterator[Table]:
+    def open(self, path: AnyPath) -> Iterator[SourceTable]:
         """Open a file and read its header; its rows are read later.
 
         :raises SourceError: if it has no header
@@ -62,7 +62,7 @@ class CsvFiles:
                 csv.field_size_limit(LARGEST_ROW)
             records = _RecordReader(text, **self._dialect(delimiter))
             columns = self._options.header or records.header()
-            yield Table(columns, records.of(columns))
+            yield SourceTable(columns, records.of(columns))
 
     def _dialect(self, delimiter: str) -> dict[str, Any]:
         quoted = bool(self._options.quotechar)
@@ -79,14 +79,14 @@ class CsvFiles:
         sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
         header = len(self._options.header or ())
 
-        def fit(delimiter: str) -> tuple[bool, float, int]:
+        def score(delimiter: str) -> tuple[bool, float, int]:
             counts = _field_counts(sample, self._dialect(delimiter))
             first = counts[0] if counts else 0
             expected, rest = (header, counts) if header else (first, counts[1:])
             consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
             return first > 1 or bool(header), consistent, -abs(first - header) if header else first
 
-        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=fit)
+        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=score)
         if found not in self._logged:
             self._logged.add(found)
             log.info("%s: the fields are separated by a %s", path, DELIMITERS[found])
@@ -102,7 +102,7 @@ class _LineReader:
     :ivar number: of the line that was returned last, from 1
     """
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: TextLines) -> None:
         self.path = lines.path
         self.number = 0
         self._lines = iter(lines)

@@ -14,7 +14,7 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
 from crm_provider.files.typed_parquet import unmarked
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
+from crm_provider.load.sources.files import Record, SourceTable, folder_refused, read_source
 from crm_provider.load.sources.options import unique_names
 
 BATCH = 1000
@@ -31,7 +31,7 @@ READ_AHEAD = 1 << 18
 
 
 @contextmanager
-def open_parquet(path: AnyPath) -> Iterator[Table]:
+def open_parquet(path: AnyPath) -> Iterator[SourceTable]:
     """Open a file and read its schema; its rows are read later.
 
     Nanoseconds are cut to microseconds, the finest that Python has.
@@ -57,7 +57,7 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             decode = unmarked(table.schema_arrow)
         with _reading(path):
             batches = table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False)
-        yield Table(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
+        yield SourceTable(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

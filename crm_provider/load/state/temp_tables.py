@@ -193,12 +193,27 @@ class StagedRows:
         key = None if record is None else digest(record.key)
         self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), key, data))
 
-    def settle_duplicates(self, duplicates: Duplicates) -> None:
+    def mark_duplicates(self, duplicates: Duplicates) -> None:
         """Choose one row, or none, of those for the same record."""
-        self._database.execute("CREATE INDEX by_key ON staged (key) WHERE key IS NOT NULL")
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_key ON staged (key) WHERE key IS NOT NULL")
         losers, status = _LOSERS[duplicates]
         statement = f"UPDATE staged SET status = ? WHERE key IS NOT NULL AND {losers}"  # noqa: S608 - of _LOSERS
         self._database.execute(statement, (int(status),))
+
+    def has(self, key: str) -> bool:
+        """Whether a row has this key."""
+        return self._database.execute("SELECT 1 FROM staged WHERE key = ?", (digest(key),)).fetchone() is not None
+
+    def take_for_same(self, key: str, other: str) -> None:
+        """Take the rows with two keys for rows of one record. :meth:`mark_duplicates` chooses among them.
+
+        That one of them was loaded before says nothing about the record any more, for another one may have been since.
+
+        :param other: the key that all of them get
+        """
+        self._database.execute("UPDATE staged SET key = ? WHERE key = ?", (digest(other), digest(key)))
+        statement = "UPDATE staged SET status = ? WHERE key = ? AND status = ?"
+        self._database.execute(statement, (int(RowStatus.SEND), digest(other), int(RowStatus.SAME)))
 
     def counts(self) -> Counter[RowStatus]:
         """Rows by status."""
