@@ -48,6 +48,35 @@ class TargetDatabase(Protocol):
         """A name between quotes."""
 
 
+class SqliteTarget:
+    """A file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def run(self, *statements: str) -> None:
+        connection = sqlite3.connect(self.path)
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        finally:
+            connection.close()
+
+    def types(self, table: str) -> dict[str, str]:
+        return {name: declared for _, name, declared, *_ in self.rows(f"PRAGMA table_info({table})")}
+
+    def quote(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+
 class Transfers:
     """Runs a transfer: ``transfer(table=..., mode=..., ...)``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from crm_provider.rate_limit.host_file import LOCK_RETRY
 from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, HostPace, Lease, LeaseStore
 from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
@@ -120,6 +122,7 @@ def test_a_caller_is_passed_on_with_what_it_has(host: Host) -> None:
     ticket: Any = object()
     assert host.store.ask(Lane.BULK, ticket, REAL, 7.0) == (Grant(GrantStatus.GRANTED, 0.0, 0), "ticket")
     assert host.slots.asked == [(Lane.BULK, ticket, 7.0)]
+    assert host.store._length == pytest.approx(SHARED)
 
 
 def test_a_host_has_a_name(tmp_path: Path) -> None:
@@ -127,6 +130,21 @@ def test_a_host_has_a_name(tmp_path: Path) -> None:
     named = LeaseStore(Slots(), "other", Text(), ServerClock(), folder=tmp_path, host="me")
     with named._lease() as (lease, _):
         assert lease == Lease("me")
+
+
+def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
+    Host(tmp_path / "state").lease()
+    [path] = (tmp_path / "state").iterdir()
+    held, slept = path.open("rb"), list[float]()
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        held.close()
+
+    store = LeaseStore(Slots(), "key.lease", Text(), ServerClock(), folder=tmp_path / "state", sleep=sleep)
+    with store._lease():
+        assert slept == [LOCK_RETRY]
 
 
 def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
@@ -195,6 +213,14 @@ def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_whil
     host.ask(after=0.1)
 
 
+def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Host) -> None:
+    host.ask()
+    host.text.down = True
+    assert isinstance(host.ask(after=STALE), Pace)
+    with pytest.raises(StoreUnusable):
+        host.ask(after=PERIOD)
+
+
 def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
     host.text.down = True
     with pytest.raises(StoreUnusable):
@@ -227,6 +253,13 @@ def test_calls_of_more_than_two_periods_are_no_more_than_those_of_two() -> None:
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-40.0, calls=31)
     assert lease.weight(0.0, 0.2) == 8
     assert replace(lease, calls=10, bulk=-PERIOD).weight(0.0, 0.2) == 2
+
+
+def test_what_a_host_needs_is_told_by_the_crms_clock() -> None:
+    """The load has left by then, so all of the 50 slots were this host's."""
+    hosts = {"a": RosterHost(105.0, ((-9.0, 1),)), "load": RosterHost(105.0, ((-9.0, 8), (50.0, 0)))}
+    lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, ahead=100.0, calls=20)
+    assert lease.weight(0.0, 0.2) == 1
 
 
 def test_the_slots_of_a_host_are_those_of_the_plan() -> None:
@@ -369,19 +402,13 @@ def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        b"",
-        b"{",
-        b"[]",
-        b"[" * 99999,
-        b'{"x": 1}',
-        b'{"host": 1}',
-        b'{"next": "x"}',
-        b'{"next": true}',
-        b'{"ahead": NaN}',
+        b"", b"{", b"[]", b"[" * 99999, b'{"calls": 1}', b'{"host": "a", "x": 1}', b'{"host": 1}',
+        b'{"host": "a", "text": 1}', b'{"host": "a", "next": "x"}', b'{"host": "a", "next": null}',
+        b'{"host": "a", "next": true}', b'{"host": "a", "ahead": NaN}',
     ],
-)
+)  # fmt: skip
 def test_a_damaged_record_is_a_new_lease(record: bytes) -> None:
-    assert Lease.parse(record, "a").text == "{}"
+    assert Lease.parse(record, "b") == Lease("b")
 
 
 def test_a_record_is_what_was_written() -> None:

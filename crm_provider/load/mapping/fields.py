@@ -164,7 +164,7 @@ def column_field(target: Target, column: str, defaults: Defaults) -> Field:
 
 
 def nested_field(target: Target, column: str) -> Field:
-    """The line for a column that should hold nested fields and holds none: they became columns of their own."""
+    """The line for a column that should hold nested fields, which have become separate columns."""
 
     def read(row: Mapping[str, Any]) -> Any:
         value = row.get(column)
