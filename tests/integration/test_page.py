@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from page_users import Users
 
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -19,42 +20,6 @@ from crm_provider.sandbox import Sandbox
 from crm_provider.ui.syncs import PAGE_SIZE
 
 XSS = "<script>alert(1)</script>"
-
-
-class Users:
-    """Logs users of Airflow in, and says which DAGs they may read.
-
-    :param app: with the page
-    """
-
-    def __init__(self, app: Any, manager: Any) -> None:
-        self.app, self.manager = app, manager
-        self.may: Callable[..., bool] = lambda **asked: True
-
-    def client(self, name: str | None = "ann", *, role: str | None = "viewer") -> TestClient:
-        headers = {}
-        if name is not None:
-            from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-
-            user = SimpleAuthManagerUser(username=name, role=role)
-            headers["Authorization"] = f"Bearer {self.manager.generate_jwt(user)}"
-        return TestClient(self.app, headers=headers)
-
-
-@pytest.fixture
-def users(airflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Users:
-    from airflow.api_fastapi.app import init_auth_manager
-
-    from crm_provider.ui.app import make_app
-
-    manager = init_auth_manager()
-    users = Users(make_app(base="/airflow"), manager)
-
-    def is_authorized(**asked: Any) -> bool:
-        return users.may(**asked)
-
-    monkeypatch.setattr(manager, "is_authorized_dag", is_authorized)
-    return users
 
 
 @pytest.fixture
