@@ -19,7 +19,7 @@ export PIP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports reliability fuzz mutants matrix lint audit docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports bench-waiters reliability soak fuzz mutants matrix lint audit docs dist pins clean
 
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -51,8 +51,14 @@ bench-load-deals: .venv/.ready-test ## Cost of a load of deals, compared with a 
 bench-imports: .venv/.ready-bench ## Parse time of a DAG file, compared with official providers (ARGS="--write docs/performance.md")
 	@$(RUN) tests/benchmarks/bench_imports.py $(ARGS)
 
+bench-waiters: .venv/.ready-system ## Cost of many deferred sensors on PostgreSQL (ARGS="--waiters 10000 --write docs/performance.md")
+	@$(RUN) tests/benchmarks/bench_waiters.py $(ARGS)
+
 reliability: .venv/.ready-system ## Breaks networks, servers and processes, and writes docs/reliability.md; ARGS go to pytest
 	@$(NOX) -s reliability -- $(ARGS)
+
+soak: .venv/.ready-test ## An hour of work with random faults, and what it finds wrong (ARGS="--minutes 60 --seed N --write docs/reliability.md")
+	@$(RUN) tests/benchmarks/bench_soak.py $(ARGS)
 
 fuzz: .venv/.ready-system ## Property tests with many new examples (CRM_FUZZ_EXAMPLES=500); ARGS go to pytest
 	@$(NOX) -s fuzz -- $(ARGS)

@@ -22,8 +22,8 @@ from crm_provider.load.report import (
     LoadUnsaved,
     Summary,
     TooManyRejects,
-    conclude,
     done,
+    finish_summary,
     too_many_rejects,
     what_to_do,
 )
@@ -100,11 +100,11 @@ class LoadRun:
             self._stopped(stopped, job)
             raise
         except LoadUnsaved as unsaved:
-            self._concluded(job, unsaved.summary, f"{unsaved}.")
+            self._finish(job, unsaved.summary, f"{unsaved}.")
             self._count("stopped")
             raise
         except LoadInterrupted as interrupted:
-            self._concluded(job, interrupted.summary, str(interrupted))
+            self._finish(job, interrupted.summary, str(interrupted))
             self._count("interrupted")
             raise
         return self._ended(job, summary)
@@ -112,7 +112,7 @@ class LoadRun:
     def _ended(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
         dry_run = job.options.dry_run
         problem = None if dry_run else too_many_rejects(summary, job.options)
-        result = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
+        result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
         if not dry_run:
             job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
@@ -126,13 +126,13 @@ class LoadRun:
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
-        self._concluded(job, summary, f"Stopped: {error}")
+        self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
         text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
-    def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
-        summary = conclude(job, summary, ending=ending, report_path=self.report_path)
+    def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow forgets after some runs
         known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}

@@ -1,4 +1,4 @@
-"""The check before the first write: read, map and stage every row, and count what is wrong, all at once."""
+"""The check before the first write: read, map and stage every row, and count all problems at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from crm_provider.load.mapping.columns import NullWords, has_column, key_value
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
@@ -37,13 +37,13 @@ class RowMapper(Protocol):
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the check has found.
+    """The result of the check.
 
     :param staged: all rows, mapped, each with its status
     :param counts: rows by status
-    :param problems: what is wrong -> in how many rows; no text holds a value
-    :param fingerprint: of the input: the same rows, mapping and options have the same
-    :param places: what is wrong -> where it occurs first: file, line and row
+    :param problems: problem -> number of rows; no text holds a value
+    :param fingerprint: of the input; it is equal for equal rows, mapping and options
+    :param places: problem -> its first place: file, line and row
     """
 
     staged: StagedRows
@@ -61,7 +61,7 @@ class Preflight:
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
+        lines = [f"{rows_text(count)}: {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
             lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
         return lines
@@ -137,7 +137,7 @@ def _staged(
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
             staged.add(row, status, record, place=place)
-    staged.settle_duplicates(options.duplicates)
+    staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()
@@ -161,7 +161,7 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None
 def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     """End a load before its first write, because the user wants all rows or none."""
     ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
-    doubled = f"{ambiguous:,} row(s): another row has the same {options.shared}"
+    doubled = f"{rows_text(ambiguous)}: another row has the same {options.shared}"
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
@@ -173,7 +173,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
 def _check_columns(source: Source, mapper: RowMapper) -> None:
     """Check that the source, or each of its files, has the columns that the mapping needs.
 
-    :raises SourceError: with all that is wrong; it names the first file that lacks a column
+    :raises SourceError: with all problems; it names the first file that lacks a column
     """
     if source.columns is not None:
         mapper.check_columns(source.columns)
@@ -215,7 +215,7 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
 
 
 class _Problems:
-    """Counts problems by their kind; the first of a kind stands for all, for its fix may name a line."""
+    """Counts problems by kind. The first of a kind represents all of them, because its fix may name a line."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()

@@ -149,7 +149,7 @@ class ProgressLog:
     :param clock: seconds
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float], records: str = "records") -> None:
+    def __init__(self, rate: float, clock: Callable[[], float], records: str) -> None:
         self._rate, self._clock, self._records = rate, clock, records
         self._last, self._last_calls = clock(), 0
 
@@ -241,8 +241,8 @@ class LoadProgress:
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
-        outcomes: RowLines | None = None,
-        records: str = "records",
+        outcomes: RowLines | None,
+        records: str,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
         self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]

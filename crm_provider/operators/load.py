@@ -15,7 +15,7 @@ from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import SourceError, rows_text
 from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator, HidesSuppression, LoadsFiles
@@ -310,7 +310,12 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         return super().execute(context)
 
     def open_source(self) -> Source:
-        paths = find_rejects(_given_paths(self.rejects))
+        from crm_provider.tasks.state import check_kept
+
+        given = _given_paths(self.rejects)
+        for path in given:
+            check_kept({"rejects": path})  # a load in another pod: nothing to find is not nothing to send
+        paths = find_rejects(given)
         self._check_paths(paths)
         self.source_files = paths
         try:
@@ -323,9 +328,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         result = super().call(context)
         if self._rows is not None and self._rows.left_out:
             self.log.warning(
-                "%d row(s) of the rejects file are not retryable and were left out: correct them, and send them with "
-                "only='all'.",
-                self._rows.left_out,
+                "Left out %s that cannot succeed unchanged. Correct them in the rejects file; only='all' sends them.",
+                rows_text(self._rows.left_out),
             )
         return {**result, "left_out": 0 if self._rows is None else self._rows.left_out}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
@@ -238,6 +239,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
         ti = context["ti"]
         self._map_index = -1 if ti.map_index is None else ti.map_index
+        checkpoint = self._path("checkpoint_path")
         run = LoadRun(
             kind=self.kind,
             given={**self._arguments(), "suppression": getattr(self, "suppression", None)},
@@ -247,7 +249,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             open_source=self.open_source,
             path=self._path,
             report_path=self._path("report_path") or site_report(ti),
-            checkpoints=lambda beside: checkpoints_for(context, path=self._path("checkpoint_path"), beside=beside),
+            checkpoints=partial(checkpoints_for, context, path=checkpoint),
             context=context,
             timeout=self.execution_timeout,
         )
@@ -258,11 +260,17 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """A file that the load writes. Each instance of a mapped task has its own.
 
         Without ``map_index`` in the template all instances would name the same file, and replace each other's rows.
+
+        :raises SourceError: if it is not a path, or the file is deleted with the task's pod before anyone can read it
         """
+        from crm_provider.tasks.state import check_kept
+
         value = getattr(self, name)
         if value is None:
             return None
         path = path_of(value, name)
+        if not self.checks_only:
+            check_kept({name: path})
         if self._map_index < 0 or name in self._own_paths:
             return path
         return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")

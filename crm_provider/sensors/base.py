@@ -40,7 +40,7 @@ from crm_provider.tasks.outcome import (
 )
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
-from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, WaitState, to_wall
 from crm_provider.waiting.conditions import Condition, DirectLookup
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         return CrmHook(self.crm_conn_id)
 
     @cached_property
-    def _waiting(self) -> Waiting:
-        return Waiting(limit=self.max_errors_in_a_row)
+    def _waiting(self) -> WaitState:
+        return WaitState(limit=self.max_errors_in_a_row)
 
     @abc.abstractmethod
     def condition(self) -> Condition:

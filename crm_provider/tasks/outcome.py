@@ -217,26 +217,26 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     _publish(error, decision, ti, task)
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
 
-    def say(level: int, ended: str) -> None:
+    def log_end(level: int, ended: str) -> None:
         log.log(level, "%s", error_record(error, ended=ended, decision=decision, task=task))
 
     if decision.action is Action.SKIP:
-        say(logging.INFO, "skipped")
+        log_end(logging.INFO, "skipped")
         raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
     if decision.action is Action.RETRY:
         if (until := _reschedule_date(error, context)) is not None:
-            say(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
+            log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
         remark, level = _retry_remark(retries_left), logging.WARNING if retries_left else logging.ERROR
-        say(level, f"this try failed. {remark}")
+        log_end(level, f"this try failed. {remark}")
         _remark(error, remark)
         raise error
     policy = getattr(task, "retry_policy", None)
     if policy is not None and not isinstance(policy, CrmRetryPolicy):
-        say(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
+        log_end(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
         _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
-        say(logging.ERROR, "failed; not retried, because the same call would fail again")
+        log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
         _remark(error, f"Not retried, by {decision.origin}")
     if retries_left and policy is None:
         raise AirflowFailException(str(error)) from error
@@ -256,8 +256,8 @@ def publish_reason(wrong: Exception, context: Context) -> None:
 
 
 def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """Fail the task regardless of ``retries`` and its retry policy: the same input would fail again."""
-    log.error("%s", record(message, [("Task", "failed; not retried, because the same input would fail again")]))
+    """Fail the task regardless of ``retries`` and its retry policy, because a retry would fail in the same way."""
+    log.error("%s", record(message, [("Task", "failed; not retried, because a retry would fail in the same way")]))
     raise AirflowFailException(message) from cause
 
 

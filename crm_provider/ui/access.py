@@ -11,7 +11,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException
 
-SHOWN = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
+REQUIRED_ENTITIES = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 """Parts of a DAG that the page shows."""
 
 
@@ -38,7 +38,8 @@ def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:
 def _may_read(user: Any, dag_id: str, team: str | None) -> bool:
     manager, details = get_auth_manager(), DagDetails(id=dag_id, team_name=team)
     return all(
-        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user) for entity in SHOWN
+        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
+        for entity in REQUIRED_ENTITIES
     )
 
 

@@ -12,7 +12,7 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.load.report import duration
-from crm_provider.ui.charts import Part, parts_of, words_of
+from crm_provider.ui.charts import BarSegment, segments_of, words_of
 from crm_provider.ui.endings import Ending, Tone, ending_of
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
@@ -47,7 +47,7 @@ class RunLine:
     start: datetime
     when: str
     rows: int
-    parts: Sequence[Part]
+    parts: Sequence[BarSegment]
     words: str
     calls: int | None
     is_idle: bool
@@ -56,7 +56,7 @@ class RunLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
+class RejectReason:
     """Why rows were not written, what to do about it, and what the policy of the run says.
 
     :param action: of the policy; empty if it does not know the error
@@ -70,7 +70,7 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class RunFile:
     """A file of a run.
 
     :param href: where a browser can open it; empty if nothing says where
@@ -96,13 +96,13 @@ class RunPage:
     kind: str | None
     airflow: str
     facts: Sequence[tuple[str, str]] = ()
-    reasons: Sequence[Reason] = ()
+    reasons: Sequence[RejectReason] = ()
     problems: Sequence[tuple[str, int]] = ()
     plan: Sequence[tuple[str, str]] = ()
     lines: Sequence[tuple[str, str, str]] = ()
     policy: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[Mapping[str, Any]] = ()
-    files: Sequence[File] = ()
+    files: Sequence[RunFile] = ()
     resend: str | None = None
 
 
@@ -121,7 +121,7 @@ def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
         start=found.start,
         when=_when(run, now),
         rows=_rows_of(run),
-        parts=parts_of(counts),
+        parts=segments_of(counts),
         words=words_of(counts),
         calls=None if run.result is None else run.result.calls,
         is_idle=ending.tone in (Tone.SUCCESS, Tone.SKIPPED) and not (run.rows or counts) and run.is_known,
@@ -194,7 +194,7 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
         policy=[asdict(line) for line in explain(policy)] if policy is not None else (),
         samples=result.samples,
         files=[
-            File(label=LABELS.get(name, name.replace("_", " ")), path=path, href=link(path))
+            RunFile(label=LABELS.get(name, name.replace("_", " ")), path=path, href=link(path))
             for name, path in result.paths.items()
             if path
         ],
@@ -280,7 +280,7 @@ def _own_lines(result: Result) -> list[tuple[str, str, str]]:
     ]
 
 
-def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[Reason]:
+def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[RejectReason]:
     """Rows by error type, the most frequent first, each with the catalogue's advice."""
     known = {line.type: line for line in explain(policy)} if policy is not None and errors else {}
     reasons = []
@@ -288,7 +288,7 @@ def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[Reas
         advice = CATALOGUE[name].advice if name in CATALOGUE else ""
         line = known.get(name)
         action, origin = (line.action, line.origin) if line is not None else ("", "")
-        reasons.append(Reason(type=name, rows=rows, advice=advice, action=action, origin=origin))
+        reasons.append(RejectReason(type=name, rows=rows, advice=advice, action=action, origin=origin))
     return reasons
 
 

@@ -22,10 +22,10 @@ from crm_provider.ui.syncs import (
     by_sync,
     choices_of,
     chosen,
+    count_by_state,
     next_run,
     sync_href,
     sync_line,
-    tally,
     trend,
 )
 
@@ -65,7 +65,8 @@ def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root
     choices = choices_of(last)
     return {
         "tab": "syncs",
-        "filters": filters, "states": STATES, "periods": PERIODS, "paging": paging, "tally": tally(last),
+        "filters": filters, "states": STATES, "periods": PERIODS, "paging": paging,
+        "state_counts": count_by_state(last),
         "connections": choices.connections,
         "dags": sorted({dag_id for dag_id, _ in visible}),
         "too_many": len(visible) if len(visible) > MOST_SYNCS and not filters.dag else 0, "most": MOST_SYNCS,

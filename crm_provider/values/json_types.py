@@ -17,7 +17,7 @@ from crm_provider.values.json_values import ConversionError, utc_text
 
 TypeName = Literal["boolean", "integer", "number", "text", "timestamp", "list", "struct", "json"]
 
-EXACT_WHOLE = 2**53
+MAX_EXACT_INTEGER = 2**53
 """Whole numbers up to this size are exact as a float of 64 bits."""
 
 
@@ -86,7 +86,7 @@ class ObservedType:
         if kind == "text":
             self._are_moments = self._are_moments and _is_moment(value, exact=self._exact)
         elif kind == "integer":
-            self._has_wide |= abs(value) > EXACT_WHOLE
+            self._has_wide |= abs(value) > MAX_EXACT_INTEGER
         elif kind == "list":
             self._item = self._item or ObservedType()
             for item in value:

@@ -53,7 +53,7 @@ def to_steady(wall: float) -> float:
 
 
 @dataclass
-class Waiting:
+class WaitState:
     """The state of a wait, small enough to be stored between two checks.
 
     :param limit: consecutive server errors that do not end the wait

@@ -82,7 +82,7 @@ class Contestant:
     store: str | None = None
     share: float = 1.0
     must: bool = False
-    settled: float = 0.0
+    start_up: float = 0.0
     churn: bool = False
 
 
@@ -119,7 +119,7 @@ def contestants() -> list[Contestant]:
             threads=16 // count,
             store="airflow",
             must=True,
-            settled=45.0,
+            start_up=45.0,
         )
         for count in (1, 2, 4, 8)
     ]
@@ -129,7 +129,7 @@ def contestants() -> list[Contestant]:
         processes=8,
         threads=2,
         store="airflow",
-        settled=45.0,
+        start_up=45.0,
         churn=True,
     )
     alone = [
@@ -257,7 +257,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
             child.reported()
         for child in children:
             print("go", file=child.stdin, flush=True)
-        time.sleep(max(WARM_UP, *(contestant.settled for contestant in wave)))
+        time.sleep(max(WARM_UP, *(contestant.start_up for contestant in wave)))
         begin = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()

@@ -82,8 +82,8 @@ def test_move(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     )  # fmt: skip
     assert counts(done.result) == {"updated": 2, "skipped": 1, "rejected": 1}
     assert stages(crm) == [WON, WON, LOST, None, None]
-    told = [json.loads(line) for line in outcomes.read_text().splitlines()]
-    assert {line["deal_id"] for line in told if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
+    lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    assert {line["deal_id"] for line in lines if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
 
 
 def test_update_keeps_every_digit(crm: Sandbox, run_task: RunTask) -> None:

@@ -263,8 +263,8 @@ def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.Mon
         "state_path": "javascript:alert(1)", "path": "https://elsewhere.example.com/x",
     }  # fmt: skip
 
-    def with_markup(found: stored.Found, **_: Any) -> stored.Found:
-        return stored.Found(
+    def with_markup(found: stored.StoredTask, **_: Any) -> stored.StoredTask:
+        return stored.StoredTask(
             dag_id=XSS, task_id=XSS, run_id=f'"{XSS}', map_index=-1, operator=XSS, state="failed", start=found.start,
             end=None, result=json.dumps(result), failure=json.dumps({"message": XSS, "origin": XSS}),
         )  # fmt: skip

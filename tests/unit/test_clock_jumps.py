@@ -26,7 +26,7 @@ from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import LONGEST_RETRY_DELAY, NO_SHOW_AFTER, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
+from crm_provider.waiting.backoff import WaitState, to_steady, to_wall
 
 from .fakes import FakeClock
 
@@ -117,7 +117,7 @@ def test_a_sensor_that_pokes_looks_again(seconds: float, jump: Jump, monkeypatch
 def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump) -> None:
     """The other process has a monotonic clock of its own, but the same time of day."""
     jump(seconds)
-    waiting = Waiting(not_before=time.monotonic() + 30)
+    waiting = WaitState(not_before=time.monotonic() + 30)
     assert to_wall(waiting.not_before) == pytest.approx(time.time() + 30, abs=20)
 
 

@@ -123,7 +123,7 @@ def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-# -- the tally -----------------------------------------------------------------------------------------------
+# -- the totals ----------------------------------------------------------------------------------------------
 
 
 def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> RequestEvent:

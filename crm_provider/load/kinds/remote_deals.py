@@ -13,11 +13,11 @@ from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
-from crm_provider.load.kinds.deal_plan import FEW, DealRows, choose_for_deals
+from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
 from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
-from crm_provider.load.planner import SAMPLE_MOST, Plan, Sample, pages_of
+from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
 from crm_provider.load.rows import Outcome, Record, SourceError
 from crm_provider.load.state.temp_tables import ContactCache, RowStatus
 from crm_provider.load.workers import InFlightRow, SentRow
@@ -34,7 +34,7 @@ class RemoteDeals(RemoteRecords):
         self._mapper = cast("DealMapper", setup.mapper)
         self._is_resumed = setup.is_resumed
         self.cache, self.contacts = DealCache(), ContactCache(shared=True)
-        self._looks: list[tuple[bool, bool]] = []
+        self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
         self._names = frozenset(self._staged.attribute_names)
         self.needs_start = bool(self._deal_rows.unnamed)
@@ -87,33 +87,34 @@ class RemoteDeals(RemoteRecords):
         """Calls that finding the contacts of addresses takes."""
         rows = self._deal_rows
         first = bool(rows.unnamed and not self._reads_deals)  # one call shows the CRM's clock
-        if rows.addresses < FEW or not may_read:
+        if rows.addresses < MIN_ROWS or not may_read:
             return rows.addresses + first
         total = self._client.count_contacts()
         self._reads_contacts = total is not None and pages_of(total) < rows.addresses
         return 1 + (pages_of(total or 0) if self._reads_contacts else rows.addresses)
 
     def sample(self, n: int) -> Sample:
-        """Look at the deals of so many more rows.
+        """Read the deals of more rows.
 
-        :return: what all looks have shown so far
+        :param n: how many rows
+        :return: the sample so far
         :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(deal) for deal in itertools.islice(self._candidates, n)]
-        existing = [is_same for exists, is_same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
+        self._compared += [self._compare(deal) for deal in itertools.islice(self._candidates, n)]
+        existing = [is_same for exists, is_same in self._compared if exists]
+        return Sample(len(self._compared), len(existing), sum(existing))
 
     @cached_property
     def _candidates(self) -> Iterator[Deal]:
         return map(_deal, self._mixed(SAMPLE_MOST))
 
-    def _look(self, deal: Deal) -> tuple[bool, bool]:
-        """Whether a deal exists, and has the values of its row already."""
+    def _compare(self, deal: Deal) -> tuple[bool, bool]:
+        """Whether a deal exists, and whether it already has the values of its row."""
         self._check_cancelled()
         try:  # only where each row has the id of its deal
             remote = RemoteDeal.of(self._client.get_deal(str(deal.deal_id)), self._names)
         except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
-            return False, False  # of this row: the error comes again when the row is sent
+            return False, False  # of this row, which gets the error again when it is sent
         self.cache.put(remote)
         return True, not remote.changes(deal, deal.contact_id)
 
@@ -129,7 +130,7 @@ class RemoteDeals(RemoteRecords):
             self._settle_same_deals()
 
     def _settle_same_deals(self) -> None:
-        """Take a row with a deal's id and one with its contact and pipeline for what they are: rows of one deal.
+        """Treat a row with a deal's id and a row with its contact and pipeline as rows of one deal.
 
         :raises SourceError: with ``on_invalid="stop"`` and ``duplicates="reject"``, if there are such rows
         """
@@ -150,7 +151,7 @@ class RemoteDeals(RemoteRecords):
             )
         for key, deal_id in found.items():
             self._staged.take_for_same(key, deal_id)
-        self._staged.settle_duplicates(self._options.duplicates)
+        self._staged.mark_duplicates(self._options.duplicates)
 
     def _deals(self) -> Iterator[Deal]:
         """The deals of all rows that are or were sent, or were loaded before."""
@@ -169,7 +170,7 @@ class RemoteDeals(RemoteRecords):
         return id_ if id_ is not None and self._staged.has(id_) else None
 
     def _known_contact(self, email: str) -> str | None:
-        """The id of a contact, which is kept for when its row is sent; None if there is no such contact."""
+        """The id of a contact, kept until its row is sent; None if there is no such contact."""
         known = self.contacts.get(email)
         if known is None:
             try:

@@ -1,6 +1,6 @@
 """Reads the columns of a row: also by paths into nested values, such as ``properties.email``.
 
-It also knows what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold text.
+It also recognises what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas with text.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class NullWords:
                 self._words[value.strip()] += 1
 
     def warning(self) -> str | None:
-        """A warning with the counts and the fix, without values of people; None if there were none."""
+        """A warning with the counts and the fix, without personal values; None if there were none."""
         if not self._counts:
             return None
         counts = ", ".join(f"{column!r} {count:,}" for column, count in self._counts.most_common())

@@ -12,7 +12,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.mapping import converters, formats
 from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
 from crm_provider.load.mapping.converters import Conversion, is_empty
-from crm_provider.load.rows import SourceError, Unreadable
+from crm_provider.load.rows import SourceError, UnreadableValue
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
 
@@ -164,7 +164,7 @@ def column_field(target: Target, column: str, defaults: Defaults) -> Field:
 
 
 def nested_field(target: Target, column: str) -> Field:
-    """The line for a column that should hold nested fields and holds none: they became columns of their own."""
+    """The line for a column that should hold nested fields, which have become separate columns."""
 
     def read(row: Mapping[str, Any]) -> Any:
         value = row.get(column)
@@ -310,7 +310,7 @@ def read_column(
             if optional:
                 return fallback(None)
             raise ConversionError("column missing", "add it to the row, or make the field optional in the mapping")
-        if isinstance(given, Unreadable):
+        if isinstance(given, UnreadableValue):
             raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else _without_error_values(convert(given))
 

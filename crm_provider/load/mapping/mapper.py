@@ -1,4 +1,4 @@
-"""The mapping of a load: makes a record, here a contact, of each row. Its lines are compiled once.
+"""The mapping of a load: converts each row to a record, here a contact. Its lines are compiled once.
 
 ::
 
@@ -221,9 +221,9 @@ class Mapper(RecordMapper[Contact]):
 
 
 class Steps:
-    """The steps that make a record of a row, laid out for speed.
+    """The steps that convert a row to a record, arranged for speed.
 
-    :param problems: of the columns themselves, and so of every row that has them
+    :param problems: of the columns themselves, and therefore of every row that has them
     :param left_out: columns that are not sent
     """
 
@@ -314,7 +314,7 @@ def _is_extract(columns: tuple[Any, ...]) -> bool:
 def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract.
 
-    Attributes that are empty stay, for an extract is recognised by them.
+    Empty attributes stay, because an extract is recognised by them.
     """
     nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
     if not nested:

@@ -1,4 +1,4 @@
-"""Samples of rejected rows for people: which row, where it is, and what is wrong with it; no value."""
+"""Samples of rejected rows for people: which row, where it is, and what is wrong with it, without values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def without_row(message: str, values: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All values of a row as texts, those in lists and objects too."""
+    """All values of a row as texts, including those in lists and objects."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _texts(inner)

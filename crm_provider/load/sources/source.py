@@ -13,13 +13,13 @@ from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, RowLocations, SourceError, is_table
 from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
-from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
+from crm_provider.load.sources.files import SourceTable, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
 
-OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
+OpenTable = Callable[[AnyPath], AbstractContextManager[SourceTable]]
 """Opens one file; leaving the context closes it."""
 
 
@@ -160,7 +160,7 @@ class FilesSource:
         return self._places.is_malformed(number)
 
     @contextmanager
-    def _opened(self, file: AnyPath) -> Iterator[Table]:
+    def _opened(self, file: AnyPath) -> Iterator[SourceTable]:
         with ExitStack() as closing:
             with explain_missing(self._given.get(str(file), file)):
                 table = closing.enter_context(self._open(file))

@@ -1,7 +1,7 @@
 """Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
 
-A row is mapped once, by the preflight check, and staged with the record that it becomes: what was checked is what is
-sent. Each try reads the source once.
+The preflight check maps each row once and stages it with its record, so that a load sends exactly what it has checked.
+Each try reads the source once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ContactCache:
         self._lock = threading.Lock()
         self._database: TempDatabase | None = None
         self.complete = False
-        """Whether every contact of the CRM was read: then one that is not here is probably new."""
+        """Whether every contact of the CRM was read, so that one that is missing here is probably new."""
 
     def __len__(self) -> int:
         return 0 if self._database is None else _count(self._database, "SELECT count(*) FROM contacts")
@@ -80,7 +80,7 @@ class ContactCache:
 
 
 def digest(key: str) -> bytes:
-    """Sixteen bytes that stand for a key."""
+    """Sixteen bytes that represent a key."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -95,7 +95,7 @@ class RowStatus(IntEnum):
     """Several rows are for the same record, and none is preferred."""
     SUPPRESSED = 4
     SAME = 5
-    """It was loaded before, with the same values."""
+    """An earlier load sent the same values."""
 
 
 _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
@@ -106,12 +106,12 @@ _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
     "reject": ("key IN (SELECT key FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1)",
                RowStatus.AMBIGUOUS),
 }  # fmt: skip
-"""Of several rows for one record: which are not sent, and their status."""
+"""Which of several rows for one record are not sent, and their status."""
 
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row as the preflight check leaves it.
+    """A row after the preflight check.
 
     :param record: what is sent; None for a row that is never sent
     :param problem: why the row is invalid, as text without values
@@ -124,8 +124,8 @@ class StagedRow:
 
 
 STAGED_BYTES = 4 << 30
-"""Bytes of all staged rows together: a thousand bytes for each of four million rows. The folder for temporary files
-must not be filled by one load."""
+"""Maximum bytes of all staged rows: a thousand bytes for each of four million rows. One load must not fill the folder
+for temporary files."""
 
 KEPT_NAMES = 1024
 """Lists of column names that are stored once for all rows that have them. Beyond that each row stores its own."""
@@ -144,12 +144,12 @@ class StagedRows:
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
         self._type: type[Record]
-        """Of all records of the load, known with the first."""
+        """The class of all records of the load, known from the first one."""
         self._most_bytes, self._bytes = most_bytes, 0
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
         self.has_made = False
-        """Whether an earlier load has made the record of a row, or may have."""
+        """Whether an earlier load has created the record of a row, or may have."""
 
     def __len__(self) -> int:
         return _count(self._database, "SELECT count(*) FROM staged")
@@ -193,7 +193,7 @@ class StagedRows:
         key = None if record is None else digest(record.key)
         self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), key, data))
 
-    def settle_duplicates(self, duplicates: Duplicates) -> None:
+    def mark_duplicates(self, duplicates: Duplicates) -> None:
         """Choose one row, or none, of those for the same record."""
         self._database.execute("CREATE INDEX IF NOT EXISTS by_key ON staged (key) WHERE key IS NOT NULL")
         losers, status = _LOSERS[duplicates]
@@ -205,9 +205,10 @@ class StagedRows:
         return self._database.execute("SELECT 1 FROM staged WHERE key = ?", (digest(key),)).fetchone() is not None
 
     def take_for_same(self, key: str, other: str) -> None:
-        """Take the rows with two keys for rows of one record. :meth:`settle_duplicates` chooses among them.
+        """Treat the rows of two keys as rows of one record. :meth:`mark_duplicates` chooses among them.
 
-        That one of them was loaded before says nothing about the record any more, for another one may have been since.
+        If one of them was loaded before, another one may have been loaded since, so that the state file proves nothing
+        about the record.
 
         :param other: the key that all of them get
         """
@@ -251,7 +252,7 @@ class StagedRows:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""
         query = (
             "SELECT number, status, data FROM staged WHERE status = ? AND number > ? "
-            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
+            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far apart
         )
         for number, status, data in self._database.execute(query, (int(RowStatus.SEND), after, seed)):
             if number not in without:

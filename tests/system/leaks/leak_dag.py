@@ -165,11 +165,11 @@ def more_loads(case: str) -> None:
 
 
 with DAG("leaks", schedule=None, default_args={"retry_delay": timedelta(seconds=1)}, max_active_tasks=32):
-    planted = task(rows)()
+    rows_task = task(rows)()
     for place, (kind, make) in enumerate(kinds().items()):
         for turn, (case, share) in enumerate(CASES.items()):
             if (place + turn) % share == 0:
-                planted >> make(planted, task_id=f"{kind}_{case}", crm_conn_id=f"crm_{case}", retries=0)
+                rows_task >> make(rows_task, task_id=f"{kind}_{case}", crm_conn_id=f"crm_{case}", retries=0)
 
 with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
     for case in ("ok", "m422"):
@@ -212,12 +212,12 @@ with DAG("leaks_control", schedule=None):
         from airflow.providers.common.compat.sdk import Stats
         from opentelemetry import trace
 
-        told = os.environ["LEAKS_CONTROL"]
-        print(told)
-        Stats.incr(f"crm.{told}")
-        trace.get_tracer("control").start_span(told).end()
-        Path(FOLDER, "out", "control.txt").write_text(told)
-        return told
+        control = os.environ["LEAKS_CONTROL"]
+        print(control)
+        Stats.incr(f"crm.{control}")
+        trace.get_tracer("control").start_span(control).end()
+        Path(FOLDER, "out", "control.txt").write_text(control)
+        return control
 
     CrmUpsertContactOperator(
         task_id="shows", contact_email=f"{os.environ['LEAKS_CONTROL']}@example.com", crm_conn_id="crm_ok"

@@ -189,6 +189,29 @@ def test_one_run_at_a_time_and_none_after_an_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["seen.lock"]
 
 
+SAVED = """\
+crm_provider changes 1 6ad1a2aae34225a819785062a925b29a
+{"listing": "contacts", "place": "4e1e35e8fda7cd7aa6e180c1905a5d57", "work": "3fc4ccfe7458"}
+61 3328ef2058264a8963aeba37fba69a95
+63 102b2adaa5f5bbd2728d000a555220aa
+before
+63 -
+62 64bc09600621927489b0f4ebd7610e7c
+end
+"""
+"""Run "two" found ``a`` and ``c``, and ``a`` and ``b`` were there before. The numbers are the first 16 bytes of
+HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["print", the record]. The key of the
+others is the HMAC of the purpose, the base URL and the mode with the API key."""
+
+
+def test_a_state_file_of_an_earlier_version_is_used_and_written_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "seen").write_text(SAVED)
+    now = {"a": {"n": 1}, "c": {"n": 3}}
+    assert changes(tmp_path / "seen", now, "two") == [("created", "c"), ("deleted", "b")]
+    assert (tmp_path / "seen").read_text() == SAVED
+    assert changes(tmp_path / "seen", now, "three") == []
+
+
 def announced(path: Any, work: str, *, commit: bool = True) -> tuple[str, ...]:
     """The runs whose output a run replaces."""
     with tracker(path, work) as found:

@@ -24,7 +24,7 @@ from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.kinds.remote_contacts import UNWANTED
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
-from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, shown_key
+from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, outcomes_format, shown_key
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.memory import IteratorSource
@@ -172,7 +172,7 @@ def test_a_cleared_task_and_a_changed_key_begin_a_new_file(tmp_path: Path, path:
     assert [row["email"] for row in sorted(read(path), key=lambda row: row["row_number"])] == ["p1@x.org", "p2@x.org"]
 
 
-def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
+def test_rows_that_are_gone_are_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "o.jsonl"
     it = Setting(tmp_path, people(4), errors_in_a_row=1)
     it.crm.trouble = lambda call, email: DOWN if email == "p4@x.org" else None
@@ -180,10 +180,20 @@ def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
         it.run(outcomes=outcomes_file(path, ()))
     path.unlink()
     it.crm.trouble = lambda call, email: None
-    with pytest.raises(Exception, match="rows that were in it are gone, because another try"):
-        it.run(outcomes=outcomes_file(path, ()))
-    assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    with caplog.at_level(logging.INFO):
+        assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    assert f"Starting from the first row: 3 rows of earlier tries are no longer in {path}." in caplog.text
     assert numbers(path) == [1, 2, 3, 4]
+
+
+def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path: Path) -> None:
+    file = outcomes_file(tmp_path / "o.parquet")
+    file.start()
+    file.write(ended(1))
+    assert file.missing(1, lambda number: True) == 0
+    file.finish(1)
+    assert outcomes_file(tmp_path / "o.parquet").missing(1, lambda number: True) == 0
+    assert outcomes_file(tmp_path / "o.parquet").missing(2, lambda number: True) == 2
 
 
 def test_a_dry_run_leaves_the_file_alone(tmp_path: Path, path: Any) -> None:
@@ -242,9 +252,10 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path, suffix: str, c
     assert path.read_bytes() == content
 
 
-def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["a"], [*BEFORE, "a"], ["a", *AFTER], [*AFTER, *BEFORE]], ids="-".join)
+def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "o.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
+    pyarrow.parquet.write_table(pyarrow.table({name: [1] for name in names}), path)
     with pytest.raises(SourceError, match="it is no outcomes file"):
         outcomes_file(path).start()
 
@@ -274,6 +285,35 @@ def test_keys_come_back_as_they_were(suffix: str, keys: list[Any], tmp_path_fact
     source = open_source(path)
     assert [exact(row.values["lead_id"]) for row in source.rows()] == keys
     assert b"5531999999999" not in path.read_bytes()
+
+
+def test_the_facts_of_a_row() -> None:
+    row = RowOutcome(
+        number=1, outcome=Outcome.UPDATED, values={"name": "Ada L."}, error_type="T", message="Ada L. is wrong.",
+        request_id="r-1", ids={"contact_id": 7, "deal_id": "d-1"},
+    )  # fmt: skip
+    assert row.facts(NOON) == {
+        "outcome": "updated", "error_type": "T", "message": "[value] is wrong.", "request_id": "r-1",
+        "contact_id": "7", "deal_id": "d-1", "time": "2026-11-30T12:00:00Z",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["o.JSONL", "o.ndjson", "O.CSV", "o.Parquet"])
+def test_a_suffix_in_capitals(name: str) -> None:
+    assert outcomes_format(name) == {"o.ndjson": "jsonl"}.get(name, name[2:].lower())
+
+
+def test_a_row_of_csv_may_have_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    first.write(ended(1, lead_id="two\nlines"))
+    first.write(ended(2))
+    first.publish()
+    assert not first.has_unsynced
+    second.resume({1}.__contains__)
+    second.finish(1)
+    assert [(row["row_number"], row["lead_id"]) for row in read(path)] == [(1, "two\nlines")]
 
 
 def test_keys_in_csv(tmp_path: Path) -> None:

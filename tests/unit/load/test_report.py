@@ -20,7 +20,7 @@ SUMMARY = Summary(
     errors={"INVALID_INPUT": 4, "INVALID_VALUE": 15, "DUPLICATE_ROW": 1},
     problems={"phone (column 'a|b'): no phone number; correct it": 15},
     calls=1210, calls_saved=580, throttled=3, seconds=245.0, budget_used=0.98, resumed_at=400,
-    plan="learned", plan_why="of 10 rows looked up 8 exist", plan_calls=1230, plan_seconds=248.0,
+    plan="learned", plan_why="of 10 sampled rows, 8 exist", plan_calls=1230, plan_seconds=248.0,
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_errors_say_what_to_do_the_commonest_first() -> None:
 def test_problems_and_calls() -> None:
     found = lines()
     assert "| 15 | phone (column 'a\\|b'): no phone number; correct it |" in found
-    assert "| Plan | `learned`: of 10 rows looked up 8 exist |" in found
+    assert "| Plan | `learned`: of 10 sampled rows, 8 exist |" in found
     assert "| Made | 1,210 calls in 4 min, 98% of the budget |" in found
     assert "| Resumed | the last try went on after 400 rows |" in found
 

@@ -112,7 +112,7 @@ def test_a_row_that_was_loaded_before_is_sent_if_another_one_may_have_changed_it
     staged = check(rows, mapper, options, unchanged=lambda deal: deal.email is not None).staged
     assert staged.has(DEAL) is True
     staged.take_for_same(f"ada@x.org in {PIPELINE}", DEAL)
-    staged.settle_duplicates("last")
+    staged.mark_duplicates("last")
     assert [row.status for row in staged.rows()] == [RowStatus.DUPLICATE, RowStatus.SEND, RowStatus.SAME]
     staged.close()
 

@@ -65,7 +65,7 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
 ) -> None:
     for number, key in enumerate("abaa", start=1):
         table.add(row(number), RowStatus.SEND, contact(key))
-    table.settle_duplicates(duplicates)
+    table.mark_duplicates(duplicates)
     assert statuses(table) == expected
 
 
@@ -73,7 +73,7 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
 def test_rows_without_a_key_are_nobodys_duplicates(table: StagedRows, duplicates: Any) -> None:
     for number, status in enumerate((RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID), start=1):
         table.add(row(number), status)
-    table.settle_duplicates(duplicates)
+    table.mark_duplicates(duplicates)
     assert statuses(table) == [RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID]
 
 
