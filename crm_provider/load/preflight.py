@@ -121,8 +121,12 @@ def _staged(
     problems, words = _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
     digest.update(repr(tuple(keys)).encode() if keys else b"")
+    names: tuple[Any, ...] = ()
     for row in _rows_of(source, cancel_token):
-        digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
+        if (own := tuple(row.values)) != names:
+            names = own
+            digest.update(repr(names).encode(errors="surrogatepass"))
+        digest.update(repr((row.problem, *row.values.values())).encode(errors="surrogatepass"))
         try:
             record = mapper(row)
         except InvalidRow as invalid:

@@ -45,6 +45,7 @@ class Summary:
     :param kind: of the records, as ``CrmRetryRejectsOperator`` takes it; ``plan_words``: what its plan does
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
+    :param resend: the DAG that sends the rejected rows again (:func:`crm_provider.load.rejects.resend.resend_dag`)
     :param ending: how the load ended, in a sentence or two
     """
 
@@ -70,6 +71,7 @@ class Summary:
     paths: Mapping[str, str | None] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     ending: str = ""
+    resend: str | None = None
 
     def __getitem__(self, outcome: Outcome) -> int:
         return self.counts.get(outcome, 0)
@@ -98,7 +100,7 @@ class Summary:
             "dry_run": self.dry_run,
             "ending": self.ending,
             "samples": list(self.samples),
-            "resend": resend_code(path, self.kind) if (path := self.paths.get("rejects")) else None,
+            "resend": self.resend,
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
@@ -166,15 +168,17 @@ FIX = "Free disk space or fix the path; a retry goes on from there, a cleared ta
 class TooManyRejects(Exception):
     """All rows are done, but more of them were rejected than ``max_rejects`` allows.
 
+    :param problem: how many, and why most of them
     :param result: the result of the load
+    :param advice: what to do about them
     """
 
-    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
-        super().__init__(problem, result)
-        self.result = result
+    def __init__(self, problem: str, result: Mapping[str, Any], advice: str = "") -> None:
+        super().__init__(problem, result, advice)
+        self.problem, self.result, self.advice = problem, result, advice
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return f"{self.problem} {self.advice}".rstrip()
 
 
 class LoadInterrupted(Exception):
@@ -371,7 +375,7 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.kind)
+    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.resend)
     text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
@@ -381,20 +385,11 @@ def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -
     return True
 
 
-def _resend(path: AnyPath | None, kind: str) -> str | None:
+def _resend(path: AnyPath | None, code: str | None) -> str | None:
     if path is None:
         return None
-    return (
-        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f"```python\n{resend_code(str(path), kind)}\n```\n\n"
-        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
-    )
-
-
-def resend_code(path: str, kind: str = "contacts") -> str:
-    """A task that sends the rejected rows again."""
-    which = "" if kind == "contacts" else f'kind="{kind}", '
-    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", {which}only="all", ...)'
+    how = f"This DAG sends them:\n\n```python\n{code}\n```" if code else "`CrmRetryRejectsOperator` sends them."
+    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
 
 
 def _short(text: str) -> str:

@@ -188,37 +188,63 @@ class NoSuchFile(SourceError):
 class RowLocations:
     """Remembers, for messages, where each row of a source is and which rows could not be read.
 
-    A row takes four bytes, because there may be millions.
+    Rows that follow each other at the same distance of lines are kept as one run, because there may be millions.
+
+    :ivar runs: how many runs there are
     """
 
     def __init__(self) -> None:
         self._files: list[tuple[int, str]] = []
-        self._lines = array("I")
+        self._count = 0
+        self._last_line = self._distance = 0
+        self._first_rows, self._first_lines, self._distances = array("I"), array("I"), array("q")
+        """Of each run: its first row, from 1, the line of that row, and lines from one row to the next."""
         self._malformed = array("I")
+
+    @property
+    def runs(self) -> int:
+        return len(self._first_rows)
 
     def begin(self, file: object) -> None:
         """Start the rows of another file."""
-        self._files.append((len(self._lines), str(file)))
+        self._files.append((self._count, str(file)))
 
     def note(self, line: int, problem: str | None) -> None:
         """Add a row.
 
         :param line: its line in the file; 0 for a format without lines
         """
-        self._lines.append(line)
+        self._count += 1
+        if line - self._last_line != self._distance or not self._first_rows:
+            self._begin_run(line)
+        self._last_line = line
         if problem is not None:
-            self._malformed.append(len(self._lines))
+            self._malformed.append(self._count)
+
+    def _begin_run(self, line: int) -> None:
+        """Begin a run, or give the last one its distance if it has only one row."""
+        if self._first_rows and self._first_rows[-1] == self._count - 1:
+            self._distances[-1] = self._distance = line - self._last_line
+            return
+        self._distance = 0
+        self._first_rows.append(self._count)
+        self._first_lines.append(line)
+        self._distances.append(0)
 
     def place(self, number: int) -> str:
         """File, line and row within the file; empty for an unknown row.
 
         :param number: of the row in the source, from 1
         """
-        if not 0 < number <= len(self._lines) or not self._files:
+        if not 0 < number <= self._count or not self._files:
             return ""
         first, file = self._files[bisect_right(self._files, number - 1, key=lambda entry: entry[0]) - 1]
-        line = self._lines[number - 1]
+        line = self._line(number)
         return f"{file}, line {line} (row {number - first})" if line else f"{file}, row {number - first}"
+
+    def _line(self, number: int) -> int:
+        run = bisect_right(self._first_rows, number) - 1
+        return self._first_lines[run] + (number - self._first_rows[run]) * self._distances[run]
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row could not be read."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +129,8 @@ class WorkerPool:
         self._executor = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
         self.in_flight: dict[concurrent.futures.Future[SentRow], InFlightRow] = {}
         """Rows whose results were not read yet."""
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Wakes the thread that waits; ``concurrent.futures.wait`` takes five times as long, because it locks all."""
 
     def width(self) -> int:
         """Maximum number of rows in flight, for the latency measured so far."""
@@ -134,7 +138,9 @@ class WorkerPool:
 
     def submit(self, row: InFlightRow) -> None:
         """Send a row in a thread."""
-        self.in_flight[self._executor.submit(self._send, row)] = row
+        future = self._executor.submit(self._send, row)
+        self.in_flight[future] = row
+        future.add_done_callback(lambda _: self._ended.put(None))
 
     def results(self, timeout: float) -> Iterator[RowResult]:
         """The results that arrive within ``timeout`` seconds. A result that is not read is returned again.
@@ -143,10 +149,17 @@ class WorkerPool:
         """
         if not self.in_flight:
             return
-        first = concurrent.futures.FIRST_COMPLETED
-        done, _ = concurrent.futures.wait(self.in_flight, timeout=timeout, return_when=first)
-        for future in done:
+        if not any(future.done() for future in self.in_flight):
+            self._wait(timeout)
+        for future in [future for future in self.in_flight if future.done()]:
             yield self._result(future)
+
+    def _wait(self, timeout: float) -> None:
+        """Wait until a row has ended; it may be one whose result was read before."""
+        with suppress(queue.Empty):
+            self._ended.get(timeout=timeout)
+            while True:
+                self._ended.get_nowait()
 
     def _result(self, future: concurrent.futures.Future[SentRow]) -> RowResult:
         in_flight = self.in_flight.pop(future)

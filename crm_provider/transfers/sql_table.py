@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider import errors as e
 from crm_provider.extract.columns import SqlColumn, kind_of_type
+from crm_provider.tasks.outcome import record
 from crm_provider.transfers.sql_databases import (
     DATABASES,
     MYSQL,
@@ -109,9 +110,8 @@ class SqlTable:
         """
         specs = ", ".join(f"{self._quoted(column.name)} {self.type_of(column)}" for column in columns)
         self._commit(f"CREATE TABLE {self._target} ({specs})")
-        log.info(
-            "Created the table %s: %s.", self.name, ", ".join(f"{one.name} {self.type_of(one)}" for one in columns)
-        )
+        listed = ", ".join(f"{one.name} {self.type_of(one)}" for one in columns)
+        log.info("%s", record(f"Created the table {self.name}.", [("Columns", listed)]))
 
     def add(self, columns: Sequence[SqlColumn]) -> None:
         """Add columns to the table."""

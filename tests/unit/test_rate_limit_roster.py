@@ -109,11 +109,11 @@ def test_the_slots_of_a_dead_host_belong_to_the_next_one_until_all_know() -> Non
 
 
 def test_all_others_may_be_dead() -> None:
-    gone = Host(NOW - 3, ((NOW - 100, LOAD),))
+    gone = Host(NOW - 4, ((NOW - 100, LOAD),))
     roster = Roster({"a": Host(NOW + 5, ((NOW - 100, LOAD),)), "b": gone, "c": gone}, NOW)
     assert roster.share("a", NOW) == 1.0
     nobody = Roster({"b": gone, "c": gone}, NOW)
-    assert nobody.share("a", NOW) == 0.0
+    assert (nobody.dead("a"), nobody.share("a", NOW)) == ({"b", "c"}, 0.0)
 
 
 def test_a_host_that_was_buried_alive_keeps_its_slots() -> None:
@@ -165,6 +165,13 @@ def test_the_owners_of_the_slots(weights: dict[str, int], owners: str) -> None:
 def test_a_host_may_be_late_by_a_part_of_the_time_to_the_next_one(due: float, others: str, is_dead: bool) -> None:
     hosts = {name: Host(NOW + (due if name == "b" else 5)) for name in others}
     assert Roster(hosts, NOW).dead("a") == ({"b"} if is_dead else set())
+
+
+def test_a_change_holds_from_its_own_slot_on() -> None:
+    joins = Roster({"a": Host(99.0, ((0.0, 0), (6.375, LOAD)))}, 0.0)
+    assert (joins.next_slot("a", 0.0, 0.25), joins.next_slot("a", 6.3, 0.25)) == (6.5, 6.5)
+    leaves = Roster({"a": Host(99.0, ((-9.0, LOAD), (0.25, 0)))}, 0.0)
+    assert (leaves.next_slot("a", 0.0, 0.25), leaves.next_slot("a", 0.125, 0.25)) == (0.0, 0.125 + PERIOD)
 
 
 def test_a_host_that_comes_early_waits_for_the_others_and_not_for_itself() -> None:

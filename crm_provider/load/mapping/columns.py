@@ -71,6 +71,9 @@ WORDS = frozenset(
 
 LONGEST = max(map(len, WORDS))
 
+_FIRST = frozenset(letter for word in WORDS for letter in (word[0], word[0].upper()))
+"""First characters of :data:`WORDS`: most cells begin with another one, and need no closer look."""
+
 ERROR_FIX = (
     "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
 )
@@ -117,7 +120,9 @@ class NullWords:
         """
         for column in columns:
             value = value_at(values, column) if "." in column else values.get(column)
-            if isinstance(value, str) and len(value) <= LONGEST and value.strip().lower() in WORDS:
+            if not isinstance(value, str) or len(value) > LONGEST:
+                continue
+            if (value[:1] in _FIRST or value[:1].isspace()) and value.strip().lower() in WORDS:
                 self._counts[column] += 1
                 self._words[value.strip()] += 1
 

@@ -217,7 +217,8 @@ class Mapper(RecordMapper[Contact]):
         return _steps_of_columns(columns, self._defaults)
 
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
-        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+        address, attributes, origin, _ = found  # by Section
+        return Contact(address[EMAIL], attributes, origin or None)
 
 
 class Steps:
@@ -316,7 +317,7 @@ def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Empty attributes stay, because an extract is recognised by them.
     """
-    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    nested = {name: values[name] for name in NESTED if name in values and isinstance(values[name], Mapping)}
     if not nested:
         return values
     opened = {

@@ -19,11 +19,11 @@ LONGEST_VALUE = 1000
 
 
 def samples_of(rejects: Iterable[Reject], place: Callable[[int], str]) -> list[dict[str, Any]]:
-    """The samples as JSON-able data.
+    """The samples as JSON-able data, in the order of the rows: they are rejected in another one.
 
     :param place: number of a row -> file, line and row; empty if the source knows none
     """
-    return [_sample(reject, place(reject.number)) for reject in rejects]
+    return [_sample(reject, place(reject.number)) for reject in sorted(rejects, key=lambda reject: reject.number)]
 
 
 def _sample(reject: Reject, place: str) -> dict[str, Any]:

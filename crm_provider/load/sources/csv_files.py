@@ -232,7 +232,7 @@ class _RecordReader:
         quote = self._quote
         return (
             quote is not None
-            and any(quote in line for line in self._recent)
+            and quote in "".join(self._recent)
             and any(field[:1].isspace() and field.lstrip().startswith(quote) for field in fields)
             and self._hidden_quote.search("".join(self._recent)) is not None
         )

@@ -58,13 +58,13 @@ class TextLines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
+                if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
                 yield line
 
     def _shows_no_text(self, line: str) -> bool:
         """Whether NULs show a wrong encoding (in the first line) or a damaged file. A few may be part of a value."""
-        return "\0" in line and (self.number == 1 or DAMAGED in line)
+        return self.number == 1 or DAMAGED in line
 
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
