@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -107,6 +108,13 @@ def through_json(error: CrmError) -> CrmError:
 
 def through_pickle(error: CrmError) -> Any:
     return pickle.loads(pickle.dumps(error))
+
+
+@pytest.mark.parametrize("through", [through_json, through_pickle])
+def test_an_error_comes_out_as_it_was(through: Callable[[CrmError], Any]) -> None:
+    after = through(e.CrmTimeoutError("too slow", **FULL))
+    assert type(after) is e.CrmTimeoutError
+    assert fields_of(after) == {"message": "too slow", **FULL}
 
 
 TEXT = st.none() | st.text(max_size=20)

@@ -26,6 +26,8 @@ from crm_provider.ui.runs import SHOWN_KINDS, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import Run, StoredTask, read
 from crm_provider.ui.syncs import chosen, count_by_state, next_run, sync_line
 
+pytestmark = pytest.mark.no_cover  # the page is not the core
+
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SUMMARY = Summary(
     rows=1000,

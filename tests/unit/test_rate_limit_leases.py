@@ -25,7 +25,11 @@ from .rate_limit_scene import NEVER_MIND, jain
 REAL = Pace.of(5.0, 2)
 CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
 
+simulated = pytest.mark.no_cover
+"""Minutes of several hosts: the tests of one host, below, are those that cover the code."""
 
+
+@simulated
 @pytest.mark.parametrize(("count", "start"), [(1, 30), (2, 50), (8, 80)])
 def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_path: Path) -> None:
     """With clocks up to 2 seconds apart, once the hosts have seen the CRM's clock well enough."""
@@ -37,12 +41,14 @@ def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_pa
     assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s for each host, and few to join"
 
 
+@simulated
 def test_a_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
     assert hosts.used(61 + 15, 120) >= 0.97
     assert hosts.refusals(40, 120) <= 0.01
 
 
+@simulated
 def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
     ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
     hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
@@ -50,6 +56,7 @@ def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
     assert hosts.refusals(20, 260) <= 0.01
 
 
+@simulated
 def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
     """One checks every 2 seconds and takes a small part; one every 10 seconds and takes no part at all."""
     machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
@@ -60,6 +67,7 @@ def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
     assert len([1 for entry in json.loads(hosts.text.content or "").values() if entry[-1][1]]) == 3
 
 
+@simulated
 def test_without_the_crms_clock_the_hosts_own_is_used(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
     assert hosts.used(30, 80) >= 0.97
@@ -175,6 +183,13 @@ def test_a_host_exchanges_once_in_a_period(host: Host) -> None:
     for _ in range(600):
         host.ask(after=0.1)
     assert host.text.requests <= 60 / PERIOD * 2 + 3
+
+
+def test_a_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
+    host.ask()
+    before = host.lease()
+    host.ask(status=GrantStatus.RETRY_AFTER)
+    assert host.lease() == before
 
 
 def test_two_processes_do_not_exchange_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
