@@ -561,7 +561,8 @@ def table(lines: list[Figures], seconds: float) -> str:
             )
     text += ["", *notes, *([""] if notes else [])]
     text.append(
-        f"Limit {RATE:g} calls a second, burst {BURST}; {seconds:g} s measured after a warm-up; every worker always "
+        f"Limit {RATE:g} calls a second, burst {BURST} (of {FAST_RATE:g} calls: {FAST_BURST}); {seconds:g} s "
+        "measured after a warm-up; every worker always "
         "has a next call. Wait: until the call succeeded, without the latency. Fairness: Jain's index over the "
         f"workers. Python {platform.python_version()}, {os.cpu_count()} cores."
     )
