@@ -26,13 +26,18 @@ VALUES = ("constant", "default")
 
 ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-LONGEST_ID = 250
-"""Characters of a DAG's id in Airflow."""
+TASK_ID, LONGEST_ID = "resend", 250
+"""The task that sends rejected rows again; characters of a DAG's id in Airflow."""
 
 
 def resend_dag_id(dag_id: str, task_id: str) -> str:
-    """The id by which the page CRM finds the DAG that sends the rejected rows of a task again."""
-    return f"{dag_id}_{task_id}_resend"[-LONGEST_ID:]
+    """The id by which the page CRM finds the DAG that sends the rejected rows of a task again.
+
+    Such a DAG also sends again what it has rejected itself.
+    """
+    if task_id == TASK_ID and dag_id.endswith(f"_{TASK_ID}"):
+        return dag_id
+    return f"{dag_id}_{task_id}_{TASK_ID}"[-LONGEST_ID:]
 
 
 def resend_dag(
@@ -67,7 +72,7 @@ def resend_dag(
         "",
         f'with DAG("{resend_dag_id(*task)}", schedule=None, max_active_runs=1, params={{"rejects": {str(path)!r}}}):',
         "    CrmRetryRejectsOperator(",
-        '        task_id="resend",',
+        f'        task_id="{TASK_ID}",',
         '        rejects="{{ params.rejects }}",',
         '        only="all",  # "retryable": only rows that may succeed as they are',
         f"        rejects_path={str(again)!r},",

@@ -91,4 +91,6 @@ def test_a_code_that_is_too_long() -> None:
 
 def test_the_id_is_one_that_airflow_takes() -> None:
     assert resend_dag_id("crm_leads", "group.load") == "crm_leads_group.load_resend"
+    assert resend_dag_id("crm_leads_load_resend", "resend") == "crm_leads_load_resend", "it sends its own again"
+    assert resend_dag_id("crm_leads", "resend") == "crm_leads_resend_resend"
     assert len(resend_dag_id("d" * 250, "t" * 250)) == 250
