@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from crm_provider.load.report import (
     TooManyRejects,
     done,
     finish_summary,
+    rejects_of,
     too_many_rejects,
     what_to_do,
 )
@@ -117,8 +118,11 @@ class LoadRun:
             job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            raise TooManyRejects(f"{problem}. {what_to_do(job)}", result)
-        if not dry_run and (rejected := summary[Outcome.REJECTED]):
+            raise TooManyRejects(f"{problem}.", result, what_to_do(job))
+        if dry_run:
+            facts = [("What to do", "Leave out dry_run to load them."), ("Report", result.get("report_path"))]
+            log.info("%s", record(f"Dry run: {summary.rows:,} rows were checked, nothing was written.", facts))
+        elif rejected := summary[Outcome.REJECTED]:
             facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
             log.warning("%s", record(f"{rejected:,} of {summary.rows:,} rows {were} rejected.", facts))
@@ -132,11 +136,23 @@ class LoadRun:
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow forgets after some runs
         known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}
         return self.result
+
+    def _resend(self, job: LoadJob) -> str | None:
+        """The DAG that sends the rejected rows again, None if there are none."""
+        path = rejects_of(job)
+        if path is None:
+            return None
+        from crm_provider.load.rejects.resend import resend_dag
+
+        task = {} if self.context is None else {"task": (self.context["ti"].dag_id, self.context["ti"].task_id)}
+        own = self.policy.in_effect["on_error"]
+        return resend_dag(path, self.given, kind=self.kind.name, crm_conn_id=self.crm_conn_id, on_error=own, **task)
 
     def _count(self, ending: LoadEnd, summary: Summary | None = None) -> None:
         if self.context is not None:

@@ -1,4 +1,4 @@
-"""The check before the first write: read, map and stage every row, and count what is wrong, all at once."""
+"""The check before the first write: read, map and stage every row, and count all problems at once."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class RowMapper(Protocol):
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the check has found.
+    """The result of the check.
 
     :param staged: all rows, mapped, each with its status
     :param counts: rows by status
-    :param problems: what is wrong -> in how many rows; no text holds a value
-    :param fingerprint: of the input: the same rows, mapping and options have the same
-    :param places: what is wrong -> where it occurs first: file, line and row
+    :param problems: problem -> number of rows; no text holds a value
+    :param fingerprint: of the input; it is equal for equal rows, mapping and options
+    :param places: problem -> its first place: file, line and row
     """
 
     staged: StagedRows
@@ -121,8 +121,12 @@ def _staged(
     problems, words = _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
     digest.update(repr(tuple(keys)).encode() if keys else b"")
+    names: tuple[Any, ...] = ()
     for row in _rows_of(source, cancel_token):
-        digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
+        if (own := tuple(row.values)) != names:
+            names = own
+            digest.update(repr(names).encode(errors="surrogatepass"))
+        digest.update(repr((row.problem, *row.values.values())).encode(errors="surrogatepass"))
         try:
             record = mapper(row)
         except InvalidRow as invalid:
@@ -173,7 +177,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
 def _check_columns(source: Source, mapper: RowMapper) -> None:
     """Check that the source, or each of its files, has the columns that the mapping needs.
 
-    :raises SourceError: with all that is wrong; it names the first file that lacks a column
+    :raises SourceError: with all problems; it names the first file that lacks a column
     """
     if source.columns is not None:
         mapper.check_columns(source.columns)
@@ -215,7 +219,7 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
 
 
 class _Problems:
-    """Counts problems by their kind; the first of a kind stands for all, for its fix may name a line."""
+    """Counts problems by kind. The first of a kind represents all of them, because its fix may name a line."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()

@@ -68,7 +68,8 @@ class RowCounts:
         self.done.add(number)
         self.counts[outcome] += 1
         self.unfinished.discard(number)
-        self.errors.update([error] if error else [])
+        if error:
+            self.errors[error] += 1
         self.refused += sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED)
         self.unsaved += 1
         self.unsaved_sent += sent

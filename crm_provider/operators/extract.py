@@ -22,6 +22,7 @@ from crm_provider.extract.writers import (
 )
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import as_path
+from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
@@ -137,7 +138,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 ),
             )
             try:
-                return dict(extract.run())
+                result = dict(extract.run())
             except e.CrmError as error:
                 if not goes_on(self, error, context["ti"]):
                     extract.discard()
@@ -147,6 +148,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                     self.log.info("No retry is left: the pages that were kept are removed.")
                     extract.discard()
                 raise
+        note_listing(self, context, result)
+        return result
 
 
 class CrmExtractContactsOperator(_ExtractOperator):

@@ -310,7 +310,12 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         return super().execute(context)
 
     def open_source(self) -> Source:
-        paths = find_rejects(_given_paths(self.rejects))
+        from crm_provider.tasks.state import check_kept
+
+        given = _given_paths(self.rejects)
+        for path in given:
+            check_kept({"rejects": path})  # a load in another pod: nothing to find is not nothing to send
+        paths = find_rejects(given)
         self._check_paths(paths)
         self.source_files = paths
         try:

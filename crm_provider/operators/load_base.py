@@ -28,6 +28,7 @@ from crm_provider.tasks.outcome import (
     fail_without_retry,
     publish_reason,
     raise_for_decision,
+    report_other,
     short_traceback,
 )
 from crm_provider.tasks.templates import (
@@ -177,9 +178,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
             publish_reason(unready, context)
-            fail(unready)
+            fail(unready, context)
         except (LoadUnsaved, LoadInterrupted) as ended:
-            fail(ended)
+            fail(ended, context)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
@@ -191,7 +192,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             raise_for_decision(error, decide_run(error, self.error_policy), context)
         except Exception as other:  # of a source, such as a database; a skip; a load that has left its result
             if self.last_result is None:
-                publish_reason(other, context)
+                report_other(other, context)
             raise
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
@@ -202,7 +203,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = run.run()
         except TooManyRejects as many:
             self._push_result(run, context)
-            fail_without_retry(str(many))
+            facts = [("What to do", many.advice), ("Report", many.result.get("report_path"))]
+            fail_without_retry(str(many), happened=many.problem, facts=facts)
         except LoadUnsaved as unsaved:
             if run.result is None:
                 publish_reason(unsaved.unwritten, context)

@@ -16,6 +16,7 @@ from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
 from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
+from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
 from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left, url_path
@@ -144,7 +145,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             self._check_table(owner_of(ti).mark)
             reader = ListingReader(client, self.listing, self._pages(), owner=owner_of(ti), if_changed=self.if_changed)
             try:
-                return self._transferred(reader, tracker, context)
+                result = self._transferred(reader, tracker, context)
             except e.CrmError as error:
                 if not goes_on(self, error, ti):
                     reader.discard()
@@ -153,6 +154,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 if not tries_left(ti):
                     reader.discard()
                 raise
+        note_listing(self, context, result)
+        return result
 
     # -- before ----------------------------------------------------------------------------------------------
 
@@ -218,7 +221,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 rows = self._rows(columns, self._records(reader, stats, tracker), _run_time(context), mark)
                 count = table.stage(columns, rows)
                 change = None if tracker is None else CHANGE
-                table.apply(self.mode, columns, run=(RUN, mark), change=change)
+                runs = [mark] if tracker is None or self.mode != "append" else tracker.announce()
+                table.apply(self.mode, columns, runs=(RUN, runs), change=change)
             if tracker is not None:
                 tracker.commit()
         reader.discard()

@@ -17,6 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.tasks.outcome import record
 from crm_provider.triggers.connection import SharedConnection
 from crm_provider.values.backoff import delay
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, WaitState, to_steady
@@ -57,7 +58,7 @@ async def _report(waiting: WaitState) -> None:
     """Log from time to time, in the task's log, that the task still waits."""
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
-        log.info("Still waiting. The last result was: %s", waiting.last_result)
+        log.info("%s", record("Still waiting.", [("Last result", waiting.last_result)]))
 
 
 class CrmPollTrigger(BaseTrigger):

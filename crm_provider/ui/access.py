@@ -35,6 +35,16 @@ def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:
     return {dag_id for dag_id in wanted if _may_read(user, dag_id, teams.get(dag_id))}
 
 
+def may_start(user: Any, dag_id: str) -> bool:
+    """Whether the user may start runs of a DAG."""
+    details = DagDetails(id=dag_id, team_name=_teams_of([dag_id]).get(dag_id))
+    return bool(
+        get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=details, user=user
+        )
+    )
+
+
 def _may_read(user: Any, dag_id: str, team: str | None) -> bool:
     manager, details = get_auth_manager(), DagDetails(id=dag_id, team_name=team)
     return all(

@@ -98,7 +98,8 @@ def trend_of(points: Sequence[TrendPoint]) -> Trend:
         height = max(rows / most * HEIGHT, LEAST_HEIGHT) if rows else 0.0
         parts = segments_of(point.counts, size=height, least=min(LEAST_HEIGHT, height))
         columns.append(TrendBar(x=number * SLOT, tone=point.tone, parts=_from_below(parts)))
-    return Trend(width=max(len(points), 1) * SLOT, columns=columns, line=_line(points), text=_text(points))
+    line = _line(points) if most else ""  # alone it would look like a number of rows
+    return Trend(width=max(len(points), 1) * SLOT, columns=columns, line=line, text=_text(points))
 
 
 def _from_below(parts: Sequence[BarSegment]) -> list[BarSegment]:

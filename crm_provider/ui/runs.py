@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,6 +20,9 @@ from crm_provider.ui.stored import Run
 
 SHOWN_KINDS = 20
 """Error types, and kinds of problems, that are shown of one run; the rest is summed up in one line."""
+
+SHORT = 10.0
+"""Seconds of a load that says nothing about the rate: its first calls and its last one are most of it."""
 
 SHOWN_CHARACTERS = 300
 """Characters of a problem that are shown."""
@@ -82,6 +86,35 @@ class RunFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resend:
+    """The DAG that sends rejected rows again, and how a browser starts it.
+
+    :param url: of Airflow's public REST API that starts a run
+    :param conf: of the run, as JSON
+    :param href: the DAG in Airflow
+    :param is_paused: whether a run would wait
+    :param is_allowed: whether the user may start it
+    """
+
+    dag_id: str
+    url: str
+    conf: str
+    href: str
+    is_paused: bool
+    is_allowed: bool
+
+    @classmethod
+    def of(cls, dag_id: str, rejects: str, *, base: str, is_paused: bool, is_allowed: bool) -> Resend:
+        """How to start the DAG for a file.
+
+        :param base: path of Airflow's address
+        """
+        quoted, conf = quote(dag_id, safe=""), json.dumps({"rejects": rejects})
+        url, href = f"{base}/api/v2/dags/{quoted}/dagRuns", f"{base}/dags/{quoted}"
+        return cls(dag_id=dag_id, url=url, conf=conf, href=href, is_paused=is_paused, is_allowed=is_allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPage:
     """The page of one run.
 
@@ -104,6 +137,7 @@ class RunPage:
     samples: Sequence[Mapping[str, Any]] = ()
     files: Sequence[RunFile] = ()
     resend: str | None = None
+    rejects_path: str = ""
 
 
 def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
@@ -199,6 +233,7 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
             if path
         ],
         resend=result.resend,
+        rejects_path=result.paths.get("rejects_path", "") if result.rejected else "",
         **common,
     )
 
@@ -227,11 +262,18 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Calls", None if result.calls is None else f"{result.calls:,}"),
         ("Calls saved by the plan", f"{result.calls_saved:,}" if result.calls_saved else None),
         ("Throttled calls", f"{result.throttled:,}" if result.throttled else None),
-        ("Rate used", f"{result.budget_used:.0%} of the key's rate" if result.budget_used else None),
+        ("Rate used", _rate_used(result)),
         ("Time", None if result.seconds is None else duration(result.seconds)),
         *((name.replace("_", " ").capitalize(), _figure(value)) for name, value in result.facts.items()),
     ]
     return [(label, value) for label, value in figures if value is not None]
+
+
+def _rate_used(result: Result) -> str | None:
+    """The share of the key's rate; None for a load that was too short to use it."""
+    if not result.budget_used or (result.seconds is not None and result.seconds < SHORT):
+        return None
+    return f"{result.budget_used:.0%} of the key's rate"
 
 
 def _figure(value: float | str) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import config
 from crm_provider.errors import CrmConfigurationError
+from crm_provider.load.rejects.resend import resend_dag_id
 from crm_provider.observability.links import web_link
-from crm_provider.ui.access import readable
+from crm_provider.ui.access import may_start, readable
 from crm_provider.ui.endings import Tone
 from crm_provider.ui.filters import PERIODS, STATES, Filters, Paging
 from crm_provider.ui.query import MOST_RUNS, MOST_SYNCS, SYNCS, all_syncs, last_runs, run_of, runs_of, schedules
-from crm_provider.ui.runs import folded, line_of, page_of
+from crm_provider.ui.runs import Resend, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import read
 from crm_provider.ui.syncs import (
     PAGE_SIZE,
@@ -126,9 +127,22 @@ def one_run(
         return None
     run = page_of(read(found), root=root, base=base, now=now, link=link)
     return {
-        "tab": "syncs", "run": run, "dag_id": dag_id, "task_id": task_id, "sync": sync_href(root, dag_id, task_id),
+        "tab": "syncs", "run": run, "resend": _resend(session, user, run, (dag_id, task_id), base=base),
+        "dag_id": dag_id, "task_id": task_id, "sync": sync_href(root, dag_id, task_id),
         "refresh": REFRESH if found.is_running else 0,
     }  # fmt: skip
+
+
+def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *, base: str) -> Resend | None:
+    """The DAG that sends the rejected rows of a run again; None if there are none, or no such DAG."""
+    if not run.rejects_path:
+        return None
+    dag_id = resend_dag_id(*sync)
+    schedule = schedules(session, [dag_id]).get(dag_id)
+    if schedule is None:
+        return None
+    allowed = may_start(user, dag_id)
+    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=schedule.is_paused, is_allowed=allowed)
 
 
 def files_linked() -> Callable[[str], str]:

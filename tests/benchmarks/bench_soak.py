@@ -102,14 +102,15 @@ class Soak:
         self.minutes, self.seed, self.folder = minutes, seed, folder
         self.findings = Findings()
         self.is_short = minutes < SHORT
+        self.accounts = ACCOUNTS[1:] if self.is_short else ACCOUNTS  # its loads would take longer than the soak
         _environment(folder)
         key = f"soak-key-{seed}-{os.getpid()}"
-        self.crms = Remote(Crms, list(ACCOUNTS), key)
-        extras = [{"requests_per_second": a.rate, "burst": a.burst, "timeout": TIMEOUT} for a in ACCOUNTS]
+        self.crms = Remote(Crms, list(self.accounts), key)
+        extras = [{"requests_per_second": a.rate, "burst": a.burst, "timeout": TIMEOUT} for a in self.accounts]
         for number, connection in enumerate(self.crms("connections", extras)):
             os.environ[f"AIRFLOW_CONN_SOAK_{number}"] = connection
         self.steady = Remote(Worker, str(folder), "steady")
-        self.killed = [Remote(Worker, str(folder), f"killed-{n}") for n in range(len(ACCOUNTS))]
+        self.killed = [Remote(Worker, str(folder), f"killed-{n}") for n in range(len(self.accounts))]
         self.sampler = leaks.Sampler(self.steady)
         self._traffics: list[dict[str, Any]] = []
 
@@ -122,7 +123,7 @@ class Soak:
         killers = [Killer(worker, f"{self.seed} {n}", between) for n, worker in enumerate(self.killed)]
         calm = (2.0, 6.0) if self.is_short else (5.0, 30.0)
         weathers = [
-            Weather(self.crms, n, self.seed, calm=calm, spare_waiting=self.is_short) for n in range(len(ACCOUNTS))
+            Weather(self.crms, n, self.seed, calm=calm, spare_waiting=self.is_short) for n in range(len(self.accounts))
         ]
         streams = self._streams(inboxes)
         for thread in (*inboxes, *streams, *weathers, *killers, self.sampler):
@@ -157,13 +158,13 @@ class Soak:
 
     def _streams(self, inboxes: list[Inbox]) -> list[Any]:
         found: list[Any] = []
-        for n in range(len(ACCOUNTS)):
+        for n in range(len(self.accounts)):
             deleting = threading.Lock()
             common: dict[str, Any] = {"deleting": deleting}
             for worker, name in ((self.steady, f"steady{n}"), (self.killed[n], f"killed{n}")):
                 given = (self.crms, worker, n, name, self.seed, self.folder, self.findings)
                 found += [
-                    LoadStream(*given, rate=ACCOUNTS[n].rate, keeps_state=worker is self.steady, **common),
+                    LoadStream(*given, rate=self.accounts[n].rate, keeps_state=worker is self.steady, **common),
                     ExtractStream(*given, **common),
                 ]
             found.append(Sensors(self.crms, self.steady, n, self.seed, self.findings, inboxes[0], at_once=6, **common))
@@ -181,7 +182,7 @@ class Soak:
         return found
 
     def _say(self, started: float) -> None:
-        total = sum(self.crms("traffic", n)["total"] for n in range(len(ACCOUNTS)))
+        total = sum(self.crms("traffic", n)["total"] for n in range(len(self.accounts)))
         held = leaks.held_by(self.steady.pid)
         print(
             f"{time.monotonic() - started:5.0f} s: {total:,} calls, {self.findings.counts['rows']:,} rows, "
@@ -194,8 +195,8 @@ class Soak:
     # -- the end -----------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        self._traffics = [self.crms("traffic", n) for n in range(len(ACCOUNTS))]
-        for n, (account, traffic) in enumerate(zip(ACCOUNTS, self._traffics, strict=True)):
+        self._traffics = [self.crms("traffic", n) for n in range(len(self.accounts))]
+        for n, (account, traffic) in enumerate(zip(self.accounts, self._traffics, strict=True)):
             require = self.findings.require
             for window, most in traffic["most"].items():
                 if window >= 10.0:
@@ -232,7 +233,7 @@ class Soak:
 
     def _traffic_table(self) -> str:
         lines = []
-        for name, traffic, account, worker in zip(self._names, self._traffics, ACCOUNTS, self.killed, strict=True):
+        for name, traffic, account, worker in zip(self._names, self._traffics, self.accounts, self.killed, strict=True):
             fullest = [f"{traffic['most'][window]} ({account.allowed(window):g})" for window in (10.0, 60.0)]
             refused = f"{traffic['refused'] / max(traffic['total'], 1):.2%}"
             lines.append([name, f"{traffic['total']:,}", refused, *fullest, f"{worker.kills}"])
@@ -245,7 +246,7 @@ class Soak:
 
     @property
     def _names(self) -> list[str]:
-        return [f"{account.rate:g} calls/s, burst {account.burst}" for account in ACCOUNTS]
+        return [f"{account.rate:g} calls/s, burst {account.burst}" for account in self.accounts]
 
     def _counts_table(self) -> str:
         counts = [[what, f"{number:,}"] for what, number in sorted(self.findings.counts.items())]

@@ -10,42 +10,13 @@ from typing import Any
 import pytest
 import table_scenes as scenes
 from airflow.sdk import DAG, Connection
-from table_scenes import TargetHook, Transfers, email_of
+from table_scenes import SqliteTarget, TargetHook, Transfers, email_of
 
 from crm_provider import config
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 RunDag = Callable[..., Any]
-
-
-class SqliteTarget:
-    """A file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(self.path)
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
-
-    def run(self, *statements: str) -> None:
-        connection = sqlite3.connect(self.path)
-        try:
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-        finally:
-            connection.close()
-
-    def types(self, table: str) -> dict[str, str]:
-        return {name: declared for _, name, declared, *_ in self.rows(f"PRAGMA table_info({table})")}
-
-    def quote(self, name: str) -> str:
-        return '"' + name.replace('"', '""') + '"'
 
 
 @pytest.fixture
@@ -79,6 +50,12 @@ def test_merge(transfer: Transfers, database: SqliteTarget) -> None:
 
 def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
+
+
+def test_changes_whose_state_was_not_saved(
+    transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
 class UnknownConnection:

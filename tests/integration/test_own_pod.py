@@ -14,7 +14,7 @@ from airflow.sdk import DAG, task
 from crm_provider import config
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.extract import CrmExtractContactsOperator
-from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator
+from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import Sandbox
 
 RunTask = Callable[..., Any]
@@ -39,15 +39,17 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (CrmLoadContactsOperator, "state_path", "state"),
         (CrmDeleteContactsOperator, "outcomes_path", "outcomes.csv"),
         (CrmExtractContactsOperator, "target", "contacts.csv"),
+        (CrmRetryRejectsOperator, "rejects", "rejects.jsonl"),
     ],
 )
 def test_files_on_its_disk_are_refused_before_the_first_call(
     operator: type, name: str, file: str, crm: Sandbox, run_task: RunTask, tmp_path: Path
 ) -> None:
-    own: dict[str, Any] = {} if operator is CrmExtractContactsOperator else {"source": ROWS}
-    if operator is CrmDeleteContactsOperator:
-        own["max_deletes"] = 1
-    end = run_task(operator, **own, **{name: str(tmp_path / file)})
+    own: dict[type, dict[str, Any]] = {
+        CrmLoadContactsOperator: {"source": ROWS},
+        CrmDeleteContactsOperator: {"source": ROWS, "max_deletes": 1},
+    }
+    end = run_task(operator, **own.get(operator, {}), **{name: str(tmp_path / file)})
     assert end.states == ["failed"], "no retry"
     assert f"{name}: {tmp_path / file} is on the disk of this pod, which is deleted after the try" in str(end.error)
     assert not crm.journal()

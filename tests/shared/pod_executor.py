@@ -22,7 +22,14 @@ from typing import Any
 from airflow.executors.base_executor import BaseExecutor
 from airflow.utils.state import TaskInstanceState
 
-COMMAND = ("-m", "airflow.sdk.execution_time.execute_workload", "--json-string")
+# Linux kills the process with the scheduler (PR_SET_PDEATHSIG), so that nothing stays running after a test.
+LAUNCHER = """
+import os, sys
+if sys.platform == "linux":
+    import ctypes, signal
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.execv(sys.executable, [sys.executable, "-m", "airflow.sdk.execution_time.execute_workload", *sys.argv[1:]])
+"""
 
 
 def executor_env() -> dict[str, str]:
@@ -44,7 +51,8 @@ class Pod:
 
     def __init__(self, workload: str) -> None:
         name = f"pod-{uuid.uuid4().hex[:12]}"
-        self.disk = Path(tempfile.mkdtemp(prefix=f"crm-{name}-"))
+        home = Path(os.environ["AIRFLOW_HOME"])
+        self.disk = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
         folders = {part: self.disk / part for part in ("home", "tmp", "airflow")}
         for folder in folders.values():
             folder.mkdir()
@@ -55,15 +63,15 @@ class Pod:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",  # as in most templates of pods
             "AIRFLOW__CORE__HOSTNAME_CALLABLE": "pod_executor.hostname",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.disk}/none.db",
-            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{os.environ['AIRFLOW_HOME']}/logs",
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
             "HOME": str(folders["home"]),
             "HOSTNAME": name,
             "POD_NAME": name,
             "TMPDIR": str(folders["tmp"]),
         }
-        with (Path(os.environ["AIRFLOW_HOME"]) / "components" / "pods.log").open("ab") as output:
+        with (home / "components" / "pods.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *COMMAND, workload],
+                [sys.executable, "-c", LAUNCHER, "--json-string", workload],
                 env=env,
                 cwd=folders["home"],
                 stdin=subprocess.DEVNULL,

@@ -199,7 +199,7 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
     monkeypatch.setattr(poll, "FIRST_REPORT", 0.001)
     monkeypatch.setattr(poll, "log", SimpleNamespace(info=info))
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
-    line = "Still waiting. The last result was: not yet: contacts found in the list: 1 of 2."
+    line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
 
 

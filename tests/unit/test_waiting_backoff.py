@@ -72,7 +72,7 @@ def test_an_error_that_ends_the_wait_leaves_the_memory_alone() -> None:
         waiting.record_error(e.CrmForbiddenError("x", retry_after=90.0), SENSOR, NOW, interval=60.0).action
         is Action.FAIL
     )
-    assert waiting == WaitState(errors_in_a_row=1, failed_in_a_row=1, last_result=str(BROKEN))
+    assert waiting == WaitState(errors_in_a_row=1, failed_in_a_row=1, last_result=BROKEN.happened)
 
 
 @pytest.mark.parametrize("action", ["skip", "fail", "retry"])
@@ -163,7 +163,9 @@ def test_what_a_timeout_says_of_the_last_check() -> None:
     waiting = WaitState()
     assert waiting.last_result == "none yet."
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
-    assert waiting.last_result == str(BROKEN)
+    assert waiting.last_result == "INTERNAL_SERVER_ERROR (500): An unexpected error occurred."
+    waiting.record_error(e.CrmDealNotFoundError("gone", status=404, request_id="r-1"), SENSOR, NOW, interval=60.0)
+    assert waiting.last_result == "DEAL_NOT_FOUND (404): gone. Request id: r-1.", "without what to do: it waits"
     waiting.record_result()
     assert waiting.last_result == "not yet."
     waiting.record_error(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)

@@ -1,8 +1,8 @@
 """Deletions of contacts as the records of a load: for requests under privacy laws.
 
-An address of a request stands for a person. All contacts are read first, and every one that is this person is deleted,
-however its address is spelled. Whether the CRM itself ignores case is not known, so one call with the address as given
-could leave a contact behind.
+An address of a request stands for a person. All contacts are read first, and every contact that is this person is
+deleted, in any spelling of the address. It is unknown whether the CRM itself ignores case, so one call with the address
+as given could miss a contact.
 """
 
 from __future__ import annotations

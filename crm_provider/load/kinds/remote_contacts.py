@@ -1,6 +1,6 @@
 """Contacts of the CRM, as a load sees them.
 
-A row is sent in two steps, the contact and then its lists. What was written is kept in case the row is sent again.
+A row is sent in two steps, the contact and then its lists. What was written is recorded, in case the row is sent again.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class ContactSender:
 
     @staticmethod
     def _is_ours(in_flight: InFlightRow, made: EarlierCreation, remote: RemoteContact) -> bool:
-        """Whether an existing contact was made by an earlier send, try or load."""
+        """Whether an earlier send, try or load created an existing contact."""
         if remote.created_at is None or made.since is None:
             return made.certain and remote.has(in_flight.record.attributes)
         return remote.created_at >= made.since
 
 
 class RemoteContacts(RemoteRecords):
-    """Contacts of the CRM, each read once; they are kept, so that no call is in vain."""
+    """Contacts of the CRM. Each is read once and kept, so that no call is wasted."""
 
     def __init__(self, setup: TrySetup) -> None:
         super().__init__(setup)
@@ -101,13 +101,14 @@ class RemoteContacts(RemoteRecords):
         return plan
 
     def total(self) -> int | None:
-        """How many contacts the CRM says it has; one call."""
+        """The number of contacts that the CRM reports; one call."""
         return self._client.count_contacts()
 
     def sample(self, n: int) -> Sample:
-        """Look at the contacts of so many more rows.
+        """Read the contacts of more rows.
 
-        :return: what all looks have shown so far
+        :param n: how many rows
+        :return: the sample so far
         :raises Cancelled: if the load was cancelled
         """
         self._compared += [self._compare(contact) for contact in itertools.islice(self._candidates, n)]
@@ -120,15 +121,15 @@ class RemoteContacts(RemoteRecords):
         return map(_contact, self._mixed(SAMPLE_MOST))
 
     def _compare(self, contact: Contact) -> tuple[bool, bool]:
-        """Whether a contact exists, and has the values of its row already."""
+        """Whether a contact exists, and whether it already has the values of its row."""
         self._check_cancelled()
         try:
             remote = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
             remote = ABSENT
-        except (e.CrmDataError, e.CrmRequestError):  # of this row: the error comes again when the row is sent
+        except (e.CrmDataError, e.CrmRequestError):  # of this row, which gets the error again when it is sent
             return False, False
-        except e.CrmNotFoundError as missing:  # the status alone proves nothing: the calls of the row will
+        except e.CrmNotFoundError as missing:  # the status alone proves nothing; the row's own calls will show it
             if not may_be_absent(missing):
                 raise
             return False, False
@@ -173,7 +174,7 @@ class RemoteContacts(RemoteRecords):
         return ContactSender(writer, began=self.began)
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
-        """Calls that creating each row, and updating it on a conflict, would have taken."""
+        """Calls that a create-then-update loop would have made."""
         existing = counts.get(Outcome.UPDATED, 0) + counts.get(Outcome.UNCHANGED, 0)
         created = counts.get(Outcome.CREATED, 0)
         each = 2 if self._options.mode == "upsert" else 1

@@ -94,9 +94,10 @@ class RemoteDeals(RemoteRecords):
         return 1 + (pages_of(total or 0) if self._reads_contacts else rows.addresses)
 
     def sample(self, n: int) -> Sample:
-        """Look at the deals of so many more rows.
+        """Read the deals of more rows.
 
-        :return: what all looks have shown so far
+        :param n: how many rows
+        :return: the sample so far
         :raises Cancelled: if the load was cancelled
         """
         self._compared += [self._compare(deal) for deal in itertools.islice(self._candidates, n)]
@@ -108,12 +109,12 @@ class RemoteDeals(RemoteRecords):
         return map(_deal, self._mixed(SAMPLE_MOST))
 
     def _compare(self, deal: Deal) -> tuple[bool, bool]:
-        """Whether a deal exists, and has the values of its row already."""
+        """Whether a deal exists, and whether it already has the values of its row."""
         self._check_cancelled()
         try:  # only where each row has the id of its deal
             remote = RemoteDeal.of(self._client.get_deal(str(deal.deal_id)), self._names)
         except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
-            return False, False  # of this row: the error comes again when the row is sent
+            return False, False  # of this row, which gets the error again when it is sent
         self.cache.put(remote)
         return True, not remote.changes(deal, deal.contact_id)
 
@@ -125,11 +126,11 @@ class RemoteDeals(RemoteRecords):
             self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
         if self._reads_contacts:
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
-        if self._options.mode == "upsert" and self._deal_rows.unnamed:
+        if self._options.mode == "upsert" and self._deal_rows.unnamed and self._mapper.has_ids:
             self._settle_same_deals()
 
     def _settle_same_deals(self) -> None:
-        """Take a row with a deal's id and one with its contact and pipeline for what they are: rows of one deal.
+        """Treat a row with a deal's id and a row with its contact and pipeline as rows of one deal.
 
         :raises SourceError: with ``on_invalid="stop"`` and ``duplicates="reject"``, if there are such rows
         """
@@ -169,7 +170,7 @@ class RemoteDeals(RemoteRecords):
         return id_ if id_ is not None and self._staged.has(id_) else None
 
     def _known_contact(self, email: str) -> str | None:
-        """The id of a contact, which is kept for when its row is sent; None if there is no such contact."""
+        """The id of a contact, kept until its row is sent; None if there is no such contact."""
         known = self.contacts.get(email)
         if known is None:
             try:

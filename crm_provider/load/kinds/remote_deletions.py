@@ -20,16 +20,16 @@ from crm_provider.load.workers import InFlightRow, SentRow
 log = logging.getLogger(__name__)
 
 MOST_READS = 3
-"""How often the contacts are read, if some go meanwhile."""
+"""Maximum reads of the contacts, if some disappear during a read."""
 
 DELETED = "deleted"
-"""What the tries of a run keep: how many contacts they have deleted together."""
+"""What the tries of a run keep: the number of contacts that they have deleted together."""
 
 GONE = SentRow(Outcome.UNCHANGED, called=False, message="The CRM has no such contact.")
 
 
 class RemoteDeletions(RemoteRecords):
-    """The contacts of the CRM that are to be deleted."""
+    """The contacts of the CRM to delete."""
 
     def __init__(self, setup: TrySetup) -> None:
         super().__init__(setup)
@@ -58,8 +58,8 @@ class RemoteDeletions(RemoteRecords):
     def read_all(self, tick: Callable[[int], None]) -> None:
         """Read all contacts, and keep those that are to be deleted.
 
-        :raises SourceError: if they are more than ``max_deletes``
-        :raises CrmProtocolError: if the listing contradicts itself, or shrinks each time: a contact could be missed
+        :raises SourceError: if there are more than ``max_deletes``
+        :raises CrmProtocolError: if the listing contradicts itself or shrinks each time: a contact could be missed
         """
         for _ in range(MOST_READS):
             totals: list[int] = []
@@ -95,7 +95,7 @@ class RemoteDeletions(RemoteRecords):
         return tuple(email for (email,) in self._database.execute(query, (digest(record.key),)))
 
     def send(self, in_flight: InFlightRow) -> SentRow:
-        """Delete the contacts of a row. One that has gone meanwhile is an error only if no other was deleted."""
+        """Delete the contacts of a row. A contact that no longer exists is an error only if no other was deleted."""
         done: set[str] = in_flight.written or set()
         in_flight.written = done
         missing: e.CrmContactNotFoundError | None = None

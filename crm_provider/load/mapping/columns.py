@@ -1,6 +1,6 @@
 """Reads the columns of a row: also by paths into nested values, such as ``properties.email``.
 
-It also knows what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold text.
+It also recognises what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas with text.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ WORDS = frozenset(
 
 LONGEST = max(map(len, WORDS))
 
+_FIRST = frozenset(letter for word in WORDS for letter in (word[0], word[0].upper()))
+"""First characters of :data:`WORDS`: most cells begin with another one, and need no closer look."""
+
 ERROR_FIX = (
     "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
 )
@@ -117,12 +120,14 @@ class NullWords:
         """
         for column in columns:
             value = value_at(values, column) if "." in column else values.get(column)
-            if isinstance(value, str) and len(value) <= LONGEST and value.strip().lower() in WORDS:
+            if not isinstance(value, str) or len(value) > LONGEST:
+                continue
+            if (value[:1] in _FIRST or value[:1].isspace()) and value.strip().lower() in WORDS:
                 self._counts[column] += 1
                 self._words[value.strip()] += 1
 
     def warning(self) -> str | None:
-        """A warning with the counts and the fix, without values of people; None if there were none."""
+        """A warning with the counts and the fix, without personal values; None if there were none."""
         if not self._counts:
             return None
         counts = ", ".join(f"{column!r} {count:,}" for column, count in self._counts.most_common())

@@ -1,4 +1,4 @@
-"""The mapping of a load: makes a record, here a contact, of each row. Its lines are compiled once.
+"""The mapping of a load: converts each row to a record, here a contact. Its lines are compiled once.
 
 ::
 
@@ -217,13 +217,14 @@ class Mapper(RecordMapper[Contact]):
         return _steps_of_columns(columns, self._defaults)
 
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
-        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+        address, attributes, origin, _ = found  # by Section
+        return Contact(address[EMAIL], attributes, origin or None)
 
 
 class Steps:
-    """The steps that make a record of a row, laid out for speed.
+    """The steps that convert a row to a record, arranged for speed.
 
-    :param problems: of the columns themselves, and so of every row that has them
+    :param problems: of the columns themselves, and therefore of every row that has them
     :param left_out: columns that are not sent
     """
 
@@ -314,9 +315,9 @@ def _is_extract(columns: tuple[Any, ...]) -> bool:
 def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract.
 
-    Attributes that are empty stay, for an extract is recognised by them.
+    Empty attributes stay, because an extract is recognised by them.
     """
-    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    nested = {name: values[name] for name in NESTED if name in values and isinstance(values[name], Mapping)}
     if not nested:
         return values
     opened = {

@@ -32,13 +32,13 @@ def _now() -> datetime:
 
 
 class OutcomesFile(RowLines):
-    """How every row of a load ended, each row once. Only the key columns hold values of the rows.
+    """The outcome of every row of a load, each row once. Only the key columns hold values of rows.
 
     JSON lines and CSV grow row by row. Parquet cannot grow: the rows are kept beside it, in ``<name>.rows``, until the
     load ends.
 
     :param keys: columns of the source that are written too; paths into nested values are allowed
-    :param fields: field of the mapping -> column: a key that is no column of a row may be such a field
+    :param fields: field of the mapping -> column: a key that is not a column of a row may be such a field
     :param clock: the time of a row
     :raises SourceError: if the suffix is unknown, a key is not valid, or Parquet needs a library that is missing
     """
@@ -73,17 +73,17 @@ class OutcomesFile(RowLines):
         self.add(ended.number, self._lines.line(ended.number, keys, ended.facts(self._clock())), header)
 
     def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
-        """How many rows of earlier tries are no longer there; none if an earlier try had come to its end."""
+        """How many rows of earlier tries are missing; none if an earlier try had finished the file."""
         return super().missing(wanted, done) if not self._is_table or self._table_rows() != wanted else 0
 
     def finish(self, wanted: int = 0) -> None:
-        """Put all rows under the final name.
+        """Write all rows under the final name.
 
         :param wanted: rows that all tries together have written
         :raises RowsLost: if the file does not hold them all
         """
         if self._is_table and not self.count and self._table_rows() == wanted:
-            self.count = wanted  # an earlier try had come to its end, but Airflow did not learn of it
+            self.count = wanted  # an earlier try had finished the file, but Airflow did not record its end
             return
         super().finish(wanted)
         if self._is_table and self.count:
@@ -91,7 +91,7 @@ class OutcomesFile(RowLines):
             self._journal.clear()
 
     def publish(self) -> None:
-        """Put the rows so far under the final name, because the load has stopped. More rows may follow."""
+        """Write the rows so far under the final name, because the load has stopped. More rows may follow."""
         self._journal.finish()
         self.has_unsynced = False
         if self._is_table and self.count:

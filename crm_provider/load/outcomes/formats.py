@@ -37,8 +37,8 @@ class RowOutcome:
     :param number: of the row in the source of its load
     :param values: of the row; only the key columns are written
     :param error_type: of the error that decided it, None for a row that had none
-    :param message: the reason; values of the row are taken out of it
-    :param ids: ``contact_id`` and ``deal_id``, where the CRM showed them
+    :param message: the reason, without values of the row
+    :param ids: ``contact_id`` and ``deal_id``, if the CRM's responses had them
     """
 
     number: int
@@ -148,7 +148,7 @@ def _cell(value: Any) -> str:
 def checked_keys(keys: Any) -> tuple[str, ...]:
     """The key columns as given by a user: one name or several.
 
-    :raises SourceError: if one is no name, or two would be the same column
+    :raises SourceError: if one is not a name, or two would be the same column
     """
     given = [keys] if isinstance(keys, str) else list(keys or ())
     if not all(isinstance(name, str) and name.strip() for name in given):

@@ -4,13 +4,13 @@ JSON lines: ``{"row": 7, "values": {...}, "type": ..., "message": ..., "suggeste
 "retryable": true}``.
 
 CSV: ``_row``, the row's own columns, then the same facts in columns that begin with ``_``. A cell that a spreadsheet
-would take for a formula has an apostrophe before it, which is taken away again when the file is read (so a phone number
-such as ``+5531999999999`` survives). Values that a cell cannot hold as they are (numbers, lists, null) are JSON, and
+would treat as a formula gets an apostrophe, which is removed when the file is read (so a phone number such as
+``+5531999999999`` survives). Values that a cell cannot hold as they are (numbers, lists, null) are JSON, and
 ``_cells`` lists them; it is empty for the rows of a CSV source.
 
 Values without a JSON form are written as exact text (:func:`crm_provider.values.json_values.lenient_json`). A row that
-its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``): while it matches, the row
-was not corrected.
+its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``). While it matches, nobody has
+corrected the row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
 
 CONTACTS = "contacts"
-"""The kind of rows whose lines name none."""
+"""The kind of rows whose lines do not name one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Reject:
     form: str = ""
     """:func:`form_mark` of the values of a row that its source could not read."""
     kind: str = CONTACTS
-    """What the row would have become: another kind must not be loaded as contacts."""
+    """The kind of record; rows of another kind must not be loaded as contacts."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
@@ -221,10 +221,10 @@ class CsvLines:
 _AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_row", "_cells", "_retryable")
 
 _FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
-"""A cell with such a first character gets an apostrophe, also one with an apostrophe, so that it can be undone."""
+"""A cell that begins with one of these gets an apostrophe; an apostrophe is one of them, so that this can be undone."""
 
 NOT_IN_CSV = re.compile("[\0\ud800-\udfff]")
-"""Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8."""
+"""Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8 form."""
 
 
 def _escape_formula(text: str) -> str:
@@ -286,7 +286,7 @@ def _cells(line: str) -> list[str]:
     except csv.Error:
         raise ValueError("it is no line of CSV") from None
     finally:
-        csv.field_size_limit(limit)  # it holds for the whole process
+        csv.field_size_limit(limit)  # it applies to the whole process
 
 
 RejectsFormat = Literal["jsonl", "csv"]

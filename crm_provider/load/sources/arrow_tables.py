@@ -1,4 +1,4 @@
-"""Tables in memory as sources: whatever speaks Arrow's C stream (pandas 2.2 and newer, polars, DuckDB, pyarrow)."""
+"""Tables in memory as sources: objects with Arrow's C stream (pandas 2.2 and newer, polars, DuckDB, pyarrow)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from crm_provider.load.sources.parquet_files import BATCH, records_of
 log = logging.getLogger(__name__)
 
 _READ: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Streams that a load has read: they are empty now."""
+"""Streams that a load has read; they are empty now."""
 
 
 class ArrowStream(Protocol):
-    """A table that speaks Arrow's C stream."""
+    """A table that supports Arrow's C stream."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 
 class ArrowSource:
-    """A table in memory. Each reading asks for a stream of its own, which only some tables can give again.
+    """A table in memory. Each read needs its own stream, which only some tables can provide again.
 
-    A stream that something else has read in part cannot be recognised: the rest of its rows is all that it has.
+    A stream that something else has partly read cannot be recognised: the load gets the rest of its rows.
 
     :param table: an object with ``__arrow_c_stream__``
     """
@@ -48,7 +48,7 @@ class ArrowSource:
     def columns(self) -> tuple[str, ...]:
         """The columns.
 
-        :raises SourceError: if the table cannot be read, or has several columns of a name that cannot be told apart
+        :raises SourceError: if the table cannot be read, or has several columns of one name
         """
         self._opened = self._open()
         return tuple(unique_names(self._opened.schema.names, self.name))

@@ -22,7 +22,7 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """Delimiters that are detected; the first ones win a tie."""
 
 LONGEST_RECORD = 150_000
-"""Lines of one record, so that an open quote does not read in the whole file."""
+"""Lines of one record, so that an open quote does not read the whole file."""
 
 MOST_COLUMNS = 10_000
 """Spreadsheets have at most 16,384. A header line of delimiters must not fill the memory."""
@@ -58,7 +58,7 @@ class CsvFiles:
             text = _LineReader(lines)
             marked = _skip_to_header(text, self._options.skip_lines)
             delimiter = self._options.delimiter or marked or self._found(path, text)
-            if csv.field_size_limit() < LARGEST_ROW:  # it counts for the whole process, so it is only raised
+            if csv.field_size_limit() < LARGEST_ROW:  # it applies to the whole process, so it is only raised
                 csv.field_size_limit(LARGEST_ROW)
             records = _RecordReader(text, **self._dialect(delimiter))
             columns = self._options.header or records.header()
@@ -70,8 +70,8 @@ class CsvFiles:
             "delimiter": delimiter,
             "quotechar": self._options.quotechar or None,
             "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            "skipinitialspace": delimiter != " ",  # else a space before a quote makes the quote part of the value
-            "strict": True,  # else a misplaced quote changes values silently
+            "skipinitialspace": delimiter != " ",  # otherwise a space before a quote makes the quote part of the value
+            "strict": True,  # otherwise a misplaced quote changes values silently
         }
 
     def _found(self, path: AnyPath, text: _LineReader) -> str:
@@ -97,7 +97,7 @@ class CsvFiles:
 
 
 class _LineReader:
-    """Lines one by one, with a look ahead.
+    """Lines one by one, with look-ahead.
 
     :ivar number: of the line that was returned last, from 1
     """
@@ -141,7 +141,7 @@ class _LineReader:
 
 
 def _skip_to_header(text: _LineReader, skip: int) -> str | None:
-    """Skip what comes before the header line.
+    """Skip the lines before the header line.
 
     :return: the delimiter that Excel's first line names, if any
     :raises SourceError: if the file has fewer lines than are to be skipped
@@ -232,7 +232,7 @@ class _RecordReader:
         quote = self._quote
         return (
             quote is not None
-            and any(quote in line for line in self._recent)
+            and quote in "".join(self._recent)
             and any(field[:1].isspace() and field.lstrip().startswith(quote) for field in fields)
             and self._hidden_quote.search("".join(self._recent)) is not None
         )

@@ -43,7 +43,7 @@ class SourceTable:
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files of a path or pattern, in the order of their names.
 
-    An existing file whose name has wildcards is meant literally. ``**`` stands for any number of folders.
+    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders.
 
     :param path: a path object
     :param given: how the user wrote it, for the message

@@ -24,10 +24,10 @@ LARGEST_BATCH = 8 << 20
 """Bytes of the rows that are held as Python values at once; also the most of a single row."""
 
 LARGEST_CHUNK, MOST_PER_ROW = 64 << 20, 1 << 18
-"""Bytes that a column of a row group may have, unpacked: so many, or so many for each row if that is more."""
+"""Maximum decompressed bytes of a column of a row group: in total, or for each row if that is more."""
 
 READ_AHEAD = 1 << 18
-"""Bytes of each column that are read at once; else, and with ``pre_buffer``, a whole row group is read."""
+"""Bytes of each column that are read at once. Without it, and with ``pre_buffer``, a whole row group is read."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ _TEXTS = ("STRING", "NONE", "JSON", "ENUM")
 
 
 def _check_chunks(path: AnyPath, metadata: Any) -> None:
-    """Refuse a column with a value that does not fit into memory, before it is unpacked.
+    """Refuse a column with a value that does not fit into memory, before it is decompressed.
 
     :raises SourceError: naming the column and the row group
     """

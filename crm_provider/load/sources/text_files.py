@@ -1,6 +1,6 @@
-"""Text files line by line: unpacked, decoded, numbered, and refused with the line where they are not text.
+"""Text files line by line: decompressed, decoded, numbered. A file that is not text is refused with the line's number.
 
-A line has a limit, so that a file without line ends, or one that unpacks to gigabytes, is never read into memory whole.
+A line has a limit, so that a file without line ends, or one that decompresses to gigabytes, is never read at once.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class TextLines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
+                if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
                 yield line
 
     def _shows_no_text(self, line: str) -> bool:
         """Whether NULs show a wrong encoding (in the first line) or a damaged file. A few may be part of a value."""
-        return "\0" in line and (self.number == 1 or DAMAGED in line)
+        return self.number == 1 or DAMAGED in line
 
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
@@ -81,7 +81,7 @@ class TextLines:
 
 @contextmanager
 def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[TextLines]:
-    r"""Open a text file, unpacked if it is gzip.
+    r"""Open a text file, decompressed if it is gzip.
 
     :param encoding: used if the file has no byte order mark
     :param newline: ``"\n"``, or ``""`` for lines that end in any way
@@ -152,7 +152,7 @@ class _Raw(io.RawIOBase):
 
 
 def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
-    """The content of a file, unpacked if it is gzip, also without the suffix .gz."""
+    """The content of a file, decompressed if it is gzip, also without the suffix .gz."""
     head = packed.peek(2)[:2]
     if head == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=packed)
@@ -163,7 +163,7 @@ def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
 
 @contextmanager
 def _unpacking(path: AnyPath, lines: TextLines | None = None) -> Iterator[None]:
-    """Say up to where a damaged file can be read."""
+    """Explain up to which line a damaged file can be read."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as damage:

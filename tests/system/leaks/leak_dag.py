@@ -24,12 +24,18 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sandbox import ids
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.transfers import sql_to_crm
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 PLANTED: dict[str, str] = json.loads(os.environ["PLANTED"])
 EMAIL, NAME, PHONE = (PLANTED[name] for name in ("email", "name", "phone"))
@@ -128,6 +134,36 @@ def loads(case: str) -> None:
     )
 
 
+def more_loads(case: str) -> None:
+    """Deals and erasures, with the outcome of every row, and a table of the CRM's contacts."""
+    given: dict[str, Any] = {"crm_conn_id": f"crm_{case}", "source": f"{FOLDER}/leads.csv"}
+    deal = {
+        "contact_email": "mail", "pb_name": "name", "pipeline_id": {"constant": ids.pipeline_id("Sales")},
+        "stage_id": {"constant": ids.stage_id("Sales", "New")},
+    }  # fmt: skip
+
+    def files(name: str) -> dict[str, str]:
+        return {
+            "rejects_path": f"{FOLDER}/out/{case}.{name}.rejects.jsonl",
+            "outcomes_path": f"{FOLDER}/out/{case}.{name}.outcomes.jsonl",
+            "checkpoint_path": f"{FOLDER}/out/{case}.{name}.checkpoint",
+        }
+
+    made = CrmLoadDealsOperator(
+        task_id=f"deals_{case}", mapping=deal, mode="upsert", max_rejects="100%", **files("deals"), **given
+    )
+    table = CrmToSqlOperator(
+        task_id=f"table_{case}", crm_conn_id=f"crm_{case}", listing="contacts", sql_conn_id="leaks_db",
+        table=f"people_{case}", mode="append", create_table=True, changes_since="last",
+        state_path=f"{FOLDER}/out/{case}.people.seen", trigger_rule="all_done",
+    )  # fmt: skip
+    erased = CrmDeleteContactsOperator(
+        task_id=f"erase_{case}", mapping={"email": "mail"}, max_deletes=10, max_rejects="100%",
+        trigger_rule="all_done", **files("erase"), **given,
+    )  # fmt: skip
+    made >> [table, erased]
+
+
 with DAG("leaks", schedule=None, default_args={"retry_delay": timedelta(seconds=1)}, max_active_tasks=32):
     rows_task = task(rows)()
     for place, (kind, make) in enumerate(kinds().items()):
@@ -152,6 +188,10 @@ with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
 
     for case in ("m422", "m418"):
         own_task.override(task_id=f"own_{case}")(case)
+
+with DAG("leaks_in_tables", schedule=None, max_active_tasks=32):
+    for case in ("ok", "m422"):
+        more_loads(case)
 
 with DAG("leaks_deferred", schedule=None, max_active_tasks=32):
     for case in ("ok", "m502", "m403"):

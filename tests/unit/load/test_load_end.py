@@ -31,19 +31,15 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     )
 
 
-def resend(folder: Path) -> str:
+def resend(folder: Path, *, how: str = "This DAG sends them:\n\n```python\nwith DAG(...)\n```") -> str:
     path = folder / "out" / "rejects.jsonl"
-    return (
-        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
-        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
-    )
+    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
 
 
 def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     it = load(tmp_path, state=True)
-    summary = finish_summary(it, SUMMARY, ending="Done.")
+    summary = finish_summary(it, replace(SUMMARY, resend="with DAG(...)"), ending="Done.")
     written = tmp_path / "out" / "rejects.jsonl.report.md"
     assert summary == replace(
         SUMMARY,
@@ -54,10 +50,13 @@ def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: P
             "state": str(tmp_path / "state"),
         },
         ending="Done.",
+        resend="with DAG(...)",
     )
-    assert summary.as_dict()["resend"] in resend(tmp_path)
+    assert summary.as_dict()["resend"] == "with DAG(...)"
     expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
     assert written.read_text() == expected
+    finish_summary(it, SUMMARY, ending="Done.")
+    assert resend(tmp_path, how="`CrmRetryRejectsOperator` sends them.") in written.read_text()
     assert finish_summary(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 

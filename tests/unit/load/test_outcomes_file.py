@@ -24,14 +24,7 @@ from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.kinds.remote_contacts import UNWANTED
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
-from crm_provider.load.outcomes.formats import (
-    AFTER,
-    BEFORE,
-    RowOutcome,
-    checked_keys,
-    outcomes_format,
-    shown_key,
-)
+from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, outcomes_format, shown_key
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.memory import IteratorSource

@@ -176,3 +176,14 @@ def test_a_view_becomes_bytes_and_the_rest_stays(view: Any) -> None:
 def test_a_row_without_views_is_not_copied() -> None:
     plain = row(1, name="Ann")
     assert without_views(plain) is plain
+
+
+def test_rows_reach_the_database_a_hundred_at_a_time(table: StagedRows) -> None:
+    held = []
+    for number in range(1, 251):
+        table.add(row(number), RowStatus.SEND, contact(number))
+        held.append(len(table._waiting) // 4)
+    assert max(held) == 99
+    assert held[99] == held[199] == 0
+    assert len(table) == 250
+    assert not table._waiting
