@@ -19,7 +19,7 @@ export PIP_RETRIES ?= 10
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-imports bench-waiters reliability soak fuzz mutants matrix lint audit docs dist pins clean
+.PHONY: help demo test test-system contract bench bench-pacing bench-load bench-load-deals bench-big-loads bench-imports bench-waiters reliability soak fuzz mutants matrix lint audit docs dist pins clean
 
 help: ## Lists the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -47,6 +47,9 @@ bench-load: .venv/.ready-test ## Cost of a load: share of the limit, calls, memo
 
 bench-load-deals: .venv/.ready-test ## Cost of a load of deals, compared with a loop (ARGS="--write docs/load-deals.md")
 	@$(RUN) tests/benchmarks/bench_load_deals.py $(ARGS)
+
+bench-big-loads: .venv/.ready-test ## Memory and time of big loads (ARGS="--rows 10000000 --write docs/performance.md")
+	@$(RUN) tests/benchmarks/bench_big_loads.py $(ARGS)
 
 bench-imports: .venv/.ready-bench ## Parse time of a DAG file, compared with official providers (ARGS="--write docs/performance.md")
 	@$(RUN) tests/benchmarks/bench_imports.py $(ARGS)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from crm_provider.errors import CrmConfigurationError
 from crm_provider.errors.on_error import OnError, Work
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy, with_mode
-from crm_provider.errors.policy_table import Line, explain
+from crm_provider.errors.policy_table import PolicyLine, explain
 from crm_provider.values.suggest import did_you_mean
 
 COLUMNS: Mapping[str, str] = {
@@ -104,7 +104,7 @@ def _site_lines(work: Work) -> OnError:
     return config.on_error(work)
 
 
-def render(lines: Sequence[Line], style: str) -> str:
+def render(lines: Sequence[PolicyLine], style: str) -> str:
     """The table as aligned text, Markdown or JSON."""
     if style == "json":
         return json.dumps([dataclasses.asdict(line) for line in lines], indent=2)

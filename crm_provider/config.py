@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,6 +22,9 @@ CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
 
 ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
 """Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
+
+IN_A_POD = "AIRFLOW_IS_K8S_EXECUTOR_POD"
+"""Environment variable that KubernetesExecutor sets in the pod of a task."""
 
 RECORD_PLACEHOLDERS = {"id", "conn_id"}
 
@@ -51,8 +55,15 @@ def on_error(work: Work) -> Mapping[Any, Action]:
     return {} if text is None else _lines(text)[work]
 
 
+def runs_in_own_pod() -> bool:
+    """Whether this try of a task has a pod of its own, whose disk is deleted after it."""
+    return bool(os.environ.get(IN_A_POD))
+
+
 def executors() -> str:
-    """The executors of Airflow's configuration."""
+    """The executors of Airflow's configuration. In a task's pod its template may have replaced them."""
+    if runs_in_own_pod():
+        return "KubernetesExecutor"
     return str(conf.get("core", "executor", fallback="LocalExecutor"))
 
 
@@ -97,6 +108,11 @@ def file_links() -> Mapping[str, str]:
 def report_directory() -> str | None:
     """Folder, or URL of one, for the reports of loads that say nothing else."""
     return option("report_directory")
+
+
+def work_directory() -> str | None:
+    """Folder, or URL of one, where a task keeps what its next try needs and no other place is given for."""
+    return option("work_directory")
 
 
 def page_url(path: str) -> str | None:

@@ -174,6 +174,11 @@ CONFIG: dict[str, Any] = {
                 "Folder, or its URL (s3://aws_default@bucket/reports), for reports of loads without a report_path.",
                 example="/var/crm/reports",
             ),
+            "work_directory": _option(
+                "Folder, or its URL, where tasks keep what their next try needs and no argument gives a place for:\n"
+                "checkpoints of loads (below Airflow 3.3), and pages on their way to a database.",
+                example="s3://aws_default@bucket/crm-work",
+            ),
             "contact_url": _option(
                 "URL of a contact in the CRM's web application, with {id} for its id and {conn_id} for the connection.",
                 example="https://app.example.com/contacts/{id}",

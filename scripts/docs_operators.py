@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
-from crm_provider.errors.policy_table import Line, explain
+from crm_provider.errors.policy_table import PolicyLine, explain
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -310,15 +310,15 @@ def _policy(name: str) -> ErrorPolicy:
     return ErrorPolicy(work=OPERATORS[name], operator=name)
 
 
-def _cells(line: Line) -> tuple[str, str, str, str]:
+def _cells(line: PolicyLine) -> tuple[str, str, str, str]:
     return line.action, line.in_call, line.effect, line.origin
 
 
-def _strength(line: Line) -> tuple[bool, int]:
+def _strength(line: PolicyLine) -> tuple[bool, int]:
     """Sort key: lines that the operator decides come first, and failures come last."""
     order = ("skip", "wait", "retry", "reject", "fail")
     return line.decided_by is DecidedBy.DEFAULT, order.index(line.action) if line.action in order else 0
 
 
-def _counted(line: Line) -> str:
+def _counted(line: PolicyLine) -> str:
     return {"skip": "skipped", "fail": "a failure", "reject": "rejected"}.get(line.action, f"counted as {line.action}")

@@ -107,6 +107,7 @@ def _run(group: Group, *, again: bool) -> None:
     names = [mutant.name for mutant in _mutants(folder) if mutant.fate in ALIVE] if again else []
     if again and not names:
         return
+    (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests as they were
     if not again:
         shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:

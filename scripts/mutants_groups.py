@@ -26,8 +26,13 @@ class Group:
 UNIT = "tests/unit"
 LOAD = f"{UNIT}/load"
 ENGINE = f"{LOAD}/test_job.py"
+CHANGES = f"{LOAD}/test_changes.py"
+LEASES = f"{UNIT}/test_rate_limit_leases.py"
+ROSTER = f"{UNIT}/test_rate_limit_roster.py"
 SCHEDULE = f"{UNIT}/test_rate_limit_schedule.py"
 STORES = f"{UNIT}/test_rate_limit_stores.py"
+
+_ANY_CHANGES = (f"{CHANGES}::test_changes_applied_to_the_old_copy_give_the_new_one",)
 
 _ALL = (
     Group(
@@ -49,13 +54,23 @@ _ALL = (
         "upsert",
         ("client/upsert", "client/remote_contact", "values/server_clock"),
         (
-            f"{LOAD}/test_sender.py",
+            f"{LOAD}/test_row_sender.py",
             f"{UNIT}/test_verify_write.py",
             f"{UNIT}/test_learned_order.py",
             f"{UNIT}/test_upsert.py",
             f"{UNIT}/test_client.py",
         ),
         (f"{UNIT}/test_client.py::test_no_sent_value_is_shown",),
+    ),
+    Group(
+        "deletions",
+        ("load/kinds/deletions", "load/kinds/remote_deletions"),
+        (f"{LOAD}/test_deletions.py",),
+    ),
+    Group(
+        "deals",
+        ("load/kinds/deal_plan", "load/kinds/deal_sender", "load/kinds/remote_deals"),
+        (f"{LOAD}/test_deal_plan.py", f"{LOAD}/test_deal_sender.py", f"{LOAD}/test_same_deals.py"),
     ),
     Group("outcome", ("tasks/outcome",), (f"{UNIT}/test_outcome.py",)),
     Group("waiting", ("waiting/backoff",), (f"{UNIT}/test_waiting_backoff.py",)),
@@ -85,6 +100,18 @@ _ALL = (
         (f"{STORES}::test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_the_others",),
     ),
     Group(
+        "hosts",
+        ("rate_limit/roster", "rate_limit/leases"),
+        (ROSTER, LEASES),
+        (
+            f"{ROSTER}::test_any_json_is_a_plan",
+            f"{LEASES}::test_the_limit_is_used_kept_and_fairly_shared",
+            f"{LEASES}::test_hosts_that_come_and_go_cost_few_calls",
+            f"{LEASES}::test_who_needs_little_leaves_the_rest_to_the_others",
+            f"{LEASES}::test_a_dead_host_is_forgotten_within_15_seconds",
+        ),
+    ),
+    Group(
         "plan",
         ("load/planner",),
         (f"{LOAD}/test_planner.py", f"{LOAD}/test_plan_costs.py"),
@@ -102,6 +129,7 @@ _ALL = (
             f"{LOAD}/test_hostile_state.py::test_an_impossible_part_is_refused",
             f"{LOAD}/test_hostile_state.py::test_a_missing_part_is_refused",
             f"{LOAD}/test_preflight_and_progress.py",
+            f"{LOAD}/test_load_progress.py",
             f"{LOAD}/test_load_try.py",
             ENGINE,
         ),
@@ -109,8 +137,8 @@ _ALL = (
     Group(
         "extract",
         ("extract/extractor", "extract/reader"),
-        (f"{LOAD}/test_extract_stats.py", f"{LOAD}/test_extract.py", f"{UNIT}/fuzz/test_any_listing.py"),
-        tuple(f"{LOAD}/test_extract.py::{name}" for name in ("test_the_next_try_goes_on_where_the_last_one_stopped",)),
+        (f"{LOAD}/test_extract_stats.py", f"{LOAD}/test_extract.py", f"{LOAD}/test_typed_extracts.py", CHANGES),
+        (f"{LOAD}/test_typed_extracts.py::test_a_load_makes_the_same_contacts_of_it", *_ANY_CHANGES),
     ),
     Group(
         "loop",

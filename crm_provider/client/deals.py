@@ -14,7 +14,7 @@ from crm_provider.client.request import Call, mapping_of
 from crm_provider.values.json_values import same_value, shows
 from crm_provider.values.server_clock import ServerMoment, utc_time
 
-EXACT = timedelta(minutes=1)
+MAX_UNCERTAINTY = timedelta(minutes=1)
 """The uncertainty up to which a moment decides the age of a deal."""
 
 
@@ -75,7 +75,9 @@ class DealCalls(ListingCalls):
             created_at, moment = utc_time(deal.get("createdAt")), since()
             if created_at is not None and moment is not None and created_at < moment.earliest - CLOCKS_APART:
                 continue  # it existed before
-            is_dated = created_at is not None and moment is not None and moment.latest - moment.earliest <= EXACT
+            is_dated = (
+                created_at is not None and moment is not None and moment.latest - moment.earliest <= MAX_UNCERTAINTY
+            )
             is_alike = bool(attributes) and shows(deal.get("attributes"), attributes)
             has_moved = str(deal.get("stageId") or stage_id).lower() != stage_id.lower()
             differs = _differs(deal.get("attributes"), attributes)

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from crm_provider import errors as e
 from crm_provider.client.body import ACCEPTED, CHUNK, BodyRefused, decompressed
 from crm_provider.client.responses import CrmResponse
-from crm_provider.client.settings import Settings, shown_host
+from crm_provider.client.settings import Settings, host_for_messages
 from crm_provider.client.transport_errors import transport_error
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class HttpSession:
 
         _hide_paths_in_logs()
         self._settings, self._progress = settings, SendProgress()
-        self._host = shown_host(urlsplit(settings.base_url).hostname or "")
+        self._host = host_for_messages(urlsplit(settings.base_url).hostname or "")
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             adapter = WatchedAdapter(

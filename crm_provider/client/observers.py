@@ -67,12 +67,11 @@ class RequestCounter:
     def __call__(self, event: RequestEvent) -> None:
         with self._lock:
             before = self._totals
-            failed = [] if event.error_type is None else [event.error_type]
             self._totals = RequestTotals(
                 calls=before.calls + 1,
                 throttled=before.throttled + event.throttled,
                 waited=before.waited + event.waited,
-                errors=before.errors + Counter(failed),
+                errors=before.errors if event.error_type is None else before.errors + Counter([event.error_type]),
             )
 
     def snapshot(self) -> RequestTotals:

@@ -63,14 +63,14 @@ _ENDLESS = 10**18
 """More records than any account has. A larger number, such as ``1e400``, is not converted."""
 
 
-def _count_of(told: Any) -> int | None:
+def _count_of(reported: Any) -> int | None:
     """A number of records in any form that JSON has for it; None if it is not one."""
-    if isinstance(told, str) and re.fullmatch(r"[0-9]{1,1000}", told.strip()):
-        return int(told)
-    if isinstance(told, (float, Decimal)):
-        bounded = min(told, _ENDLESS)
-        told = int(bounded) if bounded % 1 == 0 else None
-    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+    if isinstance(reported, str) and re.fullmatch(r"[0-9]{1,1000}", reported.strip()):
+        return int(reported)
+    if isinstance(reported, (float, Decimal)):
+        bounded = min(reported, _ENDLESS)
+        reported = int(bounded) if bounded % 1 == 0 else None
+    return reported if isinstance(reported, int) and not isinstance(reported, bool) and reported >= 0 else None
 
 
 def _is_null_list(value: Mapping[str, Any]) -> bool:

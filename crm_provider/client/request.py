@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ _TEMPLATE_PART = re.compile(r"\{\w+\}|[a-z-]{0,20}")
 _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+@lru_cache(maxsize=256)  # of the few routes; without it, a call spends more on this than on its JSON
 def _may_be_shown(path: str) -> bool:
     """Whether a path has only placeholders, plain words and ids, and none of them where personal data stands."""
     parts_are_plain = all(_TEMPLATE_PART.fullmatch(part) or _ID.fullmatch(part) for part in path.split("/"))
@@ -52,13 +54,13 @@ class Call:
     allow_any_body: bool = False
     use_decimal: bool = False
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The path as sent: each part percent-encoded, except for unreserved characters."""
         encoded = {name: quote(validation.path_part(value, name), safe="") for name, value in self.path_params.items()}
         return re.sub(r"\{(\w+)\}", lambda m: encoded[m[1]], self.route)
 
-    @property
+    @cached_property
     def log_path(self) -> str:
         """The path as messages show it."""
         filled = re.sub(r"\{(\w+)\}", lambda m: self.path_params[m[1]] if m[1] in SHOWN_PARTS else m[0], self.route)

@@ -146,7 +146,7 @@ def _error(
 ) -> e.CrmError:
     unsure = response.method in WRITES and issubclass(error, (e.CrmTransientError, e.CrmProtocolError))
     return error(
-        text.strip() if _documented(text, response.status) else cut(_without_sent(text, response.sensitive_values)),
+        text.strip() if _documented(text, response.status) else cut(_redacted(text, response.sensitive_values)),
         type=spec.error.type if spec else _unknown_type(response.status),
         status=response.status,
         request_id=request_id_of(response, parsed),
@@ -385,11 +385,11 @@ def shortened(response: CrmResponse) -> str:
     """The start of a body for a message. Of JSON only the shape is shown, because its values may be personal data."""
     start = response.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
     is_whole = len(response.body) <= READ_FOR_MESSAGES
-    text = _without_sent(start, response.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]
+    text = _redacted(start, response.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]
     return cut(re.sub(r"\d{4,}", "...", _JSON_STRING.sub(lambda m: m[0] if m["key"] else '"..."', text)))
 
 
-def _without_sent(text: str, sent: tuple[str, ...], *, is_whole: bool = True) -> str:
+def _redacted(text: str, sent: tuple[str, ...], *, is_whole: bool = True) -> str:
     """As :func:`without_values`. A long text is cut, and so is its end if a value may begin there."""
     shown = without_values(text[:READ_FOR_MESSAGES], sent)
     if is_whole and len(text) <= READ_FOR_MESSAGES:

@@ -82,6 +82,8 @@ class RetryLoop:
         self._attempts = 0
         self._started = self._first_sent = transport.clock()
         self._last_error: e.CrmError | None = None
+        self._failed: e.CrmError | None = None
+        """The error of the first attempt, until it is decided about."""
         self._maybe_done = False
         """Whether an attempt may have happened, as far as is known now."""
         self._response_lost = False
@@ -94,18 +96,43 @@ class RetryLoop:
         :raises CrmError: the typed error of the last attempt, with the number of attempts and their time
         """
         try:
-            for attempt in self._retrying():
-                with attempt:
-                    self._attempts += 1
-                    result = self._verified()
-                    if result is None:
-                        result = self._send()
+            result = self._first()
+            if result is None:
+                result = self._further()
         except BudgetBusy as busy:
             self._attempts -= 1
             raise self._completed(self._last_error or _not_sent(self._call, busy)) from None
         except e.CrmError as error:
             self._completed(error)
             raise
+        return result
+
+    def _first(self) -> Any:
+        """The first attempt, without tenacity, which takes more time than the rest of this loop.
+
+        :return: None if there may be another attempt
+        """
+        self._attempts += 1
+        try:
+            return self._send()
+        except e.CrmError as error:
+            self._failed = error
+            if not self._may_repeat(error):
+                raise
+        return None
+
+    def _further(self) -> Any:
+        """All attempts after the first; for tenacity its error is the first to decide about."""
+        result = None
+        for attempt in self._retrying():
+            with attempt:
+                if self._failed is not None:
+                    failed, self._failed = self._failed, None
+                    raise failed
+                self._attempts += 1
+                result = self._verified()
+                if result is None:
+                    result = self._send()
         return result
 
     # -- one attempt ----------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ class Settings:
             )
         if len(self.api_key) >= SHORTEST_KEY and self.api_key.lower() in self.base_url.lower():
             raise CrmConfigurationError(
-                "Base URL (field Host) contains the API key; put the key into the field Password only, and leave Host "
-                f"empty or use {DEFAULT_BASE_URL}"
+                "Base URL (field Host) contains the API key; put the key into API key (field Password) only, and "
+                f"leave Host empty or use {DEFAULT_BASE_URL}"
             )
         object.__setattr__(self, "api_key", Secret(self.api_key))
         object.__setattr__(self, "base_url", checked_base_url(self.base_url))
@@ -127,12 +127,13 @@ def checked_base_url(url: str) -> str:
         raise CrmConfigurationError(f"Base URL (field Host) has a space or control character; use {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and not is_loopback(hostname):
         raise CrmConfigurationError(
-            f"Base URL (field Host) is plain HTTP to {shown_host(hostname) or 'another machine'}, where anyone on the "
-            "way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
+            f"Base URL (field Host) is plain HTTP to {host_for_messages(hostname) or 'another machine'}, where anyone "
+            "on the way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
         )
     if "@" in parts.netloc:
         raise CrmConfigurationError(
-            "Base URL (field Host) has a user or password in it; remove them, the API key goes into the field Password"
+            "Base URL (field Host) has a user or password in it; remove them, and put the key into API key "
+            "(field Password)"
         )
     if _is_forbidden(hostname):
         raise CrmConfigurationError(
@@ -165,7 +166,7 @@ def with_port(url: str, port: int | None) -> str:
     return url if own else parts._replace(netloc=f"{parts.netloc}:{port}").geturl()
 
 
-def shown_host(hostname: str) -> str | None:
+def host_for_messages(hostname: str) -> str | None:
     """The name of a host for messages; None if it may be an API key in the wrong field (no dot, or a long part)."""
     parts = hostname.split(".")
     return hostname if len(parts) > 1 and all(len(part) < SHORTEST_KEY for part in parts) else None
@@ -284,12 +285,12 @@ EXTRAS: Mapping[str, Callable[[Any], Any]] = {
 def _checked_extra(name: str, value: Any) -> Any:
     if name in ("api_key", "apikey", "key", "token", "x-api-key"):
         raise CrmConfigurationError(
-            f"Extra {name!r} is unknown; put the API key into the field Password, where it is masked"
+            f"Extra {name!r} is unknown; put the key into API key (field Password), where it is masked"
         )
     if name not in EXTRAS:
         close = nearest(name, EXTRAS)
         fix = f"did you mean {close!r}?" if close else "remove it."
-        given = repr(name) if close else _shown(name)
+        given = repr(name) if close else _for_message(name)
         raise CrmConfigurationError(f"Extra {given} is unknown; {fix} Known: {', '.join(EXTRAS)}")
     problem: str
     try:
@@ -297,7 +298,7 @@ def _checked_extra(name: str, value: Any) -> Any:
     except ValueError as wanted:
         problem = str(wanted)
     # outside of the handler: Python's message about an invalid number contains the value
-    shown = "" if name == "rate_store" else f", but is {_shown(value)}"  # a store's URL may hold a password
+    shown = "" if name == "rate_store" else f", but is {_for_message(value)}"  # a store's URL may hold a password
     raise CrmConfigurationError(f"Extra {name!r} must be {problem}{shown}")
 
 
@@ -305,6 +306,6 @@ SHORTEST_KEY = 16
 """Characters. A text of this length or longer may be an API key in the wrong field and is not shown."""
 
 
-def _shown(value: Any) -> str:
+def _for_message(value: Any) -> str:
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) < SHORTEST_KEY + 2 else f"a value of {len(text)} characters"

@@ -75,7 +75,7 @@ class Creation:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """The result of writing a contact.
 
     :param outcome: ``suppressed``: nothing was written to a contact that is unsubscribed or blacklisted
@@ -166,7 +166,7 @@ class ContactWriter:
         remote: RemoteContact | None = None,
         *,
         is_ours: Callable[[RemoteContact], bool] | None = None,
-    ) -> Written:
+    ) -> WriteResult:
         """Create or update a contact. :meth:`add_to_lists` adds it to its lists afterwards.
 
         :param remote: the contact as it was read some time ago, None if it was not read
@@ -181,7 +181,7 @@ class ContactWriter:
             return self._update_only(contact, remote)
         return self._upsert(contact, remote)
 
-    def add_to_lists(self, contact: ContactToWrite, written: Written, *, again: bool = False) -> Written:
+    def add_to_lists(self, contact: ContactToWrite, written: WriteResult, *, again: bool = False) -> WriteResult:
         """Add a contact that was written to the lists that it is not in yet.
 
         An unchanged contact that is added to a list counts as updated.
@@ -198,7 +198,7 @@ class ContactWriter:
             return written
         self._api.add_contact_to_lists((remote or ABSENT).email or contact.email, missing)
         outcome: WriteOutcome = "updated" if written.outcome == "unchanged" else written.outcome
-        return Written(outcome, response=written.response, remote=remote)
+        return WriteResult(outcome, response=written.response, remote=remote)
 
     # -- modes ----------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class ContactWriter:
         contact: ContactToWrite,
         remote: RemoteContact | None,
         is_ours: Callable[[RemoteContact], bool] | None,
-    ) -> Written:
+    ) -> WriteResult:
         if remote is not None and remote.exists:
             if is_ours is None or not is_ours(remote):
                 raise _already_exists(None)
@@ -223,20 +223,20 @@ class ContactWriter:
         return self._own(RemoteContact.of(creation.record, contact.email), is_ours)
 
     @staticmethod
-    def _own(remote: RemoteContact, is_ours: Callable[[RemoteContact], bool] | None) -> Written:
+    def _own(remote: RemoteContact, is_ours: Callable[[RemoteContact], bool] | None) -> WriteResult:
         """The result for a contact that exists, if an earlier attempt at its row has made it."""
         if is_ours is None or not remote.exists or not is_ours(remote):
             raise _already_exists(409)
-        return Written("unchanged", called=False, remote=remote)
+        return WriteResult("unchanged", called=False, remote=remote)
 
-    def _update_only(self, contact: ContactToWrite, remote: RemoteContact | None) -> Written:
+    def _update_only(self, contact: ContactToWrite, remote: RemoteContact | None) -> WriteResult:
         if remote is not None and remote.exists:
             return self._change(contact, remote)
         if self._guard or not (contact.attributes or self._lists):
             return self._change(contact, self._read(contact), fresh=True)
         return self._overwrite(contact)  # if there is no such contact, this call or the one for the lists fails
 
-    def _upsert(self, contact: ContactToWrite, remote: RemoteContact | None) -> Written:
+    def _upsert(self, contact: ContactToWrite, remote: RemoteContact | None) -> WriteResult:
         if remote is not None and remote.exists:
             try:
                 return self._change(contact, remote)
@@ -248,7 +248,7 @@ class ContactWriter:
             return self._existing_first(contact)
         return self._new_first(contact)
 
-    def _existing_first(self, contact: ContactToWrite) -> Written:
+    def _existing_first(self, contact: ContactToWrite) -> WriteResult:
         try:
             if self._guard:
                 written = self._change(contact, self._read(contact), fresh=True)
@@ -261,7 +261,7 @@ class ContactWriter:
         self._order.learn(existed=True)
         return written
 
-    def _new_first(self, contact: ContactToWrite, *, learn: bool = True) -> Written:
+    def _new_first(self, contact: ContactToWrite, *, learn: bool = True) -> WriteResult:
         creation: Creation | None = None
         with contextlib.suppress(e.CrmContactAlreadyExistsError):
             creation = self._create(contact)
@@ -281,41 +281,41 @@ class ContactWriter:
     def _create(self, contact: ContactToWrite) -> Creation:
         return self._api.create_or_find(contact.email, attributes=contact.attributes or None, origin=contact.origin)
 
-    def _made(self, contact: ContactToWrite, creation: Creation) -> Written:
+    def _made(self, contact: ContactToWrite, creation: Creation) -> WriteResult:
         """The result for a contact that this creation has made.
 
         A contact that was read back need not show all values, because the CRM may format some differently. An upsert
         then writes them once more, which is harmless.
         """
         if not creation.read_back:
-            return Written("created", response=creation.record)
+            return WriteResult("created", response=creation.record)
         remote = RemoteContact.of(creation.record, contact.email)
         if self.mode == "upsert" and contact.attributes and not remote.has(contact.attributes):
             self._api.send_update(contact.email, attributes=contact.attributes)
-        return Written("created", response=creation.record, remote=remote)
+        return WriteResult("created", response=creation.record, remote=remote)
 
-    def _change(self, contact: ContactToWrite, remote: RemoteContact, *, fresh: bool = False) -> Written:
+    def _change(self, contact: ContactToWrite, remote: RemoteContact, *, fresh: bool = False) -> WriteResult:
         """Write what differs in an existing contact that was read.
 
         :param fresh: whether it was read just now
         """
         if remote.unwanted and self._guard:
-            return Written("suppressed", called=False, remote=remote)
+            return WriteResult("suppressed", called=False, remote=remote)
         is_done = remote.exists and remote.has(contact.attributes) and not remote.lacks(self._lists)
         if self._guard and not fresh and not is_done:
             return self._change(contact, self._read(contact), fresh=True)
         if not remote.exists or remote.email is None:
             raise e.CrmContactNotFoundError("Contact not found.", status=404, method="GET", path="/contacts/{email}")
         if remote.has(contact.attributes) or not contact.attributes:
-            return Written("unchanged", called=False, remote=remote)
+            return WriteResult("unchanged", called=False, remote=remote)
         response = self._api.send_update(remote.email, attributes=contact.attributes)
-        return Written("updated", response=response, remote=remote)
+        return WriteResult("updated", response=response, remote=remote)
 
-    def _overwrite(self, contact: ContactToWrite) -> Written:
+    def _overwrite(self, contact: ContactToWrite) -> WriteResult:
         """Write an existing contact that was not read."""
         if not contact.attributes:
-            return Written("unchanged", called=False)
-        return Written("updated", response=self._api.send_update(contact.email, attributes=contact.attributes))
+            return WriteResult("unchanged", called=False)
+        return WriteResult("updated", response=self._api.send_update(contact.email, attributes=contact.attributes))
 
     def _read(self, contact: ContactToWrite) -> RemoteContact:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 ADVICE: dict[str | type[CrmError], str] = {}
 """What to do about an error, by its type and by its class; :mod:`crm_provider.errors.catalog` fills it in."""
@@ -27,6 +27,9 @@ class CrmError(Exception):
     """
 
     type: str = "UNKNOWN"
+
+    message_has_advice: ClassVar[bool] = False
+    """Whether each message of this class already says what to do, as those of our own checks do."""
 
     def __init__(
         self,
@@ -70,8 +73,8 @@ class CrmError(Exception):
 
     @property
     def advice(self) -> str:
-        """What to do about it, as a sentence."""
-        return _sentence(_capital(self.suggested_action))
+        """What to do about it, as a sentence; empty if the message already says it."""
+        return "" if self.message_has_advice else _sentence(_capital(self.suggested_action))
 
     @property
     def circumstances(self) -> list[str]:
@@ -85,7 +88,8 @@ class CrmError(Exception):
         return parts
 
     def __str__(self) -> str:
-        parts = [self.happened, f"What to do: {self.advice}", *self.circumstances]
+        advice = [f"What to do: {self.advice}"] if self.advice else []
+        parts = [self.happened, *advice, *self.circumstances]
         if self.request_id:
             parts.append(f"Request id: {self.request_id}.")
         return " ".join(parts)
@@ -185,6 +189,7 @@ class CrmConfigurationError(CrmAccessError):
     """The Airflow connection is missing, or a field of it or of Airflow's configuration is wrong. No call was made."""
 
     type = "CONFIGURATION"
+    message_has_advice = True
 
 
 # -- request and data ---------------------------------------------------------------------------------------
@@ -224,6 +229,7 @@ class CrmInvalidValueError(CrmDataError, ValueError):
     """A check found an invalid value before any call was made."""
 
     type = "INVALID_VALUE"
+    message_has_advice = True
 
 
 # -- not found ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from crm_provider.errors.policy import LOADS_OF_DEALS, ONLY_IF_UNKNOWN, DecidedB
 
 
 @dataclass(frozen=True)
-class Line:
+class PolicyLine:
     """One line of the effective table.
 
     :param in_call: what the client does within one call, ``-`` for nothing
@@ -110,14 +110,14 @@ EFFECTS: Mapping[Work, Mapping[Action, Mapping[type[e.CrmError], str]]] = {
 :data:`crm_provider.errors.policy.ROW_RULES`."""
 
 
-def explain(policy: ErrorPolicy | None = None) -> list[Line]:
+def explain(policy: ErrorPolicy | None = None) -> list[PolicyLine]:
     """The effective table: one line for each error type, with the origin of its action."""
     policy = policy or ErrorPolicy()
     lines = []
     for spec in CATALOGUE.values():
         decision = policy.decide(spec.error)
         lines.append(
-            Line(
+            PolicyLine(
                 type=spec.type,
                 error=spec.error.__name__,
                 status=spec.status,

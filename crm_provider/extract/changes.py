@@ -4,6 +4,9 @@ The API has neither a filter nor a change feed. So a run reads the whole listing
 fingerprint that the last run left. The state file holds ids in plain text, because a removed record is known by its id
 only, and no value: a fingerprint is a hash under a key that is derived from the API key.
 
+Beside it, ``<name>.pending`` names the runs whose output may be complete although the state file does not know it. So
+the next run, which reports their changes again, can replace their rows.
+
 The file also says how the listing looked before its last run. If the same task instance runs again, because it was
 retried, killed or cleared, it compares with that: so its output is complete again, whatever became of the first one.
 """
@@ -36,7 +39,7 @@ from crm_provider.files.fingerprints import (
     write_lines,
 )
 from crm_provider.files.lock import FileLock
-from crm_provider.files.paths import AnyPath, is_local, sibling
+from crm_provider.files.paths import AnyPath, atomic_writer, is_local, read_own, remove, sibling
 from crm_provider.values.json_values import json_text
 
 if TYPE_CHECKING:
@@ -57,6 +60,13 @@ END = "end"
 """The last line: a file without it was cut off."""
 
 
+PENDING = ".pending"
+"""Suffix of the file that names runs."""
+
+LARGEST_PENDING = 1 << 20
+"""Bytes of it that are read."""
+
+
 class ChangeTracker:
     """Compares the records of one run with those of the last one. Used as a context, by one run at a time.
 
@@ -74,6 +84,7 @@ class ChangeTracker:
         self._header = f"{TITLE} {self._hash('check').hex()}"
         self._open = ExitStack()
         self.counts: Counter[str] = Counter()
+        self._last_work: Any = None
 
     def __enter__(self) -> Self:
         """Lock and read the state file.
@@ -123,12 +134,38 @@ class ChangeTracker:
                 self.counts["unconfirmed"] += 1
                 self._new.put([(key, last)])
 
+    def announce(self) -> tuple[str, ...]:
+        """Write down that this run is about to complete its output.
+
+        :return: the marks of the runs whose output this one replaces: this one, and those that have announced it and
+            did not come to replacing the state file
+        """
+        pending = sibling(self.path, PENDING)
+        try:
+            with read_own(pending) as file:
+                found = json.loads(file.read(LARGEST_PENDING))
+            earlier = [mark for mark in found if isinstance(mark, str)]
+        except FileNotFoundError:
+            earlier = []
+        except (ValueError, TypeError, RecursionError):
+            raise e.CrmInvalidValueError(
+                f"the file {pending.name} is damaged or is another file; remove it: then rows of a run that failed may "
+                "be there twice"
+            ) from None
+        if self._last_work in earlier:  # it, or a later one, has replaced the state file
+            earlier = []
+        runs = tuple(dict.fromkeys([self._work, *earlier]))
+        with atomic_writer(pending) as file:
+            json.dump(runs, file)
+        return runs
+
     def commit(self) -> None:
         """Replace the state file: the output is complete."""
         about = json.dumps({"listing": self._listing, "place": self._place, "work": self._work})
         now = (line_of(key, print_) for key, print_ in self._new)
         before = (line_of(key, print_) for key, print_ in self._undo())
         write_lines(self.path, chain([self._header, about], now, [BEFORE], before, [END]))
+        remove(sibling(self.path, PENDING))
         if self.counts["unconfirmed"]:
             log.warning(
                 "%d records are missing from the listing of %s, which changed while it was read: a later run reports "
@@ -176,7 +213,7 @@ class ChangeTracker:
             header, about = next(lines, None), next(lines, "")
             if header is None and not self.path.exists():
                 return True  # the first run
-            work = self._checked(header or "", about)
+            work = self._last_work = self._checked(header or "", about)
             self._old.put(_section(lines, BEFORE))
             for entry in _section(lines, END):
                 if work == self._work:

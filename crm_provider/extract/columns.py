@@ -15,14 +15,11 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from crm_provider.extract.writers import FIRST, Record, cell_text, flatten
-from crm_provider.values.json_types import moment_of
+from crm_provider.values.json_types import is_64_bit, json_kind, moment_of
 from crm_provider.values.json_values import json_text
 
 Kind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
 """What a column holds."""
-
-LARGEST = 2**63
-"""Whole numbers from here on are of kind ``number``."""
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\( *\d+ *(, *\d+ *)?\))?[A-Za-z ]*(\[\])?", re.ASCII)
 
@@ -51,17 +48,17 @@ def moment(value: Any) -> datetime | None:
         return None
 
 
+_KINDS: Mapping[str | None, Kind] = {"boolean": "boolean", "number": "number", "list": "json", "struct": "json"}
+
+
 def kind_of(value: Any) -> Kind:
     """What a column needs to hold for a value."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer" if -LARGEST <= value < LARGEST else "number"
-    if isinstance(value, (Decimal, float)):
-        return "number"
-    if isinstance(value, (Mapping, list)):
-        return "json"
-    return "text" if moment(value) is None else "timestamp"
+    found = json_kind(value)
+    if found == "integer":
+        return "integer" if is_64_bit(value) else "number"
+    if found == "text" and moment(value) is not None:
+        return "timestamp"
+    return _KINDS.get(found, "text")
 
 
 class ColumnKinds:

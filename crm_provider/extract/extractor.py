@@ -14,7 +14,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Listing, Record
 from crm_provider.extract.changes import CHANGE, ChangeTracker
 from crm_provider.extract.partial_pages import Owner
-from crm_provider.extract.reader import Counts, ExtractStats, ListingReader
+from crm_provider.extract.reader import ExtractStats, ListingReader, ReadCounts
 from crm_provider.extract.writers import (
     ColumnTypes,
     Format,
@@ -41,7 +41,7 @@ class ExtractUnsaved(RuntimeError):
     """The target or the pages beside it cannot be written. An existing target is unchanged."""
 
 
-class Extracted(Counts):
+class Extracted(ReadCounts):
     """The result of an extract, without values of records."""
 
     path: str

@@ -29,7 +29,7 @@ LOG_INTERVAL = 30.0
 """Seconds between two progress lines in the log."""
 
 
-class Counts(TypedDict):
+class ReadCounts(TypedDict):
     """What was read, without values of records.
 
     ``calls``: pages that this try read; ``pages``: pages of the listing, those of earlier tries included.
@@ -78,7 +78,7 @@ class ExtractStats:
         """Whether the listing changed during the read. As many added as deleted between two pages goes unnoticed."""
         return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
 
-    def counts(self) -> Counts:
+    def counts(self) -> ReadCounts:
         """The counts for an XCom."""
         return {
             "records": self.records,

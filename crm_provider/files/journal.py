@@ -232,7 +232,7 @@ def _pieces(path: AnyPath) -> Iterator[bytes]:
         yield from each_line(file, path)
 
 
-class Changed(Exception):
+class FileChanged(Exception):
     """Another process has written to the file."""
 
 
@@ -300,7 +300,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())  # now, so that the check comes right before the file is replaced
                 if self._store.state() != before:
-                    raise Changed
+                    raise FileChanged
         self._store.rewritten()
         if not kept:
             self.clear()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
-from crm_provider.files.private import check_folder, open_plain, open_private
+from crm_provider.files.private import check_folder, open_private, open_regular
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 
@@ -103,6 +103,15 @@ def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
     return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
 
 
+def is_on_root_disk(path: AnyPath) -> bool:
+    """Whether a path is on the disk of ``/``: in a container its own, and no mounted volume."""
+    if not is_local(path):
+        return False
+    real = pathlib.Path(os.path.realpath(path))
+    mounted = next(place for place in (real, *real.parents) if place.is_mount())
+    return mounted == mounted.parent
+
+
 def sibling(path: AnyPath, ending: str) -> AnyPath:
     """The path in the same folder with an ending appended to its name."""
     return cast(AnyPath, path.parent / f"{path.name}{ending}")
@@ -177,12 +186,12 @@ def read_own(path: AnyPath) -> IO[bytes]:
         raise CannotRead(str(path), refused.strerror or str(refused)) from refused
 
 
-def read_plain(path: AnyPath) -> IO[bytes]:
+def open_source(path: AnyPath) -> IO[bytes]:
     """Open a file of any owner, such as a source.
 
     :raises PermissionError: if it is a local pipe or device, which would block the task
     """
-    return os.fdopen(open_plain(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
+    return os.fdopen(open_regular(path), "rb") if is_local(path) else cast("IO[bytes]", path.open("rb"))
 
 
 LONGEST_LINE = 64 << 20

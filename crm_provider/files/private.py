@@ -34,7 +34,7 @@ def open_private(path: pathlib.Path, flags: int) -> int:
         flags |= os.O_NOFOLLOW
     elif path.is_symlink():
         check_folder(pathlib.Path(os.path.realpath(path)).parent)
-    number = open_plain(path, flags)
+    number = open_regular(path, flags)
     try:
         if not _is_only_ours(folder):
             _check_owner(path, os.fstat(number), folder)
@@ -44,7 +44,7 @@ def open_private(path: pathlib.Path, flags: int) -> int:
     return number
 
 
-def open_plain(path: pathlib.Path, flags: int = os.O_RDONLY, *, folder: int | None = None) -> int:
+def open_regular(path: pathlib.Path, flags: int = os.O_RDONLY, *, folder: int | None = None) -> int:
     """Open a local file of any owner, without waiting for the other end of a pipe.
 
     :param folder: descriptor of the open folder that the path is relative to

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 from hashlib import blake2b
 
-from crm_provider.files.journal import Changed, Journal
+from crm_provider.files.journal import FileChanged, Journal
 from crm_provider.files.paths import AnyPath, CannotWrite, is_local
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,19 @@ class RowLines(abc.ABC):
         if next(self._journal.lines(), None) is not None:
             log.info("The %s of an earlier run is replaced: %s.", self.title, self.path)
         self.clear()
+
+    def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
+        """How many rows of earlier tries are no longer there, for example because a pod's disk was deleted.
+
+        :param wanted: rows that earlier tries have written
+        :param done: number of a row -> whether it is one of those
+        :raises ValueError: if the file was written by something else
+        """
+        if not wanted:
+            return 0
+        self.check_own()
+        numbers = map(self.number_reader(), self._journal.lines())
+        return max(wanted - len({number for number in numbers if number is not None and done(number)}), 0)
 
     def resume(self, done: Callable[[int], bool]) -> None:
         """Continue the file of an earlier try, without the rows that will be sent again.
@@ -178,7 +191,7 @@ class RowLines(abc.ABC):
 
         try:
             self._journal.keep(stays, undisturbed=True)
-        except Changed:
+        except FileChanged:
             log.info("Another try still writes to %s; rows that both have written stay in it twice.", self.path)
         else:
             log.info("Rows that another try has written as well were in %s twice; now each is in it once.", self.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ from crm_provider.load.report import (
     LoadUnsaved,
     Summary,
     TooManyRejects,
-    conclude,
     done,
+    finish_summary,
+    rejects_of,
     too_many_rejects,
     what_to_do,
 )
@@ -37,6 +38,7 @@ from crm_provider.tasks.templates import with_connection
 if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
     from crm_provider.load.job import LoadJob
+    from crm_provider.load.preflight import RowMapper
     from crm_provider.load.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -99,11 +101,11 @@ class LoadRun:
             self._stopped(stopped, job)
             raise
         except LoadUnsaved as unsaved:
-            self._concluded(job, unsaved.summary, f"{unsaved}.")
+            self._finish(job, unsaved.summary, f"{unsaved}.")
             self._count("stopped")
             raise
         except LoadInterrupted as interrupted:
-            self._concluded(job, interrupted.summary, str(interrupted))
+            self._finish(job, interrupted.summary, str(interrupted))
             self._count("interrupted")
             raise
         return self._ended(job, summary)
@@ -111,13 +113,16 @@ class LoadRun:
     def _ended(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
         dry_run = job.options.dry_run
         problem = None if dry_run else too_many_rejects(summary, job.options)
-        result = self._concluded(job, summary, f"{problem}." if problem else done(job, summary))
+        result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
         if not dry_run:
             job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
-            raise TooManyRejects(f"{problem}. {what_to_do(job)}", result)
-        if not dry_run and (rejected := summary[Outcome.REJECTED]):
+            raise TooManyRejects(f"{problem}.", result, what_to_do(job))
+        if dry_run:
+            facts = [("What to do", "Leave out dry_run to load them."), ("Report", result.get("report_path"))]
+            log.info("%s", record(f"Dry run: {summary.rows:,} rows were checked, nothing was written.", facts))
+        elif rejected := summary[Outcome.REJECTED]:
             facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
             log.warning("%s", record(f"{rejected:,} of {summary.rows:,} rows {were} rejected.", facts))
@@ -125,17 +130,29 @@ class LoadRun:
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
-        self._concluded(job, summary, f"Stopped: {error}")
+        self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
         text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
-    def _concluded(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
-        summary = conclude(job, summary, ending=ending, report_path=self.report_path)
+    def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
+        summary = replace(summary, resend=self._resend(job))
+        summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
         # with the connection, which Airflow forgets after some runs
         known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}
         return self.result
+
+    def _resend(self, job: LoadJob) -> str | None:
+        """The DAG that sends the rejected rows again, None if there are none."""
+        path = rejects_of(job)
+        if path is None:
+            return None
+        from crm_provider.load.rejects.resend import resend_dag
+
+        task = {} if self.context is None else {"task": (self.context["ti"].dag_id, self.context["ti"].task_id)}
+        own = self.policy.in_effect["on_error"]
+        return resend_dag(path, self.given, kind=self.kind.name, crm_conn_id=self.crm_conn_id, on_error=own, **task)
 
     def _count(self, ending: LoadEnd, summary: Summary | None = None) -> None:
         if self.context is not None:
@@ -159,9 +176,12 @@ class LoadRun:
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
         checkpoints = self.checkpoints(state or rejects or outcomes)
         ti = None if self.context is None else self.context["ti"]
+        mapper = self.kind.mapper_of(self.given)
+        if self.kind.limited_by is not None:
+            _check_limit(self.kind.limited_by, checkpoints, ti)
         return LoadJob(
             source=source,
-            mapper=self.kind.mapper_of(self.given),
+            mapper=mapper,
             kind=self.kind,
             client=client,
             stats=stats,
@@ -169,7 +189,7 @@ class LoadRun:
             policy=self.policy,
             rate=client.settings.requests_per_second,
             rejects=None if rejects is None else RejectsFile.of(rejects, source),
-            outcomes=None if outcomes is None else OutcomesFile(outcomes, keys=self.given.get("outcome_keys") or ()),
+            outcomes=None if outcomes is None else self._outcomes(outcomes, mapper),
             fingerprints=None if state is None else self._fingerprints(state, client, options, opened),
             full_refresh=bool(self.given.get("full_refresh")),
             checkpoints=checkpoints,
@@ -178,6 +198,10 @@ class LoadRun:
             cancel_token=self.cancel_token,
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
+
+    def _outcomes(self, path: AnyPath, mapper: RowMapper) -> OutcomesFile:
+        fields = getattr(mapper, "field_columns", None)
+        return OutcomesFile(path, keys=self.given.get("outcome_keys") or (), fields=fields)
 
     def _fingerprints(self, state: AnyPath, client: CrmClient, options: Any, opened: ExitStack) -> Any:
         from crm_provider.load.state.fingerprints import Fingerprints, secret_for
@@ -210,6 +234,18 @@ def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> 
         return None
     retries = 0 if isinstance(checkpoints, NoCheckpoints) else int(ti.max_tries or 0) + 1 - int(ti.try_number)
     return timeout.total_seconds() * (1 + max(retries, 0))
+
+
+def _check_limit(limit: str, checkpoints: Checkpoints, ti: Any) -> None:
+    """Refuse retries that could not know how much of a limit the earlier tries have used.
+
+    :raises SourceError: naming what to set
+    """
+    if int(getattr(ti, "max_tries", None) or 0) and isinstance(checkpoints, NoCheckpoints):
+        raise SourceError(
+            f"{limit} counts for all tries together, but nothing is set that keeps the count for a retry; set "
+            "checkpoint_path or rejects_path, or retries=0"
+        )
 
 
 def _next(stopped: LoadStopped) -> str:

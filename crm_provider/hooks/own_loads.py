@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -10,22 +11,25 @@ from crm_provider._compat import Context
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy, with_mode
 from crm_provider.files.paths import AnyPath
-from crm_provider.hooks.load_run import LoadRun
+from crm_provider.hooks.load_run import WRITTEN_PATHS, LoadRun
 from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import is_table
+from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.options import ROWS, FileOptions
 from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
 from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings
 from crm_provider.tasks.outcome import current_context
-from crm_provider.tasks.state import STATE_KEY, checkpoints_for
+from crm_provider.tasks.state import STATE_KEY, checkpoints_for, lost_files
 from crm_provider.tasks.templates import path_of, site_report, with_connection
 from crm_provider.values.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from crm_provider.client.client import CrmClient
+
+log = logging.getLogger(__name__)
 
 COUNT = "crm_loads"
 """Key in a task's context: how many loads this try has begun."""
@@ -58,6 +62,8 @@ def load_rows(
     kind.check_arguments(arguments, later=lambda _: False)
     context = current_context()
     files = _Files(arguments, context)
+    for problem in lost_files({name: files.path(name) for name in WRITTEN_PATHS}):
+        log.warning("%s, unless this task uses the file itself.", problem)
     run = LoadRun(
         kind=kind,
         given=arguments,
@@ -98,8 +104,9 @@ def _policy(kind: Kind, on_error: Any, mode: Any) -> ErrorPolicy:
 
 
 def _opened(rows: Any, source_format: str | None, source_options: Mapping[str, Any] | None) -> Source:
-    if isinstance(rows, Iterator) and source_format is None and not is_table(rows):  # a stream of Arrow is both
-        return IteratorSource(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
+    if isinstance(rows, Iterator) and source_format is None:
+        source = ArrowSource if is_table(rows) else IteratorSource  # a stream of Arrow is both
+        return source(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
     return open_source(with_connection(rows), format=source_format, options=source_options)
 
 

@@ -78,15 +78,15 @@ def reaches_airflow() -> bool:
 def with_store(settings: Settings) -> Settings:
     """Settings for an executor with many hosts, if the connection does not say which store."""
     if settings.rate_store == AIRFLOW:
-        _say("its connection says so (rate_store)")
+        _log_reason("its connection says so (rate_store)")
     elif settings.rate_store is None and reaches_airflow():
         settings = settings.with_(rate_store=AIRFLOW)
-        _say(f"executor {config.executors()} runs tasks on several hosts")
+        _log_reason(f"executor {config.executors()} runs tasks on several hosts")
     return settings
 
 
 @cache
-def _say(reason: str) -> None:
+def _log_reason(reason: str) -> None:
     """Log the reason, once for each process."""
     log.info("the rate budget is shared by all hosts through an Airflow variable: %s", reason)
 

@@ -9,25 +9,25 @@ from crm_provider import errors as e
 from crm_provider.files.paths import CannotWrite
 from crm_provider.load.progress import LoadProgress
 from crm_provider.load.row_results import RowResultHandler
-from crm_provider.load.rows import Made, Record
+from crm_provider.load.rows import EarlierCreation, Record
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows
 from crm_provider.load.workers import CancelToken, InFlightRow, WorkerPool
 
 LOOKAHEAD = 500
-"""Rows that may be done ahead of one that is not: what a checkpoint must list stays small."""
+"""Rows that may be done after one that is not done. A limit keeps checkpoints small, because they list these rows."""
 
 LAST_WAIT = 5.0
-"""Seconds that calls in flight may still take when the load is cut off."""
+"""Seconds that calls in flight may still take after an interruption of the load."""
 
 WAKE = 0.5
-"""Seconds after which the loop looks around even if no result has come."""
+"""Seconds after which the loop continues even if there is no result."""
 
 
 class Dispatcher:
-    """Sends the staged rows in their order, except those that are done.
+    """Sends the staged rows in order, except those that are done.
 
-    :param remote_of: what is known of a record in the CRM
+    :param remote_of: returns what is known of a record in the CRM
     :param fingerprints: forget a record before its first call
     :param progress: saves a checkpoint and logs, when it is time
     :param ping: makes one harmless call, which fails if the CRM does not work
@@ -59,7 +59,7 @@ class Dispatcher:
         """Send until all rows are done, an error ends the run, or the load is cancelled."""
         try:
             self._send()
-            while self._workers.in_flight:  # calls in flight are finished: else their rows would be sent again
+            while self._workers.in_flight:  # finish the calls in flight: otherwise their rows would be sent again
                 self._handle_results(WAKE)
         except BaseException:  # a time-out or a signal of Airflow's, or a bug
             self._cancel_token.set()
@@ -77,13 +77,13 @@ class Dispatcher:
             is_exhausted = self._fill()
             if not self._workers.in_flight and not self._handler.resend:
                 if self._handler.held:
-                    self._settle_held()
+                    self._decide_held_rows()
                 if is_exhausted:
                     return
             self._handle_results(WAKE)
 
-    def _settle_held(self) -> None:
-        """No call is in flight any more that could show whether the CRM works: make one."""
+    def _decide_held_rows(self) -> None:
+        """Find out whether the CRM works, because no call in flight will show it."""
         try:
             self._ping()
         except (e.CrmTransientError, e.CrmThrottledError) as error:
@@ -118,7 +118,7 @@ class Dispatcher:
         made = staged.row.made
         if made is None and self._is_resumed:
             number = staged.row.number
-            made = Made(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
+            made = EarlierCreation(self._began, certain=number in self._made_before, earlier_load=self._is_cleared)
         return InFlightRow(staged.row, record, self._remote_of(record), made=made)
 
     def _launch(self, row: InFlightRow) -> None:
@@ -132,10 +132,10 @@ class Dispatcher:
         self._progress.tick()
 
     def _handle_last_results(self) -> None:
-        """Take in the results that come soon; the next try sends the other rows again."""
+        """Handle the results that arrive soon; the next try sends the other rows again."""
         deadline = self._clock() + LAST_WAIT
         while self._workers.in_flight and self._clock() < deadline:
             try:
                 self._handle_results(WAKE / 5)
             except CannotWrite:
-                continue  # the first one is being raised; a row that is not recorded is sent again, the others are
+                continue  # the first error is being raised; rows that are not recorded are sent again, the others are

@@ -1,15 +1,16 @@
 """The load job: check all rows, choose the cheapest plan, send, and end with counts that add up.
 
-One thread decides and counts; the others only make calls. After any end (the last row, an error of the run, a signal, a
-kill) the next try knows which rows are done.
+One thread decides and counts; the others only make calls. However a try ends (the last row, an error of the run, a
+signal, a kill), the next try knows which rows are done.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
@@ -24,14 +25,14 @@ from crm_provider.load.options import ContactOptions, LoadOptions
 from crm_provider.load.outcomes.file import OutcomesFile
 from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper, check
-from crm_provider.load.progress import LoadProgress, cleared
+from crm_provider.load.progress import KEPT, LoadProgress, cleared
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import Source
-from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, NoCheckpoints, resumable
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import Cancelled, CancelToken, RequestStats, WorkerPool
 from crm_provider.rate_limit.schedule import MARGIN
@@ -44,7 +45,7 @@ class LoadTry:
 
     def __init__(self, job: LoadJob, preflight: Preflight) -> None:
         self.job, self.preflight = job, preflight
-        before = self._earlier_checkpoint()
+        before, kept = self._earlier_checkpoint()
         self.progress = LoadProgress(
             before,
             rows=preflight.rows,
@@ -69,8 +70,10 @@ class LoadTry:
                 done=self.counts.done,
                 cancel_token=job.cancel_token,
                 is_resumed=self.progress.is_resumed,
+                kept=kept,
             )
         )
+        self.progress.kept = self.remote.kept
         self.plan = Plan("nothing", 0, "")
         self.handler = RowResultHandler(
             counts=self.counts,
@@ -86,7 +89,7 @@ class LoadTry:
     # -- the whole -------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        """Plan, send all rows that are left, and conclude; see :meth:`LoadJob.run`."""
+        """Plan, send all rows that are left, and summarise; see :meth:`LoadJob.run`."""
         try:
             return self._run()
         except CannotWrite as unwritten:
@@ -102,7 +105,7 @@ class LoadTry:
             if not dry_run:
                 self._refuse_if_too_long()
                 self._write()
-        except e.CrmError as error:  # of a call that is no row's: looking at the CRM before the first write
+        except e.CrmError as error:  # of a call that belongs to no row, such as a read before the first write
             self.handler.stop = (error, decide_run(error, self.job.policy))
         except Cancelled:
             log.info("Cancelled while the %s of the CRM were read.", self.job.options.records)
@@ -116,7 +119,7 @@ class LoadTry:
         progress = self.progress
         for file in self.job.row_files:
             file.resume(self.counts.done.__contains__) if self.counts.rows else file.start()
-        progress.save()  # a file that cannot be written is found out before the first call
+        progress.save()  # so that a file that cannot be written is found before the first call
         self._note_start()
         try:
             if self.plan.name == "compare":
@@ -130,7 +133,7 @@ class LoadTry:
         progress.save()
 
     def _note_start(self) -> None:
-        """Write down when the load began, where a later try must know which records are older."""
+        """Record when the load began, if a later try must know which records are older."""
         if self.progress.began is None and self.remote.needs_start:
             self.progress.began = self.job.client.start_of_writes()
             self.progress.save()
@@ -157,7 +160,7 @@ class LoadTry:
         return summary
 
     def _publish(self) -> None:
-        """Show the outcomes so far, if possible: the next try writes the others."""
+        """Publish the outcomes so far, if possible; the next try writes the others."""
         if self.job.outcomes is not None and not self.job.options.dry_run:
             try:
                 self.job.outcomes.publish()
@@ -168,20 +171,35 @@ class LoadTry:
         try:
             file.finish(wanted)
         except RowsLost:
-            self.job.checkpoints.clear()  # it says that these rows are done; sent again, they are rejected again
+            self.progress.start_again()  # the checkpoint says that these rows are done
             raise
 
-    def _earlier_checkpoint(self) -> Checkpoint | None:
+    def _earlier_checkpoint(self) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+        """What this try goes on from, and what the kind of records keeps, whatever has become of the input."""
         job = self.job
         before = None if job.options.dry_run else job.checkpoints.load()
         if before is None:
-            return None
-        reason = resumable(before, job.epoch, self.preflight.fingerprint)
+            return None, {}
+        kept = before.notes.get(KEPT) if before.epoch == job.epoch else None
+        return self._resumed(before), kept if isinstance(kept, Mapping) else {}
+
+    def _resumed(self, before: Checkpoint) -> Checkpoint | None:
+        job = self.job
+        reason = resumable(before, job.epoch, self.preflight.fingerprint) or self._lost_rows(before)
         if reason is not None:
             log.info("Starting from the first row: %s.", reason)
             return cleared(before, job.epoch, self.preflight.fingerprint)
         log.info("Resuming where the last try ended: %d rows are done.", before.rows)
         return before
+
+    def _lost_rows(self, before: Checkpoint) -> str | None:
+        """Which rows are missing from the files of an earlier try, None if none is; checked as early as possible."""
+        done = DoneRows(before.done_upto, before.done_above)
+        for file in self.job.row_files:
+            wanted = before.rows if file is self.job.outcomes else before.counts.get(Outcome.REJECTED.value, 0)
+            if gone := file.missing(wanted, done.__contains__):
+                return f"{gone} {file.rows_are} of earlier tries are no longer in {file.path}"
+        return None
 
     def _make_plan(self) -> None:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
@@ -261,16 +279,16 @@ def _no_place(_number: int) -> str:
 class LoadJob:
     """Everything a load needs; it reads no settings of its own.
 
-    :param client: its transport draws on the key's budget, sleeps with ``cancel_token`` and reports to ``stats``
+    :param client: its transport uses the key's rate budget, sleeps with ``cancel_token`` and reports to ``stats``
     :param kind: of the records that the rows become
     :param options: of that kind
     :param rate: calls per second that the key is allowed
-    :param rejects: None to only count what is rejected
-    :param outcomes: for how every row ended, None to only count
+    :param rejects: None to only count rejected rows
+    :param outcomes: file for the outcome of every row, None to only count
     :param fingerprints: of what was loaded before, None to send every row
-    :param epoch: tells the tries of one run apart from a run that was started anew
+    :param epoch: distinguishes the tries of one run from a run that was started again
     :param suppressed: whether an email must not be written to, None if there is no suppression list
-    :param time_limit: seconds that the load may take, with the retries that resume it; None for no limit
+    :param time_limit: seconds that the load may take, including the retries that resume it; None for no limit
     """
 
     source: Source
@@ -300,7 +318,7 @@ class LoadJob:
     def run(self) -> Summary:
         """Load all rows.
 
-        :return: the summary; whether there are too many rejects is for the caller to say (:func:`too_many_rejects`)
+        :return: the summary; the caller decides whether there are too many rejects (:func:`too_many_rejects`)
         :raises SourceError: before the first write: the source, the mapping or the plan cannot be used
         :raises LoadStopped: on an error of the run
         :raises LoadUnsaved: a file of the load cannot be written
@@ -320,7 +338,7 @@ class LoadJob:
 
     @staticmethod
     def _close_state(fingerprints: Fingerprints) -> None:
-        """Close the state file. An error of that does not replace the one that has ended the load."""
+        """Close the state file. An error here does not replace the error that ended the load."""
         try:
             fingerprints.close()
         except CannotWrite as unwritten:

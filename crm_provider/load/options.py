@@ -23,7 +23,7 @@ Duplicates = Literal["last", "first", "reject"]
 OnInvalid = Literal["reject", "stop"]
 
 ERRORS_IN_A_ROW = 10
-"""Rows in a row that may fail for the server's sake; each stands for a call that was tried several times."""
+"""Consecutive rows that may fail because of the server; each stands for a call that was tried several times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class LoadOptions:
     :param duplicates: which of several rows for one record is sent: the ``last``, the ``first``, or none (``reject``)
     :param on_invalid: ``reject`` the rows that cannot be sent and send the others, or ``stop`` before the first write
     :param max_rejects: rejected rows with which the load still counts as done: a number or a share such as ``"1%"``
-    :param errors_in_a_row: rows in a row that fail for the server's sake before the run ends
+    :param errors_in_a_row: consecutive rows that fail because of the server before the run ends
     :param dry_run: check and plan, write nothing
     :raises SourceError: naming the option, the problem and the choices
     """
@@ -50,9 +50,9 @@ class LoadOptions:
     outcomes: ClassVar[tuple[Outcome, ...]] = ()
     """How a row can end."""
     meanings: ClassVar[Mapping[Outcome, str]] = {}
-    """What outcomes mean, where that is not the same for all kinds of records."""
+    """The meaning of outcomes that differ between kinds of records."""
     plan_words: ClassVar[Mapping[str, str]] = {}
-    """What plans do, where that is not as for contacts."""
+    """The meaning of plans that differ from those for contacts."""
     naive: ClassVar[str] = ""
     """The calls that a load without a plan would make, for the report."""
 
@@ -81,12 +81,12 @@ class LoadOptions:
 
     @property
     def decisive(self) -> list[Any]:
-        """What decides what is sent, besides the rows and the mapping; JSON-able. The plan, for example, does not."""
+        """The options that determine what is sent, besides rows and mapping. The plan does not. JSON-compatible."""
         return [self.mode, self.duplicates]
 
     @property
     def effect(self) -> dict[str, Any]:
-        """What decides what a row does to its record, for the state file; JSON-able."""
+        """The options that determine the effect of a row on its record, for the state file. JSON-compatible."""
         return {}
 
 
@@ -121,7 +121,7 @@ class ContactOptions(LoadOptions):
         self.checked_lists()
 
     def checked_lists(self) -> tuple[str, ...]:
-        """The ids of the lists; checked late, for they may come from a template.
+        """The ids of the lists; checked late, because they may come from a template.
 
         :raises SourceError: if one is not a UUID
         """

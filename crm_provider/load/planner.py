@@ -33,16 +33,22 @@ SAMPLE_SHARE = 0.01
 SAMPLE_LEAST, SAMPLE_MOST = 5, 50
 """Rows of a sample. Fewer show nothing; 50 show a share to within 7 points, and more hardly change the choice."""
 
+MIN_ROWS = int(SAMPLE_LEAST / SAMPLE_SHARE / 10)
+"""Rows of the smallest load for which a sample pays off."""
+
+FEW_ROWS = f"fewer than {MIN_ROWS} rows, for which a sample does not pay off; calls at most"
+"""Why a small load reads no sample."""
+
 SAMPLE_STEP = 10
-"""Rows that are looked up before the next decision: where few rows need a call, 1 % of the rows is more than 1 % of
-the calls."""
+"""Rows that are sampled before the next decision: where few rows need a call, 1 % of the rows is more than 1 % of the
+calls."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """What reading a few contacts has shown.
 
-    :param rows: rows looked up
+    :param rows: rows of the sample
     :param existing: how many of them the CRM has
     :param same: how many of those have all values already
     """
@@ -62,10 +68,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the load will do.
+    """What a load will do.
 
     :param name: ``compare``, ``learned``, or the mode where it is the one call
-    :param calls: what it is expected to cost, what was spent on choosing included
+    :param calls: expected calls, including those spent on choosing the plan
     :param why: one sentence
     """
 
@@ -74,12 +80,15 @@ class Plan:
     why: str
 
     def seconds(self, rate: float) -> float:
-        """How long it takes with a rate of calls per second all to itself."""
+        """Seconds that the calls take if nothing else uses the rate.
+
+        :param rate: calls per second
+        """
         return self.calls / rate
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListCosts:
     """The cost of the lists that contacts are added to.
 
     :param wanted: whether there are any
@@ -96,7 +105,7 @@ class Lists:
         return (listed + read) * self.wanted
 
 
-NO_LISTS = Lists()
+NO_LISTS = ListCosts()
 
 _MOST: Mapping[Mode, tuple[int, int, int]] = {
     # calls of one row at most: without lists, with lists, with lists and the guard
@@ -106,7 +115,7 @@ _MOST: Mapping[Mode, tuple[int, int, int]] = {
 }
 
 
-def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool = False) -> int:
+def most_calls(mode: Mode, rows: int, lists: ListCosts = NO_LISTS, *, compares: bool = False) -> int:
     """Calls that rows can take at most if no call fails and nobody else changes the contacts meanwhile.
 
     :param compares: whether all contacts were read before; their reading is not counted
@@ -116,13 +125,13 @@ def most_calls(mode: Mode, rows: int, lists: Lists = NO_LISTS, *, compares: bool
     return rows * (each - 1 if compares and mode == "upsert" else each) + first
 
 
-def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: Lists = NO_LISTS) -> float:
+def calls_without_reading(mode: Mode, rows: int, h: float, *, lists: ListCosts = NO_LISTS) -> float:
     """Expected calls for all rows if the learned order is used, or the one call of the mode."""
-    plain = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
-    return plain + lists.calls(mode, rows, h)
+    writes = rows * (1 + min(h, 1 - h)) if mode == "upsert" else float(rows)
+    return writes + lists.calls(mode, rows, h)
 
 
-def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: Lists = NO_LISTS) -> float:
+def calls_with_compare(mode: Mode, rows: int, total: int, h: float, u: float, *, lists: ListCosts = NO_LISTS) -> float:
     """Expected calls for all rows if the contacts of the CRM are read first."""
     return pages_of(total) + rows * (1 - (h if mode == "create" else h * u)) + lists.calls(mode, rows, h)
 
@@ -139,25 +148,25 @@ def choose(
     rows: int,
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
-    lists: Lists = NO_LISTS,
+    lists: ListCosts = NO_LISTS,
     may_compare: bool = True,
 ) -> tuple[Plan, Sample]:
     """The plan for a load.
 
     :param wanted: the plan that the user asked for
-    :param rows: rows that will be sent, if nothing is known of the CRM
+    :param rows: rows that are left to send
     :param total: reads how many contacts the CRM has (one call), None if it does not say
-    :param sample: reads the contacts of so many more rows (one call each), and returns what all looks have shown
-    :param lists: what lists cost that each contact is added to
+    :param sample: reads the contacts of so many more rows (one call each), and returns the sample so far
+    :param lists: the cost of the lists that each contact is added to
     :param may_compare: False if an earlier try was stopped while it read all contacts
     """
-    plain = "learned" if mode == "upsert" else mode
+    order = "learned" if mode == "upsert" else mode
     if rows == 0:
-        return Plan("nothing", 0, "no row is left to be sent"), Sample()
+        return Plan("nothing", 0, "no rows are left to send"), Sample()
     most = most_calls(mode, rows, lists)
     if wanted in ("auto", "compare") and not may_compare:
         why = "an earlier try was stopped while it read all contacts; calls at most"
-        return Plan(plain, most, why), Sample()
+        return Plan(order, most, why), Sample()
     if wanted == "compare":
         count = total()
         cost = most_calls(mode, rows, lists, compares=True) + pages_of(count or 0) + 1
@@ -169,22 +178,21 @@ def choose(
 
 
 def _cheapest(
-    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: Lists
+    mode: Mode, rows: int, total: Callable[[], int | None], sample: Callable[[int], Sample], *, lists: ListCosts
 ) -> tuple[Plan, Sample]:
-    plain = "learned" if mode == "upsert" else mode
+    order = "learned" if mode == "upsert" else mode
     most = most_calls(mode, rows, lists)
-    if rows < SAMPLE_LEAST / SAMPLE_SHARE / 10:
-        why = f"{rows} row(s) are too few for a pre-check to pay off; calls at most"
-        return Plan(plain, most, why), Sample()
+    if rows < MIN_ROWS:
+        return Plan(order, most, FEW_ROWS), Sample()
     count = total()
     if count is None:
-        return Plan(plain, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
+        return Plan(order, most + 1, "the CRM does not say how many contacts it has; calls at most"), Sample()
     if count == 0:
         calls = most_calls("create", rows, lists) + 1
-        return Plan(plain, calls, "the CRM has no contact yet, so each row is new"), Sample()
+        return Plan(order, calls, "the CRM has no contacts yet, so every row is new"), Sample()
     if pages_of(count) >= math.ceil(calls_without_reading(mode, rows, 0.5, lists=lists)):
         why = f"reading {_count(count)} takes {pages_of(count):,} calls, more than it could save; calls at most"
-        return Plan(plain, most + 1, why), Sample()
+        return Plan(order, most + 1, why), Sample()
     costs = partial(_costs, mode, rows, count, lists)
     size = min(max(int(rows * SAMPLE_SHARE), SAMPLE_LEAST), SAMPLE_MOST)
     found = Sample()
@@ -195,23 +203,28 @@ def _cheapest(
     return _by_sample(mode, count, found, costs), found
 
 
-def _costs(mode: Mode, rows: int, total: int, lists: Lists, sample: Sample) -> tuple[float, float]:
+def _costs(mode: Mode, rows: int, total: int, lists: ListCosts, sample: Sample) -> tuple[float, float]:
     """Calls without reading, and with ``compare``, if the sample is like all rows."""
     h, u = sample.share_existing, sample.share_same
-    plain = calls_without_reading(mode, rows, h, lists=lists)
-    return plain, calls_with_compare(mode, rows, total, h, u, lists=lists)
+    without_reading = calls_without_reading(mode, rows, h, lists=lists)
+    return without_reading, calls_with_compare(mode, rows, total, h, u, lists=lists)
 
 
 def _by_sample(mode: Mode, total: int, sample: Sample, costs: Callable[[Sample], tuple[float, float]]) -> Plan:
     spent = sample.rows + 1
-    plain, compare = costs(sample)
-    facts = f"of {sample.rows} rows looked up {sample.existing} exist and {sample.same} are equal"
-    names = {"upsert": "learned"}.get(mode, mode)
-    if compare < plain:
-        why = f"{facts}: reading {_count(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
-        return Plan("compare", math.ceil(compare) + spent, why)
-    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_count(total)} first"
-    return Plan(names, math.ceil(plain) + spent, why)
+    without_reading, with_reading = costs(sample)
+    why = (
+        f"{facts_of(sample)}: about {with_reading:,.0f} calls if the CRM's {_count(total)} are read first, and "
+        f"{without_reading:,.0f} if not"
+    )
+    if with_reading < without_reading:
+        return Plan("compare", math.ceil(with_reading) + spent, why)
+    return Plan({"upsert": "learned"}.get(mode, mode), math.ceil(without_reading) + spent, why)
+
+
+def facts_of(sample: Sample) -> str:
+    """What a sample has shown, for people."""
+    return f"of {sample.rows} sampled rows, {sample.existing} exist and {sample.same} are equal"
 
 
 def _count(total: int | None) -> str:

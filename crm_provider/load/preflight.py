@@ -1,4 +1,4 @@
-"""The check before the first write: read, map and stage every row, and count what is wrong, all at once."""
+"""The check before the first write: read, map and stage every row, and count all problems at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
-from crm_provider.load.mapping.columns import NullWords, has_column, value_at
+from crm_provider.load.mapping.columns import NullWords, has_column, key_value
 from crm_provider.load.options import LoadOptions
-from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError
+from crm_provider.load.rows import InvalidRow, Problem, Record, Row, SourceError, rows_text
 from crm_provider.load.sources.options import look_like_values
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.temp_tables import RowStatus, StagedRows, without_views
@@ -37,13 +37,13 @@ class RowMapper(Protocol):
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the check has found.
+    """The result of the check.
 
     :param staged: all rows, mapped, each with its status
     :param counts: rows by status
-    :param problems: what is wrong -> in how many rows; no text holds a value
-    :param fingerprint: of the input: the same rows, mapping and options have the same
-    :param places: what is wrong -> where it occurs first: file, line and row
+    :param problems: problem -> number of rows; no text holds a value
+    :param fingerprint: of the input; it is equal for equal rows, mapping and options
+    :param places: problem -> its first place: file, line and row
     """
 
     staged: StagedRows
@@ -61,7 +61,7 @@ class Preflight:
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} row(s): {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
+        lines = [f"{rows_text(count)}: {problem}{self._place(problem)}" for problem, count in common[:SHOWN_PROBLEMS]]
         if len(common) > SHOWN_PROBLEMS:
             lines.append(f"... and {len(common) - SHOWN_PROBLEMS} more kinds of problems")
         return lines
@@ -85,16 +85,18 @@ def check(
 
     :param suppressed: whether an email must not be written to; None if there is no suppression list
     :param unchanged: whether a record was loaded before with the same values; None to send every row
-    :param keys: columns that the outcomes of all rows are to show, also of those that are not sent
+    :param keys: columns, or fields of the mapping, that the outcomes of all rows are to show, also of those that are
+        not sent
     :raises SourceError: if the source or the mapping cannot be used; the text names the place. With
         ``on_invalid="stop"`` also if a row cannot be sent, with all problems at once
     :raises Cancelled: if the load was cancelled
     """
     _check_columns(source, mapper)
-    _check_keys(source, keys)
+    fields = getattr(mapper, "field_columns", {}) if keys else {}
+    _check_keys(source, keys, fields)
     staged = StagedRows()
     try:
-        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys)
+        preflight = _staged(source, mapper, options, staged, suppressed, unchanged, cancel_token, keys, fields)
         _log_findings(source.name, preflight, options)
         if options.on_invalid == "stop" and not options.dry_run and preflight.unsendable:
             _refuse(preflight, options)
@@ -113,13 +115,18 @@ def _staged(
     unchanged: Callable[[Record], bool] | None,
     cancel_token: CancelToken | None,
     keys: Sequence[str],
+    fields: Mapping[str, str],
 ) -> Preflight:
     place: Callable[[int], str] = getattr(source, "place", lambda number: "")
     problems, words = _Problems(), NullWords()
     digest, columns = hashlib.sha256(_options_text(mapper, options)), getattr(mapper, "columns", None)
     digest.update(repr(tuple(keys)).encode() if keys else b"")
+    names: tuple[Any, ...] = ()
     for row in _rows_of(source, cancel_token):
-        digest.update(repr((row.problem, list(row.values.items()))).encode(errors="surrogatepass"))
+        if (own := tuple(row.values)) != names:
+            names = own
+            digest.update(repr(names).encode(errors="surrogatepass"))
+        digest.update(repr((row.problem, *row.values.values())).encode(errors="surrogatepass"))
         try:
             record = mapper(row)
         except InvalidRow as invalid:
@@ -128,13 +135,13 @@ def _staged(
             continue
         words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
         if suppressed is not None and record.email is not None and suppressed(record.email):
-            shown = {name: value for name in keys if (value := value_at(row.values, name)) is not None}
+            shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
         else:
             is_same = unchanged is not None and unchanged(record)
             status = RowStatus.SAME if is_same else RowStatus.SEND
             staged.add(row, status, record, place=place)
-    staged.settle_duplicates(options.duplicates)
+    staged.mark_duplicates(options.duplicates)
     if (warning := words.warning()) is not None:
         log.warning("%s", warning)
     counts = staged.counts()
@@ -158,7 +165,7 @@ def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None
 def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     """End a load before its first write, because the user wants all rows or none."""
     ambiguous = preflight.counts[RowStatus.AMBIGUOUS]
-    doubled = f"{ambiguous:,} row(s): another row has the same {options.shared}"
+    doubled = f"{rows_text(ambiguous)}: another row has the same {options.shared}"
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
@@ -170,7 +177,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
 def _check_columns(source: Source, mapper: RowMapper) -> None:
     """Check that the source, or each of its files, has the columns that the mapping needs.
 
-    :raises SourceError: with all that is wrong; it names the first file that lacks a column
+    :raises SourceError: with all problems; it names the first file that lacks a column
     """
     if source.columns is not None:
         mapper.check_columns(source.columns)
@@ -181,8 +188,10 @@ def _check_columns(source: Source, mapper: RowMapper) -> None:
             raise SourceError(f"{file}: {wrong}") from None
 
 
-def _check_keys(source: Source, keys: Sequence[str]) -> None:
+def _check_keys(source: Source, keys: Sequence[str], fields: Mapping[str, str]) -> None:
     """Check that the source, or each of its files, has the columns that the outcomes are to show.
+
+    :param fields: what the mapping reads; it was checked before
 
     :raises SourceError: naming the first that is missing, and the nearest one
     """
@@ -190,7 +199,7 @@ def _check_keys(source: Source, keys: Sequence[str]) -> None:
         return
     for file, columns in source.tables() if hasattr(source, "tables") else [(source.name, source.columns)]:
         if columns is not None:
-            _check_has(keys, columns, file)
+            _check_has([name for name in keys if name not in fields], columns, file)
 
 
 def _check_has(keys: Sequence[str], columns: tuple[str, ...], file: str) -> None:
@@ -210,7 +219,7 @@ def _rows_of(source: Source, cancel_token: CancelToken | None) -> Iterator[Row]:
 
 
 class _Problems:
-    """Counts problems by their kind; the first of a kind stands for all, for its fix may name a line."""
+    """Counts problems by kind. The first of a kind represents all of them, because its fix may name a line."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()

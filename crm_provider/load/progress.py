@@ -21,9 +21,9 @@ from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
 from crm_provider.values.server_clock import utc_time
 
-READING_STOPPED, BEGAN, MADE, CLEARED = "reading_stopped", "began", "made", "cleared"
+READING_STOPPED, BEGAN, MADE, CLEARED, KEPT = "reading_stopped", "began", "made", "cleared", "kept"
 """Notes in a checkpoint: a try was stopped while it read all records; when the load began, by the CRM's clock; rows
-that are not done and whose records the load has made."""
+that are not done and whose records the load has made; what the kind of records keeps between the tries of a run."""
 
 
 class RowCounts:
@@ -68,7 +68,8 @@ class RowCounts:
         self.done.add(number)
         self.counts[outcome] += 1
         self.unfinished.discard(number)
-        self.errors.update([error] if error else [])
+        if error:
+            self.errors[error] += 1
         self.refused += sent and outcome in (Outcome.REJECTED, Outcome.SKIPPED)
         self.unsaved += 1
         self.unsaved_sent += sent
@@ -149,7 +150,7 @@ class ProgressLog:
     :param clock: seconds
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float], records: str = "records") -> None:
+    def __init__(self, rate: float, clock: Callable[[], float], records: str) -> None:
         self._rate, self._clock, self._records = rate, clock, records
         self._last, self._last_calls = clock(), 0
 
@@ -241,8 +242,8 @@ class LoadProgress:
         stats: RequestStats,
         rate: float,
         clock: Callable[[], float],
-        outcomes: RowLines | None = None,
-        records: str = "records",
+        outcomes: RowLines | None,
+        records: str,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
         self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
@@ -257,6 +258,8 @@ class LoadProgress:
         self.reading_stopped = bool(notes.get(READING_STOPPED))
         """Whether a try was stopped while it read all records: the next one must not begin with that again."""
         self.began = utc_time(notes[BEGAN]) if BEGAN in notes else None
+        self.kept: Mapping[str, Any] = {}
+        """What the kind of records keeps for the later tries, as it is now."""
         self.plan_calls = 0
         """Calls that the plan expects."""
         self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
@@ -303,6 +306,13 @@ class LoadProgress:
         self._checkpoints.save(replace(checkpoint, notes=self._notes(position)))
         self._saved_calls = position.calls
 
+    def start_again(self) -> None:
+        """Make the next try start with the first row. What the kind of records keeps stays."""
+        self._checkpoints.clear()
+        if kept := dict(self.kept):
+            again = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes={KEPT: kept})
+            self._checkpoints.save(again)
+
     def save_if_possible(self) -> None:
         """Save a checkpoint after an error, which is raised also if saving fails."""
         try:
@@ -337,4 +347,6 @@ class LoadProgress:
             notes[BEGAN] = self.began.isoformat()
         if self.counts.unfinished:
             notes[MADE] = sorted(self.counts.unfinished)
+        if kept := dict(self.kept):
+            notes[KEPT] = kept
         return notes

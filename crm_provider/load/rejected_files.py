@@ -30,7 +30,7 @@ class RejectedFiles:
 
     @property
     def left_out(self) -> int:
-        """Rows that the last reading has left out, because they fail again unless someone corrects them."""
+        """Rows that the last read left out, because they fail again unless someone corrects them."""
         return sum(file.left_out for file in self._files)
 
     def rows(self) -> Iterator[Row]:
@@ -54,7 +54,7 @@ class RejectedFiles:
         return file.place(own)
 
     def is_malformed(self, number: int) -> bool:
-        """Whether the first source could not read a row, which was not corrected since."""
+        """Whether the first source could not read a row, and nobody has corrected it since."""
         file, own = self._find(number)
         return file.is_malformed(own)
 
@@ -82,7 +82,7 @@ def read_rejects_of(
 
     :param kind: what the rows are to become; by default not checked
     :raises NoRejects: if there is no such file
-    :raises SourceError: if a file is no rejects file; the text names file and line
+    :raises SourceError: if a file is not a rejects file; the text names file and line
     """
     if len(paths) == 1:
         return read_rejects(paths[0], retryable_only=retryable_only, kind=kind)

@@ -17,7 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import WRITTEN, Outcome
+from crm_provider.load.rows import WRITTEN, Outcome, rows_text
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -36,15 +36,16 @@ class Summary:
     :param counts: rows by outcome
     :param errors: rows by the type of the error that decided them
     :param problems: what the check found -> rows; no text holds a value
-    :param calls: calls made, refused ones included
-    :param calls_saved: what creating each row, and updating it on a conflict, would have cost more; 0 if it had not
+    :param calls: calls made, including refused ones
+    :param calls_saved: the extra calls that a create-then-update loop would have made; 0 if there are none
     :param throttled: calls of this try that were refused for their rate
-    :param seconds: time spent, waiting between tries excluded
-    :param left: rows that are still to be sent: the run ended early
+    :param seconds: time of all tries, without the time between tries
+    :param left: rows that were not sent, because the run ended early
     :param outcomes: the ways in which a row can end
     :param kind: of the records, as ``CrmRetryRejectsOperator`` takes it; ``plan_words``: what its plan does
     :param budget_used: share of the key's rate that this try took; a burst is not counted beyond it
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
+    :param resend: the DAG that sends the rejected rows again (:func:`crm_provider.load.rejects.resend.resend_dag`)
     :param ending: how the load ended, in a sentence or two
     """
 
@@ -70,12 +71,13 @@ class Summary:
     paths: Mapping[str, str | None] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     ending: str = ""
+    resend: str | None = None
 
     def __getitem__(self, outcome: Outcome) -> int:
         return self.counts.get(outcome, 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; the XCom of the operator."""
+        """The XCom of the operator, as JSON-compatible data."""
         return {
             "rows": self.rows,
             **{outcome.value: self[outcome] for outcome in self.outcomes},
@@ -98,7 +100,7 @@ class Summary:
             "dry_run": self.dry_run,
             "ending": self.ending,
             "samples": list(self.samples),
-            "resend": resend_code(path, self.kind) if (path := self.paths.get("rejects")) else None,
+            "resend": self.resend,
             **{f"{name}_path": path for name, path in self.paths.items()},
         }
 
@@ -132,10 +134,10 @@ def duration(seconds: float) -> str:
 
 
 class LoadStopped(Exception):
-    """An error of the run, not of a row. The next try goes on from there.
+    """An error of the run, not of a row. The next try continues from there.
 
     :param error: the error
-    :param decision: what is to happen to the task
+    :param decision: what happens to the task
     """
 
     def __init__(self, error: e.CrmError, decision: Decision, summary: Summary) -> None:
@@ -147,7 +149,7 @@ class LoadStopped(Exception):
 
 
 class LoadUnsaved(Exception):
-    """A file of the load cannot be written, such as its rejects on a disk that is full: nothing more was sent.
+    """A file of the load cannot be written, such as its rejects on a full disk. Nothing more was sent.
 
     :param unwritten: which file, and why
     """
@@ -166,19 +168,21 @@ FIX = "Free disk space or fix the path; a retry goes on from there, a cleared ta
 class TooManyRejects(Exception):
     """All rows are done, but more of them were rejected than ``max_rejects`` allows.
 
+    :param problem: how many, and why most of them
     :param result: the result of the load
+    :param advice: what to do about them
     """
 
-    def __init__(self, problem: str, result: Mapping[str, Any]) -> None:
-        super().__init__(problem, result)
-        self.result = result
+    def __init__(self, problem: str, result: Mapping[str, Any], advice: str = "") -> None:
+        super().__init__(problem, result, advice)
+        self.problem, self.result, self.advice = problem, result, advice
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return f"{self.problem} {self.advice}".rstrip()
 
 
 class LoadInterrupted(Exception):
-    """The load was cancelled; the next try goes on from there."""
+    """The load was cancelled; the next try continues from there."""
 
     def __init__(self, summary: Summary) -> None:
         super().__init__(summary)
@@ -207,7 +211,7 @@ PLAN_WORDS: Mapping[str, str] = {
 }
 """What each plan does."""
 
-LONGEST_ENDING = 1000
+MAX_ENDING_CHARACTERS = 1000
 """Characters of an ending in the result."""
 
 SHOWN_PROBLEMS = 50
@@ -228,8 +232,8 @@ def report(
 
     :param title: what was loaded
     :param ending: how the load ended, in one sentence
-    :param resend: how the rejected rows are sent again, None if there are none
-    :param options: of the load: they have its words
+    :param resend: how to send the rejected rows again, None if there are none
+    :param options: of the load; they describe its modes and outcomes
     """
     parts = [
         f"# {title}",
@@ -249,15 +253,15 @@ def report(
 
 
 def write_report(path: AnyPath, text: str) -> None:
-    """Put the page under its name, whole or not at all."""
+    """Write the page in one step, completely or not at all."""
     with atomic_writer(path, "w") as file:
         file.write(text)
 
 
 def advice_of(type_: str) -> str:
-    """What to do about rows that were rejected for an error of this type."""
+    """What to do about rows that were rejected because of an error of this type."""
     status = type_.removeprefix("HTTP_")
-    if status.isdecimal():  # all that was known of the answer
+    if status.isdecimal():  # the response had nothing else
         return family_advice(family_of(int(status)))
     return CATALOGUE[type_].advice if type_ in CATALOGUE and type_ != "INVALID_VALUE" else CORRECT
 
@@ -271,7 +275,7 @@ def most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 class FinishedLoad(Protocol):
-    """A load that has ended: what its report needs to know of it."""
+    """A load that has ended, as its report needs it."""
 
     @property
     def source(self) -> Source: ...
@@ -295,33 +299,29 @@ def too_many_rejects(summary: Summary, options: LoadOptions) -> str | None:
     if rejected <= allowed:
         return None
     return (
-        f"{rejected:,} of {_rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
+        f"{rejected:,} of {rows_text(summary.rows)} {'was' if rejected == 1 else 'were'} rejected, "
         f"{f'at most {allowed:,}' if allowed else 'none'} allowed (max_rejects={options.max_rejects!r}). "
         f"{_most_frequent(summary, rejected)}"
     )
 
 
 def _most_frequent(summary: Summary, rejected: int) -> str:
-    """The most frequent reasons; no text of them holds a value."""
+    """The most frequent reasons, without values."""
     errors = {type_: count for type_, count in summary.errors.items() if count <= rejected}  # else: skipped by on_error
-    if sum(errors.values()) != rejected:  # nobody knows which of them were skipped
+    if sum(errors.values()) != rejected:  # it is unknown which of them were skipped
         return f"The errors of all rows: {_counted(most_frequent(summary.errors))}"
     (top, count), *others = most_frequent(errors)
     problems = most_frequent(summary.problems) if top == "INVALID_VALUE" else []
     also = _counted(others)
     what = problems[0][0] if problems else advice_of(top)
-    return f"Most often {top} ({_rows_text(count)}): {what}{also and f'. Also {also}'}"
+    return f"Most often {top} ({rows_text(count)}): {what}{also and f'. Also {also}'}"
 
 
 def _counted(types: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{number:,} {type_}" for type_, number in types[:5])
 
 
-def _rows_text(number: int) -> str:
-    return f"{number:,} row{'s' * (number != 1)}"
-
-
-def conclude(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
+def finish_summary(load: FinishedLoad, summary: Summary, *, ending: str, report_path: AnyPath | None = None) -> Summary:
     """Write the report.
 
     :param ending: how the load ended, in one sentence
@@ -356,7 +356,7 @@ def outcomes_of(load: FinishedLoad) -> AnyPath | None:
 
 
 def done(load: FinishedLoad, summary: Summary) -> str:
-    """How a load ended that has done all rows."""
+    """The ending of a load that has done all rows."""
     if load.options.dry_run:
         return "A dry run: every row was checked, nothing was written."
     return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
@@ -375,7 +375,7 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.kind)
+    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.resend)
     text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
@@ -385,24 +385,15 @@ def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -
     return True
 
 
-def _resend(path: AnyPath | None, kind: str) -> str | None:
+def _resend(path: AnyPath | None, code: str | None) -> str | None:
     if path is None:
         return None
-    return (
-        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f"```python\n{resend_code(str(path), kind)}\n```\n\n"
-        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
-    )
-
-
-def resend_code(path: str, kind: str = "contacts") -> str:
-    """A task that sends the rejected rows again."""
-    which = "" if kind == "contacts" else f'kind="{kind}", '
-    return f'CrmRetryRejectsOperator(task_id="resend", rejects="{path}", {which}only="all", ...)'
+    how = f"This DAG sends them:\n\n```python\n{code}\n```" if code else "`CrmRetryRejectsOperator` sends them."
+    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ENDING else f"{text[:LONGEST_ENDING]}..."
+    return text if len(text) <= MAX_ENDING_CHARACTERS else f"{text[:MAX_ENDING_CHARACTERS]}..."
 
 
 # -- the tables -----------------------------------------------------------------------------------------------

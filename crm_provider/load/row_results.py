@@ -27,7 +27,7 @@ from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult
 
 SENDS_OF_A_ROW = 3
-"""How often a row is sent whose error says ``retry`` and is neither a throttling nor a fault of the server."""
+"""Maximum sends of a row with the action ``retry``, if its error is neither a throttling nor a server error."""
 
 
 class RowAction(Enum):
@@ -62,8 +62,8 @@ class RowDecision:
 def decide_row(error: e.CrmError, policy: ErrorPolicy, *, sends: int, of_the_run: str | None = None) -> RowDecision:
     """What to do about a row's error.
 
-    :param sends: how often this row was sent, this time included
-    :param of_the_run: why the error comes again with every row; ``on_error`` takes precedence
+    :param sends: how often this row was sent, including this time
+    :param of_the_run: why every row would get the error; ``on_error`` takes precedence
     """
     decision = policy.decide(error)
     if of_the_run is not None and decision.decided_by not in (DecidedBy.TASK, DecidedBy.SITE):
@@ -92,7 +92,7 @@ def is_retryable(error: e.CrmError) -> bool:
     return isinstance(error, (e.CrmTransientError, e.CrmThrottledError))
 
 
-NOT_KNOWN = "Whether it was written is not known."
+WRITE_UNCERTAIN = "Whether it was written is not known."
 
 _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
     RowStatus.DUPLICATE: (Outcome.SKIPPED, "Another row is sent for the same record (duplicates)."),
@@ -103,18 +103,18 @@ _WITHOUT_CALL: Mapping[RowStatus, tuple[Outcome, str]] = {
 
 
 def _ids(in_flight: InFlightRow | None) -> Mapping[str, Any]:
-    """The ids of what was written of a row before it failed."""
+    """The ids of the records that were written for a row before it failed."""
     return {} if in_flight is None else getattr(in_flight.written, "ids", {})
 
 
 def _message(error: e.CrmError) -> str:
-    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {NOT_KNOWN}"
+    return error.message if error.outcome_known else f"{error.message.rstrip('.')}. {WRITE_UNCERTAIN}"
 
 
 class RowResultHandler:
     """Decides about each result and records it. Used by one thread.
 
-    :param of_the_run: why an error of a row comes again with every row, None if it does not
+    :param of_the_run: why every row would get an error of a row, None if not
     :param kind: of the records that the rows become
     """
 
@@ -135,13 +135,13 @@ class RowResultHandler:
         self._rejects, self._fingerprints, self._outcomes = rejects, fingerprints, outcomes
         self._samples: list[Reject] = []
         self.held: deque[tuple[InFlightRow, e.CrmError, int]] = deque()
-        """Rows that failed because of the server, and how many rows had been launched by then. They wait for a sign
-        that the server works."""
+        """Rows that failed because of the server, and the number of rows launched by then. They wait until a response
+        shows that the server works."""
         self.launched = 0
         """Rows that were launched, resent ones included."""
         self._throttled_in_a_row = 0
         self.resend: deque[InFlightRow] = deque()
-        """Rows that are to be sent once more."""
+        """Rows to send once more."""
         self.stop: tuple[e.CrmError, Decision] | None = None
         """The error that ends the run, once there is one."""
 
@@ -173,7 +173,7 @@ class RowResultHandler:
             self._counts.enter(staged.row.number, outcome)
 
     def server_is_down(self, error: e.CrmError) -> None:
-        """End the run: a call of no row failed like the rows that are held. The next try sends them again."""
+        """End the run: a call that belongs to no row failed like the held rows. The next try sends them again."""
         self._end_run(error, Decision.by_rule(Action.RETRY, "the CRM does not work, so no row is at fault"))
 
     def reject_held(self, *, before: InFlightRow | None = None) -> None:
@@ -203,9 +203,9 @@ class RowResultHandler:
         else:
             self._throttled_in_a_row = 0
             self.reject_held(before=in_flight)
-            self._answered(in_flight, error, decided)
+            self._handle_error(in_flight, error, decided)
 
-    def _answered(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
+    def _handle_error(self, in_flight: InFlightRow, error: e.CrmError, decided: RowDecision) -> None:
         number = in_flight.row.number
         if decided.action is RowAction.UNCHANGED:
             self._remember(in_flight.record)

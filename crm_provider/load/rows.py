@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableValue:
     """A value that Python or a database's driver has no value for, so that only a row that sends it is rejected.
 
     :param text: as the database wrote it, for the rejects file
@@ -53,12 +53,12 @@ WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED
 
 
 @dataclass(frozen=True)
-class Made:
-    """An earlier attempt to send a row has made its record, or may have.
+class EarlierCreation:
+    """A record that an earlier attempt to send a row has created, or may have created.
 
-    :param since: by the CRM's clock: the attempt was made after it; None if that is not known
-    :param certain: whether the record is known to have been made
-    :param earlier_load: whether that was another load: one that rejected the row, or this task before it was cleared
+    :param since: time by the CRM's clock after which the attempt was made; None if unknown
+    :param certain: whether the record was certainly created
+    :param earlier_load: whether another load did: one that rejected the row, or this task before it was cleared
     """
 
     since: datetime | None = None
@@ -70,21 +70,21 @@ class Made:
 class Row:
     """One row of a source, as given.
 
-    :param number: from 1, over all files of the source; rows are told apart by it
+    :param number: from 1, over all files of the source; it identifies the row
     :param values: column to value; texts from CSV, JSON values or Python values from elsewhere
     :param problem: why the row cannot be used, if its source could not read it properly (a ragged line); it names the
         place, never a value
-    :param made: what the load that rejected the row may have made of it; None for the rows of any other source
+    :param made: the record that the load that rejected the row may have created; None for rows of any other source
     """
 
     number: int
     values: Mapping[str, Any]
     problem: str | None = None
-    made: Made | None = None
+    made: EarlierCreation | None = None
 
 
 class Record(Protocol):
-    """A row in the CRM's terms, ready to be sent: what the engine of a load needs to know of it."""
+    """A row in the CRM's terms, ready to be sent, as the engine of a load needs it."""
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -92,7 +92,7 @@ class Record(Protocol):
 
     @property
     def key(self) -> str:
-        """What tells records apart: of several rows with one key, one is sent."""
+        """Identifies the record. Of several rows with one key, one is sent."""
 
     @property
     def email(self) -> str | None:
@@ -100,7 +100,7 @@ class Record(Protocol):
 
     @property
     def effect(self) -> Any:
-        """What is written if the record exists already: the same for a row that would change nothing. JSON-able."""
+        """What is written if the record exists. It is equal for rows that would change nothing. JSON-compatible."""
 
     @property
     def fixed(self) -> tuple[Any, ...]:
@@ -125,12 +125,12 @@ class Contact:
 
     @property
     def key(self) -> str:
-        """What tells people apart, see :func:`~crm_provider.values.addresses.person_key`."""
+        """Identifies a person, see :func:`~crm_provider.values.addresses.person_key`."""
         return key_of(self.email)
 
     @property
     def effect(self) -> Any:
-        """Without the origin: it counts when a contact is created, and one that was loaded before exists."""
+        """Without the origin, which matters only for a new contact; one that was loaded before exists."""
         return [self.email, self.attributes]
 
     @property
@@ -152,7 +152,7 @@ class Problem:
 
     :param field: the CRM's field
     :param column: the source's column, "" for none
-    :param kind: the same for the same mistake in every row, for the count: ``no phone number``
+    :param kind: equal for the same mistake in every row, so that they can be counted: ``no phone number``
     :param fix: what to do about it
     """
 
@@ -167,7 +167,7 @@ class Problem:
 
 
 class InvalidRow(Exception):
-    """A row that cannot become a record, with all that is wrong with it; no text of it holds a value.
+    """A row that cannot become a record, with all its problems and without values.
 
     :param problems: at least one
     """
@@ -178,47 +178,73 @@ class InvalidRow(Exception):
 
 
 class SourceError(ValueError):
-    """A source or a mapping that cannot be used at all: known before the first row is sent."""
+    """A source or a mapping that cannot be used at all; found before the first row is sent."""
 
 
 class NoSuchFile(SourceError):
-    """A file that is not there, or not there yet: of all that is wrong with a source, this alone may change."""
+    """A file that does not exist, or not yet: the only problem of a source that may go away."""
 
 
 class RowLocations:
     """Remembers, for messages, where each row of a source is and which rows could not be read.
 
-    A row takes four bytes, because there may be millions.
+    Rows that follow each other at the same distance of lines are kept as one run, because there may be millions.
+
+    :ivar runs: how many runs there are
     """
 
     def __init__(self) -> None:
         self._files: list[tuple[int, str]] = []
-        self._lines = array("I")
+        self._count = 0
+        self._last_line = self._distance = 0
+        self._first_rows, self._first_lines, self._distances = array("I"), array("I"), array("q")
+        """Of each run: its first row, from 1, the line of that row, and lines from one row to the next."""
         self._malformed = array("I")
+
+    @property
+    def runs(self) -> int:
+        return len(self._first_rows)
 
     def begin(self, file: object) -> None:
         """Start the rows of another file."""
-        self._files.append((len(self._lines), str(file)))
+        self._files.append((self._count, str(file)))
 
     def note(self, line: int, problem: str | None) -> None:
         """Add a row.
 
         :param line: its line in the file; 0 for a format without lines
         """
-        self._lines.append(line)
+        self._count += 1
+        if line - self._last_line != self._distance or not self._first_rows:
+            self._begin_run(line)
+        self._last_line = line
         if problem is not None:
-            self._malformed.append(len(self._lines))
+            self._malformed.append(self._count)
+
+    def _begin_run(self, line: int) -> None:
+        """Begin a run, or give the last one its distance if it has only one row."""
+        if self._first_rows and self._first_rows[-1] == self._count - 1:
+            self._distances[-1] = self._distance = line - self._last_line
+            return
+        self._distance = 0
+        self._first_rows.append(self._count)
+        self._first_lines.append(line)
+        self._distances.append(0)
 
     def place(self, number: int) -> str:
         """File, line and row within the file; empty for an unknown row.
 
         :param number: of the row in the source, from 1
         """
-        if not 0 < number <= len(self._lines) or not self._files:
+        if not 0 < number <= self._count or not self._files:
             return ""
         first, file = self._files[bisect_right(self._files, number - 1, key=lambda entry: entry[0]) - 1]
-        line = self._lines[number - 1]
+        line = self._line(number)
         return f"{file}, line {line} (row {number - first})" if line else f"{file}, row {number - first}"
+
+    def _line(self, number: int) -> int:
+        run = bisect_right(self._first_rows, number) - 1
+        return self._first_lines[run] + (number - self._first_rows[run]) * self._distances[run]
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row could not be read."""
@@ -227,9 +253,18 @@ class RowLocations:
 
 
 STREAM = "__arrow_c_stream__"
-"""The method that tells a table: the Arrow PyCapsule interface."""
+"""The method that identifies a table: the Arrow PyCapsule interface."""
 
 
 def is_table(source: Any) -> bool:
-    """Whether an object speaks Arrow's C stream."""
+    """Whether an object supports Arrow's C stream."""
     return hasattr(type(source), STREAM)
+
+
+def rows_text(number: int) -> str:
+    """A number of rows, for people.
+
+    >>> rows_text(1), rows_text(1200)
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} row{'s' * (number != 1)}"

@@ -26,7 +26,7 @@ from crm_provider.values.addresses import NotOneAddress, one_address, person_key
 log = logging.getLogger(__name__)
 
 COLUMN = "email"
-"""The column that is read if there are several, in any case."""
+"""The column that is read if there are several, in upper or lower case."""
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _SIZE = 16
@@ -34,11 +34,11 @@ _SIZE = 16
 
 
 _FILES = (".txt", *(f".{suffix}" for suffix in FORMATS))
-"""How the names of files end that a suppression list is read from."""
+"""Suffixes of the files that a suppression list is read from."""
 
 
 class Suppression:
-    """Answers whether an address is on the list: ``email in suppression``. Used by one thread.
+    """Shows whether an address is on the list: ``email in suppression``. Used by one thread.
 
     All spellings of an address are one person (:func:`~crm_provider.values.addresses.person_key`).
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestCounter, RequestEvent
-from crm_provider.load.rows import Made, Outcome, Record, Row
+from crm_provider.load.rows import EarlierCreation, Outcome, Record, Row
 
 
 @dataclass
@@ -19,10 +21,10 @@ class InFlightRow:
     """A row that is being sent.
 
     :param record: the mapped row
-    :param remote: its record as it was read from the CRM, None if it was not read
-    :param sends: how often the row was sent, this time included
+    :param remote: its record as read from the CRM, None if it was not read
+    :param sends: how often the row was sent, including this time
     :param order: 1-based launch order
-    :param made: the record that an earlier send, try or load may have made, None if there was none
+    :param made: the record that an earlier send, try or load may have created, None if there was none
     :param written: what an earlier send of this try has written, if not all of the row
     """
 
@@ -31,17 +33,17 @@ class InFlightRow:
     remote: Any
     sends: int = 1
     order: int = 0
-    made: Made | None = None
+    made: EarlierCreation | None = None
     written: Any = None
 
 
 @dataclass(frozen=True)
 class SentRow:
-    """What sending a row did.
+    """The result of sending a row.
 
     :param called: whether a write was needed
-    :param is_whole: whether the CRM now has all that the row says; False if something was left out on purpose
-    :param ids: ids of the records that the CRM showed, by ``contact_id`` and ``deal_id``
+    :param is_whole: whether the CRM now has everything in the row; False if something was left out on purpose
+    :param ids: ids of records from the CRM's responses, by ``contact_id`` and ``deal_id``
     :param message: why the row was not written, or not all of it
     """
 
@@ -60,7 +62,7 @@ REMEMBERED = 0.9
 
 
 class Cancelled(Exception):
-    """The load was cancelled; the outcome of the row is not known."""
+    """The load was cancelled; the outcome of the row is unknown."""
 
 
 class CancelToken:
@@ -73,7 +75,7 @@ class CancelToken:
     def set(self) -> None:
         """Ask the load to stop: calls in flight are finished, no new one is started."""
         self.is_set = True
-        # not here: a signal handler would wait for ever if the thread that it interrupts holds the event's lock
+        # not here: a signal handler would wait forever if the interrupted thread holds the event's lock
         threading.Thread(target=self._event.set, name="crm-load-cancel", daemon=True).start()
 
     def sleep(self, seconds: float) -> None:
@@ -94,10 +96,10 @@ class RequestStats(RequestCounter):
         """Seconds from sending a request to its response, an average of the last ones."""
         self._has_latency = False
 
-    def __call__(self, seen: RequestEvent) -> None:
-        super().__call__(seen)
+    def __call__(self, event: RequestEvent) -> None:
+        super().__call__(event)
         weight = REMEMBERED if self._has_latency else 0.0
-        self.latency, self._has_latency = weight * self.latency + (1 - weight) * seen.seconds, True
+        self.latency, self._has_latency = weight * self.latency + (1 - weight) * event.seconds, True
 
 
 def width_for(rate: float, latency: float) -> int:
@@ -126,27 +128,38 @@ class WorkerPool:
         self._send, self._rate, self._stats = send, rate, stats
         self._executor = concurrent.futures.ThreadPoolExecutor(MOST, thread_name_prefix="crm-load")
         self.in_flight: dict[concurrent.futures.Future[SentRow], InFlightRow] = {}
-        """Rows whose results were not taken yet."""
+        """Rows whose results were not read yet."""
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Wakes the thread that waits; ``concurrent.futures.wait`` takes five times as long, because it locks all."""
 
     def width(self) -> int:
-        """How many rows may be in flight at once, at the latency measured so far."""
+        """Maximum number of rows in flight, for the latency measured so far."""
         return width_for(self._rate, self._stats.latency)
 
     def submit(self, row: InFlightRow) -> None:
         """Send a row in a thread."""
-        self.in_flight[self._executor.submit(self._send, row)] = row
+        future = self._executor.submit(self._send, row)
+        self.in_flight[future] = row
+        future.add_done_callback(lambda _: self._ended.put(None))
 
     def results(self, timeout: float) -> Iterator[RowResult]:
-        """Results that are there after at most ``timeout`` seconds; one that is not taken comes again.
+        """The results that arrive within ``timeout`` seconds. A result that is not read is returned again.
 
         :raises Exception: a bug in the code that sends
         """
         if not self.in_flight:
             return
-        first = concurrent.futures.FIRST_COMPLETED
-        done, _ = concurrent.futures.wait(self.in_flight, timeout=timeout, return_when=first)
-        for future in done:
+        if not any(future.done() for future in self.in_flight):
+            self._wait(timeout)
+        for future in [future for future in self.in_flight if future.done()]:
             yield self._result(future)
+
+    def _wait(self, timeout: float) -> None:
+        """Wait until a row has ended; it may be one whose result was read before."""
+        with suppress(queue.Empty):
+            self._ended.get(timeout=timeout)
+            while True:
+                self._ended.get_nowait()
 
     def _result(self, future: concurrent.futures.Future[SentRow]) -> RowResult:
         in_flight = self.in_flight.pop(future)

@@ -1,4 +1,4 @@
-"""Assets of the CRM, ``crm://connect.pingback.com/contacts``: loads report what they write, DAGs can depend on it."""
+"""Assets of the CRM, ``crm://connect.pingback.com/contacts``: tasks report what they write, DAGs can depend on it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ EVENT_EXTRA = (
     "rows", "created", "updated", "unchanged", "skipped", "rejected", "suppressed", "deleted", "calls", "seconds",
 )  # fmt: skip
 """The parts of a load's result in the asset event."""
+
+LISTING_EXTRA = ("listing", "table", "mode", "records", "rows", "changes", "calls", "seconds")
+"""What the asset event says of a listing that was written to a file or a table."""
 
 
 def create_asset(
@@ -92,3 +95,13 @@ def note_load(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) 
         return
     for asset in found:
         context["outlet_events"][asset].extra.update({name: result[name] for name in EVENT_EXTRA if name in result})
+
+
+def note_listing(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Add the counts of a listing to the events of what it was written to: the outlets that are not the CRM's."""
+    facts = {"listing": task.listing, "mode": getattr(task, "mode", None), **result}
+    extra = {name: facts[name] for name in LISTING_EXTRA if facts.get(name) is not None}
+    for asset in task.outlets or ():
+        uri = str(getattr(asset, "uri", ""))
+        if uri and not uri.startswith(f"{SCHEME}://"):
+            context["outlet_events"][asset].extra.update(extra)

@@ -88,18 +88,18 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
     """
     scheme, found, rest = path.partition("://")
     if not found or scheme == "file":
-        plain = rest if found else path
+        cleaned = rest if found else path
     else:
         authority, slash, key = rest.partition("/")
-        plain = f"{ALIASES.get(scheme, scheme)}://{authority.rpartition('@')[2]}{slash}{key}"
-    matching = [prefix for prefix in rules if plain.startswith(prefix)]
+        cleaned = f"{ALIASES.get(scheme, scheme)}://{authority.rpartition('@')[2]}{slash}{key}"
+    matching = [prefix for prefix in rules if cleaned.startswith(prefix)]
     if matching:
         prefix = max(matching, key=len)
-        rest = plain[len(prefix) :]
+        rest = cleaned[len(prefix) :]
         return _joined(rules[prefix], quote(rest)) if rules[prefix] and not _climbs(rest) else NO_LINK
-    if plain.startswith(("http://", "https://")):
-        return plain
-    store, _, name = plain.partition("://")
+    if cleaned.startswith(("http://", "https://")):
+        return cleaned
+    store, _, name = cleaned.partition("://")
     if store not in CONSOLES:
         return NO_LINK  # a browser cannot open files of another machine
     bucket, _, key = name.partition("/")

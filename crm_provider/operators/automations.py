@@ -11,7 +11,7 @@ from crm_provider.client import validation
 from crm_provider.errors.on_error import Action
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import Missing, rendered_to_none
+from crm_provider.tasks.templates import MissingValue, rendered_to_none
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -110,7 +110,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
 
     def _secret(self, name: str, context: Context) -> str:
         value = self.render_template(getattr(self, name), context)
-        if isinstance(value, Missing):
+        if isinstance(value, MissingValue):
             raise rendered_to_none(name)
         value = validation.path_part(value, name)
         mask_secret(value)

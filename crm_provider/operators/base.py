@@ -15,7 +15,7 @@ from crm_provider.errors.on_error import OnError
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.mixins import ErrorPolicyMixin, for_base_operator
-from crm_provider.tasks.outcome import ENDS, publish_reason, raise_for_decision, short_traceback
+from crm_provider.tasks.outcome import ENDS, raise_for_decision, report_other, short_traceback
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
 
@@ -77,8 +77,7 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
         except e.CrmError as error:
             raise_for_decision(error, self.error_policy.decide(error), context)
         except Exception as other:  # of a file or a database
-            if self.publishes_reasons:
-                publish_reason(other, context)
+            report_other(other, context, publish=self.publishes_reasons)
             raise
         self.last_result = context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["upsert", "create", "update"]
 
-LARGEST_ANSWER = 4096
+MAX_ANSWER_CHARACTERS = 4096
 """Maximum characters of a verification's answer in the XCom; of a larger one only the numbers and booleans are kept."""
 
 
@@ -172,9 +172,9 @@ class CrmVerifyEmailOperator(CrmOperator):
 
     def call(self, context: Context) -> dict[str, Any]:
         email = validation.email(self.contact_email, "contact_email")
-        said = self.hook.verify_email(email)
-        answer = _without(said, email, self.hook.get_conn().settings.api_key)
-        if len(str(answer)) > LARGEST_ANSWER:
+        response = self.hook.verify_email(email)
+        answer = _without(response, email, self.hook.get_conn().settings.api_key)
+        if len(str(answer)) > MAX_ANSWER_CHARACTERS:
             self.log.warning("The answer is too large for an XCom; only its numbers and booleans are kept.")
             answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}
         self.log.info("Address verified.")

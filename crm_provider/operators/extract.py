@@ -22,11 +22,12 @@ from crm_provider.extract.writers import (
 )
 from crm_provider.files.parquet import check_pyarrow
 from crm_provider.files.paths import as_path
+from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import ExtractLineage
 from crm_provider.observability.links import CrmExtractedFileLink
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks.arguments import rendered
-from crm_provider.tasks.templates import is_mapped, path_text
+from crm_provider.tasks.templates import is_mapped, path_of, path_text
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -120,6 +121,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     def call(self, context: Context) -> dict[str, Any]:
         from crm_provider.extract.extractor import Extractor, ExtractUnsaved
 
+        check_files(target=self.target, state_path=self.state_path)
         with self.hook.bulk_client() as client:
             extract = Extractor(
                 client,
@@ -136,7 +138,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 ),
             )
             try:
-                return dict(extract.run())
+                result = dict(extract.run())
             except e.CrmError as error:
                 if not goes_on(self, error, context["ti"]):
                     extract.discard()
@@ -146,6 +148,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                     self.log.info("No retry is left: the pages that were kept are removed.")
                     extract.discard()
                 raise
+        note_listing(self, context, result)
+        return result
 
 
 class CrmExtractContactsOperator(_ExtractOperator):
@@ -186,6 +190,19 @@ def tracker_of(
         if state_path is None:
             return None
         return ChangeTracker(as_path(url_path(state_path)), client.settings, listing, owner_of(ti))
+    except ValueError as wrong:
+        raise e.CrmInvalidValueError(str(wrong)) from None
+
+
+def check_files(**paths: Any) -> None:
+    """Refuse files that are deleted with the pod of the task.
+
+    :raises CrmInvalidValueError: naming the argument; also if one is not a path
+    """
+    from crm_provider.tasks.state import check_kept
+
+    try:
+        check_kept({name: path_of(path, name) for name, path in paths.items() if path is not None})
     except ValueError as wrong:
         raise e.CrmInvalidValueError(str(wrong)) from None
 

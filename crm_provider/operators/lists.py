@@ -55,5 +55,5 @@ class CrmAddContactToListsOperator(CrmOperator):
         email = validation.email(self.contact_email, "contact_email")
         list_ids = validation.uuids(self.list_ids, "list_ids")
         self.hook.add_contact_to_lists(email, list_ids)
-        self.log.info("Contact added to %d segmentation list(s).", len(list_ids))
+        self.log.info("Added the contact to segmentation lists: %d.", len(list_ids))
         return {"list_ids": list_ids, "outcome": "added"}

@@ -15,7 +15,7 @@ from crm_provider.load.kinds.kind import Kind
 from crm_provider.load.mapping.fields import Empty
 from crm_provider.load.rejected_files import RejectedFiles, find_rejects, read_rejects_of
 from crm_provider.load.rejects.file import NoRejects, RejectedRows
-from crm_provider.load.rows import SourceError
+from crm_provider.load.rows import SourceError, rows_text
 from crm_provider.observability.lineage import Lineage, lineage_of_files
 from crm_provider.operators.load_base import CrmLoadOperator
 from crm_provider.operators.load_kinds import CrmContactLoadOperator, CrmDealLoadOperator, HidesSuppression, LoadsFiles
@@ -163,7 +163,7 @@ class CrmDeleteContactsOperator(LoadsFiles, CrmLoadOperator):
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     :param mapping: ``{"email": <column>}``; None: the column ``email``
-    :param max_deletes: most contacts that may be deleted; if there are more, none is
+    :param max_deletes: most contacts that all tries together may delete; if there are more, none is
     :param every_spelling: read all contacts (ten with a call) and delete all spellings of an address; False makes one
         call for each address as it is given
     """
@@ -222,7 +222,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     :param list_ids: of contacts: segmentation lists that each contact is added to
     :param resubscribe: of contacts: also add contacts to the lists that the CRM shows as unsubscribed or blacklisted
     :param only_from_stages: of deals: stages that a deal may leave
-    :param max_deletes: of deletions: most contacts that may be deleted
+    :param max_deletes: of deletions: most contacts that all tries together may delete
     :param every_spelling: of deletions: delete all spellings of an address
     """
 
@@ -310,7 +310,12 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         return super().execute(context)
 
     def open_source(self) -> Source:
-        paths = find_rejects(_given_paths(self.rejects))
+        from crm_provider.tasks.state import check_kept
+
+        given = _given_paths(self.rejects)
+        for path in given:
+            check_kept({"rejects": path})  # a load in another pod: nothing to find is not nothing to send
+        paths = find_rejects(given)
         self._check_paths(paths)
         self.source_files = paths
         try:
@@ -323,9 +328,8 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         result = super().call(context)
         if self._rows is not None and self._rows.left_out:
             self.log.warning(
-                "%d row(s) of the rejects file are not retryable and were left out: correct them, and send them with "
-                "only='all'.",
-                self._rows.left_out,
+                "Left out %s that cannot succeed unchanged. Correct them in the rejects file; only='all' sends them.",
+                rows_text(self._rows.left_out),
             )
         return {**result, "left_out": 0 if self._rows is None else self._rows.left_out}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from crm_provider import errors as e
@@ -27,6 +28,7 @@ from crm_provider.tasks.outcome import (
     fail_without_retry,
     publish_reason,
     raise_for_decision,
+    report_other,
     short_traceback,
 )
 from crm_provider.tasks.templates import (
@@ -176,9 +178,9 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = self.call(context)
         except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
             publish_reason(unready, context)
-            fail(unready)
+            fail(unready, context)
         except (LoadUnsaved, LoadInterrupted) as ended:
-            fail(ended)
+            fail(ended, context)
         except LoadStopped as stopped:
             raise_for_decision(stopped.error, stopped.decision, context)
         except SourceError as wrong:
@@ -190,7 +192,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             raise_for_decision(error, decide_run(error, self.error_policy), context)
         except Exception as other:  # of a source, such as a database; a skip; a load that has left its result
             if self.last_result is None:
-                publish_reason(other, context)
+                report_other(other, context)
             raise
         context["crm_result"] = result  # type: ignore[typeddict-unknown-key]
         return result
@@ -201,7 +203,8 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             result = run.run()
         except TooManyRejects as many:
             self._push_result(run, context)
-            fail_without_retry(str(many))
+            facts = [("What to do", many.advice), ("Report", many.result.get("report_path"))]
+            fail_without_retry(str(many), happened=many.problem, facts=facts)
         except LoadUnsaved as unsaved:
             if run.result is None:
                 publish_reason(unsaved.unwritten, context)
@@ -238,6 +241,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
         ti = context["ti"]
         self._map_index = -1 if ti.map_index is None else ti.map_index
+        checkpoint = self._path("checkpoint_path")
         run = LoadRun(
             kind=self.kind,
             given={**self._arguments(), "suppression": getattr(self, "suppression", None)},
@@ -247,7 +251,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             open_source=self.open_source,
             path=self._path,
             report_path=self._path("report_path") or site_report(ti),
-            checkpoints=lambda beside: checkpoints_for(context, path=self._path("checkpoint_path"), beside=beside),
+            checkpoints=partial(checkpoints_for, context, path=checkpoint),
             context=context,
             timeout=self.execution_timeout,
         )
@@ -258,11 +262,17 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """A file that the load writes. Each instance of a mapped task has its own.
 
         Without ``map_index`` in the template all instances would name the same file, and replace each other's rows.
+
+        :raises SourceError: if it is not a path, or the file is deleted with the task's pod before anyone can read it
         """
+        from crm_provider.tasks.state import check_kept
+
         value = getattr(self, name)
         if value is None:
             return None
         path = path_of(value, name)
+        if not self.checks_only:
+            check_kept({name: path})
         if self._map_index < 0 or name in self._own_paths:
             return path
         return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._map_index}{path.suffix}")

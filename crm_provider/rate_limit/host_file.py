@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crm_provider.files.private import open_own_folder, open_plain
+from crm_provider.files.private import open_own_folder, open_regular
 from crm_provider.rate_limit.schedule import RECORD_SIZE, Grant, Lane, Pace, Schedule, StoreUnusable, Ticket, number_for
 
 LOCK_PATIENCE = 0.5
@@ -79,7 +79,7 @@ class HostFile:
     def _open_locked(self, folder: int) -> Iterator[int]:
         """The state file, locked. It is opened again if it was deleted between opening and locking."""
         while True:
-            file = open_plain(Path(self._name), _FILE | os.O_CREAT, folder=folder)
+            file = open_regular(Path(self._name), _FILE | os.O_CREAT, folder=folder)
             try:
                 self._lock(file)
                 if os.fstat(file).st_nlink:
@@ -108,7 +108,7 @@ class HostFile:
     def _delete_unused(self, name: str, folder: int) -> None:
         if name == self._name or not _is_unused(os.stat(name, dir_fd=folder, follow_symlinks=False)):
             return
-        file = open_plain(Path(name), _FILE, folder=folder)
+        file = open_regular(Path(name), _FILE, folder=folder)
         try:
             if _try_lock(file) and _is_unused(os.fstat(file)):
                 os.unlink(name, dir_fd=folder)
@@ -135,8 +135,8 @@ class HostFileStore:
 
     def ask(self, lane: Lane, ticket: Ticket | None, pace: Pace, patience: float) -> tuple[Grant, Ticket]:
         with self._schedule() as schedule:
-            answer = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
-        return answer, Ticket(id(self), answer.ticket)
+            grant = schedule.ask(self._clock(), lane, number_for(self, ticket), pace, patience)
+        return grant, Ticket(id(self), grant.ticket)
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
         with self._schedule() as schedule:

@@ -102,7 +102,7 @@ class Lease:
         except (ValueError, TypeError, RecursionError):
             return cls(name)
         numbers = [value for name, value in found.items() if name not in ("host", "text")]
-        texts = (found.get("host", ""), found.get("text", ""))
+        texts = (lease.host, lease.text)
         return lease if all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts) else cls(name)
 
     def to_bytes(self) -> bytes:

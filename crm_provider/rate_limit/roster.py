@@ -22,7 +22,7 @@ from typing import Any
 PERIOD = 10.0
 """Seconds between two exchanges of a host: one read and one write, so one request in five seconds."""
 
-SETTLED = 1.5
+CHANGE_DELAY = 1.5
 """Seconds after everyone's next exchange until a change takes effect: for late exchanges and inexact clocks."""
 
 LATE = 0.6
@@ -112,7 +112,7 @@ class Roster:
         kept = {name: host for name, host in self.hosts.items() if name == me or host.due + FORGOTTEN > now}
         dead = self.dead(me)
         others = [host.due for name, host in kept.items() if name != me and name not in dead]
-        change = max([now, *others]) + SETTLED
+        change = max([now, *others]) + CHANGE_DELAY
         for name in dead & set(kept):
             if kept[name].final_weight:
                 kept[name] = kept[name].changed(change, 0, now)

@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[:PORT]",
         help="serve requests to this host name too, for example behind a proxy; can be repeated",
     )
-    add("--seed", default="demo", help="empty, demo, contacts:N or a path ending in .json (default: %(default)s)")
+    add(
+        "--seed",
+        default="demo",
+        help="empty, demo, contacts:N, deals:N or a path ending in .json (default: %(default)s)",
+    )
     add("--state", metavar="FILE", help="keep the data in this file, and continue with it instead of --seed")
     add("--rate", type=float, default=5.0, help="requests per second (default: %(default)s)")
     add("--burst", type=int, default=2, help="requests at once (default: %(default)s)")

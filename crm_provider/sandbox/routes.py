@@ -23,7 +23,7 @@ UNKNOWN_ROUTE = "unknown"
 # -- routes -------------------------------------------------------------------------------------------------
 
 
-class Body(Enum):
+class BodyRule(Enum):
     """Whether a route reads a body."""
 
     NONE = "none"
@@ -42,7 +42,7 @@ class Route:
     method: str
     template: str
     operation: Callable[[CrmStore, op.ApiRequest], op.ApiSuccess]
-    body: Body = Body.NONE
+    body: BodyRule = BodyRule.NONE
     blank: str = "CONTACT_EMAIL_IS_NECESSARY"
     keyless: bool = False
 
@@ -66,26 +66,28 @@ _DEAL = "DEAL_ID_IS_NECESSARY"
 _WEBHOOK = "/webhook/{webhookId}/c/{channelUid}/w/{workflowId}"
 
 ROUTES = (
-    Route(method="POST", template="/contacts", operation=op.create_contact, body=Body.REQUIRED),
+    Route(method="POST", template="/contacts", operation=op.create_contact, body=BodyRule.REQUIRED),
     Route(method="GET", template="/contacts", operation=op.list_contacts),
     Route(method="GET", template="/contacts/{email}", operation=op.get_contact),
-    Route(method="PUT", template="/contacts/{email}", operation=op.update_contact, body=Body.REQUIRED),
+    Route(method="PUT", template="/contacts/{email}", operation=op.update_contact, body=BodyRule.REQUIRED),
     Route(method="DELETE", template="/contacts/{email}", operation=op.delete_contact),
-    Route(method="POST", template="/deals", operation=op.create_deal, body=Body.REQUIRED),
+    Route(method="POST", template="/deals", operation=op.create_deal, body=BodyRule.REQUIRED),
     Route(method="GET", template="/deals", operation=op.list_deals),
     Route(method="GET", template="/deals/{dealId}", operation=op.get_deal, blank=_DEAL),
-    Route(method="PUT", template="/deals/{dealId}", operation=op.update_deal, body=Body.REQUIRED, blank=_DEAL),
+    Route(method="PUT", template="/deals/{dealId}", operation=op.update_deal, body=BodyRule.REQUIRED, blank=_DEAL),
     Route(method="DELETE", template="/deals/{dealId}", operation=op.delete_deal, blank=_DEAL),
     Route(method="GET", template="/segments", operation=op.list_segments),
-    Route(method="POST", template="/segments/add-contact/{email}", operation=op.add_to_segments, body=Body.REQUIRED),
+    Route(
+        method="POST", template="/segments/add-contact/{email}", operation=op.add_to_segments, body=BodyRule.REQUIRED
+    ),
     Route(
         method="POST",
         template="/email-verification/{email}",
         operation=op.verify_email,
-        body=Body.OPTIONAL,
+        body=BodyRule.OPTIONAL,
         blank="EMAIL_IS_NECESSARY",
     ),
-    Route(method="POST", template=_WEBHOOK, operation=op.start_automation, body=Body.REQUIRED, keyless=True),
+    Route(method="POST", template=_WEBHOOK, operation=op.start_automation, body=BodyRule.REQUIRED, keyless=True),
 )
 
 
@@ -181,7 +183,7 @@ def field_names(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_body(body: bytes, route: Route | None) -> tuple[JsonObject, RefusedError | None]:
-    if route is None or route.body is Body.NONE or (route.body is Body.OPTIONAL and not body.strip()):
+    if route is None or route.body is BodyRule.NONE or (route.body is BodyRule.OPTIONAL and not body.strip()):
         return {}, None
     try:
         return op.parse_body(body), None

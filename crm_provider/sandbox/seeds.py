@@ -49,7 +49,8 @@ def load_seed(seed: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """The document of a seed.
 
     :param seed: ``empty``; ``demo``: two pipelines, two lists, some contacts and a deal; ``contacts:N``: the same
-        pipelines and lists with N contacts; the path of a JSON file; or the document itself
+        pipelines and lists with N contacts; ``deals:N``: these and a deal for each of them; the path of a JSON file;
+        or the document itself
     :raises SeedError: there is no such seed, or the file cannot be read
     """
     if not isinstance(seed, str):
@@ -58,10 +59,13 @@ def load_seed(seed: str | Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
     if seed == "demo":
         return _demo()
-    if many := re.fullmatch(r"contacts:([0-9]{1,7})", seed):
-        return {**_structure(), "contacts": list(_crowd(int(many[1])))}
+    if many := re.fullmatch(r"(contacts|deals):([0-9]{1,7})", seed):
+        contacts = list(_crowd(int(many[2])))
+        return {**_structure(), "contacts": contacts, "deals": list(_deals_of(contacts)) if many[1] == "deals" else []}
     if not seed.endswith(".json"):
-        raise SeedError(not_one_of("seed", seed, ["empty", "demo", "contacts:1000", "a path ending in .json"]))
+        raise SeedError(
+            not_one_of("seed", seed, ["empty", "demo", "contacts:1000", "deals:1000", "a path ending in .json"])
+        )
     try:
         return _checked(json.loads(Path(seed).read_text(encoding="utf-8")), seed)
     except (OSError, ValueError) as error:
@@ -163,6 +167,17 @@ def _demo() -> JsonObject:
 def _crowd(size: int) -> Iterator[JsonObject]:
     for number in range(1, size + 1):
         yield {"email": f"contact-{number:07}@example.com", "attributes": {"name": f"Contact {number}"}}
+
+
+def _deals_of(contacts: Sequence[JsonObject]) -> Iterator[JsonObject]:
+    """A deal for each contact; the stages take turns."""
+    for number, contact in enumerate(contacts, start=1):
+        yield {
+            "contactId": contact["email"],
+            "pipelineId": "Sales",
+            "stageId": _STAGES[(number - 1) % len(_STAGES)],
+            "attributes": {"pb_name": f"Deal {number}", "pb_amount": f"{number}.50"},
+        }
 
 
 # -- records of a document ----------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+
 class SandboxSettings:
     """Everything that can be configured about a sandbox.
 
-    :param seed: ``empty``, ``demo``, ``contacts:N``, the path of a JSON file, or a document (see ``seeds``)
+    :param seed: ``empty``, ``demo``, ``contacts:N``, ``deals:N``, the path of a JSON file, or a document (see
+        ``seeds``)
     :param rate: tokens per second that the token bucket gets back; None turns the rate limit off
     :param burst: capacity of the token bucket
     :param envelope: the format of errors. The gateway's own errors always use the gateway's format

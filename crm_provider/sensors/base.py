@@ -32,6 +32,7 @@ from crm_provider.tasks.outcome import (
     log_reschedule,
     moment,
     raise_for_decision,
+    record,
     reschedule,
     sensor_timeout,
     short_traceback,
@@ -40,7 +41,7 @@ from crm_provider.tasks.outcome import (
 )
 from crm_provider.tasks.retry_policy import DEFAULT_RETRY_POLICY
 from crm_provider.tasks.templates import RenderedFieldsMixin, check_rendered
-from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_wall
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, WaitState, to_wall
 from crm_provider.waiting.conditions import Condition, DirectLookup
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         return CrmHook(self.crm_conn_id)
 
     @cached_property
-    def _waiting(self) -> Waiting:
-        return Waiting(limit=self.max_errors_in_a_row)
+    def _waiting(self) -> WaitState:
+        return WaitState(limit=self.max_errors_in_a_row)
 
     @abc.abstractmethod
     def condition(self) -> Condition:
@@ -223,7 +224,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         self._waiting.record_result(self._condition.why)
         self._save_state(context)
         why = f": {self._condition.why}" if self._condition.why else ""
-        self.log.info(f"Not yet{why}." if found is None else f"Found: {found}")
+        self.log.info("%s", record(f"Not yet{why}." if found is None else f"Found: {found}"))
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _handle_error(self, error: e.CrmError, context: Context) -> bool:
@@ -239,7 +240,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             # with these flags the base class would hide the error; the policy decides what ends the wait
             self.silent_fail = self.never_fail = False
             raise error
-        self.log.info("Not yet: %s", error)
+        self.log.info("%s", record(f"Not yet: {error.happened}"))
         self._save_state(context)
         if self.reschedule and not self.deferrable and self._waiting.not_before > time.monotonic() + self.poke_interval:
             self._reschedule_next_check(context)

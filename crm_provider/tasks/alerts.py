@@ -132,8 +132,8 @@ def _reasons(error: Any, ending: str | None) -> list[str]:
     """
     known = next((found for found in (error, getattr(error, "__cause__", None)) if isinstance(found, SAFE)), None)
     if isinstance(known, CrmError):
-        request = [f"Request id: {known.request_id}"] if known.request_id else []
-        return [known.happened, f"What to do: {known.advice}", *request]
+        facts = {"What to do": known.advice, "Request id": known.request_id}
+        return [known.happened, *(f"{name}: {text}" for name, text in facts.items() if text)]
     if known is not None:
         return [str(known)]
     return [ending or (f"{type(error).__name__}: see the log" if error is not None else "See the log")]

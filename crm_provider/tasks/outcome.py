@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ContextDecorator
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from crm_provider import config
@@ -43,11 +43,15 @@ from crm_provider.tasks.retry_policy import DECISION_KEY, CrmRetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Facts: TypeAlias = Iterable[tuple[str, str | None]]
 
 log = logging.getLogger(__name__)
 
 WIDTH, PREFIX = 110, 32
 """Characters of a line that Airflow's log view shows in a window of 1,280 pixels; of its own before the first."""
+
+OTHER_ADVICE = """Its message is below, after "Task failed with exception". A retry helps against what passes, such as a
+lost connection; otherwise correct the cause and clear the task."""
 
 DOCS = 'docs/operations.md, "What to do, by error family"'
 
@@ -63,6 +67,8 @@ ERROR_XCOM = "crm_error"
 
 ENDS = (e.CrmError, AirflowFailException, AirflowSensorTimeout)
 """Exceptions that end a task on purpose, after a record in its log: their frames say no more."""
+
+RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS[1:])  # they follow a record in the log
 
 REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
 """XCom key of the reason of a load that ends before its first call, if it is no error of the CRM; its characters."""
@@ -213,30 +219,30 @@ def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) 
     The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
     """
     ti, task = context["ti"], context["task"]
-    retries_left = max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
+    retries_left = _retries_left(ti)
     _publish(error, decision, ti, task)
     context[DECISION_KEY] = (error, decision)  # type: ignore[literal-required]
 
-    def say(level: int, ended: str) -> None:
+    def log_end(level: int, ended: str) -> None:
         log.log(level, "%s", error_record(error, ended=ended, decision=decision, task=task))
 
     if decision.action is Action.SKIP:
-        say(logging.INFO, "skipped")
+        log_end(logging.INFO, "skipped")
         raise AirflowSkipException(f"Skipped by {decision.origin}. {error}") from error
     if decision.action is Action.RETRY:
         if (until := _reschedule_date(error, context)) is not None:
-            say(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
+            log_end(logging.WARNING, f"slot freed until {moment(until)}; the try is kept")
             raise AirflowRescheduleException(until)
         remark, level = _retry_remark(retries_left), logging.WARNING if retries_left else logging.ERROR
-        say(level, f"this try failed. {remark}")
+        log_end(level, f"this try failed. {remark}")
         _remark(error, remark)
         raise error
     policy = getattr(task, "retry_policy", None)
     if policy is not None and not isinstance(policy, CrmRetryPolicy):
-        say(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
+        log_end(logging.ERROR, "failed; whether it is retried is up to the task's own retry policy")
         _remark(error, f"The outcome is fail, by {decision.origin}, but the task's own retry policy decides")
     else:
-        say(logging.ERROR, "failed; not retried, because the same call would fail again")
+        log_end(logging.ERROR, "failed; not retried, because a retry would fail in the same way")
         _remark(error, f"Not retried, by {decision.origin}")
     if retries_left and policy is None:
         raise AirflowFailException(str(error)) from error
@@ -255,15 +261,59 @@ def publish_reason(wrong: Exception, context: Context) -> None:
         context["ti"].xcom_push(key=REASON_XCOM, value=value)
 
 
-def fail_without_retry(message: str, *, cause: BaseException | None = None) -> NoReturn:
-    """Fail the task regardless of ``retries`` and its retry policy: the same input would fail again."""
-    log.error("%s", record(message, [("Task", "failed; not retried, because the same input would fail again")]))
+def report_other(error: Exception, context: Context, *, publish: bool = True) -> None:
+    """Say in one record of the log what else has ended a try, such as an error of a database.
+
+    Airflow shows its message, which may hold values; the record names only the class.
+
+    :param publish: also for the page CRM
+    """
+    if publish:
+        publish_reason(error, context)
+    if isinstance(error, RECORDED):
+        return
+    happened, advice, kind = _sentence(str(error)), None, type(error)
+    if not kind.__module__.startswith(PACKAGE):
+        whose = kind.__module__.partition(".")[0].replace("builtins", "Python")
+        happened, advice = f"{kind.__name__} of {whose}{_where(context['task'])}: not a CRM error.", OTHER_ADVICE
+    log.error("%s", record(happened, [("What to do", advice), ("Task", _try_failed(context["ti"]))]))
+
+
+def _try_failed(ti: Any) -> str:
+    left = _retries_left(ti)
+    return f"this try failed; it is retried ({left} left)" if left else "failed; no retry is left"
+
+
+def _retries_left(ti: Any) -> int:
+    return max(int(ti.max_tries or 0) - int(ti.try_number) + 1, 0)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _where(task: Any) -> str:
+    """The table and the connection that a task works with besides the CRM."""
+    named = {"table": getattr(task, "table", None), "connection": getattr(task, "sql_conn_id", None)}
+    known = ", ".join(f"{label} {value}" for label, value in named.items() if isinstance(value, str))
+    return f" ({known})" if known else ""
+
+
+def fail_without_retry(
+    message: str, *, cause: BaseException | None = None, happened: str | None = None, facts: Facts = ()
+) -> NoReturn:
+    """Fail the task regardless of ``retries`` and its retry policy, because a retry would fail in the same way.
+
+    :param happened: the part of the message that begins the record in the log, if ``facts`` hold the rest
+    """
+    ended = ("Task", "failed; not retried, because a retry would fail in the same way")
+    log.error("%s", record(happened or message, [*facts, ended]))
     raise AirflowFailException(message) from cause
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception, context: Context) -> NoReturn:
     """End this try with an error that is not one of the CRM: ``retries`` apply."""
-    log.error("%s", record(str(error), [("Task", "this try failed; retries apply")]))
+    log.error("%s", record(_sentence(str(error)), [("Task", _try_failed(context["ti"]))]))
     raise error
 
 
@@ -348,7 +398,7 @@ def _publish(error: e.CrmError, decision: Decision, ti: Any, task: Any) -> None:
 # -- what the log shows --------------------------------------------------------------------------------------
 
 
-def record(happened: str, facts: Iterable[tuple[str, str | None]] = ()) -> str:
+def record(happened: str, facts: Facts = ()) -> str:
     """Lines for people: what happened, then a line for each fact that is known.
 
     >>> print(record("Deal not found.", [("What to do", "Check that the deal exists."), ("Request id", None)]))

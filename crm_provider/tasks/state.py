@@ -1,44 +1,109 @@
-"""Checkpoints of a load between the tries of its task."""
+"""Where a task keeps what its next try needs: checkpoints of a load, and files that outlive its pod."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from crm_provider import config
 from crm_provider._compat import AirflowRuntimeError, Context
-from crm_provider.files.paths import AnyPath, sibling
+from crm_provider.files.paths import AnyPath, is_on_root_disk, sibling
+from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
+from crm_provider.tasks.templates import path_of, site_file
 
 log = logging.getLogger(__name__)
 
 STATE_KEY = "crm_load"
 """Key of the checkpoint in the task's state store."""
 
+REMEDY = "work_directory in section [crm] of Airflow's configuration"
+
 
 def checkpoints_for(
-    context: Context, *, path: AnyPath | None, beside: AnyPath | None, key: str = STATE_KEY
+    context: Context, beside: AnyPath | None, *, path: AnyPath | None, key: str = STATE_KEY
 ) -> Checkpoints:
-    """The best available place: the given file, Airflow's task state store (3.3+), or a file beside another one.
+    """The best available place, which the log names.
 
-    :param path: the file that the user asked for
+    It is the given file, Airflow's task state store (3.3+), the site's ``work_directory``, or a file beside another.
+
     :param beside: another file of the load, such as its rejects
+    :param path: the file that the user asked for
     :param key: of the checkpoint in the store; each load of a task has its own
+    :raises SourceError: if ``work_directory`` is not a path
     """
     store: Any = context.get("task_state_store")
-    owner = owner_of(context["ti"])
-    if path is not None:
-        return OwnCheckpoints(FileCheckpoints(path), owner)
-    if store is not None:
+    if path is None and store is not None:
+        log.info("The checkpoint of this load is kept in Airflow's task state store.")
         return TaskStateCheckpoints(store, key)
-    if beside is not None:
-        return OwnCheckpoints(FileCheckpoints(sibling(beside, f".{owner[:12]}.checkpoint")), owner)
-    log.warning(
-        "A retry of this load will start with its first row: Airflow below 3.3 has no task state store, and none of "
-        "checkpoint_path, state_path, rejects_path and outcomes_path is set."
-    )
-    return NoCheckpoints()
+    ti = context["ti"]
+    owner = owner_of(ti)
+    own = None if beside is None else sibling(beside, f".{owner[:12]}.checkpoint")
+    folder = config.work_directory()
+    site = None if folder is None else site_file("work_directory", folder, ti, f"{key}.json")
+    file = path or site or own
+    if file is None or lost_with_pod(file):
+        log.warning("%s Set %s, or checkpoint_path.", _NOT_KEPT if file is None else _ON_THE_POD, REMEDY)
+        return NoCheckpoints()
+    log.info("The checkpoint of this load is kept in %s.", file)
+    return OwnCheckpoints(FileCheckpoints(file), owner)
+
+
+_NOT_KEPT = (
+    "A retry of this load will start with its first row: Airflow below 3.3 has no task state store, and none of "
+    "checkpoint_path, state_path, rejects_path and outcomes_path is set."
+)
+_ON_THE_POD = (
+    "A retry of this load will start with its first row: its checkpoint would be on the disk of this pod, which is "
+    "deleted after the try."
+)
+
+
+def pages_beside(listing: str) -> AnyPath | None:
+    """The file in the site's ``work_directory`` beside which pages of a listing are kept; None without the option.
+
+    All tasks share its name, so that each removes what others have abandoned.
+
+    :raises SourceError: if ``work_directory`` is not a path
+    """
+    folder = config.work_directory()
+    return None if folder is None else path_of(f"{folder.rstrip('/')}/{listing}", REMEDY)
+
+
+# -- pods ---------------------------------------------------------------------------------------------------
+
+
+def lost_with_pod(path: AnyPath) -> bool:
+    """Whether a file is deleted after this try: the task has a pod of its own, and no volume is mounted there."""
+    return config.runs_in_own_pod() and is_on_root_disk(path)
+
+
+def lost_files(paths: Mapping[str, AnyPath | None]) -> Iterator[str]:
+    """What is wrong with those files that are deleted with the pod of the task before anyone can read them.
+
+    :param paths: by the names of their arguments
+    """
+    for name, path in paths.items():
+        if path is not None and lost_with_pod(path):
+            yield (
+                f"{name}: {path} is on the disk of this pod, which is deleted after the try; give a URL of an object "
+                "store (s3://conn_id@bucket/...) or a path on a mounted volume"
+            )
+
+
+def check_kept(paths: Mapping[str, AnyPath | None]) -> None:
+    """Refuse such files.
+
+    :raises SourceError: naming the first
+    """
+    for problem in lost_files(paths):
+        raise SourceError(problem)
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------
 
 
 def owner_of(ti: Any) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crm_provider._compat import Context
 
 
-PLAIN = (bool, int, float, type(None))
+SIMPLE_TYPES = (bool, int, float, type(None))
 """Types of most arguments, checked first: the check for a path is slow before Python 3.12."""
 
 
@@ -96,7 +96,7 @@ def comes_later(value: Any) -> bool:
         return any(comes_later(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return any(comes_later(item) for item in value)
-    if not isinstance(value, PLAIN) and isinstance(value, AnyPath):
+    if not isinstance(value, SIMPLE_TYPES) and isinstance(value, AnyPath):
         return comes_later(str(value))
     return hasattr(value, "resolve")
 
@@ -131,12 +131,20 @@ def site_report(ti: Any) -> AnyPath | None:
     :raises SourceError: if ``report_directory`` is not a path
     """
     folder = config.report_directory()
-    if folder is None:
-        return None
-    parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if ti.map_index >= 0 else [])]
+    return None if folder is None else site_file("report_directory", folder, ti, "report.md")
+
+
+def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:
+    """The file of a task instance in a folder of the site.
+
+    :param option: name of the site's option, for messages
+    :param folder: its value
+    :raises SourceError: if the folder is not a path
+    """
+    mapped = ti.map_index is not None and ti.map_index >= 0
+    parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if mapped else [])]
     name = "__".join(re.sub(r"[^\w.+-]", "_", str(part)) for part in parts)
-    place = "report_directory in section [crm] of Airflow's configuration"
-    return path_of(f"{folder.rstrip('/')}/{name}.report.md", place)
+    return path_of(f"{folder.rstrip('/')}/{name}.{ending}", f"{option} in section [crm] of Airflow's configuration")
 
 
 _END = "\ue000"
@@ -146,7 +154,7 @@ _FROM_TEXT = (bool, int, float, complex, bytes, type(None))
 """Types that native rendering converts text to, besides lists, mappings and sets."""
 
 
-class Missing(str):
+class MissingValue(str):
     """The text ``None`` of a template whose value was missing."""
 
     __slots__ = ()
@@ -198,7 +206,7 @@ class RenderedFieldsMixin:
         if isinstance(content, str):
             env = jinja_env or self.get_template_env()  # type: ignore[attr-defined]
             found = self._render_text(content, context, env, seen_oids)
-            return Missing("None") if found is None and not self._rendering else found
+            return MissingValue("None") if found is None and not self._rendering else found
         if self._rendering:
             return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         self._rendering = True
@@ -206,7 +214,7 @@ class RenderedFieldsMixin:
             found = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
         finally:
             self._rendering = False
-        return Missing("None") if found is None and content is not None else storable(found)
+        return MissingValue("None") if found is None and content is not None else storable(found)
 
     def _render_text(self, content: str, context: Context, env: jinja2.Environment, seen_oids: set[int] | None) -> Any:
         is_file = bool(self.template_ext) and content.endswith(tuple(self.template_ext))
@@ -216,7 +224,7 @@ class RenderedFieldsMixin:
         noting = env if env.finalize is not None else env.overlay(finalize=_noting(outputs))
         found = super().render_template(content, context, noting, seen_oids)  # type: ignore[misc]
         if isinstance(found, str):
-            return Missing(found) if found == "None" and outputs[-1:] == [None] else found
+            return MissingValue(found) if found == "None" and outputs[-1:] == [None] else found
         if not isinstance(found, _FROM_TEXT) or is_file:
             return found
         text = super().render_template(f"{content}{_END}", context, env, seen_oids)[:-1]  # type: ignore[misc]
@@ -251,7 +259,7 @@ def rendered_to_none(field: str) -> CrmInvalidValueError:
 
 def _unusable(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """The places of values that were rendered to None or are no finite number, and these values."""
-    if isinstance(value, (Missing, NotFinite)):
+    if isinstance(value, (MissingValue, NotFinite)):
         yield place, value
     elif isinstance(value, Mapping):
         for name, item in value.items():

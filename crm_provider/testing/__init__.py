@@ -41,6 +41,7 @@ from crm_provider.testing.fixtures import (
     crm_sandbox,
     pytest_configure,
 )
+from crm_provider.testing.records import assert_contacts_deleted, assert_deal_stages
 
 __all__ = [
     "CONNECTION_ID",
@@ -49,7 +50,9 @@ __all__ = [
     "FinishedRun",
     "TaskEnd",
     "_crm_sandbox_server",
+    "assert_contacts_deleted",
     "assert_dag_ends",
+    "assert_deal_stages",
     "assert_never_throttled",
     "assert_no_duplicates",
     "assert_rate_kept",

@@ -14,11 +14,12 @@ from crm_provider import errors as e
 from crm_provider._compat import Context
 from crm_provider.extract.columns import ColumnChoice, SqlColumn, chosen_columns
 from crm_provider.extract.writers import IfChanged, Since, check_changes_since, check_if_changed, field_value
-from crm_provider.files.paths import as_path
+from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError
+from crm_provider.observability.assets import note_listing
 from crm_provider.observability.lineage import TableLineage
 from crm_provider.operators.base import CrmOperator
-from crm_provider.operators.extract import goes_on, owner_of, tracker_of, tries_left, url_path
+from crm_provider.operators.extract import check_files, goes_on, owner_of, tracker_of, tries_left, url_path
 from crm_provider.tasks.arguments import rendered
 from crm_provider.tasks.templates import is_mapped, path_text
 from crm_provider.transfers.sql_table import SqlTable, TableMode, check_table_mode, with_kinds
@@ -65,7 +66,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         change in ``crm_change``. All pages are read all the same
     :param state_path: file that remembers what the last run has seen; one for each task
     :param pages_path: file beside which the pages read so far are kept, so that a retry can continue; by default beside
-        the state file, else in a folder for temporary files of the worker
+        the state file, else in the site's ``work_directory``, else in a folder for temporary files of the worker
     :param hook_params: arguments for the hook
     :raises ValueError: if an option is not valid; at DAG parse
     """
@@ -138,14 +139,13 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
 
         ti = context["ti"]
         self._check()
+        check_files(state_path=self.state_path)
         with self.hook.bulk_client() as client:
             tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti)
             self._check_table(owner_of(ti).mark)
-            reader = ListingReader(
-                client, self.listing, as_path(self._pages()), owner=owner_of(ti), if_changed=self.if_changed
-            )
+            reader = ListingReader(client, self.listing, self._pages(), owner=owner_of(ti), if_changed=self.if_changed)
             try:
-                return self._transferred(reader, tracker, context)
+                result = self._transferred(reader, tracker, context)
             except e.CrmError as error:
                 if not goes_on(self, error, ti):
                     reader.discard()
@@ -154,6 +154,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 if not tries_left(ti):
                     reader.discard()
                 raise
+        note_listing(self, context, result)
+        return result
 
     # -- before ----------------------------------------------------------------------------------------------
 
@@ -187,18 +189,26 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     def _opened(self, mark: str) -> SqlTable:
         return SqlTable(self.database[0], self.table, mark=mark)
 
-    def _pages(self) -> Any:
+    def _pages(self) -> AnyPath:
         """The file beside which pages are kept."""
+        from crm_provider.tasks.state import REMEDY, lost_with_pod
+
+        pages = self._pages_path()
+        if lost_with_pod(pages):
+            self.log.warning(
+                "A retry will read all pages again: they are kept on the disk of this pod, which is deleted after the "
+                "try. Set %s, or pages_path.",
+                REMEDY,
+            )
+        return pages
+
+    def _pages_path(self) -> AnyPath:
+        from crm_provider.tasks.state import pages_beside
+
         given = self.pages_path or self.state_path
         if given is not None:
-            return url_path(given)
-        import os
-
-        from crm_provider.files.private import open_own_folder
-
-        folder = Path(tempfile.gettempdir()) / f"crm-provider-pages-{os.geteuid()}"
-        os.close(open_own_folder(folder))
-        return folder / self.listing
+            return as_path(url_path(given))
+        return pages_beside(self.listing) or _temporary_folder() / self.listing
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -211,7 +221,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 rows = self._rows(columns, self._records(reader, stats, tracker), _run_time(context), mark)
                 count = table.stage(columns, rows)
                 change = None if tracker is None else CHANGE
-                table.apply(self.mode, columns, run=(RUN, mark), change=change)
+                runs = [mark] if tracker is None or self.mode != "append" else tracker.announce()
+                table.apply(self.mode, columns, runs=(RUN, runs), change=change)
             if tracker is not None:
                 tracker.commit()
         reader.discard()
@@ -247,7 +258,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         if missing and not self.create_table:
             names = ", ".join(repr(column.name) for column in missing[:5])
             raise e.CrmInvalidValueError(
-                f"the table {self.table} lacks {len(missing)} column(s): {names}; add them, choose others with "
+                f"the table {self.table} lacks columns ({len(missing)}): {names}; add them, choose others with "
                 "columns=, or let the task add them with create_table=True"
             )
         if not existing:
@@ -302,6 +313,17 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 fixed[one.field] if one.field in fixed else fitted(field_value(record, one.field), one.kind)
                 for one in columns
             ]
+
+
+def _temporary_folder() -> Path:
+    """A folder of this user for temporary files of the worker."""
+    import os
+
+    from crm_provider.files.private import open_own_folder
+
+    folder = Path(tempfile.gettempdir()) / f"crm-provider-pages-{os.geteuid()}"
+    os.close(open_own_folder(folder))
+    return folder
 
 
 def _check_listing(listing: object) -> None:

@@ -17,7 +17,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from crm_provider.load.rows import Unreadable
+from crm_provider.load.rows import UnreadableValue
 
 CURSOR_NAME = "crm_load"
 """Of the server's cursor, as PostgreSQL shows it in ``pg_cursors``."""
@@ -65,14 +65,14 @@ def _lenient_json(text: str | bytes) -> Any:
     try:
         return exact_json(text)
     except (ValueError, ArithmeticError, RecursionError):  # more digits or levels than Python reads
-        return Unreadable(text if isinstance(text, str) else bytes(text).decode(errors="replace"))
+        return UnreadableValue(text if isinstance(text, str) else bytes(text).decode(errors="replace"))
 
 
 # -- psycopg 2 ------------------------------------------------------------------------------------------------
 
 
 def psycopg2_types() -> list[Any]:
-    """Types that return :class:`Unreadable` for what Python cannot hold, and lists for arrays of ids and addresses."""
+    """Types that read what Python cannot hold as :class:`UnreadableValue`, and arrays of ids or addresses as lists."""
     extensions = importlib.import_module("psycopg2.extensions")
     names = ("PYDATE", "PYDATETIME", "PYDATETIMETZ", "PYTIME", "PYINTERVAL")
     originals = [getattr(extensions, name) for name in names]
@@ -105,11 +105,11 @@ def _lenient(original: Any) -> Callable[[str | None, Any], Any]:
         if text is None:
             return None
         if "infinity" in text or text.startswith("24:"):
-            return Unreadable(text)
+            return UnreadableValue(text)
         try:
             return original(text, cursor)
         except (ValueError, OverflowError):
-            return Unreadable(text)
+            return UnreadableValue(text)
 
     return read
 
@@ -176,7 +176,7 @@ def _lenient_loader(base: Any, data_error: type[Exception]) -> Any:
             try:
                 return super().load(data)
             except (data_error, ValueError, OverflowError):
-                return Unreadable(bytes(data).decode(errors="replace"))
+                return UnreadableValue(bytes(data).decode(errors="replace"))
 
     return Lenient
 
@@ -195,33 +195,33 @@ def _sqlite_cursor(connection: Any) -> Any:
     return connection.cursor()
 
 
-def _text_or_unreadable(data: bytes) -> str | Unreadable:
+def _text_or_unreadable(data: bytes) -> str | UnreadableValue:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return Unreadable(data.decode(errors="replace"))
+        return UnreadableValue(data.decode(errors="replace"))
 
 
 # -- MySQL and MariaDB ----------------------------------------------------------------------------------------
 
 
-def mysql_date(written: str | bytes) -> date | Unreadable:
+def mysql_date(written: str | bytes) -> date | UnreadableValue:
     """A date; MySQL has some that no calendar has: ``0000-00-00``, ``2024-00-00``."""
     text = _text(written)
     try:
         return date.fromisoformat(text)
     except ValueError:
-        return Unreadable(text)
+        return UnreadableValue(text)
 
 
-def mysql_datetime(written: str | bytes) -> datetime | Unreadable:
+def mysql_datetime(written: str | bytes) -> datetime | UnreadableValue:
     """A moment without a zone, with up to six digits of a fraction; as :func:`mysql_date`."""
     text = _text(written)
     whole, _, fraction = text.partition(".")
     try:
         return datetime.fromisoformat(f"{whole}.{fraction:0<6}")
     except ValueError:
-        return Unreadable(text)
+        return UnreadableValue(text)
 
 
 def mysql_bits(written: bytes) -> int:
@@ -277,7 +277,7 @@ def _mysql_converter(base: Any) -> Any:
             try:
                 return super().to_python(description, value)
             except (ValueError, TypeError, ArithmeticError):
-                return Unreadable(bytes(value).decode(errors="replace"))
+                return UnreadableValue(bytes(value).decode(errors="replace"))
 
         def row_to_python(self, row: Any, fields: Any) -> Any:
             return tuple(map(self.to_python, fields, row))

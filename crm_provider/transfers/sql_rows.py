@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from crm_provider.load.rows import Row, RowLocations, SourceError, Unreadable
+from crm_provider.load.rows import Row, RowLocations, SourceError, UnreadableValue
 from crm_provider.transfers.sql_drivers import Driver, driver_of
 
 FETCH_SIZE = 1000
@@ -32,13 +32,13 @@ FAILURES_IN_A_ROW = 100
 Batch: TypeAlias = "list[Any]"
 
 
-class _Problem(str):
+class _RowProblem(str):
     """Why a row cannot be used, in place of the row."""
 
     __slots__ = ()
 
 
-_TOO_LONG = _Problem(f"has over {LARGEST_BATCH:,} bytes; shorten its values, or leave columns out of the query")
+_TOO_LONG = _RowProblem(f"has over {LARGEST_BATCH:,} bytes; shorten its values, or leave columns out of the query")
 
 
 class SqlRows:
@@ -92,7 +92,7 @@ class SqlRows:
         self._asked, self._places = None, RowLocations()
         try:
             for number, values in enumerate(self._fetched(cursor, batch), 1):
-                problem = f"row {number} of the query {values}" if isinstance(values, _Problem) else None
+                problem = f"row {number} of the query {values}" if isinstance(values, _RowProblem) else None
                 self._places.note(0, problem)
                 yield Row(number, {} if problem else _named(columns, values), problem)
         finally:
@@ -195,7 +195,7 @@ def size_of(value: Any) -> int:
     """Bytes of the long values of a row, at any depth: text, bytes and what stands for them."""
     if isinstance(value, (str, bytes, bytearray, memoryview)):
         return len(value)
-    if isinstance(value, Unreadable):
+    if isinstance(value, UnreadableValue):
         return len(value.text)
     if isinstance(value, Mapping):
         return sum(size_of(name) + size_of(item) for name, item in value.items())
@@ -211,8 +211,8 @@ def _named(columns: tuple[str, ...], values: Any) -> dict[str, Any]:
     return dict(zip(columns, values, strict=True))
 
 
-def _not_held(wrong: Exception) -> _Problem:
-    return _Problem(
+def _not_held(wrong: Exception) -> _RowProblem:
+    return _RowProblem(
         f"has a value that the database's driver cannot hold; cast it to text in the query ({type(wrong).__name__})"
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider import errors as e
 from crm_provider.extract.columns import SqlColumn, kind_of_type
+from crm_provider.tasks.outcome import record
 from crm_provider.transfers.sql_databases import (
     DATABASES,
     MYSQL,
@@ -109,9 +110,8 @@ class SqlTable:
         """
         specs = ", ".join(f"{self._quoted(column.name)} {self.type_of(column)}" for column in columns)
         self._commit(f"CREATE TABLE {self._target} ({specs})")
-        log.info(
-            "Created the table %s: %s.", self.name, ", ".join(f"{one.name} {self.type_of(one)}" for one in columns)
-        )
+        listed = ", ".join(f"{one.name} {self.type_of(one)}" for one in columns)
+        log.info("%s", record(f"Created the table {self.name}.", [("Columns", listed)]))
 
     def add(self, columns: Sequence[SqlColumn]) -> None:
         """Add columns to the table."""
@@ -151,11 +151,13 @@ class SqlTable:
             inserted += len(chunk)
         return inserted
 
-    def apply(self, mode: TableMode, columns: Sequence[SqlColumn], *, run: tuple[str, str], change: str | None) -> None:
+    def apply(
+        self, mode: TableMode, columns: Sequence[SqlColumn], *, runs: tuple[str, Sequence[str]], change: str | None
+    ) -> None:
         """Bring the staged rows into the table, in one transaction.
 
         :param columns: as they were staged
-        :param run: name and value of the column whose rows ``append`` replaces: those of an earlier try
+        :param runs: name and values of the column whose rows ``append`` replaces: those of earlier tries
         :param change: name of the column with the kind of change, if the rows are changes
         :raises CrmInvalidValueError: if the table refuses the rows, for example because of a constraint
         """
@@ -166,8 +168,9 @@ class SqlTable:
                 if mode == "replace":
                     self._run(f"DELETE FROM {self._target}")
                 elif mode == "append":
-                    where = f"{self._quoted(run[0])} = {self._placeholder}"
-                    self._run(f"DELETE FROM {self._target} WHERE {where}", (run[1],))
+                    for run in runs[1]:
+                        where = f"{self._quoted(runs[0])} = {self._placeholder}"
+                        self._run(f"DELETE FROM {self._target} WHERE {where}", (run,))
                 else:
                     insert = self._merged(columns, insert, change)
                 self._run(insert)

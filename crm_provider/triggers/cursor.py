@@ -20,7 +20,7 @@ arrives before the scheduler has started the run for the previous one neither jo
 FORMAT = 1
 
 
-class Store(Protocol):
+class AssetStateStore(Protocol):
     """The state store of one asset."""
 
     async def aget(self, key: str, default: Any = None) -> Any: ...
@@ -37,7 +37,7 @@ class Cursor:
     :param stores: the stores of the watch's assets. The first one that has the cursor is read; all are written
     """
 
-    def __init__(self, stores: Iterable[Store], key: str) -> None:
+    def __init__(self, stores: Iterable[AssetStateStore], key: str) -> None:
         self._stores, self._key = list(stores), key
         self._seen: SeenIds | None = None
         self._dirty = False
@@ -73,7 +73,7 @@ class Cursor:
                 return bool(head["revision"] != self._revision)
         return False
 
-    async def _read(self, store: Store, head: dict[str, Any]) -> None:
+    async def _read(self, store: AssetStateStore, head: dict[str, Any]) -> None:
         chunks = [await store.aget(f"{self._key}_{n}", "") for n in range(head["chunks"])]
         unsaved = (self._seen or {}) if self._dirty else {}
         self._seen = {**unpack(chunks), **unsaved}

@@ -17,9 +17,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from crm_provider import config
 from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
+from crm_provider.tasks.outcome import record
 from crm_provider.triggers.connection import SharedConnection
 from crm_provider.values.backoff import delay
-from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, Waiting, to_steady
+from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW, WaitState, to_steady
 from crm_provider.waiting.conditions import Condition
 from crm_provider.waiting.poller import LAST_CHECK, Poller, WaitResult
 from crm_provider.waiting.registry import LoopRegistry
@@ -53,11 +54,11 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
     return max(execution_deadline - now, 0.0), "execution_timeout"
 
 
-async def _report(waiting: Waiting) -> None:
+async def _report(waiting: WaitState) -> None:
     """Log from time to time, in the task's log, that the task still waits."""
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
-        log.info("Still waiting. The last result was: %s", waiting.last_result)
+        log.info("%s", record("Still waiting.", [("Last result", waiting.last_result)]))
 
 
 class CrmPollTrigger(BaseTrigger):
@@ -76,7 +77,7 @@ class CrmPollTrigger(BaseTrigger):
     :param policy_name: the sensor whose presets apply
     :param max_errors_in_a_row: consecutive server errors that do not end the wait
     :param share_poll: False for a separate poll
-    :param memory: fields of :class:`~crm_provider.waiting.backoff.Waiting` after the check on the worker, whose
+    :param memory: fields of :class:`~crm_provider.waiting.backoff.WaitState` after the check on the worker, whose
         errors count. ``not_before`` is in seconds since the epoch
     """
 
@@ -116,7 +117,7 @@ class CrmPollTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: the result, the error that ends the wait, or the limit that was reached."""
         deadline, not_before = to_steady(self.deadline), to_steady(self.memory.get("not_before", 0.0))
-        waiting = Waiting(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
+        waiting = WaitState(**{**self.memory, "limit": self.max_errors_in_a_row, "not_before": not_before})
         condition = Condition.from_data(self.condition)
         wait = self._poller(sweeps=condition.sweeps).wait(
             condition,

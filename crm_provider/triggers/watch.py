@@ -21,7 +21,7 @@ from crm_provider.client import validation
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.triggers.connection import SharedSnapshots
 from crm_provider.triggers.cursor import Cursor
-from crm_provider.waiting.changes import Change, ErrorBackoff, Kind, SeenIds, Snapshot, compare, fingerprint
+from crm_provider.waiting.changes import ErrorBackoff, Kind, SeenIds, Snapshot, SnapshotChange, compare, fingerprint
 from crm_provider.waiting.poller import OFFSET
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,9 @@ class _WatchTrigger(BaseEventTrigger):
         cursor.note(change.seen)
         await cursor.save()
 
-    def _log_baseline(self, change: Change) -> None:
+    def _log_baseline(self, change: SnapshotChange) -> None:
         there = len(change.seen) - len(change.arrived)
-        log.info(
-            "%s begins with %d existing member(s); %d newcomer(s) to report.", self._watch, there, len(change.arrived)
-        )
+        log.info("%s begins. Existing members: %d. Newcomers to report: %d.", self._watch, there, len(change.arrived))
 
     def _grid(self, now: float) -> float:
         """The last point of the interval's grid. All watchers of a process have the same, so they share snapshots."""

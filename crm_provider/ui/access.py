@@ -11,7 +11,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException
 
-SHOWN = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
+REQUIRED_ENTITIES = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 """Parts of a DAG that the page shows."""
 
 
@@ -35,10 +35,21 @@ def readable(user: Any, dag_ids: Iterable[str]) -> set[str]:
     return {dag_id for dag_id in wanted if _may_read(user, dag_id, teams.get(dag_id))}
 
 
+def may_start(user: Any, dag_id: str) -> bool:
+    """Whether the user may start runs of a DAG."""
+    details = DagDetails(id=dag_id, team_name=_teams_of([dag_id]).get(dag_id))
+    return bool(
+        get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=details, user=user
+        )
+    )
+
+
 def _may_read(user: Any, dag_id: str, team: str | None) -> bool:
     manager, details = get_auth_manager(), DagDetails(id=dag_id, team_name=team)
     return all(
-        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user) for entity in SHOWN
+        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
+        for entity in REQUIRED_ENTITIES
     )
 
 

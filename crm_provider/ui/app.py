@@ -44,7 +44,7 @@ def make_app(*, base: str = "") -> FastAPI:
     :param base: path of Airflow's address, for links into Airflow
     """
     app = FastAPI(title="CRM", docs_url=None, redoc_url=None, openapi_url=None)
-    root, page = f"{base}{PREFIX}", Pages(f"{base}{PREFIX}")
+    root, page = f"{base}{PREFIX}", PageRenderer(f"{base}{PREFIX}")
     app.middleware("http")(add_headers)
     _add_refusals(app, page, login=f"{base}/auth/login?next={root}/")
 
@@ -80,7 +80,7 @@ def make_app(*, base: str = "") -> FastAPI:
     return app
 
 
-class Pages:
+class PageRenderer:
     """Renders the pages from their templates, which escape all values.
 
     :param root: path of the page
@@ -113,7 +113,7 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     return response
 
 
-def _add_refusals(app: FastAPI, page: Pages, *, login: str) -> None:
+def _add_refusals(app: FastAPI, page: PageRenderer, *, login: str) -> None:
     """Add the pages of those who may not see a page, and of an error.
 
     :param login: address of Airflow's login

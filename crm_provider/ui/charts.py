@@ -17,7 +17,7 @@ of the mark below, which has the colour of the run's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BarSegment:
     """A piece of a bar.
 
     :param at: where it begins
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class TrendPoint:
     """A run in a trend.
 
     :param tone: of the run's ending
@@ -45,12 +45,12 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class TrendBar:
     """A run in a trend, drawn."""
 
     x: float
     tone: str
-    parts: Sequence[Part]
+    parts: Sequence[BarSegment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +62,12 @@ class Trend:
     """
 
     width: float
-    columns: Sequence[Column]
+    columns: Sequence[TrendBar]
     line: str
     text: str
 
 
-def parts_of(counts: Mapping[str, int], *, size: float = BAR_WIDTH, least: float = LEAST_WIDTH) -> list[Part]:
+def segments_of(counts: Mapping[str, int], *, size: float = BAR_WIDTH, least: float = LEAST_WIDTH) -> list[BarSegment]:
     """The parts of a bar: as long as their share, but long enough to be seen."""
     some = {name: counts[name] for name in OUTCOMES if counts.get(name)}
     total = sum(some.values())
@@ -76,7 +76,7 @@ def parts_of(counts: Mapping[str, int], *, size: float = BAR_WIDTH, least: float
     parts, at = [], 0.0
     for name, count in some.items():
         part = wished[name] * scale
-        parts.append(Part(name=name, rows=count, at=round(at, 2), size=round(part, 2)))
+        parts.append(BarSegment(name=name, rows=count, at=round(at, 2), size=round(part, 2)))
         at += part
     return parts
 
@@ -86,7 +86,7 @@ def words_of(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts.get(name))
 
 
-def trend_of(points: Sequence[Point]) -> Trend:
+def trend_of(points: Sequence[TrendPoint]) -> Trend:
     """The last runs as stacked columns, and their durations as a line.
 
     :param points: the oldest first
@@ -96,20 +96,21 @@ def trend_of(points: Sequence[Point]) -> Trend:
     for number, point in enumerate(points):
         rows = sum(point.counts.values())
         height = max(rows / most * HEIGHT, LEAST_HEIGHT) if rows else 0.0
-        parts = parts_of(point.counts, size=height, least=min(LEAST_HEIGHT, height))
-        columns.append(Column(x=number * SLOT, tone=point.tone, parts=_from_below(parts)))
-    return Trend(width=max(len(points), 1) * SLOT, columns=columns, line=_line(points), text=_text(points))
+        parts = segments_of(point.counts, size=height, least=min(LEAST_HEIGHT, height))
+        columns.append(TrendBar(x=number * SLOT, tone=point.tone, parts=_from_below(parts)))
+    line = _line(points) if most else ""  # alone it would look like a number of rows
+    return Trend(width=max(len(points), 1) * SLOT, columns=columns, line=line, text=_text(points))
 
 
-def _from_below(parts: Sequence[Part]) -> list[Part]:
+def _from_below(parts: Sequence[BarSegment]) -> list[BarSegment]:
     """Parts that begin at the bottom of the chart; ``at`` is where each begins at the top, as in SVG."""
     return [
-        Part(name=part.name, rows=part.rows, at=round(HEIGHT - part.at - part.size, 2), size=part.size)
+        BarSegment(name=part.name, rows=part.rows, at=round(HEIGHT - part.at - part.size, 2), size=part.size)
         for part in parts
     ]
 
 
-def _line(points: Sequence[Point]) -> str:
+def _line(points: Sequence[TrendPoint]) -> str:
     longest = max((point.seconds or 0.0 for point in points), default=0.0)
     known = [(number, point.seconds) for number, point in enumerate(points) if point.seconds is not None]
     if len(known) < 2 or not longest:
@@ -120,7 +121,7 @@ def _line(points: Sequence[Point]) -> str:
     )
 
 
-def _text(points: Sequence[Point]) -> str:
+def _text(points: Sequence[TrendPoint]) -> str:
     if not points:
         return "No runs"
     tones: dict[str, int] = {}

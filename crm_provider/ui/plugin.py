@@ -29,8 +29,8 @@ class LazyApp:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._made is None:
             self._made = self._make()
-        answered: Awaitable[None] = self._made(scope, receive, send)
-        await answered
+        call: Awaitable[None] = self._made(scope, receive, send)
+        await call
 
 
 def _make_app() -> Any:

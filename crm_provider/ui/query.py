@@ -24,7 +24,7 @@ from crm_provider.errors.policy import OPERATORS
 from crm_provider.tasks.outcome import ERROR_XCOM, REASON_XCOM
 from crm_provider.tasks.state import STATE_KEY
 from crm_provider.ui.results import LARGEST
-from crm_provider.ui.stored import ENDED, Found
+from crm_provider.ui.stored import ENDED, StoredTask
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -60,7 +60,7 @@ Sync = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class NextRun:
     """When a DAG runs next.
 
     :param next_run: None if Airflow has not planned one
@@ -101,19 +101,19 @@ def _operator_of(task: Any, *, last: bool) -> Any:
     return runs.order_by(*order).limit(1).scalar_subquery()
 
 
-def schedules(session: Session, dag_ids: Iterable[str]) -> Mapping[str, Schedule]:
+def schedules(session: Session, dag_ids: Iterable[str]) -> Mapping[str, NextRun]:
     """When DAGs run next."""
     dag = DagModel
     statement = select(dag.dag_id, dag.next_dagrun_create_after, dag.is_paused, dag.timetable_summary)
     return {
-        row.dag_id: Schedule(
+        row.dag_id: NextRun(
             next_run=row.next_dagrun_create_after, is_paused=bool(row.is_paused), summary=row.timetable_summary or ""
         )
         for row in session.execute(statement.where(dag.dag_id.in_(sorted(set(dag_ids)))))
     }
 
 
-def last_runs(session: Session, syncs: Collection[Sync], *, each: int) -> list[Found]:
+def last_runs(session: Session, syncs: Collection[Sync], *, each: int) -> list[StoredTask]:
     """The newest runs of each sync, the newest first."""
     if not syncs:
         return []
@@ -134,7 +134,7 @@ def runs_of(
     since: datetime | None = None,
     offset: int = 0,
     limit: int = 25,
-) -> tuple[list[Found], int]:
+) -> tuple[list[StoredTask], int]:
     """Runs of a sync, the newest first, and how many there are; at most :data:`MOST_RUNS` are counted.
 
     :param states: only these states of the task; all by default
@@ -154,7 +154,7 @@ def runs_of(
     return _with_values(session, page, largest=LARGEST_IN_LIST), int(counted or 0)
 
 
-def run_of(session: Session, key: Key) -> Found | None:
+def run_of(session: Session, key: Key) -> StoredTask | None:
     """One run; None if there is none, or if the task is no sync."""
     ti = TaskInstance
     dag_id, task_id, run_id, map_index = key
@@ -205,7 +205,7 @@ def _text(column: Any, largest: int) -> Any:
     return func.substr(cast(column, Text), 1, largest + 1)
 
 
-def _with_values(session: Session, runs: Any, *, largest: int, each: int | None = None) -> list[Found]:
+def _with_values(session: Session, runs: Any, *, largest: int, each: int | None = None) -> list[StoredTask]:
     """Runs with what they have left behind, the newest first.
 
     :param runs: the columns of the runs, as a subquery
@@ -240,9 +240,9 @@ def _needs_checkpoint(row: Any, values: Mapping[str, str] | None) -> bool:
     return row.state not in ENDED or (row.state == "failed" and "return_value" not in (values or {}))
 
 
-def _found(row: Any, values: Mapping[str, str], checkpoint: str | None) -> Found:
+def _found(row: Any, values: Mapping[str, str], checkpoint: str | None) -> StoredTask:
     result, error, reason = (values.get(name) for name in VALUES)
-    return Found(
+    return StoredTask(
         dag_id=row.dag_id, task_id=row.task_id, run_id=row.run_id, map_index=row.map_index, operator=row.operator,
         state=row.state, start=row.start_date, end=row.end_date, max_tries=row.max_tries, rendered=row.rendered,
         result=result, failure=reason if error is None else error, checkpoint=checkpoint,

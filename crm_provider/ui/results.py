@@ -40,7 +40,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character: it cannot be encoded."""
 
 
-class Unreadable(ValueError):
+class InvalidStoredValue(ValueError):
     """A stored value does not have the type, size or range that a load writes."""
 
 
@@ -151,7 +151,7 @@ def failure_of(text: str) -> Failure:
     """
     data = json_of(text)
     if not isinstance(data, Mapping):
-        raise Unreadable("it is no object")
+        raise InvalidStoredValue("it is no object")
     return Failure(
         type=_part(data, "type", _is_name) or _part(data, "error", _is_name) or "",
         message=_part(data, "message", _is_long_text) or "",
@@ -170,9 +170,9 @@ def checkpoint_of(text: str) -> Checkpoint:
     try:
         checkpoint = Checkpoint.from_data(json_of(text))
     except ValueError as error:
-        raise Unreadable("it is not a checkpoint of a load") from error
+        raise InvalidStoredValue("it is not a checkpoint of a load") from error
     if not _is_duration(checkpoint.seconds) or not _are_named_counts(checkpoint.errors):
-        raise Unreadable("the checkpoint has impossible parts")
+        raise InvalidStoredValue("the checkpoint has impossible parts")
     _present(checkpoint.notes, ("rows", "calls_left"), is_count)
     return checkpoint
 
@@ -184,7 +184,7 @@ def conn_id_of(text: str | None) -> str | None:
     """
     try:
         fields = json_of(text) if text else None
-    except Unreadable:
+    except InvalidStoredValue:
         return None
     found = fields.get("crm_conn_id") if isinstance(fields, Mapping) else None
     return (found or None) if _is_name(found) else None
@@ -196,11 +196,11 @@ def json_of(text: str) -> Any:
     :raises Unreadable: it is too large, nested too deeply, or not JSON
     """
     if len(text) > LARGEST:
-        raise Unreadable(f"it has more than {LARGEST} characters")
+        raise InvalidStoredValue(f"it has more than {LARGEST} characters")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a ValueError
-        raise Unreadable("it is not JSON that can be read") from error
+        raise InvalidStoredValue("it is not JSON that can be read") from error
 
 
 # -- parts --------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _part(data: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> An
     """A part that may be missing, or null."""
     value = data.get(name)
     if value is not None and not fits(value):
-        raise Unreadable(f"{name} does not have the type or range of a load's result")
+        raise InvalidStoredValue(f"{name} does not have the type or range of a load's result")
     return value
 
 
@@ -225,7 +225,7 @@ def _rows(data: Mapping[str, Any]) -> int:
         value = _part(data, name, is_count)
         if value is not None:
             return int(value)
-    raise Unreadable("rows is missing")
+    raise InvalidStoredValue("rows is missing")
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,13 +13,16 @@ from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import OPERATORS, ErrorPolicy
 from crm_provider.errors.policy_table import explain
 from crm_provider.load.report import duration
-from crm_provider.ui.charts import Part, parts_of, words_of
+from crm_provider.ui.charts import BarSegment, segments_of, words_of
 from crm_provider.ui.endings import Ending, Tone, ending_of
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
 
 SHOWN_KINDS = 20
 """Error types, and kinds of problems, that are shown of one run; the rest is summed up in one line."""
+
+SHORT = 10.0
+"""Seconds of a load that says nothing about the rate: its first calls and its last one are most of it."""
 
 SHOWN_CHARACTERS = 300
 """Characters of a problem that are shown."""
@@ -47,7 +51,7 @@ class RunLine:
     start: datetime
     when: str
     rows: int
-    parts: Sequence[Part]
+    parts: Sequence[BarSegment]
     words: str
     calls: int | None
     is_idle: bool
@@ -56,7 +60,7 @@ class RunLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
+class RejectReason:
     """Why rows were not written, what to do about it, and what the policy of the run says.
 
     :param action: of the policy; empty if it does not know the error
@@ -70,7 +74,7 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class RunFile:
     """A file of a run.
 
     :param href: where a browser can open it; empty if nothing says where
@@ -79,6 +83,35 @@ class File:
     label: str
     path: str
     href: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resend:
+    """The DAG that sends rejected rows again, and how a browser starts it.
+
+    :param url: of Airflow's public REST API that starts a run
+    :param conf: of the run, as JSON
+    :param href: the DAG in Airflow
+    :param is_paused: whether a run would wait
+    :param is_allowed: whether the user may start it
+    """
+
+    dag_id: str
+    url: str
+    conf: str
+    href: str
+    is_paused: bool
+    is_allowed: bool
+
+    @classmethod
+    def of(cls, dag_id: str, rejects: str, *, base: str, is_paused: bool, is_allowed: bool) -> Resend:
+        """How to start the DAG for a file.
+
+        :param base: path of Airflow's address
+        """
+        quoted, conf = quote(dag_id, safe=""), json.dumps({"rejects": rejects})
+        url, href = f"{base}/api/v2/dags/{quoted}/dagRuns", f"{base}/dags/{quoted}"
+        return cls(dag_id=dag_id, url=url, conf=conf, href=href, is_paused=is_paused, is_allowed=is_allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +129,15 @@ class RunPage:
     kind: str | None
     airflow: str
     facts: Sequence[tuple[str, str]] = ()
-    reasons: Sequence[Reason] = ()
+    reasons: Sequence[RejectReason] = ()
     problems: Sequence[tuple[str, int]] = ()
     plan: Sequence[tuple[str, str]] = ()
     lines: Sequence[tuple[str, str, str]] = ()
     policy: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[Mapping[str, Any]] = ()
-    files: Sequence[File] = ()
+    files: Sequence[RunFile] = ()
     resend: str | None = None
+    rejects_path: str = ""
 
 
 def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
@@ -121,7 +155,7 @@ def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
         start=found.start,
         when=_when(run, now),
         rows=_rows_of(run),
-        parts=parts_of(counts),
+        parts=segments_of(counts),
         words=words_of(counts),
         calls=None if run.result is None else run.result.calls,
         is_idle=ending.tone in (Tone.SUCCESS, Tone.SKIPPED) and not (run.rows or counts) and run.is_known,
@@ -194,11 +228,12 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
         policy=[asdict(line) for line in explain(policy)] if policy is not None else (),
         samples=result.samples,
         files=[
-            File(label=LABELS.get(name, name.replace("_", " ")), path=path, href=link(path))
+            RunFile(label=LABELS.get(name, name.replace("_", " ")), path=path, href=link(path))
             for name, path in result.paths.items()
             if path
         ],
         resend=result.resend,
+        rejects_path=result.paths.get("rejects_path", "") if result.rejected else "",
         **common,
     )
 
@@ -227,11 +262,18 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Calls", None if result.calls is None else f"{result.calls:,}"),
         ("Calls saved by the plan", f"{result.calls_saved:,}" if result.calls_saved else None),
         ("Throttled calls", f"{result.throttled:,}" if result.throttled else None),
-        ("Rate used", f"{result.budget_used:.0%} of the key's rate" if result.budget_used else None),
+        ("Rate used", _rate_used(result)),
         ("Time", None if result.seconds is None else duration(result.seconds)),
         *((name.replace("_", " ").capitalize(), _figure(value)) for name, value in result.facts.items()),
     ]
     return [(label, value) for label, value in figures if value is not None]
+
+
+def _rate_used(result: Result) -> str | None:
+    """The share of the key's rate; None for a load that was too short to use it."""
+    if not result.budget_used or (result.seconds is not None and result.seconds < SHORT):
+        return None
+    return f"{result.budget_used:.0%} of the key's rate"
 
 
 def _figure(value: float | str) -> str:
@@ -280,7 +322,7 @@ def _own_lines(result: Result) -> list[tuple[str, str, str]]:
     ]
 
 
-def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[Reason]:
+def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[RejectReason]:
     """Rows by error type, the most frequent first, each with the catalogue's advice."""
     known = {line.type: line for line in explain(policy)} if policy is not None and errors else {}
     reasons = []
@@ -288,7 +330,7 @@ def _reasons(errors: Mapping[str, int], policy: ErrorPolicy | None) -> list[Reas
         advice = CATALOGUE[name].advice if name in CATALOGUE else ""
         line = known.get(name)
         action, origin = (line.action, line.origin) if line is not None else ("", "")
-        reasons.append(Reason(type=name, rows=rows, advice=advice, action=action, origin=origin))
+        reasons.append(RejectReason(type=name, rows=rows, advice=advice, action=action, origin=origin))
     return reasons
 
 

@@ -8,14 +8,22 @@ from functools import partial
 from typing import Any
 
 from crm_provider.load.state.checkpoint import VERSION, Checkpoint
-from crm_provider.ui.results import Failure, Result, Unreadable, checkpoint_of, conn_id_of, failure_of, result_of
+from crm_provider.ui.results import (
+    Failure,
+    InvalidStoredValue,
+    Result,
+    checkpoint_of,
+    conn_id_of,
+    failure_of,
+    result_of,
+)
 
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
 """States of a task that does not run again by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StoredTask:
     """A task instance of a sync, as it is in the database.
 
     :param rendered: JSON text of the rendered fields; Airflow keeps them for the last runs of a task
@@ -53,7 +61,7 @@ class Run:
     :param kept_elsewhere: there is a result, but not in the database
     """
 
-    found: Found
+    found: StoredTask
     conn_id: str | None = None
     result: Result | None = None
     failure: Failure | None = None
@@ -78,7 +86,7 @@ class Run:
         return None if found.is_running or found.end is None else max((found.end - found.start).total_seconds(), 0.0)
 
 
-def read(found: Found, *, brief: bool = False) -> Run:
+def read(found: StoredTask, *, brief: bool = False) -> Run:
     """Read what can be read. A part that is not what a sync writes counts as missing.
 
     :param brief: only what a list of runs shows
@@ -93,7 +101,7 @@ def read(found: Found, *, brief: bool = False) -> Run:
         text = getattr(found, name)
         try:
             parts[name] = None if text is None else parse(text)
-        except Unreadable:
+        except InvalidStoredValue:
             parts[name], unreadable = None, unreadable or name
     checkpoint = parts["checkpoint"]
     if checkpoint is not None and (checkpoint.version, checkpoint.epoch) != (VERSION, found.max_tries):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from crm_provider.load.report import duration
-from crm_provider.ui.charts import Point, Trend, trend_of
+from crm_provider.ui.charts import Trend, TrendPoint, trend_of
 from crm_provider.ui.endings import Ending, ending_of
 from crm_provider.ui.filters import STATES, Filters
 from crm_provider.ui.runs import RunLine, counts_of, line_of
 from crm_provider.ui.stored import Run
 
 if TYPE_CHECKING:
-    from crm_provider.ui.query import Schedule
+    from crm_provider.ui.query import NextRun
 
 PAGE_SIZE, TREND_RUNS, SYNC_PAGE_SIZE = 20, 14, 25
 """Syncs on a page of the list, runs in the trend of each, and runs on a page of a sync."""
@@ -41,19 +41,19 @@ class SyncLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class FilterChoices:
     """What the filters of the list offer."""
 
     connections: Sequence[str]
     dags: Sequence[str]
 
 
-def choices_of(runs: Iterable[Run]) -> Choices:
+def choices_of(runs: Iterable[Run]) -> FilterChoices:
     """What the filters offer, from the last run of each sync."""
     runs = list(runs)
     connections = sorted({run.conn_id for run in runs if run.conn_id})
     dags = sorted({run.found.dag_id for run in runs})
-    return Choices(connections=connections[:MOST_CHOICES], dags=dags[:MOST_CHOICES])
+    return FilterChoices(connections=connections[:MOST_CHOICES], dags=dags[:MOST_CHOICES])
 
 
 def chosen(runs: Iterable[Run], filters: Filters, *, now: datetime) -> list[Run]:
@@ -74,13 +74,13 @@ def _searched(run: Run) -> tuple[str, ...]:
     return run.found.dag_id, run.found.task_id, run.found.operator, run.conn_id or ""
 
 
-def tally(runs: Iterable[Run]) -> list[tuple[str, str, int]]:
+def count_by_state(runs: Iterable[Run]) -> list[tuple[str, str, int]]:
     """How many syncs ended how: the filter, its label, and the number; without those of which there are none."""
     counts = Counter(ending_of(run).tone.value for run in runs)
     return [(state, label, counts[state]) for state, label in STATES.items() if counts[state]]
 
 
-def sync_line(last: Run, runs: Sequence[Run], schedule: Schedule | None, *, root: str, now: datetime) -> SyncLine:
+def sync_line(last: Run, runs: Sequence[Run], schedule: NextRun | None, *, root: str, now: datetime) -> SyncLine:
     """A sync in the list.
 
     :param runs: its last runs, the newest first
@@ -109,8 +109,8 @@ def trend(runs: Sequence[Run]) -> Trend:
     return trend_of([_point(run, ending_of(run)) for run in reversed(runs)])
 
 
-def _point(run: Run, ending: Ending) -> Point:
-    return Point(tone=ending.tone.value, counts=counts_of(run), seconds=run.seconds)
+def _point(run: Run, ending: Ending) -> TrendPoint:
+    return TrendPoint(tone=ending.tone.value, counts=counts_of(run), seconds=run.seconds)
 
 
 def by_sync(runs: Iterable[Run]) -> Mapping[tuple[str, str], list[Run]]:
@@ -121,7 +121,7 @@ def by_sync(runs: Iterable[Run]) -> Mapping[tuple[str, str], list[Run]]:
     return groups
 
 
-def next_run(schedule: Schedule | None, now: datetime) -> str:
+def next_run(schedule: NextRun | None, now: datetime) -> str:
     """When a DAG runs next, in words."""
     if schedule is None:
         return "not known"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import config
 from crm_provider.errors import CrmConfigurationError
+from crm_provider.load.rejects.resend import resend_dag_id
 from crm_provider.observability.links import web_link
-from crm_provider.ui.access import readable
+from crm_provider.ui.access import may_start, readable
 from crm_provider.ui.endings import Tone
 from crm_provider.ui.filters import PERIODS, STATES, Filters, Paging
 from crm_provider.ui.query import MOST_RUNS, MOST_SYNCS, SYNCS, all_syncs, last_runs, run_of, runs_of, schedules
-from crm_provider.ui.runs import folded, line_of, page_of
+from crm_provider.ui.runs import Resend, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import read
 from crm_provider.ui.syncs import (
     PAGE_SIZE,
@@ -22,10 +23,10 @@ from crm_provider.ui.syncs import (
     by_sync,
     choices_of,
     chosen,
+    count_by_state,
     next_run,
     sync_href,
     sync_line,
-    tally,
     trend,
 )
 
@@ -65,7 +66,8 @@ def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root
     choices = choices_of(last)
     return {
         "tab": "syncs",
-        "filters": filters, "states": STATES, "periods": PERIODS, "paging": paging, "tally": tally(last),
+        "filters": filters, "states": STATES, "periods": PERIODS, "paging": paging,
+        "state_counts": count_by_state(last),
         "connections": choices.connections,
         "dags": sorted({dag_id for dag_id, _ in visible}),
         "too_many": len(visible) if len(visible) > MOST_SYNCS and not filters.dag else 0, "most": MOST_SYNCS,
@@ -125,9 +127,22 @@ def one_run(
         return None
     run = page_of(read(found), root=root, base=base, now=now, link=link)
     return {
-        "tab": "syncs", "run": run, "dag_id": dag_id, "task_id": task_id, "sync": sync_href(root, dag_id, task_id),
+        "tab": "syncs", "run": run, "resend": _resend(session, user, run, (dag_id, task_id), base=base),
+        "dag_id": dag_id, "task_id": task_id, "sync": sync_href(root, dag_id, task_id),
         "refresh": REFRESH if found.is_running else 0,
     }  # fmt: skip
+
+
+def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *, base: str) -> Resend | None:
+    """The DAG that sends the rejected rows of a run again; None if there are none, or no such DAG."""
+    if not run.rejects_path:
+        return None
+    dag_id = resend_dag_id(*sync)
+    schedule = schedules(session, [dag_id]).get(dag_id)
+    if schedule is None:
+        return None
+    allowed = may_start(user, dag_id)
+    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=schedule.is_paused, is_allowed=allowed)
 
 
 def files_linked() -> Callable[[str], str]:

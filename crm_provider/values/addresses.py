@@ -100,6 +100,11 @@ class _Address:
         return f"{_folded(self.local)}@{self.ascii_domain}"
 
 
+@lru_cache(maxsize=4)  # a row asks several times for its address
+def _is_plain(text: str) -> bool:
+    return _PLAIN.fullmatch(text) is not None
+
+
 def one_address(text: str) -> str:
     """The one address that a text means, as spelled, in composed characters (NFC).
 
@@ -111,7 +116,7 @@ def one_address(text: str) -> str:
 
     :raises NotOneAddress: if there is none, or more than one; the message shows no part of the value
     """
-    return text if _PLAIN.fullmatch(text) else _read(text).written
+    return text if _is_plain(text) else _read(text).written
 
 
 def person_key(address: str) -> str:
@@ -120,7 +125,7 @@ def person_key(address: str) -> str:
     Upper and lower case, composed and decomposed characters (NFC, NFD), and a domain in Unicode or in punycode are the
     same person. The key of a text that is not one address is its lower-case form.
     """
-    if _PLAIN.fullmatch(address):
+    if _is_plain(address):
         return address.lower()
     try:
         return _read(address).key
@@ -133,7 +138,7 @@ def spellings(address: str) -> frozenset[str]:
 
     :raises NotOneAddress: if it is not one address
     """
-    if _PLAIN.fullmatch(address):
+    if _is_plain(address):
         return frozenset((address, address.lower(), address.upper()))
     read = _read(address)
     spelled = read.written.rpartition("@")[2]

@@ -17,7 +17,7 @@ from crm_provider.values.json_values import ConversionError, utc_text
 
 TypeName = Literal["boolean", "integer", "number", "text", "timestamp", "list", "struct", "json"]
 
-EXACT_WHOLE = 2**53
+MAX_EXACT_INTEGER = 2**53
 """Whole numbers up to this size are exact as a float of 64 bits."""
 
 
@@ -86,7 +86,7 @@ class ObservedType:
         if kind == "text":
             self._are_moments = self._are_moments and _is_moment(value, exact=self._exact)
         elif kind == "integer":
-            self._has_wide |= abs(value) > EXACT_WHOLE
+            self._has_wide |= abs(value) > MAX_EXACT_INTEGER
         elif kind == "list":
             self._item = self._item or ObservedType()
             for item in value:
@@ -160,18 +160,39 @@ class ObservedRecords:
         return found
 
 
+_TYPES: tuple[tuple[Any, TypeName], ...] = (
+    (str, "text"), (bool, "boolean"), (int, "integer"), ((float, Decimal), "number"), (Mapping, "struct"),
+    ((list, tuple), "list"),
+)  # fmt: skip
+"""In this order: a boolean is a whole number for Python."""
+
+
+def json_kind(value: Any) -> TypeName | None:
+    """What a JSON value is, whether a column holds it exactly or not; None for null and all that JSON does not have.
+
+    >>> [json_kind(value) for value in (True, 1, 0.5, "x", [], {}, None)]
+    ['boolean', 'integer', 'number', 'text', 'list', 'struct', None]
+    """
+    return next((name for types, name in _TYPES if isinstance(value, types)), None)
+
+
+def is_64_bit(value: int) -> bool:
+    """Whether a column of whole numbers holds this one."""
+    return -(2**63) <= value < 2**63
+
+
 def _kind_of(value: Any) -> str:
-    if isinstance(value, str):
-        return _ODD if any("\ud800" <= sign <= "\udfff" for sign in value) else "text"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer" if -(2**63) <= value < 2**63 else _ODD
-    if isinstance(value, (float, Decimal)):
-        return "number" if _is_float(value) else _ODD
-    if isinstance(value, Mapping):
-        return "struct"
-    return "list" if isinstance(value, (list, tuple)) else _ODD
+    kind = json_kind(value)
+    return kind if kind is not None and _is_held(kind, value) else _ODD
+
+
+def _is_held(kind: TypeName, value: Any) -> bool:
+    """Whether a table holds a value exactly."""
+    if kind == "text":
+        return not any("\ud800" <= sign <= "\udfff" for sign in value)
+    if kind == "integer":
+        return is_64_bit(value)
+    return kind != "number" or _is_float(value)
 
 
 def _are_names(fields: Mapping[str, Any]) -> bool:

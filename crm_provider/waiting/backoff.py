@@ -53,7 +53,7 @@ def to_steady(wall: float) -> float:
 
 
 @dataclass
-class Waiting:
+class WaitState:
     """The state of a wait, small enough to be stored between two checks.
 
     :param limit: consecutive server errors that do not end the wait
@@ -91,7 +91,7 @@ class Waiting:
         decision = policy.decide(error)
         if decision.action is not Action.WAIT:
             return decision
-        self.last_result = str(error)
+        self.last_result = error.happened + (f" Request id: {error.request_id}." if error.request_id else "")
         if isinstance(error, (e.CrmTransientError, e.CrmThrottledError)):
             self.failed_in_a_row += 1
             self.errors_in_a_row += isinstance(error, e.CrmTransientError)

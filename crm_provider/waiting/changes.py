@@ -45,7 +45,7 @@ LONGEST_BACK_OFF = 900.0
 
 
 @dataclass(frozen=True)
-class Change:
+class SnapshotChange:
     """The result of comparing a snapshot with the members seen so far.
 
     :param arrived: ids of the newcomers, in the order of the listing
@@ -56,7 +56,7 @@ class Change:
     seen: SeenIds
 
 
-def compare(seen: SeenIds | None, snapshot: Snapshot, group: str, *, include_existing: bool = False) -> Change:
+def compare(seen: SeenIds | None, snapshot: Snapshot, group: str, *, include_existing: bool = False) -> SnapshotChange:
     """Find the records that have joined the group.
 
     A record that is missing from the snapshot stays a member: pages shift when an earlier record is deleted, and the
@@ -73,7 +73,7 @@ def compare(seen: SeenIds | None, snapshot: Snapshot, group: str, *, include_exi
     arrived = tuple(record for record, mark in marks.items() if mark not in before)
     if seen is None and not include_existing:
         arrived = ()
-    return Change(arrived, {**stayed, **dict.fromkeys(marks.values())})
+    return SnapshotChange(arrived, {**stayed, **dict.fromkeys(marks.values())})
 
 
 def fingerprint(record: str) -> int:
@@ -172,7 +172,7 @@ class ErrorBackoff:
     def record_success(self) -> None:
         """Record a snapshot that was read."""
         if self.failed:
-            log.info("%s: the CRM responds again after %d failed snapshot(s).", self.watch, self.failed)
+            log.info("%s: the CRM responds again. Failed snapshots before: %d.", self.watch, self.failed)
         self.failed, self.reported = 0, ""
 
     def _report(self, error: e.CrmError, level: int) -> None:

@@ -149,7 +149,7 @@ class InList(Condition):
         absent: e.CrmContactNotFoundError | None = None
         for person in dict.fromkeys(map(person_key, checked)):
             try:
-                self._look(person, people[person], list_id, lookup)
+                self._find_person(person, people[person], list_id, lookup)
             except e.CrmContactNotFoundError as error:
                 absent = absent or error
             if (person in self.seen) == (self.match == "any"):
@@ -158,10 +158,10 @@ class InList(Condition):
             return {"list_id": list_id, "contact_ids": list(self.seen.values())}
         if absent is not None:
             raise absent
-        self.reasons[:] = [f"{len(self.seen)} of {len(people)} contact(s) were found in the list"]
+        self.reasons[:] = [f"contacts found in the list: {len(self.seen)} of {len(people)}"]
         return None
 
-    def _look(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
+    def _find_person(self, person: str, email: str, list_id: str, lookup: Lookup) -> None:
         if person in self.seen:
             return
         contact = lookup.contact(email)
@@ -202,7 +202,7 @@ class ListHasMembers(Condition):
                 return {"id": list_id, "members": members}
             if page.total is not None and members + page.total - seen < wanted:
                 break  # not even if all others were members
-        self.reasons[:] = [f"{members} of {wanted} member(s) were found among {seen} contact(s)"]
+        self.reasons[:] = [f"members found: {members} of {wanted}, among contacts read: {seen}"]
         return None
 
 

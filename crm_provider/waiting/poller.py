@@ -25,7 +25,7 @@ from crm_provider.client.client import CrmClient
 from crm_provider.client.pagination import Record
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import Decision, ErrorPolicy
-from crm_provider.waiting.backoff import Waiting, next_check
+from crm_provider.waiting.backoff import WaitState, next_check
 from crm_provider.waiting.conditions import Condition, MembershipPage, membership_pages
 
 MAX_FAILURES = 3
@@ -179,7 +179,7 @@ class Waiter:
     condition: Condition
     interval: float
     policy: ErrorPolicy
-    waiting: Waiting
+    waiting: WaitState
     deadline: float
     ended: asyncio.Future[WaitResult]
     due: float = 0.0
@@ -226,7 +226,7 @@ class Poller:
         *,
         interval: float,
         policy: ErrorPolicy,
-        waiting: Waiting,
+        waiting: WaitState,
         deadline: float = math.inf,
     ) -> WaitResult:
         """Wait for a condition, together with all other waiters.
@@ -312,7 +312,7 @@ class Poller:
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
         seconds = self._clock() - start.started
-        log.info("Checked %d condition(s) in %.1f s; %d still waiting.", len(due), seconds, len(self._waiters))
+        log.info("Conditions checked: %d, in %.1f s. Still waiting: %d.", len(due), seconds, len(self._waiters))
 
     def _check_all(
         self, due: list[Waiter], lookup: CachedLookup, start: _RoundStart, loop: asyncio.AbstractEventLoop
@@ -340,7 +340,7 @@ class Poller:
             failure, self._failed_rounds, self._clock(), interval=interval, jitter=start.jitter
         )
         log.warning(
-            "No call was answered in %d consecutive round(s); the next one starts later. %s",
+            "All calls failed. Rounds in a row: %d. The next round starts later. %s",
             self._failed_rounds,
             failure,
         )

@@ -2,11 +2,13 @@
 
     python tests/benchmarks/bench_load.py [--seconds 40] [--write docs/load.md]
 
-Three tables, each measured side by side in one run, each line against a sandbox of its own:
+Four tables, each measured side by side in one run, each line against a sandbox of its own:
 
 - *latency*: the share of the limit that a load uses when a call takes 50 ms to 2 s, at 5 calls a second;
 - *calls*: 2,000 rows of which 80 % exist and 5 % differ, and the same a day later with 2 % of the rows changed; next to
   "create, and update on a conflict". The limit is off: only the calls are counted;
+- *engine*: rows per second and processor time for each row without a limit, next to `requests` in eight threads; the
+  sandbox is a process of its own. The command fails if a load takes more than 1.3 times the processor time;
 - *memory*: a million rows that were loaded before, and their first check.
 
 With ``--write`` the tables replace what is between ``<!-- measured: load -->`` and ``<!-- measured: end -->``.
@@ -20,14 +22,18 @@ import csv
 import json
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
@@ -39,7 +45,7 @@ from crm_provider.load.job import LoadJob
 from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import Summary
-from crm_provider.load.rows import Row
+from crm_provider.load.rows import Outcome, Row
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import CancelToken, RequestStats
@@ -50,13 +56,15 @@ RATE, BURST = 5.0, 2
 LATENCIES = (0.05, 0.2, 0.6, 1.0, 2.0)
 ROWS, EXISTING, CHANGED, LATER = 2_000, 0.8, 0.05, 0.02
 MILLION = 1_000_000
+ENGINES = {"engine": "a load", "requests": "`requests` in eight threads"}
+ENGINE_ROWS, ENGINE_RUNS, MOST_RATIO = 3_000, 5, 1.3
 WARM_UP = 5.0
 """Seconds at the beginning that do not count: the load does not know the latency yet, and the bucket is full."""
 
 MARKS = re.compile(r"(<!-- measured: load -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--seconds", type=float, default=40.0, help="measured time of each latency (default: %(default)s)"
@@ -65,13 +73,18 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(memory_child(options.child[0], Path(options.child[1]))))
-        return
-    text = "\n\n".join([*latency(options.seconds), *calls(), *memory()])
+        way, place = options.child
+        print(json.dumps(engine_child(way, place) if way in ENGINES else memory_child(way, Path(place))))
+        return 0
+    ratio, speeds = engine()
+    text = "\n\n".join([*latency(options.seconds), *calls(), *speeds, *memory()])
     print(text)
     if options.write:
         found = options.write.read_text(encoding="utf-8")
         options.write.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", found), encoding="utf-8")
+    if ratio > MOST_RATIO:
+        print(f"over {MOST_RATIO}: the engine takes {ratio:.2f} times the processor time of requests", file=sys.stderr)
+    return int(ratio > MOST_RATIO)
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
@@ -102,7 +115,7 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
         sandbox.add_fault(effect="latency", latency=one)
         rows = [{"email": f"p{n}@x.org", "name": f"P{n}"} for n in range(int(RATE * (seconds + WARM_UP) * 2))]
         cancel_token = CancelToken()
-        with load_client(sandbox, ProcessRateLimiter(RATE, BURST), cancel_token) as (client, stats):
+        with load_client(sandbox.url, ProcessRateLimiter(RATE, BURST), cancel_token) as (client, stats):
             load = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
                         options=ContactOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD), rate=RATE,
                         cancel_token=cancel_token)  # fmt: skip
@@ -120,8 +133,8 @@ def budget_used(one: float, seconds: float) -> tuple[float, float]:
 
 
 @contextmanager
-def load_client(sandbox: Sandbox, limiter: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
-    settings, stats = Settings(api_key="sandbox-key", base_url=sandbox.url), RequestStats()
+def load_client(url: str, limiter: Any, cancel_token: CancelToken) -> Iterator[tuple[CrmClient, RequestStats]]:
+    settings, stats = Settings(api_key="sandbox-key", base_url=url), RequestStats()
     transport = Transport(settings, limiter=limiter, sleep=cancel_token.sleep, observer=stats)
     with CrmClient(settings, transport=transport) as client:
         yield client, stats
@@ -183,14 +196,14 @@ def calls_of(
 
 def run_load(sandbox: Sandbox, rows: list[dict[str, str]], plan: Any, state: Path | None) -> Summary:
     cancel_token = CancelToken()
-    with load_client(sandbox, UnlimitedRate(), cancel_token) as (client, stats):
+    with load_client(sandbox.url, UnlimitedRate(), cancel_token) as (client, stats):
         return LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
                     options=ContactOptions(plan=plan), policy=ErrorPolicy(work=Work.LOAD), cancel_token=cancel_token,
                     fingerprints=None if state is None else Fingerprints(state, b"secret")).run()  # fmt: skip
 
 
 def plain_loop(rows: list[dict[str, str]], existing: list[dict[str, str]] | None = None) -> int:
-    with crm(existing) as sandbox, load_client(sandbox, UnlimitedRate(), CancelToken()) as (client, _):
+    with crm(existing) as sandbox, load_client(sandbox.url, UnlimitedRate(), CancelToken()) as (client, _):
         for row in rows:
             attributes = {"name": row["name"]}
             try:
@@ -198,6 +211,83 @@ def plain_loop(rows: list[dict[str, str]], existing: list[dict[str, str]] | None
             except e.CrmContactAlreadyExistsError:
                 client.update_contact(row["email"], attributes=attributes)
         return sandbox.counters().total
+
+
+# -- the engine by itself -------------------------------------------------------------------------------------
+
+
+def engine() -> tuple[float, list[str]]:
+    """Both in turn, each in a process of its own, against a sandbox in a third one.
+
+    :return: the processor time of a row next to that of requests, and the table
+    """
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ENGINES}
+    for _ in range(ENGINE_RUNS):
+        for way in ENGINES:
+            with sandbox_process() as url:
+                found[way].append(child_of(way, url))
+    medians = {
+        way: {name: statistics.median(run[name] for run in runs) for name in ("rate", "cpu")}
+        for way, runs in found.items()
+    }
+    ratios = [one["cpu"] / other["cpu"] for one, other in zip(found["engine"], found["requests"], strict=True)]
+    ratio = statistics.median(ratios)
+    lines = [[ENGINES[way], f"{m['rate']:,.0f}", f"{1000 * m['cpu']:.2f} ms"] for way, m in medians.items()]
+    about = (
+        f"{ENGINE_ROWS:,} new contacts without a limit, the sandbox in a process of its own, medians of {ENGINE_RUNS} "
+        f"runs. A load takes {ratio:.2f} times the processor time of `requests`:"
+    )
+    return ratio, [about, table(["Sent by", "Rows per second", "Processor time of a row"], lines)]
+
+
+@contextmanager
+def sandbox_process() -> Iterator[str]:
+    """The address of a sandbox without contacts and without a limit."""
+    command = [sys.executable, "-m", "crm_provider.sandbox", "--port", "0", "--seed", "empty", "--no-limit"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        try:
+            yield next(found[0] for line in process.stdout if (found := re.search(r"http://[\w.:]+/v2", line)))
+        finally:
+            process.terminate()
+
+
+def engine_child(way: str, url: str) -> dict[str, float]:
+    """Send all rows; seconds of processor time for each, and rows per second."""
+    rows = [{"email": f"p{n}@x.org", "name": f"Name {n}"} for n in range(ENGINE_ROWS)]
+    send = {"engine": send_by_load, "requests": send_by_requests}[way]
+    wall, cpu = time.monotonic(), time.process_time()
+    send(url, rows)
+    return {
+        "rate": len(rows) / (time.monotonic() - wall),
+        "cpu": (time.process_time() - cpu) / len(rows),
+    }
+
+
+def send_by_load(url: str, rows: list[dict[str, str]]) -> None:
+    cancel_token = CancelToken()
+    with load_client(url, UnlimitedRate(), cancel_token) as (client, stats):
+        summary = LoadJob(source=open_source(rows), mapper=Mapper(None), client=client, stats=stats,
+                          options=ContactOptions(plan="learned"), policy=ErrorPolicy(work=Work.LOAD),
+                          cancel_token=cancel_token).run()  # fmt: skip
+    assert summary.counts == {Outcome.CREATED: len(rows)}, summary.counts
+
+
+def send_by_requests(url: str, rows: list[dict[str, str]]) -> None:
+    sessions = threading.local()
+
+    def send(row: dict[str, str]) -> None:
+        if not hasattr(sessions, "own"):
+            sessions.own = requests.Session()
+            sessions.own.trust_env = False
+            sessions.own.headers["x-api-key"] = "sandbox-key"
+        body = {"email": row["email"], "attributes": {"name": row["name"]}}
+        response = sessions.own.post(f"{url}/contacts", json=body, timeout=30)
+        response.raise_for_status()
+        response.json()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, rows))
 
 
 # -- memory --------------------------------------------------------------------------------------------------
@@ -211,7 +301,7 @@ def memory() -> list[str]:
             writer.writerows(
                 [f"p{n}@x.org", f"Name {n}", f"+5531{n:09}", "Belo Horizonte", "trial"] for n in range(MILLION)
             )
-        found = [memory_of(way, folder) for way in ("base", "dry_run", "repeat")]
+        found = [child_of(way, folder) for way in ("base", "dry_run", "repeat")]
     base = found[0]["megabytes"]
     names = {"dry_run": "checked (dry run)", "repeat": "loaded before (state file), none changed"}
     lines = [
@@ -225,8 +315,8 @@ def memory() -> list[str]:
     ]
 
 
-def memory_of(way: str, folder: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", way, folder]
+def child_of(way: str, place: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", way, place]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -260,4 +350,4 @@ def remember_all(mapper: Mapper, rows: Iterator[Row], state: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

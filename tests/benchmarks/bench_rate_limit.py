@@ -38,9 +38,15 @@ if TYPE_CHECKING:
     from crm_provider.sandbox import Sandbox
 
 RATE, BURST = 5.0, 2
+FAST_RATE, FAST_BURST = 50.0, 20
+"""The limit of an account whose CRM allows more."""
+
 WARM_UP = 3.0
 """Seconds before the measured time: the full bucket of the start is no merit."""
 
+
+LOAD_ROWS = 5_000
+"""Rows of a load: enough for a minute at the faster limit."""
 
 AT_ONCE = 12
 """Processes that run at the same time at most; each is idle nearly always."""
@@ -66,12 +72,14 @@ class Contestant:
 
     :param kind: how a worker makes its calls, see :data:`KINDS`
     :param threads: workers of each process
-    :param latency: seconds that the CRM takes for an answer
+    :param latency: seconds that the CRM takes for a response
     :param store: ``rate_store`` of the connection
     :param share: part of the limit that each process is given
     :param must: whether it is held to the bar
     :param settled: seconds until the hosts know each other, before the measurement
     :param churn: whether hosts join and die while it is measured
+    :param rate: calls per second that the CRM allows
+    :param burst: calls that the CRM allows at once
     """
 
     name: str
@@ -82,8 +90,10 @@ class Contestant:
     store: str | None = None
     share: float = 1.0
     must: bool = False
-    settled: float = 0.0
+    start_up: float = 0.0
     churn: bool = False
+    rate: float = RATE
+    burst: int = BURST
 
 
 def contestants() -> list[Contestant]:
@@ -119,7 +129,7 @@ def contestants() -> list[Contestant]:
             threads=16 // count,
             store="airflow",
             must=True,
-            settled=45.0,
+            start_up=45.0,
         )
         for count in (1, 2, 4, 8)
     ]
@@ -129,7 +139,7 @@ def contestants() -> list[Contestant]:
         processes=8,
         threads=2,
         store="airflow",
-        settled=45.0,
+        start_up=45.0,
         churn=True,
     )
     alone = [
@@ -139,7 +149,22 @@ def contestants() -> list[Contestant]:
         ),
     ]
     mixed = [Contestant(name="ours, single calls next to a load", kind="mixed", processes=2, threads=8, must=True)]
-    return [*rivals, *ours, *hosts, *airflow, churn, *alone, *mixed]
+    fast = [
+        Contestant(
+            name=f"{name}, {FAST_RATE:g} calls a second",
+            kind=kind,
+            processes=count,
+            threads=24 // count if kind == "ours" else 1,
+            latency=latency,
+            must=True,
+            rate=FAST_RATE,
+            burst=FAST_BURST,
+        )
+        for name, kind in (("ours", "ours"), ("a load each", "load"))
+        for count in (1, 2, 4, 8)
+        for latency in (0.05, 0.2)
+    ]
+    return [*rivals, *ours, *hosts, *airflow, churn, *alone, *mixed, *fast]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +269,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
     from crm_provider.sandbox import Sandbox
 
     with ExitStack() as stack:
-        crms = [stack.enter_context(Sandbox(rate=RATE, burst=BURST, journal_size=1_000_000)) for _ in wave]
+        crms = [stack.enter_context(Sandbox(rate=c.rate, burst=c.burst, journal_size=1_000_000)) for c in wave]
         children = []
         for contestant, crm in zip(wave, crms, strict=True):
             crm.add_fault(effect="latency", latency=contestant.latency)
@@ -257,7 +282,7 @@ def measure(wave: list[Contestant], seconds: float, redis_url: str | None, home:
             child.reported()
         for child in children:
             print("go", file=child.stdin, flush=True)
-        time.sleep(max(WARM_UP, *(contestant.settled for contestant in wave)))
+        time.sleep(max(WARM_UP, *(contestant.start_up for contestant in wave)))
         begin = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()
@@ -296,7 +321,7 @@ def judge(
     contestant: Contestant, seen: list[int | None], reports: list[dict[str, Any]], begin: float, end: float
 ) -> Figures:
     """The figures of a contestant: of calls by what the CRM saw, of waiting by what its workers told."""
-    passed = sum(status == 200 for status in seen)
+    passed = sum(status in (200, 201) for status in seen)
     by_worker = [
         [(wait, lane) for done, wait, lane in worker if begin <= done < end]
         for report in reports
@@ -306,9 +331,9 @@ def judge(
     urgent = [wait for worker in by_worker for wait, lane in worker if lane == "single"]
     return Figures(
         contestant=contestant,
-        share=passed / (RATE * (end - begin)),
+        share=passed / (contestant.rate * (end - begin)),
         refused=1 - passed / len(seen) if seen else 0.0,
-        median=statistics.median(waits),
+        median=statistics.median(waits or [math.inf]),
         slowest=percentile(waits, 0.99),
         fairness=jain([len(worker) for worker in by_worker]),
         urgent=(statistics.median(urgent), percentile(urgent, 0.99)) if contestant.kind == "mixed" else None,
@@ -316,7 +341,7 @@ def judge(
 
 
 def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[min(int(len(values) * part), len(values) - 1)]
+    return math.inf if not values else sorted(values)[min(int(len(values) * part), len(values) - 1)]
 
 
 def jain(counts: list[int]) -> float:
@@ -332,7 +357,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     """Make calls from "go" to "stop", and tell when each was done and how long it took beyond the CRM's latency."""
     stopped = threading.Event()
     reports: list[list[tuple[float, float, str]]] = [[] for _ in range(threads)]
-    calls = KINDS[kind](given, threads)
+    calls = [] if kind == "load" else KINDS[kind](given, threads)
 
     def repeat(number: int) -> None:
         lane, call, rest = calls[number]
@@ -346,6 +371,8 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
 
     begins, ends = life(given["number"]) if given["churn"] else (0.0, math.inf)
     workers = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(threads)]
+    if kind == "load":
+        workers = [threading.Thread(target=load_of(given, reports[0]), daemon=True)]
     print(json.dumps("ready"), flush=True)
     sys.stdin.readline()
     for worker in workers:
@@ -407,8 +434,8 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
         api_key=given["key"],
         base_url=given["url"],
         rate_store=given["store"],
-        requests_per_second=RATE * given["share"],
-        burst=BURST,
+        requests_per_second=given["rate"] * given["share"],
+        burst=given["burst"],
     )
     client = CrmClient(settings, transport=Transport(settings, limiter=limiter_for(settings, lane=Lane(lane))))
 
@@ -428,6 +455,48 @@ def mixed(given: dict[str, Any], threads: int) -> list[Call]:
         return ours(given, threads, "bulk")
     [(lane, call, _)] = ours(given, 1)
     return [(lane, call, 1.0)] + [("", lambda: False, 1.0)] * (threads - 1)
+
+
+def load_of(given: dict[str, Any], report: list[tuple[float, float, str]]) -> Callable[[], object]:
+    """A load of new contacts, with more rows than it can send."""
+    from crm_provider.client.client import CrmClient
+    from crm_provider.client.observers import RequestEvent
+    from crm_provider.client.settings import Settings
+    from crm_provider.client.transport import Transport
+    from crm_provider.errors.on_error import Work
+    from crm_provider.errors.policy import ErrorPolicy
+    from crm_provider.load.job import LoadJob
+    from crm_provider.load.mapping.mapper import Mapper
+    from crm_provider.load.options import ContactOptions
+    from crm_provider.load.sources.source import open_source
+    from crm_provider.load.workers import RequestStats
+    from crm_provider.rate_limit.limiter import limiter_for
+    from crm_provider.rate_limit.schedule import Lane
+
+    def note(seen: RequestEvent) -> None:
+        if seen.error_type is None:
+            report.append((time.monotonic(), seen.waited, "bulk"))
+
+    settings = Settings(
+        api_key=given["key"],
+        base_url=given["url"],
+        rate_store=given["store"],
+        requests_per_second=given["rate"],
+        burst=given["burst"],
+    )
+    stats = RequestStats()
+    transport = Transport(settings, limiter=limiter_for(settings, lane=Lane.BULK), observer=stats)
+    transport.observe(note)
+    rows = [{"email": f"p{given['number']}-{n}@x.org"} for n in range(LOAD_ROWS)]
+    return LoadJob(
+        source=open_source(rows),
+        mapper=Mapper(None),
+        client=CrmClient(settings, transport=transport),
+        stats=stats,
+        options=ContactOptions(plan="learned"),
+        policy=ErrorPolicy(work=Work.LOAD),
+        rate=given["rate"],
+    ).run
 
 
 class FileText:
@@ -492,7 +561,8 @@ def table(lines: list[Figures], seconds: float) -> str:
             )
     text += ["", *notes, *([""] if notes else [])]
     text.append(
-        f"Limit {RATE:g} calls a second, burst {BURST}; {seconds:g} s measured after a warm-up; every worker always "
+        f"Limit {RATE:g} calls a second, burst {BURST} (of {FAST_RATE:g} calls: {FAST_BURST}); {seconds:g} s "
+        "measured after a warm-up; every worker always "
         "has a next call. Wait: until the call succeeded, without the latency. Fairness: Jain's index over the "
         f"workers. Python {platform.python_version()}, {os.cpu_count()} cores."
     )

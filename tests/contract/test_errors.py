@@ -1,4 +1,4 @@
-"""What is assumed about errors: each mistake gets its class, whatever the form of the answer."""
+"""What is assumed about errors: each mistake gets its class, whatever the form of the response."""
 
 from __future__ import annotations
 

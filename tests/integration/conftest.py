@@ -15,6 +15,10 @@ import pytest
 from crm_provider.testing.dag_runs import skipped_waits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from page_users import Users
+
     from crm_provider.sandbox import Sandbox
 
 
@@ -63,6 +67,24 @@ def run_task(run_dag: Callable[..., Any]) -> Callable[..., Any]:
         return run_dag(dag)["task"]
 
     return run
+
+
+@pytest.fixture
+def users(airflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Users:
+    """Users of Airflow, in front of the page CRM; they may do everything with all DAGs, unless a test says else."""
+    from airflow.api_fastapi.app import init_auth_manager
+    from page_users import Users
+
+    from crm_provider.ui.app import make_app
+
+    manager = init_auth_manager()
+    users = Users(make_app(base="/airflow"), manager)
+
+    def is_authorized(**asked: Any) -> bool:
+        return users.may(**asked)
+
+    monkeypatch.setattr(manager, "is_authorized_dag", is_authorized)
+    return users
 
 
 @pytest.fixture

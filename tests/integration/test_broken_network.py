@@ -126,7 +126,7 @@ def table_error(task: Any) -> e.CrmError:
 
 @dataclass
 class Scene:
-    """Strikes each task of a DAG with one fault, and counts its requests."""
+    """Applies one fault to each task of a DAG, and counts its requests."""
 
     crm: Sandbox
     fault: Mapping[str, Any]

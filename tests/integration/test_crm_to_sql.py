@@ -10,41 +10,13 @@ from typing import Any
 import pytest
 import table_scenes as scenes
 from airflow.sdk import DAG, Connection
-from table_scenes import TargetHook, Transfers, email_of
+from table_scenes import SqliteTarget, TargetHook, Transfers, email_of
 
+from crm_provider import config
 from crm_provider.sandbox import Sandbox, SandboxSettings
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 RunDag = Callable[..., Any]
-
-
-class SqliteTarget:
-    """A file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(self.path)
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
-
-    def run(self, *statements: str) -> None:
-        connection = sqlite3.connect(self.path)
-        try:
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-        finally:
-            connection.close()
-
-    def types(self, table: str) -> dict[str, str]:
-        return {name: declared for _, name, declared, *_ in self.rows(f"PRAGMA table_info({table})")}
-
-    def quote(self, name: str) -> str:
-        return '"' + name.replace('"', '""') + '"'
 
 
 @pytest.fixture
@@ -78,6 +50,12 @@ def test_merge(transfer: Transfers, database: SqliteTarget) -> None:
 
 def test_changes(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
     scenes.check_changes(transfer, database, "people", str(tmp_path / "seen"))
+
+
+def test_changes_whose_state_was_not_saved(
+    transfer: Transfers, database: SqliteTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
 class UnknownConnection:
@@ -133,16 +111,27 @@ def test_columns_that_sqlite_distinguishes(transfer: Transfers, database: Sqlite
     assert list(database.types("accents")) == ["ID", "attributes_É", "attributes_é"]
 
 
+@pytest.mark.parametrize("has_work_directory", [False, True])
 def test_a_retry_continues_after_an_error_of_the_database(
-    transfer: Transfers, database: SqliteTarget, monkeypatch: pytest.MonkeyPatch
+    has_work_directory: bool,
+    transfer: Transfers,
+    database: SqliteTarget,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pages are kept, the staging table is replaced, and no row is there twice."""
+    """The pages are kept, the staging table is replaced, and no row is there twice. In a pod the place matters."""
     from crm_provider.transfers.sql_table import SqlTable
 
+    work = tmp_path / "work"
+    monkeypatch.setattr(config, "runs_in_own_pod", lambda: True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path in (Path("/"), work))
+    if has_work_directory:
+        monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", str(work))
     apply, failures = SqlTable.apply, [sqlite3.OperationalError("disk I/O error")]
 
     def failing(self: SqlTable, *args: Any, **arguments: Any) -> None:
         if failures:
+            assert work.exists() == has_work_directory
             raise failures.pop()
         apply(self, *args, **arguments)
 
@@ -151,13 +140,15 @@ def test_a_retry_continues_after_an_error_of_the_database(
     assert task.states == ["up_for_retry", "success"]
     assert (task.result["calls"], task.result["rows"]) == (0, 35)
     assert database.rows("SELECT count(*), count(DISTINCT id) FROM history") == [(35, 35)]
+    assert ("A retry will read all pages again" in task.log) != has_work_directory
+    assert not has_work_directory or list(work.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"table": "absent", "mode": "replace"}, "the database has no table absent; create it, or let the task do it"),
-        ({"table": "bare", "mode": "merge"}, r"the table bare lacks \d+ column\(s\): 'email', "),
+        ({"table": "bare", "mode": "merge"}, r"the table bare lacks columns \(\d+\): 'email', "),
         ({"table": "a.b.c", "mode": "merge"}, "table must be the name of a table"),
         ({"table": "{{ '' }}", "mode": "merge"}, "table must be text, and not empty"),
         ({"table": "bare", "mode": "merge", "columns": "{{ 'id' }}"}, "columns must be a list of fields"),

@@ -55,8 +55,8 @@ def test_a_load(
     task = run_task(CrmLoadContactsOperator, source=SOURCE, rejects_path=str(rejects), max_rejects=5)
     assert task.states == ["up_for_retry", "success"]
     assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 8 rows:" in task.log
-    told = next(line for line in task.log.splitlines() if f"LoadUnsaved: {rejects}" in line)
-    assert told.count(f"{ADVICE}; a retry goes on from there") == 1
+    line = next(line for line in task.log.splitlines() if f"LoadUnsaved: {rejects}" in line)
+    assert line.count(f"{ADVICE}; a retry goes on from there") == 1
     assert (task.result["rejected"], task.result["left"]) == (2, 0)
     assert task.result["created"] == len(crm.store.contacts) - 11 == 6
     assert sorted(json.loads(line)["row"] for line in rejects.read_text().splitlines()) == [3, 6]

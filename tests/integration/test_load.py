@@ -529,7 +529,7 @@ def codes(frame: FrameType | None) -> Iterator[CodeType]:
 def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Airflow's time-out strikes once: when rows are done, and the load waits for answers that may come when they do.
 
-    Before, a slow machine would get nothing done. Between an answer and its entry in the books the row would be sent
+    Before, a slow machine would get nothing done. Between a response and its entry in the books the row would be sent
     again: that is in ``tests/unit/load/test_job.py``.
     """
     install, before, left = signal.signal, signal.getsignal(signal.SIGALRM), [1]

@@ -6,13 +6,20 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
 
 from crm_provider._compat import HAS_RETRY_POLICY
+from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.hooks.crm import CrmHook
+from crm_provider.hooks.load_run import LoadRun
+from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.rows import SourceError
+from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,
     CrmLoadContactsOperator,
@@ -75,8 +82,8 @@ def test_move(crm: Sandbox, run_task: RunTask, tmp_path: Path) -> None:
     )  # fmt: skip
     assert counts(done.result) == {"updated": 2, "skipped": 1, "rejected": 1}
     assert stages(crm) == [WON, WON, LOST, None, None]
-    told = [json.loads(line) for line in outcomes.read_text().splitlines()]
-    assert {line["deal_id"] for line in told if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
+    lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    assert {line["deal_id"] for line in lines if line["outcome"] != "rejected"} == {row["deal"] for row in rows}
 
 
 def test_update_keeps_every_digit(crm: Sandbox, run_task: RunTask) -> None:
@@ -168,6 +175,16 @@ def test_contacts_are_deleted_in_every_spelling(crm: Sandbox, run_task: RunTask,
     assert "@" not in report.read_text()
     again = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=0)
     assert counts(again.result) == {"unchanged": 2}
+
+
+def test_deletions_are_not_retried_without_a_place_for_their_count(crm: Sandbox) -> None:
+    run = LoadRun(
+        kind=DELETIONS, given={"max_deletes": 2}, policy=ErrorPolicy(), crm_conn_id="", path=lambda name: None,
+        bulk_client=CrmHook().bulk_client, open_source=lambda: open_source([]), report_path=None,
+        checkpoints=lambda beside: NoCheckpoints(), context={"ti": SimpleNamespace(max_tries=1)},
+    )  # fmt: skip
+    with pytest.raises(SourceError, match=r"max_deletes counts for all tries.*set checkpoint_path or rejects_path"):
+        run.run()
 
 
 @pytest.mark.parametrize(("resubscribe", "each"), [(True, 1), (False, 2)])

@@ -1,4 +1,4 @@
-"""Arguments of operators and sensors that are misspelt: told when the DAG is parsed, without their values."""
+"""Arguments of operators and sensors that are misspelt: reported when the DAG is parsed, without their values."""
 
 from __future__ import annotations
 

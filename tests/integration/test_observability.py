@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import DAG, Asset
 
 from crm_provider.observability.assets import create_asset
+from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sandbox import Sandbox, SandboxSettings
 
@@ -86,6 +87,15 @@ def test_a_load_passes_its_counts_to_who_waits_for_the_contacts(crm: Sandbox, ru
         assert {name: extra[name] for name in ("rows", "created", "updated", "rejected")} == {
             "rows": 2, "created": 2, "updated": 0, "rejected": 0,
         }  # fmt: skip
+
+
+def test_an_extract_passes_its_counts_to_who_waits_for_the_file(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    crm.store.create_contact("ada@example.com")
+    file = Asset(uri="file:///data/contacts.jsonl")
+    with DAG("extracts", schedule=None) as dag:
+        CrmExtractContactsOperator(task_id="extract", target=str(tmp_path / "contacts.jsonl"), outlets=[file])
+    (extra,) = events_of(run_dag(dag)).values()
+    assert {name: extra[name] for name in ("listing", "records")} == {"listing": "contacts", "records": 1}
 
 
 # -- metrics ------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def crm(crm: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def run_function(run_dag: RunDag) -> Callable[..., Any]:
-    """Run a function as a task with ``retries=1``; tells how it ended."""
+    """Run a function as a task with ``retries=1``; returns how it ended."""
 
     def run(function: Callable[[], Any], **arguments: Any) -> Any:
         with DAG("own_load", schedule=None) as dag:

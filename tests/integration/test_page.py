@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from page_users import Users
 
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
@@ -19,42 +20,6 @@ from crm_provider.sandbox import Sandbox
 from crm_provider.ui.syncs import PAGE_SIZE
 
 XSS = "<script>alert(1)</script>"
-
-
-class Users:
-    """Logs users of Airflow in, and says which DAGs they may read.
-
-    :param app: with the page
-    """
-
-    def __init__(self, app: Any, manager: Any) -> None:
-        self.app, self.manager = app, manager
-        self.may: Callable[..., bool] = lambda **asked: True
-
-    def client(self, name: str | None = "ann", *, role: str | None = "viewer") -> TestClient:
-        headers = {}
-        if name is not None:
-            from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-
-            user = SimpleAuthManagerUser(username=name, role=role)
-            headers["Authorization"] = f"Bearer {self.manager.generate_jwt(user)}"
-        return TestClient(self.app, headers=headers)
-
-
-@pytest.fixture
-def users(airflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Users:
-    from airflow.api_fastapi.app import init_auth_manager
-
-    from crm_provider.ui.app import make_app
-
-    manager = init_auth_manager()
-    users = Users(make_app(base="/airflow"), manager)
-
-    def is_authorized(**asked: Any) -> bool:
-        return users.may(**asked)
-
-    monkeypatch.setattr(manager, "is_authorized_dag", is_authorized)
-    return users
 
 
 @pytest.fixture
@@ -87,28 +52,28 @@ def run_page(client: TestClient, loads: dict[str, Any], name: str = "bad") -> An
 PATHS = ["/", "/policy", "/sync?dag_id=page_good&task_id=load", "/run?dag_id=page_good&task_id=load&run_id=x"]
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_nobody_sees_anything_without_a_login(users: Users, loads: Any, path: str) -> None:
-    answer = users.client(None).get(path)
-    assert answer.status_code == 401
-    assert "You are not logged in" in answer.text
-    assert "page_good" not in answer.text
+def test_nobody_sees_anything_without_a_login(users: Users, loads: Any) -> None:
+    for path in PATHS:
+        answer = users.client(None).get(path)
+        assert (path, answer.status_code) == (path, 401)
+        assert "You are not logged in" in answer.text, path
+        assert "page_good" not in answer.text, path
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_who_has_no_right_to_see_the_website_does_not_see_the_page(users: Users, loads: Any, path: str) -> None:
-    answer = users.client("eve", role=None).get(path)
-    assert answer.status_code == 403
-    assert "You may not see this page" in answer.text
-    assert "page_good" not in answer.text
-    assert "INVALID_INPUT" not in answer.text
+def test_who_has_no_right_to_see_the_website_does_not_see_the_page(users: Users, loads: Any) -> None:
+    for path in PATHS:
+        answer = users.client("eve", role=None).get(path)
+        assert (path, answer.status_code) == (path, 403)
+        assert "You may not see this page" in answer.text, path
+        assert "page_good" not in answer.text, path
+        assert "INVALID_INPUT" not in answer.text, path
 
 
-@pytest.mark.parametrize("role", ["viewer", "user", "op", "admin"])
-def test_who_may_see_the_website_sees_the_page(users: Users, loads: Any, role: str) -> None:
-    client = users.client("ann", role=role)
-    assert "page_good" in client.get("/").text
-    assert client.get("/policy").status_code == 200
+def test_who_may_see_the_website_sees_the_page(users: Users, loads: Any) -> None:
+    for role in ("viewer", "user", "op", "admin"):
+        client = users.client("ann", role=role)
+        assert "page_good" in client.get("/").text, role
+        assert client.get("/policy").status_code == 200, role
 
 
 def test_every_path_but_the_known_files_asks_who_it_is(users: Users) -> None:
@@ -263,8 +228,8 @@ def test_what_is_shown_is_text(users: Users, loads: Any, monkeypatch: pytest.Mon
         "state_path": "javascript:alert(1)", "path": "https://elsewhere.example.com/x",
     }  # fmt: skip
 
-    def with_markup(found: stored.Found, **_: Any) -> stored.Found:
-        return stored.Found(
+    def with_markup(found: stored.StoredTask, **_: Any) -> stored.StoredTask:
+        return stored.StoredTask(
             dag_id=XSS, task_id=XSS, run_id=f'"{XSS}', map_index=-1, operator=XSS, state="failed", start=found.start,
             end=None, result=json.dumps(result), failure=json.dumps({"message": XSS, "origin": XSS}),
         )  # fmt: skip
@@ -313,8 +278,8 @@ HOSTILE = {
     "4,300 digits": of_load(calls=7).replace("7", "9" * 4300),
     "half a character": of_load(errors={"\ud800": 1}),
     "an object as connection": of_load(crm_conn_id={}),
-    "44 MB of types": of_load(errors={f"T{number}": 1 for number in range(300_000)}),
-    "a path of 10 MB": of_load(rejects_path="/" * 10**7),
+    "more types than are read": of_load(errors={f"T{number}": 1 for number in range(50_000)}),
+    "a path of 1 MB": of_load(rejects_path="/" * 10**6),
     "deep nesting": "[" * 100_000,
 }
 

@@ -70,7 +70,7 @@ def test_the_log_says_why_it_is_not_yet_so(crm: Sandbox, run_task: RunTask) -> N
     )
     assert task.states == ["failed"]
     why = "attribute 'score' has another value (a list; wanted is a text)"
-    assert f"Not yet: {why}." in task.log
+    assert f"Not yet: {why}." in " ".join(task.log.split())
     assert f"The last result was: not yet: {why}." in str(task.error)
 
 

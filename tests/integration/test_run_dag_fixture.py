@@ -23,7 +23,7 @@ log = logging.getLogger("crm_provider.of_this_test")
 
 
 class Ends(BaseOperator):
-    """Ends at each try as told: returns a value, or raises it if it is an exception."""
+    """Ends at each try as configured: returns a value, or raises it if it is an exception."""
 
     def __init__(self, *, ends: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Connections that break: what arrives on the wire, byte by byte, and that the server stays quiet about it."""
+"""Connections that break: what arrives over the connection, byte by byte, and that the server stays quiet about it."""
 
 from __future__ import annotations
 

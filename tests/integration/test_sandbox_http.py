@@ -111,7 +111,7 @@ def test_calls_from_many_threads_are_all_counted_and_create_once(crm_sandbox: Sa
 
 
 def answered_or_cut_off(session: requests.Session, url: str) -> None:
-    """An answer that is held back goes out when the server stops, unless this machine stands still just then."""
+    """A response that is held back goes out when the server stops, unless this machine stands still just then."""
     with suppress(requests.ConnectionError):
         session.get(url, headers=KEY)
 

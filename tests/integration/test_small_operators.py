@@ -1,4 +1,4 @@
-"""What deleting, verifying and starting an automation do beyond one call: second tries, lost answers, secrets."""
+"""What deleting, verifying and starting an automation do beyond one call: second tries, lost responses, secrets."""
 
 from __future__ import annotations
 

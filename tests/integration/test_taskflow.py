@@ -26,7 +26,7 @@ needs_retry_policies = pytest.mark.skipif(not HAS_RETRY_POLICY, reason="retry po
 
 @pytest.fixture
 def run_function(run_dag: RunDag) -> Callable[..., Any]:
-    """Run a function as a task with ``retries=1``; tells how it ended."""
+    """Run a function as a task with ``retries=1``; returns how it ended."""
 
     def run(function: Callable[[], Any], **arguments: Any) -> Any:
         arguments = {"retries": 1, "retry_delay": timedelta(0), **arguments}

@@ -16,14 +16,21 @@ from docs_text import DOCS, ROOT
 
 from crm_provider._compat import AirflowSkipException, BaseOperator
 from crm_provider.operators.contacts import CrmUpsertContactOperator
-from crm_provider.sandbox import Fault, Sandbox
+from crm_provider.operators.load import CrmDeleteContactsOperator, CrmLoadDealsOperator
+from crm_provider.sandbox import Fault, Sandbox, ids
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.testing import assert_dag_ends, fresh_airflow_home, load_dag
+from crm_provider.testing import (
+    assert_contacts_deleted,
+    assert_dag_ends,
+    assert_deal_stages,
+    fresh_airflow_home,
+    load_dag,
+)
 
 
 class Ends(BaseOperator):
-    """Raises what it is told to at its first try."""
+    """Raises the given exception at its first try."""
 
     def __init__(self, *, error: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -195,3 +202,43 @@ def test_a_home_comes_too_late_after_airflow() -> None:
     assert "airflow" in sys.modules
     with pytest.raises(RuntimeError, match=r"airflow was imported before fresh_airflow_home\(\)"):
         fresh_airflow_home()
+
+
+# -- records ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.crm_sandbox(seed="deals:20", rate=None)
+def test_a_load_of_deals_and_an_erasure(crm_quick: Sandbox) -> None:
+    first, third = "contact-0000001@example.com", "Contact-0000003@Example.com"
+    deal = crm_quick.store.deal_of(crm_quick.store.contacts[first].id)
+    assert deal is not None
+    rows = [{"deal": deal.id, "stage": ids.stage_id("Sales", "Won")}]
+    with DAG("kit_of_deals", schedule=None) as dag:
+        CrmLoadDealsOperator(
+            task_id="move", source=rows, mapping={"deal_id": "deal", "stage_id": "stage"}, mode="move"
+        ) >> CrmDeleteContactsOperator(task_id="erase", source=[{"email": third}], max_deletes=1)
+    assert_dag_ends(dag, sandbox=crm_quick)
+    assert_deal_stages(crm_quick, {first: "Won", "contact-0000002@example.com": "Qualified"})
+    assert_deal_stages(crm_quick, {first: ids.stage_id("Sales", "Won")})
+    assert_contacts_deleted(crm_quick, [third], left=19)
+
+
+def test_deals_that_are_elsewhere(crm_sandbox: Sandbox) -> None:
+    stages = {"ada@example.com": "Won", "alan@example.com": "New", "nobody@example.com": "New", "ken@example.com": None}
+    with pytest.raises(AssertionError) as wrong:
+        assert_deal_stages(crm_sandbox, stages)
+    assert str(wrong.value).splitlines() == [
+        "deals are not where they should be:",
+        "  ada@example.com: New, expected Won",
+        "  alan@example.com: no deal, expected New",
+        "  nobody@example.com: the CRM has no such contact",
+    ]
+    with pytest.raises(AssertionError, match=r"ada@example\.com: New, expected no deal"):
+        assert_deal_stages(crm_sandbox, {"ada@example.com": None})
+
+
+def test_contacts_that_should_be_gone(crm_sandbox: Sandbox) -> None:
+    with pytest.raises(AssertionError, match=r"1 contacts should have been deleted: ada@example\.com"):
+        assert_contacts_deleted(crm_sandbox, ["ADA@example.com", "gone@example.com"])
+    with pytest.raises(AssertionError, match="the CRM has 11 contacts, expected 10"):
+        assert_contacts_deleted(crm_sandbox, ["gone@example.com"], left=10)

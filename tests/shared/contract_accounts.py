@@ -106,7 +106,7 @@ class Account:
         settings: Settings | None = None,
         **parts: str,
     ) -> CrmResponse:
-        """One call as it is, without a repetition: the answer, whatever it is.
+        """One call as it is, without a repetition: the response, whatever it is.
 
         :param settings: others than the account's: with another key, or in developer mode
         """
@@ -148,7 +148,7 @@ class Account:
 
 
 def content(answer: CrmResponse) -> Any:
-    """The answer's JSON; None if it is none."""
+    """The response's JSON; None if it is none."""
     try:
         return json.loads(answer.body)
     except ValueError:
@@ -162,7 +162,7 @@ def unwrapped(answer: CrmResponse) -> Any:
 
 
 def shape(value: Any) -> str:
-    """The names in an answer, without a value: ``{message, data: {id, email}}``."""
+    """The names in a response, without a value: ``{message, data: {id, email}}``."""
     if isinstance(value, dict):
         inner = [f"{name}: {shape(item)}" if isinstance(item, (dict, list)) else name for name, item in value.items()]
         return f"{{{', '.join(inner)}}}"

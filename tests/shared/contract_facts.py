@@ -24,7 +24,7 @@ class Fact:
 class Finding:
     """What one account answered.
 
-    :param holds: whether that is what was assumed; None if nothing was, or if the answer does not tell
+    :param holds: whether that is what was assumed; None if nothing was, or if the response does not tell
     """
 
     fact: str

@@ -1,4 +1,4 @@
-"""A tiny real server that answers with exactly the bytes it is told to, or breaks off where it is told to."""
+"""A tiny real server that responds with exactly the given bytes, or breaks off at a given point."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sends(answer: bytes) -> Behaviour:
 
 
 def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
-    """A whole and proper answer, the last one on its connection."""
+    """A whole and proper response, the last one on its connection."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
+import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.sdk import DAG
 
+from crm_provider.extract.changes import ChangeTracker
 from crm_provider.sandbox import Sandbox
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
@@ -44,6 +46,35 @@ class TargetDatabase(Protocol):
 
     def quote(self, name: str) -> str:
         """A name between quotes."""
+
+
+class SqliteTarget:
+    """A file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def run(self, *statements: str) -> None:
+        connection = sqlite3.connect(self.path)
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        finally:
+            connection.close()
+
+    def types(self, table: str) -> dict[str, str]:
+        return {name: declared for _, name, declared, *_ in self.rows(f"PRAGMA table_info({table})")}
+
+    def quote(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
 
 
 class Transfers:
@@ -135,6 +166,32 @@ def check_changes(transfer: Transfers, database: TargetDatabase, table: str, sta
     assert sorted(found) == sorted(
         [(changed.id, "New", "updated"), (removed.id, removed.attributes["name"], "deleted")]
     )
+
+
+def check_changes_whose_state_was_not_saved(
+    transfer: Transfers, database: TargetDatabase, table: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has written its rows, and then fails for good, does not have them reported twice."""
+    crm = transfer.crm
+    arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
+    dag = transfer.dag(table=table, mode="append", create_table=True, **arguments)
+
+    def unsaved(self: ChangeTracker) -> None:
+        raise OSError("no space left")
+
+    def log_of(change: str) -> list[tuple[Any, ...]]:
+        return database.rows(f"SELECT count(*), count(DISTINCT id), count(DISTINCT crm_run) FROM {table} WHERE "
+                             f"crm_change = '{change}'")  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChangeTracker, "commit", unsaved)
+        assert transfer.run_dag(dag)["task"].states == ["up_for_retry", "failed"]
+    assert log_of("created") == [(35, 35, 1)]
+    assert transfer.run_dag(dag)["task"].result["rows"] == 35
+    assert log_of("created") == [(35, 35, 1)]
+    crm.store.update_contact(email_of(crm, 3), {"name": "New"})
+    assert transfer.run_dag(dag)["task"].result["rows"] == 1
+    assert (log_of("created"), log_of("updated")) == ([(35, 35, 1)], [(1, 1, 1)])
 
 
 def check_values_that_do_not_fit(transfer: Transfers, database: TargetDatabase, table: str) -> None:

@@ -162,8 +162,8 @@ const edge = log.getBoundingClientRect().right;
 return [...range.getClientRects()].map(line => line.right).filter(right => right > edge);
 """
 REPORTED = """
-const told = document.querySelectorAll("[data-scope=toast][data-part=description]");
-return [...told].map(message => message.innerText);
+const messages = document.querySelectorAll("[data-scope=toast][data-part=description]");
+return [...messages].map(message => message.innerText);
 """
 
 

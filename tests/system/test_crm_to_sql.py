@@ -99,6 +99,12 @@ def test_changes(transfer: Transfers, database: ServerTarget, tmp_path: Path) ->
     scenes.check_changes(transfer, database, "changed", str(tmp_path / "seen"))
 
 
+def test_changes_whose_state_was_not_saved(
+    transfer: Transfers, database: ServerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
+
+
 # -- a kill ---------------------------------------------------------------------------------------------------
 
 PROGRAM = """

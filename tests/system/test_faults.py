@@ -42,7 +42,7 @@ ROWS = 300
 REFUSED_EVERY = 10
 LATENCY = 0.15
 WIDTH = 6
-"""Calls on their way: as many as the rate allows while an answer takes so long, and a few to spare."""
+"""Calls on their way: as many as the rate allows while a response takes so long, and a few to spare."""
 
 PAGES_AHEAD = AT_ONCE + 1
 """Pages that were read, or were on their way, when it ended, and are read again."""
@@ -54,7 +54,7 @@ SPARE_LOOKS = 5
 """The one on the worker, the one with which the interval begins, and room for a machine that is busy."""
 
 HELD = 90.0
-"""Seconds for which an answer is held back: longer than it takes to kill who waits for it."""
+"""Seconds for which a response is held back: longer than it takes to kill who waits for it."""
 
 PATIENCE = 400.0
 """Seconds until something has gone wrong."""
@@ -224,7 +224,7 @@ REFUSED = [number for number in range(1, ROWS + 1) if number % REFUSED_EVERY == 
 def test_tasks_killed_in_mid_call(
     stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
-    """Each is killed while the CRM has done what was asked for, and its answer is on the way."""
+    """Each is killed while the CRM has done what was asked for, and its response is on the way."""
     crm, target = crms["singles"], folder / "contacts.csv"
     target.write_text(OLD, encoding="utf-8")
     calls = {"upsert": "/contacts", "deal": "/deals", "automation": "/webhook/"}
@@ -335,7 +335,7 @@ def assert_singles(stack: AirflowStack, run: Run, crm: Sandbox, folder: Path) ->
 def test_scheduler_killed(
     stack: AirflowStack, crms: Crms, folder: Path, chance: random.Random, observed: Observed
 ) -> None:
-    """It alone: its tasks live on without it for a while; the next one may start them anew beside those."""
+    """It alone: its tasks live on without it for a while; the next one may start them again beside those."""
     crm, moment = crms["scheduled"], chance.randrange(20, 80)
     began = time.monotonic()
     waiting = start(stack, "waits", {"email": "first@example.com"})

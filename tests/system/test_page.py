@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import browser as browsers
 import pytest
@@ -165,7 +166,8 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     picture(browser, "page-empty.png")
 
     for dag, state in RUNS:
-        assert stack.api.run_dag(dag).state == state, dag
+        run = stack.api.run_dag(dag)
+        assert run.state == state, f"{dag}: {stack.api.log(run, run.tasks[0])}"
     slow = stack.api.trigger("crm_slow")
     stack.api.wait("crm_slow", slow, until=lambda run: run["load"].state == "running")
     wait_for(lambda: PROGRESS in read_again(browser, stack))
@@ -202,6 +204,40 @@ def test_the_page(stack: AirflowStack, browser: Any) -> None:
     look_at(browser, "policy")
     assert "DEAL_NOT_FOUND" in text_of(browser)
     assert browsers.complaints(browser) == []
+
+
+def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser: Any) -> None:
+    """The DAG on the page, pasted as it is into the folder, is found; then the page starts it."""
+    log_in(browser, stack)
+    run = stack.api.run_dag("crm_nightly")
+    assert run.state == "success", stack.api.log(run, run.tasks[0])
+    browser.get(f"{stack.url}/crm/run?dag_id=crm_nightly&task_id=load&run_id={quote(run.run_id)}")
+    code = text_of(browser, "#resend")
+    assert not browser.find_elements("css selector", "[data-start]")
+    (Path(stack.env["AIRFLOW__CORE__DAGS_FOLDER"]) / "resend.py").write_text(code)
+    stack.api.wait_for_dag("crm_nightly_load_resend")
+    stack.api.request("PATCH", "/api/v2/dags/crm_nightly_load_resend", {"is_paused": False})
+
+    browser.refresh()
+    browsers.complaints(browser)
+    click(browser, "css selector", "[data-start]")
+    wait_for(lambda: "It starts a run with" in text_of(browser))
+    for scheme in ("light", "dark"):
+        browsers.set_colours(browser, scheme)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", start_button(browser))
+        picture(browser, f"page-resend-{scheme}.png")
+    assert start_button(browser).text == "Start it now"
+    start_button(browser).send_keys("\n")  # by the keyboard, too
+    started = wait_for(lambda: links(browser, "/dags/crm_nightly_load_resend/runs/"))[0].text
+    assert not start_button(browser).is_enabled(), "it is not started twice"
+    done = stack.api.wait("crm_nightly_load_resend", started)
+    assert done.states() == {"resend": "failed"}, "the same rows are rejected again"
+    assert stack.api.xcoms(done, done.tasks[0])["return_value"]["rejected"] == 3
+    assert browsers.complaints(browser) == []
+
+
+def start_button(browser: Any) -> Any:
+    return browser.find_element("css selector", "[data-start]")
 
 
 def look_at(browser: Any, name: str) -> None:

@@ -298,7 +298,7 @@ def wait_for_rounds(
 ) -> list[Calls]:
     """Wait for so many rounds, one right after the other, and return the calls of each.
 
-    They are told apart by what was asked for, not by the time between them: a machine may stand still.
+    They are distinguished by what was asked for, not by the time between them: a machine may stand still.
     """
     since, size = crm.counters().total, sum(wanted.values())
     found: list[Calls] = []

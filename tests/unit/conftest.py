@@ -5,6 +5,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 FUZZ = "CRM_FUZZ_EXAMPLES"
@@ -24,3 +25,17 @@ if FUZZ in os.environ:
         "fuzz", settings.get_profile("unit"), derandomize=False, max_examples=int(os.environ[FUZZ])
     )
     settings.load_profile("fuzz")
+
+UNMEASURED = frozenset({"load_model", "sandbox"})
+"""Folders of tests that add nothing to the coverage of the core: simulations, and tests of what is not the core."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage with examples written by hand only.
+
+    No line counts as covered because a random example reached it, and the properties take half of the time.
+    """
+    for item in items:
+        if item.path.parent.name in UNMEASURED or item.get_closest_marker("hypothesis"):
+            item.add_marker("no_cover")

@@ -61,7 +61,7 @@ class FakeRateLimiter:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the CRM."""
+    """A response of the CRM."""
 
     status: int = 200
     body: Any = None
@@ -85,7 +85,7 @@ Step = Callable[[Call], CrmResponse]
 
 
 def lost(call: Call) -> NoReturn:
-    """No answer came: a write may or may not have happened."""
+    """No response came: a write may or may not have happened."""
     raise e.CrmTimeoutError(
         "no response in time", method=call.method, path=call.log_path, outcome_known=not call.is_write
     )

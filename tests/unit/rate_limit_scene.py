@@ -17,7 +17,7 @@ Ask = Callable[[float, Lane, "int | None", Pace, float], Grant]
 
 @dataclass(frozen=True)
 class Caller:
-    """One worker: calls, waits for the answer, calls again.
+    """One worker: calls, waits for the response, calls again.
 
     :param begins: when it makes its first call
     :param rest: seconds from a call to its next

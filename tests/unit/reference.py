@@ -56,7 +56,7 @@ GATEWAY_TYPES = (
 )
 
 ANSWERED = (*VENDOR, *GATEWAY_TYPES)
-"""The types that an answer can have."""
+"""The types that a response can have."""
 
 FOUND_HERE = {
     "CONNECTION": "CrmConnectionError",
@@ -66,7 +66,7 @@ FOUND_HERE = {
     "INVALID_VALUE": "CrmInvalidValueError",
     "PROTOCOL": "CrmProtocolError",
 }
-"""The types that are found on this side: no answer can name them."""
+"""The types that are found on this side: no response can name them."""
 
 RECOGNISED_BY_STATUS = {"INVALID_REQUEST": "CrmInvalidRequestError"}
 """The type of a 400 or 422 that does not say what is wrong: section 4, rule 3."""
@@ -77,7 +77,7 @@ TYPES = {**{row.type: row.error for row in ANSWERED}, **FOUND_HERE, **RECOGNISED
 
 @dataclass(frozen=True)
 class ReceivedForm:
-    """One answer of the gateway: section 5."""
+    """One response of the gateway: section 5."""
 
     case: str
     status: int

@@ -17,6 +17,7 @@ from crm_provider.observability.assets import (
     create_asset,
     crm_assets,
     dataset_of,
+    note_listing,
     note_load,
     sanitize_uri,
 )
@@ -114,6 +115,29 @@ def test_a_load_of_deals_writes_the_asset_of_deals() -> None:
     _, events = load(outlets, kind=deals.DEALS)
     assert "rows" not in events[outlets[0]].extra
     assert events[outlets[1]].extra["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("task", "result", "extra"),
+    [
+        (
+            {"listing": "contacts", "mode": "append"},
+            {"records": 35, "rows": 2, "calls": 4, "table": "t", "seconds": 0.5, "changes": {"created": 2}, "pages": 4},
+            {
+                "listing": "contacts", "mode": "append", "records": 35, "rows": 2, "calls": 4, "table": "t",
+                "seconds": 0.5, "changes": {"created": 2},
+            },
+        ),
+        ({"listing": "deals"}, {"records": 1, "path": "/x"}, {"listing": "deals", "records": 1}),
+    ],
+)  # fmt: skip
+def test_a_listing_has_its_counts_on_what_it_was_written_to(
+    task: dict[str, Any], result: dict[str, Any], extra: dict[str, Any]
+) -> None:
+    events, table = OutletEventAccessors(), Asset("postgres://db/warehouse/public/t")
+    outlets = [create_asset(), AssetAlias("any"), table]
+    note_listing(SimpleNamespace(outlets=outlets, **task), {"outlet_events": events}, result)
+    assert (len(events), events[table].extra) == (1, extra)
 
 
 def test_a_dry_run_makes_no_event() -> None:

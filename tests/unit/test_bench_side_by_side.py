@@ -12,7 +12,7 @@ from side_by_side.figures import RATE, Load, bars, share_of_limit
 from side_by_side.leads import Fewest, leads
 from side_by_side.overhead import Cost
 from side_by_side.waiting import Waited
-from side_by_side.ways import WAYS, Said
+from side_by_side.ways import WAYS, Claims
 
 from crm_provider.sandbox.journal import JournalEntry
 
@@ -91,11 +91,11 @@ CASES = (NEW, KNOWN, BAD)
 RIGHT = {case.lead.email: case.lead.attributes for case in (NEW, KNOWN)}
 OLD = {**RIGHT, "known@x.org": {**KNOWN.lead.attributes, "name": "Old"}}
 WITHOUT_NEW = {"known@x.org": RIGHT["known@x.org"]}
-HONEST = Said(green=False, created=1, failed=frozenset({"bad"}))
+HONEST = Claims(green=False, created=1, failed=frozenset({"bad"}))
 
 
 @pytest.mark.parametrize(
-    ("crm", "said", "wrong"),
+    ("crm", "claims", "wrong"),
     [
         (RIGHT, HONEST, {}),
         (RIGHT, replace(HONEST, created=0), {"miscounted": 1}),
@@ -107,8 +107,8 @@ HONEST = Said(green=False, created=1, failed=frozenset({"bad"}))
         (WITHOUT_NEW, replace(HONEST, created=3), {"lost": 1, "miscounted": 2}),
     ],
 )
-def test_wrong_outcomes(crm: dict[str, Any], said: Said, wrong: dict[str, Any]) -> None:
-    found = judge(CASES, crm, said)
+def test_wrong_outcomes(crm: dict[str, Any], claims: Claims, wrong: dict[str, Any]) -> None:
+    found = judge(CASES, crm, claims)
     assert found == Wrong(**wrong)
     assert found.outcomes == sum(wrong.values())
 

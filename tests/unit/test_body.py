@@ -1,4 +1,4 @@
-"""The JSON of an answer: what can be read, and what is made of it."""
+"""The JSON of a response: what can be read, and what is made of it."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def bodies(made: Bench) -> list[Any]:
 
 # -- one call, one request -----------------------------------------------------------------------------------
 
-# name: what is called, the request, its body, the answer, the result
+# name: what is called, the request, its body, the response, the result
 SIMPLE: dict[str, tuple[Invoke, str, Any, Reply, Any]] = {
     "get_contact": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, data(RECORD), RECORD),
     "get_contact, no envelope": (lambda c: c.get_contact(EMAIL), f"GET {AT}", None, Reply(200, RECORD), RECORD),
@@ -771,7 +771,7 @@ PUT_THERE: dict[str, Invoke] = {
 
 
 def echo(status: int, form: str) -> Step:
-    """An answer that repeats every value that the call sent, however it was sent."""
+    """A response that repeats every value that the call sent, however it was sent."""
 
     def step(call: Call) -> CrmResponse:
         queried = [str(value) for value in call.query.values()]

@@ -26,7 +26,7 @@ from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.schedule import LONGEST_RETRY_DELAY, NO_SHOW_AFTER, Lane
 from crm_provider.sensors import base
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.waiting.backoff import Waiting, to_steady, to_wall
+from crm_provider.waiting.backoff import WaitState, to_steady, to_wall
 
 from .fakes import FakeClock
 
@@ -90,7 +90,7 @@ def test_there_and_back(jump: Jump) -> None:
 
 
 class Patient(CrmListSensor):
-    """A sensor whose first look is answered with a wait."""
+    """A sensor whose first check leads to a wait."""
 
     looks = 0
 
@@ -117,7 +117,7 @@ def test_a_sensor_that_pokes_looks_again(seconds: float, jump: Jump, monkeypatch
 def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump) -> None:
     """The other process has a monotonic clock of its own, but the same time of day."""
     jump(seconds)
-    waiting = Waiting(not_before=time.monotonic() + 30)
+    waiting = WaitState(not_before=time.monotonic() + 30)
     assert to_wall(waiting.not_before) == pytest.approx(time.time() + 30, abs=20)
 
 
@@ -126,7 +126,7 @@ def test_what_goes_to_the_triggerer_is_a_time_of_day(seconds: float, jump: Jump)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_rate_budget_neither_stops_nor_bursts(seed: int, tmp_path: Path) -> None:
-    """The monotonic clock starts anew with each boot (the file may outlive it); that of Redis is a wall clock."""
+    """The monotonic clock starts again with each boot (the file may outlive it); that of Redis is a wall clock."""
     chance = random.Random(seed)
     true, off = FakeClock(DAY), [0.0]
     store = HostFileStore("key.rate", folder=tmp_path / "private", clock=lambda: true.now + off[0], sleep=true.sleep)

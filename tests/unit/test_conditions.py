@@ -107,7 +107,7 @@ CRM = {
 
 
 def ask(condition: Condition, crm: Mapping[str, Any] = CRM) -> tuple[Any, list[str]]:
-    """The answer, or the class of the error, and what was looked at."""
+    """The result, or the class of the error, and what was read."""
     lookup = FakeLookup(**crm)
     try:
         return condition.check(lookup), lookup.looked
@@ -305,7 +305,7 @@ def test_what_is_wrong_is_refused_before_anything_is_looked_at(case: str) -> Non
 REASONS: dict[str, tuple[Condition, str]] = {
     "members": (
         ListHasMembers(list_id=VIP, min_members="7"),  # type: ignore[arg-type]  # from a template
-        "1 of 7 member(s) were found among 2 contact(s)",
+        "members found: 1 of 7, among contacts read: 2",
     ),
     "status": (ContactIs(email="ann@x.io", status="gone"), "the status is another one"),
     "no such attribute": (ContactIs(email="ann@x.io", attributes={"tier": "a"}), "the contact has no attribute 'tier'"),
@@ -321,7 +321,7 @@ REASONS: dict[str, tuple[Condition, str]] = {
         ),
     ),
     "stage": (DealInStage(deal_id=DEAL, stage_ids=(WON,)), f"the deal is in stage {NEW.upper()}"),
-    "membership": (members(emails=("ann@x.io", "cat@x.io")), "1 of 2 contact(s) were found in the list"),
+    "membership": (members(emails=("ann@x.io", "cat@x.io")), "contacts found in the list: 1 of 2"),
 }
 
 

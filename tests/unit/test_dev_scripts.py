@@ -189,3 +189,5 @@ def test_the_table_of_mutants_has_all_that_is_changed() -> None:
     changed = {module.replace("/", ".") for group in GROUPS.values() for module in group.modules}
     assert set(re.findall(r"^\| `([\w.]+)` \|", page.partition("<!-- mutants -->")[2], re.MULTILINE)) == changed
     assert all((ROOT / "crm_provider" / module.replace(".", "/")).with_suffix(".py").exists() for module in changed)
+    named = [test.partition("::") for group in GROUPS.values() for test in (*group.tests, *group.too_slow)]
+    assert [file for file, _, test in named if f"def {test}" not in (ROOT / file).read_text("utf-8")] == []

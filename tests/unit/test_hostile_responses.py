@@ -280,7 +280,7 @@ def cut(body: bytes, piece: int) -> list[bytes]:
 
 
 def in_pieces(encoding: str, pieces: Iterable[bytes]) -> Any:
-    """An answer that comes so."""
+    """A response that comes so."""
     raw = SimpleNamespace(stream=lambda *_, **__: iter(pieces))
     return SimpleNamespace(raw=raw, headers={"Content-Encoding": encoding})
 

@@ -50,7 +50,7 @@ def session_for(base_url: str, **options: Any) -> HttpSession:
 
 
 def exchange(server: RawServer, call: Call = GET, **options: Any) -> Any:
-    """The content of the answer to one call."""
+    """The content of the response to one call."""
     session = session_for(server.base_url, **options)
     try:
         return value_of(session.round_trip(call))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from crm_provider.files import typed_parquet
 from crm_provider.files.typed_parquet import MARK, typed_rows, unmarked
-from crm_provider.values.json_types import JSON, TEXT, ColumnType, ObservedRecords, ObservedType, moment_of
+from crm_provider.values.json_types import JSON, TEXT, ColumnType, ObservedRecords, ObservedType, moment_of, number_of
 
 from .load.table_values import JSON_VALUES, exact
 
@@ -143,6 +143,14 @@ def test_a_table_gives_the_values_back(records: list[dict[str, Any]]) -> None:
 def without_nulls(value: Any) -> Any:
     """Of a record's mapping a missing field is null; an empty one is nothing but nulls."""
     return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0.10", 0.1), ("1e3", 1000.0), ("0.1234567890123456789", Decimal("0.1234567890123456789"))]
+)
+def test_a_number_that_no_float_is_stays_exact(text: str, number: float | Decimal) -> None:
+    found = number_of(text)
+    assert (found, type(found)) == (number, type(number))
 
 
 def test_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:

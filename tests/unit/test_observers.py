@@ -1,4 +1,4 @@
-"""What observers of calls are told: every attempt, without ids and values, and never at the call's cost."""
+"""What observers of calls receive: every attempt, without ids and values, and never at the call's cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OK = data({"id": "c-1"})
 
 
 def observed(*script: Step, limiter: FakeRateLimiter | None = None) -> tuple[Bench, list[RequestEvent]]:
-    """A bench, and what its transport's observer is told."""
+    """A bench, and what its transport's observer receives."""
     made, seen = fakes.bench(*script, limiter=limiter), list[RequestEvent]()
     made.transport.observe(seen.append)
     return made, seen
@@ -123,7 +123,7 @@ def test_the_debug_line_of_an_attempt(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-# -- the tally -----------------------------------------------------------------------------------------------
+# -- the totals ----------------------------------------------------------------------------------------------
 
 
 def call_seen(error_type: str | None = None, *, status: int | None = 200, waited: float = 0.0) -> RequestEvent:

@@ -380,7 +380,7 @@ def test_the_longer_of_the_tasks_delay_and_the_servers(
 ENDED = {
     Action.SKIP: ("INFO", "skipped"),
     Action.RETRY: ("WARNING", "this try failed. Worth a retry: the task has 1 left"),
-    Action.FAIL: ("ERROR", "failed; not retried, because the same call would fail again"),
+    Action.FAIL: ("ERROR", "failed; not retried, because a retry would fail in the same way"),
 }
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from crm_provider import config
 from crm_provider import errors as e
+from crm_provider._compat import AirflowSkipException
 from crm_provider.errors.on_error import Action
 from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
+from crm_provider.files.paths import CannotWrite
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.operators.base import CrmOperator
 from crm_provider.tasks import crm_errors, outcome
@@ -160,3 +162,45 @@ def test_a_task_of_ones_own_has_its_own_frames_only(retries: int, monkeypatch: p
             CrmHook("crm_without_key").get_contact("ada@example.com")
 
     assert frames(caught(task)) == ["caught", "task"]
+
+
+# -- other errors than those of the CRM -----------------------------------------------------------------------
+
+
+class Refused(RuntimeError):
+    """An error of a database, with a value in its message."""
+
+
+Refused.__module__ = "somesql.errors"
+OURS = CannotWrite("/data/people.csv", "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "max_tries", "said"),
+    [
+        (
+            Refused("ada@example.com"),
+            1,
+            (
+                "Refused of somesql (table people, connection warehouse): not a CRM error. What to do: "
+                'Its message is below, after "Task failed with exception". A retry helps against what passes, such as '
+                "a lost connection; otherwise correct the cause and clear the task. Task: this try failed; it is "
+                "retried (1 left)"
+            ),
+        ),
+        (OURS, 0, f"{OURS}. Task: failed; no retry is left"),
+        (AirflowSkipException("said already"), 0, ""),
+    ],
+)
+def test_an_error_that_is_none_of_the_crm(
+    error: Exception, max_tries: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = SimpleNamespace(table="people", sql_conn_id="warehouse", do_xcom_push=True)
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(try_number=1, max_tries=max_tries, xcom_push=lambda key, value: pushed.update({key: value}))
+    outcome.report_other(error, {"task": task, "ti": ti})  # type: ignore[typeddict-item]
+    assert " ".join(" ".join(caplog.messages).split()) == said
+    assert "ada@" not in str(pushed) and set(pushed) == {outcome.REASON_XCOM}
+    pushed.clear()
+    outcome.report_other(error, {"task": task, "ti": ti}, publish=False)  # type: ignore[typeddict-item]
+    assert pushed == {}

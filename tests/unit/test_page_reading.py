@@ -18,13 +18,15 @@ from crm_provider.load.progress import Position, left_of, noted
 from crm_provider.load.report import Summary
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import Checkpoint
-from crm_provider.ui.charts import BAR_WIDTH, HEIGHT, LEAST_WIDTH, Point, parts_of, trend_of
+from crm_provider.ui.charts import BAR_WIDTH, HEIGHT, LEAST_WIDTH, TrendPoint, segments_of, trend_of
 from crm_provider.ui.endings import NOTHING_LEFT, Tone, ending_of
 from crm_provider.ui.filters import Filters, Paging
 from crm_provider.ui.results import LARGEST, MOST_FACTS, OUTCOMES
 from crm_provider.ui.runs import SHOWN_KINDS, RunPage, folded, line_of, page_of
-from crm_provider.ui.stored import Found, Run, read
-from crm_provider.ui.syncs import chosen, next_run, sync_line, tally
+from crm_provider.ui.stored import Run, StoredTask, read
+from crm_provider.ui.syncs import chosen, count_by_state, next_run, sync_line
+
+pytestmark = pytest.mark.no_cover  # the page is not the core
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
 SUMMARY = Summary(
@@ -37,7 +39,7 @@ SUMMARY = Summary(
     seconds=245.1,
     budget_used=0.987,
     plan="learned",
-    plan_why="of 10 rows looked up 8 exist",
+    plan_why="of 10 sampled rows, 8 exist",
     plan_calls=1230,
     plan_seconds=5000.0,
     paths={"rejects": "/data/rejects.jsonl", "report": None},
@@ -45,9 +47,10 @@ SUMMARY = Summary(
         {"row": 7, "place": "in.csv, line 8 (row 7)", "type": "INVALID_VALUE", "message": "phone: no phone number"}
     ],
     ending="Done. They are in the file.",
+    resend="with DAG(...)",
 )
 POLICY = {"operator": "CrmLoadContactsOperator", "on_error": {"INVALID_INPUT": "skip"}, "site": {"FORBIDDEN": "retry"}}
-FOUND = Found(
+FOUND = StoredTask(
     dag_id="leads", task_id="load", run_id="manual__2026-05-04T11:00:00+00:00", map_index=-1,
     operator="CrmLoadContactsOperator", state="success", start=NOW - timedelta(minutes=10),
     end=NOW - timedelta(minutes=5), rendered='{"crm_conn_id": "crm_default"}',
@@ -193,14 +196,14 @@ def test_the_page_of_a_run() -> None:
     ]  # fmt: skip
     assert shown.plan == [
         ("What it does", "Create or update each contact, beginning with the call that the rows so far suggest."),
-        ("Because", "of 10 rows looked up 8 exist"), ("Planned", "1,230 calls, about 83 min"),
+        ("Because", "of 10 sampled rows, 8 exist"), ("Planned", "1,230 calls, about 83 min"),
     ]  # fmt: skip
     assert shown.problems == [("phone: no phone number", 15)]
     assert [(file.label, file.path, file.href) for file in shown.files] == [
         ("Rejected rows", "/data/rejects.jsonl", "https://f/data/rejects.jsonl")
     ]
     assert shown.samples == SUMMARY.samples
-    assert 'rejects="/data/rejects.jsonl"' in str(shown.resend)
+    assert (shown.resend, shown.rejects_path) == ("with DAG(...)", "/data/rejects.jsonl")
 
 
 def test_reasons_come_with_the_catalogues_advice_and_the_policy_of_the_run() -> None:
@@ -302,7 +305,11 @@ def test_filters(query: dict[str, str], expected: list[str]) -> None:
     late = run(dag_id="late", state="failed", start=NOW - timedelta(days=2), end=NOW)
     runs = [run(), run(**OTHER), late]
     assert [one.found.dag_id for one in chosen(runs, Filters.of(query), now=NOW)] == expected
-    assert tally(runs) == [("failed", "Failed", 1), ("rejects", "Success with rejects", 1), ("success", "Success", 1)]
+    assert count_by_state(runs) == [
+        ("failed", "Failed", 1),
+        ("rejects", "Success with rejects", 1),
+        ("success", "Success", 1),
+    ]
 
 
 def test_filters_in_addresses() -> None:
@@ -333,7 +340,7 @@ def test_a_sync_in_the_list() -> None:
 
 @given(st.dictionaries(st.sampled_from(OUTCOMES), st.integers(min_value=0, max_value=10**7)))
 def test_the_bar_is_full_and_no_part_is_hidden(counts: dict[str, int]) -> None:
-    parts = parts_of(counts)
+    parts = segments_of(counts)
     assert {part.name: part.rows for part in parts} == {name: rows for name, rows in counts.items() if rows}
     if parts:
         assert sum(part.size for part in parts) == pytest.approx(BAR_WIDTH, abs=0.1)
@@ -342,7 +349,7 @@ def test_the_bar_is_full_and_no_part_is_hidden(counts: dict[str, int]) -> None:
 
 
 POINTS = st.builds(
-    Point,
+    TrendPoint,
     tone=st.sampled_from([tone.value for tone in Tone]),
     counts=st.dictionaries(st.sampled_from(OUTCOMES), st.integers(min_value=0, max_value=10**9)),
     seconds=st.none() | st.floats(min_value=0, max_value=1e9),
@@ -350,7 +357,7 @@ POINTS = st.builds(
 
 
 @given(st.lists(POINTS, max_size=14))
-def test_a_trend_stays_inside_its_frame(points: list[Point]) -> None:
+def test_a_trend_stays_inside_its_frame(points: list[TrendPoint]) -> None:
     trend = trend_of(points)
     assert len(trend.columns) == len(points)
     for column in trend.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -71,6 +72,13 @@ def test_records_come_as_soon_as_their_page_is_there() -> None:
     server = honest(100)
     assert list(itertools.islice(walk(server, ROUTE), 10)) == records(0, 10)
     assert server.reads == 1
+
+
+def test_after_a_total_below_what_was_seen_only_an_empty_page_ends_it() -> None:
+    pages = honest(30, total=False)
+    server = Server(lambda number: replace(pages.answer(number), total=[40, 15, 15, 15][number]))
+    assert list(walk(server, ROUTE)) == records(0, 30)
+    assert server.reads == 4
 
 
 # -- servers that end too early ------------------------------------------------------------------------------

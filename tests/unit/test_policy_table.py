@@ -14,7 +14,7 @@ from crm_provider.errors import ERROR_CLASSES
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
-from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, Line, explain
+from crm_provider.errors.policy_table import CALL_NOTES, REPEATS, PolicyLine, explain
 from crm_provider.operators.automations import CrmTriggerAutomationOperator
 from crm_provider.operators.contacts import CrmDeleteContactOperator, CrmUpsertContactOperator, CrmVerifyEmailOperator
 from crm_provider.operators.deals import CrmCreateDealOperator, CrmMoveDealStageOperator
@@ -32,7 +32,7 @@ from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.tasks import outcome
 from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 from crm_provider.transfers.sql_to_crm import SqlToCrmContactsOperator, SqlToCrmDealsOperator
-from crm_provider.waiting.backoff import Waiting
+from crm_provider.waiting.backoff import WaitState
 
 from .reference import OUTCOMES, REPEATED, TYPES
 
@@ -40,7 +40,7 @@ TASKS = [name for name, work in OPERATORS.items() if work is Work.TASK]
 SENSORS = [name for name, work in OPERATORS.items() if work is Work.SENSOR]
 
 
-def table(operator: str | None, on_error: dict[str, str] | None = None) -> dict[str, Line]:
+def table(operator: str | None, on_error: dict[str, str] | None = None) -> dict[str, PolicyLine]:
     work = OPERATORS[operator] if operator else Work.TASK
     return {line.type: line for line in explain(ErrorPolicy(on_error or {}, work=work, operator=operator))}
 
@@ -148,7 +148,7 @@ def test_a_sensor_does_what_the_table_prints(operator: str, on_error: dict[str, 
     policy = ErrorPolicy(on_error, work=Work.SENSOR, operator=operator)
     for line in explain(policy):
         error = ERROR_CLASSES[line.error]("x")
-        waiting = Waiting(limit=2)
+        waiting = WaitState(limit=2)
         first, _, third = (waiting.record_error(error, policy, 0.0, interval=60.0).action for _ in range(3))
         if not line.effect.startswith("check again"):
             assert first is Action(line.action)
@@ -161,7 +161,7 @@ def test_a_sensor_does_what_the_table_prints(operator: str, on_error: dict[str, 
 def test_a_throttled_sensor_waits_for_the_server() -> None:
     line = table("CrmContactSensor")["TOO_MANY_REQUESTS"]
     assert line.effect == "check again, not before the time that the server asks for"
-    policy, waiting = ErrorPolicy(work=Work.SENSOR), Waiting()
+    policy, waiting = ErrorPolicy(work=Work.SENSOR), WaitState()
     waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=500.0), policy, 1000.0, interval=60.0)
     assert waiting.not_before == 1500.0
 

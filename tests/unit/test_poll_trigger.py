@@ -22,7 +22,7 @@ from crm_provider.errors.policy import DecidedBy, Decision, ErrorPolicy
 from crm_provider.triggers import poll
 from crm_provider.triggers.connection import UNREAD_IN_A_ROW, SharedConnection
 from crm_provider.triggers.poll import CrmPollTrigger
-from crm_provider.waiting.backoff import Waiting, to_wall
+from crm_provider.waiting.backoff import WaitState, to_wall
 from crm_provider.waiting.conditions import Condition, InList, ListExists
 from crm_provider.waiting.poller import CachedLookup, WaitResult
 
@@ -46,7 +46,7 @@ def recreated(one: CrmPollTrigger) -> CrmPollTrigger:
 
 
 class FakePoller:
-    """Ends each wait as it is told, or never; notes what was asked."""
+    """Ends each wait as configured, or never; notes what was asked."""
 
     def __init__(self, ending: WaitResult | None = None) -> None:
         self.ending = ending
@@ -127,7 +127,7 @@ def test_what_the_poll_receives(monkeypatch: pytest.MonkeyPatch) -> None:
     [asked] = poller.asked
     assert asked["condition"] == ListExists(list_name="VIP")
     assert asked["interval"] == 60.0
-    assert asked["waiting"] == Waiting(limit=4, errors_in_a_row=2, not_before=soon, last_result="broken")
+    assert asked["waiting"] == WaitState(limit=4, errors_in_a_row=2, not_before=soon, last_result="broken")
     policy: ErrorPolicy = asked["policy"]
     assert policy.decide(e.CrmLimitExceededError("x")).action is Action.RETRY
     assert policy.decide(e.CrmSegmentationListNotFoundError("x")) == Decision(
@@ -192,14 +192,14 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
 
     class UntilLogged(FakePoller):
         async def wait(self, condition: Condition, **arguments: Any) -> WaitResult:
-            arguments["waiting"].record_result("1 of 2 contact(s) were found in the list")
+            arguments["waiting"].record_result("contacts found in the list: 1 of 2")
             await second_line.wait()
             return WaitResult(result={})
 
     monkeypatch.setattr(poll, "FIRST_REPORT", 0.001)
     monkeypatch.setattr(poll, "log", SimpleNamespace(info=info))
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
-    line = "Still waiting. The last result was: not yet: 1 of 2 contact(s) were found in the list."
+    line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
 
 

@@ -21,7 +21,7 @@ from crm_provider.client.pagination import ListedPage, Page
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy
-from crm_provider.waiting.backoff import LONGEST_BACK_OFF, Waiting
+from crm_provider.waiting.backoff import LONGEST_BACK_OFF, WaitState
 from crm_provider.waiting.conditions import Condition, ContactIs, DealInStage, ListExists, ListHasMembers, Lookup
 from crm_provider.waiting.poller import LAST_CHECK, MAX_FAILURES, CachedLookup, Poller, Waiter, WaitResult
 
@@ -151,7 +151,7 @@ class Scene:
 
     async def join(self, condition: Condition, *, interval: float = 60, **arguments: Any) -> asyncio.Task[WaitResult]:
         """One more waiter."""
-        waiting = Waiting(limit=arguments.pop("limit", 10))
+        waiting = WaitState(limit=arguments.pop("limit", 10))
         policy = arguments.pop("policy", POLICY)
         wait = self.poller.wait(condition, interval=interval, policy=policy, waiting=waiting, **arguments)
         task = asyncio.create_task(wait)
@@ -222,7 +222,7 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
     scene.crm.contacts = {"ann@x.io": "active", "ill@x.io": BROKEN}
     for _ in range(50):
         await scene.join(person("ann", status="gone"))
-        await scene.join(person("new"))  # not found: an answer too
+        await scene.join(person("new"))  # not found: a response too
         await scene.join(person("ill"))  # fails, and is asked for ever more slowly
         await scene.join(deal(1))
         await scene.join(deal(2))
@@ -646,7 +646,7 @@ async def test_a_bug_in_a_question_ends_its_own_wait_only(scene: Scene) -> None:
 async def test_who_has_its_answer_keeps_it_whatever_breaks_later(scene: Scene) -> None:
     ended: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
     waiter = Waiter(
-        condition=person("one"), interval=60.0, policy=POLICY, waiting=Waiting(), deadline=START, ended=ended
+        condition=person("one"), interval=60.0, policy=POLICY, waiting=WaitState(), deadline=START, ended=ended
     )
     Poller._end(waiter, WaitResult(result={"id": "one"}))
     Poller._fail(waiter, TypeError("a bug"))

@@ -1,4 +1,4 @@
-"""What the callers of a lane make of a store's answers, what a share leaves to others, and who has which budget."""
+"""What the callers of a lane make of a store's responses, what a share leaves to others, and who has which budget."""
 
 from __future__ import annotations
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, Lease, LeaseStore
-from crm_provider.rate_limit.roster import PERIOD, SETTLED, Roster
+from crm_provider.rate_limit.host_file import LOCK_RETRY
+from crm_provider.rate_limit.leases import CHECK_BACK, EXCHANGE_TIME, STALE, HostPace, Lease, LeaseStore
+from crm_provider.rate_limit.roster import CHANGE_DELAY, PERIOD, Roster
 from crm_provider.rate_limit.roster import Host as RosterHost
 from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, StoreUnusable
 from crm_provider.values.server_clock import ServerClock
@@ -22,24 +25,30 @@ from .rate_limit_scene import NEVER_MIND, jain
 REAL = Pace.of(5.0, 2)
 CHECKS = Machine(lane=Lane.WAITING, workers=1, rest=10.0)
 
+simulated = pytest.mark.no_cover
+"""Minutes of several hosts: the tests of one host, below, are those that cover the code."""
 
-@pytest.mark.parametrize(("count", "settled"), [(1, 30), (2, 50), (8, 80)])
-def test_the_limit_is_used_kept_and_fairly_shared(count: int, settled: int, tmp_path: Path) -> None:
+
+@simulated
+@pytest.mark.parametrize(("count", "start"), [(1, 30), (2, 50), (8, 80)])
+def test_the_limit_is_used_kept_and_fairly_shared(count: int, start: int, tmp_path: Path) -> None:
     """With clocks up to 2 seconds apart, once the hosts have seen the CRM's clock well enough."""
-    end = settled + 60
+    end = start + 60
     hosts = Hosts(tmp_path, [Machine(begins=0.3 * n, skew=n % 3 - 1) for n in range(count)], until=end).run()
-    assert hosts.used(settled, end) >= 0.97
-    assert hosts.refusals(settled, end) <= 0.01
-    assert jain(hosts.by_host(settled, end)) >= 0.98
+    assert hosts.used(start, end) >= 0.97
+    assert hosts.refusals(start, end) <= 0.01
+    assert jain(hosts.by_host(start, end)) >= 0.98
     assert hosts.text.requests <= count * (end / 5 + 4), "one request in 5 s for each host, and few to join"
 
 
+@simulated
 def test_a_dead_host_is_forgotten_within_15_seconds(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1), Machine(begins=2, dies=61)], until=120).run()
     assert hosts.used(61 + 15, 120) >= 0.97
     assert hosts.refusals(40, 120) <= 0.01
 
 
+@simulated
 def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
     ends = [NEVER_MIND, NEVER_MIND, NEVER_MIND, 90, 150, 200]
     hosts = Hosts(tmp_path, [Machine(begins=n * 11, dies=dies) for n, dies in enumerate(ends)], until=260).run()
@@ -47,6 +56,7 @@ def test_hosts_that_come_and_go_cost_few_calls(tmp_path: Path) -> None:
     assert hosts.refusals(20, 260) <= 0.01
 
 
+@simulated
 def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
     """One checks every 2 seconds and takes a small part; one every 10 seconds and takes no part at all."""
     machines = [Machine(), Machine(begins=1), Machine(lane=Lane.WAITING, workers=1, rest=2.0), CHECKS]
@@ -57,6 +67,7 @@ def test_who_needs_little_leaves_the_rest_to_the_others(tmp_path: Path) -> None:
     assert len([1 for entry in json.loads(hosts.text.content or "").values() if entry[-1][1]]) == 3
 
 
+@simulated
 def test_without_the_crms_clock_the_hosts_own_is_used(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, [Machine(), Machine(begins=1, skew=0.05)], until=80, dated=False).run()
     assert hosts.used(30, 80) >= 0.97
@@ -71,15 +82,17 @@ class Slots:
 
     def __init__(self) -> None:
         self.paces: list[Pace] = []
-        self.paused: list[float] = []
+        self.paused: list[Any] = []
+        self.asked: list[Any] = []
         self.status = GrantStatus.GRANTED
 
     def ask(self, lane: Lane, ticket: Any, pace: Pace, patience: float) -> tuple[Grant, Any]:
         self.paces.append(pace)
-        return Grant(self.status, 0.0, 0), None
+        self.asked.append((lane, ticket, patience))
+        return Grant(self.status, 0.0, 0), "ticket"
 
     def pause(self, seconds: float, phase: float, pace: Pace) -> None:
-        self.paused.append(seconds)
+        self.paused.append((seconds, phase, pace))
 
 
 class Host:
@@ -113,6 +126,35 @@ def test_a_single_call_makes_no_request_to_airflow(host: Host) -> None:
     assert (host.text.requests, round(pace.spacing), pace.at_once) == (0, 5, 1)
 
 
+def test_a_caller_is_passed_on_with_what_it_has(host: Host) -> None:
+    ticket: Any = object()
+    assert host.store.ask(Lane.BULK, ticket, REAL, 7.0) == (Grant(GrantStatus.GRANTED, 0.0, 0), "ticket")
+    assert host.slots.asked == [(Lane.BULK, ticket, 7.0)]
+    assert host.store._length == pytest.approx(SHARED)
+
+
+def test_a_host_has_a_name(tmp_path: Path) -> None:
+    assert len(Host(tmp_path).lease().host) == 12
+    named = LeaseStore(Slots(), "other", Text(), ServerClock(), folder=tmp_path, host="me")
+    with named._lease() as (lease, _):
+        assert lease == Lease("me")
+
+
+def test_the_lease_of_another_process_is_waited_for(tmp_path: Path) -> None:
+    Host(tmp_path / "state").lease()
+    [path] = (tmp_path / "state").iterdir()
+    held, slept = path.open("rb"), list[float]()
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        held.close()
+
+    store = LeaseStore(Slots(), "key.lease", Text(), ServerClock(), folder=tmp_path / "state", sleep=sleep)
+    with store._lease():
+        assert slept == [LOCK_RETRY]
+
+
 def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
     host.ask(Lane.SINGLE, status=GrantStatus.RETRY_AFTER)
     assert host.text.requests == 0
@@ -123,11 +165,11 @@ def test_a_host_joins_when_a_caller_waits(host: Host) -> None:
 
 def test_a_load_joins_at_once_looks_back_and_then_has_the_whole_rate(host: Host) -> None:
     first = host.ask()
-    assert first.first_slot(host.clock()) >= host.clock() + SETTLED - 0.3
+    assert first.first_slot(host.clock()) >= host.clock() + CHANGE_DELAY - 0.3
     assert host.text.requests == 2
     host.ask(after=CHECK_BACK + 0.1)
     assert host.text.requests == 3, "it reads whether its entry is there"
-    assert host.ask(after=SETTLED) is REAL
+    assert host.ask(after=CHANGE_DELAY) is REAL
 
 
 def test_an_entry_that_was_overwritten_is_written_again(host: Host) -> None:
@@ -141,6 +183,13 @@ def test_a_host_exchanges_once_in_a_period(host: Host) -> None:
     for _ in range(600):
         host.ask(after=0.1)
     assert host.text.requests <= 60 / PERIOD * 2 + 3
+
+
+def test_a_caller_that_waits_behind_another_changes_nothing(host: Host) -> None:
+    host.ask()
+    before = host.lease()
+    host.ask(status=GrantStatus.RETRY_AFTER)
+    assert host.lease() == before
 
 
 def test_two_processes_do_not_exchange_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +228,14 @@ def test_a_text_that_cannot_be_used_is_tried_again_and_the_plan_holds_for_a_whil
     host.ask(after=0.1)
 
 
+def test_the_plan_holds_up_to_the_time_when_others_may_have_taken_over(host: Host) -> None:
+    host.ask()
+    host.text.down = True
+    assert isinstance(host.ask(after=STALE), Pace)
+    with pytest.raises(StoreUnusable):
+        host.ask(after=PERIOD)
+
+
 def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
     host.text.down = True
     with pytest.raises(StoreUnusable):
@@ -187,14 +244,14 @@ def test_a_text_that_was_never_there_is_an_unusable_store(host: Host) -> None:
 
 def test_a_refusal_holds_back_the_host(host: Host) -> None:
     host.store.pause(3.0, 0.1, REAL)
-    assert host.slots.paused == [3.0]
+    assert host.slots.paused == [(3.0, 0.1, REAL)]
 
 
 @pytest.mark.parametrize(
     ("weight", "calls", "needs"),
     [
         (1, 0, 0), (1, 2, 1), (1, 5, 1), (1, 6, 2), (2, 5, 1), (2, 9, 2), (2, 11, 4), (4, 9, 2), (4, 19, 8), (8, 27, 8),
-        (0, 0, 1),
+        (0, 0, 1), (2, 6, 2), (1, 1, 0),
     ],
 )  # fmt: skip
 def test_what_a_host_needs_follows_what_it_uses(weight: int, calls: int, needs: int) -> None:
@@ -203,6 +260,148 @@ def test_what_a_host_needs_follows_what_it_uses(weight: int, calls: int, needs: 
     lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-10.0, calls=calls)
     assert lease.weight(0.0, 0.2) == needs
     assert replace(lease, bulk=-1.0).weight(0.0, 0.2) == 8
+
+
+def test_calls_of_more_than_two_periods_are_no_more_than_those_of_two() -> None:
+    """Of the 100 slots of 20 seconds it had a third, and used nearly all."""
+    hosts = {"a": RosterHost(5.0, ((-99.0, 4),)), "load": RosterHost(5.0, ((-99.0, 8),))}
+    lease = Lease(host="a", text=Roster(hosts).text(), read_at=0.0, exchanged=-40.0, calls=31)
+    assert lease.weight(0.0, 0.2) == 8
+    assert replace(lease, calls=10, bulk=-PERIOD).weight(0.0, 0.2) == 2
+
+
+def test_what_a_host_needs_is_told_by_the_crms_clock() -> None:
+    """The load has left by then, so all of the 50 slots were this host's."""
+    hosts = {"a": RosterHost(105.0, ((-9.0, 1),)), "load": RosterHost(105.0, ((-9.0, 8), (50.0, 0)))}
+    lease = Lease(host="a", text=Roster(hosts).text(), read_at=100.0, exchanged=-10.0, ahead=100.0, calls=20)
+    assert lease.weight(0.0, 0.2) == 1
+
+
+def test_the_slots_of_a_host_are_those_of_the_plan() -> None:
+    roster = Roster({name: RosterHost(5.0, ((-99.0, 1),)) for name in "ab"}, 0.0)
+    pace = HostPace(0.4, 1, roster, "b", 0.2, ahead=100.0)
+    assert pace.first_slot(0.05) == pytest.approx(0.2)
+    assert pace.first_slot(0.25) == pytest.approx(0.6)
+    assert pace.after(0.6) == pytest.approx(0.7)
+
+
+ALONE, BOTH = ({name: RosterHost(5.0, ((-99.0, 1),)) for name in names} for names in ("a", "ab"))
+LATER = {**ALONE, "a": RosterHost(5.0, ((-99.0, 0), (1000.0, 1)))}
+SHARED = REAL.spacing * 0.99 / 0.98
+GUEST = Pace(25 * SHARED, 1)
+
+
+def member(hosts: dict[str, RosterHost] = ALONE, **known: Any) -> Lease:
+    """The lease of host ``a``."""
+    return Lease(host="a", text=Roster(hosts).text(), read_at=0.0, **known)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lane", "pace"),
+    [
+        ({}, Lane.SINGLE, GUEST),
+        ({}, Lane.BULK, HostPace(25 * SHARED, 1, Roster({}, 0.0), "a", SHARED, 100.0)),
+        (ALONE, Lane.SINGLE, REAL),
+        (ALONE, Lane.BULK, REAL),
+        (BOTH, Lane.SINGLE, HostPace(2 * SHARED, 1, Roster(BOTH, 0.0), "a", SHARED, 100.0)),
+        (LATER, Lane.WAITING, GUEST),
+        (LATER, Lane.BULK, HostPace(25 * SHARED, 1, Roster(LATER, 0.0), "a", SHARED, 100.0)),
+        ({"b": BOTH["b"]}, Lane.BULK, HostPace(25 * SHARED, 1, Roster({"b": BOTH["b"]}, 0.0), "a", SHARED, 100.0)),
+    ],
+    ids=["no plan", "no plan, load", "alone", "alone, load", "two", "joins", "joins, load", "others, load"],
+)
+def test_the_pace_of_a_host(hosts: dict[str, RosterHost], lane: Lane, pace: Pace, host: Host) -> None:
+    found = host.store._pace(member(hosts, ahead=100.0), lane, REAL, 0.0)
+    assert (type(found), found.at_once, found.spacing) == (type(pace), pace.at_once, pytest.approx(pace.spacing))
+    if isinstance(found, HostPace) and isinstance(pace, HostPace):
+        assert replace(found, spacing=0, length=0) == replace(pace, spacing=0, length=0)
+        assert found.length == pytest.approx(pace.length)
+
+
+@pytest.mark.parametrize(
+    ("lane", "known", "is_due"),
+    [
+        (Lane.BULK, {}, True),
+        (Lane.BULK, {"next": 1000.0}, True),
+        (Lane.BULK, {"next": 1000.1}, False),
+        (Lane.BULK, {"next": 1000.1, "exchanged": 1000.0}, False),
+        (Lane.BULK, {"next": 1000.1, "exchanged": 1000.1}, True),  # the clock was set back
+        (Lane.BULK, {"exchanging": 985.1}, False),  # another process does it
+        (Lane.BULK, {"exchanging": 985.0}, True),  # it was cut off
+        (Lane.BULK, {"exchanging": 1014.9}, False),
+        (Lane.BULK, {"next": 1001.0, "check": 1000.0}, True),
+        (Lane.BULK, {"next": 1001.0, "check": 1000.1}, False),
+        (Lane.SINGLE, {"exchanged": 980.0}, True),
+        (Lane.SINGLE, {"exchanged": 979.9}, False),  # its slots are no longer its own, and nobody has to wait
+        (Lane.SINGLE, {"exchanged": 979.9, "waited": 999.0}, True),
+        (Lane.SINGLE, {"exchanged": 979.9, "waited": 998.9}, False),
+        (Lane.SINGLE, {"exchanged": 999.0, "text": "{}"}, False),
+        (Lane.BULK, {"exchanged": 979.9}, True),
+    ],
+)
+def test_when_an_exchange_is_due(lane: Lane, known: dict[str, Any], is_due: bool, host: Host) -> None:
+    assert host.store._is_due(replace(member(), **known), lane, 1000.0) is is_due
+
+
+@pytest.mark.parametrize(
+    ("lane", "status", "before", "after"),
+    [
+        (Lane.SINGLE, GrantStatus.GRANTED, {"calls": 3}, {"calls": 4}),
+        (Lane.SINGLE, GrantStatus.RETRY_AFTER, {"waited": 999.5}, {}),
+        (Lane.SINGLE, GrantStatus.RETRY_AFTER, {"waited": 999.4}, {"waited": 1000.0}),
+        (Lane.BULK, GrantStatus.RETRY_AFTER, {"bulk": 999.5, "waited": 0.0}, {}),
+        (Lane.BULK, GrantStatus.RETRY_AFTER, {"bulk": 999.4}, {"bulk": 1000.0}),
+        (Lane.BULK, GrantStatus.GRANTED, {"bulk": 999.4, "calls": 3}, {"bulk": 1000.0, "calls": 4}),
+    ],
+)
+def test_what_a_caller_shows(
+    lane: Lane, status: GrantStatus, before: dict[str, Any], after: dict[str, Any], host: Host
+) -> None:
+    lease = member(**before)
+    assert host.store._noted(lease, lane, Grant(status, 0.0, 0), 1000.0) == replace(lease, **after)
+
+
+@pytest.mark.parametrize(
+    ("span", "own", "before", "after"),
+    [
+        (None, 7.0, {}, {"ahead": 7.0}),
+        (None, 7.0, {"exchanged": 5.0, "ahead": 3.0}, {}),
+        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 10.0}, {}),
+        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 12.0}, {}),
+        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 9.9}, {"ahead": 11.5}),
+        ((10.0, 12.0), 11.5, {"error": 2.0, "ahead": 12.1}, {"ahead": 11.5}),
+        ((10.0, 12.0), 10.0, {"error": 2.1, "ahead": 11.0}, {"ahead": 10.0, "error": 2.0}),
+        ((10.0, 12.0), 12.0, {"error": 2.1, "ahead": 11.0}, {"ahead": 12.0, "error": 2.0}),
+        ((10.0, 12.0), 12.5, {}, {"ahead": 11.0, "error": 2.0}),
+    ],
+)
+def test_how_far_the_crms_clock_is_ahead(
+    span: Any, own: float, before: dict[str, Any], after: dict[str, Any], host: Host
+) -> None:
+    store = host.store
+    store._server_clock, store._wall = SimpleNamespace(ahead=lambda: span), lambda: 1000.0 + own  # type: ignore[assignment]
+    assert store._timed(member(**before), 1000.0) == replace(member(**before), **after)
+
+
+def test_what_a_host_knows_after_it_has_joined(host: Host) -> None:
+    now, at = host.clock.now, EPOCH + host.clock.now
+    host.store._jitter = lambda: 0.5
+    host.ask()
+    name = host.lease().host
+    [due, *shares] = json.loads(host.text.content or "")[name]
+    assert [begin for begin, _ in shares] == [at, at + 1.5]
+    assert at + 2.5 <= due <= at + 12.5
+    joined = Lease(
+        name, text=host.text.content or "", read_at=at, exchanged=now, next=due - EPOCH, check=now + 1.25,
+        ahead=EPOCH, calls=1, bulk=now,
+    )  # fmt: skip
+    assert host.lease() == replace(joined, next=pytest.approx(due - EPOCH, abs=0.001))  # type: ignore[arg-type]
+    host.ask(after=1.25)
+    looked = host.lease()
+    assert (looked.check, looked.calls, looked.exchanged, looked.read_at) == (0.0, 1, now + 1.25, at + 1.25)
+    host.text.down = True
+    host.ask(after=PERIOD + 2)
+    assert (host.lease().exchanging, host.lease().next) == (0.0, host.clock.now + 5.0)
 
 
 def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
@@ -218,19 +417,13 @@ def test_a_clock_that_was_set_is_seen_again(host: Host) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        b"",
-        b"{",
-        b"[]",
-        b"[" * 99999,
-        b'{"x": 1}',
-        b'{"host": 1}',
-        b'{"next": "x"}',
-        b'{"next": true}',
-        b'{"ahead": NaN}',
+        b"", b"{", b"[]", b"[" * 99999, b'{"calls": 1}', b'{"host": "a", "x": 1}', b'{"host": 1}',
+        b'{"host": "a", "text": 1}', b'{"host": "a", "next": "x"}', b'{"host": "a", "next": null}',
+        b'{"host": "a", "next": true}', b'{"host": "a", "ahead": NaN}',
     ],
-)
+)  # fmt: skip
 def test_a_damaged_record_is_a_new_lease(record: bytes) -> None:
-    assert Lease.parse(record, "a").text == "{}"
+    assert Lease.parse(record, "b") == Lease("b")
 
 
 def test_a_record_is_what_was_written() -> None:

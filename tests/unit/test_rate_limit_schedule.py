@@ -23,6 +23,8 @@ from crm_provider.rate_limit.schedule import (
 
 from .rate_limit_scene import NEVER_MIND, Caller, Scene, Sent, TokenBucket
 
+pytestmark = pytest.mark.no_cover  # test_rate_limit_schedule_steps.py covers the code step by step
+
 REAL = Pace.of(5.0, 2)
 
 LIMITS = st.sampled_from([(0.5, 1), (5.0, 1), (5.0, 2), (5.0, 10), (50.0, 20), (200.0, 2)])

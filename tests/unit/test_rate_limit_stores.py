@@ -122,6 +122,15 @@ def test_any_damage_heals(folder: Path, damage: bytes) -> None:
     assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
 
 
+def test_what_follows_the_record_is_cut_off(folder: Path, store: HostFileStore) -> None:
+    slot(store)
+    with (folder / "key.rate").open("ab") as file:
+        file.write(b"more")
+    slot(store)
+    assert (folder / "key.rate").stat().st_size == RECORD_SIZE
+    assert Schedule.from_bytes((folder / "key.rate").read_bytes()) is not None
+
+
 def test_a_file_deleted_meanwhile_is_made_again(folder: Path, store: HostFileStore, clock: FakeClock) -> None:
     slot(store)
     (folder / "key.rate").unlink()

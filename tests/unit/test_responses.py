@@ -1,4 +1,4 @@
-"""From an answer to a value or a typed error: the whole catalogue in every form of body, and bodies nobody expects."""
+"""From a response to a value or a typed error: the whole catalogue in every form of body, and bodies nobody expects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def answer(
 
 
 def error_in(case: CrmResponse) -> e.CrmError | None:
-    """The error that an answer stands for, None if it is a success."""
+    """The error that a response stands for, None if it is a success."""
     try:
         value_of(case)
     except e.CrmError as error:
@@ -120,7 +120,7 @@ MUTE: dict[str, Shape] = {
 
 
 def errors_in(shape: Shape) -> list[e.CrmError]:
-    """The error of each type of the catalogue, whose answer has such a body."""
+    """The error of each type of the catalogue, whose response has such a body."""
     return [error_of(answer(row.status, shape(row))) for row in ANSWERED]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crm_provider import errors as e
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
-from crm_provider.client.retry import ONE_TRY, RetryBudget, VerifyWrite
+from crm_provider.client.retry import ONE_TRY, RetryBudget, RetryLoop, VerifyWrite
 from crm_provider.errors.catalog import CATALOGUE
 
 from .fakes import Bench, FakeRateLimiter, Step, bench, data, error, logged, lost, refused
@@ -97,6 +97,11 @@ def test_a_success_after_errors_of_all_kinds() -> None:
     made = bench(error("TOO_MANY_REQUESTS"), lost, error("INTERNAL_SERVER_ERROR"), refused, OK)
     assert made.send(GET) == {"id": "c-1"}
     assert made.http.sent == ["GET /contacts/ada%40example.com"] * 5
+
+
+def test_a_success_at_once_takes_no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RetryLoop, "_retrying", lambda loop: pytest.fail("the loop for further attempts was made"))
+    assert bench(OK).send(GET) == {"id": "c-1"}
 
 
 def test_a_bug_is_no_error_of_the_crm() -> None:

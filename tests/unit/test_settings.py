@@ -266,7 +266,7 @@ def test_unknown_extra(name: str, expected: str) -> None:
 @pytest.mark.parametrize("name", ["api_key", "apikey", "key", "token", "x-api-key"])
 def test_a_key_among_the_extras_is_sent_to_its_field_and_not_shown(name: str) -> None:
     message = refusal(extra={name: "s3cret"})
-    assert "put the API key into the field Password" in message
+    assert "put the key into API key (field Password)" in message
     assert "s3cret" not in message
 
 

@@ -49,7 +49,7 @@ def test_the_default_follows_the_executor(
     executor: str, store: str | None, in_a_task: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(config, "executors", lambda: executor)
-    shared_budget._say.cache_clear()
+    shared_budget._log_reason.cache_clear()
     monkeypatch.setenv("AIRFLOW_CONN_CRM_DEFAULT", json.dumps({"conn_type": "crm", "password": SETTINGS.api_key}))
     with caplog.at_level(logging.INFO):
         found = [CrmHook().get_conn().settings.rate_store for _ in range(2)]
@@ -71,6 +71,14 @@ def test_elsewhere_the_host_is_the_default(comms: object, monkeypatch: pytest.Mo
 
 def test_the_executor_is_that_of_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    assert config.runs_on_many_hosts()
+
+
+def test_in_the_pod_of_a_task_the_executor_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates of pods often set another one."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
+    assert not config.runs_on_many_hosts()
+    monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
     assert config.runs_on_many_hosts()
 
 

@@ -53,6 +53,7 @@ def test_without_the_section_nothing_changes(connection: Callable[..., Any]) -> 
     assert site_config.record_url("contact_url") is None
     assert site_config.file_links() == {}
     assert site_config.report_directory() is None
+    assert site_config.work_directory() is None
     settings = connection()
     assert (settings.timeout, settings.poll_share, settings.rate_store) == (30.0, 0.5, None)
 
@@ -180,7 +181,8 @@ def test_file_links_that_are_none(site: Site, value: str) -> None:
 
 def test_the_section_has_an_option_for_each_that_is_read() -> None:
     options = get_provider_info()["config"]["crm"]["options"]
-    read = {"on_error", "report_directory", "contact_url", "deal_url", "file_links", *site_config.CONNECTION_DEFAULTS}
+    folders, links = {"report_directory", "work_directory"}, {"contact_url", "deal_url", "file_links"}
+    read = {"on_error", *folders, *links, *site_config.CONNECTION_DEFAULTS}
     assert set(options) == read
     assert {name for name, option in options.items() if option["sensitive"]} == {"rate_store"}
 
@@ -192,6 +194,7 @@ def test_the_example_of_an_option_is_right(site: Site, name: str) -> None:
         **site_config.connection_defaults(),
         **{work.value: site_config.on_error(work) for work in Work},
         "report_directory": site_config.report_directory(),
+        "work_directory": site_config.work_directory(),
         "contact_url": site_config.record_url("contact_url"),
         "deal_url": site_config.record_url("deal_url"),
         "file_links": site_config.file_links(),

@@ -41,7 +41,7 @@ def wrong(
         ("unchanged", WRITTEN, WRITTEN),
         ("unchanged", MORE, MORE),
         ("rejected", {}, {}),
-        ("rejected", {}, WRITTEN),  # the answer was lost
+        ("rejected", {}, WRITTEN),  # the response was lost
         ("rejected", OTHER, OTHER),
     ],
 )
@@ -80,7 +80,7 @@ def test_lists_belong_to_what_is_written() -> None:
     [
         ({}, WRITTEN, True),  # created, and the list failed
         (OTHER, WRITTEN, True),
-        (OTHER, {ADA: contact(lists=("l",), name="Ada", city="Recife")}, True),  # the answer was lost
+        (OTHER, {ADA: contact(lists=("l",), name="Ada", city="Recife")}, True),  # the response was lost
         (OTHER, {ADA: contact(lists=("m",), name="Ada", city="Recife")}, False),
         (MORE, OTHER, False),
     ],

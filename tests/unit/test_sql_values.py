@@ -20,7 +20,7 @@ from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.preflight import check
 from crm_provider.load.rejects.formats import JsonLines, Reject
-from crm_provider.load.rows import InvalidRow, Row, SourceError, Unreadable
+from crm_provider.load.rows import InvalidRow, Row, SourceError, UnreadableValue
 from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.transfers.sql_drivers import (
     exact_json,
@@ -67,7 +67,7 @@ NOT_HELD = [
 @pytest.mark.parametrize(("kind", "text"), NOT_HELD)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_what_python_cannot_hold_ends_no_query(driver: str, kind: str, text: str) -> None:
-    assert DRIVERS[driver](kind, text) == Unreadable(text)
+    assert DRIVERS[driver](kind, text) == UnreadableValue(text)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_addresses_are_text(kind: str, text: str) -> None:
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_what_python_cannot_hold_within_an_array(driver: str) -> None:
     assert DRIVERS[driver]("date[]", "{2024-02-29,infinity,NULL}") == [
-        datetime.date(2024, 2, 29), Unreadable("infinity"), None,
+        datetime.date(2024, 2, 29), UnreadableValue("infinity"), None,
     ]  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_the_digits_of_json_stay() -> None:
 
 
 def test_only_a_row_that_sends_the_value_is_rejected() -> None:
-    values = {"email": "a@ex.co", "born": Unreadable("0044-03-15 BC"), "name": "Ana"}
+    values = {"email": "a@ex.co", "born": UnreadableValue("0044-03-15 BC"), "name": "Ana"}
     assert Mapper({"email": "email", "name": "name"})(Row(1, values)).attributes == {"name": "Ana"}
     with pytest.raises(
         InvalidRow, match="born: a value that Python cannot hold; correct it, or cast it to text"
@@ -141,7 +141,7 @@ def test_sqlite_reads_on_behind_text_that_is_no_text() -> None:
     sql = "SELECT 'a@ex.co' AS email, CAST(x'ff' AS TEXT) AS name, 1 AS n UNION ALL SELECT 'b@ex.co', 'B', 2"
     rows = SqlRows(lambda: sqlite3.connect(":memory:"), sql).rows()
     assert [dict(row.values) for row in rows] == [
-        {"email": "a@ex.co", "name": Unreadable("\ufffd"), "n": 1}, {"email": "b@ex.co", "name": "B", "n": 2},
+        {"email": "a@ex.co", "name": UnreadableValue("\ufffd"), "n": 1}, {"email": "b@ex.co", "name": "B", "n": 2},
     ]  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def test_long_rows_are_fetched_few_at_once() -> None:
         ("abc", 3),
         (b"abc", 3),
         (memoryview(b"ab"), 2),
-        (Unreadable("infinity"), 8),
+        (UnreadableValue("infinity"), 8),
         (("ab", ["c", {"de": "f"}]), 6),
         (None, 8),
         (7, 8),
@@ -305,11 +305,11 @@ def test_the_size_of_a_value(value: Any, size: int) -> None:
     ("read", "written", "value"),
     [
         (mysql_date, "2024-02-29", datetime.date(2024, 2, 29)),
-        (mysql_date, b"0000-00-00", Unreadable("0000-00-00")),
-        (mysql_date, "2024-00-00", Unreadable("2024-00-00")),
+        (mysql_date, b"0000-00-00", UnreadableValue("0000-00-00")),
+        (mysql_date, "2024-00-00", UnreadableValue("2024-00-00")),
         (mysql_datetime, b"2024-02-29 01:02:03", datetime.datetime(2024, 2, 29, 1, 2, 3)),  # noqa: DTZ001
         (mysql_datetime, "2024-02-29 01:02:03.5", datetime.datetime(2024, 2, 29, 1, 2, 3, 500000)),  # noqa: DTZ001
-        (mysql_datetime, "0000-00-00 00:00:00", Unreadable("0000-00-00 00:00:00")),
+        (mysql_datetime, "0000-00-00 00:00:00", UnreadableValue("0000-00-00 00:00:00")),
         (mysql_bits, b"\x02\x01", 513),
     ],
 )
@@ -319,8 +319,8 @@ def test_values_of_mysql(read: Any, written: Any, value: Any) -> None:
 
 def test_json_that_python_cannot_read_is_unreadable() -> None:
     digits = "9" * 5000
-    assert read_by_psycopg("jsonb", digits) == Unreadable(digits)
-    assert read_by_psycopg("json", "[1e999999999999999999999]") == Unreadable("[1e999999999999999999999]")
+    assert read_by_psycopg("jsonb", digits) == UnreadableValue(digits)
+    assert read_by_psycopg("json", "[1e999999999999999999999]") == UnreadableValue("[1e999999999999999999999]")
 
 
 def test_rows_that_have_names_already() -> None:

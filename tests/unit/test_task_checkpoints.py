@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from upath import UPath
 
 from crm_provider._compat import AirflowRuntimeError
+from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, NoCheckpoints
-from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, checkpoints_for, owner_of
+from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, check_kept, checkpoints_for, owner_of
 
 from .fakes import logged
 
@@ -87,4 +90,63 @@ def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) 
         kept = checkpoints_for(context(), path=None, beside=None)
     assert isinstance(kept, NoCheckpoints)
     assert len(logged(caplog)) == 1
-    assert "will start with its first row" in caplog.text
+    assert "will start with its first row: Airflow below 3.3 has no task state store" in caplog.text
+    assert "Set work_directory in section [crm] of Airflow's configuration, or checkpoint_path." in caplog.text
+
+
+# -- the site's folder, and pods ----------------------------------------------------------------------------
+
+
+def test_the_sites_folder_serves_below_airflow_33(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", f"{tmp_path}/work/")
+    caplog.set_level(logging.INFO)
+    first = checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl")
+    second = checkpoints_for(context(run_id="r/2", map_index=3), path=None, beside=None, key="crm_load_2")
+    first.save(CHECKPOINT)
+    second.save(replace(CHECKPOINT, done_upto=9))
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [
+        "d__r_2__t__3.crm_load_2.json", "d__r__t.crm_load.json",
+    ]  # fmt: skip
+    loaded = checkpoints_for(context(), path=None, beside=None).load()
+    assert loaded is not None
+    assert loaded.done_upto == CHECKPOINT.done_upto
+    assert f"The checkpoint of this load is kept in {tmp_path}/work/d__r__t.crm_load.json." in caplog.text
+    store = Store()
+    checkpoints_for(context(store), path=None, beside=None).save(CHECKPOINT)
+    assert list(store) == [STATE_KEY], "Airflow's store costs less"
+    assert "kept in Airflow's task state store" in caplog.text
+
+
+@pytest.fixture
+def in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pod with one volume, which is returned."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    monkeypatch.setenv("AIRFLOW_IS_K8S_EXECUTOR_POD", "True")
+    monkeypatch.setattr(Path, "is_mount", lambda path: path in (Path("/"), volume))
+    return volume
+
+
+def test_the_disk_of_a_pod_keeps_no_checkpoint(
+    in_a_pod: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "r.jsonl"), NoCheckpoints)
+    assert (
+        "its checkpoint would be on the disk of this pod, which is deleted after the try. Set work_dir" in caplog.text
+    )
+    on_volume = checkpoints_for(context(), path=None, beside=in_a_pod / "r.jsonl")
+    on_volume.save(CHECKPOINT)
+    assert len(list(in_a_pod.iterdir())) == 1
+
+
+def test_files_that_nobody_could_read_are_refused(
+    in_a_pod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: dict[str, Any] = {"state_path": None, "rejects_path": tmp_path / "r.jsonl"}
+    with pytest.raises(SourceError, match=r"^rejects_path: .*r\.jsonl is on the disk of this pod, which is deleted"):
+        check_kept(lost)
+    check_kept({"rejects_path": in_a_pod / "r.jsonl", "state_path": UPath("memory://bucket/state")})
+    monkeypatch.delenv("AIRFLOW_IS_K8S_EXECUTOR_POD")
+    check_kept(lost)

@@ -13,7 +13,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.operators.contacts import CrmUpsertContactOperator
 from crm_provider.operators.load import CrmLoadContactsOperator
 from crm_provider.sensors.lists import CrmListSensor
-from crm_provider.tasks.templates import Missing, check_rendered
+from crm_provider.tasks.templates import MissingValue, check_rendered
 
 CONTEXT: dict[str, Any] = {
     "year": 2024,
@@ -177,4 +177,4 @@ def test_so_it_is_in_sensors() -> None:
     for sensor in (literal, template):
         sensor.render_template_fields(dict(CONTEXT))
     assert (literal.list_name, template.crm_conn_id) == ("2024", "2024")
-    assert isinstance(template.list_name, Missing)
+    assert isinstance(template.list_name, MissingValue)

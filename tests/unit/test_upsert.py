@@ -12,7 +12,7 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client.remote_contact import RemoteContact, pick_list
-from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, Written
+from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder, WriteResult
 from crm_provider.load.rows import Contact
 from crm_provider.values.server_clock import ServerClock, ServerMoment, utc_time
 
@@ -27,7 +27,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 class ReadBack(FakeCrm):
-    """The answer to each creation is lost, and the contact is read back."""
+    """The response to each creation is lost, and the contact is read back."""
 
     def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         made = email not in self.contacts
@@ -60,28 +60,30 @@ def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: A
 @pytest.mark.parametrize(
     ("there", "contact", "known", "written"),
     [
-        (None, NEW, None, Written("created", response=ANSWER)),
-        (OLD, NEW, remote(OLD), Written("updated", response=ANSWER, remote=remote(OLD))),
-        (HAS, NEW, remote(HAS), Written("unchanged", called=False, remote=remote(HAS))),
-        (OLD, NEW, None, Written("updated", response=ANSWER)),
-        (OLD, Contact(ADA), None, Written("unchanged", called=False)),
+        (None, NEW, None, WriteResult("created", response=ANSWER)),
+        (OLD, NEW, remote(OLD), WriteResult("updated", response=ANSWER, remote=remote(OLD))),
+        (HAS, NEW, remote(HAS), WriteResult("unchanged", called=False, remote=remote(HAS))),
+        (OLD, NEW, None, WriteResult("updated", response=ANSWER)),
+        (OLD, Contact(ADA), None, WriteResult("unchanged", called=False)),
     ],
     ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
 )
-def test_what_was_written(there: Any, contact: Contact, known: Any, written: Written) -> None:
+def test_what_was_written(there: Any, contact: Contact, known: Any, written: WriteResult) -> None:
     crm = FakeCrm() if there is None else crm_with(there)
     assert writer_of(crm).write(contact, known) == written
 
 
 def test_a_contact_that_was_made_and_read_back() -> None:
     whole = record(HAS, origin=None)
-    assert writer_of(ReadBack()).write(NEW) == Written("created", response=whole, remote=RemoteContact.of(whole, ADA))
+    assert writer_of(ReadBack()).write(NEW) == WriteResult(
+        "created", response=whole, remote=RemoteContact.of(whole, ADA)
+    )
 
 
 def test_a_contact_that_was_found_and_made_by_an_earlier_attempt() -> None:
     crm = crm_with(HAS, ReadBack())
     written = writer_of(crm, mode="create").write(NEW, is_ours=lambda found: found.attributes == HAS)
-    assert written == Written("unchanged", called=False, remote=remote(HAS))
+    assert written == WriteResult("unchanged", called=False, remote=remote(HAS))
     with pytest.raises(e.CrmContactAlreadyExistsError) as raised:
         writer_of(crm, mode="create").write(NEW, is_ours=lambda found: False)
     assert (raised.value.status, raised.value.path) == (409, "/contacts")
@@ -92,9 +94,11 @@ def test_what_was_suppressed_was_not_called_and_is_added_to_no_list() -> None:
     known = remote(OLD, status="unsubscribed")
     writer = writer_of(crm, mode="update", lists=(LIST,))
     written = writer.write(NEW, known)
-    assert written == Written("suppressed", called=False, remote=known)
+    assert written == WriteResult("suppressed", called=False, remote=known)
     assert writer.add_to_lists(NEW, written) is written
-    assert writer_of(crm, lists=(LIST,), guard=False).add_to_lists(NEW, Written("suppressed")).outcome == "suppressed"
+    assert (
+        writer_of(crm, lists=(LIST,), guard=False).add_to_lists(NEW, WriteResult("suppressed")).outcome == "suppressed"
+    )
     assert crm.calls == []
 
 
@@ -106,8 +110,10 @@ def test_the_guard_is_on_unless_it_is_lifted() -> None:
 def test_lists_keep_what_is_known_of_the_write_and_look_only_if_time_has_passed() -> None:
     crm = crm_with(HAS)
     known = remote(HAS)
-    written = Written("unchanged", response=ANSWER, remote=known)
-    assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == Written("updated", response=ANSWER, remote=known)
+    written = WriteResult("unchanged", response=ANSWER, remote=known)
+    assert writer_of(crm, lists=(LIST,)).add_to_lists(NEW, written) == WriteResult(
+        "updated", response=ANSWER, remote=known
+    )
     assert crm.calls == [("add", ADA)]
 
 

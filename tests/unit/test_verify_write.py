@@ -1,4 +1,4 @@
-"""After an answer was lost: whether a record that is found was made by the lost call, or was there before."""
+"""After a response was lost: whether a record that is found was made by the lost call, or was there before."""
 
 from __future__ import annotations
 

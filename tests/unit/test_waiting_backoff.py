@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.on_error import Action, Work
 from crm_provider.errors.policy import QUOTA_DELAY, ErrorPolicy, server_delay
-from crm_provider.waiting.backoff import LONGEST_BACK_OFF, MAX_ERRORS_IN_A_ROW, Waiting, back_off, to_steady, to_wall
+from crm_provider.waiting.backoff import LONGEST_BACK_OFF, MAX_ERRORS_IN_A_ROW, WaitState, back_off, to_steady, to_wall
 
 from .reference import OUTCOMES, TYPES
 
@@ -26,14 +26,14 @@ ABSENT = e.CrmContactNotFoundError("Contact not found.", status=404)
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_first_error_is_decided_by_policy(type_: str) -> None:
-    decision = Waiting().record_error(CATALOGUE[type_].error("x"), SENSOR, NOW, interval=60.0)
+    decision = WaitState().record_error(CATALOGUE[type_].error("x"), SENSOR, NOW, interval=60.0)
     assert decision == SENSOR.decide(CATALOGUE[type_].error)
     assert decision.action.value == OUTCOMES[type_][1]
 
 
 @pytest.mark.parametrize("limit", [0, 1, MAX_ERRORS_IN_A_ROW])
 def test_so_many_server_errors_in_a_row_are_waited_through(limit: int) -> None:
-    waiting = Waiting(limit=limit)
+    waiting = WaitState(limit=limit)
     for _ in range(limit):
         assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
     end = waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
@@ -41,7 +41,7 @@ def test_so_many_server_errors_in_a_row_are_waited_through(limit: int) -> None:
 
 
 def test_a_proper_answer_starts_the_count_anew() -> None:
-    waiting = Waiting(limit=1)
+    waiting = WaitState(limit=1)
     for _ in range(5):
         assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is Action.WAIT
         waiting.record_result()
@@ -54,30 +54,30 @@ def test_a_proper_answer_starts_the_count_anew() -> None:
     ids=["not found: the server works again", "throttled: says nothing about the server"],
 )
 def test_an_error_between_two_server_errors(between: e.CrmError, expected: Action) -> None:
-    waiting = Waiting(limit=1)
+    waiting = WaitState(limit=1)
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
     assert waiting.record_error(between, SENSOR, NOW, interval=60.0).action is Action.WAIT
     assert waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0).action is expected
 
 
 def test_throttling_alone_never_ends_a_wait() -> None:
-    waiting = Waiting(limit=1)
+    waiting = WaitState(limit=1)
     assert {waiting.record_error(THROTTLED, SENSOR, NOW, interval=60.0).action for _ in range(100)} == {Action.WAIT}
 
 
 def test_an_error_that_ends_the_wait_leaves_the_memory_alone() -> None:
-    waiting = Waiting()
+    waiting = WaitState()
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
     assert (
         waiting.record_error(e.CrmForbiddenError("x", retry_after=90.0), SENSOR, NOW, interval=60.0).action
         is Action.FAIL
     )
-    assert waiting == Waiting(errors_in_a_row=1, failed_in_a_row=1, last_result=str(BROKEN))
+    assert waiting == WaitState(errors_in_a_row=1, failed_in_a_row=1, last_result=BROKEN.happened)
 
 
 @pytest.mark.parametrize("action", ["skip", "fail", "retry"])
 def test_policy_may_end_the_wait_on_the_first_error(action: str) -> None:
-    decision = Waiting().record_error(
+    decision = WaitState().record_error(
         BROKEN, ErrorPolicy({"CrmTransientError": action}, work=Work.SENSOR), NOW, interval=60.0
     )
     assert (decision.action.value, decision.origin) == (action, "on_error[CrmTransientError]")
@@ -96,7 +96,7 @@ def test_policy_may_end_the_wait_on_the_first_error(action: str) -> None:
 )
 def test_when_to_come_back(error: e.CrmError, delay: float | None) -> None:
     assert server_delay(error) == delay
-    waiting = Waiting()
+    waiting = WaitState()
     waiting.record_error(error, SENSOR, NOW, interval=60.0)
     assert waiting.not_before == (0.0 if delay is None else NOW + delay)
 
@@ -130,7 +130,7 @@ def test_jitter_takes_off_up_to_half() -> None:
 
 @pytest.mark.parametrize("error", [BROKEN, THROTTLED], ids=["broken", "throttled"])
 def test_failures_in_a_row_space_out_the_checks_until_an_answer(error: e.CrmError) -> None:
-    waiting = Waiting(limit=100)
+    waiting = WaitState(limit=100)
 
     def delays(count: int) -> list[float]:
         found = []
@@ -147,23 +147,25 @@ def test_failures_in_a_row_space_out_the_checks_until_an_answer(error: e.CrmErro
 
 
 def test_throttled_and_broken_checks_are_one_row() -> None:
-    waiting = Waiting()
+    waiting = WaitState()
     for error in (BROKEN, THROTTLED, BROKEN):
         waiting.record_error(error, SENSOR, NOW, interval=60.0)
     assert (waiting.failed_in_a_row, waiting.errors_in_a_row, waiting.not_before) == (3, 2, NOW + 240)
 
 
 def test_what_the_server_says_goes_before_the_back_off() -> None:
-    waiting = Waiting(failed_in_a_row=5)
+    waiting = WaitState(failed_in_a_row=5)
     waiting.record_error(e.CrmTooManyRequestsError("x", retry_after=7.0), SENSOR, NOW, interval=60.0)
     assert waiting.not_before == NOW + 7
 
 
 def test_what_a_timeout_says_of_the_last_check() -> None:
-    waiting = Waiting()
+    waiting = WaitState()
     assert waiting.last_result == "none yet."
     waiting.record_error(BROKEN, SENSOR, NOW, interval=60.0)
-    assert waiting.last_result == str(BROKEN)
+    assert waiting.last_result == "INTERNAL_SERVER_ERROR (500): An unexpected error occurred."
+    waiting.record_error(e.CrmDealNotFoundError("gone", status=404, request_id="r-1"), SENSOR, NOW, interval=60.0)
+    assert waiting.last_result == "DEAL_NOT_FOUND (404): gone. Request id: r-1.", "without what to do: it waits"
     waiting.record_result()
     assert waiting.last_result == "not yet."
     waiting.record_error(e.CrmForbiddenError("no", status=403), SENSOR, NOW, interval=60.0)

@@ -19,7 +19,7 @@ from crm_provider.values.server_clock import utc_time
 
 @dataclass(frozen=True)
 class RemoteDeal:
-    """A deal of the CRM, as far as a write needs it; None for what the CRM does not show.
+    """The parts of a deal of the CRM that a write needs; None for what the CRM does not show.
 
     :param id: as the CRM shows it; the other ids are in lower case
     :param attributes: those that the load writes
@@ -71,7 +71,7 @@ class RemoteDeal:
 
 
 def same(name: str, found: Any, wanted: Any) -> bool:
-    """Whether an attribute has a value already: amounts are compared as numbers, closing dates as moments.
+    """Whether an attribute has a value already: amounts are compared as numbers, closing dates as points in time.
 
     >>> same("pb_amount", "1500", "1500.00"), same("pb_name", "1500", "1500.00")
     (True, False)
@@ -81,9 +81,9 @@ def same(name: str, found: Any, wanted: Any) -> bool:
         if None not in amounts:
             return amounts[0] == amounts[1]
     if name == "pb_closingDate":
-        moments = utc_time(found), utc_time(wanted)
-        if None not in moments:
-            return moments[0] == moments[1]
+        times = utc_time(found), utc_time(wanted)
+        if None not in times:
+            return times[0] == times[1]
     return same_value(found, wanted)
 
 

@@ -8,12 +8,12 @@ mode                 without reading             ``compare``: read all deals fir
 ===================  ==========================  =====================================
 ``move``, ``update``  ``R``                       ``T / 10 + R * (1 - h * u)``
 with a guard         ``R * (1 + h * (1 - u))``   ``T / 10 + R * (1 - h + 2h * (1 - u))``
-``create``           ``R``                       only as asked, or to find what an earlier try has made
+``create``           ``R``                       only as asked, or to find what an earlier try created
 ``upsert``           ``R`` if all rows have ids  ``T / 10 + R``: the API cannot search for a contact's deal
 ===================  ==========================  =====================================
 
-The guard is ``only_from_stages``: a deal is read once more before it is changed. Rows that name their contact by its
-address cost a call more each, or all contacts are read, whichever is less.
+The guard is ``only_from_stages``: a deal is read once more before it is changed. Each row that names its contact by an
+address costs one more call, unless reading all contacts costs less.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crm_provider.load.planner import SAMPLE_LEAST, SAMPLE_MOST, SAMPLE_SHARE, SAMPLE_STEP, Plan, Sample, pages_of
-
-FEW = int(SAMPLE_LEAST / SAMPLE_SHARE / 10)
-"""Rows that are too few for a pre-check to pay off."""
+from crm_provider.load.planner import (
+    FEW_ROWS,
+    MIN_ROWS,
+    SAMPLE_LEAST,
+    SAMPLE_MOST,
+    SAMPLE_SHARE,
+    SAMPLE_STEP,
+    Plan,
+    Sample,
+    facts_of,
+    pages_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +75,25 @@ def choose_for_deals(
     wanted: str,
     total: Callable[[], int | None],
     sample: Callable[[int], Sample],
-    may_compare: bool = True,
+    may_compare: bool,
 ) -> Plan:
     """The plan for a load of deals; the calls for addresses come on top.
 
     :param wanted: the plan that the user asked for
     :param total: reads how many deals the CRM has (one call), None if it does not say
-    :param sample: reads the deals of so many more rows (one call each), and returns what all looks have shown
+    :param sample: reads the deals of so many more rows (one call each), and returns the sample so far
     :param may_compare: False if an earlier try was stopped while it read all deals
     """
     if rows.count == 0:
-        return Plan("nothing", 0, "no row is left to be sent")
+        return Plan("nothing", 0, "no rows are left to send")
     if rows.must_read is not None:
         return _compare(rows, total(), rows.must_read)
     if not may_compare:
         return Plan(rows.mode, rows.most, "an earlier try was stopped while it read all deals; calls at most")
     if wanted == "compare":
         return _compare(rows, total(), "as asked for")
-    if rows.mode == "create" or rows.count < FEW:
-        few = f"{rows.count} row(s) are too few for a pre-check to pay off; calls at most"
-        return Plan(rows.mode, rows.most, "each row is one call" if rows.mode == "create" else few)
+    if rows.mode == "create" or rows.count < MIN_ROWS:
+        return Plan(rows.mode, rows.most, "each row is one call" if rows.mode == "create" else FEW_ROWS)
     return _cheapest_for_deals(rows, total(), sample)
 
 
@@ -107,14 +114,15 @@ def _cheapest_for_deals(rows: DealRows, total: int | None, sample: Callable[[int
         if looked and looked >= SAMPLE_SHARE * min(_both(rows, total, found)):
             break
         found = sample(min(SAMPLE_STEP, size - looked))
-    plain, compare = _both(rows, total, found)
-    facts = f"of {found.rows} rows looked up {found.existing} exist and {found.same} are equal"
+    without_reading, with_reading = _both(rows, total, found)
+    why = (
+        f"{facts_of(found)}: about {with_reading:,.0f} calls if the CRM's {_deals(total)} are read first, and "
+        f"{without_reading:,.0f} if not"
+    )
     spent = found.rows + 1
-    if compare < plain:
-        why = f"{facts}: reading {_deals(total)} first costs {compare:,.0f} calls, not reading {plain:,.0f}"
-        return Plan("compare", math.ceil(round(compare, 6)) + spent, why)
-    why = f"{facts}: {plain:,.0f} calls, and {compare:,.0f} with reading {_deals(total)} first"
-    return Plan(rows.mode, math.ceil(round(plain, 6)) + spent, why)
+    if with_reading < without_reading:
+        return Plan("compare", math.ceil(round(with_reading, 6)) + spent, why)
+    return Plan(rows.mode, math.ceil(round(without_reading, 6)) + spent, why)
 
 
 def _both(rows: DealRows, total: int, sample: Sample) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""One deal to the CRM: which calls, by what is known of it.
+"""Sends one deal to the CRM: the calls depend on what is known of the deal.
 
-A deal is written only where it differs. One that may have been made before (by a creation whose answer was lost, or by
-a try that was killed) is looked for before another one is made.
+Only differences are written. If a deal may have been created before (by a creation whose response was lost, or by a
+killed try), it is looked for before another one is created.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.mapping.deal_mapper import Deal
-from crm_provider.load.rows import Made, Outcome
+from crm_provider.load.rows import EarlierCreation, Outcome
 from crm_provider.load.workers import InFlightRow, SentRow
 
 ELSEWHERE = "The deal is in none of only_from_stages: it was left alone."
@@ -27,7 +27,7 @@ class DealSender:
     :param names: attributes that the load writes
     :param contact_id: the id of the contact with an address; raises ``CONTACT_NOT_FOUND``
     :param finds: whether a deal is looked for by its contact and pipeline before it is created
-    :param refuses: whether the deals that were read show already that a contact cannot have another one
+    :param refuses: whether the deals read so far may show that a contact cannot have another deal
     :param stages: ids of the stages, in lower case, that a deal may leave; empty for all
     :param began: when the load began, by the CRM's clock
     """
@@ -76,7 +76,7 @@ class DealSender:
             )
         return self._create(in_flight, deal, contact_id, deal.pipeline_id, deal.stage_id)
 
-    # -- deals that are there --------------------------------------------------------------------------------
+    # -- existing deals --------------------------------------------------------------------------------------
 
     def _change(self, deal_id: str, deal: Deal, contact_id: str | None, remote: RemoteDeal | None) -> SentRow:
         ids = _ids(deal_id, contact_id)
@@ -92,7 +92,7 @@ class DealSender:
         return SentRow(Outcome.UPDATED, ids=ids)
 
     def _may_leave(self, remote: RemoteDeal, deal: Deal) -> bool:
-        """Whether a deal is where it may be changed: in one of the stages, or in the row's stage already."""
+        """Whether a deal may be changed: it is in one of the stages, or already in the row's stage."""
         if remote.stage_id is None:
             raise e.CrmProtocolError(
                 "the CRM does not show the stage of a deal, which only_from_stages needs", method="GET", path="/deals"
@@ -117,26 +117,26 @@ class DealSender:
             )
         except e.CrmError as error:
             if not error.outcome_known and in_flight.made is None:
-                in_flight.made = Made(self._began)
+                in_flight.made = EarlierCreation(self._began)
             raise
         record = {"id": made["id"], "contactId": contact_id, "pipelineId": pipeline_id, "stageId": stage_id}
         self._cache.put(RemoteDeal.of({**record, "attributes": deal.attributes}, self._names))
         return SentRow(Outcome.CREATED, ids=_ids(made["id"], contact_id))
 
     def _candidates(self, in_flight: InFlightRow, contact_id: str, pipeline_id: str) -> list[RemoteDeal]:
-        """Deals of the contact in the pipeline, as they are after the attempt that may have made one."""
+        """Deals of the contact in the pipeline, read after the attempt that may have created one."""
         if in_flight.sends > 1:  # all deals were read before it
             for record in self._client.list_deals():
                 self._cache.put(RemoteDeal.of(record, self._names))
         return self._cache.of(contact_id, pipeline_id)
 
     @staticmethod
-    def _own(deal: Deal, candidates: list[RemoteDeal], made: Made) -> RemoteDeal | None:
-        """The deal that an earlier attempt has made, None if it has made none.
+    def _own(deal: Deal, candidates: list[RemoteDeal], made: EarlierCreation) -> RemoteDeal | None:
+        """The deal that an earlier attempt created, None if it created none.
 
-        ``createdAt`` tells it from a deal that was there before, or else the attributes.
+        ``createdAt``, or else the attributes, distinguish it from a deal that existed before.
 
-        :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing tells who made it
+        :raises CrmContactAssociatedWithADealError: if there is such a deal, and nothing shows who created it
         """
         undecided = False
         for remote in candidates:
@@ -161,11 +161,11 @@ def _ids(deal_id: object, contact_id: str | None) -> dict[str, object]:
     return {"deal_id": deal_id, **({} if contact_id is None else {"contact_id": contact_id})}
 
 
-def _is_older(remote: RemoteDeal, made: Made) -> bool:
+def _is_older(remote: RemoteDeal, made: EarlierCreation) -> bool:
     return remote.created_at is not None and made.since is not None and remote.created_at < made.since
 
 
-def _is_new(remote: RemoteDeal, made: Made) -> bool:
+def _is_new(remote: RemoteDeal, made: EarlierCreation) -> bool:
     """Whether a deal is surely younger than this load."""
     is_dated = remote.created_at is not None and made.since is not None
     return is_dated and not made.earlier_load and not _is_older(remote, made)

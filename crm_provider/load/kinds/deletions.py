@@ -1,8 +1,8 @@
 """Deletions of contacts as the records of a load: for requests under privacy laws.
 
-An address of a request stands for a person. All contacts are read first, and every one that is this person is deleted,
-however its address is spelled. Whether the CRM itself ignores case is not known, so one call with the address as given
-could leave a contact behind.
+An address of a request stands for a person. All contacts are read first, and every contact that is this person is
+deleted, in any spelling of the address. It is unknown whether the CRM itself ignores case, so one call with the address
+as given could miss a contact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crm_provider.load.rows import WRITTEN, Outcome, SourceError
 class DeleteOptions(LoadOptions):
     """How to delete contacts.
 
-    :param max_deletes: contacts that may be deleted at most; more end the run before the first one
+    :param max_deletes: contacts that all tries of a run may delete at most; more end a try before its first one
     :param every_spelling: read all contacts and delete all spellings of an address; False for the address as given
     """
 
@@ -75,4 +75,5 @@ DELETIONS = Kind(
     mapper_options=(),
     remote_class="crm_provider.load.kinds.remote_deletions:RemoteDeletions",
     keeps_state=False,
+    limited_by="max_deletes",
 )

@@ -1,4 +1,4 @@
-"""What the engine of a load must be given for a kind of record: its options, its mapping, and the CRM's side of a try.
+"""What the engine of a load needs for a kind of record: its options, its mapping, and the CRM's side of a try.
 
 A new kind is a :class:`Kind`, with a :class:`~crm_provider.load.rows.Record`, a subclass of
 :class:`~crm_provider.load.options.LoadOptions` and one of :class:`~crm_provider.load.kinds.remote.RemoteRecords`, which
@@ -29,10 +29,11 @@ class Kind:
     """A kind of record that a load can write.
 
     :param name: of the kind, as the rejects operator takes it
-    :param arguments: of the options and the mapping that other kinds need not have
+    :param arguments: of the options and the mapping; other kinds may not have them
     :param mapper: makes the mapping of it; called with the mapping and those of ``mapper_options`` that are given
     :param remote_class: the CRM's side of one try, as ``module:class``: a module that is imported when a load runs
-    :param keeps_state: whether a state file may say that a row was loaded before
+    :param keeps_state: whether a state file may record that a row was loaded before
+    :param limited_by: the argument that limits all tries of a run together, so that a retry needs a checkpoint
     """
 
     name: str
@@ -42,6 +43,7 @@ class Kind:
     mapper_options: tuple[str, ...]
     remote_class: str
     keeps_state: bool = True
+    limited_by: str | None = None
 
     def remote(self, setup: TrySetup) -> RemoteRecords:
         """The CRM's side of one try."""
@@ -69,7 +71,7 @@ class Kind:
 
         :param given: the arguments by name
         :param later: whether a value is known only when the task runs
-        :param complete: whether an argument that is not given has its default; not so in a mapped task
+        :param complete: whether a missing argument has its default; False in a mapped task
         :raises SourceError: naming the argument, the problem and the fix
         """
         known = {name: value for name, value in given.items() if not later(value)}
@@ -87,7 +89,7 @@ class Kind:
 
 
 FILES = ("source", "rejects", "rejects_path", "outcomes_path", "state_path", "report_path", "checkpoint_path")
-"""Arguments that name files of a load, each for itself."""
+"""Arguments that name files of a load; no two may name the same file."""
 
 
 def _check_paths_differ(known: Mapping[str, Any]) -> None:

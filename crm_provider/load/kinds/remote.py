@@ -6,7 +6,7 @@ import abc
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ class TrySetup:
 
     :param done: rows that are done
     :param is_resumed: whether an earlier try may have sent rows that are not done
+    :param kept: ``RemoteRecords.kept`` of the last try of the same run, also if the input has changed
     """
 
     client: CrmClient
@@ -42,6 +43,7 @@ class TrySetup:
     done: DoneRows
     cancel_token: CancelToken
     is_resumed: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RemoteRecords(abc.ABC):
@@ -52,13 +54,15 @@ class RemoteRecords(abc.ABC):
     """
 
     needs_start = False
-    """Whether the load must know when it began, by the CRM's clock: see ``began``."""
+    """Whether the load must know the time at which it began, by the CRM's clock: see ``began``."""
 
     began: datetime | None = None
-    """Records that are younger may have been made by this load; None if that is not known."""
+    """Newer records may have been created by this load; None if that time is unknown."""
 
     def __init__(self, setup: TrySetup) -> None:
         self._client, self._cancel_token = setup.client, setup.cancel_token
+        self.kept = dict(setup.kept)
+        """What later tries of the same run must know, even if their input differs. JSON-compatible, without values."""
         self._staged, self._seed = setup.preflight.staged, setup.preflight.rows
         self._after, self._without = setup.done.upto, frozenset(setup.done.above)
         some_are_done = self._after or self._without
@@ -100,7 +104,7 @@ class RemoteRecords(abc.ABC):
         """
 
     def of_the_run(self, error: e.CrmError) -> str | None:
-        """Why an error of a row comes again with every row, None if it does not."""
+        """Why every row would get an error of a row, None if not."""
         return None
 
     @abc.abstractmethod
@@ -126,13 +130,13 @@ class RemoteRecords(abc.ABC):
         strict: bool = False,
         totals: list[int] | None = None,
     ) -> bool:
-        """Read a whole listing, ten with a call, several calls at once.
+        """Read a whole listing, ten records with each call and several calls at once.
 
-        If a listing contradicts itself, a record that is missing from it may exist. Those that it has count.
+        If a listing contradicts itself, a record that it lacks may still exist. The records that it has are used.
 
         :param keep: takes each record
-        :param strict: raise the error of such a listing
-        :param totals: gets the total that each page shows, and at last the number of records
+        :param strict: raise an error for such a listing
+        :param totals: receives the total of each page, and finally the number of records
         :return: whether it is complete
         """
         count = 0

@@ -1,6 +1,6 @@
 """Contacts of the CRM, as a load sees them.
 
-A row is sent in two steps, the contact and then its lists. What was written is kept in case the row is sent again.
+A row is sent in two steps, the contact and then its lists. What was written is recorded, in case the row is sent again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import cast
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
-from crm_provider.client.upsert import ContactWriter, LearnedOrder, Written, may_be_absent
+from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
 from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 from crm_provider.load.options import ContactOptions, Mode, PlanName
-from crm_provider.load.planner import SAMPLE_MOST, Lists, Plan, Sample, choose
-from crm_provider.load.rows import Contact, Made, Outcome, Record
+from crm_provider.load.planner import SAMPLE_MOST, ListCosts, Plan, Sample, choose
+from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Record
 from crm_provider.load.state.temp_tables import ContactCache
 from crm_provider.load.workers import InFlightRow, SentRow
 
@@ -38,7 +38,7 @@ class ContactSender:
         :raises CrmError: the error that decides about the row; in ``create`` mode also ``CONTACT_ALREADY_EXISTS``
         """
         again = in_flight.written is not None
-        contact: Written = in_flight.written or self._write(in_flight)
+        contact: WriteResult = in_flight.written or self._write(in_flight)
         listed = self._writer.add_to_lists(_contact(in_flight.record), contact, again=again)
         outcome = Outcome(listed.outcome)
         made = in_flight.made
@@ -52,35 +52,35 @@ class ContactSender:
             message=UNWANTED if outcome is Outcome.SUPPRESSED or not listed.is_whole else None,
         )
 
-    def _write(self, in_flight: InFlightRow) -> Written:
+    def _write(self, in_flight: InFlightRow) -> WriteResult:
         is_ours = None if in_flight.made is None else partial(self._is_ours, in_flight, in_flight.made)
         try:
             written = self._writer.write(_contact(in_flight.record), in_flight.remote, is_ours=is_ours)
         except e.CrmError as error:
             if not error.outcome_known and in_flight.made is None:
-                in_flight.made = Made(self._began)
+                in_flight.made = EarlierCreation(self._began)
             raise
         in_flight.written = written
         if written.outcome == "created":
-            in_flight.made = Made(self._began, certain=True)
+            in_flight.made = EarlierCreation(self._began, certain=True)
         return written
 
     @staticmethod
-    def _is_ours(in_flight: InFlightRow, made: Made, remote: RemoteContact) -> bool:
-        """Whether an existing contact was made by an earlier send, try or load."""
+    def _is_ours(in_flight: InFlightRow, made: EarlierCreation, remote: RemoteContact) -> bool:
+        """Whether an earlier send, try or load created an existing contact."""
         if remote.created_at is None or made.since is None:
             return made.certain and remote.has(in_flight.record.attributes)
         return remote.created_at >= made.since
 
 
 class RemoteContacts(RemoteRecords):
-    """Contacts of the CRM, each read once; they are kept, so that no call is in vain."""
+    """Contacts of the CRM. Each is read once and kept, so that no call is wasted."""
 
     def __init__(self, setup: TrySetup) -> None:
         super().__init__(setup)
         self._options: ContactOptions = setup.options
         self.contact_cache = ContactCache()
-        self._looks: list[tuple[bool, bool]] = []
+        self._compared: list[tuple[bool, bool]] = []
         self.order = LearnedOrder()
         self.needs_start = bool(self._options.mode == "create" and self._options.list_ids and self.rows)
 
@@ -91,7 +91,7 @@ class RemoteContacts(RemoteRecords):
             mode=cast("Mode", self._options.mode),
             wanted=cast("PlanName", self._options.plan),
             rows=self.rows,
-            lists=Lists(bool(self._options.list_ids), guarded=not self._options.resubscribe),
+            lists=ListCosts(bool(self._options.list_ids), guarded=not self._options.resubscribe),
             may_compare=may_compare,
             total=self.total,
             sample=self.sample,
@@ -101,34 +101,35 @@ class RemoteContacts(RemoteRecords):
         return plan
 
     def total(self) -> int | None:
-        """How many contacts the CRM says it has; one call."""
+        """The number of contacts that the CRM reports; one call."""
         return self._client.count_contacts()
 
     def sample(self, n: int) -> Sample:
-        """Look at the contacts of so many more rows.
+        """Read the contacts of more rows.
 
-        :return: what all looks have shown so far
+        :param n: how many rows
+        :return: the sample so far
         :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(contact) for contact in itertools.islice(self._candidates, n)]
-        existing = [same for exists, same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
+        self._compared += [self._compare(contact) for contact in itertools.islice(self._candidates, n)]
+        existing = [same for exists, same in self._compared if exists]
+        return Sample(len(self._compared), len(existing), sum(existing))
 
     @cached_property
     def _candidates(self) -> Iterator[Contact]:
         """The contacts of the largest sample."""
         return map(_contact, self._mixed(SAMPLE_MOST))
 
-    def _look(self, contact: Contact) -> tuple[bool, bool]:
-        """Whether a contact exists, and has the values of its row already."""
+    def _compare(self, contact: Contact) -> tuple[bool, bool]:
+        """Whether a contact exists, and whether it already has the values of its row."""
         self._check_cancelled()
         try:
             remote = RemoteContact.of(self._client.get_contact(contact.email), contact.email)
         except e.CrmContactNotFoundError:
             remote = ABSENT
-        except (e.CrmDataError, e.CrmRequestError):  # of this row: the error comes again when the row is sent
+        except (e.CrmDataError, e.CrmRequestError):  # of this row, which gets the error again when it is sent
             return False, False
-        except e.CrmNotFoundError as missing:  # the status alone proves nothing: the calls of the row will
+        except e.CrmNotFoundError as missing:  # the status alone proves nothing; the row's own calls will show it
             if not may_be_absent(missing):
                 raise
             return False, False
@@ -173,7 +174,7 @@ class RemoteContacts(RemoteRecords):
         return ContactSender(writer, began=self.began)
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
-        """Calls that creating each row, and updating it on a conflict, would have taken."""
+        """Calls that a create-then-update loop would have made."""
         existing = counts.get(Outcome.UPDATED, 0) + counts.get(Outcome.UNCHANGED, 0)
         created = counts.get(Outcome.CREATED, 0)
         each = 2 if self._options.mode == "upsert" else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -12,14 +13,16 @@ from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
-from crm_provider.load.kinds.deal_plan import FEW, DealRows, choose_for_deals
+from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
 from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
-from crm_provider.load.planner import SAMPLE_MOST, Plan, Sample, pages_of
-from crm_provider.load.rows import Outcome, Record
+from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
+from crm_provider.load.rows import Outcome, Record, SourceError
 from crm_provider.load.state.temp_tables import ContactCache, RowStatus
 from crm_provider.load.workers import InFlightRow, SentRow
+
+log = logging.getLogger(__name__)
 
 
 class RemoteDeals(RemoteRecords):
@@ -31,7 +34,7 @@ class RemoteDeals(RemoteRecords):
         self._mapper = cast("DealMapper", setup.mapper)
         self._is_resumed = setup.is_resumed
         self.cache, self.contacts = DealCache(), ContactCache(shared=True)
-        self._looks: list[tuple[bool, bool]] = []
+        self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
         self._names = frozenset(self._staged.attribute_names)
         self.needs_start = bool(self._deal_rows.unnamed)
@@ -84,33 +87,34 @@ class RemoteDeals(RemoteRecords):
         """Calls that finding the contacts of addresses takes."""
         rows = self._deal_rows
         first = bool(rows.unnamed and not self._reads_deals)  # one call shows the CRM's clock
-        if rows.addresses < FEW or not may_read:
+        if rows.addresses < MIN_ROWS or not may_read:
             return rows.addresses + first
         total = self._client.count_contacts()
         self._reads_contacts = total is not None and pages_of(total) < rows.addresses
         return 1 + (pages_of(total or 0) if self._reads_contacts else rows.addresses)
 
     def sample(self, n: int) -> Sample:
-        """Look at the deals of so many more rows.
+        """Read the deals of more rows.
 
-        :return: what all looks have shown so far
+        :param n: how many rows
+        :return: the sample so far
         :raises Cancelled: if the load was cancelled
         """
-        self._looks += [self._look(deal) for deal in itertools.islice(self._candidates, n)]
-        existing = [is_same for exists, is_same in self._looks if exists]
-        return Sample(len(self._looks), len(existing), sum(existing))
+        self._compared += [self._compare(deal) for deal in itertools.islice(self._candidates, n)]
+        existing = [is_same for exists, is_same in self._compared if exists]
+        return Sample(len(self._compared), len(existing), sum(existing))
 
     @cached_property
     def _candidates(self) -> Iterator[Deal]:
         return map(_deal, self._mixed(SAMPLE_MOST))
 
-    def _look(self, deal: Deal) -> tuple[bool, bool]:
-        """Whether a deal exists, and has the values of its row already."""
+    def _compare(self, deal: Deal) -> tuple[bool, bool]:
+        """Whether a deal exists, and whether it already has the values of its row."""
         self._check_cancelled()
         try:  # only where each row has the id of its deal
             remote = RemoteDeal.of(self._client.get_deal(str(deal.deal_id)), self._names)
         except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
-            return False, False  # of this row: the error comes again when the row is sent
+            return False, False  # of this row, which gets the error again when it is sent
         self.cache.put(remote)
         return True, not remote.changes(deal, deal.contact_id)
 
@@ -122,6 +126,59 @@ class RemoteDeals(RemoteRecords):
             self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
         if self._reads_contacts:
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
+        if self._options.mode == "upsert" and self._deal_rows.unnamed and self._mapper.has_ids:
+            self._settle_same_deals()
+
+    def _settle_same_deals(self) -> None:
+        """Treat a row with a deal's id and a row with its contact and pipeline as rows of one deal.
+
+        :raises SourceError: with ``on_invalid="stop"`` and ``duplicates="reject"``, if there are such rows
+        """
+        if not any(deal.deal_id for deal in self._deals()):
+            return
+        found = {deal.key: id_ for deal in self._deals() if (id_ := self._id_in_rows(deal)) is not None}
+        if not found:
+            return
+        log.warning(
+            "%d deal(s) are in rows with their deal_id and in rows with their contact and pipeline: duplicates=%r "
+            "decides which row is sent.",
+            len(found), self._options.duplicates,
+        )  # fmt: skip
+        if self._options.duplicates == "reject" and self._options.on_invalid == "stop":
+            raise SourceError(
+                f"{len(found):,} deal(s) are in several rows, by deal_id and by contact and pipeline; nothing was "
+                "written (on_invalid='stop')"
+            )
+        for key, deal_id in found.items():
+            self._staged.take_for_same(key, deal_id)
+        self._staged.mark_duplicates(self._options.duplicates)
+
+    def _deals(self) -> Iterator[Deal]:
+        """The deals of all rows that are or were sent, or were loaded before."""
+        for row in self._staged.rows():
+            self._check_cancelled()
+            if row.record is not None:
+                yield _deal(row.record)
+
+    def _id_in_rows(self, deal: Deal) -> str | None:
+        """The id of the deal of a contact in a pipeline, if a row has this id; in lower case."""
+        if deal.deal_id is not None or deal.pipeline_id is None:
+            return None
+        contact_id = deal.contact_id or self._known_contact(deal.contact_email or "")
+        found = [] if contact_id is None else self.cache.of(contact_id, deal.pipeline_id)
+        id_ = found[0].id.lower() if len(found) == 1 else None
+        return id_ if id_ is not None and self._staged.has(id_) else None
+
+    def _known_contact(self, email: str) -> str | None:
+        """The id of a contact, kept until its row is sent; None if there is no such contact."""
+        known = self.contacts.get(email)
+        if known is None:
+            try:
+                self._keep_contact({"email": email, **self._client.get_contact(email)})
+            except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
+                return None  # the row gets the error when it is sent
+            known = self.contacts.get(email)
+        return known.id if known is not None and isinstance(known.id, str) else None
 
     def get(self, record: Record) -> None:
         return None  # the threads that send look it up: it may need a call to know which deal it is

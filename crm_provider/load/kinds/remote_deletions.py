@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
@@ -19,22 +20,27 @@ from crm_provider.load.workers import InFlightRow, SentRow
 log = logging.getLogger(__name__)
 
 MOST_READS = 3
-"""How often the contacts are read, if some go meanwhile."""
+"""Maximum reads of the contacts, if some disappear during a read."""
+
+DELETED = "deleted"
+"""What the tries of a run keep: the number of contacts that they have deleted together."""
 
 GONE = SentRow(Outcome.UNCHANGED, called=False, message="The CRM has no such contact.")
 
 
 class RemoteDeletions(RemoteRecords):
-    """The contacts of the CRM that are to be deleted."""
+    """The contacts of the CRM to delete."""
 
     def __init__(self, setup: TrySetup) -> None:
         super().__init__(setup)
         self._options = setup.options
+        self._lock = threading.Lock()
+        self._deleted_before = self._deleted = _count(setup.kept.get(DELETED))
         self._database = TempDatabase("CREATE TABLE found (person BLOB, email TEXT, PRIMARY KEY (person, email))")
 
     def make_plan(self, *, may_compare: bool) -> Plan:
         if not self.rows:
-            return Plan("nothing", 0, "no row is left to be sent")
+            return Plan("nothing", 0, "no rows are left to send")
         if not self._options.every_spelling:
             self._check_most(self.rows)
             return Plan("delete", self.rows, "one call for each address, as it is given")
@@ -52,8 +58,8 @@ class RemoteDeletions(RemoteRecords):
     def read_all(self, tick: Callable[[int], None]) -> None:
         """Read all contacts, and keep those that are to be deleted.
 
-        :raises SourceError: if they are more than ``max_deletes``
-        :raises CrmProtocolError: if the listing contradicts itself, or shrinks each time: a contact could be missed
+        :raises SourceError: if there are more than ``max_deletes``
+        :raises CrmProtocolError: if the listing contradicts itself or shrinks each time: a contact could be missed
         """
         for _ in range(MOST_READS):
             totals: list[int] = []
@@ -74,11 +80,11 @@ class RemoteDeletions(RemoteRecords):
             self._database.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (digest(key_of(email)), email))
 
     def _check_most(self, count: int) -> None:
-        most = self._options.max_deletes
-        if count > most and not self._options.dry_run:
+        most, before = self._options.max_deletes, self._deleted_before
+        if before + count > most and not self._options.dry_run:
             raise SourceError(
-                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}; nothing was deleted. "
-                "Check the source (dry_run=True shows the number), then raise max_deletes"
+                f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}{_after(before)}. Check "
+                "the source (dry_run=True shows the number), then raise max_deletes"
             )
 
     def get(self, record: Record) -> tuple[str, ...]:
@@ -89,7 +95,7 @@ class RemoteDeletions(RemoteRecords):
         return tuple(email for (email,) in self._database.execute(query, (digest(record.key),)))
 
     def send(self, in_flight: InFlightRow) -> SentRow:
-        """Delete the contacts of a row. One that has gone meanwhile is an error only if no other was deleted."""
+        """Delete the contacts of a row. A contact that no longer exists is an error only if no other was deleted."""
         done: set[str] = in_flight.written or set()
         in_flight.written = done
         missing: e.CrmContactNotFoundError | None = None
@@ -102,6 +108,9 @@ class RemoteDeletions(RemoteRecords):
                 missing = gone
             else:
                 done.add(email)
+                with self._lock:
+                    self._deleted += 1
+                    self.kept[DELETED] = self._deleted
         if missing is not None and not done:
             raise missing
         return SentRow(Outcome.DELETED) if done else GONE
@@ -111,3 +120,14 @@ class RemoteDeletions(RemoteRecords):
 
     def close(self) -> None:
         self._database.close()
+
+
+def _count(kept: Any) -> int:
+    return kept if isinstance(kept, int) and not isinstance(kept, bool) and kept > 0 else 0
+
+
+def _after(before: int) -> str:
+    """What has been deleted when a try is refused."""
+    if not before:
+        return "; nothing was deleted"
+    return f" in all tries, and earlier ones have deleted {before:,}; this one deleted nothing"

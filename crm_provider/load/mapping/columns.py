@@ -1,6 +1,6 @@
 """Reads the columns of a row: also by paths into nested values, such as ``properties.email``.
 
-It also knows what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas that hold text.
+It also recognises what programs write in place of a value: ``NULL``, error values of spreadsheets, formulas with text.
 """
 
 from __future__ import annotations
@@ -35,6 +35,18 @@ def value_at(row: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return default
 
 
+_MISSING: Any = object()
+
+
+def key_value(row: Mapping[str, Any], name: str, fields: Mapping[str, str]) -> Any:
+    """The value of a column, or else of the column that a field of the mapping reads; None if there is neither.
+
+    :param fields: field -> column
+    """
+    found = value_at(row, name, _MISSING)
+    return value_at(row, fields.get(name, name)) if found is _MISSING else found
+
+
 WORDS = frozenset(
     {
         "null",
@@ -58,6 +70,9 @@ WORDS = frozenset(
 """In lower case. They stay text unless ``null_values`` lists them, because a surname can be Null."""
 
 LONGEST = max(map(len, WORDS))
+
+_FIRST = frozenset(letter for word in WORDS for letter in (word[0], word[0].upper()))
+"""First characters of :data:`WORDS`: most cells begin with another one, and need no closer look."""
 
 ERROR_FIX = (
     "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
@@ -105,12 +120,14 @@ class NullWords:
         """
         for column in columns:
             value = value_at(values, column) if "." in column else values.get(column)
-            if isinstance(value, str) and len(value) <= LONGEST and value.strip().lower() in WORDS:
+            if not isinstance(value, str) or len(value) > LONGEST:
+                continue
+            if (value[:1] in _FIRST or value[:1].isspace()) and value.strip().lower() in WORDS:
                 self._counts[column] += 1
                 self._words[value.strip()] += 1
 
     def warning(self) -> str | None:
-        """A warning with the counts and the fix, without values of people; None if there were none."""
+        """A warning with the counts and the fix, without personal values; None if there were none."""
         if not self._counts:
             return None
         counts = ", ".join(f"{column!r} {count:,}" for column, count in self._counts.most_common())

@@ -1,4 +1,4 @@
-"""The mapping of a load of deals: makes a deal of each row.
+"""The mapping of a load of deals: converts each row to a deal.
 
 ::
 
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 DealMode = Literal["upsert", "create", "update", "move"]
 
 FIELDS = ("deal_id", "stage_id", "pipeline_id", "contact_id", "contact_email")
-"""Fields of a deal that are no attributes."""
+"""Fields of a deal that are not attributes."""
 
 CONTACT = ("contact_id", "contact_email")
 
 OWN = (*CONTACT, "deal_id")
-"""Fields that every row must have a value of its own for."""
+"""Fields for which every row must have its own value."""
 
 MEANT: Mapping[str, str] = {
     "id": "deal_id", "dealId": "deal_id", "deal": "deal_id", "stageId": "stage_id", "stage": "stage_id",
     "pipelineId": "pipeline_id", "pipeline": "pipeline_id", "contactId": "contact_id", "contact": "contact_id",
     "email": "contact_email",
 }  # fmt: skip
-"""Names that look like a field: as attributes they would be written beside it."""
+"""Names that look like a field; an attribute of this name would be written besides the field."""
 
 IN_EXTRACT: Mapping[str, str] = {
     "id": "deal_id", "contactId": "contact_id", "pipelineId": "pipeline_id", "stageId": "stage_id",
@@ -239,7 +239,7 @@ def _target_of_column(column: Any, *, is_extract: bool) -> Target | Problem | No
 
 
 def what_is_wrong(mode: str, targets: Collection[Target]) -> list[str]:
-    """What a mode needs that is not there, and what is there that it does not write."""
+    """Problems of a mode: fields that it needs and that are missing, and fields that it does not write."""
     own = {target.name for target in targets if target.section is Section.FIELDS}
     attributes = any(target.section is Section.ATTRIBUTES for target in targets)
     contact = "contact_id or contact_email"
@@ -262,7 +262,7 @@ def what_is_wrong(mode: str, targets: Collection[Target]) -> list[str]:
 
 
 def _own_field(target: Target, spec: Any) -> Field:
-    """The line of a field that is no attribute: an id or an address."""
+    """The line of a field that is not an attribute: an id or an address."""
     if isinstance(spec, str):
         spec = {"column": spec}
     if not isinstance(spec, Mapping):
@@ -309,7 +309,7 @@ _NO_ZONE = re.compile(r"\d{4}-?\d\d-?\d\d[Tt _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?"
 
 
 def _inexact(attributes: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values that the CRM could take for another amount or another moment."""
+    """Values that the CRM could read as another amount or another time."""
     amount, closing = attributes.get("pb_amount"), attributes.get("pb_closingDate")
     if isinstance(amount, (float, bool)):
         fix = "give the digits as text, a decimal or a whole number, or use the type number"

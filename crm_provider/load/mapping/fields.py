@@ -12,7 +12,7 @@ from crm_provider.errors import CrmInvalidValueError
 from crm_provider.load.mapping import converters, formats
 from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
 from crm_provider.load.mapping.converters import Conversion, is_empty
-from crm_provider.load.rows import SourceError, Unreadable
+from crm_provider.load.rows import SourceError, UnreadableValue
 from crm_provider.values.json_values import ConversionError
 from crm_provider.values.suggest import nearest, unknown
 
@@ -164,10 +164,11 @@ def column_field(target: Target, column: str, defaults: Defaults) -> Field:
 
 
 def nested_field(target: Target, column: str) -> Field:
-    """The line for a column that should hold nested fields and does not: nested fields became columns of their own."""
+    """The line for a column that should hold nested fields, which have become separate columns."""
 
     def read(row: Mapping[str, Any]) -> Any:
-        if not is_empty(row.get(column)):
+        value = row.get(column)
+        if not is_empty(value) and (value or not isinstance(value, Mapping)):
             raise ConversionError("no nested value", "give the load a mapping")
         return LEFT_OUT
 
@@ -289,10 +290,13 @@ def _no_email(_given: Any) -> Any:
     raise ConversionError("empty", "give an email address, or leave out the row")
 
 
+_FORMULA_SIGNS = frozenset("#=")
+
+
 def read_column(
     column: str, convert: Conversion, fallback: Callable[[Any], Any], *, optional: bool = False
 ) -> Callable[[Mapping[str, Any]], Any]:
-    is_path = "." in column
+    is_path, keeps_text = "." in column, convert is converters.auto
 
     def read(row: Mapping[str, Any]) -> Any:
         given = row.get(column, _MISSING)
@@ -300,16 +304,18 @@ def read_column(
             given = value_at(row, column, _MISSING)
         if isinstance(given, str):
             written = given.strip()
-            if written[:1] in ("#", "="):
+            if written[:1] in _FORMULA_SIGNS:
                 if is_error_value(written):
                     raise ConversionError("an error value of a spreadsheet", ERROR_FIX)
                 written = without_formula(written)
-            return _without_error_values(convert(written)) if written else fallback(given)
+            if not written:
+                return fallback(given)
+            return written if keeps_text else _without_error_values(convert(written))
         if given is _MISSING:
             if optional:
                 return fallback(None)
             raise ConversionError("column missing", "add it to the row, or make the field optional in the mapping")
-        if isinstance(given, Unreadable):
+        if isinstance(given, UnreadableValue):
             raise ConversionError("a value that Python cannot hold", "correct it, or cast it to text in the query")
         return fallback(given) if is_empty(given) else _without_error_values(convert(given))
 
@@ -321,7 +327,7 @@ def _without_error_values(value: Any) -> Any:
 
     :raises ConversionError: if one is a spreadsheet's value for a failed formula
     """
-    if isinstance(value, (list, Mapping)):
+    if not isinstance(value, str) and isinstance(value, (list, Mapping)):  # the second check is ten times slower
         for part in value.values() if isinstance(value, Mapping) else value:
             _without_error_values(part)
             if isinstance(part, str) and is_error_value(part.strip()):

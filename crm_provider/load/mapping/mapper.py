@@ -1,4 +1,4 @@
-"""The mapping of a load: makes a record, here a contact, of each row. Its lines are compiled once.
+"""The mapping of a load: converts each row to a record, here a contact. Its lines are compiled once.
 
 ::
 
@@ -94,6 +94,13 @@ class RecordMapper(abc.ABC, Generic[R]):
         if self._plan is None:
             return None
         return tuple(dict.fromkeys(field.column for field in self._plan.fields if field.column is not None))
+
+    @property
+    def field_columns(self) -> dict[str, str]:
+        """Field -> the column that the mapping reads for it, by all names of the field; empty without a mapping."""
+        fields = () if self._plan is None else self._plan.fields
+        read = [(field.target, field.column) for field in fields if field.column is not None]
+        return {name: column for target, column in read for name in (target.path, target.label)}
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that a source with these columns can be mapped.
@@ -210,13 +217,14 @@ class Mapper(RecordMapper[Contact]):
         return _steps_of_columns(columns, self._defaults)
 
     def _record(self, found: tuple[dict[str, Any], ...], row: Row) -> Contact:
-        return Contact(found[Section.EMAIL][EMAIL], found[Section.ATTRIBUTES], found[Section.ORIGIN] or None)
+        address, attributes, origin, _ = found  # by Section
+        return Contact(address[EMAIL], attributes, origin or None)
 
 
 class Steps:
-    """The steps that make a record of a row, laid out for speed.
+    """The steps that convert a row to a record, arranged for speed.
 
-    :param problems: of the columns themselves, and so of every row that has them
+    :param problems: of the columns themselves, and therefore of every row that has them
     :param left_out: columns that are not sent
     """
 
@@ -305,11 +313,16 @@ def _is_extract(columns: tuple[Any, ...]) -> bool:
 
 
 def _opened(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract."""
-    nested = {name: values[name] for name in NESTED if isinstance(values.get(name), Mapping)}
+    """A row whose nested attributes and origin are columns with dotted names, as in the tables of an extract.
+
+    Empty attributes stay, because an extract is recognised by them.
+    """
+    nested = {name: values[name] for name in NESTED if name in values and isinstance(values[name], Mapping)}
     if not nested:
         return values
-    opened = {name: value for name, value in values.items() if name not in nested}
+    opened = {
+        name: value for name, value in values.items() if name not in nested or (name == "attributes" and not value)
+    }
     for name, inner in nested.items():
         opened.update({f"{name}.{key}": value for key, value in inner.items()})
     return opened

@@ -1,1 +1,1 @@
-"""The outcomes file: how every row of a load ended, for joining it back to where the rows came from."""
+"""The outcomes file: the outcome of every row of a load, to be joined with the origin of the rows."""

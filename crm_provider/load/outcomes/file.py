@@ -12,8 +12,16 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath, atomic_writer, read_own, remove, sibling
 from crm_provider.files.row_lines import ReadNumber, RowLines
 from crm_provider.files.typed_parquet import typed_rows
-from crm_provider.load.mapping.columns import value_at
-from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, lines_of, outcomes_format
+from crm_provider.load.mapping.columns import key_value
+from crm_provider.load.outcomes.formats import (
+    AFTER,
+    BEFORE,
+    RowOutcome,
+    checked_keys,
+    lines_of,
+    outcomes_format,
+    shown_key,
+)
 from crm_provider.load.rows import SourceError
 from crm_provider.values.json_types import TEXT, ColumnType, ObservedType
 from crm_provider.values.json_values import json_value
@@ -24,23 +32,32 @@ def _now() -> datetime:
 
 
 class OutcomesFile(RowLines):
-    """How every row of a load ended, each row once. Only the key columns hold values of the rows.
+    """The outcome of every row of a load, each row once. Only the key columns hold values of rows.
 
     JSON lines and CSV grow row by row. Parquet cannot grow: the rows are kept beside it, in ``<name>.rows``, until the
     load ends.
 
     :param keys: columns of the source that are written too; paths into nested values are allowed
+    :param fields: field of the mapping -> column: a key that is not a column of a row may be such a field
     :param clock: the time of a row
     :raises SourceError: if the suffix is unknown, a key is not valid, or Parquet needs a library that is missing
     """
 
     title, rows_are = "outcomes file", "rows"
 
-    def __init__(self, path: AnyPath, *, keys: Sequence[str] = (), clock: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        path: AnyPath,
+        *,
+        keys: Sequence[str] = (),
+        fields: Mapping[str, str] | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self.keys = checked_keys(keys)
+        self._names, self._fields = tuple(map(shown_key, self.keys)), fields or {}
         self._clock = clock
         format_ = outcomes_format(path.name)
-        self._lines = lines_of(format_, self.keys)
+        self._lines = lines_of(format_, self._names)
         self._is_table = format_ == "parquet"
         if self._is_table:
             _check_library()
@@ -51,18 +68,22 @@ class OutcomesFile(RowLines):
 
         :raises CannotWrite: the row is not in the file
         """
-        keys = [value_at(ended.values, name) for name in self.keys]
+        keys = [key_value(ended.values, name, self._fields) for name in self.keys]
         header = None if self.count else self._new_header()
         self.add(ended.number, self._lines.line(ended.number, keys, ended.facts(self._clock())), header)
 
+    def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
+        """How many rows of earlier tries are missing; none if an earlier try had finished the file."""
+        return super().missing(wanted, done) if not self._is_table or self._table_rows() != wanted else 0
+
     def finish(self, wanted: int = 0) -> None:
-        """Put all rows under the final name.
+        """Write all rows under the final name.
 
         :param wanted: rows that all tries together have written
         :raises RowsLost: if the file does not hold them all
         """
         if self._is_table and not self.count and self._table_rows() == wanted:
-            self.count = wanted  # an earlier try had come to its end, but Airflow did not learn of it
+            self.count = wanted  # an earlier try had finished the file, but Airflow did not record its end
             return
         super().finish(wanted)
         if self._is_table and self.count:
@@ -70,7 +91,7 @@ class OutcomesFile(RowLines):
             self._journal.clear()
 
     def publish(self) -> None:
-        """Put the rows so far under the final name, because the load has stopped. More rows may follow."""
+        """Write the rows so far under the final name, because the load has stopped. More rows may follow."""
         self._journal.finish()
         self.has_unsynced = False
         if self._is_table and self.count:
@@ -114,7 +135,7 @@ class OutcomesFile(RowLines):
     # -- Parquet --------------------------------------------------------------------------------------------
 
     def _write_table(self) -> None:
-        observed = {name: ObservedType() for name in self.keys}
+        observed = {name: ObservedType() for name in self._names}
         for row in self._rows():
             for name, kind in observed.items():
                 kind.note(row[name])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from crm_provider.load.rejects.formats import UNFIT, csv_record
+from crm_provider.load.rejects.formats import NOT_IN_CSV, csv_record
 from crm_provider.load.rejects.samples import without_row
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.values.json_values import json_text, lenient_json, utc_text
@@ -26,6 +26,9 @@ BEFORE = ("row_number",)
 AFTER = ("outcome", "error_type", "message", "request_id", "contact_id", "deal_id", "time")
 """Columns of the file; between them are the key columns that the user names."""
 
+OURS = "source_"
+"""Begins the name of a key column that would have the name of a column of the file itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowOutcome:
@@ -34,8 +37,8 @@ class RowOutcome:
     :param number: of the row in the source of its load
     :param values: of the row; only the key columns are written
     :param error_type: of the error that decided it, None for a row that had none
-    :param message: the reason; values of the row are taken out of it
-    :param ids: ``contact_id`` and ``deal_id``, where the CRM showed them
+    :param message: the reason, without values of the row
+    :param ids: ``contact_id`` and ``deal_id``, if the CRM's responses had them
     """
 
     number: int
@@ -139,23 +142,31 @@ def _number_in(pattern: re.Pattern[str], line: str) -> int:
 def _cell(value: Any) -> str:
     value = lenient_json(value)
     text = "" if value is None else value if isinstance(value, str) else json_text(value)
-    return UNFIT.sub("\ufffd", text)
+    return NOT_IN_CSV.sub("\ufffd", text)
 
 
 def checked_keys(keys: Any) -> tuple[str, ...]:
     """The key columns as given by a user: one name or several.
 
-    :raises SourceError: if one is no name, is given twice, or is a column of the file itself
+    :raises SourceError: if one is not a name, or two would be the same column
     """
     given = [keys] if isinstance(keys, str) else list(keys or ())
     if not all(isinstance(name, str) and name.strip() for name in given):
         raise SourceError("outcome_keys must be names of columns of the source, such as ['lead_id']")
+    shown = [*map(shown_key, given)]
     for name in given:
-        if given.count(name) > 1:
+        if shown.count(shown_key(name)) > 1:
             raise SourceError(f"outcome_keys names {name!r} twice; name each column once")
-        if name in (*BEFORE, *AFTER):
-            raise SourceError(f"outcome_keys names {name!r}, which is a column of the outcomes file itself; rename it")
     return tuple(given)
+
+
+def shown_key(name: str) -> str:
+    """The column of a key in the file.
+
+    >>> shown_key("lead_id"), shown_key("deal_id")
+    ('lead_id', 'source_deal_id')
+    """
+    return f"{OURS}{name}" if name in (*BEFORE, *AFTER) else name
 
 
 def outcomes_format(name: str) -> OutcomesFormat:

@@ -107,7 +107,7 @@ class RejectsFile(RowLines):
         return replace(reject, message=f"{place}: {reject.message}") if place else reject
 
     def _header(self, reject: Reject) -> str | None:
-        """The header to write; None if there is one, whose columns are used then, also if another try wrote it."""
+        """The header to write; None if there is one. Its columns are used, even if another try wrote it."""
         first = next(self._journal.lines(), None)
         if first is None:
             own = [name for name in reject.values if name not in (LINE, EXTRA)]
@@ -126,7 +126,7 @@ class RejectedRows:
     Its rows are numbered from 1 again, because they may be edited, filtered or reordered. The numbers of the first
     source are kept: :meth:`original`.
 
-    Each row has columns of its own (so ``columns`` is None): those of a list or of JSON lines may differ.
+    Each row has its own columns (so ``columns`` is None), because those of a list or of JSON lines may differ.
 
     :param path: of a rejects file, also from a run that was killed
     :param retryable_only: leave out the rows that fail again unless they are corrected
@@ -147,7 +147,7 @@ class RejectedRows:
         self.columns: tuple[str, ...] | None = None
         self._path, self._format, self._retryable_only = path, format, retryable_only
         self.left_out = 0
-        """Rows that the last reading left out, because they fail again unless they are corrected."""
+        """Rows that the last read left out, because they fail again unless they are corrected."""
         self._originals, self._places = array("q"), RowLocations()
         lines, journal = lines_and_journal(path, format)
         with _text_errors(self.name):
@@ -179,7 +179,7 @@ class RejectedRows:
                     yield Row(len(self._originals), reject.values, problem, reject.made)
 
     def _check_kind(self, reject: Reject | None, line: int) -> None:
-        """Refuse rows of another kind: rows of a deletion must not create whom they should delete."""
+        """Refuse rows of another kind: rows of a deletion must not create the people that they should delete."""
         if reject is not None and self._kind is not None and reject.kind != self._kind:
             raise SourceError(
                 f"{self.name}, row {line} of the file (a header counts) was rejected by a load of {reject.kind}, "

@@ -4,13 +4,13 @@ JSON lines: ``{"row": 7, "values": {...}, "type": ..., "message": ..., "suggeste
 "retryable": true}``.
 
 CSV: ``_row``, the row's own columns, then the same facts in columns that begin with ``_``. A cell that a spreadsheet
-would take for a formula has an apostrophe before it, which is taken away again when the file is read (so a phone number
-such as ``+5531999999999`` survives). Values that a cell cannot hold as they are (numbers, lists, null) are JSON, and
+would treat as a formula gets an apostrophe, which is removed when the file is read (so a phone number such as
+``+5531999999999`` survives). Values that a cell cannot hold as they are (numbers, lists, null) are JSON, and
 ``_cells`` lists them; it is empty for the rows of a CSV source.
 
 Values without a JSON form are written as exact text (:func:`crm_provider.values.json_values.lenient_json`). A row that
-its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``): while it matches, the row
-was not corrected.
+its source could not read has a fingerprint of its values (``form``; in CSV in ``_cells``). While it matches, nobody has
+corrected the row.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any, Literal, Protocol
 
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import AnyPath
-from crm_provider.load.rows import Made, SourceError
+from crm_provider.load.rows import EarlierCreation, SourceError
 from crm_provider.values.json_values import json_text, json_value
 from crm_provider.values.json_values import lenient_json as plain
 from crm_provider.values.server_clock import utc_time
 
 CONTACTS = "contacts"
-"""The kind of rows whose lines name none."""
+"""The kind of rows whose lines do not name one."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Reject:
     request_id: str | None = None
     retryable: bool = False
     original: int | None = None
-    made: Made | None = None
+    made: EarlierCreation | None = None
     form: str = ""
     """:func:`form_mark` of the values of a row that its source could not read."""
     kind: str = CONTACTS
-    """What the row would have become: another kind must not be loaded as contacts."""
+    """The kind of record; rows of another kind must not be loaded as contacts."""
 
 
 def form_mark(values: Mapping[str, Any]) -> str:
@@ -176,13 +176,13 @@ class CsvLines:
         return True
 
     def header_for(self, columns: Iterable[str]) -> str | None:
-        self._columns = tuple(name for name in map(str, columns) if _fits(name))
+        self._columns = tuple(name for name in map(str, columns) if _is_csv_text(name))
         return csv_record(["_row", *map(_escape_formula, self._columns), *_AFTER])
 
     def line(self, reject: Reject) -> str:
         columns, values = self._columns or (), plain(reject.values)
         special: dict[str, Any] = {
-            "json": [name for name in columns if name in values and not _fits(values[name])],
+            "json": [name for name in columns if name in values and not _is_csv_text(values[name])],
             "missing": [name for name in columns if name not in values],
             "more": {name: value for name, value in values.items() if name not in columns},
         }
@@ -199,7 +199,7 @@ class CsvLines:
             json_text(notes, ascii_only=True) if notes else "",
         ]  # fmt: skip
         row = [_cell(values.get(name)) for name in columns]
-        facts = [_escape_formula(UNFIT.sub("\ufffd", text)) for text in after]
+        facts = [_escape_formula(NOT_IN_CSV.sub("\ufffd", text)) for text in after]
         return csv_record([str(reject.number), *row, *facts, "yes" if reject.retryable else "no"])
 
     def parse(self, line: str) -> Reject:
@@ -221,10 +221,10 @@ class CsvLines:
 _AFTER = ("_type", "_message", "_suggested_action", "_request_id", "_original_row", "_cells", "_retryable")
 
 _FORMULA = tuple("=+-@\t\r\n'＝＋－＠")  # noqa: RUF001 - spreadsheets take the wide forms for formulas too
-"""A cell with such a first character gets an apostrophe, also one with an apostrophe, so that it can be undone."""
+"""A cell that begins with one of these gets an apostrophe; an apostrophe is one of them, so that this can be undone."""
 
-UNFIT = re.compile("[\0\ud800-\udfff]")
-"""Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8."""
+NOT_IN_CSV = re.compile("[\0\ud800-\udfff]")
+"""Characters that a CSV file cannot hold: some readers stop at NUL, and lone surrogates have no UTF-8 form."""
 
 
 def _escape_formula(text: str) -> str:
@@ -235,27 +235,27 @@ def _unescape_formula(text: str) -> str:
     return text.removeprefix("'")
 
 
-def _fits(value: Any) -> bool:
-    return isinstance(value, str) and not UNFIT.search(value)
+def _is_csv_text(value: Any) -> bool:
+    return isinstance(value, str) and not NOT_IN_CSV.search(value)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return _escape_formula(value if _fits(value) else json_text(value, ascii_only=isinstance(value, str)))
+    return _escape_formula(value if _is_csv_text(value) else json_text(value, ascii_only=isinstance(value, str)))
 
 
-def _made_data(made: Made) -> dict[str, Any]:
+def _made_data(made: EarlierCreation) -> dict[str, Any]:
     return {"certain": made.certain, "since": None if made.since is None else made.since.isoformat()}
 
 
-def _made_of(data: Any) -> Made | None:
+def _made_of(data: Any) -> EarlierCreation | None:
     if not isinstance(data, Mapping):
         return None
-    return Made(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
+    return EarlierCreation(utc_time(data.get("since")), certain=data.get("certain") is True, earlier_load=True)
 
 
-def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], Made | None, tuple[str, str]]:
+def _restored(given: dict[str, Any], notes: str) -> tuple[dict[str, Any], EarlierCreation | None, tuple[str, str]]:
     """The values of a row from its cells, the contact created for it, and its :func:`form_mark` and kind.
 
     An empty cell may have been filled in.
@@ -286,7 +286,7 @@ def _cells(line: str) -> list[str]:
     except csv.Error:
         raise ValueError("it is no line of CSV") from None
     finally:
-        csv.field_size_limit(limit)  # it holds for the whole process
+        csv.field_size_limit(limit)  # it applies to the whole process
 
 
 RejectsFormat = Literal["jsonl", "csv"]

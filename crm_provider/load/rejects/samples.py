@@ -1,4 +1,4 @@
-"""Samples of rejected rows for people: which row, where it is, and what is wrong with it; no value."""
+"""Samples of rejected rows for people: which row, where it is, and what is wrong with it, without values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LONGEST_VALUE = 1000
 
 
 def samples_of(rejects: Iterable[Reject], place: Callable[[int], str]) -> list[dict[str, Any]]:
-    """The samples as JSON-able data.
+    """The samples as JSON-able data, in the order of the rows: they are rejected in another one.
 
     :param place: number of a row -> file, line and row; empty if the source knows none
     """
-    return [_sample(reject, place(reject.number)) for reject in rejects]
+    return [_sample(reject, place(reject.number)) for reject in sorted(rejects, key=lambda reject: reject.number)]
 
 
 def _sample(reject: Reject, place: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def without_row(message: str, values: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All values of a row as texts, those in lists and objects too."""
+    """All values of a row as texts, including those in lists and objects."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _texts(inner)

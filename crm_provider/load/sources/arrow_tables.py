@@ -1,9 +1,11 @@
-"""Tables in memory as sources: whatever speaks Arrow's C stream (pandas 2.2 and newer, polars, DuckDB, pyarrow)."""
+"""Tables in memory as sources: objects with Arrow's C stream (pandas 2.2 and newer, polars, DuckDB, pyarrow)."""
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,15 +16,22 @@ from crm_provider.load.sources.memory import without_nulls
 from crm_provider.load.sources.options import unique_names
 from crm_provider.load.sources.parquet_files import BATCH, records_of
 
+log = logging.getLogger(__name__)
+
+_READ: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Streams that a load has read; they are empty now."""
+
 
 class ArrowStream(Protocol):
-    """A table that speaks Arrow's C stream."""
+    """A table that supports Arrow's C stream."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 
 class ArrowSource:
-    """A table in memory. Each reading asks for a stream of its own, which only some tables can give again.
+    """A table in memory. Each read needs its own stream, which only some tables can provide again.
+
+    A stream that something else has partly read cannot be recognised: the load gets the rest of its rows.
 
     :param table: an object with ``__arrow_c_stream__``
     """
@@ -39,7 +48,7 @@ class ArrowSource:
     def columns(self) -> tuple[str, ...]:
         """The columns.
 
-        :raises SourceError: if the table cannot be read, or has several columns of a name that cannot be told apart
+        :raises SourceError: if the table cannot be read, or has several columns of one name
         """
         self._opened = self._open()
         return tuple(unique_names(self._opened.schema.names, self.name))
@@ -49,15 +58,22 @@ class ArrowSource:
 
         :raises SourceError: if the table cannot be read, or cannot be read again
         """
-        if self._was_read and not hasattr(self._table, "__len__"):  # a stream, which would be empty now
+        is_stream = isinstance(self._table, Iterator)
+        if self._table in _READ if is_stream else self._was_read and not hasattr(self._table, "__len__"):
             raise SourceError(f"{self.name} can be read only once, and was read already; give the table itself")
         columns, stream = self.columns, self._opened or self._open()
         self._opened, self._was_read = None, True
+        if is_stream:
+            with suppress(TypeError):  # a class without weak references: then it is not recognised
+                _READ.add(self._table)
+        number = 0
         self._places = places = RowLocations()
         records = records_of(self.name, _small(stream), columns, unmarked(stream.schema), reading=self._reading)
         for number, (values, problem, _) in enumerate(records, start=1):
             places.note(0, problem)
             yield Row(number, without_nulls(values, self._nulls) if self._nulls else values, problem)
+        if is_stream and not number:
+            log.warning("%s has no row. If something has read it before, give the load a new one.", self.name)
 
     def is_malformed(self, number: int) -> bool:
         """Whether a row that :meth:`rows` gave could not be read."""

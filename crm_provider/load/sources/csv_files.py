@@ -12,9 +12,9 @@ from typing import Any
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, Table, place
+from crm_provider.load.sources.files import EXTRA, LARGEST_ROW, LINE, Record, SourceTable, place
 from crm_provider.load.sources.options import FileOptions, HeaderLine, unique_names
-from crm_provider.load.sources.text_files import Lines, open_lines
+from crm_provider.load.sources.text_files import TextLines, open_lines
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """Delimiters that are detected; the first ones win a tie."""
 
 LONGEST_RECORD = 150_000
-"""Lines of one record, so that an open quote does not read in the whole file."""
+"""Lines of one record, so that an open quote does not read the whole file."""
 
 MOST_COLUMNS = 10_000
 """Spreadsheets have at most 16,384. A header line of delimiters must not fill the memory."""
@@ -49,7 +49,7 @@ class CsvFiles:
         self._logged: set[str] = {","}
 
     @contextmanager
-    def open(self, path: AnyPath) -> Iterator[Table]:
+    def open(self, path: AnyPath) -> Iterator[SourceTable]:
         """Open a file and read its header; its rows are read later.
 
         :raises SourceError: if it has no header
@@ -58,11 +58,11 @@ class CsvFiles:
             text = _LineReader(lines)
             marked = _skip_to_header(text, self._options.skip_lines)
             delimiter = self._options.delimiter or marked or self._found(path, text)
-            if csv.field_size_limit() < LARGEST_ROW:  # it counts for the whole process, so it is only raised
+            if csv.field_size_limit() < LARGEST_ROW:  # it applies to the whole process, so it is only raised
                 csv.field_size_limit(LARGEST_ROW)
             records = _RecordReader(text, **self._dialect(delimiter))
             columns = self._options.header or records.header()
-            yield Table(columns, records.of(columns))
+            yield SourceTable(columns, records.of(columns))
 
     def _dialect(self, delimiter: str) -> dict[str, Any]:
         quoted = bool(self._options.quotechar)
@@ -70,8 +70,8 @@ class CsvFiles:
             "delimiter": delimiter,
             "quotechar": self._options.quotechar or None,
             "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            "skipinitialspace": delimiter != " ",  # else a space before a quote makes the quote part of the value
-            "strict": True,  # else a misplaced quote changes values silently
+            "skipinitialspace": delimiter != " ",  # otherwise a space before a quote makes the quote part of the value
+            "strict": True,  # otherwise a misplaced quote changes values silently
         }
 
     def _found(self, path: AnyPath, text: _LineReader) -> str:
@@ -79,14 +79,14 @@ class CsvFiles:
         sample = text.peek(SAMPLE_LINES, SAMPLE_SIZE)
         header = len(self._options.header or ())
 
-        def fit(delimiter: str) -> tuple[bool, float, int]:
+        def score(delimiter: str) -> tuple[bool, float, int]:
             counts = _field_counts(sample, self._dialect(delimiter))
             first = counts[0] if counts else 0
             expected, rest = (header, counts) if header else (first, counts[1:])
             consistent = sum(count == expected for count in rest) / len(rest) if rest else 1.0
             return first > 1 or bool(header), consistent, -abs(first - header) if header else first
 
-        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=fit)
+        found = max((mark for mark in DELIMITERS if mark != self._options.quotechar), key=score)
         if found not in self._logged:
             self._logged.add(found)
             log.info("%s: the fields are separated by a %s", path, DELIMITERS[found])
@@ -97,12 +97,12 @@ class CsvFiles:
 
 
 class _LineReader:
-    """Lines one by one, with a look ahead.
+    """Lines one by one, with look-ahead.
 
     :ivar number: of the line that was returned last, from 1
     """
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: TextLines) -> None:
         self.path = lines.path
         self.number = 0
         self._lines = iter(lines)
@@ -141,7 +141,7 @@ class _LineReader:
 
 
 def _skip_to_header(text: _LineReader, skip: int) -> str | None:
-    """Skip what comes before the header line.
+    """Skip the lines before the header line.
 
     :return: the delimiter that Excel's first line names, if any
     :raises SourceError: if the file has fewer lines than are to be skipped
@@ -232,7 +232,7 @@ class _RecordReader:
         quote = self._quote
         return (
             quote is not None
-            and any(quote in line for line in self._recent)
+            and quote in "".join(self._recent)
             and any(field[:1].isspace() and field.lstrip().startswith(quote) for field in fields)
             and self._hidden_quote.search("".join(self._recent)) is not None
         )

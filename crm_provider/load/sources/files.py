@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from crm_provider.files.paths import AnyPath, read_plain
+from crm_provider.files.paths import AnyPath, open_source
 from crm_provider.files.private import NO_FILE
 from crm_provider.load.rows import NoSuchFile, SourceError
 from crm_provider.load.sources.options import FORMATS
@@ -29,7 +29,7 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """An open file.
 
     :param columns: None if each record has its own
@@ -43,7 +43,7 @@ class Table:
 def expand_pattern(path: Any, given: object = None) -> list[AnyPath]:
     """The files of a path or pattern, in the order of their names.
 
-    An existing file whose name has wildcards is meant literally. ``**`` stands for any number of folders.
+    An existing file whose name has wildcards is used literally. ``**`` stands for any number of folders.
 
     :param path: a path object
     :param given: how the user wrote it, for the message
@@ -82,7 +82,7 @@ def read_source(path: AnyPath) -> IO[bytes]:
     :raises SourceError: if it is a pipe or a device
     """
     try:
-        return read_plain(path)
+        return open_source(path)
     except PermissionError as refused:
         if refused.strerror == NO_FILE:
             raise SourceError(f"{path} is not an ordinary file but a pipe or a device; write a file first") from None

@@ -10,24 +10,24 @@ from typing import Any, NoReturn
 
 from crm_provider.files.paths import AnyPath
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import LINE, Record, Table, place
-from crm_provider.load.sources.text_files import Lines, open_lines
+from crm_provider.load.sources.files import LINE, Record, SourceTable, place
+from crm_provider.load.sources.text_files import TextLines, open_lines
 
 LARGEST_EXPONENT = 400
 """Power of ten; floats end at 308. A larger one, ten characters long, may take gigabytes when it is written out."""
 
 
 @contextmanager
-def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[Table]:
+def open_jsonl(path: AnyPath, *, encoding: str = "utf-8") -> Iterator[SourceTable]:
     """Open a file of JSON lines.
 
     :raises SourceError: while reading, if it is one JSON text over many lines, or not text
     """
     with open_lines(path, encoding=encoding, newline="\n") as lines:
-        yield Table(None, _records(lines))
+        yield SourceTable(None, _records(lines))
 
 
-def _records(lines: Lines) -> Iterator[Record]:
+def _records(lines: TextLines) -> Iterator[Record]:
     begun = False
     for line in lines:
         text = line.strip("\r\n")
@@ -67,7 +67,7 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _refuse_one_text(lines: Lines, text: str) -> None:
+def _refuse_one_text(lines: TextLines, text: str) -> None:
     if text.lstrip().startswith("[") or text.strip() == "{":
         raise SourceError(
             f"{place(lines.path, lines.number)} begins a JSON text of many lines, which would have to be read "

@@ -100,7 +100,7 @@ class IteratorSource:
 
 
 def row_of(number: int, given: Any) -> Row:
-    """A row as it was given; with the problem if it is no mapping of column to value."""
+    """A row as it was given; with the problem if it is not a mapping of column to value."""
     if not isinstance(given, Mapping):
         return Row(
             number, {LINE: given}, f"row {number} is of type {type(given).__name__}; give a mapping of column to value"

@@ -99,10 +99,10 @@ def checked_format(name: str | None) -> str | None:
     """
     if name is None:
         return None
-    plain = str(name).lower().lstrip(".").removesuffix(".gz")
-    if plain not in FORMATS:
+    suffix = str(name).lower().lstrip(".").removesuffix(".gz")
+    if suffix not in FORMATS:
         raise SourceError(unknown("source_format:", name, FORMATS))
-    return FORMATS[plain]
+    return FORMATS[suffix]
 
 
 def check_names(names: Iterable[str], place: str) -> None:

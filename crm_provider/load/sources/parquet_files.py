@@ -14,7 +14,7 @@ from crm_provider.files.parquet import arrow_modules
 from crm_provider.files.paths import AnyPath
 from crm_provider.files.typed_parquet import unmarked
 from crm_provider.load.rows import SourceError
-from crm_provider.load.sources.files import Record, Table, folder_refused, read_source
+from crm_provider.load.sources.files import Record, SourceTable, folder_refused, read_source
 from crm_provider.load.sources.options import unique_names
 
 BATCH = 1000
@@ -24,14 +24,14 @@ LARGEST_BATCH = 8 << 20
 """Bytes of the rows that are held as Python values at once; also the most of a single row."""
 
 LARGEST_CHUNK, MOST_PER_ROW = 64 << 20, 1 << 18
-"""Bytes that a column of a row group may have, unpacked: so many, or so many for each row if that is more."""
+"""Maximum decompressed bytes of a column of a row group: in total, or for each row if that is more."""
 
 READ_AHEAD = 1 << 18
-"""Bytes of each column that are read at once; else, and with ``pre_buffer``, a whole row group is read."""
+"""Bytes of each column that are read at once. Without it, and with ``pre_buffer``, a whole row group is read."""
 
 
 @contextmanager
-def open_parquet(path: AnyPath) -> Iterator[Table]:
+def open_parquet(path: AnyPath) -> Iterator[SourceTable]:
     """Open a file and read its schema; its rows are read later.
 
     Nanoseconds are cut to microseconds, the finest that Python has.
@@ -57,7 +57,7 @@ def open_parquet(path: AnyPath) -> Iterator[Table]:
             decode = unmarked(table.schema_arrow)
         with _reading(path):
             batches = table.iter_batches(batch_size=_batch_size(table.schema), use_threads=False)
-        yield Table(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
+        yield SourceTable(columns, records_of(path, batches, columns, decode, reading=partial(_reading, path)))
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ _TEXTS = ("STRING", "NONE", "JSON", "ENUM")
 
 
 def _check_chunks(path: AnyPath, metadata: Any) -> None:
-    """Refuse a column with a value that does not fit into memory, before it is unpacked.
+    """Refuse a column with a value that does not fit into memory, before it is decompressed.
 
     :raises SourceError: naming the column and the row group
     """

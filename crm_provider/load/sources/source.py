@@ -13,13 +13,13 @@ from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import Row, RowLocations, SourceError, is_table
 from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.csv_files import CsvFiles
-from crm_provider.load.sources.files import Table, expand_pattern, explain_missing, format_of
+from crm_provider.load.sources.files import SourceTable, expand_pattern, explain_missing, format_of
 from crm_provider.load.sources.jsonl_files import open_jsonl
 from crm_provider.load.sources.memory import RowsSource, without_nulls
 from crm_provider.load.sources.options import ROWS, FileOptions, checked_format
 from crm_provider.load.sources.parquet_files import open_parquet
 
-OpenTable = Callable[[AnyPath], AbstractContextManager[Table]]
+OpenTable = Callable[[AnyPath], AbstractContextManager[SourceTable]]
 """Opens one file; leaving the context closes it."""
 
 
@@ -77,6 +77,11 @@ def open_source(source: Any, *, format: str | None = None, options: Mapping[str,
         return cast(Source, source)
     nulls = FileOptions.of(options, format=ROWS).null_values if options else ()
     if is_table(source):
+        if isinstance(source, Iterator):
+            raise SourceError(
+                f"the {type(source).__name__} can be read only once, but each try of a task reads its rows again; give "
+                "the table itself (read_all() of pyarrow), or give the stream to CrmHook.load_contacts in a task"
+            )
         return ArrowSource(source, null_values=nulls)
     if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
         raise SourceError(f"source is of type {type(source).__name__}; {_ACCEPTED}")
@@ -155,7 +160,7 @@ class FilesSource:
         return self._places.is_malformed(number)
 
     @contextmanager
-    def _opened(self, file: AnyPath) -> Iterator[Table]:
+    def _opened(self, file: AnyPath) -> Iterator[SourceTable]:
         with ExitStack() as closing:
             with explain_missing(self._given.get(str(file), file)):
                 table = closing.enter_context(self._open(file))

@@ -1,6 +1,6 @@
-"""Text files line by line: unpacked, decoded, numbered, and refused with the line where they are not text.
+"""Text files line by line: decompressed, decoded, numbered. A file that is not text is refused with the line's number.
 
-A line has a limit, so that a file without line ends, or one that unpacks to gigabytes, is never read into memory whole.
+A line has a limit, so that a file without line ends, or one that decompresses to gigabytes, is never read at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 1 << 18
 DAMAGED = "\0" * 64
 """A block of the file that was never written: no value has so many NULs in a row."""
 
-_SAY_ENCODING = "save it as UTF-8, or, of a source, give its own encoding in source_options"
+_ENCODING_ADVICE = "save it as UTF-8, or, of a source, give its own encoding in source_options"
 
 _MARK = "\udcff"
 """Replaces bytes that cannot be decoded: half a surrogate pair, which no text decodes to."""
@@ -43,7 +43,7 @@ _BYTE_ORDER_MARKS = (
 )
 
 
-class Lines:
+class TextLines:
     """The lines of an open file, with their line ends.
 
     :ivar number: of the line that was read last, from 1
@@ -58,19 +58,19 @@ class Lines:
         with _unpacking(self.path, self):
             for line in iter(partial(self._text.readline, LONGEST_LINE), ""):
                 self.number += 1
-                if _MARK in line or len(line) == LONGEST_LINE or self._shows_no_text(line):
+                if _MARK in line or len(line) == LONGEST_LINE or ("\0" in line and self._shows_no_text(line)):
                     raise self._wrong(line)
                 yield line
 
     def _shows_no_text(self, line: str) -> bool:
         """Whether NULs show a wrong encoding (in the first line) or a damaged file. A few may be part of a value."""
-        return "\0" in line and (self.number == 1 or DAMAGED in line)
+        return self.number == 1 or DAMAGED in line
 
     def _wrong(self, line: str) -> SourceError:
         where, encoding = place(self.path, self.number), self._text.encoding
         if _MARK in line:
             other = "'cp1252' (Windows, Excel) or 'latin-1'" if encoding.startswith("utf") else "'utf-8'"
-            return SourceError(f"{where} is not {encoding}; {_SAY_ENCODING}, such as {other}")
+            return SourceError(f"{where} is not {encoding}; {_ENCODING_ADVICE}, such as {other}")
         if "\0" in line:
             return SourceError(
                 f"{where} holds a NUL character; if the file is UTF-16 save it as UTF-8 (of a source, give "
@@ -80,8 +80,8 @@ class Lines:
 
 
 @contextmanager
-def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]:
-    r"""Open a text file, unpacked if it is gzip.
+def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[TextLines]:
+    r"""Open a text file, decompressed if it is gzip.
 
     :param encoding: used if the file has no byte order mark
     :param newline: ``"\n"``, or ``""`` for lines that end in any way
@@ -98,7 +98,7 @@ def open_lines(path: AnyPath, *, encoding: str, newline: str) -> Iterator[Lines]
             _refuse_other_kinds(path, content.peek(64)[:64])
             marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.peek(4).startswith(mark)), None)
         text = io.TextIOWrapper(content, marked or encoding, errors="crm_provider.mark", newline=newline)
-        yield Lines(path, closing.enter_context(text))
+        yield TextLines(path, closing.enter_context(text))
 
 
 def buffered(file: Any) -> io.BufferedReader:
@@ -152,7 +152,7 @@ class _Raw(io.RawIOBase):
 
 
 def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
-    """The content of a file, unpacked if it is gzip, also without the suffix .gz."""
+    """The content of a file, decompressed if it is gzip, also without the suffix .gz."""
     head = packed.peek(2)[:2]
     if head == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=packed)
@@ -162,8 +162,8 @@ def _unpacked(path: AnyPath, packed: io.BufferedReader) -> Any:
 
 
 @contextmanager
-def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
-    """Say up to where a damaged file can be read."""
+def _unpacking(path: AnyPath, lines: TextLines | None = None) -> Iterator[None]:
+    """Explain up to which line a damaged file can be read."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as damage:
@@ -173,4 +173,4 @@ def _unpacking(path: AnyPath, lines: Lines | None = None) -> Iterator[None]:
     except UnicodeError:
         # some encodings refuse the whole file instead of the bytes
         where = place(path, lines.number + 1) if lines else str(path)
-        raise SourceError(f"{where} cannot be decoded; {_SAY_ENCODING}") from None
+        raise SourceError(f"{where} cannot be decoded; {_ENCODING_ADVICE}") from None

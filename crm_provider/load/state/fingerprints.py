@@ -40,6 +40,9 @@ TITLE = f"{KIND}1"
 
 log = logging.getLogger(__name__)
 
+_EFFECT = json.JSONEncoder(sort_keys=True, default=repr)
+"""Made once: ``json.dumps`` with options makes an encoder for each call."""
+
 
 def secret_for(settings: Settings) -> bytes:
     """The key of a connection's fingerprints.
@@ -137,8 +140,7 @@ class Fingerprints:
         return self._hash("key", record.key)
 
     def _print(self, record: Record) -> bytes:
-        values = json.dumps(record.effect, sort_keys=True, default=repr)
-        return self._hash("print", values, self._effect)
+        return self._hash("print", _EFFECT.encode(record.effect), self._effect)
 
     def _hash(self, *texts: str) -> bytes:
         return hmac.digest(self._secret, json.dumps(texts).encode(), "sha256")[:SIZE]

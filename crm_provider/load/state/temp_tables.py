@@ -1,7 +1,7 @@
 """Tables on disk while a load runs: contacts of the CRM, and rows of the source. Memory stays flat.
 
-A row is mapped once, by the preflight check, and staged with the record that it becomes: what was checked is what is
-sent. Each try reads the source once.
+The preflight check maps each row once and stages it with its record, so that a load sends exactly what it has checked.
+Each try reads the source once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,10 +36,10 @@ class ContactCache:
         self._lock = threading.Lock()
         self._database: TempDatabase | None = None
         self.complete = False
-        """Whether every contact of the CRM was read: then one that is not here is probably new."""
+        """Whether every contact of the CRM was read, so that one that is missing here is probably new."""
 
     def __len__(self) -> int:
-        return 0 if self._database is None else _count(self._database, "SELECT count(*) FROM contacts")
+        return 0 if self._database is None else self._database.execute("SELECT count(*) FROM contacts").fetchone()[0]
 
     def put(self, email: str, remote: RemoteContact) -> None:
         """Keep a contact as it was read."""
@@ -80,7 +81,7 @@ class ContactCache:
 
 
 def digest(key: str) -> bytes:
-    """Sixteen bytes that stand for a key."""
+    """Sixteen bytes that represent a key."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -95,23 +96,23 @@ class RowStatus(IntEnum):
     """Several rows are for the same record, and none is preferred."""
     SUPPRESSED = 4
     SAME = 5
-    """It was loaded before, with the same values."""
+    """An earlier load sent the same values."""
 
+
+_SEVERAL = "FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1"
+"""Of the keys of several rows: they are few, so that most rows are not looked at."""
 
 _LOSERS: Mapping[Duplicates, tuple[str, RowStatus]] = {
-    "last": ("number NOT IN (SELECT max(number) FROM staged WHERE key IS NOT NULL GROUP BY key)",
-             RowStatus.DUPLICATE),
-    "first": ("number NOT IN (SELECT min(number) FROM staged WHERE key IS NOT NULL GROUP BY key)",
-              RowStatus.DUPLICATE),
-    "reject": ("key IN (SELECT key FROM staged WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1)",
-               RowStatus.AMBIGUOUS),
-}  # fmt: skip
-"""Of several rows for one record: which are not sent, and their status."""
+    "last": (f"number NOT IN (SELECT max(number) {_SEVERAL})", RowStatus.DUPLICATE),
+    "first": (f"number NOT IN (SELECT min(number) {_SEVERAL})", RowStatus.DUPLICATE),
+    "reject": ("1", RowStatus.AMBIGUOUS),
+}
+"""Which of several rows for one record are not sent, and their status."""
 
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row as the preflight check leaves it.
+    """A row after the preflight check.
 
     :param record: what is sent; None for a row that is never sent
     :param problem: why the row is invalid, as text without values
@@ -123,9 +124,15 @@ class StagedRow:
     problem: str = ""
 
 
-STAGED_BYTES = 4 << 30
-"""Bytes of all staged rows together: a thousand bytes for each of four million rows. The folder for temporary files
-must not be filled by one load."""
+STAGED_BYTES = 16 << 30
+"""Maximum bytes of all staged rows: a thousand for each of sixteen million rows. One load must not fill the folder
+for temporary files."""
+
+AT_ONCE = 100
+"""Rows that one statement writes, which takes two thirds of the time of one by one. Old SQLite takes 999 values."""
+
+_INSERT = "INSERT INTO staged VALUES "
+_PLACES = "(?, ?, ?, ?)"
 
 KEPT_NAMES = 1024
 """Lists of column names that are stored once for all rows that have them. Beyond that each row stores its own."""
@@ -144,15 +151,18 @@ class StagedRows:
         self._names: dict[tuple[Any, ...], int] = {}
         self._names_by_id: list[tuple[Any, ...]] = []
         self._type: type[Record]
-        """Of all records of the load, known with the first."""
+        """The class of all records of the load, known from the first one."""
         self._most_bytes, self._bytes = most_bytes, 0
+        self._waiting: list[Any] = []
+        """Rows that are not in the database yet, column after column."""
+        self._last_attributes: int | tuple[Any, ...] = ()
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
         self.has_made = False
-        """Whether an earlier load has made the record of a row, or may have."""
+        """Whether an earlier load has created the record of a row, or may have."""
 
     def __len__(self) -> int:
-        return _count(self._database, "SELECT count(*) FROM staged")
+        return int(self._query("SELECT count(*) FROM staged").fetchone()[0])
 
     def add(
         self,
@@ -173,7 +183,9 @@ class StagedRows:
         if record is not None:
             self._type = type(record)
             mapped = (*self._split(record.attributes), record.fixed)
-            self.attribute_names.update(record.attributes)
+            if mapped[0] != self._last_attributes:
+                self._last_attributes = mapped[0]
+                self.attribute_names.update(record.attributes)
         try:
             data = pickle.dumps((*self._split(row.values), row.problem, row.made, mapped, problem))
         except (TypeError, AttributeError, pickle.PicklingError):
@@ -191,24 +203,42 @@ class StagedRows:
                 "the temporary database of the load; split the source into several loads"
             )
         key = None if record is None else digest(record.key)
-        self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?)", (row.number, int(status), key, data))
+        self._waiting += (row.number, status, key, data)
+        if len(self._waiting) >= 4 * AT_ONCE:
+            self._flush()
 
-    def settle_duplicates(self, duplicates: Duplicates) -> None:
+    def mark_duplicates(self, duplicates: Duplicates) -> None:
         """Choose one row, or none, of those for the same record."""
-        self._database.execute("CREATE INDEX by_key ON staged (key) WHERE key IS NOT NULL")
+        self._query("CREATE INDEX IF NOT EXISTS by_key ON staged (key) WHERE key IS NOT NULL")
         losers, status = _LOSERS[duplicates]
-        statement = f"UPDATE staged SET status = ? WHERE key IS NOT NULL AND {losers}"  # noqa: S608 - of _LOSERS
-        self._database.execute(statement, (int(status),))
+        statement = f"UPDATE staged SET status = ? WHERE key IN (SELECT key {_SEVERAL}) AND {losers}"  # noqa: S608 - of constants
+        self._query(statement, (int(status),))
+
+    def has(self, key: str) -> bool:
+        """Whether a row has this key."""
+        return self._query("SELECT 1 FROM staged WHERE key = ?", (digest(key),)).fetchone() is not None
+
+    def take_for_same(self, key: str, other: str) -> None:
+        """Treat the rows of two keys as rows of one record. :meth:`mark_duplicates` chooses among them.
+
+        If one of them was loaded before, another one may have been loaded since, so that the state file proves nothing
+        about the record.
+
+        :param other: the key that all of them get
+        """
+        self._query("UPDATE staged SET key = ? WHERE key = ?", (digest(other), digest(key)))
+        statement = "UPDATE staged SET status = ? WHERE key = ? AND status = ?"
+        self._query(statement, (int(RowStatus.SEND), digest(other), int(RowStatus.SAME)))
 
     def counts(self) -> Counter[RowStatus]:
         """Rows by status."""
-        found = self._database.execute("SELECT status, count(*) FROM staged GROUP BY status")
+        found = self._query("SELECT status, count(*) FROM staged GROUP BY status")
         return Counter({RowStatus(status): count for status, count in found})
 
     def sends(self, key: str) -> bool:
         """Whether a row with this key is to be sent."""
         query = "SELECT 1 FROM staged WHERE key = ? AND status = ?"
-        return self._database.execute(query, (digest(key), int(RowStatus.SEND))).fetchone() is not None
+        return self._query(query, (digest(key), int(RowStatus.SEND))).fetchone() is not None
 
     def count_to_send(self, *, after: int = 0, without: Collection[int] = ()) -> int:
         """How many rows are to be sent.
@@ -216,9 +246,7 @@ class StagedRows:
         :param after: only rows with a greater number
         :param without: numbers of rows that do not count
         """
-        numbers = self._database.execute(
-            "SELECT number FROM staged WHERE status = ? AND number > ?", (int(RowStatus.SEND), after)
-        )
+        numbers = self._query("SELECT number FROM staged WHERE status = ? AND number > ?", (int(RowStatus.SEND), after))
         return sum(number not in without for (number,) in numbers)
 
     def rows(self, *, after: int = 0, without: Collection[int] = ()) -> Iterator[StagedRow]:
@@ -228,7 +256,7 @@ class StagedRows:
         :param without: numbers of rows to leave out
         """
         query = "SELECT number, status, data FROM staged WHERE number > ? ORDER BY number"
-        for number, status, data in self._database.execute(query, (after,)):
+        for number, status, data in self._query(query, (after,)):
             if number not in without:
                 yield self._row(number, status, data)
 
@@ -236,15 +264,25 @@ class StagedRows:
         """The rows to be sent in a pseudo-random order, which is the same for the same seed."""
         query = (
             "SELECT number, status, data FROM staged WHERE status = ? AND number > ? "
-            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far from each other
+            "ORDER BY (number * 2654435761 + ?) % 4294967291"  # two primes: neighbours end up far apart
         )
-        for number, status, data in self._database.execute(query, (int(RowStatus.SEND), after, seed)):
+        for number, status, data in self._query(query, (int(RowStatus.SEND), after, seed)):
             if number not in without:
                 yield self._row(number, status, data)
 
     def close(self) -> None:
         """Drop the table."""
         self._database.close()
+
+    def _query(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Execute a statement on all rows."""
+        self._flush()
+        return self._database.execute(statement, parameters)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._database.execute(_INSERT + ", ".join([_PLACES] * (len(waiting) // 4)), waiting)
 
     def _split(self, values: Mapping[Any, Any]) -> tuple[int | tuple[Any, ...], tuple[Any, ...]]:
         """The names and the values of a mapping; most rows share the names, which are stored once."""
@@ -268,13 +306,12 @@ class StagedRows:
         return StagedRow(Row(number, self._joined(names, values), broken, made), RowStatus(status), record, problem)
 
 
-def _count(database: TempDatabase, query: str) -> int:
-    return int(database.execute(query).fetchone()[0])
+_VIEWS = frozenset((memoryview, bytearray))
 
 
 def without_views(row: Row) -> Row:
     """A row with bytes in place of views of a driver's memory (psycopg returns them), which cannot be stored."""
-    if not any(isinstance(value, (memoryview, bytearray)) for value in row.values.values()):
+    if _VIEWS.isdisjoint(map(type, row.values.values())):
         return row
     plain = {n: bytes(v) if isinstance(v, (memoryview, bytearray)) else v for n, v in row.values.items()}
     return replace(row, values=plain)

@@ -10,7 +10,7 @@ from typing import Any
 
 from crm_provider.sandbox import Sandbox
 from side_by_side.leads import Lead, fill, write_file
-from side_by_side.ways import Said, Way
+from side_by_side.ways import Claims, Way
 
 LATENCY = 0.02
 
@@ -153,7 +153,7 @@ def suffer(way: Way, cases: Sequence[Case], folder: Path) -> Wrong:
         conf = {"file": str(write_file(folder / "leads.csv", given)), "rejects": str(folder / "rejects"),
                 "state": str(folder / "state")}  # fmt: skip
         (ran,) = way.run(crm, [conf])
-        return judge(cases, held(crm), way.said(ran), calls=crm.counters().total, state=ran.state)
+        return judge(cases, held(crm), way.claims(ran), calls=crm.counters().total, state=ran.state)
 
 
 def held(crm: Sandbox) -> dict[str, dict[str, Any]]:
@@ -171,7 +171,7 @@ class _Rows:
 
 
 def judge(
-    cases: Sequence[Case], crm: Mapping[str, Mapping[str, Any]], said: Said, *, calls: int = 0, state: str = ""
+    cases: Sequence[Case], crm: Mapping[str, Mapping[str, Any]], claims: Claims, *, calls: int = 0, state: str = ""
 ) -> Wrong:
     """Compare what a way said with what the CRM holds.
 
@@ -179,22 +179,22 @@ def judge(
     """
     rows = _Rows()
     for case in cases:
-        _judge_row(case, crm, said, rows)
-    lost = max(rows.unsaid - said.left, 0)
+        _judge_row(case, crm, claims, rows)
+    lost = max(rows.unsaid - claims.left, 0)
     return Wrong(
         lost=lost,
         false_alarms=rows.false_alarms,
-        miscounted=max(abs(rows.created - said.created) - lost, 0),
-        green=said.green and rows.missing > 0,
+        miscounted=max(abs(rows.created - claims.created) - lost, 0),
+        green=claims.green and rows.missing > 0,
         given_up=rows.given_up,
-        left=said.left,
+        left=claims.left,
         calls=calls,
         state=state,
     )
 
 
-def _judge_row(case: Case, crm: Mapping[str, Mapping[str, Any]], said: Said, rows: _Rows) -> None:
-    email, failed = case.lead.email, case.lead.email in said.failed
+def _judge_row(case: Case, crm: Mapping[str, Mapping[str, Any]], claims: Claims, rows: _Rows) -> None:
+    email, failed = case.lead.email, case.lead.email in claims.failed
     there = crm.get(email) == case.lead.attributes
     rows.created += there and case.lead.before is None
     rows.missing += not there

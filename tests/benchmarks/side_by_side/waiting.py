@@ -61,17 +61,17 @@ def wait(way: str, waiters: int, seconds: float) -> Waited:
         ) as child:
             next_line(child, "begin")
             before = crm.counters()
-            told = next_line(child, "measured")
+            measured = next_line(child, "measured")
             after = crm.counters()
             crm.store.create_contact(EMAIL)
-            told |= next_line(child, "noticed")
+            measured |= next_line(child, "noticed")
     return Waited(
         way=way,
         waiters=waiters,
-        calls_per_minute=(after.total - before.total) / told["seconds"] * 60,
-        refused_per_minute=(after.throttled - before.throttled) / told["seconds"] * 60,
-        cpu_percent=told["cpu"] / told["seconds"] * 100,
-        noticed=told["noticed"],
+        calls_per_minute=(after.total - before.total) / measured["seconds"] * 60,
+        refused_per_minute=(after.throttled - before.throttled) / measured["seconds"] * 60,
+        cpu_percent=measured["cpu"] / measured["seconds"] * 100,
+        noticed=measured["noticed"],
     )
 
 

@@ -23,7 +23,7 @@ MAX_MAP_LENGTH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Claims:
     """What a way says of its rows when it has ended.
 
     :param green: whether the run is marked as a success
@@ -72,7 +72,7 @@ class Way:
 
     name: str
     file: str
-    said: Callable[[Ran], Said] = field(repr=False)
+    claims: Callable[[Ran], Claims] = field(repr=False)
 
     @property
     def lines(self) -> int:
@@ -91,11 +91,11 @@ class Way:
                 ).returncode
             if code or not result.exists():
                 sys.exit(f"{self.file} ended with {code}:\n{log.read_text(errors='replace')[-5000:]}")
-            told = json.loads(result.read_text(encoding="utf-8"))
-        return [ran(one, conf, told) for one, conf in zip(told["runs"], confs, strict=True)]
+            written = json.loads(result.read_text(encoding="utf-8"))
+        return [ran(one, conf, written) for one, conf in zip(written["runs"], confs, strict=True)]
 
 
-def ran(one: dict[str, Any], conf: dict[str, str], told: dict[str, Any]) -> Ran:
+def ran(one: dict[str, Any], conf: dict[str, str], written: dict[str, Any]) -> Ran:
     return Ran(
         started=one["started"],
         ended=one["ended"],
@@ -104,8 +104,8 @@ def ran(one: dict[str, Any], conf: dict[str, str], told: dict[str, Any]) -> Ran:
         tasks={(task, index): state for task, index, state in one["tasks"]},
         xcoms={(task, index, key): value for task, index, key, value in one["xcoms"]},
         rejects=Path(conf.get("rejects", os.devnull)),
-        peak_mb=told["peak_mb"],
-        base_mb=told["base_mb"],
+        peak_mb=written["peak_mb"],
+        base_mb=written["base_mb"],
     )
 
 
@@ -139,29 +139,29 @@ def environment(folder: Path, crm: Sandbox) -> dict[str, str]:
 # -- what each says ------------------------------------------------------------------------------------------
 
 
-def said_by_tasks(ran: Ran) -> Said:
+def said_by_tasks(ran: Ran) -> Claims:
     """A mapped task is a row: its state is what is said."""
     bodies = [json.loads(body)["email"] for body in ran.xcoms["bodies", -1, "return_value"]]
     created = [value for (task, _, key), value in ran.xcoms.items() if task == "create" and key == "return_value"]
     updates = [one["email"] for one in created if one["existed"]]
     failed = {bodies[n] for (task, n), state in ran.tasks.items() if task == "create" and state == "failed"}
     failed |= {updates[n] for (task, n), state in ran.tasks.items() if task == "update" and state == "failed"}
-    return Said(green=ran.state == "success", created=len(created) - len(updates), failed=frozenset(failed))
+    return Claims(green=ran.state == "success", created=len(created) - len(updates), failed=frozenset(failed))
 
 
-def said_by_loop(ran: Ran) -> Said:
+def said_by_loop(ran: Ran) -> Claims:
     counts, failed = ran.xcoms.get(("load", -1, "counts"), {}), frozenset[str]()
     if ran.rejects.is_file():
         with ran.rejects.open(newline="", encoding="utf-8") as file:
             failed = frozenset(row["email"] for row in csv.DictReader(file))
-    return Said(green=ran.state == "success", created=counts.get("created", 0), failed=failed)
+    return Claims(green=ran.state == "success", created=counts.get("created", 0), failed=failed)
 
 
-def said_by_load(ran: Ran) -> Said:
+def said_by_load(ran: Ran) -> Claims:
     summary = ran.xcoms.get(("load", -1, "return_value"), {})
     lines = ran.rejects.read_text(encoding="utf-8").splitlines() if ran.rejects.is_file() else []
     failed = frozenset(email_in(json.loads(line)) for line in lines)
-    return Said(
+    return Claims(
         green=ran.state == "success", created=summary.get("created", 0), failed=failed, left=summary.get("left", 0)
     )
 

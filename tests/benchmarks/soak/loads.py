@@ -204,7 +204,7 @@ class LoadStream(threading.Thread):
         return outcomes
 
     def _faults(self) -> int:
-        """How many requests of the account have met a fault so far."""
+        """How many requests of the account have hit a fault so far."""
         return sum(self._crms("traffic", self._account)["faults"].values())
 
     def _contacts(self) -> dict[str, Any]:

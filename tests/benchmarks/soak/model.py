@@ -23,7 +23,7 @@ class Ended:
     :param rows: what was loaded, in order: ``email`` and the fields
     :param outcomes: of the rows by number, from 1
     :param is_clear: whether one try did it all, without a fault: then each outcome says how the contact was before.
-        Another try sends up to ten rows again, and after a lost answer a deletion finds what it has deleted
+        Another try sends up to ten rows again, and after a lost response a deletion finds what it has deleted
     """
 
     kind: str
@@ -135,7 +135,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _is_between(old: Mapping[str, Any] | None, new: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
-    """Whether a row that failed at one of its two writes, or whose answer was lost, can have left this."""
+    """Whether a row that failed at one of its two writes, or whose response was lost, can have left this."""
     before = old or {"attributes": written["attributes"], "lists": []}
     return all(new[name] in (before[name], written[name]) for name in ("attributes", "lists"))
 

@@ -115,7 +115,7 @@ class Sensors(threading.Thread):
         if sensor is None:
             require(False, f"a sensor of account {self._account} fired twice")
             return
-        if "error" in payload:  # documented: such an answer ends the wait, and a retry of the task waits again
+        if "error" in payload:  # documented: such a response ends the wait, and a retry of the task waits again
             self._findings.count(f"sensors ended by {payload['error'].get('type')}")
             self._waiting[name] = sensor
             seconds = FOREVER if sensor.until is None else max(sensor.until - time.monotonic(), 1.0)

@@ -1,4 +1,4 @@
-"""DAGs with every operator and sensor, against servers that answer well, badly, and with what they were sent.
+"""DAGs with every operator and sensor, against servers that respond well, badly, and with what they were sent.
 
 Read by a real Airflow. What is planted comes in the environment, so that it is not in this file, which Airflow stores.
 """
@@ -24,12 +24,18 @@ from crm_provider.operators.extract import (
     CrmExtractListsOperator,
 )
 from crm_provider.operators.lists import CrmAddContactToListsOperator
-from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
 from crm_provider.sandbox import ids
 from crm_provider.sensors.contacts import CrmContactSensor
 from crm_provider.sensors.deals import CrmDealStageSensor
 from crm_provider.sensors.lists import CrmListMembershipSensor, CrmListSensor
 from crm_provider.transfers import sql_to_crm
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
 
 PLANTED: dict[str, str] = json.loads(os.environ["PLANTED"])
 EMAIL, NAME, PHONE = (PLANTED[name] for name in ("email", "name", "phone"))
@@ -128,12 +134,42 @@ def loads(case: str) -> None:
     )
 
 
+def more_loads(case: str) -> None:
+    """Deals and erasures, with the outcome of every row, and a table of the CRM's contacts."""
+    given: dict[str, Any] = {"crm_conn_id": f"crm_{case}", "source": f"{FOLDER}/leads.csv"}
+    deal = {
+        "contact_email": "mail", "pb_name": "name", "pipeline_id": {"constant": ids.pipeline_id("Sales")},
+        "stage_id": {"constant": ids.stage_id("Sales", "New")},
+    }  # fmt: skip
+
+    def files(name: str) -> dict[str, str]:
+        return {
+            "rejects_path": f"{FOLDER}/out/{case}.{name}.rejects.jsonl",
+            "outcomes_path": f"{FOLDER}/out/{case}.{name}.outcomes.jsonl",
+            "checkpoint_path": f"{FOLDER}/out/{case}.{name}.checkpoint",
+        }
+
+    made = CrmLoadDealsOperator(
+        task_id=f"deals_{case}", mapping=deal, mode="upsert", max_rejects="100%", **files("deals"), **given
+    )
+    table = CrmToSqlOperator(
+        task_id=f"table_{case}", crm_conn_id=f"crm_{case}", listing="contacts", sql_conn_id="leaks_db",
+        table=f"people_{case}", mode="append", create_table=True, changes_since="last",
+        state_path=f"{FOLDER}/out/{case}.people.seen", trigger_rule="all_done",
+    )  # fmt: skip
+    erased = CrmDeleteContactsOperator(
+        task_id=f"erase_{case}", mapping={"email": "mail"}, max_deletes=10, max_rejects="100%",
+        trigger_rule="all_done", **files("erase"), **given,
+    )  # fmt: skip
+    made >> [table, erased]
+
+
 with DAG("leaks", schedule=None, default_args={"retry_delay": timedelta(seconds=1)}, max_active_tasks=32):
-    planted = task(rows)()
+    rows_task = task(rows)()
     for place, (kind, make) in enumerate(kinds().items()):
         for turn, (case, share) in enumerate(CASES.items()):
             if (place + turn) % share == 0:
-                planted >> make(planted, task_id=f"{kind}_{case}", crm_conn_id=f"crm_{case}", retries=0)
+                rows_task >> make(rows_task, task_id=f"{kind}_{case}", crm_conn_id=f"crm_{case}", retries=0)
 
 with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
     for case in ("ok", "m422"):
@@ -152,6 +188,10 @@ with DAG("leaks_in_bulk", schedule=None, max_active_tasks=32):
 
     for case in ("m422", "m418"):
         own_task.override(task_id=f"own_{case}")(case)
+
+with DAG("leaks_in_tables", schedule=None, max_active_tasks=32):
+    for case in ("ok", "m422"):
+        more_loads(case)
 
 with DAG("leaks_deferred", schedule=None, max_active_tasks=32):
     for case in ("ok", "m502", "m403"):
@@ -172,12 +212,12 @@ with DAG("leaks_control", schedule=None):
         from airflow.providers.common.compat.sdk import Stats
         from opentelemetry import trace
 
-        told = os.environ["LEAKS_CONTROL"]
-        print(told)
-        Stats.incr(f"crm.{told}")
-        trace.get_tracer("control").start_span(told).end()
-        Path(FOLDER, "out", "control.txt").write_text(told)
-        return told
+        control = os.environ["LEAKS_CONTROL"]
+        print(control)
+        Stats.incr(f"crm.{control}")
+        trace.get_tracer("control").start_span(control).end()
+        Path(FOLDER, "out", "control.txt").write_text(control)
+        return control
 
     CrmUpsertContactOperator(
         task_id="shows", contact_email=f"{os.environ['LEAKS_CONTROL']}@example.com", crm_conn_id="crm_ok"

@@ -53,7 +53,7 @@ class _Quiet(BaseHTTPRequestHandler):
 
 
 class Mirror(_Quiet):
-    """``/422/contacts`` answers 422 with what it was sent. ``/drop``, ``/slow`` and ``/302`` are what they say."""
+    """``/422/contacts`` responds with 422 and what it was sent. ``/drop``, ``/slow`` and ``/302`` are what they say."""
 
     seen: ClassVar[list[str]]
     turns: ClassVar[Iterator[int]]

@@ -45,7 +45,7 @@ PROPERTY = settings(
 
 
 class ConnectionClosed(Exception):
-    """The sandbox closed the connection without an answer."""
+    """The sandbox closed the connection without a response."""
 
 
 def _close() -> None:

@@ -17,7 +17,7 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture(scope="session")
 def ends() -> Guard:
-    """Fails what does not end; for each example anew."""
+    """Fails what does not end; for each example separately."""
     return _ends
 
 

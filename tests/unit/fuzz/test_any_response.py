@@ -1,4 +1,4 @@
-"""Whatever an answer says, each call ends with what it promises or with a CrmError that can be kept and shown."""
+"""Whatever a response says, each call ends with what it promises or with a CrmError that can be kept and shown."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ HEADERS = st.dictionaries(
 
 @dataclass
 class AnyHttp:
-    """Answers everything with the same."""
+    """Responds to everything with the same."""
 
     status: int
     headers: Mapping[str, str]
@@ -166,7 +166,7 @@ def test_a_call_keeps_its_promise_or_raises(
 
 
 def fit_to_be_shown(error: e.CrmError) -> bool:
-    """Without what the answer told of other people or the key, in JSON and across processes."""
+    """Without what the response told of other people or the key, in JSON and across processes."""
     data = json.dumps(error.as_dict(), allow_nan=False, ensure_ascii=False)
     data.encode()
     for shown in (str(error), repr(error), data, str(error.__cause__), str(error.__context__)):

@@ -17,7 +17,7 @@ from crm_provider.files.temp_database import TempDatabase
 
 
 @pytest.fixture(autouse=True)
-def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
+def databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
     """The temporary tables that the test has made."""
     made: list[TempDatabase] = []
     make = TempDatabase.__init__
@@ -28,8 +28,8 @@ def scratches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TempDatabase]]:
 
     monkeypatch.setattr(TempDatabase, "__init__", noted)
     yield made
-    for scratch in made:
-        scratch.close()
+    for database in made:
+        database.close()
 
 
 @pytest.fixture(autouse=True)

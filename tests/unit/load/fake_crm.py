@@ -76,7 +76,7 @@ class FakeCrm:
             yield ListedPage(number=number, page=Page(items, len(found)), fresh=items)
 
     def start_of_writes(self) -> None:
-        """No answer of this CRM shows its clock."""
+        """No response of this CRM shows its clock."""
 
     def ping(self) -> None:
         with self._call("ping", ""):

@@ -189,6 +189,68 @@ def test_one_run_at_a_time_and_none_after_an_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["seen.lock"]
 
 
+SAVED = """\
+crm_provider changes 1 6ad1a2aae34225a819785062a925b29a
+{"listing": "contacts", "place": "4e1e35e8fda7cd7aa6e180c1905a5d57", "work": "3fc4ccfe7458"}
+61 3328ef2058264a8963aeba37fba69a95
+63 102b2adaa5f5bbd2728d000a555220aa
+before
+63 -
+62 64bc09600621927489b0f4ebd7610e7c
+end
+"""
+"""Run "two" found ``a`` and ``c``, and ``a`` and ``b`` were there before. The numbers are the first 16 bytes of
+HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["print", the record]. The key of the
+others is the HMAC of the purpose, the base URL and the mode with the API key."""
+
+
+def test_a_state_file_of_an_earlier_version_is_used_and_written_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "seen").write_text(SAVED)
+    now = {"a": {"n": 1}, "c": {"n": 3}}
+    assert changes(tmp_path / "seen", now, "two") == [("created", "c"), ("deleted", "b")]
+    assert (tmp_path / "seen").read_text() == SAVED
+    assert changes(tmp_path / "seen", now, "three") == []
+
+
+def announced(path: Any, work: str, *, commit: bool = True) -> tuple[str, ...]:
+    """The runs whose output a run replaces."""
+    with tracker(path, work) as found:
+        list(found.changes([{"id": "a", "attributes": work}], dict, quiet=True))
+        runs = found.announce()
+        if commit:
+            found.commit()
+    return runs
+
+
+def test_a_run_replaces_the_output_of_those_that_did_not_come_to_the_state_file(path: Any) -> None:
+    marks = {work: Owner(work=work).mark for work in "abcde"}
+    assert announced(path, "a", commit=False) == (marks["a"],)
+    assert announced(path, "a", commit=False) == (marks["a"],)
+    assert announced(path, "b", commit=False) == (marks["b"], marks["a"])
+    assert announced(path, "c") == (marks["c"], marks["b"], marks["a"])
+    assert [each.name for each in path.parent.iterdir() if each.name.endswith("pending")] == []
+    assert announced(path, "d", commit=False) == (marks["d"],)
+    assert announced(path, "e") == (marks["e"], marks["d"])
+
+
+def test_a_run_that_was_killed_after_the_state_file_was_replaced_is_done(
+    path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced(path, "a", commit=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("crm_provider.extract.changes.remove", lambda path: None)
+        announced(path, "b")
+    assert announced(path, "c") == (Owner(work="c").mark,)
+
+
+@pytest.mark.parametrize("data", [b"{", b"7", b"\xff", b"[" * 100_000])
+def test_names_of_runs_that_are_damaged(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "seen.pending").write_bytes(data)
+    with pytest.raises(e.CrmInvalidValueError, match=r"the file seen.pending is damaged or is another file; remove it"):
+        announced(tmp_path / "seen", "a")
+    assert (tmp_path / "seen.pending").read_bytes() == data
+
+
 def test_the_file_has_ids_but_no_values(tmp_path: Path) -> None:
     changes(tmp_path / "seen", {"a\ud800": "secret@example.com"})
     text = (tmp_path / "seen").read_text("ascii")

@@ -54,7 +54,7 @@ def test_kinds_of_all_records() -> None:
         ("TIMESTAMP WITH TIME ZONE", "timestamp"), ("datetime(6)", "timestamp"), ("date", "date"), ("jsonb", "json"),
         ("tinyint(1)", "boolean"), ("boolean", "boolean"), ("bigint", "integer"), ("numeric(12,2)", "number"),
         ("double precision", "number"), ("varchar(10)", "text"), ("uuid", "text"), ("interval", "text"),
-        ("integer[]", "text"), ("", "text"),
+        ("integer[]", "text"), ("point", "text"), ("", "text"),
     ],
 )  # fmt: skip
 def test_what_a_type_holds(declared: str, kind: str) -> None:
@@ -106,10 +106,12 @@ def test_chosen_columns() -> None:
         ({"id": {"column": " "}}, "cannot have a column of its name"),
         (["a\0"], "cannot have a column of its name"),
         (["a" * (NAME_LIMIT + 1)], "1 to 63 bytes; name its column with columns="),
+        (["a" * 101], f"the field '{'a' * 100}' cannot have a column of its name"),
         (["a.b", "A_B", "c"], "the fields 'a.b', 'A_B' would have the same column"),
+        (["a", "A", "b", "a", "a", "a"], "the fields 'a', 'A', 'a', 'a' would have the same column"),
     ],
 )
 def test_columns_that_will_not_do(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chosen_columns(given)
-    check_names([SqlColumn(field="a" * NAME_LIMIT, name="a" * NAME_LIMIT)])
+    check_names([SqlColumn(field="a" * NAME_LIMIT, name="a" * NAME_LIMIT), SqlColumn(field="b", name="\ud800")])

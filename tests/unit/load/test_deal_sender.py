@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -18,8 +19,9 @@ from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import TrySetup
 from crm_provider.load.kinds.remote_deals import RemoteDeals
 from crm_provider.load.mapping.deal_mapper import Deal
+from crm_provider.load.planner import Plan, Sample
 from crm_provider.load.preflight import check
-from crm_provider.load.rows import Made, Row, SourceError
+from crm_provider.load.rows import EarlierCreation, Outcome, Row, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import DoneRows
 from crm_provider.load.workers import CancelToken, InFlightRow
@@ -39,6 +41,8 @@ class FakeDeals:
         self.contacts = {"ada@x.org": CONTACT}
         self.calls: list[str] = []
         self.trouble: e.CrmError | None = None
+        self.error = e.CrmError("none yet")
+        self.created: dict[str, Any] = {}
         self.odd = False
 
     def add(self, id_: str = DEAL, *, stage: str | None = FIRST, **fields: Any) -> FakeDeals:
@@ -64,6 +68,7 @@ class FakeDeals:
 
     def create_deal(self, **fields: Any) -> dict[str, Any]:
         self._call("create")
+        self.created = fields
         return {"id": OTHER}
 
     def list_deals(self) -> Iterator[dict[str, Any]]:
@@ -73,7 +78,7 @@ class FakeDeals:
     def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
-        yield SimpleNamespace(fresh=[*found, {"id": 7}])
+        yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -95,7 +100,7 @@ def sent(
     deal: Deal,
     *,
     known: bool = False,
-    made: Made | None = None,
+    made: EarlierCreation | None = None,
     sends: int = 1,
     stages: tuple[str, ...] = (),
     **options: Any,
@@ -118,8 +123,12 @@ def sent(
         try:
             found = sender.send(in_flight, deal)
         except e.CrmError as error:
-            assert error.outcome_known or in_flight.made == Made(BEGAN)
+            crm.error = error
+            assert in_flight.made == (made if error.outcome_known or made else EarlierCreation(BEGAN))
             return error.type, crm.calls
+        assert found.called is any(call.startswith(("create", "update")) for call in crm.calls)
+        assert found.ids["deal_id"] in ([deal.deal_id] if deal.deal_id else [DEAL, OTHER])
+        assert found.ids.get("contact_id") == (CONTACT if deal.contact_email else deal.contact_id)
         assert (found.message == ELSEWHERE) is (found.outcome.value == "skipped") is not found.is_whole
         return found.outcome.value, crm.calls
 
@@ -153,6 +162,7 @@ NEW = Deal(None, FIRST, PIPELINE, CONTACT, attributes={"pb_name": "Big"})
         # it may leave one stage only
         (FIRST, MOVE, False, (FIRST,), "updated", ["get", "update stage_id", "get"]),
         (FIRST, MOVE, True, (FIRST,), "updated", ["get", "update stage_id", "get"]),
+        (FIRST, Deal(DEAL, None, None, OTHER), False, (FIRST,), "updated", ["get", "update contact_id", "get"]),
         (FIRST, MOVE, False, (LAST,), "skipped", ["get"]),
         (FIRST, MOVE, True, (LAST,), "skipped", []),
         (LAST, MOVE, False, (FIRST,), "unchanged", ["get"]),
@@ -221,6 +231,32 @@ def test_calls_for_a_new_deal(
     assert sent(crm, deal, **options) == (outcome, calls)
 
 
+UNDECIDED = (
+    "Contact already associated with a deal in this pipeline; nothing the CRM shows of it tells whether an earlier "
+    "attempt created it."
+)
+
+
+@pytest.mark.parametrize(
+    ("crm", "deal", "options", "error"),
+    [
+        (FakeDeals(), Deal(None, FIRST, PIPELINE), {},
+         ("a new deal needs a contact, a pipeline and a stage", None, None)),
+        (FakeDeals().add().add(OTHER), NEW, {"finds": True, "known": True},
+         ("the contact has 2 deals in this pipeline; name the deal by its deal_id", None, None)),
+        (FakeDeals().add(), NEW, {"refuses": True, "known": True},
+         ("Contact already associated with a deal.", "POST", "/deals")),
+        (FakeDeals().add(), NEW, {"made": EarlierCreation(None), "known": True},
+         (UNDECIDED, "POST", "/deals")),
+        (FakeDeals().add(stage=None), MOVE, {"stages": (FIRST,)},
+         ("the CRM does not show the stage of a deal, which only_from_stages needs", "GET", "/deals")),
+    ],
+)  # fmt: skip
+def test_why_a_deal_is_not_sent(crm: FakeDeals, deal: Deal, options: dict[str, Any], error: tuple[Any, ...]) -> None:
+    sent(crm, deal, **options)
+    assert (crm.error.message, crm.error.method, crm.error.path) == error
+
+
 SINCE, BEFORE = "2026-03-01T12:00:05Z", "2026-02-01T00:00:00Z"
 CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
 
@@ -228,24 +264,31 @@ CONFLICT = "CONTACT_ASSOCIATED_WITH_A_DEAL"
 @pytest.mark.parametrize(
     ("fields", "made", "outcome"),
     [
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE}, Made(BEGAN), "created"),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "created"),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged"),
-        ({"attributes": {"pb_name": "Big"}}, Made(BEGAN), "created"),
-        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, Made(None), "created"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE, "stage": LAST}, EarlierCreation(BEGAN), "created"),  # moved since
+        ({"createdAt": "2026-03-01T12:00:00Z"}, EarlierCreation(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "stage": None}, EarlierCreation(BEGAN), "created"),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged"),
+        ({"attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "created"),
+        ({"attributes": {"pb_name": "Big"}, "createdAt": SINCE}, EarlierCreation(None), "created"),
         # another's
-        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, Made(BEGAN), "create"),
-        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, Made(BEGAN), "create"),
-        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, Made(BEGAN), "create"),
+        ({"createdAt": BEFORE, "attributes": {"pb_name": "Big"}}, EarlierCreation(BEGAN), "create"),
+        ({"createdAt": SINCE, "attributes": {"pb_name": "Other"}}, EarlierCreation(BEGAN), "create"),
+        ({"attributes": {"pb_name": "Other"}, "stage": LAST}, EarlierCreation(BEGAN), "create"),
         # nothing tells
-        ({}, Made(BEGAN), CONFLICT),
-        ({"attributes": {"pb_name": "Big"}, "stage": LAST}, Made(BEGAN), CONFLICT),  # it may have moved since
+        ({}, EarlierCreation(BEGAN), CONFLICT),
+        ({"createdAt": SINCE}, EarlierCreation(None), CONFLICT),
+        (
+            {"attributes": {"pb_name": "Big"}, "stage": LAST},
+            EarlierCreation(BEGAN),
+            CONFLICT,
+        ),  # it may have moved since
     ],
 )
 @pytest.mark.parametrize("sends", [1, 2])
 def test_a_deal_that_may_have_been_made_is_looked_for(
-    fields: dict[str, Any], made: Made, outcome: str, sends: int
+    fields: dict[str, Any], made: EarlierCreation, outcome: str, sends: int
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, **fields})
     found, calls = sent(crm, NEW, known=sends == 1, made=made, sends=sends)
@@ -253,29 +296,62 @@ def test_a_deal_that_may_have_been_made_is_looked_for(
     assert found == ("created" if outcome == "create" else outcome)
 
 
+def test_a_deal_without_attributes_is_told_by_its_time_alone() -> None:
+    deal = Deal(None, FIRST, PIPELINE, CONTACT)
+    assert sent(FakeDeals().add(), deal, known=True, made=EarlierCreation(BEGAN)) == (CONFLICT, [])
+    older_first = FakeDeals().add(createdAt=BEFORE).add(OTHER, createdAt=SINCE)
+    assert sent(older_first, deal, known=True, made=EarlierCreation(BEGAN)) == ("created", [])
+
+
 @pytest.mark.parametrize(
     ("fields", "made", "outcome", "calls"),
     [
-        ({"createdAt": SINCE}, Made(BEGAN), "created", []),
-        ({"createdAt": SINCE, "stage": LAST}, Made(BEGAN), "updated", ["update stage_id", "get"]),  # moved since
-        ({"createdAt": SINCE}, Made(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN), "created", []),
+        (
+            {"createdAt": SINCE, "stage": LAST},
+            EarlierCreation(BEGAN),
+            "updated",
+            ["update stage_id", "get"],
+        ),  # moved since
+        ({"createdAt": SINCE}, EarlierCreation(BEGAN, earlier_load=True), "unchanged", []),
+        ({"createdAt": "2026-03-01T12:00:00Z"}, EarlierCreation(BEGAN), "created", []),
         ({"createdAt": SINCE}, None, "unchanged", []),
-        ({"createdAt": BEFORE}, Made(BEGAN), "unchanged", []),
-        ({}, Made(BEGAN), "unchanged", []),
-        ({"createdAt": SINCE}, Made(None), "unchanged", []),
+        ({"createdAt": BEFORE}, EarlierCreation(BEGAN), "unchanged", []),
+        ({}, EarlierCreation(BEGAN), "unchanged", []),
+        ({"createdAt": SINCE}, EarlierCreation(None), "unchanged", []),
     ],
 )
 def test_an_upsert_that_goes_on_counts_what_its_earlier_try_has_made(
-    fields: dict[str, Any], made: Made | None, outcome: str, calls: list[str]
+    fields: dict[str, Any], made: EarlierCreation | None, outcome: str, calls: list[str]
 ) -> None:
     crm = FakeDeals().add(**{"stage": FIRST, "attributes": {"pb_name": "Big"}, **fields})
     assert sent(crm, NEW, known=True, finds=True, made=made) == (outcome, calls)
+
+
+@pytest.mark.parametrize("attributes", [{"pb_name": "Big"}, {}])
+def test_a_deal_that_was_created_is_known_from_then_on(attributes: dict[str, Any]) -> None:
+    crm, deal = FakeDeals(), Deal(None, FIRST, PIPELINE, CONTACT, attributes=attributes)
+    with closing(DealCache()) as cache:
+        sender = DealSender(
+            crm, cache, names=NAMES, contact_id=str, finds=True, stages=frozenset()  # type: ignore[arg-type]
+        )  # fmt: skip
+        ids = {"deal_id": OTHER, "contact_id": CONTACT}
+        assert sender.send(InFlightRow(Row(1, {}), deal, None), deal).ids == ids
+        place = {"contact_id": CONTACT, "pipeline_id": PIPELINE, "stage_id": FIRST}
+        assert crm.created == {**place, "attributes": attributes or None}
+        assert cache.get(OTHER) == RemoteDeal(OTHER, attributes=attributes, **place)
+        assert sender.send(InFlightRow(Row(2, {}), deal, None), deal).ids == ids
+        assert sender.send(InFlightRow(Row(3, {}), Deal(OTHER, LAST), None), Deal(OTHER, FIRST)).ids == {
+            "deal_id": OTHER
+        }
+    assert crm.calls == ["create"]
 
 
 def test_a_creation_of_which_nothing_is_known_is_remembered() -> None:
     crm = FakeDeals()
     crm.trouble = e.CrmTimeoutError("no answer", outcome_known=False)
     assert sent(crm, NEW) == ("TIMEOUT", ["create"])
+    assert sent(crm, NEW, made=EarlierCreation(None))[0] == "TIMEOUT"
     crm.trouble = e.CrmInvalidInputError("no", status=422)
     assert sent(crm, NEW)[0] == "INVALID_INPUT"
 
@@ -336,26 +412,109 @@ def remote_of(crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any, **given:
     )  # fmt: skip
 
 
+ONE_CALL = "each row is one call"
+NO_SEARCH = "the API cannot search for the deal of a contact"
+NO_DEALS = "the CRM reports 0 deals, read ten with a call; calls at most"
+BY_READING = "all contacts are read to find those of the addresses"
 BY_MAIL = {"contact_email": "m", "pipeline_id": {"constant": PIPELINE}, "stage_id": {"constant": FIRST}}
 
 
 @pytest.mark.parametrize(
     ("rows", "given", "plan"),
     [
-        (3, {"mode": "create"}, ("create", 3 + 3 + 1 + 1)),  # one call may be needed to see the CRM's clock
-        (3, {"mode": "create", "resumed": True}, ("compare", 3 + 3 + 1 + 1 + 1)),
-        (3, {"mode": "upsert"}, ("compare", 3 + 3 + 1 + 1 + 1)),
-        (60, {"mode": "create"}, ("compare", 60 + 1 + 1 + 1)),  # reading the contacts is one call
-        (60, {"mode": "upsert"}, ("compare", 60 + 1 + 1 + 1 + 1 + 1)),
+        (3, {"mode": "create"}, Plan("create", 3 + 3 + 1 + 1, ONE_CALL)),  # one may be needed to see the CRM's clock
+        (3, {"mode": "create", "resumed": True},
+         Plan("compare", 3 + 3 + 1 + 1 + 1, f"an earlier try may have made some of the deals; {NO_DEALS}")),
+        (3, {"mode": "upsert"}, Plan("compare", 3 + 3 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}")),
+        (60, {"mode": "create"}, Plan("compare", 60 + 1 + 1 + 1, f"{ONE_CALL}; {BY_READING}")),  # contacts: one call
+        (60, {"mode": "upsert"}, Plan("compare", 60 + 1 + 1 + 1 + 1 + 1, f"{NO_SEARCH}; {NO_DEALS}; {BY_READING}")),
+        (0, {"mode": "create"}, Plan("nothing", 0, "no rows are left to send")),
     ],
-)
-def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: tuple[str, int]) -> None:
+)  # fmt: skip
+def test_what_addresses_and_earlier_tries_cost(rows: int, given: dict[str, Any], plan: Plan) -> None:
     crm = FakeDeals()
     remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, **given)
-    found = remote.make_plan(may_compare=True)
-    assert (found.name, found.calls) == plan
-    assert remote.needs_start
+    assert remote.make_plan(may_compare=True) == plan
+    assert remote.needs_start is (rows > 0)
     assert crm.calls == []
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "may_compare", "contacts", "plan"),
+    [
+        (49, True, 1, ("create", 49 + 49 + 1 + 1)),
+        (50, True, 1, ("compare", 50 + 1 + 1 + 1)),
+        (60, False, 1, ("create", 60 + 60 + 1 + 1)),
+        (60, True, None, ("create", 60 + 1 + 60 + 1)),
+        (60, True, 600, ("create", 60 + 1 + 60 + 1)),  # reading the contacts costs as much
+        (60, True, 590, ("compare", 60 + 1 + 59 + 1)),
+    ],
+)
+def test_when_all_contacts_are_read(rows: int, may_compare: bool, contacts: int | None, plan: tuple[str, int]) -> None:
+    crm = FakeDeals()
+    crm.count_contacts = lambda: contacts  # type: ignore[method-assign, assignment, return-value]
+    remote = remote_of(crm, [{"m": f"p{n}@x.org"} for n in range(rows)], BY_MAIL, mode="create")
+    found = remote.make_plan(may_compare=may_compare)
+    assert (found.name, found.calls) == plan
+    remote.close()
+
+
+def test_a_guard_costs_a_call_more() -> None:
+    mapping = {"deal_id": "d", "stage_id": "s"}
+    remote = remote_of(FakeDeals(), [{"d": DEAL, "s": LAST}], mapping, mode="move", only_from_stages=FIRST)
+    assert remote.make_plan(may_compare=True).calls == 2
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome", "calls"),
+    [
+        ({"mode": "create", "plan": "compare"}, CONFLICT, []),
+        ({"mode": "create", "resumed": True}, "created", ["create"]),
+        ({"mode": "create"}, "created", ["create"]),
+        ({"mode": "upsert"}, "updated", ["update attributes", "get"]),
+        ({"mode": "upsert", "only_from_stages": FIRST}, "updated", ["get", "update attributes", "get"]),
+    ],
+)
+def test_the_options_of_a_load_reach_its_sender(given: dict[str, Any], outcome: str, calls: list[str]) -> None:
+    crm = FakeDeals().add()
+    remote = remote_of(crm, [{"m": "ada@x.org", "n": "Big"}], {**BY_MAIL, "attributes.pb_name": "n"}, **given)
+    remote.began = BEGAN
+    remote.make_plan(may_compare=True)
+    remote.read_all(lambda count: None)
+    crm.calls.clear()
+    in_flight = InFlightRow(Row(1, {}), NEW, None)
+    if outcome == CONFLICT:
+        with pytest.raises(e.CrmContactAssociatedWithADealError):
+            remote.send(in_flight)
+    else:
+        assert remote.send(in_flight).outcome.value == outcome
+    assert crm.calls == calls
+    remote.close()
+
+
+def test_a_creation_without_an_answer_is_remembered_with_the_start_of_the_load() -> None:
+    crm = FakeDeals()
+    remote = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="create")
+    remote.began, crm.trouble = BEGAN, e.CrmTimeoutError("no answer", outcome_known=False)
+    in_flight = InFlightRow(Row(1, {}), NEW, None)
+    with pytest.raises(e.CrmTimeoutError):
+        remote.send(in_flight)
+    assert in_flight.made == EarlierCreation(BEGAN)
+    remote.close()
+
+
+def test_a_contact_that_was_read_without_an_id_is_looked_up() -> None:
+    crm = FakeDeals()
+    crm.contacts |= {f"p{n}@x.org": CONTACT for n in range(59)} | {"": CONTACT, "odd@x.org": ""}
+    remote = remote_of(crm, [{"m": email} for email in crm.contacts if email], BY_MAIL, mode="create")
+    remote.make_plan(may_compare=True)
+    remote.read_all(lambda count: None)
+    crm.contacts["odd@x.org"] = OTHER
+    deal = Deal(None, FIRST, PIPELINE, None, "odd@x.org")
+    assert remote.send(InFlightRow(Row(1, {}), deal, None)).ids["contact_id"] == OTHER
+    assert crm.calls == ["pages of contacts", "contact", "create"]
     remote.close()
 
 
@@ -369,7 +528,8 @@ def test_contacts_that_were_read_are_not_looked_up() -> None:
     assert crm.calls == ["pages of contacts"]
     deal = Deal(None, FIRST, PIPELINE, None, "ADA@x.org")
     assert remote.get(deal) is None
-    assert remote.send(InFlightRow(Row(1, {}), deal, None)).outcome.value == "created"
+    with ThreadPoolExecutor(1) as threads:  # rows are sent by threads
+        assert threads.submit(remote.send, InFlightRow(Row(1, {}), deal, None)).result().outcome.value == "created"
     assert crm.calls[1:] == ["create"]
     with pytest.raises(e.CrmContactNotFoundError):
         remote.send(InFlightRow(Row(1, {}), Deal(None, FIRST, PIPELINE, None, "new@x.org"), None))
@@ -380,11 +540,19 @@ def test_a_sample_is_kept_and_a_deal_that_cannot_be_read_counts_as_new() -> None
     crm = FakeDeals().add(stage=LAST).add(OTHER, stage=FIRST)
     ids = [DEAL, OTHER, "11111111-0000-4000-8000-000000000003"]
     remote = remote_of(crm, [{"d": id_, "s": LAST} for id_ in ids], {"deal_id": "d", "stage_id": "s"}, mode="move")
+    assert remote.sample(1).rows == 1
     found = remote.sample(10)
     assert (found.rows, found.existing, found.same) == (3, 2, 1)
     assert len(remote.cache) == 2
     assert not remote.needs_start
     assert remote.send(InFlightRow(Row(1, {}), MOVE, None)).outcome.value == "unchanged"
+    remote.close()
+
+
+def test_a_deal_of_another_contact_is_not_the_same() -> None:
+    crm, mapping = FakeDeals().add(stage=LAST), {"deal_id": "d", "stage_id": "s", "contact_id": "c"}
+    remote = remote_of(crm, [{"d": DEAL, "s": LAST, "c": OTHER}], mapping, mode="update")
+    assert remote.sample(1) == Sample(1, 1, 0)
     remote.close()
 
 
@@ -404,6 +572,19 @@ def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_creat
     upsert.close()
 
 
+@pytest.mark.parametrize(
+    ("counts", "refused", "calls"),
+    [
+        ({}, 0, 0),
+        ({Outcome.CREATED: 1, Outcome.UPDATED: 2, Outcome.UNCHANGED: 4, Outcome.SKIPPED: 8}, 16, 23),
+    ],
+)
+def test_calls_of_a_loop_over_the_rows(counts: dict[Outcome, int], refused: int, calls: int) -> None:
+    remote = remote_of(FakeDeals(), [{"m": "ada@x.org"}], BY_MAIL, mode="create")
+    assert remote.naive_calls(counts, refused) == calls
+    remote.close()
+
+
 def test_rows_that_are_done_do_not_count() -> None:
     rows = [{"d": DEAL, "s": LAST}, {"d": OTHER, "s": LAST}, {"d": "", "s": LAST}]
     mapping = {"deal_id": "d", "stage_id": "s"}
@@ -412,6 +593,10 @@ def test_rows_that_are_done_do_not_count() -> None:
     remote.close()
     remote = remote_of(FakeDeals(), rows, mapping, mode="move", done=DoneRows(3))
     assert remote.make_plan(may_compare=True).name == "nothing"
+    remote.close()
+    rows = [{"m": f"p{n}@x.org"} for n in range(1, 5)]
+    remote = remote_of(FakeDeals(), rows, BY_MAIL, mode="create", done=DoneRows(1, [3]))
+    assert remote.make_plan(may_compare=True).calls == 2 + 2 + 1 + 1
     remote.close()
 
 

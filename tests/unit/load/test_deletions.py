@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.deletions import DELETIONS
-from crm_provider.load.report import LoadStopped, Summary
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import open_source
+from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints
 from crm_provider.load.workers import RequestStats
 
 SPELLINGS = ["ada@x.org", "Ada@X.org", "ADA@x.org"]
@@ -23,7 +26,7 @@ OTHERS = ["bob@x.org", "eve@x.org"]
 
 
 class FakePeople:
-    """Contacts in memory; a CRM that tells cases apart."""
+    """Contacts in memory; a CRM that distinguishes upper and lower case."""
 
     def __init__(self, *emails: str) -> None:
         self.emails = list(emails)
@@ -43,7 +46,9 @@ class FakePeople:
             self.emails.remove(gone)
             shown = [email for email in shown if email not in (gone, self.moved)]
         yield SimpleNamespace(fresh=[{"email": email} for email in shown], page=SimpleNamespace(total=total))
-        yield SimpleNamespace(fresh=[{"email": None}], page=SimpleNamespace(total=len(self.emails) + 1))
+        yield SimpleNamespace(
+            fresh=[{"email": None}, {"email": ""}, {"email": 7}, {}], page=SimpleNamespace(total=len(self.emails) + 1)
+        )
         if self.odd:
             raise e.CrmProtocolError("the listing ends early")
 
@@ -62,6 +67,7 @@ class FakePeople:
 def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = None, **given: Any) -> Summary:
     given = {"max_deletes": 10, **given}
     on_error = given.pop("on_error", {})
+    job = {name: given.pop(name) for name in ("checkpoints", "epoch", "rejects") if name in given}
     return LoadJob(
         source=open_source(rows or [{"email": email, "note": "x"} for email in emails]),
         kind=DELETIONS,
@@ -70,6 +76,7 @@ def erase(crm: FakePeople, *emails: str, rows: list[dict[str, str]] | None = Non
         stats=RequestStats(),
         options=DELETIONS.options_of(given),
         policy=ErrorPolicy(on_error, work=Work.LOAD, operator="CrmDeleteContactsOperator"),
+        **job,
     ).run()
 
 
@@ -90,7 +97,11 @@ def test_a_listing_that_shrinks_each_time_ends_the_run() -> None:
     crm.vanish, crm.moved = [["bob@x.org"], ["eve@x.org"], ["ann@x.org"]], "ada@x.org"
     with pytest.raises(LoadStopped) as stopped:
         erase(crm, "ada@x.org")
-    assert "nothing was deleted" in str(stopped.value.error)
+    assert stopped.value.error.message == (
+        "contacts were deleted each of the 3 times that all were read, so one may have been missed; nothing was "
+        "deleted. Run this when nothing else deletes contacts"
+    )
+    assert (stopped.value.error.method, stopped.value.error.path) == ("GET", "/contacts")
     assert (crm.emails, crm.calls) == (["ada@x.org"], ["contacts"] * 3)
 
 
@@ -121,11 +132,98 @@ def test_nothing_is_deleted_if_there_are_more_than_allowed(every_spelling: bool)
     assert "delete" not in crm.calls
 
 
-def test_a_dry_run_says_how_many_would_go() -> None:
+def half_erased(checkpoints: Checkpoints, **given: Any) -> FakePeople:
+    """A CRM after a try that has deleted two of the three spellings of Ada and was then refused the key."""
     crm = FakePeople(*SPELLINGS, *OTHERS)
-    summary = erase(crm, "ada@x.org", "gone@x.org", dry_run=True, max_deletes=0)
-    assert "3 contacts would be deleted for 2 addresses" in summary.plan_why
-    assert "delete" not in crm.calls
+    crm.trouble[sorted(SPELLINGS)[2]] = e.CrmForbiddenError("no", status=403)
+    with pytest.raises(LoadStopped):
+        erase(crm, "ada@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1, **given)
+    assert len(crm.emails) == 3
+    return crm
+
+
+def test_what_earlier_tries_have_deleted_counts_also_if_the_source_has_changed(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    crm, deletions = half_erased(checkpoints), 3
+    for _ in range(2):  # the try that is refused keeps the count
+        with pytest.raises(
+            SourceError,
+            match=r"^2 contacts would be deleted, but max_deletes=3 allows 3 in all tries, and earlier ones have "
+            r"deleted 2; this one deleted nothing\.",
+        ):
+            erase(crm, *OTHERS, max_deletes=3, checkpoints=checkpoints, epoch=1)
+        assert crm.calls.count("delete") == deletions
+    assert counts(erase(crm, *OTHERS, max_deletes=4, checkpoints=checkpoints, epoch=1)) == {"deleted": 2}
+
+
+def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    crm = half_erased(checkpoints)
+    assert counts(erase(crm, "ada@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)) == {"deleted": 1}
+    with pytest.raises(SourceError, match="earlier ones have deleted 3"):
+        erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)
+    assert counts(erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=2)) == {"deleted": 1}
+
+
+@pytest.mark.parametrize("kept", ["two", {"deleted": "2"}, {"deleted": -2}, {"deleted": True}, {}])
+def test_a_kept_number_that_is_none_does_not_count(tmp_path: Path, kept: Any) -> None:
+    checkpoints = FileCheckpoints(tmp_path / "c")
+    checkpoints.save(Checkpoint(epoch=0, fingerprint="", notes={"kept": kept}))
+    assert counts(erase(FakePeople("bob@x.org"), "bob@x.org", max_deletes=1, checkpoints=checkpoints)) == {"deleted": 1}
+    checkpoints.save(Checkpoint(epoch=0, fingerprint="", notes={"kept": {"deleted": 1}}))
+    with pytest.raises(SourceError, match="earlier ones have deleted 1"):
+        erase(FakePeople("eve@x.org"), "eve@x.org", max_deletes=1, checkpoints=checkpoints)
+
+
+def test_the_column_of_the_address_can_be_named() -> None:
+    crm = FakePeople(*OTHERS)
+    rows = [{"mail": "bob@x.org", "email": "eve@x.org"}]
+    assert counts(erase(crm, rows=rows, mapping={"email": "mail"})) == {"deleted": 1}
+    assert crm.emails == ["eve@x.org"]
+
+
+def test_deletions_count_also_if_all_rows_are_sent_again_because_the_rejects_were_lost(tmp_path: Path) -> None:
+    class Lost(RejectsFile):
+        def finish(self, wanted: int = 0) -> None:
+            raise self.lost(wanted)
+
+    checkpoints, crm = FileCheckpoints(tmp_path / "c"), FakePeople(*SPELLINGS, *OTHERS)
+    with pytest.raises(LoadUnsaved):
+        erase(crm, "ada@x.org", "nobody", rejects=Lost(tmp_path / "r.jsonl"), checkpoints=checkpoints)
+    kept = checkpoints.load()
+    assert kept is not None
+    assert (kept.rows, kept.notes) == (0, {"kept": {"deleted": 3}})
+    with pytest.raises(SourceError, match="earlier ones have deleted 3"):
+        erase(crm, *OTHERS, max_deletes=4, checkpoints=checkpoints)
+
+
+EVERY_SPELLING = "all contacts are read, to find every spelling of an address"
+
+
+@pytest.mark.parametrize(
+    ("given", "plan"),
+    [
+        ({}, ("compare", 1 + 1 + 2, EVERY_SPELLING)),
+        ({"every_spelling": False}, ("delete", 2, "one call for each address, as it is given")),
+        ({"rows": [{"email": "nobody"}]}, ("nothing", 0, "no rows are left to send")),
+        (
+            {"dry_run": True, "max_deletes": 0},
+            ("compare", 1 + 1 + 2, f"{EVERY_SPELLING}: 3 contacts would be deleted for 2 addresses"),
+        ),
+    ],
+)
+def test_the_plan_says_what_is_read_and_a_dry_run_how_many_would_go(given: dict[str, Any], plan: Any) -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    summary = erase(crm, "ada@x.org", "gone@x.org", **given)
+    assert (summary.plan, summary.plan_calls, summary.plan_why) == plan
+    assert "delete" not in crm.calls or not given.get("dry_run")
+
+
+def test_more_contacts_mean_more_calls_and_an_unknown_number_the_least() -> None:
+    crm = FakePeople(*[f"p{n}@x.org" for n in range(11)])
+    assert erase(crm, "p1@x.org").plan_calls == 2 + 1 + 1
+    crm.count_contacts = lambda: None  # type: ignore[method-assign, assignment, return-value]
+    assert erase(crm, "p2@x.org").plan_calls == 1 + 1 + 1
 
 
 def test_a_listing_that_contradicts_itself_ends_the_run_before_a_deletion() -> None:
@@ -155,7 +253,8 @@ def test_a_contact_that_has_gone_since_it_was_read_counts_as_done_unless_on_erro
     crm.trouble["bob@x.org"] = gone
     assert counts(erase(crm, "bob@x.org")) == {"unchanged": 1}
     crm.trouble["bob@x.org"] = gone
-    assert counts(erase(crm, "bob@x.org", on_error={"CONTACT_NOT_FOUND": "reject"})) == {"rejected": 1}
+    summary = erase(crm, "bob@x.org", on_error={"CONTACT_NOT_FOUND": "reject"})
+    assert (counts(summary), summary.calls_saved) == ({"rejected": 1}, 1)
     crm = FakePeople(*SPELLINGS)
     crm.trouble[SPELLINGS[0]] = gone
     assert counts(erase(crm, "ada@x.org")) == {"deleted": 1}
@@ -189,5 +288,6 @@ def test_what_decides_and_what_a_plan_has_saved() -> None:
     one, other = DELETIONS.options_of({}), DELETIONS.options_of({"every_spelling": False})
     assert one.decisive != other.decisive
     assert (one.max_deletes, one.effect) == (0, {})
-    assert erase(FakePeople(*OTHERS), *OTHERS).calls_saved == 2
+    summary = erase(FakePeople(*OTHERS), *OTHERS, "gone@x.org")
+    assert summary.calls_saved == 3, "the requests of a fake are not counted"
     assert Outcome.DELETED in one.outcomes

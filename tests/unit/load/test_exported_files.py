@@ -199,7 +199,7 @@ def test_words_for_no_value_stay_text_and_are_counted(caplog: pytest.LogCaptureF
     path, mapper = DATA / "null_words.csv", Mapper(AGES)
     found = check(open_source(path), mapper, ContactOptions())
     assert found.problem_lines() == [
-        f"1 row(s): {column}: an error value of a spreadsheet; {ERROR_FIX} (first: {path}, line 4 (row 3))"
+        f"1 row: {column}: an error value of a spreadsheet; {ERROR_FIX} (first: {path}, line 4 (row 3))"
         for column in ("name", "phone")
     ]
     sent = [
@@ -302,9 +302,9 @@ def test_problems_name_the_file_of_a_pattern(tmp_path: Path) -> None:
     mapping = {"email": "email", "age": {"column": "age", "type": "integer"}}
     lines = problems(open_source(tmp_path / "*.csv"), mapping)
     assert len(lines) == 2
-    assert lines[0].startswith("2 row(s): age: no number;")
+    assert lines[0].startswith("2 rows: age: no number;")
     assert lines[0].endswith(f"(first: {second}, line 4 (row 2))")
-    assert lines[1].startswith("1 row(s): email: ")
+    assert lines[1].startswith("1 row: email: ")
     assert "secret" not in "".join(lines)
 
 
@@ -457,7 +457,7 @@ def test_a_path_that_is_not_there_is_a_missing_column() -> None:
     mapping = {"email": "a.email", "x": "c.d.e", "y": "f.g"}
     assert contacts(open_source([row]), mapping) == [("a@ex.co", {"x": "0.10", "y": 1})]
     assert problems(open_source([row]), {"email": "a.email", "x": "b.x"}) == [
-        "1 row(s): x (column 'b.x'): column missing; add it to the row, or make the field optional in the mapping"
+        "1 row: x (column 'b.x'): column missing; add it to the row, or make the field optional in the mapping"
     ]
     assert "the source has no column 'z.x'" in refused([row], {"email": "a.email", "x": "z.x"})
 

@@ -7,10 +7,12 @@ import gzip
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from upath import UPath
 
@@ -95,6 +97,37 @@ def test_fields(tmp_path: Path) -> None:
     assert len(rows) == 13
 
 
+@pytest.mark.parametrize(
+    ("name", "held", "options", "text"),
+    [
+        ("c.csv", [], {}, "id\n"),
+        ("c.csv", [{"id": "=1+1"}], {}, "id\n=1+1\n"),
+        ("c.csv", [{"id": "=1+1"}], {"formula_guard": True}, "id\n'=1+1\n"),
+        ("c.jsonl", [{"id": "1", "n": 2}], {}, '{"id": "1", "n": 2}\n'),
+        ("c.jsonl", [{"id": "1", "n": 2}], {"fields": ["n"]}, '{"n": 2}\n'),
+    ],
+)
+def test_what_options_make_of_the_file(
+    name: str, held: Records, options: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    extract(FakeClient(held), tmp_path / name, **options).run()
+    assert (tmp_path / name).read_bytes().decode().replace("\r\n", "\n") == text
+
+
+def test_parquet_holds_texts_unless_types_are_asked_for(tmp_path: Path) -> None:
+    extract(FakeClient([{"id": "1", "n": 2}]), tmp_path / "c.parquet").run()
+    assert pyarrow.parquet.read_table(tmp_path / "c.parquet").to_pylist() == [{"id": "1", "n": "2"}]
+
+
+def test_only_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    client = FakeClient([])
+    extract(client, tmp_path / "c.csv")
+    with pytest.raises(e.CrmInvalidValueError, match="pyarrow"):
+        extract(client, tmp_path / "c.parquet")
+    assert client.reads == []
+
+
 def test_a_column_that_only_the_last_page_has(tmp_path: Path) -> None:
     held = [*records(0, 24), {"id": "c-24", "attributes": {"late": "x"}}]
     extract(FakeClient(held), tmp_path / "contacts.csv").run()
@@ -123,15 +156,18 @@ def test_what_makes_no_sense_is_said_before_anything_is_read(options: dict[str, 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0, 0o660), (0o022, 0o640), (0o077, 0o600)])
 def test_a_new_file_has_the_permissions_that_the_umask_gives_but_for_others(
-    umask: int, mode: int, tmp_path: Path
+    umask: int, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = os.umask(umask)
+    before, set_umask, meanwhile = os.umask(umask), os.umask, []
+    monkeypatch.setattr(os, "umask", lambda mask: meanwhile.append(mask) or set_umask(mask))
     try:
-        extract(FakeClient(records(0, 5)), tmp_path / "contacts.csv").run()
+        extract(FakeClient(records(0, 5)), tmp_path / "new" / "contacts.csv").run()
         assert os.umask(umask) == umask, "the process's own umask is as it was"
     finally:
         os.umask(before)
-    assert (tmp_path / "contacts.csv").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "new" / "contacts.csv").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o770 & ~umask
+    assert 0o077 in meanwhile, "files that another thread creates in that moment are private"
 
 
 def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
@@ -166,9 +202,7 @@ def stops_at(page: int, error: BaseException) -> Callable[[int], None]:
 
 @pytest.fixture(params=["local", "store"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return (
-        tmp_path / "contacts.jsonl" if request.param == "local" else UPath(f"memory://{tmp_path.name}/contacts.jsonl")
-    )
+    return tmp_path / "contacts.jsonl" if request.param == "local" else UPath(f"memory://{tmp_path}/contacts.jsonl")
 
 
 @pytest.mark.parametrize("page", [0, 1, 4])
@@ -355,6 +389,16 @@ def test_a_listing_that_ends_before_its_own_total_is_an_error(tmp_path: Path) ->
     assert not (tmp_path / "contacts.jsonl").exists()
 
 
+def test_the_seconds_are_those_of_the_run_in_thousandths(tmp_path: Path) -> None:
+    now = [1000.0]
+
+    def takes_a_while(number: int) -> None:
+        now[0] += 0.1111
+
+    client = FakeClient(records(0, 25), takes_a_while)
+    assert extract(client, tmp_path / "contacts.jsonl", clock=lambda: now[0]).run()["seconds"] == 0.333
+
+
 # -- what is said ---------------------------------------------------------------------------------------------
 
 
@@ -375,17 +419,28 @@ def test_progress_every_30_seconds_without_any_value(tmp_path: Path, caplog: pyt
     assert "@example.com" not in caplog.text
 
 
-@pytest.mark.parametrize("of", ["other key", "other host", "other listing"])
+@pytest.mark.parametrize("of", ["other key", "other host", "other mode", "other listing"])
 def test_pages_of_another_source_are_not_mixed_in(of: str, tmp_path: Path) -> None:
     client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
     with pytest.raises(e.CrmTimeoutError):
         extract(client, tmp_path / "contacts.jsonl").run()
     if of == "other key":
         client.settings = client.settings.with_(api_key="another")
+    elif of == "other mode":
+        client.settings = client.settings.with_(developer_mode=True)
     elif of == "other host":
         client.settings = client.settings.with_(base_url="http://127.0.0.1:8/v2")
     listing: Any = "deals" if of == "other listing" else "contacts"
     assert Extractor(client, listing, tmp_path / "contacts.jsonl").run()["calls"] == 3  # type: ignore[arg-type]
+
+
+def test_the_head_of_the_pages_names_the_source_and_the_time(tmp_path: Path) -> None:
+    client = FakeClient(records(0, 25), stops_at(2, e.CrmTimeoutError("no answer")))
+    with pytest.raises(e.CrmTimeoutError):
+        extract(client, tmp_path / "contacts.jsonl", wall_clock=lambda: 1234.5).run()
+    (part,) = tmp_path.iterdir()
+    source = "a1f8e32d26ae11c1"  # printf 'contacts\nhttp://127.0.0.1:9/v2\nFalse\nkey' | sha256sum
+    assert json.loads(part.read_text().splitlines()[0]) == {"version": 1, "source": source, "started": 1234.5}
 
 
 def test_neither_parts_nor_names_reveal_the_key(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_what_is_counted() -> None:
 def test_what_the_crm_says_that_there_are(pages: list[ListedPage], totals: list[int]) -> None:
     stats = counted(*pages)
     assert stats.totals == totals
+    assert stats.counts()["total_at_start"] == (totals[0] if totals else None)
     assert stats.total == (totals[-1] if totals else None)
     reported = " -> ".join(map(str, totals)) if totals else "unknown"
     assert f"the CRM reports: {reported};" in str(stats)

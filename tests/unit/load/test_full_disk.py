@@ -6,6 +6,7 @@ The kernel itself refuses: no file of this process may grow over a limit, and a 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import pickle
 import resource
@@ -38,6 +39,7 @@ from .test_job import INVALID, REFUSED, Setting, outcomes, people
 
 ROWS = 60
 REFUSED_ROWS = list(range(3, ROWS + 1, 3))
+DOWN = e.CrmServiceUnavailableError("down", status=503)
 TOO_LARGE = "cannot be written: File too large"
 
 
@@ -217,6 +219,23 @@ def test_rejects_that_somebody_has_taken_away_are_reported_and_written_again(it:
         it.run(rejects=Rejects(it.rejects_path))
     assert (cut.value.summary.left, len(it.rejected())) == (0, len(REFUSED_ROWS) - 1)
     again = it.run()
+    assert sorted(it.rejected()) == REFUSED_ROWS
+    assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
+
+
+def test_rejects_that_are_gone_with_their_disk_are_written_again(it: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    """The next try notices before its first call, and sends the rows again without a further try."""
+    it.options["errors_in_a_row"] = 1
+    refused = it.crm.trouble
+    it.crm.trouble = lambda call, email: DOWN if email == "p40@x.org" else refused(call, email)
+    with pytest.raises(LoadStopped):
+        it.run()
+    lost = len(it.rejected())
+    it.rejects_path.unlink()
+    it.crm.trouble = refused
+    with caplog.at_level(logging.INFO):
+        again = it.run()
+    assert f"Starting from the first row: {lost} rejected rows of earlier tries are no longer in" in caplog.text
     assert sorted(it.rejected()) == REFUSED_ROWS
     assert (again.resumed_at, again[Outcome.REJECTED], again.left) == (0, len(REFUSED_ROWS), 0)
 

@@ -170,7 +170,7 @@ def test_what_was_loaded_before_costs_no_call(setting: Any, tmp_path: Path) -> N
 
 def test_all_or_nothing(setting: Any) -> None:
     it = setting([{"email": "nobody"}, *people(3)], on_invalid="stop")
-    with pytest.raises(SourceError, match=r"1 of 4 rows cannot be sent, and nothing was.*\n- 1 row\(s\): email: no"):
+    with pytest.raises(SourceError, match=r"1 of 4 rows cannot be sent, and nothing was.*\n- 1 row: email: no"):
         it.run()
     assert it.crm.calls == []
 
@@ -184,7 +184,7 @@ def test_a_dry_run_writes_nothing_and_says_everything(setting: Any, caplog: pyte
     assert not {"create", "update", "add"} & set(it.crm.counts())
     assert summary.as_dict()["problems"] == {"email: no email address; correct it": 2}
     assert summary.as_dict()["plan"]["calls"] > 0
-    assert "2 row(s): email: no email address" in caplog.text
+    assert "2 rows: email: no email address" in caplog.text
     assert not list(it.folder.iterdir())
 
 
@@ -501,7 +501,7 @@ def test_bytes_of_a_database_are_kept_and_other_things_are_named(setting: Any) -
 
 def test_all_or_nothing_counts_ambiguous_rows_too(setting: Any) -> None:
     it = setting([*people(2), *people(1)], on_invalid="stop", duplicates="reject")
-    with pytest.raises(SourceError, match=r"2 of 3 rows cannot be sent.*\n- 2 row\(s\): another row has the same"):
+    with pytest.raises(SourceError, match=r"2 of 3 rows cannot be sent.*\n- 2 rows: another row has the same"):
         it.run()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crm_provider.load.options import ContactOptions
-from crm_provider.load.report import Summary, conclude, done, rejects_of, report, what_to_do
+from crm_provider.load.report import Summary, done, finish_summary, rejects_of, report, what_to_do
 from crm_provider.load.rows import Outcome
 
 SUMMARY = Summary(rows=5, counts={Outcome.CREATED: 3, Outcome.REJECTED: 2}, calls=5)
@@ -31,19 +31,15 @@ def load(folder: Path, *, rejects: int | None = 2, state: bool = False, dry_run:
     )
 
 
-def resend(folder: Path) -> str:
+def resend(folder: Path, *, how: str = "This DAG sends them:\n\n```python\nwith DAG(...)\n```") -> str:
     path = folder / "out" / "rejects.jsonl"
-    return (
-        f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there, and then:\n\n"
-        f'```python\nCrmRetryRejectsOperator(task_id="resend", rejects="{path}", only="all", ...)\n```\n\n'
-        '`only="retryable"` sends those that may succeed as they are. Give it the mapping and the mode of the load.'
-    )
+    return f"They are in `{path}`, as they were given, each with its reason. Correct what is wrong there. {how}"
 
 
 def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     it = load(tmp_path, state=True)
-    summary = conclude(it, SUMMARY, ending="Done.")
+    summary = finish_summary(it, replace(SUMMARY, resend="with DAG(...)"), ending="Done.")
     written = tmp_path / "out" / "rejects.jsonl.report.md"
     assert summary == replace(
         SUMMARY,
@@ -54,16 +50,19 @@ def test_the_report_is_beside_the_rejects_and_all_paths_are_reported(tmp_path: P
             "state": str(tmp_path / "state"),
         },
         ending="Done.",
+        resend="with DAG(...)",
     )
-    assert summary.as_dict()["resend"] in resend(tmp_path)
+    assert summary.as_dict()["resend"] == "with DAG(...)"
     expected = report(SUMMARY, title="Load of in.csv", ending="Done.", resend=resend(tmp_path))
     assert written.read_text() == expected
-    assert conclude(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
+    finish_summary(it, SUMMARY, ending="Done.")
+    assert resend(tmp_path, how="`CrmRetryRejectsOperator` sends them.") in written.read_text()
+    assert finish_summary(it, SUMMARY, ending="x" * 2000).ending == "x" * 1000 + "..."
 
 
 def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    summary = conclude(load(tmp_path, rejects=0), SUMMARY, ending="Done.")
+    summary = finish_summary(load(tmp_path, rejects=0), SUMMARY, ending="Done.")
     written = tmp_path / "out" / "rejects.jsonl.report.md"
     assert summary.paths == {"rejects": None, "outcomes": None, "report": str(written), "state": None}
     assert written.read_text() == report(SUMMARY, title="Load of in.csv", ending="Done.")
@@ -71,7 +70,7 @@ def test_without_rejects_there_is_no_file_of_them_and_no_advice(tmp_path: Path) 
 
 @pytest.mark.parametrize("it", [{"rejects": None}, {"dry_run": True}])
 def test_without_a_place_or_in_a_dry_run_there_is_no_report(tmp_path: Path, it: dict[str, Any]) -> None:
-    summary = conclude(load(tmp_path, **it), SUMMARY, ending="Done.")
+    summary = finish_summary(load(tmp_path, **it), SUMMARY, ending="Done.")
     assert summary.paths == {"rejects": None, "outcomes": None, "report": None, "state": None}
     assert list(tmp_path.iterdir()) == []
 
@@ -79,7 +78,9 @@ def test_without_a_place_or_in_a_dry_run_there_is_no_report(tmp_path: Path, it: 
 @pytest.mark.parametrize("it", [{}, {"rejects": None}, {"dry_run": True}])
 def test_a_report_that_was_asked_for_is_written_where_it_was_asked_for(tmp_path: Path, it: dict[str, Any]) -> None:
     path = tmp_path / "page.md"
-    assert conclude(load(tmp_path, **it), SUMMARY, ending="Stopped.", report_path=path).paths["report"] == str(path)
+    assert finish_summary(load(tmp_path, **it), SUMMARY, ending="Stopped.", report_path=path).paths["report"] == str(
+        path
+    )
     assert "Stopped." in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -90,7 +91,7 @@ def test_a_report_that_cannot_be_written_does_not_change_how_the_load_ends(
     path = tmp_path / "folder"
     path.mkdir()
     with caplog.at_level(logging.WARNING):
-        summary = conclude(load(tmp_path), SUMMARY, ending="Done.", report_path=path)
+        summary = finish_summary(load(tmp_path), SUMMARY, ending="Done.", report_path=path)
     assert summary.paths["report"] is None
     [line] = caplog.messages
     assert str(path) in line and "report of this load" in line

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider.client import validation
+from crm_provider.load.mapping.columns import LONGEST, WORDS, NullWords
 from crm_provider.load.mapping.fields import EMPTIES, TYPES
 from crm_provider.load.mapping.mapper import KEPT_PLANS, Mapper
 from crm_provider.load.rows import Contact, InvalidRow, Problem, Row, SourceError
@@ -460,3 +461,19 @@ def test_without_a_mapping_too(columns: dict[str, Any]) -> None:
         assert invalid.problems
     else:
         assert_sendable(found)
+
+
+@pytest.mark.parametrize("word", sorted(WORDS))
+def test_each_spelling_of_a_word_for_no_value_is_counted(word: str) -> None:
+    words = NullWords()
+    for spelling in (word, word.upper(), word.title(), f" {word}"[:LONGEST], f"\u00a0{word}"[:LONGEST]):
+        words.note({"a": spelling, "b": f"{word}, a surname"}, ["a", "b"])
+    expected = 5 if len(word) < LONGEST else 3
+    assert f"cells by column: 'a' {expected}." in (words.warning() or "")
+
+
+@pytest.mark.parametrize("value", ["Nina", "", " ", "n", 7, None, "x" * 100])
+def test_other_values_are_no_words_for_no_value(value: Any) -> None:
+    words = NullWords()
+    words.note({"a": value}, ["a", "not.there"])
+    assert words.warning() is None

@@ -1,4 +1,4 @@
-"""The arguments of a load: what is told when the DAG is read, and what is left for the run."""
+"""The arguments of a load: what is checked when the DAG is parsed, and what is left for the run."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ from crm_provider.files import parquet
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.kinds.remote_contacts import UNWANTED
+from crm_provider.load.mapping.mapper import Mapper
 from crm_provider.load.outcomes.file import OutcomesFile, check_outcomes
-from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys
+from crm_provider.load.outcomes.formats import AFTER, BEFORE, RowOutcome, checked_keys, outcomes_format, shown_key
 from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.memory import IteratorSource
@@ -171,7 +172,7 @@ def test_a_cleared_task_and_a_changed_key_begin_a_new_file(tmp_path: Path, path:
     assert [row["email"] for row in sorted(read(path), key=lambda row: row["row_number"])] == ["p1@x.org", "p2@x.org"]
 
 
-def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
+def test_rows_that_are_gone_are_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "o.jsonl"
     it = Setting(tmp_path, people(4), errors_in_a_row=1)
     it.crm.trouble = lambda call, email: DOWN if email == "p4@x.org" else None
@@ -179,10 +180,20 @@ def test_rows_that_are_gone_are_written_again(tmp_path: Path) -> None:
         it.run(outcomes=outcomes_file(path, ()))
     path.unlink()
     it.crm.trouble = lambda call, email: None
-    with pytest.raises(Exception, match="rows that were in it are gone, because another try"):
-        it.run(outcomes=outcomes_file(path, ()))
-    assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    with caplog.at_level(logging.INFO):
+        assert it.run(outcomes=outcomes_file(path, ())).resumed_at == 0
+    assert f"Starting from the first row: 3 rows of earlier tries are no longer in {path}." in caplog.text
     assert numbers(path) == [1, 2, 3, 4]
+
+
+def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path: Path) -> None:
+    file = outcomes_file(tmp_path / "o.parquet")
+    file.start()
+    file.write(ended(1))
+    assert file.missing(1, lambda number: True) == 0
+    file.finish(1)
+    assert outcomes_file(tmp_path / "o.parquet").missing(1, lambda number: True) == 0
+    assert outcomes_file(tmp_path / "o.parquet").missing(2, lambda number: True) == 2
 
 
 def test_a_dry_run_leaves_the_file_alone(tmp_path: Path, path: Any) -> None:
@@ -241,9 +252,10 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path, suffix: str, c
     assert path.read_bytes() == content
 
 
-def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["a"], [*BEFORE, "a"], ["a", *AFTER], [*AFTER, *BEFORE]], ids="-".join)
+def test_a_parquet_file_of_another_program_is_not_touched(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "o.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
+    pyarrow.parquet.write_table(pyarrow.table({name: [1] for name in names}), path)
     with pytest.raises(SourceError, match="it is no outcomes file"):
         outcomes_file(path).start()
 
@@ -275,6 +287,35 @@ def test_keys_come_back_as_they_were(suffix: str, keys: list[Any], tmp_path_fact
     assert b"5531999999999" not in path.read_bytes()
 
 
+def test_the_facts_of_a_row() -> None:
+    row = RowOutcome(
+        number=1, outcome=Outcome.UPDATED, values={"name": "Ada L."}, error_type="T", message="Ada L. is wrong.",
+        request_id="r-1", ids={"contact_id": 7, "deal_id": "d-1"},
+    )  # fmt: skip
+    assert row.facts(NOON) == {
+        "outcome": "updated", "error_type": "T", "message": "[value] is wrong.", "request_id": "r-1",
+        "contact_id": "7", "deal_id": "d-1", "time": "2026-11-30T12:00:00Z",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["o.JSONL", "o.ndjson", "O.CSV", "o.Parquet"])
+def test_a_suffix_in_capitals(name: str) -> None:
+    assert outcomes_format(name) == {"o.ndjson": "jsonl"}.get(name, name[2:].lower())
+
+
+def test_a_row_of_csv_may_have_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    first.write(ended(1, lead_id="two\nlines"))
+    first.write(ended(2))
+    first.publish()
+    assert not first.has_unsynced
+    second.resume({1}.__contains__)
+    second.finish(1)
+    assert [(row["row_number"], row["lead_id"]) for row in read(path)] == [(1, "two\nlines")]
+
+
 def test_keys_in_csv(tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     file = outcomes_file(path, ["a", "b.c", "missing", "bad"])
@@ -294,7 +335,7 @@ def test_keys_in_csv(tmp_path: Path) -> None:
         ([""], "must be names of columns"),
         ([5], "must be names of columns"),
         (["a", "a"], "names 'a' twice"),
-        *(([name], f"names {name!r}, which is a column of the outcomes file itself") for name in (*BEFORE, *AFTER)),
+        (["deal_id", "source_deal_id"], "names 'deal_id' twice"),
     ],
 )
 def test_keys_that_are_refused(keys: list[Any], problem: str) -> None:
@@ -313,6 +354,36 @@ def test_arguments_that_contradict_each_other() -> None:
         check_outcomes({"outcomes_path": None}, {"outcomes_path": None, "outcome_keys": "a"})
     with pytest.raises(SourceError, match=r"outcomes_path: the name 'o.xlsx' does not show the format"):
         check_outcomes({"outcomes_path": "o.xlsx"}, {"outcomes_path": "o.xlsx"})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_key_may_be_a_field_of_the_mapping_and_a_column_of_the_file(tmp_path: Path, suffix: str) -> None:
+    rows = [{"mail": "a@x.org", "n": "A"}, {"mail": "no address", "n": "B"}, {"mail": "b@x.org", "name": "own"}]
+    it, path = Setting(tmp_path, rows), tmp_path / f"o.{suffix}"
+    mapping = {"email": "mail", "attributes.name": {"column": "n", "optional": True}, "kind": {"constant": "x"}}
+    mapper = Mapper(mapping)
+    keys = ["email", "name", "attributes.name"]
+    people_not_written = {"b@x.org"}
+    it.run(
+        mapper=mapper, outcomes=OutcomesFile(path, keys=keys, fields=mapper.field_columns),
+        suppressed=people_not_written.__contains__,
+    )  # fmt: skip
+    found = sorted(read(path), key=lambda row: row["row_number"])
+    shown = [[row[name] for name in (*keys, "outcome")] for row in found]
+    assert shown == [
+        ["a@x.org", "A", "A", "created"],
+        ["no address", "B", "B", "rejected"],
+        ["b@x.org", "own", None, "suppressed"],
+    ]
+
+
+def test_a_key_with_the_name_of_a_column_of_the_file(tmp_path: Path) -> None:
+    assert [shown_key(name) for name in (*BEFORE, *AFTER)] == [f"source_{name}" for name in (*BEFORE, *AFTER)]
+    file = outcomes_file(tmp_path / "o.jsonl", ["deal_id"])
+    file.start()
+    file.write(RowOutcome(number=1, outcome=Outcome.UPDATED, values={"deal_id": 7}, ids={"deal_id": "seven"}))
+    [row] = read(tmp_path / "o.jsonl")
+    assert (row["source_deal_id"], row["deal_id"]) == (7, "seven")
 
 
 @pytest.mark.parametrize("as_files", [False, True])

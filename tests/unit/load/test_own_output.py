@@ -103,6 +103,13 @@ def test_an_extract_of_some_fields_loads_back(
     ]
 
 
+@pytest.mark.parametrize("origin", [{}, {"origin": None}, {"origin": {}}, {"origin": {"url": "https://x.io/"}}])
+def test_a_line_without_attributes_and_lists_is_one_of_an_extract(origin: dict[str, Any]) -> None:
+    row = {"id": "7", "email": "a@ex.co", "status": "active", "createdAt": "2025-12-22T18:11:43.719Z"}
+    contact = Mapper()(Row(1, {**row, **origin, "attributes": {}}))
+    assert contact == Contact("a@ex.co", {}, origin.get("origin") or None)
+
+
 def test_json_lines_keep_types(tmp_path: Path) -> None:
     attributes = {"score": 12345678901234567, "vip": True, "tags": ["a", "b"], "address": {"city": "BH"}}
     path = extracted(tmp_path / "contacts.jsonl", "jsonl", [record("a@ex.co", attributes)])

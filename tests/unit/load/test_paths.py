@@ -11,7 +11,15 @@ from typing import Literal
 import pytest
 from upath import UPath
 
-from crm_provider.files.paths import CannotWrite, as_path, atomic_writer, is_local, private_folder, sibling
+from crm_provider.files.paths import (
+    CannotWrite,
+    as_path,
+    atomic_writer,
+    is_local,
+    is_on_root_disk,
+    private_folder,
+    sibling,
+)
 
 
 @pytest.fixture
@@ -47,6 +55,24 @@ def test_paths_of_stores_stay_what_they_are(bucket: UPath) -> None:
 def test_no_path(given: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         as_path(given)
+
+
+def test_what_is_on_the_disk_of_a_container(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: str(path) in ("/", "/mnt/volume"))
+    assert is_on_root_disk(Path("/var/new/rejects.jsonl"))
+    assert is_on_root_disk(Path("/mnt/volume-2/rejects.jsonl"))
+    assert not is_on_root_disk(Path("/mnt/volume/new/rejects.jsonl"))
+    assert not is_on_root_disk(Path("/mnt/other/../volume/rejects.jsonl"))
+    assert not is_on_root_disk(bucket)
+
+
+def test_a_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (tmp_path / "link").symlink_to(volume)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path in (Path("/"), volume))
+    assert not is_on_root_disk(tmp_path / "link" / "file")
+    assert is_on_root_disk(tmp_path / "file")
 
 
 def test_local_files_are_private_and_so_are_new_folders(tmp_path: Path) -> None:

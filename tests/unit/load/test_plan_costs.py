@@ -8,7 +8,7 @@ import pytest
 
 from crm_provider.load.planner import (
     NO_LISTS,
-    Lists,
+    ListCosts,
     Plan,
     Sample,
     calls_with_compare,
@@ -17,7 +17,7 @@ from crm_provider.load.planner import (
     most_calls,
 )
 
-FEW = "49 row(s) are too few for a pre-check to pay off; calls at most"
+FEW = "fewer than 50 rows, for which a sample does not pay off; calls at most"
 NO_TOTAL = "the CRM does not say how many contacts it has; calls at most"
 TOO_DEAR = "more than it could save; calls at most"
 HALF = Sample(10, 5, 4)  # h = 0.5, u = 0.8
@@ -25,7 +25,7 @@ NONE_SAME = Sample(10, 5, 0)
 ONE_SAME = Sample(10, 1, 1)  # h = 0.1, u = 1
 
 
-GUARDED = Lists(wanted=True, guarded=True)
+GUARDED = ListCosts(wanted=True, guarded=True)
 
 
 def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, Sample]:
@@ -41,7 +41,7 @@ def chosen(total: int | None, seen: Sample | None, **given: Any) -> tuple[Plan, 
 
 
 def test_no_row_is_left() -> None:
-    assert chosen(None, None, rows=0) == (Plan("nothing", 0, "no row is left to be sent"), Sample())
+    assert chosen(None, None, rows=0) == (Plan("nothing", 0, "no rows are left to send"), Sample())
 
 
 @pytest.mark.parametrize("wanted", ["auto", "compare"])
@@ -127,8 +127,8 @@ def test_reading_all_that_was_asked_for(total: int | None, lists: bool, calls: i
         ),
         (50, None, "update", False, Plan("update", 51, NO_TOTAL)),
         # an empty CRM
-        (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contact yet, so each row is new")),
-        (100, 0, "create", True, Plan("create", 202, "the CRM has no contact yet, so each row is new")),
+        (100, 0, "upsert", False, Plan("learned", 101, "the CRM has no contacts yet, so every row is new")),
+        (100, 0, "create", True, Plan("create", 202, "the CRM has no contacts yet, so every row is new")),
         # reading takes as many calls as the dearest way without
         (100, 1500, "upsert", False, Plan("learned", 201, f"reading 1,500 contacts takes 150 calls, {TOO_DEAR}")),
         (100, 3000, "upsert", True, Plan("learned", 401, f"reading 3,000 contacts takes 300 calls, {TOO_DEAR}")),
@@ -140,26 +140,28 @@ def test_no_contact_is_looked_at(rows: int, total: int | None, mode: str, lists:
 
 
 @pytest.mark.parametrize(
-    ("seen", "mode", "lists", "name", "calls", "why"),
+    ("seen", "mode", "lists", "name", "calls", "both"),
     [
         # 100 to read, 1000 * (1 - 0.4) to send, 11 to choose
-        (HALF, "upsert", False, "compare", 711, "first costs 700 calls, not reading 1,500"),
-        (HALF, "upsert", True, "compare", 2211, "first costs 2,200 calls, not reading 3,000"),
-        (HALF, "create", False, "compare", 611, "first costs 600 calls, not reading 1,000"),
-        (HALF, "create", True, "compare", 1111, "first costs 1,100 calls, not reading 1,500"),
-        (HALF, "update", False, "compare", 711, "first costs 700 calls, not reading 1,000"),
-        (HALF, "update", True, "compare", 1711, "first costs 1,700 calls, not reading 2,000"),
-        (NONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,100 with"),
-        (ONE_SAME, "update", False, "update", 1011, "1,000 calls, and 1,000 with"),  # no dearer, but one thing more
-        (ONE_SAME, "upsert", False, "compare", 1011, "first costs 1,000 calls, not reading 1,100"),
-        (Sample(10, 0, 0), "upsert", False, "learned", 1011, "1,000 calls, and 1,100 with"),
-        (Sample(10, 10, 0), "upsert", False, "learned", 1011, "1,000 calls, and 1,100 with"),
+        (HALF, "upsert", False, "compare", 711, ("700", "1,500")),
+        (HALF, "upsert", True, "compare", 2211, ("2,200", "3,000")),
+        (HALF, "create", False, "compare", 611, ("600", "1,000")),
+        (HALF, "create", True, "compare", 1111, ("1,100", "1,500")),
+        (HALF, "update", False, "compare", 711, ("700", "1,000")),
+        (HALF, "update", True, "compare", 1711, ("1,700", "2,000")),
+        (NONE_SAME, "update", False, "update", 1011, ("1,100", "1,000")),
+        (ONE_SAME, "update", False, "update", 1011, ("1,000", "1,000")),  # no dearer, but one thing more
+        (ONE_SAME, "upsert", False, "compare", 1011, ("1,000", "1,100")),
+        (Sample(10, 0, 0), "upsert", False, "learned", 1011, ("1,100", "1,000")),
+        (Sample(10, 10, 0), "upsert", False, "learned", 1011, ("1,100", "1,000")),
     ],
 )
-def test_what_a_sample_decides(seen: Sample, mode: str, lists: bool, name: str, calls: int, why: str) -> None:
-    facts = f"of 10 rows looked up {seen.existing} exist and {seen.same} are equal: "
-    reported = f"reading 1,000 contacts {why}" if name == "compare" else f"{why} reading 1,000 contacts first"
-    assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, facts + reported), seen)
+def test_what_a_sample_decides(
+    seen: Sample, mode: str, lists: bool, name: str, calls: int, both: tuple[str, str]
+) -> None:
+    facts = f"of 10 sampled rows, {seen.existing} exist and {seen.same} are equal"
+    why = f"{facts}: about {both[0]} calls if the CRM's 1,000 contacts are read first, and {both[1]} if not"
+    assert chosen(1000, seen, rows=1000, mode=mode, lists=lists) == (Plan(name, calls, why), seen)
 
 
 def test_a_part_of_a_call_is_a_call() -> None:
@@ -198,32 +200,32 @@ def test_without_lists_no_call_is_reckoned_for_them() -> None:
     [
         # what one row takes at most, counted by hand
         ("upsert", NO_LISTS, False, 2),  # create (it exists), update
-        ("upsert", Lists(wanted=True), False, 3),  # create, update, add
+        ("upsert", ListCosts(wanted=True), False, 3),  # create, update, add
         ("upsert", GUARDED, False, 4),  # create, read, update, add
         ("upsert", NO_LISTS, True, 1),  # create, or update
-        ("upsert", Lists(wanted=True), True, 2),
+        ("upsert", ListCosts(wanted=True), True, 2),
         ("upsert", GUARDED, True, 3),  # read again, update, add
         ("create", NO_LISTS, False, 1),
         ("create", GUARDED, False, 3),  # the CRM's clock, create, add
         ("update", NO_LISTS, False, 1),
-        ("update", Lists(wanted=True), False, 2),
+        ("update", ListCosts(wanted=True), False, 2),
         ("update", GUARDED, False, 3),
         ("update", GUARDED, True, 3),
     ],
 )
-def test_the_most_calls_of_a_row(mode: Any, lists: Lists, compares: bool, calls: int) -> None:
+def test_the_most_calls_of_a_row(mode: Any, lists: ListCosts, compares: bool, calls: int) -> None:
     assert most_calls(mode, 1, lists, compares=compares) == calls
 
 
 @pytest.mark.parametrize(
     ("mode", "lists", "h", "calls"),
     [
-        ("upsert", Lists(wanted=True), 0.5, 100),
+        ("upsert", ListCosts(wanted=True), 0.5, 100),
         ("upsert", GUARDED, 0.5, 150),
         ("create", GUARDED, 0.25, 75),  # only the new ones
-        ("update", Lists(wanted=True), 0.25, 25),  # only those that exist
+        ("update", ListCosts(wanted=True), 0.25, 25),  # only those that exist
         ("update", GUARDED, 0.25, 50),
     ],
 )
-def test_what_lists_are_expected_to_cost(mode: Any, lists: Lists, h: float, calls: float) -> None:
+def test_what_lists_are_expected_to_cost(mode: Any, lists: ListCosts, h: float, calls: float) -> None:
     assert lists.calls(mode, 100, h) == calls

@@ -1,4 +1,4 @@
-"""The plan of a load: the cheapest for what is known, and never dearer for having looked."""
+"""The plan of a load: the cheapest for what is known, and never more expensive because of the sample."""
 
 from __future__ import annotations
 

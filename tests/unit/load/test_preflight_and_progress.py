@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_every_email_has_at_most_one_row_that_is_sent(emails: list[str]) -> None
     keys = [email.lower() for email in emails]
     for duplicates in ("last", "first", "reject"):
         found = fates(emails, duplicates=duplicates)
-        assert [fate is RowStatus.INVALID for fate in found] == [key == "nobody" for key in keys]
+        assert [status is RowStatus.INVALID for status in found] == [key == "nobody" for key in keys]
         for key in set(keys) - {"nobody"}:
             places = [n for n, other in enumerate(keys) if other == key]
             sent = [n for n in places if found[n] is RowStatus.SEND]
@@ -120,7 +121,7 @@ def test_the_fingerprint_of_the_input_knows_what_matters() -> None:
 
 def test_problems_are_counted_by_kind_and_shown_in_order() -> None:
     found = check(Rows([{"email": "nobody"}] * 3 + [{"email": "a@x"}]), PlainMapper(), ContactOptions())
-    assert found.problem_lines() == ["3 row(s): email: no email address; correct it"]
+    assert found.problem_lines() == ["3 rows: email: no email address; correct it"]
     assert (found.rows, found.counts[RowStatus.SEND], found.counts[RowStatus.INVALID]) == (4, 1, 3)
 
 
@@ -133,7 +134,7 @@ def test_the_commonest_problems_are_shown_and_how_many_more_kinds_there_are() ->
     found = check(Rows([{"n": n} for n in kinds]), Picky(), ContactOptions())
     lines = found.problem_lines()
     assert len(lines) == SHOWN_PROBLEMS + 1
-    assert lines[0] == "2 row(s): field 7 (column 'n'): odd; for example: see line 8"
+    assert lines[0] == "2 rows: field 7 (column 'n'): odd; for example: see line 8"
     assert lines[-1] == "... and 3 more kinds of problems"
 
 
@@ -365,13 +366,15 @@ def test_a_line_of_progress() -> None:
         "50 of 200 rows (25.0%): 40 created, 0 updated, 0 unchanged, 0 skipped, 10 rejected, 0 suppressed; "
         "4.50 calls/s (90% of the budget); about 3 min left"
     )
+    assert line(at, 0.5, 5.0).endswith("; 0.50 calls/s (10% of the budget); about 30 min left")
     assert line(at, 0.0, 5.0).endswith("waiting")
+    assert line(replace(at, done=0, rows=0, counts={}), 0.0, 5.0).startswith("0 of 0 rows (100%): 0 created, ")
 
 
 def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
-    progress = ProgressLog(5.0, clock)
+    progress = ProgressLog(5.0, clock, "contacts")
     for _ in range(20):
         clock.now += INTERVAL / 10
         calls[0] += 15

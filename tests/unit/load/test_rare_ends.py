@@ -64,7 +64,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("how", ["done", "invalid rows", "too long", "no state file"])
-def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, scratches: list[TempDatabase]) -> None:
+def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, databases: list[TempDatabase]) -> None:
     it = Setting(tmp_path, [*people(3), {"email": "nobody"}], on_invalid="stop" if how == "invalid rows" else "reject")
     it.state = tmp_path / "state"
     if how == "no state file":
@@ -74,10 +74,10 @@ def test_a_load_leaves_no_table_open_however_it_ends(tmp_path: Path, how: str, s
     else:
         with pytest.raises(SourceError):
             it.run(time_limit=0.001 if how == "too long" else None)
-    assert scratches
-    for scratch in scratches:
+    assert databases
+    for database in databases:
         with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
-            scratch.execute("SELECT 1")
+            database.execute("SELECT 1")
 
 
 def test_a_load_that_is_interrupted_while_it_reads_has_written_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from crm_provider.files.paths import CannotWrite, is_local
 from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.rejects.file import NoRejects, RejectsFile, read_rejects
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.rows import Made, SourceError
+from crm_provider.load.rows import EarlierCreation, SourceError
 
 FORMATS = ["jsonl", "csv"]
 
@@ -464,7 +464,7 @@ def test_a_line_that_is_no_row_is_left_as_it_is(tmp_path: Path) -> None:
 def test_what_was_made_of_a_row_is_kept(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"r.{suffix}"
     since = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
-    made, maybe = Made(since, certain=True), Made(None)
+    made, maybe = EarlierCreation(since, certain=True), EarlierCreation(None)
     written(path, replace(reject(1), made=made), replace(reject(2), made=maybe), reject(3))
     found = [row.made for row in read_rejects(path).rows()]
     assert found == [replace(made, earlier_load=True), replace(maybe, earlier_load=True), None]

@@ -20,7 +20,7 @@ SUMMARY = Summary(
     errors={"INVALID_INPUT": 4, "INVALID_VALUE": 15, "DUPLICATE_ROW": 1},
     problems={"phone (column 'a|b'): no phone number; correct it": 15},
     calls=1210, calls_saved=580, throttled=3, seconds=245.0, budget_used=0.98, resumed_at=400,
-    plan="learned", plan_why="of 10 rows looked up 8 exist", plan_calls=1230, plan_seconds=248.0,
+    plan="learned", plan_why="of 10 sampled rows, 8 exist", plan_calls=1230, plan_seconds=248.0,
 )  # fmt: skip
 
 
@@ -48,15 +48,13 @@ def test_every_outcome_has_a_line() -> None:
 def test_each_kind_has_its_own_words(kind: Kind, plan: str, line: str) -> None:
     options = kind.options
     summary = Summary(
-        rows=0, kind=kind.name, outcomes=options.outcomes, plan=plan, plan_words=options.plan_words[plan],
-        paths={"rejects": "r.jsonl"},
+        rows=0, kind=kind.name, outcomes=options.outcomes, plan=plan, plan_words=options.plan_words[plan]
     )  # fmt: skip
     text = report(summary, title="Load", ending="Done.", options=options)
     assert line in text
     assert f"| Saved | 0 calls, against {options.naive} |" in text
     data = summary.as_dict()
     assert data["plan"]["words"] == options.plan_words[plan]
-    assert f'kind="{kind.name}", only' in data["resend"]
 
 
 def test_errors_say_what_to_do_the_commonest_first() -> None:
@@ -71,7 +69,7 @@ def test_errors_say_what_to_do_the_commonest_first() -> None:
 def test_problems_and_calls() -> None:
     found = lines()
     assert "| 15 | phone (column 'a\\|b'): no phone number; correct it |" in found
-    assert "| Plan | `learned`: of 10 rows looked up 8 exist |" in found
+    assert "| Plan | `learned`: of 10 sampled rows, 8 exist |" in found
     assert "| Made | 1,210 calls in 4 min, 98% of the budget |" in found
     assert "| Resumed | the last try went on after 400 rows |" in found
 
@@ -102,5 +100,5 @@ def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_too_many_rejects_have_the_result() -> None:
-    error = pickle.loads(pickle.dumps(TooManyRejects("1 of 2 rows was rejected.", {"rejected": 1})))
-    assert (str(error), error.result) == ("1 of 2 rows was rejected.", {"rejected": 1})
+    error = pickle.loads(pickle.dumps(TooManyRejects("1 of 2 rows was rejected.", {"rejected": 1}, "Correct it.")))
+    assert (str(error), error.result) == ("1 of 2 rows was rejected. Correct it.", {"rejected": 1})

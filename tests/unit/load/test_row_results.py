@@ -12,7 +12,7 @@ from crm_provider.errors.policy import Decision, ErrorPolicy, with_mode
 from crm_provider.load.options import ContactOptions, Mode
 from crm_provider.load.progress import RowCounts
 from crm_provider.load.rejects.formats import Reject
-from crm_provider.load.row_results import NOT_KNOWN, SENDS_OF_A_ROW, RowResultHandler
+from crm_provider.load.row_results import SENDS_OF_A_ROW, WRITE_UNCERTAIN, RowResultHandler
 from crm_provider.load.rows import Contact, Outcome, Row
 from crm_provider.load.state.temp_tables import RowStatus, StagedRow
 from crm_provider.load.workers import InFlightRow, RowResult, SentRow
@@ -284,7 +284,7 @@ def test_a_call_that_is_no_rows_and_fails_too_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {NOT_KNOWN}")]
+    ("known", "says"), [(True, "no response in time."), (False, f"no response in time. {WRITE_UNCERTAIN}")]
 )
 def test_the_rejects_file_says_if_a_write_may_have_happened(known: bool, says: str) -> None:
     it = Scene()

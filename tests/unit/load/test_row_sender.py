@@ -12,7 +12,7 @@ from crm_provider import errors as e
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, Creation, LearnedOrder
 from crm_provider.load.kinds.remote_contacts import ContactSender
-from crm_provider.load.rows import Contact, Made, Outcome, Row
+from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Row
 from crm_provider.load.workers import InFlightRow, SentRow
 
 from .fake_crm import FakeCrm
@@ -41,7 +41,9 @@ def sender_of(
     return ContactSender(writer, began=began)
 
 
-def row_in_flight(contact: Contact = NEW, seen: RemoteContact | None = None, made: Made | None = None) -> InFlightRow:
+def row_in_flight(
+    contact: Contact = NEW, seen: RemoteContact | None = None, made: EarlierCreation | None = None
+) -> InFlightRow:
     return InFlightRow(Row(1, {}), contact, seen, made=made)
 
 
@@ -310,7 +312,7 @@ BEFORE, SINCE = "2026-02-01T00:00:00.000Z", "2026-03-01T12:00:05.000Z"
 
 
 class Losing(FakeCrm):
-    """The answer to each creation is lost; what is read back was made, or was there before."""
+    """The response to each creation is lost; what is read back was made, or was there before."""
 
     def create_or_find(self, email: str, *, attributes: Any = None, origin: Any = None) -> Creation:
         was_there = email in self.contacts
@@ -352,7 +354,7 @@ def test_a_row_whose_lists_failed_goes_on_with_them(mode: str) -> None:
     sender, in_flight = sender_of(crm, mode=mode, lists=(LIST,)), row_in_flight()
     with pytest.raises(e.CrmTooManyRequestsError):
         sender.send(in_flight)
-    assert in_flight.made == Made(None, certain=True)
+    assert in_flight.made == EarlierCreation(None, certain=True)
     assert sender.send(in_flight) == SentRow(Outcome.CREATED)
     assert [name for name, _ in crm.calls] == ["create", "add", "get", "add"]
 
@@ -372,21 +374,21 @@ def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_o
     ("created_at", "attributes", "made", "outcome"),
     [
         # an earlier try of this load has made it
-        (SINCE, HAS, Made(BEGAN), "created"),
-        (SINCE, {**HAS, "name": "ADA"}, Made(BEGAN), "created"),
-        (None, HAS, Made(BEGAN, certain=True), "created"),
+        (SINCE, HAS, EarlierCreation(BEGAN), "created"),
+        (SINCE, {**HAS, "name": "ADA"}, EarlierCreation(BEGAN), "created"),
+        (None, HAS, EarlierCreation(BEGAN, certain=True), "created"),
         # it was there before this load
-        (BEFORE, HAS, Made(BEGAN), "CONTACT_ALREADY_EXISTS"),
-        (BEFORE, HAS, Made(BEGAN, certain=True), "CONTACT_ALREADY_EXISTS"),
+        (BEFORE, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
+        (BEFORE, HAS, EarlierCreation(BEGAN, certain=True), "CONTACT_ALREADY_EXISTS"),
         (SINCE, HAS, None, "CONTACT_ALREADY_EXISTS"),  # no earlier attempt: somebody else has made it just now
         # nothing tells
-        (None, HAS, Made(BEGAN), "CONTACT_ALREADY_EXISTS"),
-        (SINCE, HAS, Made(None), "CONTACT_ALREADY_EXISTS"),
+        (None, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
+        (SINCE, HAS, EarlierCreation(None), "CONTACT_ALREADY_EXISTS"),
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
 def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
-    created_at: str | None, attributes: dict[str, Any], made: Made | None, outcome: str, known: bool
+    created_at: str | None, attributes: dict[str, Any], made: EarlierCreation | None, outcome: str, known: bool
 ) -> None:
     fields = {} if created_at is None else {"createdAt": created_at}
     crm = crm_with(attributes, **fields)
@@ -404,15 +406,17 @@ def test_create_lists_what_this_load_has_made_and_leaves_others_alone(
 def test_a_rejected_row_whose_contact_was_made_gets_its_lists_from_the_next_load() -> None:
     crm = crm_with(HAS, createdAt=SINCE)
     in_flight = InFlightRow(
-        Row(1, {}, made=Made(BEGAN, certain=True, earlier_load=True)),
+        Row(1, {}, made=EarlierCreation(BEGAN, certain=True, earlier_load=True)),
         NEW,
         None,
-        made=Made(BEGAN, certain=True, earlier_load=True),
+        made=EarlierCreation(BEGAN, certain=True, earlier_load=True),
     )
     sender = sender_of(crm, mode="create", lists=(LIST,))
     assert sender.send(in_flight).outcome is Outcome.UPDATED
     assert crm.contacts[ADA]["segmentedListsIds"] == [LIST]
-    assert sender.send(row_in_flight(made=Made(BEGAN, certain=True))).outcome is Outcome.CREATED, "of this load"
+    assert sender.send(row_in_flight(made=EarlierCreation(BEGAN, certain=True))).outcome is Outcome.CREATED, (
+        "of this load"
+    )
 
 
 def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
@@ -420,7 +424,7 @@ def test_a_creation_of_which_nothing_is_known_may_have_happened() -> None:
     in_flight = row_in_flight()
     with pytest.raises(e.CrmTimeoutError):
         sender_of(crm, mode="create", lists=(LIST,), began=BEGAN).send(in_flight)
-    assert in_flight.made == Made(BEGAN)
+    assert in_flight.made == EarlierCreation(BEGAN)
 
 
 def test_a_known_contact_is_read_again_before_it_is_written_to_under_the_guard() -> None:

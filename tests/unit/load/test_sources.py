@@ -316,7 +316,7 @@ def test_a_file_that_may_not_be_read_is_an_error_of_its_own(tmp_path: Path, monk
     def refused(_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "read_plain", refused)
+    monkeypatch.setattr(files, "open_source", refused)
     with pytest.raises(PermissionError):
         list(open_source(str(path)).rows())
 

@@ -13,6 +13,7 @@ import pytest
 from crm_provider.files import parquet
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources import arrow_tables
+from crm_provider.load.sources.arrow_tables import ArrowSource
 from crm_provider.load.sources.memory import IteratorSource
 from crm_provider.load.sources.parquet_files import BATCH
 from crm_provider.load.sources.source import open_source
@@ -113,11 +114,70 @@ def test_a_value_that_python_does_not_have_is_a_bad_row() -> None:
     assert source.is_malformed(1)
 
 
-def test_a_stream_is_read_once() -> None:
-    source = open_source(table(n=[1]).to_reader())
-    assert source.columns == ("n",)
+def test_a_stream_is_read_once_also_by_another_load(caplog: pytest.LogCaptureFixture) -> None:
+    stream = table(n=[1, None], m=["-", "x"]).to_reader()
+    source = ArrowSource(stream, null_values=["-"])
+    assert source.columns == ("n", "m")
+    assert values(source) == [{"n": 1, "m": None}, {"n": None, "m": "x"}]
+    for again in (source, ArrowSource(stream)):
+        with pytest.raises(SourceError, match="the RecordBatchReader can be read only once, and was read already"):
+            values(again)
+    assert caplog.messages == []
+
+
+def test_a_stream_without_rows_may_have_been_read_before(caplog: pytest.LogCaptureFixture) -> None:
+    half, all_ = (table(n=[1, 2]).to_reader(max_chunksize=1) for _ in range(2))
+    half.read_next_batch()
+    all_.read_all()
+    assert values(ArrowSource(half)) == [{"n": 2}]
+    assert values(ArrowSource(table(n=[]))) == []
+    assert caplog.messages == []
+    assert values(ArrowSource(all_)) == []
+    assert caplog.messages == [
+        "the RecordBatchReader has no row. If something has read it before, give the load a new one."
+    ]
+
+
+def test_a_task_needs_a_table_that_can_be_read_again() -> None:
+    with pytest.raises(
+        SourceError, match=r"the RecordBatchReader can be read only once, but each try .* CrmHook.load_contacts"
+    ):
+        open_source(table(n=[1]).to_reader())
+
+
+class Slotted:
+    """A stream of a library whose class has no weak references."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self) -> None:
+        self._stream = table(n=[1]).to_reader()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._stream.__arrow_c_stream__(requested_schema)
+
+    def __iter__(self) -> Slotted:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._stream)
+
+
+def test_a_stream_that_cannot_be_remembered_is_read() -> None:
+    assert values(ArrowSource(Slotted())) == [{"n": 1}]
+
+
+class Again:
+    """Gives a stream each time, but has no length: a query that runs again, or one that does not."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return table(n=[1]).__arrow_c_stream__(requested_schema)
+
+
+def test_a_table_without_a_length_is_not_read_again() -> None:
+    source = open_source(Again())
     assert values(source) == [{"n": 1}]
-    with pytest.raises(SourceError, match="the RecordBatchReader can be read only once, and was read already"):
+    with pytest.raises(SourceError, match="the Again can be read only once"):
         values(source)
 
 

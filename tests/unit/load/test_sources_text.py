@@ -41,6 +41,21 @@ def test_encodings(tmp_path: Path, case: str, suffix: str, packed: bool) -> None
     assert [row.values for row in open_source(path, options=options).rows()] == [ROW]
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (CSV.encode(), "is no valid gzip file; fetch or write it again"),
+        (gzip.compress(CSV.encode())[:-9], "ends before its gzip data do"),
+        (gzip.compress(CSV.encode())[:-8] + bytes(8), "is no valid gzip file"),
+    ],
+    ids=["no gzip", "cut off", "wrong sum"],
+)
+def test_a_damaged_gzip_file(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "leads.csv.gz").write_bytes(content)
+    with pytest.raises(SourceError, match=says):
+        list(open_source(tmp_path / "leads.csv.gz").rows())
+
+
 def test_a_file_of_another_file_system(tmp_path: Path) -> None:
     for name, content in (("a.csv", CSV.encode()), ("a.csv.gz", gzip.compress(CSV.encode()))):
         path = UPath(f"memory://texts/{tmp_path.name}/{name}")

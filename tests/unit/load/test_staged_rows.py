@@ -65,7 +65,7 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
 ) -> None:
     for number, key in enumerate("abaa", start=1):
         table.add(row(number), RowStatus.SEND, contact(key))
-    table.settle_duplicates(duplicates)
+    table.mark_duplicates(duplicates)
     assert statuses(table) == expected
 
 
@@ -73,7 +73,7 @@ def test_of_rows_with_one_key_one_is_sent_or_none(
 def test_rows_without_a_key_are_nobodys_duplicates(table: StagedRows, duplicates: Any) -> None:
     for number, status in enumerate((RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID), start=1):
         table.add(row(number), status)
-    table.settle_duplicates(duplicates)
+    table.mark_duplicates(duplicates)
     assert statuses(table) == [RowStatus.INVALID, RowStatus.SUPPRESSED, RowStatus.INVALID]
 
 
@@ -176,3 +176,14 @@ def test_a_view_becomes_bytes_and_the_rest_stays(view: Any) -> None:
 def test_a_row_without_views_is_not_copied() -> None:
     plain = row(1, name="Ann")
     assert without_views(plain) is plain
+
+
+def test_rows_reach_the_database_a_hundred_at_a_time(table: StagedRows) -> None:
+    held = []
+    for number in range(1, 251):
+        table.add(row(number), RowStatus.SEND, contact(number))
+        held.append(len(table._waiting) // 4)
+    assert max(held) == 99
+    assert held[99] == held[199] == 0
+    assert len(table) == 250
+    assert not table._waiting

@@ -146,13 +146,13 @@ def test_a_list_with_something_else_in_it(entries: Any, said: str) -> None:
     ("name", "content"), [("s.txt", "Zo\u00eb@x.org".encode("latin-1")), ("s.xlsx", b""), ("s.csv", b"a,b\n1,2\n")]
 )
 def test_what_is_wrong_with_its_file_is_said_of_the_list(
-    name: str, content: bytes, tmp_path: Path, scratches: list[TempDatabase]
+    name: str, content: bytes, tmp_path: Path, databases: list[TempDatabase]
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match="suppression list"):
         Suppression.read(str(tmp_path / name))
     with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
-        scratches[0].execute("SELECT 1")
+        databases[0].execute("SELECT 1")
 
 
 def test_an_empty_list_is_said(caplog: pytest.LogCaptureFixture) -> None:

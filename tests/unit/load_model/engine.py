@@ -52,7 +52,7 @@ class Killed(BaseException):
 
 
 Server = Callable[[str, str, Mapping[str, str], Any], Http]
-"""Method, path, query and body of a request to its answer."""
+"""Method, path, query and body of a request to its response."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A small CRM in memory, written from the API's reference alone. It speaks HTTP: requests in, answers out.
+"""A small CRM in memory, written from the API's reference alone. It speaks HTTP: requests in, responses out.
 
 It folds case and composes Unicode in addresses, shows a membership at once, and keeps a log of all that was done to
 its contacts, by the load and beside it.
@@ -48,7 +48,7 @@ ERROR_BODIES: Mapping[str, Callable[[str, str], Any]] = {
 
 @dataclass(frozen=True)
 class Http:
-    """An answer."""
+    """A response."""
 
     status: int
     body: bytes
@@ -66,7 +66,7 @@ class Lost(Exception):
 
 
 class TimedOut(Exception):
-    """No answer came in time."""
+    """No response came in time."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FaultKind:
     """What goes wrong with a call.
 
     :param handled: whether the CRM does what it was asked to
-    :param answer: what comes back, in place of the CRM's own answer
+    :param answer: what comes back, in place of the CRM's own response
     :param lasts: whether it goes on until the try ends
     """
 
@@ -191,7 +191,7 @@ class Event:
     :param actor: ``us`` or ``beside``
     :param what: ``create``, ``update``, ``add``, ``get``, ``page``, ``other``, or what was done beside us
     :param key: of the contact, "" for none
-    :param status: of the CRM's own answer, None if it did not handle it
+    :param status: of the CRM's own response, None if it did not handle it
     :param fault: what went wrong
     :param unwanted: whether the contact was unsubscribed or blacklisted just before
     :param chain: of the contact just before, None if there was none

@@ -23,7 +23,7 @@ class Facts:
     def __init__(self, reported: Reported) -> None:
         self.reported, self.spec = reported, reported.spec
         self.rows = wanted_of(reported.rows, reported.spec)
-        self.sent = {row.key: row for row in self.rows.values() if row.fate == "send"}
+        self.sent = {row.key: row for row in self.rows.values() if row.status == "send"}
         self.ours = [event for event in reported.log if event.actor == "us"]
         self.beside = {event.key for event in reported.log if event.actor == "beside"}
         self.made_beside = {e.key for e in reported.log if e.actor == "beside" and e.what == "create"}
@@ -137,13 +137,13 @@ def rows_that_are_not_sent_end_as_documented(facts: Facts) -> None:
     types = {"invalid": "INVALID_VALUE", "ambiguous": "DUPLICATE_ROW"}
     for row in facts.rows.values():
         outcome = facts.outcome(row)
-        if row.fate in right:
-            require(outcome == right[row.fate], f"row {row.number} is {row.fate} and ended as {outcome}")
+        if row.status in right:
+            require(outcome == right[row.status], f"row {row.number} is {row.status} and ended as {outcome}")
         else:
             require(outcome != "skipped", f"row {row.number} was skipped, but no other row has its email")
-        if row.fate in types:
+        if row.status in types:
             found = facts.reported.rejects[row.number]["type"]
-            require(found == types[row.fate], f"row {row.number} is {row.fate} and was rejected as {found}")
+            require(found == types[row.status], f"row {row.number} is {row.status} and was rejected as {found}")
 
 
 def only_the_contacts_of_rows_are_written(facts: Facts) -> None:
@@ -161,7 +161,7 @@ def only_the_contacts_of_rows_are_written(facts: Facts) -> None:
 
 
 def nobody_on_the_suppression_list_is_written(facts: Facts) -> None:
-    people = {row.key for row in facts.rows.values() if row.fate == "suppressed"}
+    people = {row.key for row in facts.rows.values() if row.status == "suppressed"}
     for event in facts.ours:
         require(event.key not in people or event.what not in WRITES, f"a suppressed person was written: {event}")
 

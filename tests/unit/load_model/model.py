@@ -23,14 +23,14 @@ class Wanted:
     """What a row asks for.
 
     :param email: as it is sent
-    :param fate: ``send``, ``invalid``, ``suppressed``, ``duplicate`` or ``ambiguous``
+    :param status: ``send``, ``invalid``, ``suppressed``, ``duplicate`` or ``ambiguous``
     """
 
     number: int
     key: str
     email: str
     attributes: Mapping[str, Any]
-    fate: str
+    status: str
 
 
 def wanted_of(rows: Mapping[int, Mapping[str, Any]], spec: LoadSpec) -> dict[int, Wanted]:
@@ -46,12 +46,12 @@ def wanted_of(rows: Mapping[int, Mapping[str, Any]], spec: LoadSpec) -> dict[int
     for number, values in rows.items():
         key = keys[number]
         if not key:
-            fate = "invalid"
+            status = "invalid"
         elif number in suppressed:
-            fate = "suppressed"
+            status = "suppressed"
         else:
-            fate = _of_several(number, by_key[key], spec.duplicates)
-        found[number] = Wanted(number, key, _spelled(values.get("email")), _attributes(values, spec.empty), fate)
+            status = _of_several(number, by_key[key], spec.duplicates)
+        found[number] = Wanted(number, key, _spelled(values.get("email")), _attributes(values, spec.empty), status)
     return found
 
 

@@ -74,7 +74,7 @@ class Story:
 
 
 @dataclass
-class Told:
+class Replay:
     """What has happened."""
 
     story: Story
@@ -101,7 +101,7 @@ def rows_of(story: Story, deals: dict[int, str]) -> tuple[dict[str, Any], ...]:
     )  # fmt: skip
 
 
-def play(story: Story, folder: Path) -> Told:
+def play(story: Story, folder: Path) -> Replay:
     clock = Clock()
     crm = FakeCrm(clock, several_deals=story.several, dates=story.dates)
     crm.unknown_stages = frozenset({UNKNOWN_STAGE})
@@ -146,7 +146,7 @@ def play(story: Story, folder: Path) -> Told:
             clock.advance(60)
         outcomes |= heard
     assert last is not None and last.how == "done", f"it does not end: {last}"
-    return Told(
+    return Replay(
         story, {deal["id"]: deal for deal in before}, {deal["id"]: deal for deal in crm.deals},
         outcomes_of(last, outcomes), engine.rejects_of(files.rejects), last, calls, attempt, people, deals,
         [event for event in crm.log if event.what in ("deal", "put deal")],
@@ -220,32 +220,32 @@ def expected(story: Story) -> dict[int, str]:
     return found
 
 
-def check(story: Story) -> Told:
+def check(story: Story) -> Replay:
     with TemporaryDirectory() as folder:
-        told = play(story, Path(folder))
-    about = f"{story}\n{told.outcomes}"
-    assert sum(told.last.counts.values()) == len(story.wishes), f"the counts do not add up: {about}"
-    assert told.last.calls == told.calls or was_killed(story), f"calls are not counted: {about}"
-    assert set(told.rejects) >= {n for n, outcome in told.outcomes.items() if outcome == "rejected"}, about
+        replay = play(story, Path(folder))
+    about = f"{story}\n{replay.outcomes}"
+    assert sum(replay.last.counts.values()) == len(story.wishes), f"the counts do not add up: {about}"
+    assert replay.last.calls == replay.calls or was_killed(story), f"calls are not counted: {about}"
+    assert set(replay.rejects) >= {n for n, outcome in replay.outcomes.items() if outcome == "rejected"}, about
     for number, wish in sent(story).items():
-        holds_for(told, number, wish, about)
+        holds_for(replay, number, wish, about)
     if not story.faults:
-        assert told.outcomes == expected(story), about
-        assert told.calls == told.last.calls <= told.last.forecast, f"dearer than the forecast: {about}"
-    for event in told.writes:
+        assert replay.outcomes == expected(story), about
+        assert replay.calls == replay.last.calls <= replay.last.forecast, f"dearer than the forecast: {about}"
+    for event in replay.writes:
         assert event.fault or event.effect or event.status in (404, 409), f"a senseless write: {event} {about}"
-    return told
+    return replay
 
 
 def was_killed(story: Story) -> bool:
     return any(fault.kind == KILL for fault in story.faults)
 
 
-def holds_for(told: Told, number: int, wish: Wish, about: str) -> None:
+def holds_for(replay: Replay, number: int, wish: Wish, about: str) -> None:
     """The CRM's state is what the outcome of a row says."""
-    story, outcome = told.story, told.outcomes.get(number)
-    contact = told.people.get(wish.person, "")
-    old, new = of_contact(told.before, contact), of_contact(told.after, contact)
+    story, outcome = replay.story, replay.outcomes.get(number)
+    contact = replay.people.get(wish.person, "")
+    old, new = of_contact(replay.before, contact), of_contact(replay.after, contact)
     assert len(new) - len(old) <= 1, f"row {number} has made two deals: {about}"
     if outcome == "created":
         assert any(shows(deal, story, wish) for deal in new if deal not in old), f"row {number} made nothing: {about}"
@@ -255,7 +255,7 @@ def holds_for(told: Told, number: int, wish: Wish, about: str) -> None:
         assert old == new, f"row {number} was left alone and has changed: {about}"
     if outcome == "unchanged" and story.mode != "create":
         assert any(shows(deal, story, wish) for deal in new), f"row {number} is not in the CRM: {about}"
-    if outcome == "rejected" and told.rejects[number]["type"].endswith("_NOT_FOUND"):
+    if outcome == "rejected" and replay.rejects[number]["type"].endswith("_NOT_FOUND"):
         assert old == new, f"row {number} was rejected and has changed something: {about}"
     if story.guarded and not story.faults:
         for deal in old:
@@ -313,6 +313,6 @@ def test_a_kill_after_a_creation_makes_no_second_deal(mode: str, several: bool, 
     story = Story(
         mode, (), tuple(Wish(n, STAGE_IDS[0]) for n in range(4)), faults=(Fault(at, KILL),), several=several, fillers=3
     )
-    told = check(story)
-    assert told.tries > 1 or told.calls <= at, "nothing was killed"
-    assert [len(of_contact(told.after, told.people[n])) for n in range(4)] == [1, 1, 1, 1]
+    replay = check(story)
+    assert replay.tries > 1 or replay.calls <= at, "nothing was killed"
+    assert [len(of_contact(replay.after, replay.people[n])) for n in range(4)] == [1, 1, 1, 1]

@@ -63,7 +63,7 @@ class Came:
     """What came of one creation.
 
     :param made: ids of the deals that the CRM has made for it
-    :param creations: how often it was sent, and was handled without an answer before
+    :param creations: how often it was sent, and was handled without a response before
     """
 
     made: tuple[str, ...]

@@ -15,7 +15,7 @@ from .scenario import LISTS, Beside, Fault, LoadSpec, Person, Scenario
 from .story import Reported, Story, folder, summary_of
 
 LOST = (Fault(0, "lost before"),)
-"""The first call of a load that creates first: it never arrives, and no answer comes."""
+"""The first call of a load that creates first: it never arrives, and no response comes."""
 
 ADA = {"email": "ada@x.org", "a": "new", "b": "same"}
 NEW = {"a": "new", "b": "same"}
@@ -47,7 +47,7 @@ WRITTEN = ({"a": "new", "b": "same", "c": "kept"}, ())
 AS_BEFORE = ({"a": "old", "b": "same", "c": "kept"}, ())
 
 KNOWN: dict[str, Known] = {
-    # -- the answer to a creation is lost, and the contact was there before ------------------------------------
+    # -- the response to a creation is lost, and the contact was there before ------------------------------------
     "lost creation of a contact that exists: written": Known(
         one(OLD, LoadSpec((ADA,), plan="learned", faults=LOST)), ["updated"], WRITTEN
     ),
@@ -137,7 +137,7 @@ KNOWN: dict[str, Known] = {
     **{
         f"create makes a contact, killed {what} the list, plan {plan}": Known(
             one(None, LoadSpec((ADA,), mode="create", plan=plan, lists=(0,), faults=(Fault(at + pages, kind),))),
-            [],  # who made it is not told any more
+            [],  # who made it is no longer known
             (NEW, (0,)),
         )
         for plan, pages in (("auto", 0), ("compare", 2))

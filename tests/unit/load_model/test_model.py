@@ -33,16 +33,16 @@ ROWS = {
 
 
 @pytest.mark.parametrize(
-    ("duplicates", "fates"),
+    ("duplicates", "statuses"),
     [
         ("last", ["duplicate", "send", "invalid", "invalid", "suppressed", "send"]),
         ("first", ["send", "duplicate", "invalid", "invalid", "suppressed", "send"]),
         ("reject", ["ambiguous", "ambiguous", "invalid", "invalid", "suppressed", "send"]),
     ],
 )
-def test_what_becomes_of_rows(duplicates: str, fates: list[str]) -> None:
+def test_what_becomes_of_rows(duplicates: str, statuses: list[str]) -> None:
     spec = LoadSpec((), duplicates=duplicates, suppression=("ZO\u00c9@X.ORG",))
-    assert [row.fate for row in wanted_of(ROWS, spec).values()] == fates
+    assert [row.status for row in wanted_of(ROWS, spec).values()] == statuses
 
 
 @pytest.mark.parametrize(

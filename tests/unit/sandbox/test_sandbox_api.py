@@ -10,7 +10,7 @@ import pytest
 from crm_provider.sandbox import ids
 from crm_provider.sandbox.faults import RequestOutcome
 from crm_provider.sandbox.gateway import Gateway
-from crm_provider.sandbox.routes import ROUTES, Body
+from crm_provider.sandbox.routes import ROUTES, BodyRule
 
 Send = Callable[..., RequestOutcome]
 
@@ -116,10 +116,10 @@ UNREPEATABLE = [
 
 REFUSALS: list[tuple[str, str, Any, str]] = [
     # bodies
-    *[(route.method, route.template, None, "MISSING_BODY") for route in ROUTES if route.body is Body.REQUIRED],
-    *[(route.method, route.template, b" \n", "MISSING_BODY") for route in ROUTES if route.body is Body.REQUIRED],
-    *[(route.method, route.template, b"{", "INVALID_INPUT") for route in ROUTES if route.body is Body.REQUIRED],
-    *[(route.method, route.template, b"[]", "INVALID_INPUT") for route in ROUTES if route.body is Body.REQUIRED],
+    *[(route.method, route.template, None, "MISSING_BODY") for route in ROUTES if route.body is BodyRule.REQUIRED],
+    *[(route.method, route.template, b" \n", "MISSING_BODY") for route in ROUTES if route.body is BodyRule.REQUIRED],
+    *[(route.method, route.template, b"{", "INVALID_INPUT") for route in ROUTES if route.body is BodyRule.REQUIRED],
+    *[(route.method, route.template, b"[]", "INVALID_INPUT") for route in ROUTES if route.body is BodyRule.REQUIRED],
     *[("POST", "/contacts", body, "INVALID_INPUT") for body in UNREPEATABLE],
     ("POST", "/email-verification/a@b.co", b"{", "INVALID_INPUT"),
     # contacts

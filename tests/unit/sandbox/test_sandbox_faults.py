@@ -1,4 +1,4 @@
-"""Fault rules: what they match, when they strike, what they do."""
+"""Fault rules: what they match, when they apply, what they do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def facts_of(
 
 
 def applies(clock: ManualClock, calls: int, **rule: Any) -> list[int]:
-    """The numbers of the calls that a rule strikes, from 1."""
+    """The numbers of the calls that a rule applies to, from 1."""
     book = FaultRules(clock, [Fault(effect="drop", **rule)])
     return [number for number in range(1, calls + 1) if book.pick(facts_of(), in_front=True)]
 

@@ -1,4 +1,4 @@
-"""How a path as it came over the wire finds its route."""
+"""How a path as it arrives over HTTP finds its route."""
 
 from __future__ import annotations
 

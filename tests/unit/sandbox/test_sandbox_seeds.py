@@ -54,6 +54,17 @@ def test_many_contacts() -> None:
     assert not store.deals
 
 
+def test_many_deals() -> None:
+    store = filled("deals:7")
+    deals = [store.deal_of(contact.id) for contact in store.contacts.values()]
+    stages = ["New", "Qualified", "Proposal", "Won", "Lost", "New", "Qualified"]
+    assert [deal and (deal.pipeline_id, deal.stage_id) for deal in deals] == [
+        (ids.pipeline_id("Sales"), ids.stage_id("Sales", stage)) for stage in stages
+    ]
+    assert deals[1] is not None
+    assert deals[1].attributes == {"pb_name": "Deal 2", "pb_amount": "2.50"}
+
+
 def test_a_document_may_name_things_or_give_ids() -> None:
     store = filled(SEED)
     ann, bob = store.contact("ann@example.com"), store.contact("bob@example.com")
@@ -64,7 +75,7 @@ def test_a_document_may_name_things_or_give_ids() -> None:
     assert len(store.visible_lists) == 1
 
 
-@pytest.mark.parametrize("seed", ["empty", "demo", "contacts:3", SEED], ids=["empty", "demo", "contacts", "document"])
+@pytest.mark.parametrize("seed", ["empty", "demo", "contacts:3", "deals:3", SEED], ids=str)
 def test_a_snapshot_is_a_seed_that_brings_the_state_back(seed: Any) -> None:
     taken = snapshot(filled(seed))
     assert snapshot(filled(json.loads(json.dumps(taken)))) == taken
@@ -88,6 +99,7 @@ def test_a_file(tmp_path: Path) -> None:
     [
         ("demmo", "did you mean 'demo'"),
         ("contacts:x", "did you mean 'contacts:1000'"),
+        ("deals:x", "did you mean 'deals:1000'"),
         ("missing.json", "cannot be read"),
         ([], "must be an object"),
         ({"contact": []}, "did you mean 'contacts'"),

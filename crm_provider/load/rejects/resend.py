@@ -1,0 +1,134 @@
+"""The DAG that sends the rejected rows of a load again, as Python, with the arguments of the load. Pure functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pprint import pformat
+from typing import Any
+
+from crm_provider.files.paths import AnyPath
+
+DEFAULTS: Mapping[str, Any] = {
+    "mapping": None, "mode": "upsert", "empty": "skip", "region": None, "lowercase_email": False, "list_ids": (),
+    "resubscribe": False, "only_from_stages": (), "max_deletes": 0, "every_spelling": True, "duplicates": "last",
+    "max_rejects": 0,
+}  # fmt: skip
+"""What the operator that sends rejected rows again takes over from the load, with its defaults."""
+
+LONGEST, LONGEST_ARGUMENT = 4000, 2000
+"""Characters of the code, which is part of the load's XCom, and of an argument that is written out."""
+
+VALUES = ("constant", "default")
+"""Parts of a mapping's line that may hold a value of a record; shown are ids and booleans."""
+
+ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+TASK_ID, LONGEST_ID = "resend", 250
+"""The task that sends rejected rows again; characters of a DAG's id in Airflow."""
+
+
+def resend_dag_id(dag_id: str, task_id: str) -> str:
+    """The id by which the page CRM finds the DAG that sends the rejected rows of a task again.
+
+    Such a DAG also sends again what it has rejected itself.
+    """
+    if task_id == TASK_ID and dag_id.endswith(f"_{TASK_ID}"):
+        return dag_id
+    return f"{dag_id}_{task_id}_{TASK_ID}"[-LONGEST_ID:]
+
+
+def resend_dag(
+    path: AnyPath,
+    given: Mapping[str, Any],
+    *,
+    kind: str = "contacts",
+    crm_conn_id: str = "crm_default",
+    on_error: Mapping[str, str] | None = None,
+    task: tuple[str, str] = ("crm", "load"),
+) -> str | None:
+    """The DAG as Python. Its parameter ``rejects`` is the file; this one by default.
+
+    Addresses of a suppression list, and values in a mapping, are not written out. None if the code would be longer than
+    :data:`LONGEST`.
+
+    :param path: of the rejects file
+    :param given: the arguments of the load
+    :param on_error: the task's own lines of the error policy
+    :param task: DAG and task of the load
+    """
+    again = path.parent / f"resend-{{{{ run_id }}}}{path.suffix}"
+    arguments: dict[str, Any] = {"crm_conn_id": crm_conn_id} if crm_conn_id != "crm_default" else {}
+    arguments |= {"kind": kind} if kind != "contacts" else {}
+    arguments |= {
+        name: given[name] for name, default in DEFAULTS.items() if _differs(given.get(name, default), default)
+    }
+    arguments |= {"on_error": dict(on_error)} if on_error else {}
+    lines = [
+        "from airflow.sdk import DAG",
+        "from crm_provider.operators.load import CrmRetryRejectsOperator",
+        "",
+        f'with DAG("{resend_dag_id(*task)}", schedule=None, max_active_runs=1, params={{"rejects": {str(path)!r}}}):',
+        "    CrmRetryRejectsOperator(",
+        f'        task_id="{TASK_ID}",',
+        '        rejects="{{ params.rejects }}",',
+        '        only="all",  # "retryable": only rows that may succeed as they are',
+        f"        rejects_path={str(again)!r},",
+        *(line for name, value in arguments.items() for line in _argument(name, _without_values(name, value))),
+        *_suppression(given.get("suppression")),
+        "        retries=3,",
+        "    )",
+    ]
+    code = "\n".join(lines)
+    return code if len(code) <= LONGEST else None
+
+
+class _Left:
+    """Stands for what is not shown: the DAG says so when Airflow reads it."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def _without_values(name: str, value: Any) -> Any:
+    """An argument; of a mapping, without the values of its lines."""
+    if name != "mapping" or not isinstance(value, Mapping):
+        return value
+    return {field: _line(spec) if isinstance(spec, Mapping) else spec for field, spec in value.items()}
+
+
+def _line(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {option: _Left() if option in VALUES and not _is_id(value) else value for option, value in spec.items()}
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and ID.fullmatch(value) is not None)
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return bool(value) if default == () else value != default
+
+
+def _argument(name: str, value: Any) -> Iterator[str]:
+    text = pformat(value, width=90, sort_dicts=False)
+    if len(text) > LONGEST_ARGUMENT or not _is_literal(text):
+        yield f"        # {name}=...: as in the load"
+        return
+    yield from textwrap.indent(f"{name}={text},", "        ").splitlines()
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True
+
+
+def _suppression(people: Any) -> Iterator[str]:
+    if isinstance(people, str):
+        yield from _argument("suppression", people)
+    elif people is not None:
+        yield "        # suppression=...: as in the load"

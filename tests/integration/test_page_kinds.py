@@ -1,0 +1,162 @@
+"""What the page CRM shows of each kind of sync, and the DAG that sends rejected rows again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Connection
+from page_users import Users
+from table_scenes import TargetHook
+
+from crm_provider.operators.extract import CrmExtractContactsOperator
+from crm_provider.operators.load import (
+    CrmDeleteContactsOperator,
+    CrmLoadContactsOperator,
+    CrmLoadDealsOperator,
+    CrmRetryRejectsOperator,
+)
+from crm_provider.sandbox import Sandbox, SandboxSettings, ids
+from crm_provider.transfers.crm_to_sql import CrmToSqlOperator
+
+RunDag = Callable[..., Any]
+NEW, WON = (ids.stage_id("Sales", name) for name in ("New", "Won"))
+NO_DEAL = "99999999-0000-4000-8000-000000000001"
+PEOPLE = [f"p{number}@example.com" for number in range(3)]
+NUMBERS = itertools.count()
+"""Of DAGs: Airflow's database remembers those of other tests."""
+
+SYNCS: Mapping[str, tuple[type, dict[str, Any], dict[str, str], tuple[str, ...]]] = {
+    "deals": (
+        CrmLoadDealsOperator,
+        {"source": "DEALS", "mapping": {"deal_id": "deal", "stage_id": "stage"}, "mode": "move", "max_rejects": 1,
+         "rejects_path": "FOLDER/deals.jsonl"},
+        {"list": "3 updated, 1 rejected", "state": "success with rejects"},
+        ("DEAL_NOT_FOUND", "kind='deals',", "mode='move',", "Move each deal"),
+    ),
+    "deletions": (
+        CrmDeleteContactsOperator,
+        {"source": [{"email": PEOPLE[0]}, {"email": "gone@example.com"}], "max_deletes": 5},
+        {"list": "1 unchanged, 1 deleted", "state": "success"},
+        ("Delete",),
+    ),
+    "extract": (
+        CrmExtractContactsOperator,
+        {"target": "FOLDER/contacts.jsonl"},
+        {"list": "3 read", "state": "success"},
+        ("contacts.jsonl", "Calls"),
+    ),
+    "table": (
+        CrmToSqlOperator,
+        {"listing": "contacts", "sql_conn_id": "db", "table": "people", "mode": "replace", "create_table": True},
+        {"list": "3 read", "state": "success"},
+        ("Table</dt><dd>people", "Calls"),
+    ),
+}  # fmt: skip
+"""Sync -> operator, arguments, what the list shows, what the page of the run shows."""
+
+
+@pytest.fixture
+def crm(crm: Sandbox) -> Sandbox:
+    """Three contacts with new deals."""
+    crm.reset(SandboxSettings(seed="empty", rate=None))
+    crm.store.add_pipeline("Sales", ["New", "Won"])
+    for email in PEOPLE:
+        contact = crm.store.create_contact(email)
+        crm.store.create_deal(contact_id=contact.id, pipeline_id=ids.pipeline_id("Sales"), stage_id=NEW)
+    return crm
+
+
+@pytest.mark.parametrize("name", SYNCS)
+def test_each_kind_of_sync(
+    users: Users, crm: Sandbox, run_dag: RunDag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    operator, arguments, listed, shown = SYNCS[name]
+    monkeypatch.setenv("AIRFLOW_CONN_DB", '{"conn_type": "generic"}')
+    monkeypatch.setattr(Connection, "get_hook", lambda self, **_: TargetHook(str(tmp_path / "warehouse.db")))
+    deals = [str(crm.store.deal_of(crm.store.contacts[email].id).id) for email in PEOPLE]  # type: ignore[union-attr]
+    known = {"DEALS": [{"deal": deal, "stage": WON} for deal in [*deals, NO_DEAL]]}
+    given = {
+        key: known.get(value, value.replace("FOLDER", str(tmp_path))) if isinstance(value, str) else value
+        for key, value in arguments.items()
+    }
+    with DAG(f"page_{name}", schedule=None) as dag:
+        operator(task_id="sync", **given)
+    done = run_dag(dag)
+    assert done.state == "success", done["sync"].error
+
+    sync = {"dag_id": f"page_{name}", "task_id": "sync"}
+    client = users.client()
+    for text in (client.get("/", params={"dag": sync["dag_id"]}).text, client.get("/sync", params=sync).text):
+        assert listed["list"] in text and f">{listed['state']}</span>" in text
+        assert operator.__name__ in text
+    text = unescape(client.get("/run", params={**sync, "run_id": done.dag_run.run_id}).text)
+    for expected in shown:
+        assert expected in text, expected
+    assert "@example.com" not in text and NO_DEAL not in text, "no value of a row"
+
+
+@pytest.fixture
+def rejected(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> Any:
+    """A load two of whose rows were rejected, and now would not be; the later one first."""
+    crm.add_fault(effect="error", error="INVALID_INPUT", email="refused*")
+    rows = [{"mail": "one@example.com"}, {"mail": "none"}, {"mail": "refused@example.com"}]
+    with DAG(f"page_rejects_{next(NUMBERS)}", schedule=None) as dag:
+        CrmLoadContactsOperator(
+            task_id="load", source=rows, mapping={"email": "mail"}, max_rejects=2,
+            rejects_path=str(tmp_path / "rejects.jsonl"), suppression=["someone@example.com"],
+        )  # fmt: skip
+    done = run_dag(dag)
+    assert done["load"].result["rejected"] == 2
+    crm.clear_faults()
+    return done
+
+
+def run_page(users: Users, done: Any, name: str = "ann") -> str:
+    key = {"dag_id": done.dag_run.dag_id, "task_id": "load", "run_id": done.dag_run.run_id}
+    return unescape(users.client(name).get("/run", params=key).text)
+
+
+def resend_of(done: Any) -> DAG:
+    """The DAG that the result shows, as Airflow reads it."""
+    code = done["load"].result["resend"].replace("}):\n", "}) as dag:\n", 1)
+    names: dict[str, Any] = {}
+    exec(compile(code, "resend.py", "exec"), names)
+    dag: DAG = names["dag"]
+    return dag
+
+
+def test_the_dag_on_the_page_works_as_it_is(users: Users, crm: Sandbox, run_dag: RunDag, rejected: Any) -> None:
+    dag = resend_of(rejected)
+    assert dag.dag_id == f"{rejected.dag_run.dag_id}_load_resend"
+    assert [type(task) for task in dag.tasks] == [CrmRetryRejectsOperator]
+    done = run_dag(dag, run_conf={"rejects": rejected["load"].result["rejects_path"]})
+    assert {name: done["resend"].result[name] for name in ("rows", "created", "rejected")} == {
+        "rows": 2, "created": 1, "rejected": 1,
+    }  # fmt: skip
+    assert set(crm.store.contacts) == {*PEOPLE, "one@example.com", "refused@example.com"}
+
+
+def test_rejected_rows_are_in_the_order_of_the_source(users: Users, rejected: Any) -> None:
+    assert [sample["row"] for sample in rejected["load"].result["samples"]] == [2, 3]
+    text = run_page(users, rejected)
+    assert text.index('class="number">2<') < text.index('class="number">3<')
+
+
+def test_a_button_starts_the_dag_once_there_is_one(users: Users, run_dag: RunDag, rejected: Any) -> None:
+    path = rejected["load"].result["rejects_path"]
+    text, dag_id = run_page(users, rejected), f"{rejected.dag_run.dag_id}_load_resend"
+    assert "data-start" not in text and f'with DAG("{dag_id}"' in text
+    run_dag(resend_of(rejected), run_conf={"rejects": path})
+
+    text = run_page(users, rejected)
+    assert f'data-start="/airflow/api/v2/dags/{dag_id}/dagRuns"' in text
+    assert f'data-conf="{json.dumps({"rejects": path})}"' in text
+    users.may = lambda *, method, **_: method == "GET"
+    text = run_page(users, rejected)
+    assert "You have no right to start it" in text and "data-start" not in text

@@ -1,0 +1,96 @@
+"""The DAG that sends rejected rows again: which arguments it takes over, and what it never writes out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crm_provider.load.rejects.resend import LONGEST, resend_dag, resend_dag_id
+
+PATH = Path("/data/rejects.jsonl")
+STAGE = "c0ffee00-0000-4000-8000-000000000001"
+MAPPING = {"email": "E-mail", "phone": {"column": "phone", "type": "phone", "region": "BR"}}
+
+WHOLE = """\
+from airflow.sdk import DAG
+from crm_provider.operators.load import CrmRetryRejectsOperator
+
+with DAG("crm_leads_load_resend", schedule=None, max_active_runs=1, params={"rejects": '/data/rejects.jsonl'}):
+    CrmRetryRejectsOperator(
+        task_id="resend",
+        rejects="{{ params.rejects }}",
+        only="all",  # "retryable": only rows that may succeed as they are
+        rejects_path='/data/resend-{{ run_id }}.jsonl',
+        crm_conn_id='crm_partner',
+        mapping={'email': 'E-mail', 'phone': {'column': 'phone', 'type': 'phone', 'region': 'BR'}},
+        mode='create',
+        list_ids=['one'],
+        max_rejects='5%',
+        on_error={'INVALID_INPUT': 'skip'},
+        suppression='/data/do-not-contact.csv',
+        retries=3,
+    )"""
+
+
+def test_the_arguments_of_the_load_that_are_not_the_defaults() -> None:
+    given = {
+        "mapping": MAPPING, "mode": "create", "empty": "skip", "list_ids": ["one"], "only_from_stages": [],
+        "max_rejects": "5%", "state_path": "/data/state.db", "suppression": "/data/do-not-contact.csv",
+    }  # fmt: skip
+    code = resend_dag(
+        PATH, given, crm_conn_id="crm_partner", on_error={"INVALID_INPUT": "skip"}, task=("crm_leads", "load")
+    )
+    assert code == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        ("contacts", {}, set()),
+        ("deals", {"mode": "move", "only_from_stages": ["a"]},
+         {"kind='deals',", "mode='move',", "only_from_stages=['a'],"}),
+        ("deletions", {"max_deletes": 7, "every_spelling": False},
+         {"kind='deletions',", "max_deletes=7,", "every_spelling=False,"}),
+    ],
+)  # fmt: skip
+def test_each_kind(kind: str, given: dict[str, Any], expected: set[str]) -> None:
+    code = str(resend_dag(PATH, given, kind=kind))
+    plain = str(resend_dag(PATH, {})).splitlines()
+    assert {line.strip() for line in code.splitlines() if line not in plain} == expected
+    ast.parse(code)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "hidden"),
+    [
+        ({"suppression": ["ada@example.com"]}, "# suppression=...: as in the load", "ada@"),
+        ({"mapping": {"name": {"constant": "Ada"}, "vip": {"constant": True}}},
+         "mapping={'name': {'constant': ...}, 'vip': {'constant': True}},", "Ada"),
+        ({"mapping": {"phone": {"column": "tel", "default": "+55319"}, "stage_id": {"constant": STAGE}}},
+         f"{{'column': 'tel', 'default': ...}},\n         'stage_id': {{'constant': '{STAGE}'}}", "+55319"),
+        ({"mapping": {"email": "x" * 2000}}, "# mapping=...: as in the load", "xx"),
+        ({"mapping": {"email": object()}}, "# mapping=...: as in the load", "object"),
+    ],
+)  # fmt: skip
+def test_what_is_not_written_out(given: dict[str, Any], shown: str, hidden: str) -> None:
+    code = str(resend_dag(PATH, given))
+    assert shown in code and hidden not in code
+    ast.parse(code)
+
+
+def test_a_code_that_is_too_long() -> None:
+    wide = {f"attributes.{n}": f"column {n}" for n in range(50)}
+    code = str(resend_dag(PATH, {"mapping": wide}))
+    assert "'attributes.49': 'column 49'},\n" in code
+    assert resend_dag(PATH, {"mapping": wide, "list_ids": ["x" * 1900]}) is None
+    assert len(code) <= LONGEST
+
+
+def test_the_id_is_one_that_airflow_takes() -> None:
+    assert resend_dag_id("crm_leads", "group.load") == "crm_leads_group.load_resend"
+    assert resend_dag_id("crm_leads_load_resend", "resend") == "crm_leads_load_resend", "it sends its own again"
+    assert resend_dag_id("crm_leads", "resend") == "crm_leads_resend_resend"
+    assert len(resend_dag_id("d" * 250, "t" * 250)) == 250
