@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.models.dag import DagModel
+from airflow.models.dag import DagModel, DagTag
 from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
@@ -111,6 +111,14 @@ def schedules(session: Session, dag_ids: Iterable[str]) -> Mapping[str, NextRun]
         )
         for row in session.execute(statement.where(dag.dag_id.in_(sorted(set(dag_ids)))))
     }
+
+
+def paused_if_tagged(session: Session, dag_id: str, tag: str) -> bool | None:
+    """Whether a DAG with a tag is paused; None if Airflow has no such DAG any more."""
+    is_tagged = select(DagTag.dag_id).where(DagTag.dag_id == dag_id, DagTag.name == tag).exists()
+    dag = select(DagModel.is_paused).where(DagModel.dag_id == dag_id, DagModel.is_stale.is_(False), is_tagged)
+    found: bool | None = session.scalar(dag)
+    return found
 
 
 def last_runs(session: Session, syncs: Collection[Sync], *, each: int) -> list[StoredTask]:

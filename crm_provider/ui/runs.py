@@ -121,6 +121,8 @@ class RunPage:
     :param plan: label and text
     :param lines: lines of ``on_error`` that differ from the operator's defaults: error, action, and whose line it is
     :param policy: the whole table of the policy
+    :param rejects_path: the file of a load that has ended with rejected rows
+    :param may_add_rejects: the load has rejected rows, and waits for its next try
     """
 
     line: RunLine
@@ -138,6 +140,7 @@ class RunPage:
     files: Sequence[RunFile] = ()
     resend: str | None = None
     rejects_path: str = ""
+    may_add_rejects: bool = False
 
 
 def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
@@ -232,8 +235,9 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
             for name, path in result.paths.items()
             if path
         ],
-        resend=result.resend,
-        rejects_path=result.paths.get("rejects_path", "") if result.rejected else "",
+        resend=None if found.is_running else result.resend,
+        rejects_path=result.paths.get("rejects_path", "") if result.rejected and not found.is_running else "",
+        may_add_rejects=found.is_running and bool(result.rejected),
         **common,
     )
 

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import config
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.load.rejects.resend import resend_dag_id
+from crm_provider.load.rejects.resend import TAG, resend_dag_id
 from crm_provider.observability.links import web_link
 from crm_provider.ui.access import may_start, readable
 from crm_provider.ui.endings import Tone
 from crm_provider.ui.filters import PERIODS, STATES, Filters, Paging
-from crm_provider.ui.query import MOST_RUNS, MOST_SYNCS, SYNCS, all_syncs, last_runs, run_of, runs_of, schedules
+from crm_provider.ui.query import (
+    MOST_RUNS,
+    MOST_SYNCS,
+    SYNCS,
+    all_syncs,
+    last_runs,
+    paused_if_tagged,
+    run_of,
+    runs_of,
+    schedules,
+)
 from crm_provider.ui.runs import Resend, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import read
 from crm_provider.ui.syncs import (
@@ -134,15 +144,18 @@ def one_run(
 
 
 def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *, base: str) -> Resend | None:
-    """The DAG that sends the rejected rows of a run again; None if there are none, or no such DAG."""
-    if not run.rejects_path:
-        return None
+    """The DAG that sends the rejected rows of a run again.
+
+    None if there are no such rows, if the load may still add some, or if there is no such DAG that the user may see.
+    """
     dag_id = resend_dag_id(*sync)
-    schedule = schedules(session, [dag_id]).get(dag_id)
-    if schedule is None:
+    if not run.rejects_path or not readable(user, [dag_id]):
+        return None
+    is_paused = paused_if_tagged(session, dag_id, TAG)
+    if is_paused is None:
         return None
     allowed = may_start(user, dag_id)
-    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=schedule.is_paused, is_allowed=allowed)
+    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=is_paused, is_allowed=allowed)
 
 
 def files_linked() -> Callable[[str], str]:
