@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from crm_provider.errors import ERROR_CLASSES
 from crm_provider.load.rejects.samples import MOST_SAMPLES
 from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import Checkpoint
@@ -155,10 +156,18 @@ def failure_of(text: str) -> Failure:
     return Failure(
         type=_part(data, "type", _is_name) or _part(data, "error", _is_name) or "",
         message=_part(data, "message", _is_long_text) or "",
-        advice=_part(data, "suggested_action", _is_long_text) or "",
+        advice=_advice(data),
         origin=_part(data, "origin", _is_name) or "",
         request_id=_part(data, "request_id", _is_name) or "",
     )
+
+
+def _advice(data: Mapping[str, Any]) -> str:
+    """What to do; empty if the message of this class of error already says it, as in :attr:`CrmError.advice`."""
+    known = ERROR_CLASSES.get(_part(data, "error", _is_name) or "")
+    if known is not None and known.message_has_advice:
+        return ""
+    return _part(data, "suggested_action", _is_long_text) or ""
 
 
 def checkpoint_of(text: str) -> Checkpoint:

@@ -141,6 +141,19 @@ def test_the_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
     assert (ending.advice, ending.origin) == ("set a valid key", "default")
 
 
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("CrmInvalidValueError", ""),
+        ("CrmConfigurationError", ""),
+        ("CrmUnauthorizedError", "set a valid key"),
+        ("CrmLaterError", "set a valid key"),  # a class of a newer version
+    ],
+)
+def test_advice_that_a_message_already_gives_is_not_shown_again(error: str, advice: str) -> None:
+    assert ending_of(run(**FAILED, failure={**ERROR, "error": error})).advice == advice
+
+
 def test_the_pace_is_that_of_all_tries() -> None:
     assert left_of(Checkpoint.from_data(checkpoint())) == (1000, 140.0)
 
