@@ -90,8 +90,25 @@ def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) 
         kept = checkpoints_for(context(), path=None, beside=None)
     assert isinstance(kept, NoCheckpoints)
     assert len(logged(caplog)) == 1
+    assert "outcomes_path and report_path is set. Set" in caplog.text
     assert "will start with its first row: Airflow below 3.3 has no task state store" in caplog.text
     assert "Set work_directory in section [crm] of Airflow's configuration, or checkpoint_path." in caplog.text
+
+
+def test_a_place_that_nobody_asked_for_does_not_fail_a_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.chmod(0o777)  # others may write to it
+    assert isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "crm_load"), NoCheckpoints)
+    assert f"first row: its checkpoint cannot be written to {tmp_path}/crm_load." in caplog.text
+    tmp_path.chmod(0o700)
+    assert not isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "crm_load"), NoCheckpoints)
+
+
+def test_each_load_of_a_task_has_its_own_file(tmp_path: Path) -> None:
+    for number, key in enumerate([STATE_KEY, f"{STATE_KEY}_2"]):
+        kept = checkpoints_for(context(), path=None, beside=tmp_path / "crm_load", key=key)
+        assert kept.load() is None
+        kept.save(replace(CHECKPOINT, calls=number))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # -- the site's folder, and pods ----------------------------------------------------------------------------
