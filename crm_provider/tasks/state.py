@@ -10,7 +10,7 @@ from typing import Any
 
 from crm_provider import config
 from crm_provider._compat import AirflowRuntimeError, Context
-from crm_provider.files.paths import AnyPath, is_on_root_disk, sibling, unwritable
+from crm_provider.files.paths import AnyPath, is_on_own_disk, sibling, unwritable
 from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
 from crm_provider.tasks.templates import path_of, site_file
@@ -83,8 +83,8 @@ def pages_beside(listing: str) -> AnyPath | None:
 
 
 def lost_with_pod(path: AnyPath) -> bool:
-    """Whether a file is deleted after this try: the task has a pod of its own, and no volume is mounted there."""
-    return config.runs_in_own_pod() and is_on_root_disk(path)
+    """Whether a file is deleted after this try: the task has a pod of its own, and no volume outlives it there."""
+    return config.runs_in_own_pod() and is_on_own_disk(path)
 
 
 def lost_files(paths: Mapping[str, AnyPath | None]) -> Iterator[str]:
