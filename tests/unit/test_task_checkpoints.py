@@ -136,6 +136,22 @@ def test_the_sites_folder_serves_below_airflow_33(
     assert "kept in Airflow's task state store" in caplog.text
 
 
+@pytest.mark.parametrize("letter", ["d", "ã", "中"])
+def test_long_ids_make_a_name_that_a_file_can_have(
+    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", str(tmp_path))
+    ids = {"dag_id": letter * 250, "run_id": "manual__2026-11-30T00:00:00+00:00", "task_id": letter * 250}
+    for index in (0, 1):
+        kept = checkpoints_for(context(**ids, map_index=index), path=None, beside=None, key="crm_load_2")
+        kept.save(replace(CHECKPOINT, calls=index))
+        assert kept.load() is not None
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2, "each instance has its own"
+    assert all(name.startswith(letter * 60) and name.endswith(".crm_load_2.json") for name in names)
+    assert all(len(name.encode()) <= 216 for name in names)
+
+
 @pytest.fixture
 def in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pod with one volume, which is returned."""
