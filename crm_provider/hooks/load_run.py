@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path")
 
+BESIDE_REPORT = "crm_load"
+"""Beginning of the name of a checkpoint in the folder of the report."""
+
 
 @dataclass(kw_only=True)
 class LoadRun:
@@ -174,11 +177,9 @@ class LoadRun:
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
-        checkpoints = self.checkpoints(state or rejects or outcomes)
+        checkpoints = self._checkpoints(dry_run=options.dry_run)
         ti = None if self.context is None else self.context["ti"]
         mapper = self.kind.mapper_of(self.given)
-        if self.kind.limited_by is not None:
-            _check_limit(self.kind.limited_by, checkpoints, ti)
         return LoadJob(
             source=source,
             mapper=mapper,
@@ -198,6 +199,23 @@ class LoadRun:
             cancel_token=self.cancel_token,
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
+
+    def _checkpoints(self, *, dry_run: bool) -> Checkpoints:
+        """Where the load keeps its checkpoints. A dry run has none.
+
+        The name beside the report does not depend on the report's: that may have the number of the try in it.
+
+        :raises SourceError: if a limit counts for all tries, and the count cannot be kept
+        """
+        if dry_run:
+            return NoCheckpoints()
+        beside = self.path("state_path") or self.path("rejects_path") or self.path("outcomes_path")
+        if beside is None and self.report_path is not None:
+            beside = self.report_path.parent / BESIDE_REPORT
+        checkpoints = self.checkpoints(beside)
+        if self.kind.limited_by is not None and isinstance(checkpoints, NoCheckpoints):
+            _check_limit(self.kind.limited_by, self.context)
+        return checkpoints
 
     def _outcomes(self, path: AnyPath, mapper: RowMapper) -> OutcomesFile:
         fields = getattr(mapper, "field_columns", None)
@@ -236,16 +254,18 @@ def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> 
     return timeout.total_seconds() * (1 + max(retries, 0))
 
 
-def _check_limit(limit: str, checkpoints: Checkpoints, ti: Any) -> None:
-    """Refuse retries that could not know how much of a limit the earlier tries have used.
+def _check_limit(limit: str, context: Context | None) -> None:
+    """Refuse what could not know how much of a limit was used before: retries, and going on after a reschedule.
 
     :raises SourceError: naming what to set
     """
-    if int(getattr(ti, "max_tries", None) or 0) and isinstance(checkpoints, NoCheckpoints):
-        raise SourceError(
-            f"{limit} counts for all tries together, but nothing is set that keeps the count for a retry; set "
-            "checkpoint_path or rejects_path, or retries=0"
-        )
+    if context is None:
+        return
+    has_retries = bool(context["task"].retries)
+    if has_retries or context["ti"].get_first_reschedule_date(context) is not None:
+        remedy = "set checkpoint_path, rejects_path or report_path" + (", or retries=0" if has_retries else "")
+        when = "a retry" if has_retries else "the time after this task was rescheduled"
+        raise SourceError(f"{limit} counts for all tries together, but no place keeps the count for {when}; {remedy}")
 
 
 def _next(stopped: LoadStopped) -> str:

@@ -7,6 +7,7 @@ missing value is an error instead of the text ``None``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,8 +144,22 @@ def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:
     """
     mapped = ti.map_index is not None and ti.map_index >= 0
     parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if mapped else [])]
+    return path_of(
+        f"{folder.rstrip('/')}/{_file_name(parts)}.{ending}", f"{option} in section [crm] of Airflow's configuration"
+    )
+
+
+LONGEST_NAME = 200
+"""Bytes of a file's name before its ending: file systems allow 255, and the files beside it have longer endings."""
+
+
+def _file_name(parts: Sequence[object]) -> str:
+    """A name of these parts; one that is too long ends with a hash of them instead."""
     name = "__".join(re.sub(r"[^\w.+-]", "_", str(part)) for part in parts)
-    return path_of(f"{folder.rstrip('/')}/{name}.{ending}", f"{option} in section [crm] of Airflow's configuration")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    identity = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+    return f"{name.encode()[: LONGEST_NAME - 14].decode(errors='ignore')}__{identity}"
 
 
 _END = "\ue000"
