@@ -210,4 +210,8 @@ def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
         raise e.CrmInvalidValueError(
             "attributes['pb_amount'] is a float, which cannot hold every decimal exactly; give the exact digits as text"
         )
+    if isinstance(amount, (bool, list, dict)):
+        raise e.CrmInvalidValueError(
+            f"attributes['pb_amount'] is a {type(amount).__name__}, not an amount; give the exact digits as text"
+        )
     return checked if amount is None else {**checked, "pb_amount": str(amount)}

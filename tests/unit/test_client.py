@@ -322,6 +322,8 @@ WRONG: dict[str, Invoke] = {
     "create_deal: pipeline": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id="x", stage_id=STAGE),
     "create_deal: stage": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id=PIPELINE, stage_id=""),
     "create_deal: amount": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": 10.5}),
+    "create_deal: list of amounts": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": ["10"]}),
+    "create_deal: boolean amount": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": True}),
     "create_deal: nested attributes": lambda c: c.create_deal(**CREATE_DEAL, attributes={"stageId": STAGE}),
     "get_deal": lambda c: c.get_deal("../contacts"),
     "update_deal: id": lambda c: c.update_deal("x", stage_id=STAGE),
