@@ -104,7 +104,7 @@ def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
 
 
 def is_on_root_disk(path: AnyPath) -> bool:
-    """Whether a path is on the disk of ``/``: in a container its own, and no mounted volume."""
+    """Whether a path is on the disk of ``/``: in a container its own disk instead of a mounted volume."""
     if not is_local(path):
         return False
     real = pathlib.Path(os.path.realpath(path))
@@ -132,7 +132,7 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     with writing(path), suppress(FileNotFoundError):
         path.unlink()
 
@@ -228,7 +228,7 @@ def too_long(name: object) -> CannotRead:
 
 
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would damage the next one.
+    """Append all of the data to a file of :func:`private_file`, or nothing: a partial line would damage the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
@@ -244,7 +244,7 @@ def append(file: IO[bytes], data: bytes) -> None:
 
 @contextmanager
 def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Write a complete file or nothing: there is never half a file under the final name.
+    """Write a complete file or nothing: the final name never has a partial file.
 
     Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
     written here first and then sent as one object, because closing a half-written object would publish it.

@@ -97,7 +97,7 @@ def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, ho
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("SELECT mail, first AS mail FROM leads", "several columns of the query are called 'mail'"),
+        ("SELECT mail, first AS mail FROM leads", "several columns of the query are named 'mail'"),
         ("CREATE TABLE other (mail TEXT)", "gives no rows"),
         ("SELECT first FROM leads", "no column 'mail'"),
         (" ", "sql is empty"),
