@@ -88,6 +88,9 @@ class Table:
 
 # -- nothing gets to the CRM ---------------------------------------------------------------------------------
 
+ADVICE = {"the proxy wants a password (407)": "check HTTPS_PROXY and the credentials in it"}
+"""What the message itself says to do, if it is about the connection or Airflow's configuration."""
+
 
 @pytest.mark.parametrize("fault", UNREACHED)
 def test_nothing_gets_to_the_crm(
@@ -107,7 +110,8 @@ def test_nothing_gets_to_the_crm(
         error = table_error(task)
         assert type(error) is expected
         assert error.outcome_known is True
-        assert (error.advice or "check HTTPS_PROXY") in str(error), "the message says what to do"
+        advice = ADVICE[fault] if error.message_has_advice else error.suggested_action[1:]
+        assert advice in str(error), "the message says what to do"
         table.add(hit, fault=fault, ends=end, requests=0, data="nothing was sent", error=error)
     table.write()
 

@@ -122,7 +122,7 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({**RUNNING, "checkpoint": checkpoint(calls=0)}, "running", "running", "300 rows done."),
         ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "No row is done yet"),
         ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "No row is done yet"),
-        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "No row is done"),  # before it was cleared
+        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "No row is done"),  # cleared
         ({**RUNNING, "checkpoint": '"nonsense"'}, "running", "running", "Its checkpoint cannot be read"),
         ({"state": "up_for_retry"}, "running", "waits for a retry", "The last try ended: Done. They are"),
         ({**RUNNING, "state": "up_for_retry", "failure": ERROR}, "running", "waits for a retry", "Key refused."),
