@@ -88,7 +88,7 @@ class Table:
 
 # -- nothing gets to the CRM ---------------------------------------------------------------------------------
 
-ADVICE = {"the proxy wants a password (407)": "check HTTPS_PROXY and the credentials in it"}
+ADVICE = {"the proxy asks for a password (407)": "check HTTPS_PROXY and the credentials in it"}
 """What the message itself says to do, if it is about the connection or Airflow's configuration."""
 
 
