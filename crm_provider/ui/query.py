@@ -1,4 +1,4 @@
-"""Reads from Airflow's database what it holds about syncs: their tasks, runs, results, errors and checkpoints.
+"""Reads syncs from Airflow's database: their tasks, runs, results, errors and checkpoints.
 
 Stored values leave the database as text, cut where they are too long, and never as objects: ``results`` checks them.
 Each query follows an index, so its cost grows with what is shown, and with the number of tasks and of a sync's own
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 MOST_TASKS = 50_000
-"""Tasks of all DAGs among which syncs are looked for."""
+"""Maximum tasks of all DAGs that are searched for syncs."""
 
 MOST_SYNCS = 300
-"""Syncs whose last run is read for one page."""
+"""Maximum syncs whose last run is read for one page."""
 
 MOST_RUNS = 10_000
-"""Runs of one sync that are counted, and that pages lead to."""
+"""Maximum runs of one sync that are counted and reachable by pages."""
 
 LARGEST_IN_LIST = 32 * 1024
-"""Characters of a value that are read where many runs are shown; results have a few thousand."""
+"""Maximum characters of a value in a list of runs; results have a few thousand."""
 
 NEVER_RAN = ("skipped", "removed", "upstream_failed")
-"""In these states a task has run only if a process is known."""
+"""In these states a task has run only if its process is known."""
 
 VALUES = ("return_value", ERROR_XCOM, REASON_XCOM)
 """XComs that say how a sync ended."""
@@ -73,7 +73,7 @@ class NextRun:
 
 
 def all_syncs(session: Session) -> list[Sync]:
-    """Tasks of all DAGs that are syncs, by what has run under their names.
+    """Tasks of all DAGs that are syncs, judged by their task instances.
 
     The tasks are found one after the other in the index of task instances, without reading the runs of each. The class
     of the operator is that of the last run by name, or of the first.
@@ -163,7 +163,7 @@ def runs_of(
 
 
 def run_of(session: Session, key: Key) -> StoredTask | None:
-    """One run; None if there is none, or if the task is no sync."""
+    """One run; None if it does not exist or the task is not a sync."""
     ti = TaskInstance
     dag_id, task_id, run_id, map_index = key
     one = select(*_columns()).where(
@@ -193,7 +193,7 @@ def _has_run() -> tuple[Any, ...]:
 def _rejects_rows() -> Any:
     """Whether the result of a task instance counts rejected rows."""
     of_task = _same_task(XComModel, TaskInstance)
-    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite has a number there
+    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite returns a number here
     return (
         select(XComModel.key)
         .where(of_task, XComModel.key == "return_value", rejected.is_not(None), rejected.not_in(("0", "null")))
@@ -209,12 +209,12 @@ def _same_task(model: Any, task: Any) -> Any:
 
 
 def _text(column: Any, largest: int) -> Any:
-    """A column as text. One character more than is read shows that the value is too long."""
+    """A column as text, with one character more than the maximum to detect longer values."""
     return func.substr(cast(column, Text), 1, largest + 1)
 
 
 def _with_values(session: Session, runs: Any, *, largest: int, each: int | None = None) -> list[StoredTask]:
-    """Runs with what they have left behind, the newest first.
+    """Runs with their results, errors and checkpoints, the newest first.
 
     :param runs: the columns of the runs, as a subquery
     :param each: only those with at most this ``place``
@@ -244,7 +244,7 @@ def _with_values(session: Session, runs: Any, *, largest: int, each: int | None 
 
 
 def _needs_checkpoint(row: Any, values: Mapping[str, str] | None) -> bool:
-    """Whether only the checkpoint knows how far a run is, or was when it was stopped."""
+    """Whether only the checkpoint shows the progress of a run, or its progress when it was stopped."""
     return row.state not in ENDED or (row.state == "failed" and "return_value" not in (values or {}))
 
 

@@ -1,4 +1,4 @@
-"""The values of each page: asks who may see it, reads what it needs, and nothing more."""
+"""The values of each page: checks the user's permissions, and reads only what the page needs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 REFRESH = 5
-"""Seconds between two looks of a page on which something runs."""
+"""Seconds between two refreshes of a page with a running sync."""
 
 BY_STATE: Mapping[str, dict[str, Any]] = {
     Tone.FAILED.value: {"states": ("failed", "upstream_failed")},
@@ -57,7 +57,7 @@ BY_STATE: Mapping[str, dict[str, Any]] = {
         )
     },
 }  # fmt: skip
-"""The filter by state, as the database knows it."""
+"""The filter by state, in terms of the database."""
 
 
 def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root: str, now: datetime) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root
 def one_sync(
     session: Session, user: Any, query: Mapping[str, str], *, root: str, now: datetime
 ) -> dict[str, Any] | None:
-    """One sync with its runs; None if there is none, or if the user may not see it."""
+    """One sync with its runs; None if it does not exist or the user may not see it."""
     sync = (query.get("dag_id", ""), query.get("task_id", ""))
     if not readable(user, [sync[0]]):
         return None
@@ -127,7 +127,7 @@ def one_run(
     now: datetime,
     link: Callable[[str], str],
 ) -> dict[str, Any] | None:
-    """One run; None if there is none, or if the user may not see it."""
+    """One run; None if it does not exist or the user may not see it."""
     dag_id, task_id, run_id = (query.get(name, "") for name in ("dag_id", "task_id", "run_id"))
     index = query.get("map_index", "-1")
     if not index.removeprefix("-").isdecimal() or len(index) > 9 or not readable(user, [dag_id]):
@@ -159,9 +159,9 @@ def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *,
 
 
 def files_linked() -> Callable[[str], str]:
-    """Where a browser can open a file, by the site's ``file_links``.
+    """The URL of a file for a browser, by the site's ``file_links``.
 
-    A path that is itself a URL of a website is not linked: any task can leave any path.
+    A path that is itself a URL of a website is not linked, because any task can store any path.
     """
     try:
         rules = config.file_links()

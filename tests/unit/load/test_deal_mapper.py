@@ -1,4 +1,4 @@
-"""From a row to a deal: fields, constants, what each mode needs, and values that must be exact."""
+"""From a row to a deal: fields, constants, the required fields of each mode, and exact values."""
 
 from __future__ import annotations
 
