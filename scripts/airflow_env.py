@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str, str]:
-    """The environment of every component: of the caller's Airflow only connections; on loopback, with short intervals."""
+    """The environment of every component: only connections of the caller's Airflow, loopback, short intervals."""
     unwanted = ("AIRFLOW_", "_AIRFLOW_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME")
     env = {n: v for n, v in os.environ.items() if n.startswith("AIRFLOW_CONN_") or not n.startswith(unwanted)}
     # Airflow finds its own `airflow` command in PATH.

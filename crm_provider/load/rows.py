@@ -52,6 +52,16 @@ WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED
 """How a row can end that is written to the CRM."""
 
 
+CHECKED: Mapping[str, str] = {
+    "to send": "valid",
+    "unchanged": "the same row was loaded before",
+    "duplicate": "another row is for the same record",
+    "suppressed": "left out: the person does not want to be contacted",
+    "cannot be sent": "a real run rejects them",
+}
+"""What a dry run finds out about a row, and what that means."""
+
+
 @dataclass(frozen=True)
 class EarlierCreation:
     """A record that an earlier attempt to send a row has created, or may have created.

@@ -16,7 +16,7 @@ class Tone(str, Enum):
 
     SUCCESS = "success"
     REJECTS = "rejects"
-    """It succeeded, but rows were rejected."""
+    """It succeeded, but rows were rejected, or it is a dry run that foresees a failure."""
     FAILED = "failed"
     RUNNING = "running"
     """It runs, or Airflow will run it again."""
@@ -67,6 +67,8 @@ def _success(run: Run, note: str) -> Ending:
     result = run.result
     if result is None:
         return Ending(tone=Tone.SUCCESS, label="success", reason=note)
+    if result.dry_run and result.would_fail:
+        return Ending(tone=Tone.REJECTS, label="dry run: would fail", reason=result.ending)
     if result.dry_run:
         return Ending(tone=Tone.SUCCESS, label="dry run", reason=result.ending)
     if result.rejected:
