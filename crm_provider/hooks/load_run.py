@@ -144,7 +144,7 @@ class LoadRun:
         error, summary = stopped.error, stopped.summary
         self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
-        text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
+        text = f"The load stopped after {summary.rows - summary.left:,} of {rows_text(summary.rows)}. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:

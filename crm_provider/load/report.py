@@ -120,7 +120,7 @@ class Summary:
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
+            f"{rows_text(self.rows)}: {counts or 'none done'}{left}{separator}"
             f"{self.calls:,} calls in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )

@@ -160,7 +160,7 @@ key_of = person_key
 class Problem:
     """Invalid fields of a row.
 
-    :param field: the CRM's field
+    :param field: the CRM's field, "" for the whole row
     :param column: the source's column, "" for none
     :param kind: equal for the same mistake in every row, so that they can be counted: ``no phone number``
     :param fix: what to do about it
@@ -173,7 +173,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.field} (column {self.column!r})" if self.column and self.column != self.field else self.field
-        return f"{place}: {self.kind}; {self.fix}"
+        return f"{f'{place}: ' if place else ''}{self.kind}; {self.fix}"
 
 
 class InvalidRow(Exception):

@@ -7,6 +7,7 @@ from enum import Enum
 
 from crm_provider.load.progress import left_of
 from crm_provider.load.report import duration
+from crm_provider.load.rows import rows_text
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
 
@@ -129,6 +130,6 @@ def _progress(run: Run) -> str:
         return "No row is done yet." if run.found.state == "running" else ""
     left = left_of(checkpoint)
     if left is None:
-        return f"{checkpoint.rows:,} rows done."
+        return f"{rows_text(checkpoint.rows)} done."
     rows, seconds = left
-    return f"{checkpoint.rows:,} of {rows:,} rows done; about {duration(seconds)} left at the pace so far."
+    return f"{checkpoint.rows:,} of {rows_text(rows)} done; about {duration(seconds)} left at the pace so far."
