@@ -39,7 +39,7 @@ class FakePeople:
     def count_contacts(self) -> int:
         return len(self.emails)
 
-    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+    def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self.calls.append(listing)
         shown, total = self.emails[:], len(self.emails) + 1
         for gone in self.vanish.pop(0) if self.vanish else ():
