@@ -154,7 +154,7 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     with writing(path), suppress(FileNotFoundError):
         path.unlink()
 
@@ -250,7 +250,7 @@ def too_long(name: object) -> CannotRead:
 
 
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would damage the next one.
+    """Append all of the data to a file of :func:`private_file`, or nothing: a partial line would damage the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
@@ -266,7 +266,7 @@ def append(file: IO[bytes], data: bytes) -> None:
 
 @contextmanager
 def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Write a complete file or nothing: there is never half a file under the final name.
+    """Write a complete file or nothing: the final name never has a partial file.
 
     Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
     written here first and then sent as one object, because closing a half-written object would publish it.

@@ -51,14 +51,14 @@ BESIDE_REPORT = "crm_load"
 
 @dataclass(kw_only=True)
 class LoadRun:
-    """One try of a load: its job, and its result, which is complete also if the try fails.
+    """One try of a load: its job, and its result, which is complete even if the try fails.
 
     :param given: the arguments, checked
     :param bulk_client: makes the client (:meth:`~crm_provider.hooks.crm.CrmHook.bulk_client`)
     :param open_source: opens the rows
     :param path: the path of an argument, None if it is not given
-    :param report_path: of the report; by default beside the rejects
-    :param checkpoints: where to keep them, beside one of the files if need be
+    :param report_path: file for the report; by default beside the rejects
+    :param checkpoints: chooses their place, beside one of the files if necessary
     :param context: of the running task, None in a script
     :param timeout: the task's ``execution_timeout``
     """
@@ -85,7 +85,7 @@ class LoadRun:
         :return: the summary as data
         :raises SourceError: before the first call: the source, the mapping, a path or the plan cannot be used
         :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows
-        :raises LoadStopped: on an error of the run
+        :raises LoadStopped: if an error stopped the load
         :raises LoadUnsaved: a file of the load cannot be written
         :raises LoadInterrupted: if the load was cancelled
         """
@@ -141,7 +141,7 @@ class LoadRun:
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
         summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
-        # with the connection, which Airflow forgets after some runs
+        # with the connection, which Airflow deletes after some runs
         known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}
         return self.result
@@ -164,7 +164,7 @@ class LoadRun:
     # -- before ----------------------------------------------------------------------------------------------
 
     def _job(self, opened: ExitStack) -> LoadJob:
-        """The load; what it holds open is closed with ``opened``."""
+        """The load; ``opened`` closes its resources."""
         from crm_provider.load.job import LoadJob
         from crm_provider.load.workers import RequestStats
 
@@ -240,10 +240,10 @@ class LoadRun:
         return suppression.__contains__
 
     def _check_files(self) -> None:
-        """Find out before the first call which file cannot be written."""
+        """Check before the first call that each file can be written."""
         for name in WRITTEN_PATHS:
             if (path := self.path(name)) is not None and (problem := unwritable(path)) is not None:
-                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
+                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a writable file")
 
 
 def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> float | None:
@@ -257,7 +257,7 @@ def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> 
 def _check_limit(limit: str, context: Context | None) -> None:
     """Refuse what could not know how much of a limit was used before: retries, and going on after a reschedule.
 
-    :raises SourceError: naming what to set
+    :raises SourceError: naming the missing argument
     """
     if context is None:
         return
@@ -271,5 +271,5 @@ def _check_limit(limit: str, context: Context | None) -> None:
 def _next(stopped: LoadStopped) -> str:
     """What happens to the rows that are left."""
     if stopped.decision.action is Action.RETRY:
-        return "A retry goes on from there"
-    return "A cleared task starts with the first row; with state_path what was loaded costs no call then"
+        return "A retry continues from there"
+    return "A cleared task starts with the first row; with state_path, loaded rows then cost no call"

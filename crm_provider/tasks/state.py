@@ -32,7 +32,7 @@ def checkpoints_for(
 
     :param beside: another file of the load, such as its rejects. If no file can be written there, this one is not kept
     :param path: the file that the user asked for
-    :param key: of the checkpoint in the store; each load of a task has its own
+    :param key: key of the checkpoint in the store; each load of a task has its own
     :raises SourceError: if ``work_directory`` is not a path
     """
     store: Any = context.get("task_state_store")
@@ -46,7 +46,7 @@ def checkpoints_for(
     site = None if folder is None else site_file("work_directory", folder, ti, f"{key}.json")
     file = path or site or own
     problem = _not_kept(file, is_asked_for=file is not own)
-    if file is None or problem is not None:
+    if file is None or problem:
         log.warning(
             "A retry of this load will start with its first row: %s. Set %s, or checkpoint_path.", problem, REMEDY
         )
@@ -72,7 +72,7 @@ def _not_kept(file: AnyPath | None, *, is_asked_for: bool) -> str | None:
 def pages_beside(listing: str) -> AnyPath | None:
     """The file in the site's ``work_directory`` beside which pages of a listing are kept; None without the option.
 
-    All tasks share its name, so that each removes what others have abandoned.
+    All tasks share its name, so that each removes the abandoned pages of others.
 
     :raises SourceError: if ``work_directory`` is not a path
     """
@@ -105,7 +105,7 @@ def lost_with_pod(path: AnyPath) -> bool:
 
 
 def lost_files(paths: Mapping[str, AnyPath | None]) -> Iterator[str]:
-    """What is wrong with those files that are deleted with the pod of the task before anyone can read them.
+    """Problems: files that are deleted with the pod of the task before anyone can read them.
 
     :param paths: by the names of their arguments
     """
@@ -136,7 +136,7 @@ def owner_of(ti: Any) -> str:
 
 
 class OwnCheckpoints:
-    """Ignores checkpoints that another task instance has left at the same place.
+    """Ignores checkpoints of another task instance at the same place.
 
     :param kept: the checkpoints
     """
@@ -188,7 +188,7 @@ class TaskStateCheckpoints:
         try:
             self._store.set(self._key, checkpoint.as_data())
         except AirflowRuntimeError as away:
-            log.warning("Airflow did not store the checkpoint (%s); the load goes on.", type(away).__name__)
+            log.warning("Airflow did not store the checkpoint (%s); the load continues.", type(away).__name__)
 
     def clear(self) -> None:
-        """Do nothing: Airflow expires it. A try that was not recorded as a success lets the next find all rows done."""
+        """Do nothing: Airflow expires it. If a success was not recorded, the next try finds all rows done."""

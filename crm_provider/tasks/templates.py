@@ -31,7 +31,7 @@ SIMPLE_TYPES = (bool, int, float, type(None))
 
 
 class Hidden:
-    """A list in a template field, of which Airflow stores and shows only the length.
+    """A list in a template field. Airflow stores and shows only its length.
 
     :param items: the list, or the text that a template rendered it to
     :param noun: what the items are
@@ -72,7 +72,7 @@ def hide_list(value: Any, noun: str) -> Any:
 
 
 def path_text(value: Any) -> Any:
-    """A value as a template field. A local path becomes text: Airflow 3.1 mistakes its ``resolve`` for a template's."""
+    """A value as a template field. A local path becomes text: Airflow 3.1 would call its ``resolve`` method."""
     return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
@@ -153,7 +153,7 @@ def _file_name(parts: Sequence[object]) -> str:
 
 
 _END = "\ue000"
-"""A character that no value ends with: text that ends with it is not evaluated as a Python value."""
+"""A character appended to text, so that native rendering does not evaluate it as a Python value."""
 
 _FROM_TEXT = (bool, int, float, complex, bytes, type(None))
 """Types that native rendering converts text to, besides lists, mappings and sets."""
@@ -166,7 +166,7 @@ class MissingValue(str):
 
 
 class NotFinite(str):
-    """The name of a number that JSON does not have (``nan``, ``inf``): Airflow cannot store the number itself."""
+    """The name of a number that JSON cannot represent (``nan``, ``inf``): Airflow cannot store the number itself."""
 
     __slots__ = ()
 
@@ -243,7 +243,7 @@ def is_mapped(task: Any) -> bool:
 
 
 def check_rendered(task: Any) -> None:
-    """Reject fields whose template or upstream task had no value, and numbers that JSON does not have.
+    """Reject fields whose template or upstream task had no value, and numbers that JSON cannot represent.
 
     :raises CrmInvalidValueError: naming the field
     """
@@ -263,7 +263,7 @@ def rendered_to_none(field: str) -> CrmInvalidValueError:
 
 
 def _unusable(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The places of values that were rendered to None or are no finite number, and these values."""
+    """The places of values that were rendered to None or are not finite numbers, and these values."""
     if isinstance(value, (MissingValue, NotFinite)):
         yield place, value
     elif isinstance(value, Mapping):

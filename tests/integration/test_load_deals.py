@@ -46,7 +46,7 @@ CREATE = {
 
 @pytest.fixture
 def crm(crm: Sandbox) -> Sandbox:
-    """Five contacts, of which the first three have a deal: two are new, one is lost."""
+    """Five contacts. The first three have a deal: two are new, one is lost."""
     crm.reset(SandboxSettings(seed="empty", rate=None))
     crm.store.add_pipeline("Sales", ["New", "Won", "Lost"])
     crm.store.add_list("Newsletter")

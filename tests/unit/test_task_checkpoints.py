@@ -59,7 +59,7 @@ def test_a_load_goes_on_while_airflow_is_away(caplog: pytest.LogCaptureFixture) 
     store = Store()
     store.broken = True
     TaskStateCheckpoints(store).save(CHECKPOINT)
-    assert "the load goes on" in caplog.text
+    assert "the load continues" in caplog.text
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
