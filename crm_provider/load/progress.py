@@ -308,10 +308,14 @@ class LoadProgress:
         self._saved_calls = position.calls
 
     def start_again(self) -> None:
-        """Make the next try start with the first row. What the kind of records keeps stays."""
+        """Make the next try start with the first row, like a cleared task. What the kind of records keeps stays."""
+        notes = self._notes(self.position())
+        last = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes=notes)
+        again = cleared(last, self._epoch, self._fingerprint) or replace(last, notes={})
+        if KEPT in notes:
+            again = replace(again, notes={**again.notes, KEPT: notes[KEPT]})
         self._checkpoints.clear()
-        if kept := dict(self.kept):
-            again = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes={KEPT: kept})
+        if again.notes:
             self._checkpoints.save(again)
 
     def save_if_possible(self) -> None:
