@@ -58,6 +58,7 @@ class LoadTry:
             rate=job.rate,
             clock=job.clock,
             outcomes=job.outcomes,
+            is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
         self.remote = job.kind.remote(
