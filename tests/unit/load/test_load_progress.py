@@ -1,4 +1,4 @@
-"""What a try of a load saves for the next one beside its counts, and what the next one makes of it."""
+"""The data beside the counts that a try of a load saves, and its use in the next try."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smaller parts of a load: options, the check before the first write, the books, the window, what people read."""
+"""The smaller parts of a load: options, the check before the first write, counts, rows in flight, texts for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers: how many rows are in flight, what results come back, and how waits and threads end."""
+"""The workers: the number of rows in flight, the results, and the end of waits and threads."""
 
 from __future__ import annotations
 
