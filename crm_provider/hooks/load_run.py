@@ -28,7 +28,7 @@ from crm_provider.load.report import (
     too_many_rejects,
     what_to_do,
 )
-from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.rows import Outcome, SourceError, rows_text
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
@@ -122,20 +122,21 @@ class LoadRun:
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job))
+        were = "was" if summary.rows == 1 else "were"
         if dry_run:
             facts = [("What to do", "Leave out dry_run to load them."), ("Report", result.get("report_path"))]
-            log.info("%s", record(f"Dry run: {summary.rows:,} rows were checked, nothing was written.", facts))
+            log.info("%s", record(f"Dry run: {rows_text(summary.rows)} {were} checked, nothing was written.", facts))
         elif rejected := summary[Outcome.REJECTED]:
             facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
-            log.warning("%s", record(f"{rejected:,} of {summary.rows:,} rows {were} rejected.", facts))
+            log.warning("%s", record(f"{rejected:,} of {rows_text(summary.rows)} {were} rejected.", facts))
         return result
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
         self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
-        text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
+        text = f"The load stopped after {summary.rows - summary.left:,} of {rows_text(summary.rows)}. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
