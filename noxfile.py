@@ -118,7 +118,7 @@ def reliability(session: Session) -> None:
     seen.unlink(missing_ok=True)
     run(session, "pytest", "-m", "reliability", f"--reliability={seen}", *(session.posargs or ["tests"]))
     partly = ["--only-seen"] if session.posargs else []
-    session.run(sys.executable, "scripts/reliability.py", str(seen), "--write", *partly)
+    session.run(sys.executable, "scripts/reliability.py", str(seen), *partly)
 
 
 @nox.session(python=False)

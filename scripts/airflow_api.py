@@ -15,15 +15,13 @@ from airflow_client.client import ApiClient, ApiException, Configuration
 from airflow_client.client.api.dag_api import DAGApi
 from airflow_client.client.api.dag_run_api import DagRunApi
 from airflow_client.client.api.import_error_api import ImportErrorApi
-from airflow_client.client.api.job_api import JobApi
 from airflow_client.client.api.monitor_api import MonitorApi
 from airflow_client.client.api.task_instance_api import TaskInstanceApi
 from airflow_client.client.api.x_com_api import XComApi
 from airflow_client.client.exceptions import NotFoundException
-from airflow_client.client.models.clear_task_instances_body import ClearTaskInstancesBody
 from airflow_client.client.models.dag_patch_body import DAGPatchBody
 from airflow_client.client.models.trigger_dag_run_post_body import TriggerDAGRunPostBody
-from airflow_runs import Health, Run, Task, decode_xcom, in_order, log_line
+from airflow_runs import Run, Task, decode_xcom, in_order, log_line
 
 T = TypeVar("T")
 
@@ -80,18 +78,10 @@ class AirflowApi:
             raise ApiException.from_response(http_resp=response, body=text, data=None)
         return json.loads(text) if text else None
 
-    def health(self) -> dict[str, Health]:
-        """``metadatabase``, ``scheduler``, ``dag_processor`` and ``triggerer`` as the api-server sees them."""
-        answer = MonitorApi(self._client).get_health(**LIMITS).to_dict()
-        return {name: Health.from_json(name, part or {}) for name, part in answer.items()}
-
-    def jobs(self, job_type: str) -> set[int]:
-        """The ids of all ``SchedulerJob``, ``TriggererJob`` or ``DagProcessorJob``, dead ones too.
-
-        Each start of a component adds a job with a greater id. (Whether a job is alive depends on the moment: a stopped
-        component looks dead, and a killed one looks alive for a while.)
-        """
-        return {job.id for job in self._as_user(JobApi).get_jobs(job_type=job_type, limit=PAGE_SIZE, **LIMITS).jobs}
+    def healthy(self) -> bool:
+        """Whether database, scheduler, dag-processor and triggerer are healthy."""
+        parts = MonitorApi(self._client).get_health(**LIMITS).to_dict().values()
+        return all(part and part["status"] == "healthy" for part in parts)
 
     # -- DAGs and runs
 
@@ -183,12 +173,6 @@ class AirflowApi:
         """Start a run and wait for its end. A failed run is returned, not raised."""
         self.wait_for_dag(dag_id)
         return self.wait(dag_id, self.trigger(dag_id, conf), timeout=timeout, on_change=on_change)
-
-    def clear(self, run: Run, task_ids: list[str]) -> None:
-        """Clear tasks as the UI does: they run again, and their tries are kept."""
-        choice = {"only_failed": False, "reset_dag_runs": True, "dry_run": False}
-        body = ClearTaskInstancesBody.from_dict({"dag_run_id": run.run_id, "task_ids": task_ids, **choice})
-        self._as_user(TaskInstanceApi).post_clear_task_instances(run.dag_id, body, **LIMITS)
 
     # -- results of a task
 

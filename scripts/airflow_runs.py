@@ -5,27 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 FINISHED_RUN_STATES = frozenset({"success", "failed"})
-
-
-@dataclass(frozen=True)
-class Health:
-    """A component's health; the database has no heartbeat."""
-
-    status: str | None
-    heartbeat: datetime | None
-
-    @classmethod
-    def from_json(cls, name: str, part: dict[str, Any]) -> Health:
-        heartbeat = part.get(f"latest_{name}_heartbeat")
-        return cls(part.get("status"), moment_of(heartbeat) if heartbeat else None)
-
-    def healthy_since(self, moment: datetime) -> bool:
-        """Whether a heartbeat is newer than ``moment``. Airflow reports a dead component as healthy for up to 30 s."""
-        return self.status == "healthy" and (self.heartbeat is None or self.heartbeat > moment)
 
 
 @dataclass(frozen=True)
@@ -76,21 +58,6 @@ class Run:
 
     def states(self) -> dict[str, str | None]:
         return {task.name: task.state for task in self.tasks}
-
-
-def moment_of(text: str) -> datetime:
-    """Parse a time in the format of the API and the sandbox."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
-
-
-def seconds_between(start: str | None, end: str | None) -> float:
-    """The seconds between two such times.
-
-    :raises ValueError: one of them is unknown
-    """
-    if not (start and end):
-        raise ValueError(f"it has not ended yet: from {start} to {end}")
-    return (moment_of(end) - moment_of(start)).total_seconds()
 
 
 def in_order(tasks: Iterable[Task]) -> tuple[Task, ...]:

@@ -16,23 +16,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import psutil
 from airflow_api import AirflowApi
 from airflow_client.client import ApiException
 from airflow_env import ReservedPort, base_env
-from airflow_runs import Health
 from urllib3.exceptions import HTTPError
 
 if TYPE_CHECKING:
@@ -46,13 +42,6 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-HEALTH_NAMES = {
-    "metadatabase": "api-server",
-    "scheduler": "scheduler",
-    "dag_processor": "dag-processor",
-    "triggerer": "triggerer",
-}
-
 # Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG = 1), then becomes Airflow. This is a separate program,
 # because a preexec_fn may deadlock in a process with threads.
 LAUNCHER = """
@@ -78,7 +67,6 @@ class Component:
     args: tuple[str, ...]
     log_path: Path
     process: subprocess.Popen[bytes]
-    started_at: datetime
     killed: bool = False  # by us, so its end is expected
 
     @property
@@ -151,7 +139,8 @@ class AirflowStack:
         self._report("database ready")
         for name, args in COMPONENTS.items():
             self.spawn(name, *args)
-        self.wait_healthy(timeout)
+        self.until(self._is_healthy, timeout=timeout, every=0.25)
+        self._report("all components healthy")
 
     def stop(self, patience: float = 2) -> None:
         """Stop everything, also the remains of a failed start: SIGTERM, SIGTERM again, SIGKILL.
@@ -173,29 +162,11 @@ class AirflowStack:
             component.signal_group(signal.SIGKILL)
         self._port.release()
 
-    def wait_healthy(self, timeout: float = 300) -> None:
-        """Wait until every component has sent a heartbeat since its last start."""
-        deadline = time.monotonic() + timeout
-        healthy: set[str] = set()
-        while len(healthy) < len(HEALTH_NAMES):
-            self.check()
-            if time.monotonic() > deadline:
-                raise AirflowStackError(f"after {timeout:g} s only {sorted(healthy)} healthy\n{self.tails()}")
-            time.sleep(0.25)
-            health = self._health()
-            now = {name for key, name in HEALTH_NAMES.items() if key in health and self._is_fresh(name, health[key])}
-            for name in sorted(now - healthy):
-                self._report(f"{name} healthy")
-            healthy |= now
-
-    def _is_fresh(self, name: str, health: Health) -> bool:
-        return health.healthy_since(self.components[name].started_at)
-
-    def _health(self) -> dict[str, Health]:
+    def _is_healthy(self) -> bool:
         try:
-            return self.api.health()
+            return self.api.healthy()
         except (HTTPError, ApiException):  # the api-server is not listening yet
-            return {}
+            return False
 
     def check(self) -> None:
         """Raise an error if a component has ended unexpectedly."""
@@ -215,21 +186,6 @@ class AirflowStack:
             if time.monotonic() > deadline:
                 raise AirflowStackError(f"the condition did not hold within {timeout:g} s\n{self.tails()}")
             time.sleep(every)
-
-    def until_still(self, number: Callable[[], int], *, seconds: float, timeout: float) -> None:
-        """Wait until a number has not changed for so many seconds.
-
-        :raises AirflowStackError: see :meth:`until`
-        """
-        every, seen, still = 0.2, number(), 0
-
-        def has_stayed() -> bool:
-            nonlocal seen, still
-            before, seen = seen, number()
-            still = still + 1 if seen == before else 0
-            return still * every >= seconds
-
-        self.until(has_stayed, timeout=timeout, every=every)
 
     def tails(self) -> str:
         return "\n".join(component.tail() for component in self.components.values())
@@ -254,7 +210,7 @@ class AirflowStack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches only this process; children get signals as a group
             )
-        self.components[name] = Component(name, args, log_path, process, datetime.now(timezone.utc))
+        self.components[name] = Component(name, args, log_path, process)
         return self.components[name]
 
     def kill(self, name: str, number: int = signal.SIGKILL, *, with_children: bool = True) -> None:
@@ -271,48 +227,9 @@ class AirflowStack:
             component.process.send_signal(number)
         component.process.wait(timeout=60)
 
-    def freeze(self, component: Component, timeout: float = 180) -> None:
-        """Stop a component until it gets SIGCONT, but not during a write, which would block all others.
-
-        :raises AirflowStackError: another process writes all the time, or a component ended
-        """
-
-        def is_still() -> bool:
-            component.signal_group(signal.SIGSTOP)
-            if self._others_can_write():
-                return True
-            component.signal_group(signal.SIGCONT)
-            return False
-
-        self.until(is_still, timeout=timeout)
-
-    def _others_can_write(self) -> bool:
-        time.sleep(0.2)  # until the signal has arrived
-        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=3, isolation_level=None)) as database:
-            try:
-                database.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-        return True
-
     def restart(self, name: str) -> Component:
         """Start a killed component again."""
         return self.spawn(name, *self.components[name].args)
-
-    def add_triggerer(self, timeout: float = 180) -> str:
-        """Start another triggerer, wait until Airflow has registered it, and return its name."""
-        before = self.api.jobs("TriggererJob")
-        name = f"triggerer-{sum(name.startswith('triggerer') for name in self.components) + 1}"
-        self.spawn(name, *COMPONENTS["triggerer"])
-        deadline = time.monotonic() + timeout
-        while self.api.jobs("TriggererJob") <= before:
-            self.check()
-            if time.monotonic() > deadline:
-                raise AirflowStackError(
-                    f"Airflow has not registered {name} after {timeout:g} s\n{self.components[name].tail()}"
-                )
-            time.sleep(0.5)
-        return name
 
     def airflow(self, *args: str, timeout: float = 300) -> str:
         """Run one ``airflow`` command in this environment and return its output (3 s each: prefer :attr:`api`)."""
@@ -332,12 +249,6 @@ class AirflowStack:
             end = done.stdout[-3000:]
             raise AirflowStackError(f"airflow {' '.join(args)} ended with code {done.returncode}\n{end}")
         return done.stdout
-
-    # -- figures
-
-    def children(self, name: str) -> set[int]:
-        """The process ids of all descendants of a component."""
-        return {child.pid for child in psutil.Process(self.components[name].process.pid).children(recursive=True)}
 
 
 def terminate(components: list[Component], patience: float) -> None:

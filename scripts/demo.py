@@ -62,12 +62,8 @@ class Progress:
     def __init__(self) -> None:
         self._start = time.monotonic()
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
     def say(self, line: str) -> None:
-        print(f"{self.seconds:6.1f} s  {line}", flush=True)
+        print(f"{time.monotonic() - self._start:6.1f} s  {line}", flush=True)
 
     def task(self, task: Task) -> None:
         if task.state in NEWS:

@@ -1,18 +1,19 @@
-"""The generated parts of the pages of operators and sensors: examples, parameters, outcomes of errors.
-
-The source of the classes is parsed, not imported, because their modules import Airflow, which needs a home.
-"""
+"""The generated parts of the pages of operators and sensors: examples, parameters, outcomes of errors."""
 
 from __future__ import annotations
 
-import ast
+import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from generated import table
 
 from crm_provider.errors.policy import OPERATORS, DecidedBy, ErrorPolicy
 from crm_provider.errors.policy_table import PolicyLine, explain
@@ -75,6 +76,12 @@ GUIDES: Mapping[str, Mapping[str, str]] = {
 }
 """The page with more about a parameter, by the class that defines it."""
 
+DEFAULTS = {
+    "deferrable": "`False`, or `[operators] default_deferrable`",
+    "retry_policy": "`DEFAULT_RETRY_POLICY`",  # a name; None before Airflow 3.3
+}
+"""Defaults that depend on Airflow's configuration and version."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -89,35 +96,13 @@ class Parameter:
     owner: str
 
 
-@dataclass(frozen=True)
-class Source:
-    """The parsed source of a class."""
-
-    node: ast.ClassDef
-    tree: ast.Module
-
-    @property
-    def docstring(self) -> str:
-        return ast.get_docstring(self.node) or ""
-
-    @property
-    def bases(self) -> list[Source]:
-        """The base classes in this package, in order."""
-        return [sources()[name] for name in map(ast.unparse, self.node.bases) if name in sources()]
-
-    def assigned(self, name: str) -> ast.expr | None:
-        """The value of a name that the class body assigns."""
-        return _assigned(self.node.body, name)
-
-
 @cache
-def sources() -> Mapping[str, Source]:
+def classes() -> Mapping[str, type]:
     """The classes of operators, transfers and sensors, by name."""
-    found = {}
-    for path in [path for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("*.py"))]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found.update({node.name: Source(node, tree) for node in tree.body if isinstance(node, ast.ClassDef)})
-    return found
+    names = [f"{folder}.{path.stem}" for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("[a-z]*.py"))]
+    modules = [import_module(f"{PACKAGE.name}.{name}") for name in names]
+    found = [one for module in modules for one in vars(module).values() if inspect.isclass(one)]
+    return {one.__name__: one for one in found if one.__module__.startswith(f"{PACKAGE.name}.")}
 
 
 def names() -> list[str]:
@@ -142,21 +127,26 @@ def example_of(name: str) -> Path:
 
 
 def example(document: Path, name: str) -> str:
-    """The example file without its docstring."""
+    """The example of an operator."""
     path = example_of(name)
-    code = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
     link = f"[`{path.relative_to(ROOT).as_posix()}`]({_relative(path, document)})"
-    return f"```python\n{code}```\n\nThis is {link}; the tests run it against the sandbox."
+    return f"{file_shown(path)}\n\nThis is {link}; the tests run it against the sandbox."
+
+
+def file_shown(path: Path) -> str:
+    """A file without its docstring."""
+    code = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
+    return f"```python\n{code}```"
 
 
 def parameter_table(document: Path, name: str) -> str:
     """All parameters of a class, inherited ones last."""
-    return _table(document, sources()[name], list(parameters(sources()[name])))
+    return _table(document, classes()[name], list(parameters(classes()[name])))
 
 
 def own_parameter_table(document: Path, name: str) -> str:
     """The parameters that a class adds to those of its bases."""
-    return _table(document, sources()[name], [one for one in parameters(sources()[name]) if one.owner == name])
+    return _table(document, classes()[name], [one for one in parameters(classes()[name]) if one.owner == name])
 
 
 def outcomes(name: str) -> str:
@@ -169,13 +159,10 @@ def outcomes(name: str) -> str:
         rows.append((", ".join(f"`{line.type}`" for line in same), in_call, same[0].action, effect, f"`{origin}`"))
     text = table(("Errors", "In one call", "Outcome", "What happens", "Decided by"), rows)
     for other in [one for one in OPERATORS if one.startswith(f"{name}(")]:
-        differ = [
-            line for line, before in zip(explain(_policy(other)), usual, strict=True) if line.action != before.action
-        ]
-        for line in differ:
-            text += (
-                f"\n\nWith `{other[len(name) + 1 : -1].replace(chr(39), chr(34))}`: `{line.type}` is {_counted(line)}."
-            )
+        shown = other[len(name) + 1 : -1].replace("'", '"')
+        for line, before in zip(explain(_policy(other)), usual, strict=True):
+            if line.action != before.action:
+                text += f"\n\nWith `{shown}`: `{line.type}` is {_counted(line)}."
     return text
 
 
@@ -185,7 +172,7 @@ def overview(document: Path, kind: str) -> str:
     for name in names():
         page = page_of(name)
         if page.parent.name == kind:
-            does = re.split(r"[.;] ", _plain(sources()[name].docstring.split("\n\n")[0]))[0]
+            does = re.split(r"[.;] ", _plain(str(classes()[name].__doc__).split("\n\n")[0]))[0]
             rows.append((f"[`{name}`]({_relative(page, document)})", does, _calls(page)))
     return table(("Sensor" if kind == "sensors" else "Operator", "What it does", "Calls"), rows)
 
@@ -199,74 +186,27 @@ def _calls(page: Path) -> str:
 # -- reading classes ----------------------------------------------------------------------------------------
 
 
-def parameters(cls: Source) -> Iterator[Parameter]:
+def parameters(cls: type) -> Iterator[Parameter]:
     """The parameters of a class, then those of its bases."""
-    init = next((one for one in cls.node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
-    said = dict(re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", cls.docstring, re.DOTALL | re.MULTILINE))
-    if init is not None:
-        for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-            name = argument.arg
-            shown = "required" if default is None else _default(default, cls)
-            yield Parameter(name, shown, _plain(said[name]), cls.node.name)
-    for base in cls.bases:
-        yield from parameters(base)
+    for owner in cls.__mro__:
+        if owner.__module__.startswith(f"{PACKAGE.name}.") and "__init__" in vars(owner):
+            meanings = documented(owner)
+            for name, parameter in inspect.signature(vars(owner)["__init__"]).parameters.items():
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                    yield Parameter(name, _default(parameter), _plain(meanings[name]), owner.__name__)
 
 
-def templated(cls: Source) -> set[str]:
-    """The names in ``template_fields``."""
-    fields = cls.assigned("template_fields")
-    if not isinstance(fields, ast.Tuple):
-        return set().union(*map(templated, cls.bases))
-    found: set[str] = set()
-    for field in fields.elts:
-        if isinstance(field, ast.Constant):
-            found.add(str(field.value))
-        elif isinstance(field, ast.Starred):
-            found |= templated(sources()[ast.unparse(field.value).partition(".")[0]])
-    return found
+def documented(cls: type) -> dict[str, str]:
+    """The parameters in the docstring of a class."""
+    return dict(re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", inspect.getdoc(cls) or "", re.DOTALL | re.MULTILINE))
 
 
-def _default(node: ast.expr, cls: Source) -> str:
-    """A default as users write it; constants by their value."""
-    if isinstance(node, ast.Call):  # conf.getboolean("operators", "default_deferrable", fallback=False)
-        section, option = (ast.literal_eval(argument) for argument in node.args)
-        fallback = next(keyword.value for keyword in node.keywords if keyword.arg == "fallback")
-        return f"{_default(fallback, cls)}, or `[{section}] {option}`"
-    value = _value(node, cls.tree)
-    if isinstance(value, ast.Constant) and isinstance(value.value, str):
-        return f'`"{value.value}"`'
-    return f"`{ast.unparse(value)}`"
-
-
-def _value(node: ast.expr, tree: ast.Module) -> ast.expr:
-    """The value of a constant of this package; other names unchanged."""
-    name, _, attribute = ast.unparse(node).partition(".")
-    there = _module_of(name, tree)
-    value: ast.expr | None = None
-    if there is not None and isinstance(node, ast.Attribute):
-        body = next(one.body for one in there.body if isinstance(one, ast.ClassDef) and one.name == name)
-        value = _assigned(body, attribute)
-    elif there is not None and isinstance(node, ast.Name):
-        value = _assigned(there.body, name)
-    return value if isinstance(value, ast.Constant) else node
-
-
-def _module_of(name: str, tree: ast.Module) -> ast.Module | None:
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
-            path = (ROOT / str(node.module).replace(".", "/")).with_suffix(".py")
-            return ast.parse(path.read_text("utf-8")) if path.is_file() else None
-    return None
-
-
-def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
-    for node in body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in map(ast.unparse, targets):
-            return node.value
-    return None
+def _default(parameter: inspect.Parameter) -> str:
+    """A default as users write it."""
+    value = parameter.default
+    if value is inspect.Parameter.empty:
+        return "required"
+    return DEFAULTS.get(parameter.name) or (f'`"{value}"`' if isinstance(value, str) else f"`{value!r}`")
 
 
 # -- writing Markdown ---------------------------------------------------------------------------------------
@@ -279,8 +219,8 @@ def _plain(text: str) -> str:
     return re.sub(r"(?<!\.)\.$", "", text.replace("``", "`").strip())
 
 
-def _table(document: Path, cls: Source, rows: list[Parameter]) -> str:
-    rendered = templated(cls)
+def _table(document: Path, cls: Any, rows: list[Parameter]) -> str:
+    rendered = cls.template_fields
     return table(
         ("Parameter", "Default", "Templated", "Meaning"),
         [(_linked(one, document), one.default, "yes" if one.name in rendered else "no", one.meaning) for one in rows],
@@ -294,12 +234,6 @@ def _linked(one: Parameter, document: Path) -> str:
     path, _, anchor = guides[one.name].partition("#")
     link = "" if DOCS / path == document else _relative(DOCS / path, document)
     return f"[`{one.name}`]({link}{'#' if anchor else ''}{anchor})"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _relative(path: Path, document: Path) -> str:

@@ -4,7 +4,7 @@
                                              parts about a class or file: <!-- generated: NAME ARGUMENT -->
     python scripts/docs_tables.py --check    reports outdated parts only; exit code 1 if there are any
 
-Standard library and ``crm_provider``; no Airflow.
+The operators are imported, with a temporary Airflow home.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import docs_operators
-from docs_operators import DOCS, ROOT, table
+import generated
+from docs_operators import DOCS, ROOT
+from generated import table
 
 from crm_provider import errors
 from crm_provider.client import http_session, pagination, request, responses, retry
@@ -34,10 +36,9 @@ from crm_provider.get_provider_info import CONFIG, CONN_FIELDS
 from crm_provider.load import planner
 from crm_provider.load.report import duration
 from crm_provider.rate_limit.schedule import LONGEST_PAUSE, MARGIN
+from crm_provider.testing import fresh_airflow_home
 from crm_provider.values import redaction
 from crm_provider.waiting import backoff
-
-GENERATED = re.compile(r"^<!-- generated: ([\w-]+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 EMAIL = "ada@example.com"
@@ -63,18 +64,13 @@ def update(document: Path, *, write: bool) -> list[str]:
     :return: the outdated parts
     """
     stale = []
-
-    def part(match: re.Match[str]) -> str:
-        name, argument, old = match.groups()
-        new = f"\n{PARTS[name]() if argument is None else PARTS_ABOUT[name](document, argument)}\n\n"
-        shown = name if argument is None else f"{name} {argument}"
-        if new != old:
+    for shown, old in generated.parts(document, "generated").items():
+        name, _, argument = shown.partition(" ")
+        new = PARTS_ABOUT[name](document, argument) if argument else PARTS[name]()
+        if old != f"\n{new}\n\n":
             stale.append(f"{document.relative_to(ROOT)}: {shown}")
-        return f"<!-- generated: {shown} -->\n{new}<!-- end -->"
-
-    text = GENERATED.sub(part, document.read_text(encoding="utf-8"))
-    if stale and write:
-        document.write_text(text, encoding="utf-8")
+            if write:
+                generated.replace(document, f"generated: {shown}", new)
     return stale
 
 
@@ -243,31 +239,26 @@ def connection_mistakes() -> str:
 
 # -- client -------------------------------------------------------------------------------------------------
 
-CALLS: Mapping[str, Mapping[str, Any]] = {
-    "get_contact": {"email": EMAIL},
-    "create_contact": {"email": EMAIL},
-    "update_contact": {"email": EMAIL, "attributes": {"name": "Ada"}},
-    "upsert_contact": {"email": EMAIL, "attributes": {"name": "Ada"}},
-    "delete_contact": {"email": EMAIL},
-    "list_contacts": {},
-    "count_contacts": {},
-    "create_deal": {"contact_id": ID, "pipeline_id": ID, "stage_id": ID},
-    "get_deal": {"deal_id": ID},
-    "find_deal": {"contact_id": ID, "pipeline_id": ID},
-    "update_deal": {"deal_id": ID, "stage_id": ID},
-    "move_deal": {"deal_id": ID, "stage_id": ID},
-    "delete_deal": {"deal_id": ID},
-    "list_deals": {},
-    "count_deals": {},
-    "list_segmentation_lists": {},
-    "find_segmentation_list": {"name": "Trial users"},
-    "add_contact_to_lists": {"email": EMAIL, "list_ids": [ID]},
-    "list_pages": {"listing": "contacts"},
-    "verify_email": {"email": EMAIL},
-    "trigger_automation": {"webhook_id": "w", "channel_uid": "c", "workflow_id": "f", "email": EMAIL},
-    "ping": {},
+PARTS_OF_CALLS = ("create_or_find", "send_update", "find_own_deal", "start_of_writes", "delete_listed")
+"""Methods of the client that are parts of other calls and of loads."""
+
+CALLS = [
+    name
+    for owner in CrmClient.__mro__
+    for name, method in vars(owner).items()
+    if inspect.isfunction(method) and not name.startswith("_") and name not in ("close", "request", *PARTS_OF_CALLS)
+]
+"""Every call with its own route."""
+
+ARGUMENTS: Mapping[str, Any] = {
+    "email": EMAIL,
+    "attributes": {"name": "Ada"},
+    "list_ids": [ID],
+    "listing": "contacts",
+    "name": "Trial users",
+    "stage_id": ID,
 }
-"""Every call with its own route, and example arguments."""
+"""Examples of arguments; other required ones are ids."""
 
 
 class Recorder(CrmClient):
@@ -290,11 +281,12 @@ class Recorder(CrmClient):
 def client_calls() -> str:
     """Every call of the client, its route, and its reaction to a lost response."""
     rows = []
-    for name, arguments in CALLS.items():
-        method = getattr(CrmClient, name)
-        recorder = Recorder()
+    for name in CALLS:
+        method, recorder = getattr(CrmClient, name), Recorder()
+        taken = list(inspect.signature(method).parameters.values())[1:]
+        needed = [one.name for one in taken if one.name in ARGUMENTS or one.default is one.empty]
         try:
-            found = getattr(recorder, name)(**arguments)
+            found = method(recorder, **{each: ARGUMENTS.get(each, ID) for each in needed})
             if inspect.isgenerator(found):
                 list(found)
         except errors.CrmError:
@@ -332,10 +324,7 @@ def limits() -> str:
         (f"{MARGIN:.0%}", "share of `requests_per_second` that is used"),
         (f"{LONGEST_PAUSE:g} s", "a `Retry-After` up to this length pauses all callers of the key"),
         (f"{responses.MAX_RETRY_AFTER / 86400:g} days", "a longer `Retry-After` is ignored"),
-        (
-            f"{http_session.CONNECT_TIMEOUT:g} s",
-            "maximum time to connect, or `timeout` if that is shorter",
-        ),
+        (f"{http_session.CONNECT_TIMEOUT:g} s", "maximum time to connect, or `timeout` if that is shorter"),
         (f"{http_session.MAX_BODY // 2**20} MB", "a larger response, compressed or decompressed, is an error"),
         (f"{redaction.SHORTENED}", "maximum characters of a response in a message"),
         (f"{pagination.STALE_PAGES}", "pages in a row without a new record end a listing with an error"),
@@ -394,28 +383,11 @@ def modules() -> str:
     return table(("Module", "Purpose"), rows)
 
 
-def file_shown(name: str) -> str:
-    """A file of the repository without its docstring."""
-    path = ROOT / name
-    text = re.sub(r'\A""".*?"""\n+from __future__ import annotations\n+', "", path.read_text("utf-8"), flags=re.DOTALL)
-    return f"```python\n{text}```"
-
-
-PARTS: Mapping[str, Callable[[], str]] = {
-    "error-tree": error_tree,
-    "errors": error_table,
-    "unknown-answers": unknown_answers,
-    "presets": presets,
-    "actions": actions,
-    "invalid-pairs": invalid_pairs,
-    "extras": extras,
-    "site-options": site_options,
-    "connection-mistakes": connection_mistakes,
-    "calls": client_calls,
-    "limits": limits,
-    "load-costs": load_costs,
-    "modules": modules,
-}
+ALONE = (
+    *(error_tree, error_table, unknown_answers, presets, actions, invalid_pairs),
+    *(extras, site_options, connection_mistakes, client_calls, limits, load_costs, modules),
+)
+PARTS: Mapping[str, Callable[[], str]] = {part.__name__.replace("_", "-"): part for part in ALONE}
 """The generated parts by the name in their marker."""
 
 PARTS_ABOUT: Mapping[str, Callable[[Path, str], str]] = {
@@ -424,9 +396,10 @@ PARTS_ABOUT: Mapping[str, Callable[[Path, str], str]] = {
     "own-parameters": docs_operators.own_parameter_table,
     "outcomes": lambda document, name: docs_operators.outcomes(name),
     "overview": docs_operators.overview,
-    "file": lambda document, name: file_shown(name),
+    "file": lambda document, name: docs_operators.file_shown(ROOT / name),
 }
 """The generated parts whose marker has an argument."""
 
 if __name__ == "__main__":
+    fresh_airflow_home()
     sys.exit(main())

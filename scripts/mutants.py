@@ -20,11 +20,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from generated import replace, table
 from mutants_explained import REASONS, explanation
 from mutants_groups import COPIED, GROUPS, Group
 
@@ -48,17 +49,9 @@ class Mutant:
     fate: str
     change: str
 
-    @property
-    def module(self) -> str:
-        return self.name.rpartition(".")[0]
 
-
-@dataclass(frozen=True)
-class Line:
-    """A module, and the number of its mutants by state."""
-
-    module: str
-    counts: Counter[str] = field(default_factory=Counter)
+Counts = dict[str, Counter[str]]
+"""The number of mutants by state, for each module below the package."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,18 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.report:
         for group in groups:
             _run(group, again=options.again)
-    lines: list[Line] = []
+    counts: Counts = {}
     reasons: Counter[str] = Counter()
     for group in groups:
         if (WORK / group.name / "mutants").is_dir():
-            lines += _report(group, reasons)
+            counts.update(_report(group, reasons))
         else:
             print(f"{group.name} has not been run")
-    text = f"{_table(lines)}\n\n{_reasons(reasons)}"
+    text = f"{_table(counts)}\n\n{_reasons(reasons)}"
     print(text)
     if options.write:
-        _write(options.write, text)
-    return 1 if any(line.counts["survived"] for line in lines) else 0
+        replace(options.write, "mutants", text)
+    return 1 if any(count["survived"] for count in counts.values()) else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -187,53 +180,39 @@ def _mutants(folder: Path) -> Iterator[Mutant]:
         yield Mutant(name, fate, "\n".join(lines))
 
 
-def _report(group: Group, reasons: Counter[str]) -> list[Line]:
-    """The lines of the table. Prints the mutants that survived without an explanation.
+def _report(group: Group, reasons: Counter[str]) -> Counts:
+    """The mutants of a group by module and state. Prints those that survived without an explanation.
 
     :param reasons: counts the mutants of each group of explanations
     """
-    found: dict[str, Line] = {}
+    found: Counts = defaultdict(Counter)
     for mutant in _mutants(WORK / group.name):
-        line = found.setdefault(mutant.module, Line(mutant.module.removeprefix(f"{PACKAGE}.")))
-        counts = line.counts
-        counts["all"] += 1
+        module, _, function = mutant.name.removeprefix(f"{PACKAGE}.").rpartition(".")
         if mutant.fate not in ALIVE:
-            counts[{"killed": "tests", "timeout": "tests"}.get(mutant.fate, "types")] += 1
-        elif why := explanation(line.module, mutant.name.rpartition(".")[2], mutant.change):
-            counts["explained"] += 1
+            fate = "tests" if mutant.fate in ("killed", "timeout") else "types"
+        elif why := explanation(module, function, mutant.change):
+            fate = "explained"
             reasons[why] += 1
         else:
-            counts["survived"] += 1
+            fate = "survived"
             print(f"{mutant.name} {'' if mutant.fate == 'survived' else mutant.fate}\n{mutant.change}\n")
-    return list(found.values())
+        found[module].update(("all", fate))
+    return found
 
 
 _COLUMNS = ("all", "tests", "types", "explained", "survived")
 
 
-def _table(lines: Sequence[Line]) -> str:
-    rows = [[f"`{line.module}`", *(line.counts[column] for column in _COLUMNS)] for line in lines]
-    total = ["**all**", *(sum(line.counts[column] for line in lines) for column in _COLUMNS)]
-    headings = ["Module", "Mutants", "Noticed by a test", "By the type checker", "Explained", "Not explained"]
-    return _markdown([headings, ["---", *["---:"] * len(_COLUMNS)], *rows, total])
+def _table(counts: Counts) -> str:
+    rows = [[f"`{module}`", *map(count.__getitem__, _COLUMNS)] for module, count in counts.items()]
+    total = ["**all**", *(sum(count[column] for count in counts.values()) for column in _COLUMNS)]
+    headings = ("Module", "Mutants", "Noticed by a test", "By the type checker", "Explained", "Not explained")
+    return table(headings, [*rows, total], numbers=headings[1:])
 
 
 def _reasons(reasons: Counter[str]) -> str:
     rows = [[name, count, REASONS[name]] for name, count in reasons.most_common()]
-    return _markdown([["Explanation", "Mutants", "Why they may survive"], ["---", "---:", "---"], *rows])
-
-
-def _markdown(rows: Sequence[Sequence[object]]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-
-
-def _write(document: Path, tables: str) -> None:
-    text = document.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- mutants -->\n).*?(<!-- end -->)", re.DOTALL)
-    new, found = marked.subn(lambda marks: f"{marks[1]}\n{tables}\n\n{marks[2]}", text)
-    if not found:
-        raise SystemExit(f"{document} has no markers for the table: <!-- mutants --> and <!-- end -->")
-    document.write_text(new, encoding="utf-8")
+    return table(("Explanation", "Mutants", "Why they may survive"), rows, numbers=("Mutants",))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import inspect
 import itertools
 import os
 import pkgutil
-import re
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+from generated import replace, table
+
 ID = "123e4567-e89b-12d3-a456-426614174000"
 
 PACKAGE = Path(__file__).resolve().parents[1] / "crm_provider"
@@ -33,8 +34,6 @@ LIMITS = {"failed deal move": (20, None), "load of one row": (45, 250)}
 
 LONGEST, WIDEST = 450, 16
 """Lines of a module, and modules of a folder."""
-
-MARKS = re.compile(r"(<!-- walk:begin -->\n).*?(<!-- walk:end -->)", re.DOTALL)
 
 Figure = tuple[str, int, int | None]
 """What was counted, its value, and its limit."""
@@ -51,7 +50,8 @@ def main() -> int:
     for name, value, limit in figures:
         print(f"{name}: {value} (limit {limit or '-'})")
     if arguments.write:
-        _write(arguments.write, figures)
+        rows = [(name, value, limit or "-") for name, value, limit in figures]
+        replace(arguments.write, "walk", table(("Figure", "Value", "Limit"), rows, numbers=("Value", "Limit")))
     exceeded = any(limit is not None and value > limit for _, value, limit in figures)
     return int(arguments.check and exceeded)
 
@@ -79,15 +79,6 @@ def _walks(*, with_files: bool) -> list[Figure]:
             figures += [(f"Changes of file in a {name}", changes, most_changes)]
             print("".join(f"  {file}\n" for file in entered) if with_files else "", end="")
     return figures
-
-
-def _write(document: Path, figures: list[Figure]) -> None:
-    rows = "\n".join(f"| {name} | {value} | {limit or '-'} |" for name, value, limit in figures)
-    table = f"| Figure | Value | Limit |\n| --- | ---: | ---: |\n{rows}"
-    text, found = MARKS.subn(lambda marks: f"{marks[1]}\n{table}\n\n{marks[2]}", document.read_text("utf-8"))
-    if not found:
-        sys.exit(f"{document} has no markers <!-- walk:begin --> and <!-- walk:end -->")
-    document.write_text(text, encoding="utf-8")
 
 
 def _operators() -> dict[str, Callable[[], object]]:

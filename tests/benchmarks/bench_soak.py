@@ -55,7 +55,8 @@ KNOWN_FILES = ("crm-provider-", "pymp-")
 """Names of what stays in the folder for temporary files: the rate budgets, and sockets of ``multiprocessing``."""
 
 REFUSED = 0.02
-"""Share of refusals by the limit that is too many: kills, and a machine that stands still, cost some."""
+"""Share of refusals by the limit that is too many: kills, and a machine that stands still, cost some. In a short
+soak, which is a test and may run beside others, five times as many are."""
 
 MARKS = re.compile(r"(<!-- measured: soak -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 
@@ -203,7 +204,10 @@ class Soak:
                     allowed = account.allowed(window + STALL)
                     require(most <= allowed, f"account {n}: {most} calls in {window:g} s, allowed are {allowed:g}")
             share = traffic["refused"] / max(traffic["total"], 1)
-            require(share <= REFUSED, f"account {n}: {share:.1%} of the calls were refused by the limit")
+            require(
+                share <= REFUSED * (5 if self.is_short else 1),
+                f"account {n}: {share:.1%} of the calls were refused by the limit",
+            )
             require(
                 not traffic["second_deals"],
                 f"account {n}: {traffic['second_deals']} times a deal was created for a contact that had one",

@@ -7,7 +7,7 @@ so that no scheduler has to run as many tasks. The triggerer is ``airflow trigge
 them as always, runs their triggers and writes their events. What ends a wait is counted by the database: each change of
 a task instance from ``deferred`` to ``scheduled`` is a row of a table beside it.
 
-Three runs, one after the other, each with a new triggerer: Airflow's ``DateTimeTrigger``; the sensors of this
+Three runs, one after the other, each with a new triggerer: Airflow's ``FileTrigger``, on one file; the sensors of this
 provider; and these with two triggerers, one of which is killed (SIGKILL) when all are waiting. The sensors wait for 20
 lists, 50 contacts in a list and 50 deals of the sandbox, at 5 calls a second.
 
@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,10 @@ from crm_provider.testing.airflow_home import fresh_airflow_home, prepare_airflo
 
 DAG, TASK = "dag_001", "wait"
 LISTS, CONTACTS, DEALS = 20, 50, 50
-"""Different records that the sensors wait for: 2 pages of lists, and a call for each contact and deal."""
+"""Different records in the CRM: 2 pages of lists, and a call for each contact and deal."""
+
+SHARED_BY = 20
+"""Of fewer than a thousand sensors, so many wait for one contact or deal."""
 
 AT_ONCE = 20
 """In so many loops, of a second or more, a triggerer takes all waits: with Airflow's default, 50 a loop, ten thousand
@@ -150,13 +153,18 @@ def prepare(url: str, sandbox: Sandbox, *, at_once: int) -> None:
 # -- the waits -----------------------------------------------------------------------------------------------
 
 
-def core_trigger(moment: datetime) -> Spec:
-    """One of Airflow's own: it ends at this time."""
-    arguments = {"moment": moment, "end_from_trigger": False}
-    return "airflow.providers.standard.triggers.temporal.DateTimeTrigger", arguments
+def core_trigger(file: Path, interval: float) -> Spec:
+    """One of Airflow's own: it waits for a file."""
+    arguments = {"filepath": str(file), "recursive": False, "poke_interval": interval}
+    return "airflow.providers.standard.triggers.file.FileTrigger", arguments
 
 
-def crm_trigger(number: int, interval: float) -> Spec:
+def distinct(waiters: int) -> int:
+    """How many different contacts, and how many deals, so many sensors wait for."""
+    return min(CONTACTS, DEALS, max(waiters // SHARED_BY, 1))
+
+
+def crm_trigger(number: int, interval: float, records: int) -> Spec:
     """One of ours: of ten, six wait for a list, two for a contact in a list, two for the stage of a deal."""
     from crm_provider.triggers.poll import CrmPollTrigger
     from crm_provider.waiting.conditions import Condition, DealInStage, InList, ListExists
@@ -166,10 +174,10 @@ def crm_trigger(number: int, interval: float) -> Spec:
     if kind < 6:
         condition = ListExists(list_name=f"awaited-{(6 * which + kind) % LISTS}")
     elif kind < 8:
-        email = f"p{(2 * which + kind) % CONTACTS}@example.com"
+        email = f"p{(2 * which + kind) % records}@example.com"
         condition = InList(emails=(email,), list_id=ids.list_id("Joined"))
     else:
-        contact = ids.contact_id(f"p{CONTACTS + (2 * which + kind) % DEALS}@example.com")
+        contact = ids.contact_id(f"p{CONTACTS + (2 * which + kind) % records}@example.com")
         condition = DealInStage(deal_id=ids.deal_id(contact), stage_ids=(ids.stage_id("Sales", "Won"),))
     return CrmPollTrigger(
         condition=condition.as_data(),
@@ -316,16 +324,12 @@ class Bench:
         self._logs_before = 0
 
     def run_core(self) -> Run:
-        """Airflow's own triggers. They end at a time that must be known before: so once to wait, once to end."""
-        run = Run("Airflow's `DateTimeTrigger`")
-        far = datetime.now(timezone.utc) + timedelta(days=1)
+        """Airflow's own: each waits for a file."""
+        run, file = Run("Airflow's `FileSensor`"), self._folder / "awaited"
         with self._triggerer() as triggerer:
-            self._load(run, triggerer, [core_trigger(far)] * self._waiters)
+            self._load(run, triggerer, [core_trigger(file, self._interval)] * self._waiters)
             self._wait(run, triggerer)
-        with self._triggerer() as triggerer:
-            soon = datetime.now(timezone.utc) + timedelta(seconds=1.5 * run.loading + 10)
-            fill([core_trigger(soon)] * self._waiters)
-            until(lambda: datetime.now(timezone.utc) >= soon, "the time did not come")
+            file.touch()
             self._end(run, triggerer)
         return run
 
@@ -334,7 +338,7 @@ class Bench:
         run = Run("CRM sensors")
         with self._triggerer() as triggerer:
             self._load(run, triggerer, self._crm_triggers())
-            until(lambda: self._sandbox.counters().total >= CONTACTS + DEALS, "there was no first round")
+            until(lambda: self._sandbox.counters().total > 2 * distinct(self._waiters), "there was no first round")
             self._wait(run, triggerer)
             happen(self._sandbox)
             self._end(run, triggerer)
@@ -367,7 +371,7 @@ class Bench:
             started.stop()
 
     def _crm_triggers(self) -> list[Spec]:
-        return [crm_trigger(number, self._interval) for number in range(self._waiters)]
+        return [crm_trigger(number, self._interval, distinct(self._waiters)) for number in range(self._waiters)]
 
     def _load(self, run: Run, triggerer: Triggerer, specs: list[Spec]) -> None:
         self._idle, cpu = triggerer.megabytes(), triggerer.cpu()
@@ -387,6 +391,7 @@ class Bench:
         run.ending = until(lambda: sum(ends()) >= self._waiters, "not all waits ended")
         run.ending_cpu = triggerer.cpu() - cpu
         run.ended_once, run.ended_twice = ends()
+        print(run, flush=True)
 
     def _reset(self) -> None:
         """As at the beginning: nothing has happened in the CRM, and no logs are left of earlier runs."""
@@ -430,8 +435,8 @@ def written(runs: list[Run], killed: Run, waiters: int, interval: float) -> str:
     about = (
         f"Airflow {airflow_version}, PostgreSQL, Python {platform.python_version()}, {os.cpu_count()} cores; "
         f"`max_trigger_to_select_per_loop` is {waiters // AT_ONCE:,}. The CRM sensors wait for {LISTS} lists, "
-        f"{CONTACTS} contacts and {DEALS} deals with a `poke_interval` of {interval:g} s, at 5 calls per second; a "
-        "wait notices within an interval and a round."
+        f"{distinct(waiters)} contacts and as many deals with a `poke_interval` of {interval:g} s, at 5 calls per "
+        "second; a wait notices within an interval and a round."
     )
     two = (
         f"With two triggerers, of which one had {killed.taken_over:,} of the {waiters:,} and was killed (SIGKILL): "

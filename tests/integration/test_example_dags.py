@@ -72,7 +72,7 @@ def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]
 
 
 def test_the_examples_of_pages_are_not_loaded_with_the_folder(airflow_db: Path) -> None:
-    """``make demo`` and whoever takes the folder as it is need not parse them: ``.airflowignore``."""
+    """``make demo`` and users of the whole folder do not parse them: ``.airflowignore``."""
     assert set(dag_bag(str(FOLDER)).dags) == {file.stem for file in FILES}
 
 
@@ -122,7 +122,7 @@ def rows_of(run: Any) -> list[Row]:
     ]
 
 
-def test_the_lead_pipeline_ends_as_its_table_says(
+def test_the_lead_pipeline_ends_as_its_table_says_and_may_run_again(
     dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
 ) -> None:
     run = run_dag(dag_named("crm_lead_pipeline"))
@@ -134,11 +134,6 @@ def test_the_lead_pipeline_ends_as_its_table_says(
     assert members == {"ada@example.com", "joao.silva+feira@example.com", "maria@example.com", "zoe%sales@example.org"}
     assert crm.store.contacts["joao.silva+feira@example.com"].attributes["employees"] == "007"
 
-
-def test_the_lead_pipeline_may_run_again(
-    dag_named: Callable[[str], Any], crm: Sandbox, run_dag: RunDag, waits: dict[str, list[float]]
-) -> None:
-    run_dag(dag_named("crm_lead_pipeline"))
     before = dict(crm.store.contacts)
     run = run_dag(dag_named("crm_lead_pipeline"), logical_date=None)
     assert crm.store.contacts.keys() == before.keys()

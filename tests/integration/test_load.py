@@ -1,4 +1,4 @@
-"""Loads as tasks: every kind of source, every way a load can end, and what a later try makes of it."""
+"""Loads as tasks: every kind of source, every end of a load, and the next try."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
@@ -26,6 +24,7 @@ from crm_provider.load import dispatch
 from crm_provider.load.dispatch import Dispatcher
 from crm_provider.load.rows import NoSuchFile
 from crm_provider.load.state.checkpoint import NoCheckpoints
+from crm_provider.load.workers import WorkerPool
 from crm_provider.operators.load import CrmLoadContactsOperator, CrmRetryRejectsOperator
 from crm_provider.sandbox import CrmStore, Sandbox, SandboxSettings
 from crm_provider.tasks.state import TaskStateCheckpoints
@@ -330,7 +329,8 @@ def test_rejected_rows_fail_the_task_after_all_others_are_done(crm: Sandbox, run
     assert "CrmRetryRejectsOperator" in message
     report = (tmp_path / "rejects.jsonl.report.md").read_text(encoding="utf-8")
     assert end.result["report_path"] == str(tmp_path / "rejects.jsonl.report.md")
-    for part in ("2 of 9 rows were rejected", "| rejected | 2 | 22.2% |", "`INVALID_INPUT` | 1 |", f'rejects="{path}"'):
+    resend = f"params={{\"rejects\": '{path}'}}"
+    for part in ("2 of 9 rows were rejected", "| rejected | 2 | 22.2% |", "`INVALID_INPUT` | 1 |", resend):
         assert part in report
     for text in (message, report, end.log):
         assert "p3@" not in text
@@ -533,7 +533,7 @@ def cut_off_once(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     again: that is in ``tests/unit/load/test_job.py``.
     """
     install, before, left = signal.signal, signal.getsignal(signal.SIGALRM), [1]
-    waiting = {Dispatcher.run.__code__, futures.wait.__code__, Event.wait.__code__}
+    waiting = {Dispatcher.run.__code__, WorkerPool._wait.__code__}
 
     def gently(number: int, handler: Any) -> Any:
         def add_faults(signum: int, frame: FrameType | None) -> None:

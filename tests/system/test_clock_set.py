@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import shifted_clock
-from airflow_runs import seconds_between
 from airflow_stack import AirflowStack
+from airflow_waits import seconds_between
 from shifted_clock import set_off
 
 from crm_provider import testing
@@ -159,5 +159,5 @@ def test_nobody_notices(
 
 
 def looks(crm: Sandbox, name: str) -> int:
-    """How often somebody was looked for."""
+    """The number of look-ups of a person."""
     return len(crm.journal(email=f"{name}@example.com"))

@@ -21,6 +21,7 @@ import pytest
 from airflow_api import Run, run_path
 from airflow_runs import Task
 from airflow_stack import AirflowStack
+from airflow_waits import until_still
 
 from crm_provider import testing
 from crm_provider.load.progress import SENT_ROWS
@@ -241,7 +242,14 @@ def test_marked_as_failed_it_stops_and_cleared_it_starts_anew(stack: AirflowStac
 
     run = stack.api.wait("stopped", run_id, timeout=PATIENCE)
     assert run["load"].state == "failed"
-    stack.api.clear(run, ["load"])
+    cleared = {
+        "dag_run_id": run_id,
+        "task_ids": ["load"],
+        "only_failed": False,
+        "reset_dag_runs": True,
+        "dry_run": False,
+    }
+    stack.api.request("POST", "/api/v2/dags/stopped/clearTaskInstances", cleared)
     run = stack.api.wait(
         "stopped", run_id, timeout=PATIENCE, until=lambda run: run.finished and run["load"].try_number > 1
     )
@@ -303,5 +311,5 @@ def checkpoint(stack: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:
 def quiet_after(stack: AirflowStack, crm: Sandbox) -> float:
     """Wait until no call comes any more; how long from now on until the last one."""
     began = time.monotonic()
-    stack.until_still(lambda: crm.counters().total, seconds=2, timeout=PATIENCE)
+    until_still(stack, lambda: crm.counters().total, seconds=2, timeout=PATIENCE)
     return max(crm.journal()[-1].at - began, 0.0)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from airflow_stack import AirflowStack
 
@@ -75,8 +76,8 @@ def test_each_way_to_end(stack: AirflowStack) -> None:
 def test_nothing_listens_but_on_loopback(stack: AirflowStack) -> None:
     if not Path("/proc/net/tcp").exists():
         pytest.skip("needs Linux's /proc")
-    running = {name: part.process.pid for name, part in stack.components.items() if part.running}
-    pids = {pid for name, leader in running.items() for pid in (leader, *stack.children(name))}
+    running = [part.process.pid for part in stack.components.values() if part.running]
+    pids = {*running, *(child.pid for leader in running for child in psutil.Process(leader).children(recursive=True))}
     addresses = {address for pid in pids for address in listening(pid)}
     assert addresses == {"127.0.0.1"}
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from airflow_api import Run, run_path
-from airflow_runs import moment_of, seconds_between
 from airflow_stack import AirflowStack
+from airflow_waits import add_triggerer, freeze, seconds_between, triggerer_jobs, until_still
 
 from crm_provider.sandbox import JournalEntry, Sandbox, ids
 
@@ -149,20 +149,19 @@ def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm:
     ends = [task["end_date"] for task in instances(stack, "crowd", crowd, "lists", state="success")]
     noticed = next(entry.at for entry in crm.journal(route="/segments") if entry.at > appeared) - appeared
     assert noticed <= INTERVAL + SWEEP + SPARE
-    first = min(map(moment_of, ends))
-    print(f"\nlooked after {noticed:.1f} s; first of {len(ends)} ended {first:%T}, all after {finished:.1f} s")
+    print(f"\nlooked after {noticed:.1f} s; first of {len(ends)} ended {min(ends)}, all after {finished:.1f} s")
 
 
 def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
-    """All who wait for one contact are marked failed: nobody asks for it any more, and for all others as before."""
+    """All waiters for one contact are marked failed: it is no longer read, and all others are read as before."""
     mine = [n for n in range(SIZE["contacts"]) if n % DISTINCT["contacts"] == 0]
     for number in mine:
         path = f"{run_path('crowd', crowd)}/taskInstances/contacts/{number}"
         stack.api.request("PATCH", path, {"new_state": "failed"})
     one_contact_less = {**CALLS_OF_A_ROUND, "GET /contacts/{email}": CALLS_OF_A_ROUND["GET /contacts/{email}"] - 1}
     # until Airflow has cancelled the triggers, and the round that it did so in is over
-    stack.until_still(
-        lambda: len(crm.journal(email="absent-0@example.com")), seconds=2 * INTERVAL + SWEEP, timeout=PATIENCE
+    until_still(
+        stack, lambda: len(crm.journal(email="absent-0@example.com")), seconds=2 * INTERVAL + SWEEP, timeout=PATIENCE
     )
     rounds = wait_for_rounds(stack, crm, 2, one_contact_less)
     asked = {entry.seq for calls in rounds for entry in calls}
@@ -172,7 +171,7 @@ def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, cr
 
 def test_the_end_of_the_run_ends_the_poll(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
     stack.api.request("PATCH", run_path("crowd", crowd), {"state": "failed"})
-    stack.until_still(lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
+    until_still(stack, lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
 
 
 # -- triggerers that die ------------------------------------------------------------------------------------
@@ -186,7 +185,7 @@ def test_a_killed_triggerer_loses_nothing_and_moves_no_deadline(
     stack.kill("triggerer")
     bring(crm, "after-kill")  # while nobody looks
     # a look that it had sent may still arrive
-    stack.until_still(lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
+    until_still(stack, lambda: crm.counters().total, seconds=2 * INTERVAL, timeout=PATIENCE)
     before = crm.counters().total
     started = stack.api.run("few", run_id)["in_vain"].started_at
     stack.until(lambda: seconds_between(started, now()) > TIMEOUT, timeout=PATIENCE)
@@ -208,13 +207,13 @@ def test_a_killed_triggerer_loses_nothing_and_moves_no_deadline(
 
 def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> None:
     """One is frozen until the other has taken its triggers over, and wakes up with them while they end."""
-    old_jobs = stack.api.jobs("TriggererJob")
-    second = stack.add_triggerer()
+    old_jobs = triggerer_jobs(stack)
+    add_triggerer(stack, "second")
     run_id = start_few(stack, crm, "two")
     job = max(holders(stack, run_id))
-    frozen = stack.components["triggerer" if job in old_jobs else second]
+    frozen = stack.components["triggerer" if job in old_jobs else "second"]
     print(f"\n{frozen.name} holds triggers and is frozen")
-    stack.freeze(frozen)
+    freeze(stack, frozen)
     try:
         stack.until(lambda: job not in holders(stack, run_id), timeout=PATIENCE, every=0.5)
         bring(crm, "two")
@@ -223,7 +222,7 @@ def test_two_triggerers_give_one_outcome(stack: AirflowStack, crm: Sandbox) -> N
         frozen.signal_group(signal.SIGCONT)
     run = stack.api.wait("few", run_id, timeout=PATIENCE)
     assert_all_ended_once(stack, run)
-    stack.kill(second)
+    stack.kill("second")
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line, seconds_between
+from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line
+from airflow_waits import seconds_between
 from mutants_groups import GROUPS
 from outcomes import Expected, Row, differences, table, why
 

@@ -113,16 +113,16 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({"state": "upstream_failed", "result": None}, "failed", "upstream failed", NOTHING_LEFT),
         ({**RUNNING, "state": None}, "running", "queued", ""),
         ({**RUNNING, "state": "deferred"}, "running", "deferred", ""),
-        (RUNNING, "running", "running", "It has ended no row yet."),
+        (RUNNING, "running", "running", "No row is done yet."),
         (
             {**RUNNING, "checkpoint": checkpoint()}, "running", "running",
             "300 of 1,000 rows done; about 2 min left at the pace so far.",
         ),
         ({**RUNNING, "checkpoint": checkpoint(notes={})}, "running", "running", "300 rows done."),
         ({**RUNNING, "checkpoint": checkpoint(calls=0)}, "running", "running", "300 rows done."),
-        ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "no row yet"),
-        ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "no row yet"),
-        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "no row yet"),  # before it was cleared
+        ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "No row is done yet"),
+        ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "No row is done yet"),
+        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "No row is done"),  # cleared
         ({**RUNNING, "checkpoint": '"nonsense"'}, "running", "running", "Its checkpoint cannot be read"),
         ({"state": "up_for_retry"}, "running", "waits for a retry", "The last try ended: Done. They are"),
         ({**RUNNING, "state": "up_for_retry", "failure": ERROR}, "running", "waits for a retry", "Key refused."),
@@ -139,6 +139,19 @@ def test_how_a_run_ended(changes: dict[str, Any], tone: str, label: str, reason:
 def test_the_error_of_a_failed_run_says_what_to_do_and_who_decided() -> None:
     ending = ending_of(run(**FAILED, failure=ERROR))
     assert (ending.advice, ending.origin) == ("set a valid key", "default")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("CrmInvalidValueError", ""),
+        ("CrmConfigurationError", ""),
+        ("CrmUnauthorizedError", "set a valid key"),
+        ("CrmLaterError", "set a valid key"),  # a class of a newer version
+    ],
+)
+def test_advice_that_a_message_already_gives_is_not_shown_again(error: str, advice: str) -> None:
+    assert ending_of(run(**FAILED, failure={**ERROR, "error": error})).advice == advice
 
 
 def test_the_pace_is_that_of_all_tries() -> None:

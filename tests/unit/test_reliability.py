@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md: what a test has seen becomes a line, and a line that says otherwise is told."""
+"""The tables of docs/reliability.md: an observation of a test becomes a line, and a different line is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wrote(tmp_path: Path, *lines: Seen, arguments: tuple[str, ...] = ()) -> int:
     file.write_text("", encoding="utf-8")
     for line in lines:
         reliability.note(file, line)
-    return reliability.main([str(file), "--write", *arguments])
+    return reliability.main([str(file), *arguments])
 
 
 def test_an_error_says_what_was_said_and_what_to_do() -> None:

@@ -128,14 +128,15 @@ def test_a_typed_dictionary_repeats_its_class(arguments: str, taken: str, cls: t
     assert added.keys() == parameters.keys()
     for name, kind in added.items():
         assert name == "on_error" or kind == parameters[name].annotation
-    assert described(arguments) == {name: plain(text) for name, text in documented(cls).items()}
+    documented = docs_operators.documented(cls)
+    assert described(arguments) == {name: plain(documented[name]) for name in parameters}
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_partial_takes_what_the_class_takes(name: str) -> None:
     """Its typed version is for type checkers only, so it is read."""
     owner = next(base for base in CLASSES[name].__mro__ if "__init__" in vars(base))
-    node = docs_operators.sources()[owner.__name__].node
+    node = ast.parse(inspect.getsource(owner))
     inits, partials = (
         [one for one in ast.walk(node) if isinstance(one, ast.FunctionDef) and one.name == wanted]
         for wanted in ("__init__", "partial")
@@ -155,12 +156,6 @@ def described(arguments: str) -> dict[str, str]:
         for key, text in zip(body[1::2], body[2::2], strict=True)
         if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
-
-
-def documented(cls: type) -> dict[str, str]:
-    """The parameters of a class as its own docstring has them."""
-    text = docs_operators.sources()[cls.__name__].docstring
-    return dict(re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", text, re.DOTALL | re.MULTILINE))
 
 
 def plain(text: str) -> str:
