@@ -114,8 +114,8 @@ class Field:
     :param optional: whether a row may lack the column
     :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`ConversionError`
     :param data: the line as plain data, with the defaults that apply to it
-    :param as_written: whether ``read`` returns a text of the column as it is, but for the space around it, unless it
-        is empty or begins with one of :data:`FORMULA_SIGNS`
+    :param as_written: whether ``read`` returns an ASCII text of the column without the space around it and otherwise
+        unchanged, unless it is empty or begins with one of :data:`FORMULA_SIGNS`
     """
 
     target: Target
@@ -315,8 +315,8 @@ def read_column(
                 written = without_formula(written)
             if not written:
                 return fallback(given)
-            whole_text(written)
-            return written if keeps_text else _without_error_values(convert(written))
+            text = written if written.isascii() else whole_text(written)
+            return text if keeps_text else _without_error_values(convert(text))
         if given is _MISSING:
             if optional:
                 return fallback(None)

@@ -149,7 +149,7 @@ class RecordMapper(abc.ABC, Generic[R]):
         for place, name, column, read, field in plan.steps:
             if column is not None and type(text := given.get(column)) is str:
                 text = text.strip()
-                if text and text[0] not in FORMULA_SIGNS:  # most values, at a third of the time
+                if text and text.isascii() and text[0] not in FORMULA_SIGNS:  # most values, at a third of the time
                     found[place][name] = text
                     continue
             try:

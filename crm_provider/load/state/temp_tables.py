@@ -183,10 +183,10 @@ class StagedRows:
         :param place: from a row's number to its file, line and row, for messages
         :raises SourceError: if a value cannot be stored, or the budget is used up
         """
-        mapped = None
+        mapped = key = None
         if record is not None:
             self._type = type(record)
-            mapped = (*self._split(record.attributes), record.fixed)
+            mapped, key = (*self._split(record.attributes), record.fixed), record.key
             if mapped[0] != self._last_attributes:
                 self._last_attributes = mapped[0]
                 self.attribute_names.update(record.attributes)
@@ -206,7 +206,6 @@ class StagedRows:
                 f"{where}: the rows up to here take more than {self._most_bytes >> 20:,} MiB in "
                 "the temporary database of the load; split the source into several loads"
             )
-        key = None if record is None else record.key
         self._waiting += (row.number, status, key, data)
         if len(self._waiting) >= 4 * AT_ONCE or self._bytes >= self._flush_at:
             self._flush()
