@@ -133,7 +133,10 @@ def _staged(
             problems.count(invalid, place(row.number))
             staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
             continue
-        words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
+        if columns is None:
+            words.note(record.attributes, record.attributes)
+        else:
+            words.note(row.values, columns)
         if suppressed is not None and record.email is not None and suppressed(record.email):
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
