@@ -1,4 +1,4 @@
-"""What differs between Airflow 3.1, 3.2 and 3.3: the only place that asks for a version."""
+"""What differs between Airflow 3.1, 3.2 and 3.3: the only module that checks the version."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ except ImportError:  # below 3.3
 
 
 def asset_stores(trigger: Any) -> list[Any]:
-    """The state stores of the assets that a trigger is watched for; none below 3.3, and none of a deferred task."""
+    """The state stores of the assets that a trigger watches; none below 3.3, and none for a deferred task."""
     accessors = getattr(trigger, "asset_state_store", None)
     if accessors is None:
         return []
-    # where one trigger serves several assets, their names are in a private field only
+    # if one trigger serves several assets, only a private field has their names
     by_name = getattr(accessors, "_by_name", {})
     return [by_name[name] for name in sorted(by_name)] if len(by_name) > 1 else [accessors]
 

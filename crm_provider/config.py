@@ -18,10 +18,10 @@ from crm_provider.errors.on_error import Action, Work, checked
 
 SECTION = "crm"
 CONNECTION_DEFAULTS = ("timeout", "poll_share", "rate_store")
-"""Options that stand in for an extra that a connection does not have."""
+"""Options that are defaults for extras of connections."""
 
 ONE_HOST = {"LocalExecutor", "SequentialExecutor", "DebugExecutor"}
-"""Executors whose tasks run on the host of the scheduler. All others start them on many hosts."""
+"""Executors whose tasks run on the host of the scheduler. All others may use several hosts."""
 
 IN_A_POD = "AIRFLOW_IS_K8S_EXECUTOR_POD"
 """Environment variable that KubernetesExecutor sets in the pod of a task."""
@@ -47,7 +47,7 @@ def connection_defaults() -> dict[str, Any]:
 
 
 def on_error(work: Work) -> Mapping[Any, Action]:
-    """The site's lines of the error policy for one kind of work: they stand below the task's own.
+    """The site's lines of the error policy for one kind of work: the task's own lines take precedence.
 
     :raises CrmConfigurationError: naming the option, the problem and the fix
     """
@@ -61,7 +61,7 @@ def runs_in_own_pod() -> bool:
 
 
 def executors() -> str:
-    """The executors of Airflow's configuration. In a task's pod its template may have replaced them."""
+    """The executors of Airflow's configuration. The template of a pod may have replaced them."""
     if runs_in_own_pod():
         return "KubernetesExecutor"
     return str(conf.get("core", "executor", fallback="LocalExecutor"))
@@ -106,12 +106,12 @@ def file_links() -> Mapping[str, str]:
 
 
 def report_directory() -> str | None:
-    """Folder, or URL of one, for the reports of loads that say nothing else."""
+    """Folder, or URL of one, for the reports of loads without a ``report_path``."""
     return option("report_directory")
 
 
 def work_directory() -> str | None:
-    """Folder, or URL of one, where a task keeps what its next try needs and no other place is given for."""
+    """Folder, or URL of one, for what the next try of a task needs, unless an argument names another place."""
     return option("work_directory")
 
 
@@ -126,7 +126,7 @@ def page_url(path: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _lines(text: str) -> Mapping[Work, Mapping[Any, Action]]:
-    """``on_error`` for each kind of work: its own lines, and below them those for every kind."""
+    """``on_error`` for each kind of work: its own lines take precedence over those for every kind."""
     given = _json("on_error", text)
     kinds = {work.value for work in Work}
     common = {key: action for key, action in given.items() if key not in kinds}
@@ -136,7 +136,7 @@ def _lines(text: str) -> Mapping[Work, Mapping[Any, Action]]:
             own = given.get(work.value)
             found[work] = {**checked(common, work), **checked(own, work)}
         except ValueError as wrong:
-            hint = f" What is for one kind of work only goes under {', '.join(sorted(kinds))}:" if common else ""
+            hint = f" Lines for one kind of work go under {', '.join(sorted(kinds))}:" if common else ""
             example = ' {"sensor": {"CONTACT_NOT_FOUND": "wait"}}' if common else ""
             raise CrmConfigurationError(f"{_place('on_error')}: {wrong}{hint}{example}") from None
     return found
@@ -169,7 +169,7 @@ def _is_web(url: str) -> bool:
 
 
 def _wrong(name: str, wanted: str) -> CrmConfigurationError:
-    """Without the value, which may hold a password."""
+    """It does not show the value, which may hold a password."""
     return CrmConfigurationError(f"{_place(name)} must be {wanted}; correct it, or remove it")
 
 

@@ -175,8 +175,8 @@ CONFIG: dict[str, Any] = {
                 example="/var/crm/reports",
             ),
             "work_directory": _option(
-                "Folder, or its URL, where tasks keep what their next try needs and no argument gives a place for:\n"
-                "checkpoints of loads (below Airflow 3.3), and pages on their way to a database.",
+                "Folder, or its URL, for what the next try of a task needs, unless an argument names another place:\n"
+                "checkpoints of loads (below Airflow 3.3), and pages that a transfer to a database has read.",
                 example="s3://aws_default@bucket/crm-work",
             ),
             "contact_url": _option(

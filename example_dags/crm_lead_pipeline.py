@@ -29,7 +29,7 @@ MISSING_DEAL_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def cleaned(row: dict[str, str]) -> dict[str, Any]:
-    """The arguments of one upsert, from a row as the sales team typed it. A text stays a text: 007 is not 7."""
+    """The arguments of one upsert, from a row that the sales team typed. Text stays text: 007 does not become 7."""
     cells = {name: " ".join(value.split()) for name, value in row.items() if value and value.strip()}
     attributes = {
         "name": cells.get("Name"),
@@ -68,7 +68,7 @@ with DAG(
     leads = read_leads()
     emails = addresses(leads)
 
-    # a malformed address skips only its own lead; the names in the grid contain no address
+    # a malformed address skips only its own lead; the names in the grid do not contain addresses
     upsert_lead = CrmUpsertContactOperator.partial(
         task_id="upsert_lead",
         on_error={"CrmDataError": "skip"},
@@ -93,7 +93,7 @@ with DAG(
         timeout=120,
     )
 
-    # retries, then succeeds: the CRM fails for a while
+    # retries, then succeeds: the CRM fails for some time
     retried = CrmUpsertContactOperator(
         task_id="retried_until_it_works",
         contact_email="outage@sandbox.test",
@@ -119,14 +119,14 @@ with DAG(
         pipeline_id=PIPELINE_ID,
         stage_id=STAGE_NEW_ID,
     )
-    # skips because this task says so
+    # skips by the on_error of this task
     missing_deal = CrmMoveDealStageOperator(
         task_id="skipped_by_on_error",
         deal_id=MISSING_DEAL_ID,
         stage_id=STAGE_QUALIFIED_ID,
         on_error={"DEAL_NOT_FOUND": "skip"},
     )
-    # fails at the first try, whatever retries says: the same values would get the same answer
+    # fails at the first try in spite of retries: the same values would get the same response
     refused = CrmUpsertContactOperator(
         task_id="failed_without_a_retry",
         contact_email="invalid@sandbox.test",
@@ -135,7 +135,7 @@ with DAG(
 
     @task(trigger_rule="all_done", retries=0, multiple_outputs=False)
     def report() -> dict[str, int]:
-        """Say how many leads went in, and why each other task ended as it did."""
+        """Report how many leads were written, and why each other task ended in its state."""
         ti = get_current_context()["ti"]
         results = [result for result in ti.xcom_pull(task_ids="upsert_lead") or [] if result]
         counts = {name: sum(r["outcome"] == name for r in results) for name in ("created", "updated", "unchanged")}

@@ -1,4 +1,4 @@
-"""A load that tells people how it ended: by mail if it failed or rejected rows, and by any notifier in the same way."""
+"""A load with alerts: by mail if it failed or rejected rows. Any other notifier works in the same way."""
 
 from __future__ import annotations
 

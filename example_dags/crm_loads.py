@@ -1,4 +1,4 @@
-"""A load that rejects rows, the rows that may succeed later sent again, and a load of deals.
+"""A load that rejects rows, a second load that sends the retryable rows again, and a load of deals.
 
 Runs against the sandbox (``make demo``): the addresses at ``sandbox.test`` misbehave there on purpose.
 """
@@ -24,7 +24,7 @@ ROWS = [
     {"email": "unsubscribed@example.com", "name": "Carlos", "company": ""},
 ]
 
-# ids of the sandbox: a deal of its contact ada@example.com, none, and the stage "Qualified"
+# ids of the sandbox: a deal of its contact ada@example.com, a missing deal, and the stage "Qualified"
 DEALS = [
     {"deal": "28e755f9-af39-59fe-8b9c-13be9e47d8ee", "worth": "1450.00"},
     {"deal": "00000000-0000-4000-8000-000000000000", "worth": "80.00"},

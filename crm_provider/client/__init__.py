@@ -1,1 +1,1 @@
-"""The client of the API: one method for each call, and what a call passes on its way."""
+"""The client of the API: one method for each call, and the steps of a call."""

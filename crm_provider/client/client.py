@@ -28,7 +28,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class OtherCalls(Calls):
-    """Calls that concern neither contacts, deals nor lists."""
+    """Calls other than those about contacts, deals and lists."""
 
     def verify_email(self, email: str) -> Record:
         """Have the CRM verify an address; takes up to 29 seconds. The form of the response is not documented."""
@@ -95,7 +95,7 @@ class OtherCalls(Calls):
         return self._send(call)
 
     def ping(self) -> None:
-        """One harmless read without a retry. Raises what any other call would raise."""
+        """One harmless read without a retry. It raises the same errors as any other call."""
         self._send(Call(method="GET", route="/segments", query={"page": 0}), budget=ONE_TRY)
 
 
@@ -117,7 +117,7 @@ def _check_types(method: object, path: object, **mappings: object) -> None:
 
 
 def _decoded(path: str) -> str:
-    """The path as the last of several servers may read it if each decodes it once."""
+    """The path as the last of several servers reads it if each decodes it once."""
     while (once := unquote(path)) != path:
         path = once
     return path
@@ -149,15 +149,15 @@ class CrmClient(ListCalls, DealCalls, OtherCalls):
 
     :param settings: base URL, API key and extras of the account
     :param transport: makes one attempt of a call; by default one for these settings
-    :param budget: how long one call may be tried
+    :param budget: limits for the attempts of one call
     :param user_agent: further products for the User-Agent header of the default transport
     """
 
     def start_of_writes(self) -> datetime | None:
         """A moment by the CRM's clock. Records that this client creates from now on are younger, all others are older.
 
-        If no response has shown the clock yet, one harmless call is made. Then the method waits for some seconds, as
-        long as the reading of the clock is uncertain.
+        If no response has shown the clock yet, one harmless call is made. Then the method waits for some seconds,
+        until the clock is certain enough.
 
         :return: None if the CRM's responses do not show its clock
         """

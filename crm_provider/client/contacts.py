@@ -83,7 +83,7 @@ class ContactCalls(ListingCalls):
 
         ``createdAt`` and the CRM's own clock (the header ``Date``) distinguish the two cases, or else the values.
 
-        :raises CrmContactAlreadyExistsError: if the CRM answers this and no response was lost before
+        :raises CrmContactAlreadyExistsError: if the CRM reports this and no response was lost before
         """
         call = Call(
             method="POST",
@@ -104,7 +104,7 @@ class ContactCalls(ListingCalls):
             return Creation(made)
         found = self._found(email, attributes, started)
         if found is None:
-            raise _unconfirmed(call, "and the contact is not there")
+            raise _unconfirmed(call, "and the contact does not exist")
         return found
 
     def update_contact(self, email: str, *, attributes: Mapping[str, Any]) -> ContactRef:
@@ -160,7 +160,7 @@ class ContactCalls(ListingCalls):
         self.delete_listed(validation.email(email))
 
     def delete_listed(self, email: str) -> None:
-        """Delete a contact whose address is spelled as the CRM shows it, even if nobody else would write it so.
+        """Delete a contact whose address is spelled as the CRM shows it, even if the spelling is unusual.
 
         :raises CrmContactNotFoundError: if there is none
         """
@@ -197,7 +197,7 @@ class ContactCalls(ListingCalls):
         return self._walk("/contacts")
 
     def count_contacts(self) -> int | None:
-        """The number of contacts of the account, None if the CRM does not report it. Costs one call."""
+        """The number of contacts of the account, None if the CRM does not report it; one call."""
         return Page.of(self._send(Call(method="GET", route="/contacts", query={"page": 0})), "/contacts").total
 
     def _found(self, email: str, attributes: Mapping[str, Any] | None, first_sent: float) -> Creation | None:

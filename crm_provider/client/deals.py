@@ -64,8 +64,8 @@ class DealCalls(ListingCalls):
     ) -> Record | None:
         """The deal that an earlier attempt has created, None if there is none.
 
-        ``createdAt`` distinguishes it from a deal that existed before, or else the attributes. It may be in another
-        stage already: automations and people move deals.
+        ``createdAt`` distinguishes it from a deal that existed before, or else the attributes. It may already be in
+        another stage, because automations and people move deals.
 
         :param since: returns when the first such attempt was sent, by the CRM's clock; called after the deals were read
         :raises CrmContactAssociatedWithADealError: if there is such a deal and nothing shows who created it
@@ -189,7 +189,7 @@ class DealCalls(ListingCalls):
         return self._walk("/deals")
 
     def count_deals(self) -> int | None:
-        """How many deals the account has, None if the CRM does not tell; one call."""
+        """The number of deals of the account, None if the CRM does not report it; one call."""
         return Page.of(self._send(Call(method="GET", route="/deals", query={"page": 0})), "/deals").total
 
 
@@ -209,5 +209,9 @@ def _deal_attributes(attributes: Mapping[str, Any]) -> Record:
     if isinstance(amount, float):
         raise e.CrmInvalidValueError(
             "attributes['pb_amount'] is a float, which cannot hold every decimal exactly; give the exact digits as text"
+        )
+    if isinstance(amount, (bool, list, dict)):
+        raise e.CrmInvalidValueError(
+            f"attributes['pb_amount'] is a {type(amount).__name__}, not an amount; give the exact digits as text"
         )
     return checked if amount is None else {**checked, "pb_amount": str(amount)}

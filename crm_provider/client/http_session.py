@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 MAX_BODY = 10 * 1024 * 1024
-"""Bytes, both as received and decompressed. The largest response of the API is a page of ten records."""
+"""Maximum bytes, both received and decompressed. The API's largest response is a page of ten records."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
@@ -121,7 +121,7 @@ class HttpSession:
                 host=self._host,
                 uses_environment=self._session.trust_env,
             )
-        # outside of the handler: the exception of requests holds the URL, so it must not become our context
+        # outside the handler: the exception of requests holds the URL, so it must not become our context
         raise error
 
 

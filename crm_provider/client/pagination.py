@@ -64,7 +64,7 @@ _ENDLESS = 10**18
 
 
 def _count_of(reported: Any) -> int | None:
-    """A number of records in any form that JSON has for it; None if it is not one."""
+    """A number of records in any JSON form; None if it is not one."""
     if isinstance(reported, str) and re.fullmatch(r"[0-9]{1,1000}", reported.strip()):
         return int(reported)
     if isinstance(reported, (float, Decimal)):
@@ -137,7 +137,7 @@ def walk_pages(fetch: Callable[[int], Page], route: str, earlier: Iterable[Page]
 
 
 class _Progress:
-    """How far a listing has been read."""
+    """The progress of reading a listing."""
 
     def __init__(self, route: str) -> None:
         self._route = route
@@ -225,12 +225,12 @@ AT_ONCE = 4
 
 
 class ReadAhead:
-    """Reads pages ahead, as far as the total says that there are any.
+    """Reads pages ahead, up to the total of the listing.
 
     The caller asks for the pages in order; an error is raised with its own page.
 
     :param read: reads one page by its number, in any thread
-    :param at_once: concurrent requests at most, including the page that is asked for
+    :param at_once: concurrent requests at most, including the requested page
     """
 
     def __init__(self, read: Callable[[int], Page], *, at_once: int = AT_ONCE) -> None:
@@ -279,8 +279,8 @@ class ListingCalls(Calls):
 
         :param earlier: pages from the first on that are known; they are returned and not read again
         :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that the CRM sent
-        :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read when it is
-            asked for, so that stopping early saves the calls for the others
+        :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read on
+            demand, so that stopping early saves the calls for the others
         """
         route = LISTINGS[listing]
 

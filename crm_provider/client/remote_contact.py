@@ -63,15 +63,15 @@ UNWANTED = frozenset({"unsubscribed", "unsubscribe", "blacklisted", "blacklist",
 the same by ``unsubscribedAt`` and ``blacklistedAt``, which count, too."""
 
 CLOCKS_APART = timedelta(seconds=1)
-"""How far the clocks of ``createdAt`` and of ``Date`` may be apart: two machines of one service."""
+"""Seconds that the clocks of ``createdAt`` and ``Date`` may differ: they are two machines of one service."""
 
 
 @dataclass(frozen=True)
 class RemoteContact:
-    """What a write needs to know of a contact of the CRM.
+    """The data about a contact of the CRM that a write needs.
 
-    :param email: as the CRM writes it, None if the CRM has no such contact
-    :param attributes: its attributes, as far as they may be written
+    :param email: as the CRM spells it, None if the CRM has no such contact
+    :param attributes: its writable attributes
     :param lists: ids of the segmentation lists that it is in, in lower case
     :param unwanted: whether it is unsubscribed or blacklisted
     :param created_at: by the CRM's clock; None if the CRM does not show it

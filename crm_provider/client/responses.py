@@ -107,7 +107,7 @@ def error_of(response: CrmResponse) -> e.CrmError:
 
 
 def family_of(status: int) -> type[e.CrmError]:
-    """The error class for a response of which only the status is known."""
+    """The error class for a response with only a status."""
     return e.CrmTransientError if status // 100 == 5 else _FAMILIES.get(status, e.CrmProtocolError)
 
 
@@ -164,7 +164,7 @@ MAX_NESTING = 100
 Python's recursion limit later."""
 
 UNREADABLE = object()
-"""Stands for a body that is not JSON."""
+"""A marker for a body that is not JSON."""
 
 
 def parsed_body(body: bytes) -> Any:
@@ -207,7 +207,7 @@ def _finite(text: str) -> float:
 
 
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-"""What half a surrogate pair may look like in JSON. Whole pairs and UTF-16 match, too."""
+"""Possible forms of half a surrogate pair in JSON. Whole pairs and UTF-16 match, too."""
 
 
 def _whole_characters(value: Any) -> Any:
@@ -221,10 +221,10 @@ def _whole_characters(value: Any) -> Any:
     return value
 
 
-# -- what the body says -------------------------------------------------------------------------------------
+# -- content of the body ------------------------------------------------------------------------------------
 
 _STRUCTURED = (b"{", b"[", b'"', b"<")
-"""How JSON and HTML begin. A body that begins like this and is not JSON is cut off, or comes from a proxy."""
+"""Starts of JSON and HTML. A body that starts like this and is not JSON is incomplete, or comes from a proxy."""
 
 
 def _objects(parsed: Any) -> Iterator[dict[str, Any]]:
@@ -382,7 +382,7 @@ def _http_date(value: str | None) -> datetime | None:
 
 
 def shortened(response: CrmResponse) -> str:
-    """The start of a body for a message. Of JSON only the shape is shown, because its values may be personal data."""
+    """The start of a body for a message. For JSON only the shape is shown, because its values may be personal data."""
     start = response.body[:READ_FOR_MESSAGES].decode("utf-8", "replace")
     is_whole = len(response.body) <= READ_FOR_MESSAGES
     text = _redacted(start, response.sensitive_values, is_whole=is_whole)[: 4 * SHORTENED]

@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RetryBudget:
-    """How long one call may be tried.
+    """Limits for the attempts of one call.
 
-    :param tries: attempts at most, including the first
+    :param tries: maximum attempts, including the first
     :param seconds: no further attempt starts later than this after the first
     :param first_delay: seconds before the second attempt; doubled each time, with jitter
-    :param longest_delay: seconds between two attempts at most, unless the server asks for more
+    :param longest_delay: maximum seconds between two attempts, unless the server asks for more
     """
 
     tries: int = 5
@@ -70,7 +70,7 @@ class RetryLoop:
     """The attempts of one call.
 
     :param transport: makes one attempt
-    :param budget: how long the call may be tried
+    :param budget: limits for the attempts
     :param verify_write: for a POST: reads whether an attempt whose response was lost has happened
     """
 
@@ -85,9 +85,9 @@ class RetryLoop:
         self._failed: e.CrmError | None = None
         """The error of the first attempt, until it is decided about."""
         self._maybe_done = False
-        """Whether an attempt may have happened, as far as is known now."""
+        """Whether an attempt may have happened."""
         self._response_lost = False
-        """Whether the response to any attempt was lost: then a later conflict may be our own doing."""
+        """Whether the response to any attempt was lost: then a later conflict may be caused by that attempt."""
 
     def run(self) -> Any:
         """Try until the call ends.
@@ -122,7 +122,7 @@ class RetryLoop:
         return None
 
     def _further(self) -> Any:
-        """All attempts after the first; for tenacity its error is the first to decide about."""
+        """All attempts after the first; its error is the first that tenacity decides about."""
         result = None
         for attempt in self._retrying():
             with attempt:
@@ -138,7 +138,7 @@ class RetryLoop:
     # -- one attempt ----------------------------------------------------------------------------------------
 
     def _verified(self) -> Any:
-        """What reading says about an earlier attempt whose response was lost; None if the call must be sent.
+        """The record that an earlier attempt with a lost response wrote, by reading; None if the call must be sent.
 
         :raises CrmError: the error of that attempt if reading fails, so that nothing is sent before it is known
         """
@@ -159,7 +159,7 @@ class RetryLoop:
 
     def _send(self) -> Any:
         max_wait = max(self._seconds_left(), SHORTEST_WAIT)
-        _ = self._call.path  # refuses an invalid part before a slot is taken
+        _ = self._call.path  # refuses an invalid part before it takes a slot
         waited = self._transport.wait_for_slot(max_wait)
         if self._attempts == 1:
             self._first_sent = self._transport.clock()
@@ -177,7 +177,7 @@ class RetryLoop:
             raise
 
     def _read_own_success(self) -> Any:
-        """What an earlier attempt has done, if a conflict or a 404 may be its consequence; None otherwise."""
+        """The result of an earlier attempt, if a conflict or a 404 may be its consequence; None otherwise."""
         if not self._response_lost:
             return None
         return {} if self._verify_write is None else self._verify_write(self._first_sent)
@@ -258,7 +258,7 @@ class Calls:
 
     :param settings: base URL, API key and extras of the account
     :param transport: makes one attempt; by default one for these settings
-    :param budget: how long one call may be tried
+    :param budget: limits for the attempts of one call
     :param user_agent: further products for the User-Agent header of the default transport
     """
 
@@ -300,7 +300,7 @@ class Calls:
 
 
 def _remark(error: e.CrmError, call: Call, conn_id: str | None) -> str | None:
-    """What only this side knows about a response: whose key was refused, or which fields were sent."""
+    """Facts that the response lacks: the connection of a refused key, or the fields that were sent."""
     if error.status is None:
         return None
     if isinstance(error, e.CrmAccessError) and conn_id is not None:

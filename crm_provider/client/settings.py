@@ -32,7 +32,7 @@ class Settings:
     :param requests_per_second: calls per second that the CRM allows this key
     :param burst: calls that the CRM allows at once
     :param timeout: seconds to wait for a response (connecting: at most 5)
-    :param poll_share: share of ``requests_per_second`` that the waiting tasks of a triggerer use at most
+    :param poll_share: maximum share of ``requests_per_second`` for the waiting tasks of a triggerer
     :param rate_store: where the rate budget is kept: None for a file on this host, ``airflow`` for one budget of all
         hosts, ``process``, ``off`` for no limit at all, or the URL of a Redis; kept out of ``repr``
     :param conn_id: the Airflow connection of these settings, for messages
@@ -52,7 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.api_key.strip():
             raise CrmConfigurationError("API key (field Password) is empty; put the CRM's API key there")
-        if not re.fullmatch(r"[!-~]+", self.api_key):  # visible ASCII, as a header takes it
+        if not re.fullmatch(r"[!-~]+", self.api_key):  # visible ASCII, as headers allow
             raise CrmConfigurationError(
                 "API key (field Password) has spaces or invalid characters; paste the key again"
             )
@@ -93,7 +93,7 @@ class Settings:
         return hashlib.sha256(f"crm_provider:{self.api_key}".encode()).hexdigest()[:16]
 
     def derived_secret(self, purpose: str) -> bytes:
-        """A secret for one purpose: another one for another API key, CRM or mode."""
+        """A secret for one purpose. It differs for each API key, CRM and mode."""
         place = f"{purpose}\n{self.base_url}\n{self.developer_mode}"
         return hmac.digest(self.api_key.encode(), place.encode(), "sha256")
 
@@ -128,7 +128,7 @@ def checked_base_url(url: str) -> str:
     if parts.scheme == "http" and not is_loopback(hostname):
         raise CrmConfigurationError(
             f"Base URL (field Host) is plain HTTP to {host_for_messages(hostname) or 'another machine'}, where anyone "
-            "on the way could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
+            "in between could read the API key; use https:// (HTTP is allowed to this machine only, for the sandbox)"
         )
     if "@" in parts.netloc:
         raise CrmConfigurationError(
@@ -173,7 +173,7 @@ def host_for_messages(hostname: str) -> str | None:
 
 
 def _is_forbidden(hostname: str) -> bool:
-    """Whether an address is link-local, or a metadata address at which clouds give out a machine's credentials."""
+    """Whether an address is link-local, or a metadata address where clouds serve a machine's credentials."""
     if hostname.rstrip(".") in _METADATA_HOSTS:
         return True
     try:

@@ -28,13 +28,13 @@ from crm_provider.values.server_clock import ServerClock, ServerMoment
 log = logging.getLogger(__name__)
 
 CLOCKS_UNKNOWN = timedelta(hours=3)
-"""How far this machine's clock may be from the CRM's if no response shows the CRM's clock."""
+"""Assumed maximum difference between this machine's clock and the CRM's if no response shows the CRM's."""
 
 MOST_DATES = 100
-"""Headers ``Date`` that are kept until somebody asks for the CRM's clock. More would hardly narrow it."""
+"""Maximum ``Date`` headers that are kept until a caller needs the CRM's clock. More would hardly narrow it."""
 
 INTERRUPTED = "INTERRUPTED"
-"""The error type of an attempt that got no response and did not fail either: the task was killed, for example."""
+"""The error type of an attempt that neither got a response nor failed, for example because the task was killed."""
 
 
 class Transport:
@@ -74,7 +74,7 @@ class Transport:
 
     @property
     def server_clock(self) -> ServerClock:
-        """The CRM's clock, as its responses show it. Their headers are read when somebody asks for the clock."""
+        """The CRM's clock, as its responses show it. Their headers are parsed when a caller needs the clock."""
         with suppress(IndexError):  # another thread may take the last one
             while self._dates:
                 date, sent, received = self._dates.popleft()
@@ -126,7 +126,7 @@ class Transport:
         :param waited: seconds that the attempt has waited for its slot, for the observers
         :param attempt: its number in the call, for the observers
         :return: the content of the response, its envelope unwrapped
-        :raises CrmError: the typed error that the response stands for
+        :raises CrmError: the typed error of the response
         """
         started = self.clock()
         status: int | None = None
@@ -137,7 +137,7 @@ class Transport:
             if status < 400:  # an error may come from something in front of the CRM, which has its own clock
                 self._dates.append((response.header("date"), started, self.clock()))
                 if self._shared_clock is not None:
-                    _ = self.server_clock  # the rate budget goes by it, so it must be up to date
+                    _ = self.server_clock  # the rate budget uses it, so it must be up to date
             value = value_of(response)
         except e.CrmError as error:
             status, error_type = status or error.status, error.type

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _PROXY_REFUSALS = frozenset({401, 403, 407})
-"""Statuses of a proxy that will refuse this worker again."""
+"""Statuses with which a proxy will refuse this worker again."""
 
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
@@ -68,14 +68,14 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        """The variables of this process, in the order in which ``requests`` looks for them."""
+        """The variables of this process, in the order that ``requests`` uses."""
         set_ones = {name: os.environ[name] for name in (*PROXY_VARIABLES, *CA_VARIABLES) if os.environ.get(name)}
         proxy = next((name for name in PROXY_VARIABLES if name in set_ones), "")
         ca_bundle = next((name for name in CA_VARIABLES if name in set_ones), "")
         return cls(proxy, set_ones.get(proxy, ""), ca_bundle)
 
     def proxy_problem(self) -> str | None:
-        """What is wrong with the address of the proxy; None if it may be valid, or there is no proxy."""
+        """The problem with the address of the proxy; None if it may be valid, or without a proxy."""
         if not self.proxy_variable:
             return None
         try:
@@ -126,7 +126,7 @@ def _refused_by_requests(broken: Exception, environment: Environment) -> Problem
     from requests import exceptions as r
 
     if isinstance(broken, r.InvalidJSONError):
-        return e.CrmInvalidValueError, "the body has no JSON form"
+        return e.CrmInvalidValueError, "the body cannot be converted to JSON"
     if isinstance(broken, r.InvalidSchema) and "SOCKS" in str(broken):
         return e.CrmConfigurationError, (
             f"the environment variable {environment.proxy_variable or 'ALL_PROXY'} names a SOCKS proxy, which needs a "
@@ -163,7 +163,7 @@ def _is_timeout(broken: Exception, causes: list[BaseException]) -> bool:
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     of_time = (TimeoutError, ConnectTimeoutError, ReadTimeoutError)
-    refused = NewConnectionError  # a kind of ConnectTimeoutError to urllib3
+    refused = NewConnectionError  # urllib3 treats it as a ConnectTimeoutError
     return isinstance(broken, Timeout) or any(isinstance(c, of_time) and not isinstance(c, refused) for c in causes)
 
 
@@ -216,7 +216,7 @@ _UNTRUSTED = frozenset({2, 18, 19, 20, 21})
 
 
 def _is_about_the_bundle(cause: BaseException) -> bool:
-    """Whether the file of trusted certificates may be the reason: it lacks one, or none in it can be read."""
+    """Whether the file of trusted certificates may be the reason: it lacks one, or none of them can be read."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_code in _UNTRUSTED
     return isinstance(cause, ssl.SSLError) and bool(re.search("CERTIFICATE_OR_CRL|PEM|START_LINE", str(cause)))

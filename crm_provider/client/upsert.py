@@ -20,12 +20,13 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.responses import by_status_alone
 
 MEMORY = 500
-"""Rows that are remembered. With fewer, chance picks the more expensive order too often: with 500 it costs 0.5 % of the
-calls at worst (a share of 0.53). With more, a source that is sorted into new and known contacts is noticed too late."""
+"""Rows that the order is learned from. With fewer, chance picks the more expensive order too often: with 500 it costs
+0.5 % of the calls at worst (a share of 0.53). With more, a source that is sorted into new and known contacts is
+noticed too late."""
 
 
 class LearnedOrder:
-    """Follows the share of existing contacts among the last rows; threads may share it.
+    """Tracks the share of existing contacts among the last rows; threads may share it.
 
     :param share: an estimate of the share before the first row
     :param weight: rows that this estimate counts for
@@ -113,7 +114,7 @@ class ContactApi(Protocol):
 
 
 class ContactToWrite(Protocol):
-    """A contact as a caller wants it."""
+    """The target values of a contact."""
 
     @property
     def email(self) -> str: ...
@@ -295,7 +296,7 @@ class ContactWriter:
         return WriteResult("created", response=creation.record, remote=remote)
 
     def _change(self, contact: ContactToWrite, remote: RemoteContact, *, fresh: bool = False) -> WriteResult:
-        """Write what differs in an existing contact that was read.
+        """Write the differences to an existing contact that was read.
 
         :param fresh: whether it was read just now
         """

@@ -19,7 +19,7 @@ RESERVED_ATTRIBUTES = frozenset({"email", "attributes", "origin"})
 """Names of other fields in the body of a contact. An attribute of the same name would overwrite the field."""
 
 RESERVED_DEAL_ATTRIBUTES = frozenset({"attributes", "contactId", "pipelineId", "stageId"})
-"""Names with a meaning of their own in the body of a deal."""
+"""Reserved names in the body of a deal."""
 
 
 def email(value: Any, field: str = "email") -> str:
@@ -77,7 +77,7 @@ def uuids(values: Any, field: str) -> list[str]:
 def attributes(
     values: Any, field: str = "attributes", *, reserved: frozenset[str] = RESERVED_ATTRIBUTES
 ) -> dict[str, Any]:
-    """Attributes as the API takes them: names to JSON values.
+    """Attributes in the API's form: names to JSON values.
 
     :raises CrmInvalidValueError: if there is none, a name is empty or reserved, or a value has no JSON form
     """

@@ -38,7 +38,7 @@ class Repeat(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorSpec:
-    """What is known about one error type.
+    """The facts about one error type.
 
     :param error: its class
     :param status: its HTTP status, None if there is no response
@@ -384,5 +384,5 @@ def advice_for(error: e.CrmError) -> str:
 
 
 def family_advice(error: type[e.CrmError]) -> str:
-    """What to do about an error of which only the class is known."""
+    """What to do about an error with a known class only."""
     return next((FAMILY_ADVICE[c] for c in error.__mro__ if c in FAMILY_ADVICE), CATALOGUE["PROTOCOL"].advice)

@@ -21,7 +21,7 @@ class CrmError(Exception):
     :param method: HTTP method of the call
     :param path: route of the call, with ``{email}`` in place of an email
     :param outcome_known: False if the call was a write that may or may not have happened
-    :param attempts: how often it was tried, counting attempts that only read back whether it had happened
+    :param attempts: number of attempts, including those that only read whether the write had happened
     :param elapsed: seconds from the first attempt to giving up
     :param remark: one more sentence for the reader, for example why the task ends here
     """
@@ -35,7 +35,7 @@ class CrmError(Exception):
         self,
         message: str,
         *,
-        type: str | None = None,  # noqa: A002 - the API's own word
+        type: str | None = None,  # noqa: A002 - the API's own term
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
@@ -78,7 +78,7 @@ class CrmError(Exception):
 
     @property
     def circumstances(self) -> list[str]:
-        """What else there is to know, in sentences."""
+        """Further facts, in sentences."""
         parts = [] if self.outcome_known else ["The write may or may not have happened."]
         if self.attempts > 1:
             took = f" in {self.elapsed:.1f} s" if self.elapsed is not None else ""

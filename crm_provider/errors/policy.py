@@ -82,7 +82,7 @@ OPERATORS: Mapping[str, Work] = {
 """Every operator and sensor with a policy, in each of its modes, and its kind of work."""
 
 LOADS_OF_DEALS = ("CrmLoadDealsOperator", "SqlToCrmDealsOperator")
-"""How the names of the loads of deals begin."""
+"""Prefixes of the operators that load deals."""
 
 PRESETS: Mapping[str, Mapping[type[e.CrmError], Action]] = {
     "CrmUpsertContactOperator(mode='create')": {e.CrmContactAlreadyExistsError: _S},
@@ -118,7 +118,7 @@ OUTCOME_OVERRIDES: Mapping[str, Mapping[type[e.CrmError], Action]] = {
 
 
 class RowRule(str, Enum):
-    """What an error means for its row and the run, as the printed table says it."""
+    """The effect of an error on its row and the run, in the words of the printed table."""
 
     UNCHANGED = "count the row as unchanged"
     SKIP = "count the row as skipped"
@@ -207,7 +207,7 @@ class ErrorPolicy:
         are used
     :param work: the kind of work; by default a task
     :param operator: the operator whose presets apply, a key of :data:`OPERATORS` or any other name
-    :param site: overrides for the whole site; those of the task win
+    :param site: overrides for the whole site; those of the task take precedence
     :raises ValueError: if a key, an action or a pair of both is invalid; the text names the nearest valid choice
     """
 

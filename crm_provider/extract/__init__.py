@@ -1,1 +1,1 @@
-"""The other way: a listing of the CRM into a file. Imports no Airflow."""
+"""Extracts: a listing of the CRM into a file. Imports no Airflow."""

@@ -1,14 +1,14 @@
 """Changes since the last run: what was created, changed or removed, found by fingerprints in a state file.
 
 The API has neither a filter nor a change feed. So a run reads the whole listing and compares each record with the
-fingerprint that the last run left. The state file holds ids in plain text, because a removed record is known by its id
-only, and no value: a fingerprint is a hash under a key that is derived from the API key.
+fingerprint of the last run. The state file holds ids in plain text, because only the id of a removed record is known.
+It holds no value: a fingerprint is a hash under a key that is derived from the API key.
 
-Beside it, ``<name>.pending`` names the runs whose output may be complete although the state file does not know it. So
+Beside it, ``<name>.pending`` names the runs whose output may be complete although the state file does not have it. So
 the next run, which reports their changes again, can replace their rows.
 
-The file also says how the listing looked before its last run. If the same task instance runs again, because it was
-retried, killed or cleared, it compares with that: so its output is complete again, whatever became of the first one.
+The file also holds the listing before its last run. If the same task instance runs again, because it was retried,
+killed or cleared, it compares with that one. So its output is complete, even if the first output was lost.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANGE = "crm_change"
-"""The field of a record that says what happened to it."""
+"""The field of a record with the kind of its change."""
 
 TITLE = "crm_provider changes 1"
-"""Begins the header; the number is that of the format."""
+"""Start of the header; the number is the version of the format."""
 
 BEFORE = "before"
-"""Separates the entries from those that lead back to the listing before the last run."""
+"""Separates the entries from those that restore the listing before the last run."""
 
 END = "end"
 """The last line: a file without it was cut off."""
@@ -64,13 +64,13 @@ PENDING = ".pending"
 """Suffix of the file that names runs."""
 
 LARGEST_PENDING = 1 << 20
-"""Bytes of it that are read."""
+"""Maximum bytes of it that are read."""
 
 
 class ChangeTracker:
     """Compares the records of one run with those of the last one. Used as a context, by one run at a time.
 
-    On an object store there is no lock: let the runs that share a state file follow each other (``max_active_runs=1``).
+    On an object store there is no lock: runs that share a state file must not overlap (``max_active_runs=1``).
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param owner: the task instance
@@ -90,7 +90,7 @@ class ChangeTracker:
         """Lock and read the state file.
 
         :raises InUse: if another run uses it
-        :raises CrmInvalidValueError: if it is damaged or of another listing: what has changed would be wrong
+        :raises CrmInvalidValueError: if it is damaged or of another listing, so that the changes would be wrong
         """
         with ExitStack() as opening:
             if is_local(lock := sibling(self.path, ".lock")):
@@ -112,9 +112,9 @@ class ChangeTracker:
     def changes(self, records: Iterable[Record], view: Callable[[Record], Any], *, quiet: bool) -> Iterator[Record]:
         """The records that were created or changed, and the ids of those that were removed, with :data:`CHANGE`.
 
-        :param view: what the output shows of a record; other changes do not count
-        :param quiet: whether the listing did not change while it was read. Else a missing record may have moved to a
-            page that was read before, and is not reported as removed before a quiet run
+        :param view: the part of a record in the output; other changes do not count
+        :param quiet: whether the listing did not change while it was read. Otherwise a missing record may have moved to
+            a page that was read before, and is reported as removed only by a quiet run
         :raises CrmProtocolError: if a record has no id
         """
         known = 0
@@ -126,7 +126,7 @@ class ChangeTracker:
             if before != print_:
                 yield self._changed(record, "created" if before is None else "updated")
         if not self._same_key and not known and len(self._old):
-            raise self._wrong("holds no record of this account", "give another state_path for another account")
+            raise self._wrong("contains no record of this account", "give another state_path for another account")
         for key, last in self._missing():
             if quiet:
                 yield self._changed({"id": key.decode(errors="surrogatepass")}, "deleted")
@@ -135,10 +135,10 @@ class ChangeTracker:
                 self._new.put([(key, last)])
 
     def announce(self) -> tuple[str, ...]:
-        """Write down that this run is about to complete its output.
+        """Record that this run is about to complete its output.
 
-        :return: the marks of the runs whose output this one replaces: this one, and those that have announced it and
-            did not come to replacing the state file
+        :return: the marks of the runs whose output this one replaces: this one, and those that recorded it but
+            did not replace the state file
         """
         pending = sibling(self.path, PENDING)
         try:
@@ -149,7 +149,7 @@ class ChangeTracker:
             earlier = []
         except (ValueError, TypeError, RecursionError):
             raise e.CrmInvalidValueError(
-                f"the file {pending.name} is damaged or is another file; remove it: then rows of a run that failed may "
+                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
                 "be there twice"
             ) from None
         if self._last_work in earlier:  # it, or a later one, has replaced the state file
@@ -188,7 +188,7 @@ class ChangeTracker:
         return ((key, print_) for key, print_ in self._old if self._new.get(key) is None)
 
     def _undo(self) -> Iterator[Entry]:
-        """The entries that turn the new listing into the old one."""
+        """The entries that convert the new listing to the old one."""
         for key, print_ in self._new:
             if (before := self._old.get(key)) != print_:
                 yield key, before
@@ -204,7 +204,7 @@ class ChangeTracker:
         return hmac.digest(self._secret if key is None else key, json.dumps(texts).encode(), "sha256")[:SIZE]
 
     def _load(self) -> bool:
-        """Read what the last run left, or what it found if that was this task instance.
+        """Read the listing of the last run, or the one before it if this task instance wrote the file.
 
         :return: whether the file is of the same API key: with another key all fingerprints differ
         """
@@ -259,7 +259,7 @@ def _present(line: str | None) -> str:
 
 
 def _sorted(value: Any) -> Any:
-    """A value whose names are in order, at any depth."""
+    """A value with sorted names, at any depth."""
     if isinstance(value, Mapping):
         return {name: _sorted(value[name]) for name in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list) else value

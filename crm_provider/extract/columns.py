@@ -1,7 +1,7 @@
 """The columns of a database table for the records of a listing: their names, their types, and values that fit them.
 
-The CRM declares no types. So a column's type is what the user says, what an existing table has, or what the values of
-the listing suggest.
+The CRM declares no types. So a column's type comes from the user, from an existing table, or from the values of the
+listing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crm_provider.values.json_types import is_64_bit, json_kind, moment_of
 from crm_provider.values.json_values import json_text
 
 Kind = Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
-"""What a column holds."""
+"""The kind of values in a column."""
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\( *\d+ *(, *\d+ *)?\))?[A-Za-z ]*(\[\])?", re.ASCII)
 
@@ -28,11 +28,11 @@ NAMES: Mapping[str, Kind] = {
     "json": "json", "numeric": "number", "decimal": "number", "real": "number", "double": "number", "float": "number",
     "int": "integer",
 }  # fmt: skip
-"""Part of a type's name -> what its column holds; the first that is found counts, and any other type holds text."""
+"""Part of a type's name -> kind of the column; the first match counts, and any other type holds text."""
 
 
 def kind_of_type(declared: str) -> Kind:
-    """What a column of a declared type holds."""
+    """The kind of a column with a declared type."""
     name = declared.lower()
     if name.endswith("[]") or name.startswith(("interval", "point")):
         return "text"
@@ -40,7 +40,7 @@ def kind_of_type(declared: str) -> Kind:
 
 
 def moment(value: Any) -> datetime | None:
-    """A point in time in UTC; None for any value but a text in ISO 8601 with a zone."""
+    """A point in time in UTC; None unless the value is text in ISO 8601 with a zone."""
     found = moment_of(value) if isinstance(value, str) else None
     try:
         return None if found is None else found.astimezone(timezone.utc)
@@ -52,7 +52,7 @@ _KINDS: Mapping[str | None, Kind] = {"boolean": "boolean", "number": "number", "
 
 
 def kind_of(value: Any) -> Kind:
-    """What a column needs to hold for a value."""
+    """The kind that a column needs for a value."""
     found = json_kind(value)
     if found == "integer":
         return "integer" if is_64_bit(value) else "number"
@@ -62,7 +62,7 @@ def kind_of(value: Any) -> Kind:
 
 
 class ColumnKinds:
-    """What the columns need to hold for all records of a listing."""
+    """The kinds that the columns need for all records of a listing."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Kind | None] = {}
@@ -75,7 +75,7 @@ class ColumnKinds:
                 self._kinds[name] = _wider(before, kind_of(value))
 
     def kinds(self) -> dict[str, Kind]:
-        """Field -> kind: ``id`` and ``email``, then the others by name. A mapping gives way to its own fields."""
+        """Field -> kind: ``id`` and ``email``, then the others by name. The fields of a mapping replace it."""
         parents = {name.partition(".")[0] for name in self._kinds if "." in name}
         found = {name: kind or "text" for name, kind in self._kinds.items() if kind or name not in parents}
         order = [*(name for name in FIRST if name in found), *sorted(set(found) - set(FIRST))]
@@ -94,7 +94,7 @@ class SqlColumn:
 
     :param field: of the record, by its dotted name
     :param name: of the column
-    :param kind: what it holds, if ``declared`` does not say it
+    :param kind: its kind, if ``declared`` does not give it
     :param declared: its type in the database's words; None: chosen by the kind
     """
 
@@ -149,7 +149,7 @@ NAME_LIMIT = 63
 
 
 def check_names(columns: Iterable[SqlColumn]) -> None:
-    """Refuse names that no database takes, and those that some databases take for the same.
+    """Refuse names that no database accepts, and names that some databases treat as equal.
 
     :raises ValueError: naming the fields
     """
@@ -169,7 +169,7 @@ def check_names(columns: Iterable[SqlColumn]) -> None:
 
 
 def fitted(value: Any, kind: Kind) -> Any:
-    """A value as a database's driver takes it for a column. What does not fit stays as it is, for the database to say.
+    """A value for a database's driver. A value that does not fit the column is unchanged: the database refuses it.
 
     :return: None, text, a number, a boolean or a point in time
     """
@@ -191,5 +191,5 @@ def _as_number(value: Any) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Text without halves of characters, which no database holds."""
+    """Text without lone surrogates, which no database accepts."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Extracts: a listing of the CRM into a file, complete or not at all, resumable page by page."""
+"""Extracts: a listing of the CRM into a file, atomic and resumable page by page."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Extracted(ReadCounts):
 
 
 class Extractor:
-    """One listing into one file.
+    """Extracts one listing into one file.
 
     >>> Extractor(client, "contacts", "contacts.csv.gz").run()["records"]
     1250
 
-    The file appears when all pages were read, complete and with the permissions that the umask gives to user and group
-    (a file that it replaces keeps its permissions). After a kill, a run with the same owner continues where it stopped.
+    The file appears, complete, when all pages were read. It has the permissions that the umask gives to user and group,
+    or those of the file that it replaces. After a kill, a run with the same owner continues where it stopped.
 
     :param target: path of the file; its suffix decides the format (:mod:`~crm_provider.extract.writers`)
     :param fields: only these fields, by dotted names (``attributes.name``); they are the columns, in this order
@@ -107,7 +107,7 @@ class Extractor:
             raise e.CrmInvalidValueError(str(wrong)) from None
 
     def run(self) -> Extracted:
-        """Read what is missing, then write the file.
+        """Read the missing pages, then write the file.
 
         :raises CrmError: the error of a page; the pages read so far are kept
         :raises ListingChanged: if the listing changed and ``if_changed`` is not ``warn``; nothing was written
@@ -170,7 +170,7 @@ class Extractor:
         return found
 
     def _records(self, stats: ExtractStats) -> Iterator[Record]:
-        """What the file is to hold."""
+        """The records for the file."""
         records = self._reader.records(stats)
         return records if self._tracker is None else self._tracker.changes(records, self._view, quiet=not stats.changed)
 
@@ -179,9 +179,9 @@ class Extractor:
 
 
 def _permissions(target: AnyPath) -> int:
-    """Those of an existing file, else what the umask leaves to user and group; never others, for it holds people."""
+    """Those of an existing file, else those of the umask for user and group; never for others: it has personal data."""
     if is_local(target) and target.exists():
         return target.stat().st_mode & 0o777
-    umask = os.umask(0o077)  # it can only be read by setting it
+    umask = os.umask(0o077)  # setting it is the only way to read it
     os.umask(umask)
     return 0o660 & ~umask

@@ -1,8 +1,8 @@
 """The pages that an extract has read so far, kept beside its target until the target is complete.
 
 ``contacts.csv.part-<work>-<epoch>`` is a journal (:mod:`crm_provider.files.journal`) with one line for each page. On a
-local disk a page is saved as soon as it was read. On an object store, which cannot append, some pages are saved
-together. The journal belongs to one piece of work in one epoch: no other task continues it.
+local disk each page is saved as soon as it was read. An object store cannot append, so several pages are saved
+together. The journal belongs to one piece of work in one epoch; no other task continues it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from crm_provider.values.json_values import json_text, json_value
 VERSION = 1
 
 PAGES_AT_ONCE = 50
-"""Pages in one object of a store: at most so many are read again. At 5 calls per second they take 10 s."""
+"""Pages in one object of a store, and so the most that are read again: 10 s at 5 calls per second."""
 
 LONGEST_REST = 2 * 24 * 3600.0
 """Seconds after which pages of other tasks count as abandoned. A task waits at most a day for a used-up quota."""
 
 _NAME = re.compile(r"([0-9a-f]{12}-\d{1,10})(?:\.part-\d{6,})?")
-"""What follows the prefix in a file's name: mark and epoch, and on an object store the number of the part."""
+"""The end of a file's name: mark and epoch, and on an object store the number of the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Owner:
     """The task instance that the pages belong to.
 
     :param work: identifies one piece of work: the task instance
-    :param epoch: a greater one starts again: a user cleared the task
+    :param epoch: starts again if it is greater, because a user cleared the task
     """
 
     work: str = ""
@@ -50,10 +50,10 @@ class Owner:
 
 
 class PartialPages:
-    """The pages of one listing on their way into a file.
+    """The pages of one listing that were read for a file.
 
     :param target: the file that they are kept beside
-    :param source: what is listed, of which account: pages of another are not used
+    :param source: the listing and the account; pages of another source are not used
     :param clock: seconds since the epoch
     """
 
@@ -69,7 +69,7 @@ class PartialPages:
         self._unsaved = 0
 
     def pages(self) -> Iterator[Page]:
-        """The saved pages, in order from 0 on. What is not the next page is skipped: torn lines and repeated pages."""
+        """The saved pages, in order from 0 on. Torn lines and repeated pages are skipped."""
         lines = _objects(self._journal_of(self._name))
         if not self._is_usable(next(lines, {})):
             return
@@ -81,7 +81,7 @@ class PartialPages:
                 number += 1
 
     def add(self, listed: ListedPage) -> None:
-        """Keep a page that was read.
+        """Save a page that was read.
 
         :raises CannotWrite: the pages saved before are kept
         """
@@ -108,7 +108,7 @@ class PartialPages:
         self._begun, self._unsaved = False, 0
 
     def sweep(self) -> list[str]:
-        """Remove what will not be used any more: earlier epochs, another source, abandoned pages of other tasks.
+        """Remove files that no try will use: earlier epochs, another source, abandoned pages of other tasks.
 
         :return: the names
         """
@@ -144,7 +144,7 @@ class PartialPages:
         try:
             head = _head(self._journal_of(name))
         except PermissionError:
-            return False  # another user's file, whatever its name says
+            return False  # another user's file, in spite of its name
         if mark != self._owner.mark:
             started = head.get("started")
             return not isinstance(started, (int, Decimal)) or self._clock() - float(started) > LONGEST_REST
@@ -156,7 +156,7 @@ class PartialPages:
 
 
 def _head(journal: Journal) -> dict[str, Any]:
-    """The first line of a journal; empty if it is none of ours."""
+    """The first line of a journal; empty if it is not ours."""
     return _object(next(journal.lines(), ""))
 
 
@@ -174,7 +174,7 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _page_of(line: dict[str, Any], number: int) -> Page | None:
-    """The page of a line; None if it is another page or none."""
+    """The page of a line; None if it is not the expected page."""
     items, total = line.get("items"), line.get("total")
     is_page = isinstance(items, list) and all(isinstance(item, dict) for item in items)
     if line.get("page") != number or not is_page or not isinstance(total, (int, type(None))):

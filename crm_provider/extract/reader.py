@@ -1,4 +1,4 @@
-"""Reads a listing, page after page: each record once, resumable, and the truth about what changed meanwhile.
+"""Reads a listing page by page: each record once, resumable, with a report of changes during the read.
 
 The API lists ten records a page, without a filter, an order or a snapshot. A change during the read moves records from
 page to page: one that moves down appears twice and is dropped, one that moves up past the reader is missed, and only
@@ -54,7 +54,7 @@ class ExtractStats:
     calls: int = 0
     duplicates: int = 0
     totals: list[int] = field(default_factory=list)
-    """The totals that the pages reported: each when it differs from the one before."""
+    """The totals that the pages reported, without repetitions."""
     columns: Columns = field(default_factory=Columns)
 
     def note(self, listed: ListedPage) -> None:
@@ -75,7 +75,7 @@ class ExtractStats:
 
     @property
     def changed(self) -> bool:
-        """Whether the listing changed during the read. As many added as deleted between two pages goes unnoticed."""
+        """Whether the listing changed during the read. Equal additions and deletions between two pages go unnoticed."""
         return len(self.totals) > 1 or self.duplicates > 0 or self.total not in (None, self.records)
 
     def counts(self) -> ReadCounts:
@@ -123,7 +123,7 @@ def _left(stats: ExtractStats, rate: float) -> str:
 
 
 RESTARTS = 2
-"""Further readings with ``if_changed="restart"`` before the extract fails."""
+"""Maximum further readings with ``if_changed="restart"``; then the extract fails."""
 
 
 class ListingChanged(RuntimeError):
@@ -136,7 +136,7 @@ class ListingReader:
     :param beside: the file; it need not exist
     :param owner: the task instance that may continue with the pages read so far
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` and then fail
-    :raises ValueError: if ``if_changed`` is none of these
+    :raises ValueError: if ``if_changed`` has another value
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ListingReader:
         self._parts = PartialPages(beside, owner or Owner(), source=source_mark(client, listing), clock=wall_clock)
 
     def read(self) -> ExtractStats:
-        """Read what is missing, again where ``if_changed`` says so.
+        """Read the missing pages, and all pages again if ``if_changed`` asks for it.
 
         :raises CrmError: the error of a page; the pages read so far are kept
         :raises ListingChanged: if the listing changed and ``if_changed`` does not allow that
@@ -173,7 +173,7 @@ class ListingReader:
         """The records of the pages that were read, each once.
 
         :param stats: of the reading
-        :raises RuntimeError: after the last one, if some of them are no longer there
+        :raises RuntimeError: after the last one, if some of them have disappeared
         """
         found = 0
         for record in self._kept_records():
@@ -236,11 +236,11 @@ class ListingReader:
                     stats.note(listed)
                     progress.log(stats)
             finally:
-                self._parts.close()  # before waiting for pages that are on their way
+                self._parts.close()  # before waiting for calls in flight
         return stats
 
     def _pages(self) -> Generator[ListedPage]:
-        # at a slow rate, the last of several calls would wait longer for its slot than a call may take
+        # at a slow rate, the last of several calls would exceed the time limit of a call while it waits for its slot
         at_once = min(AT_ONCE, max(int(self._client.settings.requests_per_second), 1))
         known = self._parts.pages()
         yield from self._client.list_pages(self._listing, earlier=known, use_decimal=True, at_once=at_once)
@@ -253,7 +253,7 @@ MAY_MISS = (
 
 
 def source_mark(client: CrmClient, listing: Listing) -> str:
-    """Fingerprint of what is read, from which account. The key is part of it, so it is hashed."""
+    """Fingerprint of the listing and the account. The key is part of it, so it is hashed."""
     settings = client.settings
     parts = (listing, settings.base_url, str(settings.developer_mode), settings.api_key)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -36,7 +36,7 @@ SUFFIXES: Mapping[str, Format] = {
 def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
     """The format of a file, and whether it is compressed with gzip.
 
-    :param wanted: the format, whatever the name says
+    :param wanted: the format, regardless of the name
     :raises ValueError: if neither gives a format
     """
     if wanted is not None and wanted not in get_args(Format):
@@ -54,7 +54,7 @@ def format_of(name: str, wanted: Format | None = None) -> tuple[Format, bool]:
 
 
 def known_format(name: str) -> Format | None:
-    """The format that a name shows, None if it shows none."""
+    """The format that a name implies; None if it implies none."""
     stem = name.lower().removesuffix(".gz")
     return next((known for suffix, known in SUFFIXES.items() if stem.endswith(suffix)), None)
 
@@ -109,7 +109,7 @@ def check_changes_since(since: object, state_path: object, fields: object = None
     if since is None and state_path is not None:
         raise ValueError("state_path is only for changes_since='last'; leave it out, or add changes_since")
     if since is not None and state_path is None:
-        raise ValueError("changes_since='last' needs a state_path, where the run remembers what it has seen")
+        raise ValueError("changes_since='last' needs a state_path, where the run remembers the records that it read")
     if since is not None and isinstance(fields, (list, tuple)) and "id" not in fields:
         raise ValueError("fields must contain 'id' with changes_since: a removed record has nothing else")
 
@@ -117,7 +117,7 @@ def check_changes_since(since: object, state_path: object, fields: object = None
 Record = Mapping[str, Any]
 
 FIRST = ("id", "email")
-"""Leading columns of a table; the others follow by name, so that their order does not depend on the records."""
+"""The first columns of a table; the others follow by name, so that their order is independent of the records."""
 
 
 def cell_text(value: Any) -> str | None:
@@ -128,7 +128,7 @@ def cell_text(value: Any) -> str | None:
 
 
 def field_value(record: Record, name: str) -> Any:
-    """A field by its dotted name (``attributes.name``), or None. A name that contains dots itself is found too."""
+    """A field by its dotted name (``attributes.name``), or None. It also finds names that contain dots."""
     if name in record:
         return record[name]
     head, _, rest = name.partition(".")
@@ -159,7 +159,7 @@ class Columns:
             self._filled[name] = self._filled.get(name, False) or value is not None
 
     def names(self) -> list[str]:
-        """All columns, without an empty ``origin`` if there is an ``origin.url``."""
+        """All columns, without an empty ``origin`` if ``origin.url`` exists."""
         parents = {name.partition(".")[0] for name in self._filled if "." in name}
         kept = {name for name, filled in self._filled.items() if filled or name not in parents}
         return [name for name in FIRST if name in kept] + sorted(kept - set(FIRST))
@@ -185,7 +185,7 @@ Add = Callable[[Record], None]
 """Writes one record."""
 
 RISKY = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
-"""What a spreadsheet may take for the start of a formula."""
+"""Characters that a spreadsheet may interpret as the start of a formula."""
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
@@ -203,7 +203,7 @@ def record_writer(
     """Write records to an open file, which is complete when the block ends.
 
     :param columns: of a table
-    :param projected: JSON lines have only these columns too; else they hold whole records
+    :param projected: JSON lines, too, have only these columns; otherwise they hold whole records
     :param formula_guard: CSV: an apostrophe before text that a spreadsheet could take for a formula
     :param types: Parquet: name and type of each column, in place of ``columns`` of text
     """
@@ -249,11 +249,11 @@ def _csv_writer(text: io.TextIOWrapper, columns: Sequence[str], *, guard: bool) 
 
 
 NUL_MARK = "\udcfe"
-"""Stands for NUL on the way through the csv module, which takes none in Python 3.10: no text decodes to it."""
+"""Replaces NUL for the csv module, which rejects NUL in Python 3.10. No text decodes to it."""
 
 
 class _WithNuls:
-    """Puts the NULs back."""
+    """Restores the NULs."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -271,7 +271,7 @@ def _plain(value: str | None) -> str:
 
 
 def escape_formula(value: str | None) -> str:
-    """Text that no spreadsheet takes for a formula. Numbers with a sign, and so phone numbers, stay as they are."""
+    """Text that no spreadsheet interprets as a formula. Numbers with a sign, and so phone numbers, are unchanged."""
     if not value or value[0] not in RISKY or _NUMBER.fullmatch(value):
         return value or ""
     return f"'{value}"

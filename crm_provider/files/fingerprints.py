@@ -16,7 +16,7 @@ from crm_provider.files.paths import AnyPath, atomic_writer, each_line, read_own
 from crm_provider.files.temp_database import TempDatabase
 
 SIZE = 16
-"""Bytes of a hash. Two of a million records share one with a probability of 1 in 10^26."""
+"""Bytes of a hash. In a million records, two share one with a probability of 1 in 10^26."""
 
 CACHE = 32_000
 """KB of memory for the table. With a million records it has 50,000 KB, and look-ups come in any order."""
@@ -76,8 +76,8 @@ def line_of(key: bytes, print_: bytes | None) -> str:
 def entries(lines: Iterable[str], header: str) -> Iterator[Entry]:
     """The entries of a state file or of its journal.
 
-    :param header: of the caller's own files; its last word stands for the key
-    :raises UnreadableError: at a line that is none of ours
+    :param header: header of the caller's own files; its last word identifies the key
+    :raises UnreadableError: at an invalid line
     :raises OtherKeyError: if the header is of another key
     """
     lines = iter(lines)
@@ -94,7 +94,7 @@ def entries(lines: Iterable[str], header: str) -> Iterator[Entry]:
 def lines_of(path: AnyPath) -> Iterator[str]:
     """The lines of a state file, none if it does not exist.
 
-    :raises UnreadableError: if it is no text, or not packed as its name says
+    :raises UnreadableError: if it is not text, or not compressed as its name implies
     """
     try:
         raw = read_own(path)

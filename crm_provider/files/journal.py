@@ -1,7 +1,8 @@
 """Append-only files that survive a kill, line by line: rejects, the state journal and the pages of an extract.
 
-On a local disk a journal is one file that grows. Object stores cannot append: there a journal is numbered parts beside
-its name (``<name>.part-000001``), one for each :meth:`Journal.sync`, and :meth:`Journal.finish` joins them.
+On a local disk a journal is one file that grows. Object stores cannot append: there a journal consists of numbered
+parts beside its name (``<name>.part-000001``), one for each :meth:`Journal.sync`, and :meth:`Journal.finish` joins
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from crm_provider.files.paths import (
 REPLACED = "another try or program has removed or replaced it"
 
 MOST_WAITING = 8 * 1024 * 1024
-"""Bytes that wait in memory for the next part."""
+"""Maximum bytes in memory before the next part is written."""
 
 
 class ByteStore(Protocol):
@@ -254,7 +255,7 @@ class Journal:
     def append(self, line: str) -> None:
         """Write a line, given without its line break. On a local disk it then survives a kill of this process.
 
-        :raises CannotWrite: then nothing of the line was written; also if the file was removed or replaced
+        :raises CannotWrite: then nothing of the line was written; also raised if the file was removed or replaced
         """
         self._store.add(line.encode() + b"\n")
 
@@ -283,7 +284,7 @@ class Journal:
         """Drop all other lines and an incomplete last one.
 
         :param undisturbed: on a local disk, fail if another process has written to the file meanwhile
-        :return: the number of lines that are left
+        :return: the number of remaining lines
         :raises Changed: if another process has written to the file, which is then unchanged
         """
         before = self._store.state()

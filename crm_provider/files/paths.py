@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -103,13 +104,34 @@ def is_local(path: AnyPath) -> TypeGuard[pathlib.Path]:
     return isinstance(path, pathlib.Path) and _protocol(path) in LOCAL_PROTOCOLS
 
 
-def is_on_root_disk(path: AnyPath) -> bool:
-    """Whether a path is on the disk of ``/``: in a container its own, and no mounted volume."""
+MOUNTS = pathlib.Path("/proc/self/mountinfo")
+
+
+def is_on_own_disk(path: AnyPath) -> bool:
+    """Whether a path is on a disk that is deleted with a container: that of ``/``, or an ``emptyDir`` of its pod."""
     if not is_local(path):
         return False
     real = pathlib.Path(os.path.realpath(path))
     mounted = next(place for place in (real, *real.parents) if place.is_mount())
-    return mounted == mounted.parent
+    return mounted == mounted.parent or _is_empty_dir(mounted)
+
+
+def _is_empty_dir(volume: pathlib.Path) -> bool:
+    """Whether a volume is deleted with its pod; one in memory is a tmpfs. Only Linux shows that."""
+    try:
+        with MOUNTS.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = list(file)
+    except OSError:
+        return False
+    empty = False
+    for line in lines:
+        mount, _, system = line.partition(" - ")
+        root, place = mount.split(" ")[3:5]
+        if re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place) == str(
+            volume
+        ):  # the last one hides others
+            empty = "/kubernetes.io~empty-dir/" in root or (root == "/" and system.startswith("tmpfs "))
+    return empty
 
 
 def sibling(path: AnyPath, ending: str) -> AnyPath:
@@ -132,7 +154,7 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     with writing(path), suppress(FileNotFoundError):
         path.unlink()
 
@@ -228,7 +250,7 @@ def too_long(name: object) -> CannotRead:
 
 
 def append(file: IO[bytes], data: bytes) -> None:
-    """Append all of the data to a file of :func:`private_file`, or nothing: half a line would damage the next one.
+    """Append all of the data to a file of :func:`private_file`, or nothing: a partial line would damage the next one.
 
     :raises OSError: if it does not fit, or the disk fails
     """
@@ -244,7 +266,7 @@ def append(file: IO[bytes], data: bytes) -> None:
 
 @contextmanager
 def atomic_writer(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Write a complete file or nothing: there is never half a file under the final name.
+    """Write a complete file or nothing: the final name never has a partial file.
 
     Local files are written beside the final name, forced to the disk and renamed. For an object store the file is
     written here first and then sent as one object, because closing a half-written object would publish it.

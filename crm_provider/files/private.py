@@ -1,7 +1,7 @@
 """Opens local files so that no other user of the machine can substitute them.
 
-Users who can write to a folder can put a link to another file there (to have it overwritten), a file of their own (to
-have it trusted), or a pipe or device (to block the task or fill its memory). So a folder that other users can write to
+Users who can write to a folder can put a link there, so that another file is overwritten, a file of their own, which is
+then trusted, or a pipe or device, which blocks the task or fills its memory. So a folder that other users can write to
 is refused, and each file is opened without blocking and then checked. Members of the user's groups are trusted, as on a
 network share.
 """
@@ -55,7 +55,7 @@ def open_regular(path: pathlib.Path, flags: int = os.O_RDONLY, *, folder: int | 
     try:
         number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError as refused:
-        reasons = {errno.ELOOP: A_LINK, errno.ENXIO: NO_FILE}  # the latter: a pipe that nobody reads
+        reasons = {errno.ELOOP: A_LINK, errno.ENXIO: NO_FILE}  # the latter: a pipe without a reader
         if refused.errno in reasons:
             raise PermissionError(refused.errno, reasons[refused.errno], str(path)) from None
         raise

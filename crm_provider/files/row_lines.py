@@ -27,8 +27,8 @@ class RowLines(abc.ABC):
     A run begins with :meth:`start`, or with :meth:`resume` if it continues an earlier try. Each run needs its own file
     name (in Airflow: a template with ``run_id``), because the file of an earlier run is replaced.
 
-    An earlier try that Airflow has given up may run on for some seconds and write too, and neither try can know that it
-    is the older one. So at its end a try removes no rows, only duplicate lines.
+    An earlier try that Airflow has given up may still write for some seconds, and neither try can know that it is the
+    older one. So at its end a try removes no rows, only duplicate lines.
 
     :param path: a local file grows with each row; on an object store it appears with :meth:`finish`, and until then its
         parts are beside it
@@ -54,7 +54,7 @@ class RowLines(abc.ABC):
 
     @abc.abstractmethod
     def number_reader(self) -> ReadNumber:
-        """A reader of the lines from the first on. It raises ``ValueError`` for a line of another program."""
+        """A reader of the lines, from the first line. It raises ``ValueError`` for a line of another program."""
 
     @property
     def is_local(self) -> bool:
@@ -71,7 +71,7 @@ class RowLines(abc.ABC):
         self.clear()
 
     def missing(self, wanted: int, done: Callable[[int], bool]) -> int:
-        """How many rows of earlier tries are no longer there, for example because a pod's disk was deleted.
+        """The number of lost rows of earlier tries, for example because a pod's disk was deleted.
 
         :param wanted: rows that earlier tries have written
         :param done: number of a row -> whether it is one of those
@@ -107,7 +107,7 @@ class RowLines(abc.ABC):
             return True
 
         self._journal.keep(stays)
-        if not self.count:  # at most a header is left
+        if not self.count:  # at most a header remains
             self._empty()
 
     def add(self, number: int, line: str, header: str | None = None) -> None:

@@ -41,5 +41,5 @@ class TempDatabase(sqlite3.Connection):
 def _named() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as wrong:  # not a wrong statement: all of them are constants of this package
+    except sqlite3.OperationalError as wrong:  # not an invalid statement: all of them are constants of this package
         raise CannotWrite(WHERE, str(wrong)) from wrong

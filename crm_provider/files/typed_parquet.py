@@ -115,7 +115,7 @@ def _optional(convert: Decode, value: Any) -> Any:
 
 
 def unmarked(schema: Any) -> Decode | None:
-    """What reads the JSON text of marked fields back; None if a schema has none.
+    """A function that parses the JSON text of marked fields; None if a schema has none.
 
     :return: maps a row (name -> value) in place
     """
@@ -145,7 +145,7 @@ def _fields_decoder(decoders: Mapping[str, Decode]) -> Decode:
 
 
 def _json_of(text: str) -> Any:
-    """The value of a JSON text; a text that is none stays."""
+    """The value of a JSON text; other text is unchanged."""
     try:
         return json.loads(text, parse_float=number_of)
     except (ValueError, RecursionError):

@@ -117,7 +117,7 @@ class CrmHook(BaseHook):
     ) -> dict[str, Any]:
         """Load contacts, as ``CrmLoadContactsOperator`` does.
 
-        In a task the next try goes on where this one stopped; in a script with ``checkpoint_path``.
+        In a task, the next try continues where this one stopped. In a script this needs ``checkpoint_path``.
 
         >>> CrmHook().load_contacts([{"mail": "ada@example.com"}], mapping={"email": "mail"})["created"]
         1
@@ -125,9 +125,9 @@ class CrmHook(BaseHook):
         :param rows: mappings of column to value, as a list or an iterator; a table that speaks Arrow's C stream
             (pandas, polars, DuckDB, pyarrow); or files, by path or pattern
         :param on_error: what to do on which error, in addition to the defaults
-        :param source_format: of files whose name does not show it
+        :param source_format: the format of files whose name does not show it
         :param source_options: how to read the rows
-        :param settings: ``mapping``, ``mode``, ``rejects_path``, ``outcomes_path``, ...: all that the operator takes
+        :param settings: ``mapping``, ``mode``, ``rejects_path``, ``outcomes_path``, ...: all arguments of the operator
         :return: the summary, as the operator's XCom
         :raises SourceError: before the first call: the rows, the mapping or a path cannot be used
         :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows; it has the summary
@@ -161,10 +161,10 @@ class CrmHook(BaseHook):
         return load_rows(self, DEALS, rows, settings, on_error=on_error, **how)
 
     def test_connection(self) -> tuple[bool, str]:
-        """One harmless read. The message says what is wrong and what to do, and shows neither key nor body."""
+        """One harmless read. The message explains the problem and the fix, and shows neither key nor body."""
         try:
             settings = self._settings()
-            # one call outside of the rate budget: a form must not wait until a load leaves a slot
+            # one call outside the rate budget: a form must not wait for a slot during a load
             quick = settings.with_(timeout=min(settings.timeout, TEST_TIMEOUT), rate_store="off")
             with self.client_for(quick) as client:
                 client.ping()
@@ -191,10 +191,10 @@ class CrmHook(BaseHook):
     def client_for(
         self, settings: Settings, *, transport: Transport | None = None, budget: RetryBudget | None = None
     ) -> CrmClient:
-        """A client with settings of this hook's connection. Airflow's metrics count its calls, its traces show them.
+        """A client with settings of this hook's connection. Airflow's metrics and traces include its calls.
 
-        :param transport: instead of the default for the settings; it brings its own metrics
-        :param budget: how long one call may be tried
+        :param transport: replaces the default for the settings; it has its own metrics
+        :param budget: maximum time for the attempts of one call
         """
         from crm_provider.observability.metrics import CallMetrics
 
@@ -208,7 +208,7 @@ class CrmHook(BaseHook):
     ) -> CrmClient:
         """A separate client for many calls. It uses the key's budget as loads and extracts do.
 
-        :param sleep: waits for a slot, and before a call is sent again; an exception of it ends the wait
+        :param sleep: waits for a slot, and before a call is sent again; an exception that it raises ends the wait
         :param observer: receives an event for each call
         """
         from crm_provider.observability.metrics import CallMetrics
@@ -322,7 +322,7 @@ class _ConnectionFields:
         )
 
     def extras(self) -> _HiddenValues:
-        """The extras that are not empty. Airflow itself reads text that is not JSON as ``{}``.
+        """The non-empty extras. Airflow itself reads text that is not JSON as ``{}``.
 
         :raises CrmConfigurationError: if the extra is neither empty nor a JSON object
         """
@@ -343,7 +343,7 @@ class _ConnectionFields:
 
 
 UNREADABLE = object()
-"""Stands for an extra that is not JSON."""
+"""A marker for an extra that is not JSON."""
 
 
 def _or_a_variable(conn_id: str) -> str:

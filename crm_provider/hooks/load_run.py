@@ -45,17 +45,20 @@ log = logging.getLogger(__name__)
 
 WRITTEN_PATHS = ("rejects_path", "outcomes_path", "state_path", "checkpoint_path")
 
+BESIDE_REPORT = "crm_load"
+"""Beginning of the name of a checkpoint in the folder of the report."""
+
 
 @dataclass(kw_only=True)
 class LoadRun:
-    """One try of a load: its job, and its result, which is complete also if the try fails.
+    """One try of a load: its job, and its result, which is complete even if the try fails.
 
     :param given: the arguments, checked
     :param bulk_client: makes the client (:meth:`~crm_provider.hooks.crm.CrmHook.bulk_client`)
     :param open_source: opens the rows
     :param path: the path of an argument, None if it is not given
-    :param report_path: of the report; by default beside the rejects
-    :param checkpoints: where to keep them, beside one of the files if need be
+    :param report_path: file for the report; by default beside the rejects
+    :param checkpoints: chooses their place, beside one of the files if necessary
     :param context: of the running task, None in a script
     :param timeout: the task's ``execution_timeout``
     """
@@ -82,7 +85,7 @@ class LoadRun:
         :return: the summary as data
         :raises SourceError: before the first call: the source, the mapping, a path or the plan cannot be used
         :raises TooManyRejects: if more rows were rejected than ``max_rejects`` allows
-        :raises LoadStopped: on an error of the run
+        :raises LoadStopped: if an error stopped the load
         :raises LoadUnsaved: a file of the load cannot be written
         :raises LoadInterrupted: if the load was cancelled
         """
@@ -138,7 +141,7 @@ class LoadRun:
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
         summary = replace(summary, resend=self._resend(job))
         summary = finish_summary(job, summary, ending=ending, report_path=self.report_path)
-        # with the connection, which Airflow forgets after some runs
+        # with the connection, which Airflow deletes after some runs
         known = {"crm_conn_id": self.crm_conn_id, "error_policy": self.policy.in_effect}
         self.result = {**summary.as_dict(), **known}
         return self.result
@@ -161,7 +164,7 @@ class LoadRun:
     # -- before ----------------------------------------------------------------------------------------------
 
     def _job(self, opened: ExitStack) -> LoadJob:
-        """The load; what it holds open is closed with ``opened``."""
+        """The load; ``opened`` closes its resources."""
         from crm_provider.load.job import LoadJob
         from crm_provider.load.workers import RequestStats
 
@@ -174,11 +177,9 @@ class LoadRun:
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
-        checkpoints = self.checkpoints(state or rejects or outcomes)
+        checkpoints = self._checkpoints(dry_run=options.dry_run)
         ti = None if self.context is None else self.context["ti"]
         mapper = self.kind.mapper_of(self.given)
-        if self.kind.limited_by is not None:
-            _check_limit(self.kind.limited_by, checkpoints, ti)
         return LoadJob(
             source=source,
             mapper=mapper,
@@ -198,6 +199,23 @@ class LoadRun:
             cancel_token=self.cancel_token,
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
+
+    def _checkpoints(self, *, dry_run: bool) -> Checkpoints:
+        """Where the load keeps its checkpoints. A dry run has none.
+
+        The name beside the report does not depend on the report's: that may have the number of the try in it.
+
+        :raises SourceError: if a limit counts for all tries, and the count cannot be kept
+        """
+        if dry_run:
+            return NoCheckpoints()
+        beside = self.path("state_path") or self.path("rejects_path") or self.path("outcomes_path")
+        if beside is None and self.report_path is not None:
+            beside = self.report_path.parent / BESIDE_REPORT
+        checkpoints = self.checkpoints(beside)
+        if self.kind.limited_by is not None and isinstance(checkpoints, NoCheckpoints):
+            _check_limit(self.kind.limited_by, self.context)
+        return checkpoints
 
     def _outcomes(self, path: AnyPath, mapper: RowMapper) -> OutcomesFile:
         fields = getattr(mapper, "field_columns", None)
@@ -222,10 +240,10 @@ class LoadRun:
         return suppression.__contains__
 
     def _check_files(self) -> None:
-        """Find out before the first call which file cannot be written."""
+        """Check before the first call that each file can be written."""
         for name in WRITTEN_PATHS:
             if (path := self.path(name)) is not None and (problem := unwritable(path)) is not None:
-                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a file that can be")
+                raise SourceError(f"{name}: {path} cannot be written ({problem}); give the path of a writable file")
 
 
 def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> float | None:
@@ -236,20 +254,22 @@ def time_limit(timeout: timedelta | None, ti: Any, checkpoints: Checkpoints) -> 
     return timeout.total_seconds() * (1 + max(retries, 0))
 
 
-def _check_limit(limit: str, checkpoints: Checkpoints, ti: Any) -> None:
-    """Refuse retries that could not know how much of a limit the earlier tries have used.
+def _check_limit(limit: str, context: Context | None) -> None:
+    """Refuse what could not know how much of a limit was used before: retries, and going on after a reschedule.
 
-    :raises SourceError: naming what to set
+    :raises SourceError: naming the missing argument
     """
-    if int(getattr(ti, "max_tries", None) or 0) and isinstance(checkpoints, NoCheckpoints):
-        raise SourceError(
-            f"{limit} counts for all tries together, but nothing is set that keeps the count for a retry; set "
-            "checkpoint_path or rejects_path, or retries=0"
-        )
+    if context is None:
+        return
+    has_retries = bool(context["task"].retries)
+    if has_retries or context["ti"].get_first_reschedule_date(context) is not None:
+        remedy = "set checkpoint_path, rejects_path or report_path" + (", or retries=0" if has_retries else "")
+        when = "a retry" if has_retries else "the time after this task was rescheduled"
+        raise SourceError(f"{limit} counts for all tries together, but no place keeps the count for {when}; {remedy}")
 
 
 def _next(stopped: LoadStopped) -> str:
     """What happens to the rows that are left."""
     if stopped.decision.action is Action.RETRY:
-        return "A retry goes on from there"
-    return "A cleared task starts with the first row; with state_path what was loaded costs no call then"
+        return "A retry continues from there"
+    return "A cleared task starts with the first row; with state_path, loaded rows then cost no call"

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COUNT = "crm_loads"
-"""Key in a task's context: how many loads this try has begun."""
+"""Key in a task's context of the number of loads that this try has started."""
 
 
 class Connection(Protocol):
-    """As much of the hook as a load needs."""
+    """The part of the hook that a load needs."""
 
     crm_conn_id: str
 
@@ -105,7 +105,7 @@ def _policy(kind: Kind, on_error: Any, mode: Any) -> ErrorPolicy:
 
 def _opened(rows: Any, source_format: str | None, source_options: Mapping[str, Any] | None) -> Source:
     if isinstance(rows, Iterator) and source_format is None:
-        source = ArrowSource if is_table(rows) else IteratorSource  # a stream of Arrow is both
+        source = ArrowSource if is_table(rows) else IteratorSource  # an Arrow stream is both
         return source(rows, null_values=FileOptions.of(source_options, format=ROWS).null_values)
     return open_source(with_connection(rows), format=source_format, options=source_options)
 
@@ -113,7 +113,7 @@ def _opened(rows: Any, source_format: str | None, source_options: Mapping[str, A
 class _Files:
     """The files that the load writes, and its checkpoints.
 
-    In a mapped task each instance has its own files: its index is put before the suffix.
+    In a mapped task each instance has its own files: its index precedes the suffix.
     """
 
     def __init__(self, given: Mapping[str, Any], context: Context | None) -> None:
@@ -131,7 +131,7 @@ class _Files:
         return cast("AnyPath", path.parent / f"{path.name.removesuffix(path.suffix)}.{self._index}{path.suffix}")
 
     def checkpoints(self, beside: AnyPath | None) -> Checkpoints:
-        """In a task those of the task: each of its loads, in their order, has its own. In a script a file if asked."""
+        """In a task, each load has its own in the task's store, by order. In a script it is a file, if one is given."""
         path = self.path("checkpoint_path")
         if self._context is None:
             return NoCheckpoints() if path is None else FileCheckpoints(path)

@@ -19,16 +19,16 @@ DESCRIPTION = "Which hosts call the CRM with one API key, and when (airflow-prov
 class AirflowVariable:
     """A text in an Airflow variable, which tasks and triggers of every host can read and write.
 
-    :param name: of the budget; tells neither URL nor key
+    :param name: name of the budget; it reveals neither URL nor key
     """
 
     def __init__(self, name: str) -> None:
         self.key = f"crm_rate_{name.partition('.')[0]}"
 
     def read(self) -> str | None:
-        """The text, None if there is none yet.
+        """The text; None if it does not exist yet.
 
-        :raises StoreUnusable: if this process is neither a task nor a trigger, or Airflow does not answer
+        :raises StoreUnusable: if this process is neither a task nor a trigger, or Airflow does not respond
         """
         from airflow.sdk import Variable
 
@@ -62,7 +62,7 @@ class AirflowVariable:
 
 
 UNREACHABLE = (AirflowRuntimeError, ImportError, OSError, EOFError, RuntimeError, TypeError, ValueError)
-"""What Airflow raises for a variable that cannot be read or written, in its versions."""
+"""The exceptions of all Airflow versions for a variable that cannot be read or written."""
 
 
 def reaches_airflow() -> bool:
@@ -76,9 +76,9 @@ def reaches_airflow() -> bool:
 
 
 def with_store(settings: Settings) -> Settings:
-    """Settings for an executor with many hosts, if the connection does not say which store."""
+    """Settings for an executor with many hosts, if the connection does not choose a store."""
     if settings.rate_store == AIRFLOW:
-        _log_reason("its connection says so (rate_store)")
+        _log_reason("its connection has it as rate_store")
     elif settings.rate_store is None and reaches_airflow():
         settings = settings.with_(rate_store=AIRFLOW)
         _log_reason(f"executor {config.executors()} runs tasks on several hosts")

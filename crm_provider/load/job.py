@@ -58,7 +58,6 @@ class LoadTry:
             rate=job.rate,
             clock=job.clock,
             outcomes=job.outcomes,
-            records=job.options.records,
         )
         self.counts = self.progress.counts
         self.remote = job.kind.remote(
@@ -70,6 +69,7 @@ class LoadTry:
                 done=self.counts.done,
                 cancel_token=job.cancel_token,
                 is_resumed=self.progress.is_resumed,
+                fingerprints=job.fingerprints,
                 kept=kept,
             )
         )

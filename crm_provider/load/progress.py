@@ -150,8 +150,8 @@ class ProgressLog:
     :param clock: seconds
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float], records: str) -> None:
-        self._rate, self._clock, self._records = rate, clock, records
+    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
+        self._rate, self._clock = rate, clock
         self._last, self._last_calls = clock(), 0
 
     def tick(self, position: Callable[[], Position]) -> None:
@@ -163,12 +163,12 @@ class ProgressLog:
         log.info("%s", line(now, (now.calls - self._last_calls) / elapsed, self._rate))
         self._last, self._last_calls = self._clock(), now.calls
 
-    def tick_reading(self, count: int, calls: int) -> None:
+    def tick_reading(self, count: int, records: str, calls: int) -> None:
         """Log how far the reading of the CRM's records is, if it is time."""
         elapsed = self._clock() - self._last
         if elapsed >= INTERVAL:
             speed = (calls - self._last_calls) / elapsed
-            log.info("Read %d %s of the CRM; %.2f calls/s.", count, self._records, speed)
+            log.info("Read %d %s of the CRM; %.2f calls/s.", count, records, speed)
             self._last, self._last_calls = self._clock(), calls
 
 
@@ -226,7 +226,6 @@ class LoadProgress:
     :param fingerprint: of the input
     :param stats: of the requests of this try
     :param clock: seconds
-    :param records: the CRM's name for what is loaded
     """
 
     def __init__(
@@ -243,7 +242,6 @@ class LoadProgress:
         rate: float,
         clock: Callable[[], float],
         outcomes: RowLines | None,
-        records: str,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
         self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
@@ -263,7 +261,7 @@ class LoadProgress:
         self.plan_calls = 0
         """Calls that the plan expects."""
         self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
-        self._log = ProgressLog(rate, clock, records)
+        self._log = ProgressLog(rate, clock)
         self._saved_calls = 0
         """Calls of this try that a checkpoint has."""
 
@@ -277,9 +275,12 @@ class LoadProgress:
         self._checkpoint_timer.tick(self.counts)
         self._log.tick(self.position)
 
-    def tick_reading(self, count: int) -> None:
-        """Log how many records of the CRM were read, if it is time."""
-        self._log.tick_reading(count, self._stats.calls)
+    def tick_reading(self, count: int, records: str) -> None:
+        """Log how many records of the CRM were read, if it is time.
+
+        :param records: the CRM's name for them
+        """
+        self._log.tick_reading(count, records, self._stats.calls)
 
     def save_interval(self) -> float:
         """Seconds between two checkpoints."""

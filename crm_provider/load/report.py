@@ -162,7 +162,7 @@ class LoadUnsaved(Exception):
         return f"{self.unwritten}. The load stopped after: {self.summary.line()}. {FIX}"
 
 
-FIX = "Free disk space or fix the path; a retry goes on from there, a cleared task starts with the first row"
+FIX = "Free disk space or fix the path; a retry continues from there, a cleared task starts with the first row"
 
 
 class TooManyRejects(Exception):

@@ -22,7 +22,7 @@ EVENT_EXTRA = (
 """The parts of a load's result in the asset event."""
 
 LISTING_EXTRA = ("listing", "table", "mode", "records", "rows", "changes", "calls", "seconds")
-"""What the asset event says of a listing that was written to a file or a table."""
+"""The facts in the asset event of a listing that was written to a file or a table."""
 
 
 def create_asset(
@@ -98,7 +98,7 @@ def note_load(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) 
 
 
 def note_listing(task: Any, context: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Add the counts of a listing to the events of what it was written to: the outlets that are not the CRM's."""
+    """Add the counts of a listing to the events of the outlets that it was written to: those outside the CRM."""
     facts = {"listing": task.listing, "mode": getattr(task, "mode", None), **result}
     extra = {name: facts[name] for name in LISTING_EXTRA if facts.get(name) is not None}
     for asset in task.outlets or ():

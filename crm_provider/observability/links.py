@@ -107,7 +107,7 @@ def web_link(path: str, rules: Mapping[str, str]) -> str:
 
 
 def _climbs(rest: str) -> bool:
-    """Whether a path has a part that a browser or a web server takes for the folder above."""
+    """Whether a path has a part that a browser or a web server interprets as the parent folder."""
     decoded = rest
     while (once := unquote(decoded)) != decoded:
         decoded = once
@@ -143,6 +143,6 @@ def _record_link(option: str, record_id: Any, operator: Any) -> str:
 
 
 def _result_of(operator: Any) -> Mapping[str, Any]:
-    """The task's result so far, also if it failed later."""
+    """The task's result so far, even if it failed later."""
     result = getattr(operator, "last_result", None)
     return result if isinstance(result, Mapping) else {}

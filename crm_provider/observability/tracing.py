@@ -14,8 +14,8 @@ NANOSECONDS = 1_000_000_000
 class CallSpans:
     """Creates a span for each attempt of a call.
 
-    Its parent is the current span. The threads of a load have none: there the parent is the span that was current when
-    this observer was created, the task's.
+    Its parent is the current span. The threads of a load have no current span. Their parent is the span that was
+    current when this observer was created: the task's.
 
     Attributes follow OpenTelemetry's conventions for HTTP clients, plus ``crm.attempt`` and ``crm.waited`` (seconds of
     waiting for the rate budget, before the span starts). Never an id or a value.

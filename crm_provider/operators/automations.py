@@ -91,7 +91,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
             if error.outcome_known:
                 note.remove()
             elif self.decide(error).action is not Action.RETRY:
-                error.remark = "Look in the CRM whether the automation was started, before you clear the task"
+                error.remark = "Check in the CRM whether the automation was started, before you clear the task"
             raise
         note.remove()
         self.log.info("Automation started.")
@@ -100,7 +100,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
     def _refuse_to_repeat(self) -> None:
         """Raise if an earlier try was interrupted and its call must not be repeated."""
         error = e.CrmConnectionError(
-            "an earlier try was cut off in mid-call: nothing was sent now",
+            "an earlier try was interrupted during the call: nothing was sent now",
             method="POST",
             path="/webhook/{webhookId}/c/{channelUid}/w/{workflowId}",
             outcome_known=False,
@@ -118,7 +118,7 @@ class CrmTriggerAutomationOperator(CrmOperator):
 
 
 class _Note:
-    """Records that a call is in progress, so that the try after a killed one knows."""
+    """Records that a call is in progress, so that the next try knows if this one is killed."""
 
     def __init__(self, context: Context) -> None:
         self._store: Any = context.get("task_state_store")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
     """One write to the CRM.
 
-    Airflow stores and shows rendered template fields, with whatever the DAG author put there. The XCom contains ids and
-    outcomes, never a contact's values. ``map_index_template`` can use it as ``crm_result``.
+    Airflow stores and shows rendered template fields, with the values that the DAG author put there. The XCom contains
+    ids and outcomes, never a contact's values. ``map_index_template`` can use it as ``crm_result``.
 
     :param crm_conn_id: the Airflow connection
     :param on_error: what to do on which error, in addition to the defaults: ``{"DEAL_NOT_FOUND": "skip"}``
@@ -44,10 +44,10 @@ class CrmOperator(RenderedFieldsMixin, ErrorPolicyMixin, BaseOperator):
     ui_color = "#dff0e8"
 
     publishes_reasons: ClassVar[bool] = False
-    """Whether an error that is none of the CRM is published, too: for operators that the page CRM shows."""
+    """Whether errors other than the CRM's are published, too: for operators that the page CRM shows."""
 
     last_result: Mapping[str, Any] | None = None
-    """The result of this try so far, for extra links and lineage, also if the try failed later."""
+    """The result of this try so far, for extra links and lineage, even if the try fails later."""
 
     def __init__(
         self,

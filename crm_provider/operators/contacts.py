@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Mode = Literal["upsert", "create", "update"]
 
 MAX_ANSWER_CHARACTERS = 4096
-"""Maximum characters of a verification's answer in the XCom; of a larger one only the numbers and booleans are kept."""
+"""Maximum characters of a verification's result in the XCom; of a larger one only numbers and booleans are kept."""
 
 
 class CrmUpsertContactOperator(CrmOperator):
@@ -175,14 +175,14 @@ class CrmVerifyEmailOperator(CrmOperator):
         response = self.hook.verify_email(email)
         answer = _without(response, email, self.hook.get_conn().settings.api_key)
         if len(str(answer)) > MAX_ANSWER_CHARACTERS:
-            self.log.warning("The answer is too large for an XCom; only its numbers and booleans are kept.")
+            self.log.warning("The response is too large for an XCom; only its numbers and booleans are kept.")
             answer = {name: value for name, value in answer.items() if isinstance(value, (bool, int, float))}
         self.log.info("Address verified.")
         return {"outcome": "verified", "answer": answer}
 
 
 def _without(value: Any, email: str, key: str) -> Any:
-    """An answer without the verified address, in any spelling and place, and without the key."""
+    """The response without the verified address, in any spelling and place, and without the key."""
     if isinstance(value, str):
         parts = email.casefold().rpartition("@")  # hide a part only as a whole value: "valid" may be a local part
         return "[value]" if value.casefold() in parts else without_values(value, (email, key), in_parts=False)

@@ -21,7 +21,7 @@ class CrmCreateDealOperator(CrmOperator):
     """Create a deal for a contact. By default the task is skipped if the contact already has a deal.
 
     A retry first looks for the deal, because an earlier try may have created it; the outcome is then ``found``. The API
-    has no search, so this reads the deals of the account, 10 with each call.
+    has no search, so this reads all deals of the account, 10 per call.
 
     XCom: ``{"id": <deal id>, "contact_id": ..., "stage_id": ..., "outcome": "created" | "found"}``.
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class _ExtractOperator(ExtractLineage, CrmOperator):
-    """Read a listing, ten records with each call, into a file: JSON lines, CSV or Parquet.
+    """Read a listing, ten records per call, into a file: JSON lines, CSV or Parquet.
 
     The file appears only when it is complete. A retry continues after the last page that was saved; a cleared task
     starts again. The XCom says whether the listing changed while it was read.
@@ -56,8 +56,8 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
         then fail
     :param changes_since: ``last``: write only the records that were created or changed since the last run, and the ids
-        of those that were removed, with the kind of change in ``crm_change``. All pages are read all the same
-    :param state_path: file that remembers what the last run has seen; one for each task
+        of those that were removed, with the kind of change in ``crm_change``. It still reads all pages
+    :param state_path: file that remembers the records of the last run; one for each task
     :param formula_guard: CSV: put an apostrophe before text that a spreadsheet could take for a formula
     :param column_types: Parquet: columns of ``text``, or types ``inferred`` from the records (numbers, timestamps,
         lists, structs)
@@ -88,7 +88,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
         if format is not None:
             format_of("", format)
         check_pyarrow(target, format)
-        if isinstance(fields, (list, tuple)) and not is_mapped(self):  # else an XCom that is not there yet
+        if isinstance(fields, (list, tuple)) and not is_mapped(self):  # otherwise an XCom that does not exist yet
             checked_fields(fields)
         if not is_mapped(self):
             check_changes_since(changes_since, state_path, fields)
@@ -145,7 +145,7 @@ class _ExtractOperator(ExtractLineage, CrmOperator):
                 raise
             except ExtractUnsaved:
                 if not tries_left(context["ti"]):
-                    self.log.info("No retry is left: the pages that were kept are removed.")
+                    self.log.info("No retry is left: the saved pages are removed.")
                     extract.discard()
                 raise
         note_listing(self, context, result)
@@ -169,7 +169,7 @@ class CrmExtractDealsOperator(_ExtractOperator):
 class CrmExtractListsOperator(_ExtractOperator):
     """Read all segmentation lists into a file; parameters and XCom as of :class:`_ExtractOperator`.
 
-    Not their members: which lists a contact is in is a field of the contact (``segmentedListsIds``).
+    It does not read their members: the lists of a contact are in its field ``segmentedListsIds``.
     """
 
     policy_name = "CrmExtractListsOperator"
@@ -179,7 +179,7 @@ class CrmExtractListsOperator(_ExtractOperator):
 def tracker_of(
     client: CrmClient, listing: Listing, since: Any, state_path: Any, fields: Any, ti: Any
 ) -> ChangeTracker | None:
-    """What compares a listing with that of the task's last run; None if all records are wanted.
+    """Compares a listing with that of the task's last run; None without ``changes_since``.
 
     :raises CrmInvalidValueError: if the arguments do not fit together, once templates are rendered
     """
@@ -208,7 +208,7 @@ def check_files(**paths: Any) -> None:
 
 
 def goes_on(operator: CrmOperator, error: e.CrmError, ti: Any) -> bool:
-    """Whether there will be another try, or this one after a wait, that can use the pages read so far."""
+    """Whether another try, or this one after a wait, can use the pages read so far."""
     waits = isinstance(error, e.CrmThrottledError)
     return operator.decide(error).action is Action.RETRY and (waits or tries_left(ti))
 
@@ -228,7 +228,7 @@ def url_path(target: Any) -> Any:
 
 
 def owner_of(ti: Any) -> Owner:
-    """The task instance. A user's clear raises ``max_tries``, a retry or a reschedule does not."""
+    """The task instance. Clearing the task raises ``max_tries``; a retry or a reschedule does not."""
     from crm_provider.extract.partial_pages import Owner
 
     work = "\n".join(str(part) for part in (ti.dag_id, ti.run_id, ti.task_id, ti.map_index))

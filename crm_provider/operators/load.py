@@ -63,10 +63,10 @@ class CrmLoadContactsOperator(LoadsFiles, CrmContactLoadOperator):
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
     :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of rows,
-        or a table that speaks Arrow's C stream (pandas, polars, DuckDB, pyarrow), also another task's result. Of rows
-        Airflow stores and shows only how many there are
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+        or a table that speaks Arrow's C stream (pandas, polars, DuckDB, pyarrow), or another task's result. For rows,
+        Airflow stores and shows only their number
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
+    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
@@ -111,10 +111,10 @@ class CrmLoadDealsOperator(LoadsFiles, CrmDealLoadOperator):
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Of rows Airflow stores and shows only how many there are
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of
+        rows, or another task's result. For rows, Airflow stores and shows only their number
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
+    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     """
@@ -149,23 +149,23 @@ class CrmLoadDealsOperator(LoadsFiles, CrmDealLoadOperator):
 class CrmDeleteContactsOperator(LoadsFiles, CrmLoadOperator):
     """Delete the contacts with the addresses of a source, such as the requests under a privacy law.
 
-    All contacts are read first, and each one is deleted that is the person of an address, however it is spelled. A
-    contact that has gone already counts as unchanged.
+    All contacts are read first, and then every contact that matches an address, in any spelling, is deleted. A
+    contact that no longer exists counts as unchanged.
 
     >>> CrmDeleteContactsOperator(task_id="erase", source="/data/erasure-{{ ds }}.csv", max_deletes=50)
 
     Further parameters and the XCom: :class:`~crm_provider.operators.load_base.CrmLoadOperator`.
 
-    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, or a list of
-        rows, also another task's result. Of rows Airflow stores and shows only how many there are
-    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, where the name of the file does not tell
-    :param source_options: how the files are to be read: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
+    :param source: path, URL or pattern of files (CSV, JSON lines, Parquet; also gzip), a list of them, a list of
+        rows, or another task's result. For rows, Airflow stores and shows only their number
+    :param source_format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``, if the file name does not show it
+    :param source_options: how to read the files: ``delimiter``, ``encoding``, ``quotechar``, ``header``,
         ``skip_lines`` (notes before the header line), ``null_values`` (words that stand for no value, also in a list
         of rows): :class:`~crm_provider.load.sources.options.FileOptions`
     :param mapping: ``{"email": <column>}``; None: the column ``email``
-    :param max_deletes: most contacts that all tries together may delete; if there are more, none is
-    :param every_spelling: read all contacts (ten with a call) and delete all spellings of an address; False makes one
-        call for each address as it is given
+    :param max_deletes: most contacts that all tries together may delete; if there are more, none is deleted
+    :param every_spelling: read all contacts (ten per call) and delete all spellings of an address; False makes one
+        call for each given address
     """
 
     template_fields: Sequence[str] = ("source", *CrmLoadOperator.template_fields)
@@ -212,7 +212,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
     :param rejects: the rejects file, for example ``"{{ ti.xcom_pull('load')['rejects_path'] }}"``; a pattern for those
         of a mapped load, ``"/data/rejects-{{ run_id }}.*.jsonl"``; or a list of both
     :param only: ``retryable``: rows that may succeed as they are; ``all``: also rows that need a correction first
-    :param kind: what the load has loaded: ``contacts``, ``deals`` or ``deletions`` (of contacts)
+    :param kind: the records of the load: ``contacts``, ``deals`` or ``deletions`` (of contacts)
     :param mode: of the load that rejected the rows; for deletions it has no meaning
     :param plan: as for the load
     :param empty: as for the load
@@ -295,18 +295,18 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
         return _kind_named(given.get("kind", "contacts"))
 
     def policy_operator(self) -> str | None:
-        """Rows of other kinds than contacts have the rules of the load that rejected them."""
+        """Rows of kinds other than contacts follow the rules of the load that rejected them."""
         return {DEALS.name: "CrmLoadDealsOperator", DELETIONS.name: "CrmDeleteContactsOperator"}.get(self.kind.name)
 
     def _refuse_options_of_others(self) -> None:
-        """Refuse what another kind of record needs: it would be ignored silently."""
+        """Refuse options of other kinds of records, which would be ignored silently."""
         for option, kind in OPTIONS_OF.items():
             if kind != self.kind.name and getattr(self, option):
                 raise SourceError(f"{option} is for kind={kind!r}, not {self.kind.name!r}; leave it out")
 
     def execute(self, context: Context) -> Any:
-        if not _given_paths(self.rejects):  # the XCom of a load that rejected no row
-            skip("Nothing to send: the load before has no rejects file.")
+        if not _given_paths(self.rejects):  # the XCom of a load without rejected rows
+            skip("Nothing to send: the earlier load has no rejects file.")
         return super().execute(context)
 
     def open_source(self) -> Source:
@@ -314,7 +314,7 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
 
         given = _given_paths(self.rejects)
         for path in given:
-            check_kept({"rejects": path})  # a load in another pod: nothing to find is not nothing to send
+            check_kept({"rejects": path})  # of a load in another pod: a missing file proves nothing
         paths = find_rejects(given)
         self._check_paths(paths)
         self.source_files = paths
@@ -345,13 +345,13 @@ class CrmRetryRejectsOperator(HidesSuppression, CrmLoadOperator):
 
 
 def _given_paths(rejects: Any) -> list[AnyPath]:
-    """The paths and patterns of the argument, without those of loads that rejected no row."""
+    """The paths and patterns of the argument, without those of loads without rejected rows."""
     given = rejects if isinstance(rejects, (list, tuple)) else [rejects]
     return [path_of(path, "rejects") for path in given if path not in (None, "", "None")]
 
 
 def _same_file(one: AnyPath, other: AnyPath) -> bool:
-    """Whether two paths are one file, however they are written."""
+    """Whether two paths, in any spelling, are the same file."""
     if isinstance(one, Path) and isinstance(other, Path):
         return one.resolve() == other.resolve()
     return str(one) == str(other)

@@ -55,7 +55,7 @@ ARGUMENTS = (
 """Arguments of all loads that are checked together, with those of their kind."""
 
 OTHER_ENDS = (InUse, NoSuchFile, LoadUnsaved, LoadInterrupted)
-"""What ends a try of a load and is no error of the CRM."""
+"""Exceptions other than the CRM's that end a try of a load."""
 
 
 class CrmLoadOperator(LoadLineage, CrmOperator):
@@ -79,7 +79,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     :param checkpoint_path: file that a retry resumes from, instead of Airflow's task state store
     :param errors_in_a_row: the load stops after so many consecutive rows that failed because of the server
     :param dry_run: check all rows and plan, but write nothing
-    :raises ValueError: if an argument is not valid; at DAG parse as far as it is known there
+    :raises ValueError: if an argument is not valid; at DAG parse if the argument is known then
     """
 
     work = Work.LOAD
@@ -166,17 +166,17 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         """The rows."""
 
     def lineage_inputs(self) -> Lineage:
-        """What the rows are read from, for OpenLineage; None if it has no name."""
+        """The source of the rows, for OpenLineage; None if it has no name."""
         return None
 
     @short_traceback(*ENDS, *OTHER_ENDS)
     def execute(self, context: Context) -> Any:
-        """Load; end as the counts and the error policy say."""
+        """Load, and end according to the counts and the error policy."""
         try:
             check_rendered(self)
             self.kind.check_arguments(self._arguments(), later=lambda _: False)  # what came from templates, too
             result = self.call(context)
-        except (InUse, NoSuchFile) as unready:  # may change: a try that Airflow has given up notices, a file arrives
+        except (InUse, NoSuchFile) as unready:  # may change: Airflow gives up this try, or a file arrives
             publish_reason(unready, context)
             fail(unready, context)
         except (LoadUnsaved, LoadInterrupted) as ended:
@@ -190,7 +190,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             from crm_provider.load.row_results import decide_run
 
             raise_for_decision(error, decide_run(error, self.error_policy), context)
-        except Exception as other:  # of a source, such as a database; a skip; a load that has left its result
+        except Exception as other:  # of a source such as a database, a skip, or a published result
             if self.last_result is None:
                 report_other(other, context)
             raise
@@ -215,7 +215,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
             self._push_result(run, context)
             raise
         except LoadInterrupted:
-            with suppress(AirflowRuntimeError):  # Airflow may take nothing more from a task that it has ended
+            with suppress(AirflowRuntimeError):  # Airflow may accept nothing more from a task that it has ended
                 self._push_result(run, context)
             raise
         finally:
@@ -225,7 +225,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
         return dict(result)
 
     def on_kill(self) -> None:
-        """Stop the load because Airflow ends the task; the next try goes on from there."""
+        """Stop the load because Airflow ends the task; the next try continues from there."""
         if self._cancel_token is not None:
             self._cancel_token.set()
 
@@ -261,7 +261,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
     def _path(self, name: str) -> AnyPath | None:
         """A file that the load writes. Each instance of a mapped task has its own.
 
-        Without ``map_index`` in the template all instances would name the same file, and replace each other's rows.
+        Without ``map_index`` in the template, all instances would write the same file and overwrite each other's rows.
 
         :raises SourceError: if it is not a path, or the file is deleted with the task's pod before anyone can read it
         """

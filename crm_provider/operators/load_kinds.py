@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 
 class HidesSuppression:
-    """The suppression list of an operator: its addresses are never shown."""
+    """The suppression list of an operator, whose addresses are never shown."""
 
     @property
     def suppression(self) -> Any:
-        """As Airflow shows it: of a list only how long it is."""
+        """As Airflow shows it: for a list only its length."""
         return self._suppression
 
     @suppression.setter
     def suppression(self, value: Any) -> None:
+        if value is ...:  # as a generated DAG has it
+            raise SourceError("suppression is ..., a place to fill in: give the addresses, or the path of a file")
         self._suppression = hide_list(value, "addresses")
 
 
@@ -89,7 +91,7 @@ class CrmDealLoadOperator(CrmLoadOperator):
     :param plan: ``auto`` takes the plan with the fewest calls; ``compare`` reads all deals of the CRM first and sends
         only what differs
     :param empty: what an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``
-    :param only_from_stages: stages that a deal may leave: one that is elsewhere is left alone and counted as skipped
+    :param only_from_stages: stages that a deal may leave: a deal in another stage is left alone and counted as skipped
     """
 
     kind = DEALS
@@ -111,7 +113,7 @@ class CrmDealLoadOperator(CrmLoadOperator):
 
 
 class LoadsFiles:
-    """An operator whose rows are files, or given themselves."""
+    """An operator whose source is files or rows."""
 
     if TYPE_CHECKING:
         source_files: Sequence[Any]
@@ -126,7 +128,7 @@ class LoadsFiles:
 
     @property
     def source(self) -> Any:
-        """As Airflow shows it: of rows only how many there are."""
+        """As Airflow shows it: for rows only their number."""
         return self._source
 
     @source.setter
@@ -144,11 +146,11 @@ class LoadsFiles:
         source = unmask(self.source)
         if isinstance(source, str) and source.lstrip().startswith("[{"):
             raise SourceError(
-                "source: the template made a text of a list of rows; give the task's output (source=extract.output), "
+                "source: the template turned a list of rows into text; give the task's output (source=extract.output), "
                 "or set render_template_as_native_obj=True for the DAG"
             )
         return open_source(with_connection(source), format=self.source_format, options=self.source_options)
 
     def lineage_inputs(self) -> Lineage:
-        """The files; not what is hidden in the source, because rows have no name."""
+        """The files; none for hidden rows, because rows have no name."""
         return lineage_of_files(self.source, self.source_files)

@@ -1,7 +1,7 @@
 """The schedule of a key in a small locked file: one budget for all processes of a user on this host.
 
 Nothing stays open between two calls, so that forks, deleted files and killed processes do no harm: the kernel releases
-the lock of a dead process, and a checksum detects a record that a kill left half written.
+the lock of a dead process, and a checksum detects a record that a kill left incomplete.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class HostFileStore:
 
     @contextmanager
     def _schedule(self) -> Iterator[Schedule]:
-        """The schedule, alone; what is changed is written back."""
+        """The locked schedule; changes are written back."""
         with self._file.open() as file:
             record = os.pread(file, RECORD_SIZE + 1, 0)
             schedule = Schedule.from_bytes(record) or Schedule(next=self._clock())

@@ -1,8 +1,9 @@
 """One budget for all hosts through a text that they can all read and write, such as an Airflow Variable.
 
-Each host takes its own slots, as :mod:`crm_provider.rate_limit.roster` says, and its processes share them through the
-host's file. Any process of a host exchanges for all of them when the time has come; the others use what it has read.
-A host that is not in the plan yet waits with its loads, and makes single calls and checks at a slow pace.
+Each host uses its own slots, by the plan of :mod:`crm_provider.rate_limit.roster`, and its processes share them
+through the host's file. When an exchange is due, one process of a host makes it for all of them; the others use the
+plan that it read. A host that is not in the plan yet delays its loads, and makes single calls and checks at a slow
+pace.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from crm_provider.rate_limit.schedule import Grant, GrantStatus, Lane, Pace, Rat
 from crm_provider.values.server_clock import ServerClock
 
 SHARED_MARGIN = 0.98
-"""Share of the allowed rate that the slots of all hosts take; the rest is for calls of hosts that have no slots."""
+"""Share of the allowed rate for the slots of all hosts; the rest is for hosts without slots."""
 
 GUEST_SLOTS = 25
 """Slots between two calls of a host that is not in the plan. It joins as soon as a caller has to wait: most tasks make
 one call, and joining costs requests."""
 
 CHECK_BACK = 1.0
-"""Seconds after joining until a host reads whether its entry is there: hosts that join at once overwrite each other."""
+"""Seconds after joining until a host checks that its entry exists: hosts that join at once overwrite each other."""
 
 EXCHANGE_TIME = 15.0
-"""Seconds after which an exchange that did not end counts as cut off."""
+"""Seconds after which an unfinished exchange counts as interrupted."""
 
 STALE = 2.5 * PERIOD
 """Seconds without an exchange after which the plan is not used: other hosts have taken over the slots."""
@@ -61,17 +62,17 @@ class SharedText(Protocol):
 
 @dataclass(frozen=True)
 class Lease:
-    """What the processes of a host know of the plan; times are those of the host's monotonic clock, but for the text.
+    """The plan as the processes of a host know it; times are those of the host's monotonic clock, except in the text.
 
     :param host: this host's name in the plan
     :param text: the plan as it was read last, with this host's own entry
     :param read_at: when it was read, by the CRM's clock
     :param exchanged: when this host wrote its entry last
-    :param next: when it is to exchange again
-    :param check: when it is to read whether its entry was overwritten, 0 if it knows
+    :param next: when the next exchange is due
+    :param check: when it must check that its entry was not overwritten, 0 if it has checked
     :param exchanging: when a process began to exchange, 0 if none does
     :param ahead: seconds that the CRM's clock is ahead of the host's monotonic clock
-    :param error: how wrong that may be, in seconds
+    :param error: maximum error of ``ahead``, in seconds
     :param calls: calls since the last exchange
     :param bulk: when a load or an extract last asked for a slot
     :param waited: when another caller last had to wait
@@ -114,10 +115,10 @@ class Lease:
         return Roster.parse(self.text, self.read_at)
 
     def weight(self, now: float, length: float) -> int:
-        """What this host needs: the most for a load; else twice as much if it has used most of its slots, half if few.
+        """The weight that this host needs: the maximum for a load, double if it used most of its slots, half if few.
 
         :param length: seconds of a slot
-        :return: 0 if the pace of a host without slots is enough
+        :return: 0 if the pace without slots is enough
         """
         if now - self.bulk < PERIOD:
             return WEIGHTS[-1]
@@ -134,7 +135,7 @@ class Lease:
         return WEIGHTS[place]
 
     def is_member(self) -> bool:
-        """Whether this host has slots, or will have some."""
+        """Whether this host has slots, now or later."""
         host = self.roster().hosts.get(self.host)
         return host is not None and host.final_weight > 0
 
@@ -143,7 +144,7 @@ class Lease:
 class HostPace(Pace):
     """The slots of one host.
 
-    :param roster: who may use which slot
+    :param roster: the plan of the slots
     :param host: this host's name in it
     :param length: seconds of a slot
     :param ahead: seconds that the CRM's clock is ahead of the clock of the schedule
@@ -165,12 +166,12 @@ class LeaseStore:
     """A host's part of a budget that all hosts share.
 
     :param slots: where the processes of this host share the host's slots
-    :param name: of the file in which they share what is known of the plan
+    :param name: name of the file in which they share the plan
     :param text: the plan that all hosts share
-    :param server_clock: the CRM's clock as this process has seen it
+    :param server_clock: the CRM's clock as this process knows it
     :param clock: the clock of ``slots``
     :param wall: this host's own clock, used until a response has shown the CRM's
-    :param host: this host's name in the plan, if its file has none yet; by default a made-up one
+    :param host: this host's name in the plan, if its file has none yet; by default a random name
     """
 
     def __init__(
@@ -214,16 +215,16 @@ class LeaseStore:
         if lane is not Lane.BULK and (starts is None or starts > at):
             return Pace(GUEST_SLOTS * shared, 1)
         if roster.active(at) == 1 and starts is not None and starts <= at:
-            return pace  # nobody else: the whole rate, its burst included
+            return pace  # no other host: the whole rate, including the burst
         part = roster.share(lease.host, at) or 1 / GUEST_SLOTS
         return HostPace(shared / part, 1, roster, lease.host, shared, lease.ahead)
 
     # -- the exchange --------------------------------------------------------------------------------------------
 
     def _current(self, lane: Lane, now: float) -> Lease:
-        """What this host knows of the plan, exchanged anew if the time has come.
+        """The plan as this host knows it, after an exchange if one is due.
 
-        :raises StoreUnusable: nothing is known, or it is too old
+        :raises StoreUnusable: if the plan is unknown or too old
         """
         with self._lease() as (kept, save):
             lease = self._timed(kept, now)
@@ -251,7 +252,7 @@ class LeaseStore:
         return now >= lease.next or lease.exchanged > now
 
     def _exchanged(self, lease: Lease, now: float) -> Lease:
-        """Read the plan, and write this host into it."""
+        """Read the plan, and add this host to it."""
         text = self._text.read()
         found = Roster.parse(text, self._clock() + lease.ahead)
         mine = found.hosts.get(lease.host)
@@ -270,7 +271,7 @@ class LeaseStore:
         return done
 
     def _timed(self, lease: Lease, now: float) -> Lease:
-        """The lease with the CRM's clock as well as this process knows it."""
+        """The lease with the CRM's clock as this process knows it."""
         span, own = self._server_clock.ahead(), self._wall() - now
         if span is None:
             return replace(lease, ahead=own) if lease.exchanged == -math.inf else lease
@@ -280,7 +281,7 @@ class LeaseStore:
         return replace(lease, ahead=own if low <= own <= high else (low + high) / 2, error=high - low)
 
     def _noted(self, lease: Lease, lane: Lane, grant: Grant, now: float) -> Lease:
-        """The lease with what a caller shows of this host's need."""
+        """The lease, updated by a caller's need for slots."""
         if grant.status is GrantStatus.GRANTED:
             lease = replace(lease, calls=lease.calls + 1)
         elif lane is not Lane.BULK and now - lease.waited > PERIOD / 20:
@@ -291,7 +292,7 @@ class LeaseStore:
 
     @contextmanager
     def _lease(self) -> Iterator[tuple[Lease, Callable[[Lease], None]]]:
-        """The lease, alone, and how to replace it."""
+        """The locked lease, and a function that replaces it."""
         with self._file.open() as file:
             record = os.pread(file, LARGEST_RECORD, 0)
 
@@ -305,7 +306,7 @@ class LeaseStore:
 
 
 _MARGINS = 0.99 / SHARED_MARGIN
-"""From the spacing that one host alone takes to that of all hosts together."""
+"""Factor from the spacing of a single host to that of all hosts together."""
 
 
 def _is_number(value: Any) -> bool:

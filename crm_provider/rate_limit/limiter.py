@@ -56,7 +56,7 @@ class RateLimiter(Protocol):
     def acquire(self, max_wait: float) -> float:
         """Wait for the next slot.
 
-        :param max_wait: seconds that the caller can wait at most
+        :param max_wait: maximum seconds that the caller can wait
         :return: seconds waited
         :raises BudgetBusy: immediately, if the slot is further away; then nothing is reserved
         """
@@ -165,10 +165,10 @@ class BudgetSettings(Protocol):
 class Budget:
     """The budget of a key.
 
-    :param store: where its schedule is kept
+    :param store: keeps its schedule
     :param rate: calls per second that the CRM allows
     :param burst: calls that the CRM allows at once
-    :param server_clock: the CRM's clock, for a store that goes by it; the callers narrow it down
+    :param server_clock: the CRM's clock, for a store that uses it; the callers make it more exact
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class MemoryStore:
         _memory_stores.add(self)
 
     def reset(self) -> None:
-        """Forget everything, including locks."""
+        """Reset the state and the locks."""
         self._lock = threading.Lock()
         self._schedule = Schedule()
 
@@ -263,11 +263,11 @@ class MemoryStore:
 
 
 class FallbackStore:
-    """A store, and a second one while the first fails. One warning says so, and one line says that it works again.
+    """A store with a fallback while it fails. It logs one warning, and one line when the first works again.
 
     :param first: the store to use
     :param second: the store to use while the first fails
-    :param otherwise: what using the second store means, for the warning
+    :param otherwise: the consequence of using the second store, for the warning
     """
 
     def __init__(
@@ -319,7 +319,7 @@ def limiter_for(
     """The budget of a connection's key: the same object for the same key, with the latest limits.
 
     :param lane: the kind of caller
-    :param sleep: how these callers sleep until their slot; an exception of it ends the wait
+    :param sleep: how these callers sleep until their slot; an exception that it raises ends the wait
     :raises CrmConfigurationError: if the store needs a package that is not installed
     """
     if settings.rate_store == "off":
@@ -338,7 +338,7 @@ def limiter_for(
 def store_for(settings: BudgetSettings, server_clock: ServerClock | None = None) -> RateStore:
     """The store that the settings name, with its fallbacks.
 
-    :param server_clock: the CRM's clock, for a store that goes by it
+    :param server_clock: the CRM's clock, for a store that uses it
     """
     if settings.rate_store == "process":
         return MemoryStore()
@@ -364,7 +364,7 @@ _shared_text: Callable[[str], SharedText] | None = None
 
 
 def share_through(factory: Callable[[str], SharedText]) -> None:
-    """Say how a text that all hosts can read and write is made: this package's core does not know Airflow.
+    """Set the factory of texts that all hosts can read and write, because the core does not import Airflow.
 
     :param factory: from the name of a budget to its text
     """
@@ -373,7 +373,7 @@ def share_through(factory: Callable[[str], SharedText]) -> None:
 
 
 def shared_clock_of(limiter: RateLimiter) -> ServerClock | None:
-    """The CRM's clock that all callers of a budget narrow down; None if the budget does not go by it."""
+    """The CRM's clock, shared by all callers of a budget; None if the budget does not use it."""
     while isinstance(limiter, ShareRateLimiter):
         limiter = limiter.whole
     return limiter.budget.server_clock if isinstance(limiter, LaneRateLimiter) else None

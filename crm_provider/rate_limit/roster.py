@@ -1,11 +1,11 @@
-"""Which host may use which slot of a key's rate: a plan that all hosts read from one shared text.
+"""The plan of the slots of a key's rate: all hosts read it from one shared text.
 
 It has no clock, lock or I/O.
 
-Time is cut into slots, one for each call that the CRM allows. The hosts that are busy take them in turn. Each host
-comes back to the shared text every :data:`PERIOD` seconds, at a time of its own, and says when it will come again. A
-change (a host that joins, needs less, or is gone) takes effect at a time by which all others will have read it, so
-no slot has two owners. Until then the slots of a dead host belong to the next one in the ring, which misses it first.
+Time is divided into slots, one for each call that the CRM allows. Busy hosts use them in turn. Each host reads and
+writes the shared text every :data:`PERIOD` seconds, at its own time, and announces its next exchange. A change (a host
+that joins, needs less, or has ended) takes effect once all other hosts will have read it, so no slot has two owners.
+Until then the slots of a dead host belong to the next one in the ring, which notices its absence first.
 
 All times are by the CRM's clock, which every host sees in the responses, so the clocks of the hosts do not matter.
 """
@@ -26,41 +26,41 @@ CHANGE_DELAY = 1.5
 """Seconds after everyone's next exchange until a change takes effect: for late exchanges and inexact clocks."""
 
 LATE = 0.6
-"""Share of the time to the next host's exchange that a host may be late before that one takes over its slots."""
+"""How late a host may be before the next one takes over its slots: a share of the time to that host's exchange."""
 
 FORGOTTEN = 3 * PERIOD
-"""Seconds after which a host that did not come back is left out of the text."""
+"""Seconds after which a host without an exchange is removed from the text."""
 
 WEIGHTS = (1, 2, 4, 8)
-"""What a host may need: the first for an occasional call, the last for a load."""
+"""Weights of a host: the first for an occasional call, the last for a load."""
 
 MOST_HOSTS = 500
-"""Hosts in the text; more would make it too large."""
+"""Maximum hosts in the text; more would make it too large."""
 
 LONGEST_ID = 64
 
 Share = tuple[float, int]
-"""From when on which weight holds."""
+"""Start time and weight."""
 
 
 @dataclass(frozen=True)
 class Host:
     """A host in the shared text.
 
-    :param due: when it will come again
-    :param shares: weights and the times from which they hold, in order; before the first the weight is 0
+    :param due: when its next exchange is due
+    :param shares: weights and their start times, in order; before the first the weight is 0
     """
 
     due: float
     shares: tuple[Share, ...] = ()
 
     def weight(self, at: float) -> int:
-        """The weight that holds at a time."""
+        """The weight at a time."""
         return next((weight for begin, weight in reversed(self.shares) if begin <= at), 0)
 
     @property
     def final_weight(self) -> int:
-        """The weight after all changes that are known."""
+        """The weight after all known changes."""
         return self.shares[-1][1] if self.shares else 0
 
     def changed(self, at: float, weight: int, now: float) -> Host:
@@ -80,7 +80,7 @@ class Roster:
 
     @classmethod
     def parse(cls, text: str | None, read_at: float) -> Roster:
-        """Read the shared text; what makes no sense is left out, since every host writes itself in again."""
+        """Read the shared text. Invalid parts are dropped, because every host writes its entry again."""
         try:
             found = json.loads(text or "{}")
         except (ValueError, RecursionError):
@@ -104,9 +104,9 @@ class Roster:
         )
 
     def exchanged(self, me: str, weight: int) -> Roster:
-        """What a host writes, having read this: itself with its next time, and those that did not come back.
+        """The text that a host writes after reading this: its own next exchange, without hosts that missed theirs.
 
-        :param weight: what it needs; 0 if it leaves
+        :param weight: the weight that it needs; 0 if it leaves
         """
         now = self.read_at
         kept = {name: host for name, host in self.hosts.items() if name == me or host.due + FORGOTTEN > now}
@@ -123,21 +123,21 @@ class Roster:
         return Roster(kept, now)
 
     def dead(self, me: str) -> set[str]:
-        """The hosts that should have come back before this was read."""
+        """The hosts whose exchange was due before this was read."""
         late = LATE * PERIOD / max(len(self.hosts), 1)
         return {name for name, host in self.hosts.items() if name != me and host.due + late < self.read_at}
 
     def starts(self, me: str, at: float) -> float | None:
-        """From when on a host has slots: a time that has passed if it has them, None if that is not known."""
+        """The time from which a host has slots: in the past if it has them, None if unknown."""
         host = self.hosts.get(me)
         times = [begin for begin, weight in host.shares if weight] if host else []
         return None if not times or host is None or not host.final_weight else at if host.weight(at) else times[-1]
 
     def next_slot(self, me: str, at: float, length: float) -> float:
-        """The first slot of a host that begins at a time or later.
+        """The start of the first slot of a host at a time or later.
 
         :param length: seconds of a slot
-        :return: when it begins; a period later if there is none
+        :return: its start; a period later if there is none
         """
         dead = self.dead(me)
         number = math.ceil(at / length - 1e-6)
@@ -153,13 +153,13 @@ class Roster:
         return at + PERIOD
 
     def share(self, me: str, at: float) -> float:
-        """The part of the slots that a host has at a time."""
+        """The share of the slots of a host at a time."""
         pattern = _pattern(self._weights(at))
         dead = self.dead(me)
         return sum(self._heir(name, dead, at) == me for name in pattern) / max(len(pattern), 1)
 
     def active(self, at: float) -> int:
-        """How many hosts have slots at a time."""
+        """The number of hosts with slots at a time."""
         return len(self._weights(at))
 
     def _weights(self, at: float) -> tuple[tuple[str, int], ...]:
@@ -167,12 +167,12 @@ class Roster:
         return tuple((name, weight) for name, weight in weights if weight)
 
     def _stretches(self, at: float) -> Iterator[tuple[float, float]]:
-        """The stretches of time without a change, from a time on."""
+        """The intervals without a change, starting at a time."""
         changes = sorted({begin for host in self.hosts.values() for begin, _ in host.shares if begin > at})
         yield from zip([at, *changes], [*changes, math.inf], strict=True)
 
     def _heir(self, name: str, dead: Collection[str], at: float) -> str | None:
-        """Whose a slot is: its host's, or that of the first one after it that is alive."""
+        """The user of a slot: its owner, or the first host after it that is alive."""
         if name not in dead:
             return name
         ring = [other for other, _ in self._weights(at)]
@@ -181,7 +181,7 @@ class Roster:
 
 
 def next_exchange(now: float, me: str, names: Collection[str]) -> float:
-    """When a host is to come again: the hosts come one after the other, evenly spread over a period."""
+    """The next exchange of a host: the exchanges are spread evenly over a period."""
     ring = sorted({*names, me})
     phase = PERIOD * ring.index(me) / len(ring)
     earliest = now + PERIOD / 4
@@ -190,7 +190,7 @@ def next_exchange(now: float, me: str, names: Collection[str]) -> float:
 
 @lru_cache(maxsize=256)
 def _pattern(weights: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    """The owners of the slots, which repeat: each host as often as its weight says (stride scheduling)."""
+    """The owners of the slots, which repeat: each host in proportion to its weight (stride scheduling)."""
     divisor = math.gcd(*(weight for _, weight in weights)) if weights else 1
     parts = {name: weight // divisor for name, weight in weights}
     passes = {name: 0.5 / part for name, part in parts.items()}
@@ -203,7 +203,7 @@ def _pattern(weights: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
 
 
 def _host(entry: Any, read_at: float) -> Host | None:
-    """A host of the shared text, None if its entry makes no sense."""
+    """A host of the shared text, None if its entry is invalid."""
     if not isinstance(entry, list) or not entry or not _is_near(entry[0], read_at) or len(entry) > 3:
         return None
     shares = []
@@ -219,5 +219,5 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_near(value: Any, read_at: float) -> bool:
-    """Whether a host's next time can be true: one that is hours ahead would never be missed."""
+    """Whether a host's next exchange is plausible: one that is hours ahead would never count as missed."""
     return _is_time(value) and value < read_at + 3 * PERIOD

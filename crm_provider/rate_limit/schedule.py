@@ -22,15 +22,15 @@ MARGIN = 0.99
 """Share of the allowed rate that is used. Calls that are 1 % too fast are refused; 1 % too slow costs 1 %."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds that a refusal may hold back the other callers of the key. A longer wait is not about the rate: each caller
-learns of it from the CRM and decides by itself (a task frees its worker slot, a sensor checks later)."""
+"""Maximum seconds that a refusal holds back the other callers of the key. A longer wait is not about the rate: the CRM
+reports it to each caller, which decides by itself (a task frees its worker slot, a sensor checks later)."""
 
 
 class Lane(Enum):
     """A kind of caller. Each lane gets its share of the budget, and whatever the others leave."""
 
     SINGLE = "single"
-    """Single calls of tasks, for which a person or a pipeline waits."""
+    """Single calls of tasks, on which a person or a pipeline waits."""
     WAITING = "waiting"
     """Repeated checks of sensors and triggers."""
     BULK = "bulk"
@@ -48,12 +48,12 @@ NO_SHOW_AFTER = 0.1
 """Seconds within which the next caller must ask; well below GRANT_AHEAD, so that a dead caller wastes no slot."""
 
 LONGEST_RETRY_DELAY = 0.5
-"""Seconds after which a waiting caller asks again at the latest."""
+"""Maximum seconds until a waiting caller asks again."""
 
 SHORTEST_RETRY_DELAY = 0.002
 
 MOST_WAITING = 100_000
-"""Waiting callers of a lane. If there are more, the state is corrupt."""
+"""Maximum waiting callers of a lane. If there are more, the state is corrupt."""
 
 LANES = tuple(Lane)
 
@@ -75,23 +75,23 @@ class Pace:
         return cls(1.0 / (rate * MARGIN), max(burst - 1, 1))
 
     def first_slot(self, at: float) -> float:
-        """The first slot at a time or later; here any time is one."""
+        """The first slot at a time or later; here every time is a slot."""
         return at
 
     def after(self, slot: float) -> float:
-        """The time from which on the slot after this one may be given out."""
+        """The earliest time of the slot after this one."""
         return slot + self.spacing
 
 
 class GrantStatus(IntEnum):
-    """What the caller must do."""
+    """The instruction to the caller."""
 
     GRANTED = 0
     """Send the call after these seconds: the slot is granted."""
     RETRY_AFTER = 1
     """Ask again after these seconds, with the ticket."""
     REJECTED = 2
-    """There is no slot in time: it is these seconds away."""
+    """There is no slot in time: the next one is these seconds away."""
 
 
 @dataclass(frozen=True)

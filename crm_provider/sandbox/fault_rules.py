@@ -17,7 +17,7 @@ from crm_provider.sandbox.settings import Clock
 class FaultStatus:
     """A rule and its counters.
 
-    :param matched: number of requests that the rule was about
+    :param matched: number of requests that the rule matched
     :param hits: number of requests that it was applied to
     :param active: False once its count or its lifetime is used up
     """

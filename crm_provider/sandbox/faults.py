@@ -1,4 +1,4 @@
-"""Faults: which requests a rule is about, and what it does to them. ``fault_rules`` decides when a rule applies."""
+"""Faults: the requests that a rule matches, and its effect. ``fault_rules`` decides when a rule applies."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _IN_FRONT = frozenset({"drop", "html", "redirect"})
 
 @dataclass(frozen=True, kw_only=True)
 class RequestFacts:
-    """What rules look at in a request.
+    """The properties of a request that rules check.
 
     :param path: decoded path below ``/v2``
     :param template: the route's path with placeholders
@@ -109,8 +109,8 @@ class Fault:
     :param count: applies at most this often
     :param seconds: the rule ends this long after it was added
     :param probability: applies to a matching request with this probability
-    :param seed: of the random numbers for ``probability``: the same seed selects the same requests
-    :raises ValueError: the rule makes no sense; the message names the nearest valid choice
+    :param seed: seed of the random numbers for ``probability``: the same seed selects the same requests
+    :raises ValueError: the rule is invalid; the message names the nearest valid choice
     """
 
     effect: Effect
@@ -159,7 +159,7 @@ class Fault:
         return self.effect in _IN_FRONT or (self.effect == "error" and self.reply.gateway is not None)
 
     def matches(self, facts: RequestFacts) -> bool:
-        """Whether the rule is about this request, regardless of counters and lifetime."""
+        """Whether the rule matches this request, regardless of counters and lifetime."""
         if self.method is not None and self.method.upper() != facts.method:
             return False
         if self.path != facts.template and not fnmatch.fnmatchcase(facts.path, self.path):

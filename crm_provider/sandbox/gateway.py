@@ -1,4 +1,4 @@
-"""How a request passes the sandbox: route, key, faults in front, rate limit, faults behind it, backend, journal.
+"""The steps of a request in the sandbox: route, key, faults in front, rate limit, faults behind it, backend, journal.
 
 Pure Python: a request comes in as a value and an outcome is returned. ``http_server`` puts HTTP around it.
 """
@@ -81,7 +81,7 @@ class Gateway:
         """Change settings until the next reset. Changing the rate limit fills the bucket.
 
         :return: the current settings
-        :raises ValueError: a value is not possible, or the field can only be changed by a reset
+        :raises ValueError: a value is invalid, or the field can only be changed by a reset
         """
         if fixed := sorted(_ONLY_BY_RESET & changes.keys()):
             raise ValueError(f"{' and '.join(fixed)} can only be changed by a reset")
@@ -158,7 +158,7 @@ class Gateway:
         row = magic_email(email) if self.settings.magic else None
         return row is not None and row.blocked
 
-    # -- book-keeping ------------------------------------------------------------------------------------
+    # -- journal and counters ------------------------------------------------------------------------------------
 
     def _record(self, parsed: ParsedRequest, request_id: str, outcome: RequestOutcome) -> None:
         self.journal.add(

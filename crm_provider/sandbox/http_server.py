@@ -34,7 +34,7 @@ CLOSE_EXTENSION = "crm_provider.sandbox.close"
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
-"""Seconds. Both take one at most, but a machine under load may be much slower."""
+"""Seconds. Both take at most one, but a machine under load may be much slower."""
 KEEP_ALIVE = 300.0
 """Seconds. uvicorn's default of 5 closes the idle connections of a client that waits, which looks like a fault."""
 _GRACE = 0.1
@@ -54,7 +54,7 @@ class SandboxApp:
     """The ASGI app of a gateway: dates every response, refuses what it must not accept, and dispatches the rest.
 
     Every path outside ``/__sandbox__`` goes to the API, also those outside ``/v2``: the real gateway responds to every
-    path, so a base URL without ``/v2`` must look as it does there.
+    path, so a base URL without ``/v2`` must have the same effect as there.
 
     :param closing: set when the server stops; delayed responses are sent then
     :param allowed_hosts: hosts besides this machine's loopback that a request may be sent to: ``name`` for any port,
@@ -74,7 +74,7 @@ class SandboxApp:
             await self._admin(scope, receive, send)
             return
         body = await _read_body(receive)
-        if body is None:  # the client left before it had sent everything: nobody receives the request
+        if body is None:  # the client left before it had sent everything: the request is dropped
             return
         admin = scope["path"] == ADMIN_PATH or scope["path"].startswith(f"{ADMIN_PATH}/")
         dated = self._dated(send)
@@ -191,7 +191,7 @@ def _raw_request(scope: Scope, body: bytes) -> RawRequest:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The body; of a body above the limit just enough to see that. None if the client closed the connection first."""
+    """The body, read only up to the limit. None if the client closed the connection first."""
     body = bytearray()
     while True:
         message = await receive()

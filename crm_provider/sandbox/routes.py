@@ -1,4 +1,4 @@
-"""The API's routes, and a request as it is understood before anything is decided about it."""
+"""The API's routes, and the parsing of a request before any decision about it."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class RawRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedRequest:
-    """A request and what can be read from it.
+    """A request and its parsed parts.
 
     :param route: None if the gateway knows no such route
     :param refusal: set if the body cannot be read; only the backend reports it

@@ -31,7 +31,7 @@ from crm_provider.sandbox.store import (
 )
 
 SEEDED_AT = "2024-01-01T00:00:00.000Z"
-"""``createdAt`` of seeded records: fixed, so that equal seeds are identical, and older than anything created now."""
+"""``createdAt`` of seeded records: fixed, so that equal seeds are identical, and older than any new record."""
 
 _LONGEST_DELAY = 1e9
 """Seconds."""
@@ -127,7 +127,7 @@ class StateFile:
         except ValueError as broken:
             raise ValueError(f"the state file {self._path} cannot be read ({broken}); remove it") from None
         if not isinstance(found, dict):
-            raise ValueError(f"the state file {self._path} holds no state of a sandbox; use another path")
+            raise ValueError(f"the state file {self._path} does not contain the state of a sandbox; use another path")
         return found
 
     def write(self, document: JsonObject) -> None:

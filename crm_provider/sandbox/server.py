@@ -50,7 +50,7 @@ class Sandbox:
     :param state: file that keeps the data for the next sandbox, see :class:`~crm_provider.sandbox.seeds.StateFile`. It
         takes precedence over the seed. Settings, faults and the journal are not kept
     :param settings: the fields of :class:`~crm_provider.sandbox.SandboxSettings`
-    :raises ValueError: a setting, the seed, the state or a host is not possible
+    :raises ValueError: a setting, the seed, the state or a host is invalid
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Sandbox:
 
     @property
     def store(self) -> CrmStore:
-        """The state of the CRM, to read and to change."""
+        """The state of the CRM, which may be read and changed."""
         return self._gateway.store
 
     @property
@@ -156,7 +156,7 @@ class Sandbox:
     def configure(self, **changes: Unpack[SandboxOptions]) -> SandboxSettings:
         """Change settings until the next reset, for example ``configure(api_key=None)``: the key is revoked.
 
-        :raises ValueError: a value is not possible, or the field (seed, journal_size) can only be changed by a reset
+        :raises ValueError: a value is invalid, or the field (seed, journal_size) can only be changed by a reset
         """
         return self._gateway.configure(**changes)
 
@@ -178,7 +178,7 @@ class Sandbox:
 
         :param fault: the rule; or pass the fields of :class:`~crm_provider.sandbox.Fault`
         :return: the rule with its name
-        :raises ValueError: the rule makes no sense; the message names the nearest valid choice
+        :raises ValueError: the rule is invalid; the message names the nearest valid choice
         """
         if fault is not None and fields:
             raise TypeError("pass a Fault or its fields, not both")
@@ -248,7 +248,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if os.name == "posix":  # frees the port of a sandbox that has just stopped; on Windows it does something else
+        if os.name == "posix":  # frees the port of a sandbox that has just stopped; on Windows its meaning differs
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen()

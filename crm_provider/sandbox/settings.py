@@ -1,4 +1,4 @@
-"""How a sandbox is set up: its settings, its clock, and the hosts it answers to."""
+"""The set-up of a sandbox: its settings, its clock, and the hosts that it serves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SandboxSettings:
     :param membership_delay: seconds until a new list membership shows on the contact
     :param magic: whether the addresses at ``sandbox.test`` misbehave
     :param journal_size: how many requests the journal keeps
-    :raises ValueError: a value is not possible; the message names the nearest valid choice
+    :raises ValueError: a value is invalid; the message names the nearest valid choice
     """
 
     seed: str | Mapping[str, Any] = "demo"

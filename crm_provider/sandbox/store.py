@@ -1,4 +1,4 @@
-"""The state of the CRM: its records, and the rules by which the API changes them. Nothing in here knows HTTP."""
+"""The state of the CRM: its records, and the rules by which the API changes them. It is independent of HTTP."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ class CrmStore:
         stage_id: str | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> DealRecord:
-        """Change what is given. The stage must belong to the deal's pipeline; a new contact must not have a deal."""
+        """Change the given fields. The stage must belong to the deal's pipeline; a new contact must not have a deal."""
         with self.lock:
             deal = self.deal(deal_id)
             owner = self.contact_with_id(contact_id or deal.contact_id).id
@@ -332,7 +332,7 @@ class CrmStore:
     def add_list(self, name: str, *, appears_after: float = 0.0) -> SegmentationList:
         """Add a segmentation list.
 
-        :param appears_after: seconds until the API knows it, so that a sensor has something to wait for
+        :param appears_after: seconds until the API knows it, so that a sensor has to wait for it
         """
         visible_from = self.clock.monotonic() + appears_after
         return self.put_list(SegmentationList(id=ids.list_id(name), name=name, visible_from=visible_from))
@@ -375,7 +375,7 @@ class CrmStore:
             return pipeline
 
     def replace_with(self, other: CrmStore) -> None:
-        """Take over the records of another store. Everything else is deleted, started automations too."""
+        """Replace all records, including started automations, by those of another store."""
         with self.lock:
             self._automations.clear()
             for mine, theirs in zip(self._tables(), other._tables(), strict=True):

@@ -58,7 +58,7 @@ STATE_KEY = "crm_waiting"
 class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
     """Waits for a condition in the CRM.
 
-    The error policy decides which errors mean "not yet" and which end the wait; ``silent_fail`` and ``never_fail`` do
+    The error policy decides which errors mean "not yet" and which end the wait. ``silent_fail`` and ``never_fail`` do
     not change that. ``soft_fail`` skips on a timeout only. A refused API key always fails.
 
     :param crm_conn_id: the Airflow connection
@@ -176,7 +176,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             memory={**asdict(self._waiting), "not_before": to_wall(self._waiting.not_before)},
         )
         self.log.info(
-            "Waits in the triggerer, without a worker's slot.\nA check every %g s, until %s.",
+            "Waits in the triggerer, without a worker slot.\nA check every %g s, until %s.",
             self.poke_interval,
             moment(datetime.fromtimestamp(started + self.timeout, timezone.utc)),
         )
@@ -237,7 +237,7 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         )
         if decision.action is not Action.WAIT:
             self._ends = decision
-            # with these flags the base class would hide the error; the policy decides what ends the wait
+            # with these flags the base class would hide the error, but the policy decides what ends the wait
             self.silent_fail = self.never_fail = False
             raise error
         self.log.info("%s", record(f"Not yet: {error.happened}"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CrmContactSensor(CrmSensor):
-    """Waits until a contact exists and has the status and attribute values that are given.
+    """Waits until a contact exists and has the given status and attribute values.
 
     XCom: ``{"id": <contact id>, "status": ...}``.
 

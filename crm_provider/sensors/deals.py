@@ -25,7 +25,7 @@ class CrmDealStageSensor(CrmSensor):
 
     :param deal_id: id of the deal
     :param stage_ids: id of the stage, or several
-    :param until: ``in`` one of them, or ``left`` them all
+    :param until: ``in`` one of them, or ``left`` all of them
     """
 
     template_fields: Sequence[str] = ("deal_id", "stage_ids", *CrmSensor.template_fields)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class CrmListSensor(CrmSensor):
     """Waits until a segmentation list exists, or has a number of members.
 
-    XCom: ``{"id": <list id>, "name": ...}``; with ``min_members``: ``{"id": <list id>, "members": ...}``, counted up to
-    where the check stopped.
+    XCom: ``{"id": <list id>, "name": ...}``; with ``min_members``: ``{"id": <list id>, "members": ...}``, counted until
+    the check stopped.
 
     :param list_id: its id
     :param list_name: its exact name; two lists with this name are an error. Give either id or name
-    :param min_members: wait until the list has at least so many members. The API has no count: a check reads the
-        contacts of the account, ten with each call, until it is clear
+    :param min_members: wait until the list has at least this number of members. The API has no count, so a check
+        reads the contacts of the account, ten per call, until the result is clear
     """
 
     template_fields: Sequence[str] = ("list_id", "list_name", "min_members", *CrmSensor.template_fields)
@@ -72,7 +72,7 @@ class CrmListSensor(CrmSensor):
 class CrmListMembershipSensor(CrmSensor):
     """Waits until contacts are in a segmentation list.
 
-    A check asks for the contacts that were not seen there yet, one call each, and stops at the first that is missing.
+    A check reads the contacts that were not found there yet, one call each, and stops at the first missing one.
 
     XCom: ``{"list_id": ..., "contact_ids": [...]}``, the contacts found in the list.
 

@@ -60,7 +60,7 @@ def load_alert(notify: Callable[[Context], Any], *, when: When = "always") -> Ca
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What people want to know of a load.
+    """The facts about a load that people need.
 
     :param name: DAG and task
     :param state: how the task ended
@@ -105,7 +105,7 @@ class LoadSummary:
 
     @property
     def markdown(self) -> str:
-        """Markdown that chats and web pages show alike: a list, and an address as it is."""
+        """Markdown that chats and web pages show alike: a list, and a plain address."""
         return "\n".join([f"`{self.name}`: {self.state}", "", *(f"- {line}" for line in self._all_lines)])
 
     @property
@@ -126,9 +126,9 @@ def _page(ti: Any) -> str | None:
 
 
 def _reasons(error: Any, ending: str | None) -> list[str]:
-    """Why the task failed. A text of an unknown error may hold anything: only its class is shown.
+    """Why the task failed. For an unknown error only the class is shown, because its text may hold anything.
 
-    :param ending: how the load ended, if it came that far
+    :param ending: how the load ended, if it started
     """
     known = next((found for found in (error, getattr(error, "__cause__", None)) if isinstance(found, SAFE)), None)
     if isinstance(known, CrmError):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     PathsOrRows: TypeAlias = PathArgument | Sequence[PathArgument | Mapping[str, Any]] | ArrowStream
     """Files or rows."""
     Rows: TypeAlias = PathsOrRows | Iterable[Mapping[str, Any]]
-    """Rows of a task or a script, also of a generator."""
+    """Rows of a task or a script, or of a generator."""
     PathsOrAddresses: TypeAlias = PathArgument | Collection[PathArgument]
     """Files or addresses."""
     Callbacks: TypeAlias = Callable[[Context], None] | list[Callable[[Context], None]] | None
@@ -240,7 +240,7 @@ class DealLoadSettings(LoadSettings, total=False):
     empty: Empty
     """What an empty value becomes unless the mapping says it: ``skip``, ``clear`` or ``keep``."""
     only_from_stages: Templated[str | Sequence[str]]
-    """Stages that a deal may leave: one that is elsewhere is left alone and counted as skipped."""
+    """Stages that a deal may leave: a deal in another stage is left alone and counted as skipped."""
 
 
 class LoadArguments(CrmRowArguments, LoadSettings, total=False):

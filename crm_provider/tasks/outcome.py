@@ -48,39 +48,39 @@ Facts: TypeAlias = Iterable[tuple[str, str | None]]
 log = logging.getLogger(__name__)
 
 WIDTH, PREFIX = 110, 32
-"""Characters of a line that Airflow's log view shows in a window of 1,280 pixels; of its own before the first."""
+"""Characters of a line in Airflow's log view at 1,280 pixels, and of the prefix that it adds to the first line."""
 
-OTHER_ADVICE = """Its message is below, after "Task failed with exception". A retry helps against what passes, such as a
-lost connection; otherwise correct the cause and clear the task."""
+OTHER_ADVICE = """Its message is below, after "Task failed with exception". A retry helps if the cause is
+temporary, such as a lost connection; otherwise correct the cause and clear the task."""
 
 DOCS = 'docs/operations.md, "What to do, by error family"'
 
 PACKAGE = "crm_provider."
 OUTER = tuple(f"{PACKAGE}{name}." for name in ("operators", "sensors", "transfers", "tasks"))
-"""What may call code of the DAG's author, such as a ``call`` that a subclass overrides."""
+"""Packages that may call code of the DAG's author, such as a ``call`` that a subclass overrides."""
 
 MAX_TOTAL_WAIT = 24 * 3600.0
-"""Seconds after a task's first reschedule from which it is not rescheduled again and ``retries`` apply."""
+"""Seconds after a task's first reschedule; then it is not rescheduled again and ``retries`` apply."""
 
 ERROR_XCOM = "crm_error"
 """XCom key of the error that decided a task's state. It contains no values."""
 
 ENDS = (e.CrmError, AirflowFailException, AirflowSensorTimeout)
-"""Exceptions that end a task on purpose, after a record in its log: their frames say no more."""
+"""Exceptions that end a task on purpose, after a record in its log: their frames add nothing."""
 
 RECORDED = (AirflowRescheduleException, AirflowSkipException, *ENDS[1:])  # they follow a record in the log
 
 REASON_XCOM, LONGEST_REASON = "crm_reason", 1000
-"""XCom key of the reason of a load that ends before its first call, if it is no error of the CRM; its characters."""
+"""XCom key of the reason of a load that ends before its first call without an error of the CRM; maximum characters."""
 
 
 # -- the traceback ------------------------------------------------------------------------------------------
 
 
 def short_traceback(*kinds: type[BaseException]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: leaves out the frames of this package, and those below them, of some exceptions.
+    """A decorator that removes the frames of this package, and those below them, from some exceptions.
 
-    Without effect on Python 3.10, and if the log level of this package is DEBUG.
+    It has no effect on Python 3.10, or if the log level of this package is DEBUG.
 
     :param kinds: the exceptions whose message says everything
     """
@@ -103,7 +103,7 @@ class _Shortened(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None, /
     ) -> None:
-        # the frame of the `with` is added before, and not again when the exception goes on (Python 3.11+)
+        # Python 3.11+ adds the frame of the `with` before, and not again when the exception propagates
         if isinstance(error, self._kinds) and not log.isEnabledFor(logging.DEBUG):
             leave_out_own_frames(error)
 
@@ -124,7 +124,7 @@ def _shortened(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def _foreign(traceback: TracebackType | None) -> Iterator[TracebackType]:
-    """The frames that are not of this package, down to where its client begins."""
+    """The frames outside this package, down to the first frame of its client."""
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__", ""))
         if not module.startswith(PACKAGE):
@@ -148,8 +148,8 @@ def crm_errors(on_error: OnError | None = None) -> AbstractContextManager[None]:
     ...     with crm_errors({"CONTACT_NOT_FOUND": "skip"}):
     ...         CrmHook().request("POST", "/contacts/{email}/notes", path_params={"email": email}, json={...})
 
-    A load that ends early has decided by its own ``on_error``; one whose source is not valid, or with too many rejected
-    rows, is not retried.
+    A load that ends early has decided by its own ``on_error``; a load with an invalid source or with too many rejected
+    rows is not retried.
 
     :param on_error: overrides, as for operators
     :raises ValueError: if a line of ``on_error`` is invalid
@@ -177,11 +177,11 @@ class _CrmErrors(ContextDecorator, AbstractContextManager[None]):
                 _raise_outside_of_a_task(error, decision)
             raise_for_decision(error, decision, context)
         except e.CrmError:
-            error.__traceback__ = traceback  # it goes on, without the frames of this method
+            error.__traceback__ = traceback  # it propagates, without the frames of this method
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether an error of a load comes again with each try."""
+    """Whether an error of a load would occur again in every try."""
     from crm_provider.load.report import TooManyRejects
     from crm_provider.load.rows import NoSuchFile, SourceError
 
@@ -189,7 +189,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def _decided_by_a_load(error: e.CrmError) -> Decision | None:
-    """What a load has decided about the error that stopped it; None if it comes from no load."""
+    """The decision of a load about the error that stopped it; None if no load raised it."""
     from crm_provider.load.report import LoadStopped
 
     return error.__cause__.decision if isinstance(error.__cause__, LoadStopped) else None
@@ -214,7 +214,7 @@ def _raise_outside_of_a_task(error: e.CrmError, decision: Decision) -> NoReturn:
 
 
 def raise_for_decision(error: e.CrmError, decision: Decision, context: Context) -> NoReturn:
-    """End the task with the decided state, and say so in one record of the log.
+    """End the task with the decided state, and log one record about it.
 
     The decision is stored in the context for :class:`~crm_provider.tasks.CrmRetryPolicy`.
     """
@@ -262,7 +262,7 @@ def publish_reason(wrong: Exception, context: Context) -> None:
 
 
 def report_other(error: Exception, context: Context, *, publish: bool = True) -> None:
-    """Say in one record of the log what else has ended a try, such as an error of a database.
+    """Log one record about another error that ended a try, such as one of a database.
 
     Airflow shows its message, which may hold values; the record names only the class.
 
@@ -312,7 +312,7 @@ def fail_without_retry(
 
 
 def fail(error: Exception, context: Context) -> NoReturn:
-    """End this try with an error that is not one of the CRM: ``retries`` apply."""
+    """End this try with an error that is not from the CRM: ``retries`` apply."""
     log.error("%s", record(_sentence(str(error)), [("Task", _try_failed(context["ti"]))]))
     raise error
 
@@ -329,7 +329,7 @@ def reschedule(date: datetime) -> NoReturn:
 
 
 def log_reschedule(date: datetime) -> None:
-    """Say in the log until when the slot is freed: Airflow says only that it is."""
+    """Log until when the slot is freed, because Airflow does not log the time."""
     log.info("Slot freed until %s; the try is kept.", moment(date))
 
 
@@ -417,8 +417,8 @@ def record(happened: str, facts: Facts = ()) -> str:
 def error_record(error: e.CrmError, *, ended: str, decision: Decision, task: Any) -> str:
     """The record of an error that ends a try.
 
-    :param ended: what becomes of the task
-    :param task: the task, for the page with its error policy
+    :param ended: the state that the task gets
+    :param task: the task, whose error policy has a page
     """
     facts = [
         ("What to do", error.advice),

@@ -25,7 +25,7 @@ LONGEST_DELAY = 24 * 3600.0
 """Maximum delay of a retry that a server can ask for, in seconds."""
 
 DECISION_KEY = "crm_decision"
-"""Key of the task's context for the error that ended this try and the decision about it."""
+"""Key in the task's context of the error that ended this try and of the decision about it."""
 
 
 class CrmRetryPolicy(RetryPolicy):
@@ -79,7 +79,7 @@ class CrmRetryPolicy(RetryPolicy):
 def retry_delay(error: e.CrmError, try_number: int, context: Mapping[str, Any]) -> timedelta | None:
     """Time until the next try: the longer of the task's own delay and the server's.
 
-    Airflow takes a policy's delay as it is. So the server's part is limited here: by the task's ``max_retry_delay``
+    Airflow does not limit a policy's delay. So this method limits the server's delay: by the task's ``max_retry_delay``
     and by :data:`LONGEST_DELAY`.
 
     :param try_number: the try that failed, from 1
@@ -95,10 +95,10 @@ def retry_delay(error: e.CrmError, try_number: int, context: Mapping[str, Any]) 
 
 
 def own_delay(task: Any, try_number: int, context: Mapping[str, Any]) -> float:
-    """Seconds that Airflow itself would wait before the next try, as ``TaskInstance.next_retry_datetime`` has it.
+    """Seconds that Airflow itself would wait before the next try, as ``TaskInstance.next_retry_datetime`` computes it.
 
-    Without back-off ``retry_delay``. With it (``retry_exponential_backoff`` other than 0 and 1) a value between the
-    grown delay and twice as much, which a hash of the try decides, at most ``max_retry_delay``.
+    Without back-off it is ``retry_delay``. With back-off (``retry_exponential_backoff`` other than 0 and 1) it is
+    between the grown delay and twice as much, at most ``max_retry_delay``. A hash of the try decides.
 
     :param try_number: the try that failed, from 1
     """
@@ -118,7 +118,7 @@ def own_delay(task: Any, try_number: int, context: Mapping[str, Any]) -> float:
 
 
 def _hash_of_try(try_number: int, context: Mapping[str, Any]) -> int:
-    """The number from which Airflow takes the jitter of a try."""
+    """The hash that Airflow uses as the jitter of a try."""
     ti, run = context.get("ti"), context.get("dag_run")
     names = (getattr(ti, "dag_id", None), getattr(ti, "task_id", None), getattr(run, "logical_date", None), try_number)
     return int(hashlib.sha1("#".join(map(str, names)).encode(), usedforsecurity=False).hexdigest(), 16)

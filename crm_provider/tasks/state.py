@@ -10,7 +10,7 @@ from typing import Any
 
 from crm_provider import config
 from crm_provider._compat import AirflowRuntimeError, Context
-from crm_provider.files.paths import AnyPath, is_on_root_disk, sibling
+from crm_provider.files.paths import AnyPath, is_on_own_disk, sibling, unwritable
 from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints, NoCheckpoints
 from crm_provider.tasks.templates import path_of, site_file
@@ -30,9 +30,9 @@ def checkpoints_for(
 
     It is the given file, Airflow's task state store (3.3+), the site's ``work_directory``, or a file beside another.
 
-    :param beside: another file of the load, such as its rejects
+    :param beside: another file of the load, such as its rejects. If no file can be written there, this one is not kept
     :param path: the file that the user asked for
-    :param key: of the checkpoint in the store; each load of a task has its own
+    :param key: key of the checkpoint in the store; each load of a task has its own
     :raises SourceError: if ``work_directory`` is not a path
     """
     store: Any = context.get("task_state_store")
@@ -41,31 +41,38 @@ def checkpoints_for(
         return TaskStateCheckpoints(store, key)
     ti = context["ti"]
     owner = owner_of(ti)
-    own = None if beside is None else sibling(beside, f".{owner[:12]}.checkpoint")
+    own = None if beside is None else sibling(beside, f".{owner[:12]}{key.removeprefix(STATE_KEY)}.checkpoint")
     folder = config.work_directory()
     site = None if folder is None else site_file("work_directory", folder, ti, f"{key}.json")
     file = path or site or own
-    if file is None or lost_with_pod(file):
-        log.warning("%s Set %s, or checkpoint_path.", _NOT_KEPT if file is None else _ON_THE_POD, REMEDY)
+    problem = _not_kept(file, is_asked_for=file is not own)
+    if file is None or problem:
+        log.warning(
+            "A retry of this load will start with its first row: %s. Set %s, or checkpoint_path.", problem, REMEDY
+        )
         return NoCheckpoints()
     log.info("The checkpoint of this load is kept in %s.", file)
     return OwnCheckpoints(FileCheckpoints(file), owner)
 
 
-_NOT_KEPT = (
-    "A retry of this load will start with its first row: Airflow below 3.3 has no task state store, and none of "
-    "checkpoint_path, state_path, rejects_path and outcomes_path is set."
-)
-_ON_THE_POD = (
-    "A retry of this load will start with its first row: its checkpoint would be on the disk of this pod, which is "
-    "deleted after the try."
-)
+def _not_kept(file: AnyPath | None, *, is_asked_for: bool) -> str | None:
+    """Why a checkpoint cannot be kept in a file; None if it can."""
+    if file is None:
+        return (
+            "Airflow below 3.3 has no task state store, and none of checkpoint_path, state_path, rejects_path, "
+            "outcomes_path and report_path is set"
+        )
+    if lost_with_pod(file):
+        return "its checkpoint would be on the disk of this pod, which is deleted after the try"
+    if not is_asked_for and (problem := unwritable(file)):
+        return f"its checkpoint cannot be written to {file} ({problem})"
+    return None
 
 
 def pages_beside(listing: str) -> AnyPath | None:
     """The file in the site's ``work_directory`` beside which pages of a listing are kept; None without the option.
 
-    All tasks share its name, so that each removes what others have abandoned.
+    All tasks share its name, so that each removes the abandoned pages of others.
 
     :raises SourceError: if ``work_directory`` is not a path
     """
@@ -77,12 +84,12 @@ def pages_beside(listing: str) -> AnyPath | None:
 
 
 def lost_with_pod(path: AnyPath) -> bool:
-    """Whether a file is deleted after this try: the task has a pod of its own, and no volume is mounted there."""
-    return config.runs_in_own_pod() and is_on_root_disk(path)
+    """Whether a file is deleted after this try: the task has a pod of its own, and no volume outlives it there."""
+    return config.runs_in_own_pod() and is_on_own_disk(path)
 
 
 def lost_files(paths: Mapping[str, AnyPath | None]) -> Iterator[str]:
-    """What is wrong with those files that are deleted with the pod of the task before anyone can read them.
+    """Problems: files that are deleted with the pod of the task before anyone can read them.
 
     :param paths: by the names of their arguments
     """
@@ -113,7 +120,7 @@ def owner_of(ti: Any) -> str:
 
 
 class OwnCheckpoints:
-    """Ignores checkpoints that another task instance has left at the same place.
+    """Ignores checkpoints of another task instance at the same place.
 
     :param kept: the checkpoints
     """
@@ -165,7 +172,7 @@ class TaskStateCheckpoints:
         try:
             self._store.set(self._key, checkpoint.as_data())
         except AirflowRuntimeError as away:
-            log.warning("Airflow did not store the checkpoint (%s); the load goes on.", type(away).__name__)
+            log.warning("Airflow did not store the checkpoint (%s); the load continues.", type(away).__name__)
 
     def clear(self) -> None:
-        """Do nothing: Airflow expires it. A try that was not recorded as a success lets the next find all rows done."""
+        """Do nothing: Airflow expires it. If a success was not recorded, the next try finds all rows done."""

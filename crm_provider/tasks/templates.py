@@ -7,6 +7,7 @@ missing value is an error instead of the text ``None``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ SIMPLE_TYPES = (bool, int, float, type(None))
 
 
 class Hidden:
-    """A list in a template field, of which Airflow stores and shows only the length.
+    """A list in a template field. Airflow stores and shows only its length.
 
     :param items: the list, or the text that a template rendered it to
     :param noun: what the items are
@@ -72,7 +73,7 @@ def hide_list(value: Any, noun: str) -> Any:
 
 
 def path_text(value: Any) -> Any:
-    """A value as a template field. A local path becomes text: Airflow 3.1 mistakes its ``resolve`` for a template's."""
+    """A value as a template field. A local path becomes text: Airflow 3.1 would call its ``resolve`` method."""
     return str(value) if isinstance(value, PurePath) and "://" not in str(value) else value
 
 
@@ -143,12 +144,26 @@ def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:
     """
     mapped = ti.map_index is not None and ti.map_index >= 0
     parts = [ti.dag_id, ti.run_id, ti.task_id, *([ti.map_index] if mapped else [])]
+    return path_of(
+        f"{folder.rstrip('/')}/{_file_name(parts)}.{ending}", f"{option} in section [crm] of Airflow's configuration"
+    )
+
+
+LONGEST_NAME = 200
+"""Bytes of a file's name before its ending: file systems allow 255, and the files beside it have longer endings."""
+
+
+def _file_name(parts: Sequence[object]) -> str:
+    """A name of these parts; one that is too long ends with a hash of them instead."""
     name = "__".join(re.sub(r"[^\w.+-]", "_", str(part)) for part in parts)
-    return path_of(f"{folder.rstrip('/')}/{name}.{ending}", f"{option} in section [crm] of Airflow's configuration")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    identity = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+    return f"{name.encode()[: LONGEST_NAME - 14].decode(errors='ignore')}__{identity}"
 
 
 _END = "\ue000"
-"""A character that no value ends with: text that ends with it is not evaluated as a Python value."""
+"""A character appended to text, so that native rendering does not evaluate it as a Python value."""
 
 _FROM_TEXT = (bool, int, float, complex, bytes, type(None))
 """Types that native rendering converts text to, besides lists, mappings and sets."""
@@ -161,7 +176,7 @@ class MissingValue(str):
 
 
 class NotFinite(str):
-    """The name of a number that JSON does not have (``nan``, ``inf``): Airflow cannot store the number itself."""
+    """The name of a number that JSON cannot represent (``nan``, ``inf``): Airflow cannot store the number itself."""
 
     __slots__ = ()
 
@@ -238,7 +253,7 @@ def is_mapped(task: Any) -> bool:
 
 
 def check_rendered(task: Any) -> None:
-    """Reject fields whose template or upstream task had no value, and numbers that JSON does not have.
+    """Reject fields whose template or upstream task had no value, and numbers that JSON cannot represent.
 
     :raises CrmInvalidValueError: naming the field
     """
@@ -258,7 +273,7 @@ def rendered_to_none(field: str) -> CrmInvalidValueError:
 
 
 def _unusable(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The places of values that were rendered to None or are no finite number, and these values."""
+    """The places of values that were rendered to None or are not finite numbers, and these values."""
     if isinstance(value, (MissingValue, NotFinite)):
         yield place, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""An Airflow for tests only: a temporary home, a database with its tables, and a ``dag.test`` without known faults."""
+"""An Airflow for tests only: a temporary home, a database with its tables, and a ``dag.test`` without known bugs."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def _remove(home: Path, process: int) -> None:
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let Python look for garbage rarely in the block.
+    """Run the garbage collector less often in the block.
 
-    Airflow's imports and its API server create millions of objects that stay; looking through them again and again
-    takes a third of the time of the first run.
+    Airflow's imports and its API server create millions of long-lived objects. Scanning them repeatedly takes a third
+    of the time of the first run.
     """
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 1_000)
@@ -74,7 +74,7 @@ def rare_collections() -> Iterator[None]:
 
 @functools.cache
 def prepare_airflow() -> None:
-    """Create the tables if the database has none, and correct ``dag.test`` of older Airflows; once per process."""
+    """Create the tables if the database has none, and correct ``dag.test`` of older versions; once per process."""
     with rare_collections():
         from airflow.utils.db import initdb
         from airflow.utils.session import create_session
@@ -88,7 +88,7 @@ def prepare_airflow() -> None:
 
 
 def _correct_dag_test() -> None:
-    """Make ``dag.test`` of older Airflows as fast and as correct as that of the newest."""
+    """Make ``dag.test`` of older Airflow versions as fast and as correct as in the newest one."""
     from airflow.sdk.api.client import TaskInstanceOperations
     from airflow.sdk.execution_time import supervisor
 

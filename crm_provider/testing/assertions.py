@@ -45,14 +45,14 @@ def assert_rate_kept(sandbox: Sandbox, *, calls: int = 5, seconds: float = 1.0, 
 
 
 def assert_never_throttled(sandbox: Sandbox) -> None:
-    """Assert that no call was answered with 429.
+    """Assert that no call got the response 429.
 
-    :raises AssertionError: names the number of such calls and their routes
+    :raises AssertionError: names their number and their routes
     """
     refused = Counter(f"{entry.method} {entry.route}" for entry in sandbox.journal(status=429))
     count = sandbox.counters().throttled
     if count:
-        raise AssertionError(f"{count} calls were answered with 429: {dict(refused)}")
+        raise AssertionError(f"{count} calls got the response 429: {dict(refused)}")
 
 
 def assert_no_duplicates(sandbox: Sandbox) -> None:
@@ -179,7 +179,7 @@ def _wrong(run: FinishedRun, expected: Mapping[str, str], others: str | None) ->
 
 
 def _why(task: TaskEnd) -> str:
-    """The exception, or what the CRM answered, or the last lines of the log."""
+    """The exception, or the error from the CRM, or the last lines of the log."""
     tries = f"{len(task.attempts)} attempt{'' if len(task.attempts) == 1 else 's'}"
     if task.error is not None:
         return f"{tries}, {type(task.error).__name__}: {task.error}"
@@ -195,6 +195,6 @@ def _seen(sandbox: Sandbox | None, since: int) -> list[str]:
     if sandbox is None:
         return []
     seen = Counter(
-        f"{entry.method} {entry.route} -> {entry.status or 'no answer'}" for entry in sandbox.journal(since=since)
+        f"{entry.method} {entry.route} -> {entry.status or 'no response'}" for entry in sandbox.journal(since=since)
     )
     return ["  the sandbox saw: " + (", ".join(f"{count} x {call}" for call, count in seen.items()) or "no call")]

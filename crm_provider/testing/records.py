@@ -1,4 +1,4 @@
-"""Assertions about the records that the sandbox holds after a DAG: where deals are, and who was deleted."""
+"""Assertions about the records in the sandbox after a DAG run: stages of deals, and deleted contacts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def assert_deal_stages(sandbox: Sandbox, stages: Mapping[str, str | None]) -> None:
     """Assert the stages of deals.
 
-    Example: one deal was moved, and another contact got none::
+    Example: one deal was moved, and another contact has no deal::
 
         assert_deal_stages(crm_sandbox, {"ada@example.com": "Won", "bob@example.com": None})
 
@@ -23,7 +23,7 @@ def assert_deal_stages(sandbox: Sandbox, stages: Mapping[str, str | None]) -> No
     """
     wrong = list(_elsewhere(sandbox, stages))
     if wrong:
-        raise AssertionError("\n".join(["deals are not where they should be:", *wrong]))
+        raise AssertionError("\n".join(["deals are not in the expected stages:", *wrong]))
 
 
 def _elsewhere(sandbox: Sandbox, stages: Mapping[str, str | None]) -> Iterator[str]:
@@ -45,11 +45,11 @@ def _names(sandbox: Sandbox, pipeline_id: str, stage_id: str) -> tuple[str | Non
 
 
 def assert_contacts_deleted(sandbox: Sandbox, emails: Sequence[str], *, left: int | None = None) -> None:
-    """Assert that people were deleted, however their addresses are spelled, and nobody else.
+    """Assert that only these contacts were deleted, in every spelling of their addresses.
 
     :param emails: their addresses
-    :param left: contacts that must be left; None if that does not matter
-    :raises AssertionError: names who is still there, or the number of contacts
+    :param left: number of contacts that must remain; None for any number
+    :raises AssertionError: names the remaining contacts, or their number
     """
     people = {person_key(email) for email in emails}
     there = [email for email in sandbox.store.contacts if person_key(email) in people]

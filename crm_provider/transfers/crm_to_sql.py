@@ -40,13 +40,13 @@ LOADED_AT, RUN, CHANGE = "crm_loaded_at", "crm_run", "crm_change"
 """Columns of our own: with ``append`` the time and the mark of the run, with ``changes_since`` the kind of change."""
 
 OURS = ("attributes_", "origin_")
-"""How the names of columns begin whose fields may vanish from a listing: ``merge`` sets them to null then."""
+"""Prefixes of columns whose fields may disappear from a listing; ``merge`` then sets them to null."""
 
 
 class CrmToSqlOperator(TableLineage, CrmOperator):
-    """Read a listing, ten records with each call, into a table of any database whose Airflow hook is a ``DbApiHook``.
+    """Read a listing, ten records per call, into a table of any database whose Airflow hook is a ``DbApiHook``.
 
-    The rows go into a staging table; one transaction then brings them into the table, so that nobody sees half of it. A
+    The rows go into a staging table. Then one transaction applies them to the table, so that no reader sees a part. A
     retry continues after the last page that was saved, and never adds a row twice.
 
     XCom: ``{"records", "pages", "calls", "total", "total_at_start", "duplicates", "changed_during_read", "table",
@@ -54,17 +54,17 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
 
     :param listing: ``contacts``, ``deals`` or ``lists``
     :param sql_conn_id: connection to the database
-    :param table: name of the table, with its schema before a dot if need be
+    :param table: name of the table, with its schema before a dot if necessary
     :param mode: ``replace`` the rows of the table, ``append`` rows with the time of the run, or ``merge`` rows by their
         ``id``
     :param create_table: create the table, and columns that it lacks
     :param columns: fields that become columns: a list of their names (``attributes.name``), or a mapping of them to SQL
-        types or to ``{"column": ..., "type": ...}``. None: all fields. Types that are not given follow from the values
+        types or to ``{"column": ..., "type": ...}``. None: all fields. Missing types follow from the values
     :param if_changed: if the listing changed while it was read: ``warn``, ``fail``, or ``restart`` at most twice and
         then fail
     :param changes_since: ``last``: only what was created, changed or removed since the last run, with the kind of
-        change in ``crm_change``. All pages are read all the same
-    :param state_path: file that remembers what the last run has seen; one for each task
+        change in ``crm_change``. It still reads all pages
+    :param state_path: file that remembers the records of the last run; one for each task
     :param pages_path: file beside which the pages read so far are kept, so that a retry can continue; by default beside
         the state file, else in the site's ``work_directory``, else in a folder for temporary files of the worker
     :param hook_params: arguments for the hook
@@ -102,7 +102,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             _check_listing(listing)
             check_table_mode(mode)
             check_changes_since(changes_since, state_path)
-            if isinstance(columns, (list, tuple, dict)):  # else an XCom that is not there yet
+            if isinstance(columns, (list, tuple, dict)):  # otherwise an XCom that does not exist yet
                 _check_columns(columns, mode, changes_since)
         check_if_changed(if_changed)
         self.listing, self.mode, self.create_table = listing, mode, create_table
@@ -150,7 +150,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
                 if not goes_on(self, error, ti):
                     reader.discard()
                 raise
-            except Exception:  # of the database, for one: Airflow retries it
+            except Exception:  # for example of the database: Airflow retries it
                 if not tries_left(ti):
                     reader.discard()
                 raise
@@ -163,7 +163,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         """Check the arguments again, once templates are rendered.
 
         :raises CrmInvalidValueError: if one is not valid
-        :raises CrmConfigurationError: if the connection is not one to a database, or its provider is not installed
+        :raises CrmConfigurationError: if the connection is not to a database, or its provider is not installed
         """
         try:
             _check_listing(self.listing)
@@ -179,7 +179,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
             raise e.CrmConfigurationError(str(wrong)) from None
 
     def _check_table(self, mark: str) -> None:
-        """Find out before the first call that a table is missing."""
+        """Check before the first call that the table exists."""
         with self._opened(mark) as table:
             if not table.columns() and not self.create_table:
                 raise e.CrmInvalidValueError(
@@ -242,9 +242,9 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         return tracker.changes(records, view, quiet=not stats.changed)
 
     def _prepared(self, table: SqlTable, reader: ListingReader, stats: ExtractStats) -> list[SqlColumn]:
-        """The columns of the rows, which the table has or gets.
+        """The columns of the rows. Missing ones are created.
 
-        :raises CrmInvalidValueError: if it lacks some
+        :raises CrmInvalidValueError: if the table lacks some and may not get them
         """
         from crm_provider.extract.columns import check_names
 
@@ -285,7 +285,7 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         return [*columns, *self._own_columns()]
 
     def _vanished(self, columns: Sequence[SqlColumn], existing: Mapping[str, str]) -> list[SqlColumn]:
-        """Columns of the table whose field no record has any more: a row that is merged has no value there."""
+        """Columns of the table whose field no record has any more: merged rows get null there."""
         names = {column.name.casefold() for column in columns}
         gone = [name for name in existing if name.startswith(OURS) and name.casefold() not in names]
         return [SqlColumn(field=f"{name}.", name=name) for name in gone] if self.mode == "merge" else []
@@ -337,16 +337,16 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _check_columns(columns: Any, mode: str, changes_since: object) -> None:
-    """Refuse columns that are not valid, or lack the id where rows are found by it.
+    """Refuse columns that are not valid, or lack an id that is needed to find rows.
 
     :raises ValueError: naming the problem
     """
     chosen = chosen_columns(columns)
     if chosen is not None and (mode == "merge" or changes_since) and all(one.field != "id" for one in chosen):
-        raise ValueError("columns must contain 'id', by which mode='merge' and changes_since find a row")
+        raise ValueError("columns must contain 'id', because mode='merge' and changes_since find rows by it")
 
 
 def _run_time(context: Context) -> datetime:
-    """When the DAG run was due: the same in each try, and after a clear."""
+    """When the DAG run was due: the same in each try, also after a clear."""
     due = getattr(context.get("dag_run"), "run_after", None)
     return due.astimezone(timezone.utc) if isinstance(due, datetime) else datetime.now(timezone.utc)

@@ -15,13 +15,13 @@ Types = Mapping[Kind, str]
 class Database:
     """What differs between databases.
 
-    :param types: of the columns of a table that is created; empty if the user must choose them
-    :param key_type: of the id, which text of any length may be unable to index
+    :param types: column types for a created table; empty if the user must choose them
+    :param key_type: type of the id, because text of any length may not be indexable
     :param word_format: quotes a name
-    :param placeholder: of a parameter; None: the hook's
+    :param placeholder: placeholder of a parameter; None: the hook's
     :param columns_sql: query for the names and types of a table's columns, for its schema (or None) and its name
     :param update_sql: updates the target from the staging table
-    :param fold: a key that is equal for names of columns that are the same
+    :param fold: maps names of the same column to equal keys
     """
 
     types: Types
@@ -86,7 +86,7 @@ DATABASES: Mapping[str, Database] = {
 
 
 def for_sqlite(value: Any) -> Any:
-    """A value as SQLite's driver takes it; numbers keep their digits as text."""
+    """A value for SQLite's driver; numbers keep their digits as text."""
     if isinstance(value, (bool, int, str, bytes, type(None))):
         return int(value) if isinstance(value, bool) else value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
@@ -109,7 +109,7 @@ def is_about_values(error: BaseException) -> bool:
 
 
 def error_name(error: BaseException) -> str:
-    """The class of an error, with the state or number that the database gave: its text may show values."""
+    """The class of an error, with the state or number that the database gave, because its text may show values."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     number = error.args[0] if error.args and isinstance(error.args[0], int) else None
     return " ".join(str(part) for part in (type(error).__name__, state or number) if part)

@@ -1,9 +1,9 @@
 """What differs between database drivers: cursors that stream, and values that are exact and the same with each of them.
 
 By default psycopg 2 reads ``infinity`` as 9999-12-31 and ``24:00`` as 00:00, psycopg 3 ends the query there, and both
-read ``jsonb`` through floats. Of a date like ``2024-00-00`` two drivers of MySQL make None, and one makes text; of a
-``BIT`` two make bytes, and one makes a number. Of types that Python has no equal for, such as ``inet``, ranges and
-records, each driver makes something else.
+read ``jsonb`` through floats. Two drivers of MySQL read a date like ``2024-00-00`` as None, and one reads it as text.
+Two read a ``BIT`` as bytes, and one reads it as a number. Types without an equivalent in Python, such as ``inet``,
+ranges and records, differ between all drivers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from crm_provider.load.rows import UnreadableValue
 
 CURSOR_NAME = "crm_load"
-"""Of the server's cursor, as PostgreSQL shows it in ``pg_cursors``."""
+"""Name of the server's cursor, as PostgreSQL shows it in ``pg_cursors``."""
 
 
 def _close_both(connection: Any, cursor: Any) -> None:
@@ -45,7 +45,7 @@ class Driver:
 
 
 def driver_of(connection: Any) -> Driver:
-    """The driver of a connection: the first that one of its classes belongs to, else one of which nothing is known."""
+    """The driver of a connection, by the module of its classes; a generic one if it is unknown."""
     modules = [cls.__module__.partition(".")[0] for cls in type(connection).__mro__]
     return next((_DRIVERS[name] for name in modules if name in _DRIVERS), _UNKNOWN)
 
@@ -190,7 +190,7 @@ def _psycopg_cursor(connection: Any) -> Any:
 
 
 def _sqlite_cursor(connection: Any) -> Any:
-    if getattr(connection, "text_factory", None) is str:  # which ends the query at bytes that are no UTF-8
+    if getattr(connection, "text_factory", None) is str:  # which ends the query at bytes that are not UTF-8
         connection.text_factory = _text_or_unreadable
     return connection.cursor()
 
@@ -206,7 +206,7 @@ def _text_or_unreadable(data: bytes) -> str | UnreadableValue:
 
 
 def mysql_date(written: str | bytes) -> date | UnreadableValue:
-    """A date; MySQL has some that no calendar has: ``0000-00-00``, ``2024-00-00``."""
+    """A date; MySQL has some that no calendar has, such as ``0000-00-00`` and ``2024-00-00``."""
     text = _text(written)
     try:
         return date.fromisoformat(text)
@@ -272,7 +272,7 @@ def _mysql_converter(base: Any) -> Any:
                 return read(bytes(value))
             if description[7] & _SET:
                 return bytes(value).decode(self.charset, "replace")
-            if value == b"\x00":  # which the base takes for NULL
+            if value == b"\x00":  # which the base class reads as NULL
                 return self._blob_to_python(value, description)
             try:
                 return super().to_python(description, value)
@@ -286,10 +286,10 @@ def _mysql_converter(base: Any) -> Any:
 
 
 def _cut_off(connection: Any, _cursor: Any) -> None:
-    """Close a connection first: its cursor would read all rows that are left, or refuse to close because of them."""
+    """Close a connection first: its cursor would read all remaining rows, or refuse to close because of them."""
     connection.close()
     result: Any = getattr(connection, "_result", None)
-    if hasattr(result, "unbuffered_active"):  # PyMySQL's, which would read on when it is deleted
+    if hasattr(result, "unbuffered_active"):  # of PyMySQL, which would continue to read when it is deleted
         result.unbuffered_active = False
 
 

@@ -1,7 +1,7 @@
 """The rows of a query as the source of a load, streamed with a server-side cursor if the driver has one.
 
-What is held in memory is bounded: the rows that are fetched at once by their number and, as far as the rows before tell
-it, by their bytes; a longer row is rejected.
+Memory use is bounded. A fetch is limited by its number of rows and, as estimated from earlier rows, by its bytes. A row
+with too many bytes is rejected.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from crm_provider.load.rows import Row, RowLocations, SourceError, UnreadableVal
 from crm_provider.transfers.sql_drivers import Driver, driver_of
 
 FETCH_SIZE = 1000
-"""Rows that are fetched at once and held in memory."""
+"""Maximum rows of one fetch, which are held in memory."""
 
 LARGEST_BATCH = 8 << 20
-"""Bytes of the rows that are fetched at once, unless they are longer than those before; also the most of one row."""
+"""Maximum bytes of one fetch, as estimated from earlier rows; also the maximum of one row."""
 
 GROWTH = 10
-"""The first fetch is a single row; each further one has at most so many times the rows of the one before it."""
+"""Growth of fetches: the first is a single row, each further one has at most this many times the rows of the last."""
 
 FAILURES_IN_A_ROW = 100
-"""Consecutive unreadable rows after which the query ends: a broken cursor repeats the same error for ever."""
+"""Consecutive unreadable rows after which the query ends: a broken cursor repeats the same error forever."""
 
 Batch: TypeAlias = "list[Any]"
 
@@ -48,9 +48,9 @@ class SqlRows:
 
     :param connect: opens a connection (DB-API 2)
     :param sql: one query
-    :param parameters: of the query, in the driver's own style
-    :param fetch_size: rows that are fetched at once, at most
-    :raises SourceError: if it is more than one statement
+    :param parameters: parameters of the query, in the driver's own style
+    :param fetch_size: maximum rows of one fetch
+    :raises SourceError: if ``sql`` has more than one statement
     """
 
     name = "the result of the query"
@@ -75,11 +75,11 @@ class SqlRows:
         cursor, first = self._ask()
         self._asked = cursor, first
         if not cursor.description:
-            raise SourceError("sql: the statement gives no rows; give one query (SELECT ...)")
+            raise SourceError("sql: the statement returns no rows; give one query (SELECT ...)")
         names = tuple(str(column[0]) for column in cursor.description)
         twice = [repr(name) for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise SourceError(f"sql: several columns of the query are called {', '.join(twice)}; name them with AS")
+            raise SourceError(f"sql: several columns of the query are named {', '.join(twice)}; name them with AS")
         return names
 
     def rows(self) -> Iterator[Row]:
@@ -110,7 +110,7 @@ class SqlRows:
             batch = self._next_batch(cursor)
 
     def _next_batch(self, cursor: Any) -> Batch:
-        """The next rows: fetched one by one if that costs nothing, because one unreadable row would lose the batch."""
+        """The next rows: fetched one by one if that costs nothing, because an unreadable row would lose its batch."""
         with _without_values():
             if self._driver.one_by_one:
                 return self._one_by_one(cursor)
@@ -121,7 +121,7 @@ class SqlRows:
         return [row if size <= LARGEST_BATCH else _TOO_LONG for row, size in zip(rows, sizes, strict=True)]
 
     def _one_by_one(self, cursor: Any) -> Batch:
-        """Rows until they are enough or have enough bytes.
+        """Rows until their number or their bytes are enough.
 
         :raises Exception: the driver's, if it is not about a row, or too many consecutive rows fail
         """
@@ -130,7 +130,7 @@ class SqlRows:
         while len(batch) < self._fetch_size and free > 0:
             try:
                 row = cursor.fetchone()
-            except (ValueError, OverflowError) as wrong:  # also UnicodeDecodeError; errors of the server are others
+            except (ValueError, OverflowError) as wrong:  # includes UnicodeDecodeError, but not errors of the server
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row > FAILURES_IN_A_ROW:
                     raise
@@ -151,7 +151,7 @@ class SqlRows:
     def _ask(self) -> tuple[Any, list[Any]]:
         """Run the query.
 
-        :return: the cursor and the first rows: some cursors of a server know their columns only after these
+        :return: the cursor and the first rows: some server-side cursors know their columns only after these
         """
         self.close()
         connection = self._connect()
@@ -176,23 +176,23 @@ def check_single(sql: str) -> None:
     """Refuse several statements: only the first would be read, and the others might do harm.
 
     Databases do not agree on whether a backslash in a text hides the quote behind it, and MySQL runs what is in
-    ``/*! ... */``: the text must be one statement either way.
+    ``/*! ... */``: the text must be one statement by both readings.
 
     :raises SourceError: if there is more than one
     """
     most = max(map(_statements, {sql, sql.replace("\\", "/"), re.sub(r"/\*M?!", "", sql)}))
     if most > 1:
-        raise SourceError(f"sql has {most} statements; give one query, without a ';' in it but at its end")
+        raise SourceError(f"sql has {most} statements; give one query, with ';' only at its end")
 
 
 def _statements(sql: str) -> int:
-    sqlparse = importlib.import_module("sqlparse")  # late: DAG files import this module; Airflow brings the library
+    sqlparse = importlib.import_module("sqlparse")  # late: DAG files import this module
     parts = sqlparse.split(sql)
     return sum(bool(sqlparse.format(part, strip_comments=True).strip(" ;\r\n\t")) for part in parts)
 
 
 def size_of(value: Any) -> int:
-    """Bytes of the long values of a row, at any depth: text, bytes and what stands for them."""
+    """Bytes of the long values of a row, at any depth: text, bytes and placeholders for them."""
     if isinstance(value, (str, bytes, bytearray, memoryview)):
         return len(value)
     if isinstance(value, UnreadableValue):
@@ -205,7 +205,7 @@ def size_of(value: Any) -> int:
 
 
 def _named(columns: tuple[str, ...], values: Any) -> dict[str, Any]:
-    """A row by its columns; the cursor that a connection asks for may have named its values already."""
+    """A row by its columns; the cursor class of a connection may already have named its values."""
     if isinstance(values, Mapping):
         return {name: values[name] for name in columns}
     return dict(zip(columns, values, strict=True))
@@ -233,7 +233,7 @@ def _without_values() -> Iterator[None]:
         raise SourceError(
             f"sql: the database cannot compute the query for a value ({type(error).__name__}"
             f"{f' {code}' if code else ''}); correct the value, or the query. The database's own message shows the "
-            "value and is left out: run the query in a client of the database to see it"
+            "value and is left out: run the query in a database client to see it"
         ) from None
 
 
@@ -242,5 +242,5 @@ _MYSQL_VALUE_ERRORS = frozenset({1264, 1292, 1365, 1366, 1406, 1411, 1690})
 
 
 def _may_have_rows(cursor: Any) -> bool:
-    """Whether rows may be fetched: a named cursor knows no columns before, and other cursors have no rows without."""
+    """Whether rows may be fetched: a named cursor has no columns before; other cursors without columns have no rows."""
     return bool(cursor.description) or bool(getattr(cursor, "name", None))

@@ -1,8 +1,8 @@
-"""A table of a database as the target of records: created, filled by way of a staging table, never half visible.
+"""A table of a database as the target of records: created, and filled through a staging table in one transaction.
 
 All rows go into a staging table first, chunk by chunk. Then one transaction applies it to the target, so that readers
-see the table before or after, and a kill at any time leaves the one or the other. The target itself stays: its views,
-grants, indexes and further columns, too.
+see the table either before or after it, also after a kill. The target keeps its views, grants, indexes and further
+columns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 TableMode = Literal["replace", "append", "merge"]
 
 CHUNK = 1000
-"""Rows that are inserted and committed at once."""
+"""Rows of one insert and commit."""
 
 
 def check_table_mode(mode: object) -> None:
@@ -56,8 +56,8 @@ class SqlTable:
     """The target table. Used as a context, which closes the connection and drops the staging table.
 
     :param hook: a ``DbApiHook``
-    :param name: of the table, with its schema before a dot
-    :param mark: names the staging table: that of an earlier try is replaced
+    :param name: name of the table, with its schema before a dot
+    :param mark: part of the staging table's name, so that a try replaces that of an earlier one
     :raises CrmInvalidValueError: if the name is not valid
     """
 
@@ -88,7 +88,7 @@ class SqlTable:
     # -- columns ---------------------------------------------------------------------------------------------
 
     def columns(self) -> dict[str, str]:
-        """Names and declared types of the table's columns; empty if there is no such table."""
+        """Names and declared types of the table's columns; empty if the table does not exist."""
         if self.database.columns_sql is None:
             return self._described()
         with closing(self._connection.cursor()) as cursor:
@@ -98,7 +98,7 @@ class SqlTable:
         return found
 
     def missing(self, columns: Iterable[SqlColumn], existing: Iterable[str]) -> list[SqlColumn]:
-        """The columns that the table lacks, as the database tells names apart."""
+        """The columns that the table lacks, by the database's rules for names."""
         fold = self.database.fold
         names = {fold(name) for name in existing}
         return [column for column in columns if fold(column.name) not in names]
@@ -120,9 +120,9 @@ class SqlTable:
             log.info("Added the column %s %s to the table %s.", column.name, self.type_of(column), self.name)
 
     def type_of(self, column: SqlColumn) -> str:
-        """The type of a column that is created.
+        """The type for a new column.
 
-        :raises CrmInvalidValueError: if it must be chosen
+        :raises CrmInvalidValueError: if the user must choose it
         """
         if column.declared is not None:
             return column.declared
@@ -154,9 +154,9 @@ class SqlTable:
     def apply(
         self, mode: TableMode, columns: Sequence[SqlColumn], *, runs: tuple[str, Sequence[str]], change: str | None
     ) -> None:
-        """Bring the staged rows into the table, in one transaction.
+        """Apply the staged rows to the table, in one transaction.
 
-        :param columns: as they were staged
+        :param columns: the staged columns
         :param runs: name and values of the column whose rows ``append`` replaces: those of earlier tries
         :param change: name of the column with the kind of change, if the rows are changes
         :raises CrmInvalidValueError: if the table refuses the rows, for example because of a constraint
@@ -178,7 +178,7 @@ class SqlTable:
             if not is_about_values(refused):
                 raise
             raise e.CrmInvalidValueError(
-                f"the table {self.name} refuses the rows ({error_name(refused)}), and is unchanged; look at its "
+                f"the table {self.name} refuses the rows ({error_name(refused)}), and is unchanged; check its "
                 "constraints and triggers"
             ) from None
 
@@ -246,7 +246,7 @@ class SqlTable:
         :raises CrmInvalidValueError: naming the column and the record, without the value
         """
         if not self._fits(columns[:0], ()):
-            return  # the database does not answer
+            return  # the database does not respond
         row = next((row for row in chunk if not self._fits(columns, row)), None)
         if row is None:
             return
@@ -263,7 +263,7 @@ class SqlTable:
         ) from None
 
     def _fits(self, columns: Sequence[SqlColumn], row: Sequence[Any]) -> bool:
-        """Whether the staging table takes a row, which is not kept; of no columns whether the database answers."""
+        """Whether the staging table accepts a row, which is not kept; without columns, if the database responds."""
         names = [column.name for column in columns]
         try:
             with closing(self._connection.cursor()) as cursor:
@@ -273,7 +273,7 @@ class SqlTable:
                 listed = self._listed(names).replace("%", "%%" if self._placeholder == "%s" else "%")
                 values = ", ".join([self._placeholder] * len(names))
                 cursor.execute(f"INSERT INTO {self._staging} ({listed}) VALUES ({values})", tuple(row))
-        except Exception:  # noqa: BLE001 - the answer is "no", whatever the driver calls it
+        except Exception:  # noqa: BLE001 - any error of the driver means "no"
             return False
         finally:
             with suppress(Exception):
@@ -281,7 +281,7 @@ class SqlTable:
         return True
 
     def _native(self, value: Any) -> Any:
-        """A value as the driver takes it."""
+        """A value for the driver."""
         if self.database is SQLITE:
             return for_sqlite(value)
         if self.database is MYSQL and hasattr(value, "astimezone"):
@@ -326,12 +326,12 @@ class SqlTable:
             yield
             self._connection.commit()
         except BaseException:
-            with suppress(Exception):  # of a lost connection: the server has rolled back
+            with suppress(Exception):  # the connection is lost: the server has rolled back
                 self._connection.rollback()
             raise
 
     def _described(self) -> dict[str, str]:
-        """The columns by an empty result, for databases whose catalogue is not known."""
+        """The columns of an empty result, for databases whose catalogue is unknown."""
         try:
             with closing(self._connection.cursor()) as cursor:
                 cursor.execute(f"SELECT * FROM {self._target} WHERE 1 = 0")
@@ -342,7 +342,7 @@ class SqlTable:
             self._connection.rollback()
 
     def _check_transactions(self) -> None:
-        """Refuse a table that shows each row at once.
+        """Refuse a table without transactions, which shows each row at once.
 
         :raises CrmInvalidValueError: for an engine of MariaDB or MySQL without transactions
         """
@@ -363,7 +363,7 @@ class SqlTable:
 
 
 def with_kinds(columns: Iterable[SqlColumn], declared: Mapping[str, str]) -> list[SqlColumn]:
-    """Columns with the kinds that a table's types ask for."""
+    """Columns with the kinds that match a table's types."""
     types = {name.casefold(): declared_type for name, declared_type in declared.items()}
     return [
         replace(one, kind=kind_of_type(types[one.name.casefold()])) if types.get(one.name.casefold()) else one

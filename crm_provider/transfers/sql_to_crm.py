@@ -24,7 +24,7 @@ QUERY_RENDERERS = {"sql": "sql", "parameters": "json"}
 
 
 class LoadsQuery:
-    """An operator whose rows are those of a query."""
+    """An operator whose source is a query."""
 
     _database: tuple[Any, Any] = (None, None)
 
@@ -161,13 +161,13 @@ class SqlToCrmDealsOperator(LoadsQuery, CrmDealLoadOperator):
 def database_of(conn_id: str, hook_params: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The database hook of a connection, and the connection.
 
-    :raises SourceError: if it is of another kind, or its provider is not installed
+    :raises SourceError: if it is not a database hook, or its provider is not installed
     """
     connection = BaseHook.get_connection(conn_id)
     hook = _hook_of(connection, hook_params)
     if not callable(getattr(hook, "get_conn", None)) or not hasattr(hook, "get_records"):
         raise SourceError(
-            f"the connection {conn_id!r} is of type {type(hook).__name__}, which is no database hook (DbApiHook)"
+            f"the connection {conn_id!r} is of type {type(hook).__name__}, which is not a database hook (DbApiHook)"
         )
     return hook, connection
 

@@ -23,7 +23,7 @@ from crm_provider.waiting.registry import LoopRegistry
 log = logging.getLogger(__name__)
 
 POLL_BUDGET = RetryBudget(tries=2, seconds=600.0)
-"""For one check. The next round is the actual retry. The time covers queueing for the rate share with many waiters."""
+"""Limits of one check. The next round is the actual retry. The time includes the queue for the rate share."""
 
 UNREAD_IN_A_ROW = 3
 """Consecutive rounds that keep the last known connection if it cannot be read. In a triggerer, an Airflow database that
@@ -88,7 +88,7 @@ class SharedSnapshots:
     """Snapshots of the listings of one connection, shared by all its watchers.
 
     :param connect: returns the client for a snapshot
-    :param clock: a monotonic clock. If it were set back, the last snapshot would look newer than all later ones
+    :param clock: a monotonic clock. If it went back, the last snapshot would seem newer than all later ones
     """
 
     def __init__(

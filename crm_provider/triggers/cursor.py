@@ -52,7 +52,7 @@ class Cursor:
     async def load(self) -> SeenIds | None:
         """The members seen so far; None before the first snapshot.
 
-        They are read again if another triggerer has written them: two may run the same trigger for a while.
+        They are read again if another triggerer has written them: two may run the same trigger for some time.
 
         :raises AirflowRuntimeError: if the store does not respond. Never treat that as a first snapshot
         """
@@ -66,7 +66,7 @@ class Cursor:
         return self._seen
 
     async def overtaken(self) -> bool:
-        """Whether another triggerer has written since :meth:`load` and may already have delivered the newcomers."""
+        """Whether another triggerer has written since :meth:`load` and may already have delivered the new members."""
         for store in self._stores:
             head = await store.aget(self._key)
             if head is not None:

@@ -31,7 +31,7 @@ _pollers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_c
 """The pollers of this process, by connection."""
 
 _sweepers = LoopRegistry(lambda crm_conn_id: Poller(SharedConnection.shared(crm_conn_id).client))
-"""The same for conditions that read a whole listing: the others do not wait for the end of a sweep."""
+"""Separate pollers for conditions that read a whole listing, so that the others do not wait for a sweep."""
 
 PATIENCE = LAST_CHECK + 60.0
 """Seconds after the deadline at which the wait ends, even if the last check has not finished."""
@@ -55,7 +55,7 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
 
 
 async def _report(waiting: WaitState) -> None:
-    """Log from time to time, in the task's log, that the task still waits."""
+    """Log periodically, in the task's log, that the task still waits."""
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
         log.info("%s", record("Still waiting.", [("Last result", waiting.last_result)]))

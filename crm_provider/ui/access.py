@@ -18,7 +18,7 @@ REQUIRED_ENTITIES = (DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 def current_user(user: Annotated[Any, Depends(get_user)]) -> Any:
     """FastAPI dependency: the user who is logged in and may see Airflow's website.
 
-    :raises HTTPException: 401 if nobody is logged in, 403 if the user has no right to see the website
+    :raises HTTPException: 401 if nobody is logged in, 403 if the user lacks the permission
     """
     if not get_auth_manager().is_authorized_view(access_view=AccessView.WEBSITE, user=user):
         raise HTTPException(403, "You have no right to see Airflow's website.")

@@ -102,7 +102,7 @@ class PageRenderer:
             name, values, status = "missing.html", {}, 404
         template = self._templates.get_template(name)
         text = template.render(root=self._root, version=__version__, status=status, **values)
-        content = text.encode("utf-8", "replace")  # half a character has no encoding
+        content = text.encode("utf-8", "replace")  # a lone surrogate cannot be encoded
         return HTMLResponse(content, status_code=status, headers={"Cache-Control": "no-store"})
 
 
@@ -114,7 +114,7 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
 
 
 def _add_refusals(app: FastAPI, page: PageRenderer, *, login: str) -> None:
-    """Add the pages of those who may not see a page, and of an error.
+    """Add the pages for refused users, for missing pages, and for errors.
 
     :param login: address of Airflow's login
     """
@@ -127,7 +127,7 @@ def _add_refusals(app: FastAPI, page: PageRenderer, *, login: str) -> None:
 
     @app.exception_handler(Exception)
     async def show_failure(_request: Request, _error: Exception) -> Response:
-        """The server logs the error; this response does not pass the middleware, so it sets the headers itself."""
+        """The server logs the error; this response bypasses the middleware, so it sets the headers itself."""
         response = page("failed.html", {}, status=500)
         response.headers.update(HEADERS)
         return response
@@ -138,7 +138,7 @@ def _now() -> datetime:
 
 
 def _policy_of(operator: str) -> tuple[str, list[dict[str, Any]]]:
-    """What is wrong with the site's ``on_error``, and the table; without the site's lines if they are wrong."""
+    """The problem with the site's ``on_error``, if any, and the table, without the site's lines if they are invalid."""
     work = OPERATORS[operator]
     problem = ""
     try:

@@ -12,8 +12,8 @@ BAR_WIDTH, LEAST_WIDTH = 1000.0, 6.0
 """Width of the whole bar, and of its smallest part: one rejected row of a million must be visible."""
 
 SLOT, THICKNESS, HEIGHT, LEAST_HEIGHT, MARK = 12.0, 9.0, 34.0, 2.0, 4.0
-"""A run in a trend: its width with the gap, of its column, the heights of the highest column, of the smallest part, and
-of the mark below, which has the colour of the run's state."""
+"""Sizes of a run in a trend: width with the gap, width of the column, heights of the highest column, of the smallest
+part and of the mark below the column. The mark has the colour of the run's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TrendPoint:
 
     :param tone: of the run's ending
     :param counts: outcome -> rows
-    :param seconds: how long it took, None if it runs
+    :param seconds: its duration, None while it runs
     """
 
     tone: str
@@ -68,7 +68,7 @@ class Trend:
 
 
 def segments_of(counts: Mapping[str, int], *, size: float = BAR_WIDTH, least: float = LEAST_WIDTH) -> list[BarSegment]:
-    """The parts of a bar: as long as their share, but long enough to be seen."""
+    """The parts of a bar: proportional to their share, with a visible minimum."""
     some = {name: counts[name] for name in OUTCOMES if counts.get(name)}
     total = sum(some.values())
     wished = {name: max(count / total * size, least) for name, count in some.items()}
@@ -103,7 +103,7 @@ def trend_of(points: Sequence[TrendPoint]) -> Trend:
 
 
 def _from_below(parts: Sequence[BarSegment]) -> list[BarSegment]:
-    """Parts that begin at the bottom of the chart; ``at`` is where each begins at the top, as in SVG."""
+    """Parts stacked from the bottom of the chart; ``at`` is the upper edge of each, as in SVG."""
     return [
         BarSegment(name=part.name, rows=part.rows, at=round(HEIGHT - part.at - part.size, 2), size=part.size)
         for part in parts

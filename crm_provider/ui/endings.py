@@ -12,14 +12,14 @@ from crm_provider.ui.stored import Run
 
 
 class Tone(str, Enum):
-    """What a run means for those who look at it; also the value of the filter, and the class in the style sheet."""
+    """How good a run's ending is; also the value of the filter, and the class in the style sheet."""
 
     SUCCESS = "success"
     REJECTS = "rejects"
     """It succeeded, but rows were rejected."""
     FAILED = "failed"
     RUNNING = "running"
-    """It runs, or will run again by itself."""
+    """It runs, or Airflow will run it again."""
     SKIPPED = "skipped"
 
 
@@ -29,16 +29,14 @@ WAITS = {
 }  # fmt: skip
 """Labels of states before the end; any other is queued."""
 
-NOTHING_LEFT = (
-    "It left no reason: it failed outside of the operator, or its process was killed. The task's log says more."
-)
+NOTHING_LEFT = "It left no reason: it failed outside the operator, or its process was killed. See the task's log."
 ELSEWHERE = "Its result is kept elsewhere, by a custom XCom backend; see the task's page."
-UNREADABLE = "Its {part} cannot be read: it is not what a sync writes. See the task's page."
+UNREADABLE = "Its {part} cannot be read: its format is not that of a sync. See the task's page."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a run ended, or how far it is.
+    """How a run ended, or its progress.
 
     :param label: the state in a word or two
     :param reason: why, in a sentence or two; empty if there is nothing to say
@@ -54,7 +52,7 @@ class Ending:
 
 
 def ending_of(run: Run) -> Ending:
-    """How a run ended, or how far it is."""
+    """How a run ended, or its progress."""
     state, note = run.found.state or "", _note(run)
     if run.found.is_running:
         return Ending(tone=Tone.RUNNING, label=WAITS.get(state, "queued"), reason=note or _progress(run))
@@ -98,7 +96,7 @@ def _failed(run: Run, note: str, state: str) -> Ending:
 
 
 def _note(run: Run) -> str:
-    """Why nothing more is known of it."""
+    """Why its result or error is not shown."""
     if run.unreadable:
         return UNREADABLE.format(part={"failure": "error"}.get(run.unreadable, run.unreadable))
     return ELSEWHERE if run.kept_elsewhere else ""
@@ -120,13 +118,13 @@ def _stopped_at(run: Run) -> str:
 
 
 def _progress(run: Run) -> str:
-    """How far it is, at the pace so far."""
+    """Its progress, and the time left at the pace so far."""
     if run.found.state != "running" and (run.result is not None or run.failure is not None):
         ended = run.result.ending if run.result is not None else _failure_text(run)
         return f"The last try ended: {ended}" if ended else ""
     checkpoint = run.checkpoint
     if checkpoint is None or not checkpoint.rows:
-        return "It has ended no row yet." if run.found.state == "running" else ""
+        return "No row is done yet." if run.found.state == "running" else ""
     left = left_of(checkpoint)
     if left is None:
         return f"{checkpoint.rows:,} rows done."

@@ -1,4 +1,4 @@
-"""What the user asked for in the address: filters, search and page. Anything that does not fit counts as not asked."""
+"""Filters, search and page number in the address of a page. Invalid values are ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from crm_provider.ui.endings import Tone
 
 LONGEST = 250
-"""Characters of a filter: Airflow's ids are not longer."""
+"""Maximum characters of a filter: Airflow's ids are not longer."""
 
 MOST_PAGES = 10_000
 
@@ -29,7 +29,7 @@ STATES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What is asked for.
+    """The filters of a list.
 
     :param q: part of a DAG's, task's or connection's name, or of a run's id
     :param state: one of :data:`STATES`
@@ -54,12 +54,12 @@ class Filters:
         return cls(**texts, page=_page(query.get("page", "")))
 
     def since(self, now: datetime) -> datetime | None:
-        """The beginning of the period; None if none was asked for."""
+        """The beginning of the period; None without a period."""
         return now - timedelta(days=int(self.days)) if self.days else None
 
     @property
     def is_set(self) -> bool:
-        """Whether anything is left out."""
+        """Whether any filter is set."""
         return any((self.q, self.connection, self.dag, self.state, self.days))
 
     def query(self, **changes: str | int) -> str:
@@ -72,7 +72,7 @@ class Filters:
 
 @dataclass(frozen=True, kw_only=True)
 class Paging:
-    """Where a page is among others.
+    """One page among several.
 
     :param total: entries on all pages
     :param size: entries on one page

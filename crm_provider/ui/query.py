@@ -1,4 +1,4 @@
-"""Reads from Airflow's database what it holds about syncs: their tasks, runs, results, errors and checkpoints.
+"""Reads syncs from Airflow's database: their tasks, runs, results, errors and checkpoints.
 
 Stored values leave the database as text, cut where they are too long, and never as objects: ``results`` checks them.
 Each query follows an index, so its cost grows with what is shown, and with the number of tasks and of a sync's own
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.models.dag import DagModel
+from airflow.models.dag import DagModel, DagTag
 from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 MOST_TASKS = 50_000
-"""Tasks of all DAGs among which syncs are looked for."""
+"""Maximum tasks of all DAGs that are searched for syncs."""
 
 MOST_SYNCS = 300
-"""Syncs whose last run is read for one page."""
+"""Maximum syncs whose last run is read for one page."""
 
 MOST_RUNS = 10_000
-"""Runs of one sync that are counted, and that pages lead to."""
+"""Maximum runs of one sync that are counted and reachable by pages."""
 
 LARGEST_IN_LIST = 32 * 1024
-"""Characters of a value that are read where many runs are shown; results have a few thousand."""
+"""Maximum characters of a value in a list of runs; results have a few thousand."""
 
 NEVER_RAN = ("skipped", "removed", "upstream_failed")
-"""In these states a task has run only if a process is known."""
+"""In these states a task has run only if its process is known."""
 
 VALUES = ("return_value", ERROR_XCOM, REASON_XCOM)
 """XComs that say how a sync ended."""
@@ -73,7 +73,7 @@ class NextRun:
 
 
 def all_syncs(session: Session) -> list[Sync]:
-    """Tasks of all DAGs that are syncs, by what has run under their names.
+    """Tasks of all DAGs that are syncs, judged by their task instances.
 
     The tasks are found one after the other in the index of task instances, without reading the runs of each. The class
     of the operator is that of the last run by name, or of the first.
@@ -111,6 +111,14 @@ def schedules(session: Session, dag_ids: Iterable[str]) -> Mapping[str, NextRun]
         )
         for row in session.execute(statement.where(dag.dag_id.in_(sorted(set(dag_ids)))))
     }
+
+
+def paused_if_tagged(session: Session, dag_id: str, tag: str) -> bool | None:
+    """Whether a DAG with a tag is paused; None if Airflow has no such DAG any more."""
+    is_tagged = select(DagTag.dag_id).where(DagTag.dag_id == dag_id, DagTag.name == tag).exists()
+    dag = select(DagModel.is_paused).where(DagModel.dag_id == dag_id, DagModel.is_stale.is_(False), is_tagged)
+    found: bool | None = session.scalar(dag)
+    return found
 
 
 def last_runs(session: Session, syncs: Collection[Sync], *, each: int) -> list[StoredTask]:
@@ -155,7 +163,7 @@ def runs_of(
 
 
 def run_of(session: Session, key: Key) -> StoredTask | None:
-    """One run; None if there is none, or if the task is no sync."""
+    """One run; None if it does not exist or the task is not a sync."""
     ti = TaskInstance
     dag_id, task_id, run_id, map_index = key
     one = select(*_columns()).where(
@@ -185,7 +193,7 @@ def _has_run() -> tuple[Any, ...]:
 def _rejects_rows() -> Any:
     """Whether the result of a task instance counts rejected rows."""
     of_task = _same_task(XComModel, TaskInstance)
-    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite has a number there
+    rejected = cast(XComModel.value["rejected"].as_string(), Text)  # SQLite returns a number here
     return (
         select(XComModel.key)
         .where(of_task, XComModel.key == "return_value", rejected.is_not(None), rejected.not_in(("0", "null")))
@@ -201,12 +209,12 @@ def _same_task(model: Any, task: Any) -> Any:
 
 
 def _text(column: Any, largest: int) -> Any:
-    """A column as text. One character more than is read shows that the value is too long."""
+    """A column as text, with one character more than the maximum to detect longer values."""
     return func.substr(cast(column, Text), 1, largest + 1)
 
 
 def _with_values(session: Session, runs: Any, *, largest: int, each: int | None = None) -> list[StoredTask]:
-    """Runs with what they have left behind, the newest first.
+    """Runs with their results, errors and checkpoints, the newest first.
 
     :param runs: the columns of the runs, as a subquery
     :param each: only those with at most this ``place``
@@ -236,7 +244,7 @@ def _with_values(session: Session, runs: Any, *, largest: int, each: int | None 
 
 
 def _needs_checkpoint(row: Any, values: Mapping[str, str] | None) -> bool:
-    """Whether only the checkpoint knows how far a run is, or was when it was stopped."""
+    """Whether only the checkpoint shows the progress of a run, or its progress when it was stopped."""
     return row.state not in ENDED or (row.state == "failed" and "return_value" not in (values or {}))
 
 

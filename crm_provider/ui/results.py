@@ -1,4 +1,4 @@
-"""Checks what syncs have left in Airflow's database: results, errors, checkpoints, the rendered connection.
+"""Checks the stored values of syncs: results, errors, checkpoints, the rendered connection.
 
 A task of any author can write any value under these names, and everyone sees the page. So a value is read as plain
 JSON, its size is limited, and each part that the page uses is checked for type and range. Pure functions.
@@ -19,26 +19,26 @@ from crm_provider.load.rows import Outcome
 from crm_provider.load.state.checkpoint import Checkpoint
 
 LARGEST = 256 * 1024
-"""Characters of a JSON text that are read; results and checkpoints of loads have a few thousand."""
+"""Maximum characters of a JSON text; results and checkpoints of loads have a few thousand."""
 
 COUNTS_UPTO = 2**53
-"""Rows and calls are below it: whole numbers that every JSON reader keeps."""
+"""Upper bound of rows and calls: every JSON reader keeps smaller integers exactly."""
 
 SECONDS_UPTO = 100 * 365 * 86400.0
-"""Durations are below it."""
+"""Upper bound of durations."""
 
 LONGEST_NAME = 250
-"""Characters of a connection id (Airflow's own limit) or an error type."""
+"""Maximum characters of a connection id (Airflow's own limit) or an error type."""
 
 OUTCOMES = (*(outcome.value for outcome in Outcome), "read", "left")
 """Outcomes of rows in a result, in the order of the bar; the last one is not an outcome yet."""
 
 MOST_LINES, MOST_FACTS, LONGEST_TEXT = 100, 12, 4096
-"""Lines of a policy, further figures of a result, and characters of a text that are read."""
+"""Maximum lines of a policy, further figures of a result, and characters of a text."""
 
 
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half of a character: it cannot be encoded."""
+"""A lone surrogate, which cannot be encoded."""
 
 
 class InvalidStoredValue(ValueError):
@@ -52,7 +52,7 @@ class Result:
     :param kind: what was loaded, if the operator loads several kinds
     :param counts: outcome -> rows
     :param errors: error type -> rows
-    :param problems: what was found before the first call -> rows
+    :param problems: problem found before the first call -> rows
     :param budget_used: share of the key's rate
     :param plan: parts of the plan: name, words, why, calls, seconds
     :param ending: how it ended, in words
@@ -60,7 +60,7 @@ class Result:
     :param resend: the task that sends the rejected rows again, as Python
     :param policy: the error policy: operator, on_error, site
     :param paths: name in the result -> path
-    :param facts: further figures of a kind that the page does not know
+    :param facts: further figures of the kind, which the page shows as they are
     """
 
     kind: str | None = None
@@ -152,7 +152,7 @@ def failure_of(text: str) -> Failure:
     """
     data = json_of(text)
     if not isinstance(data, Mapping):
-        raise InvalidStoredValue("it is no object")
+        raise InvalidStoredValue("it is not an object")
     return Failure(
         type=_part(data, "type", _is_name) or _part(data, "error", _is_name) or "",
         message=_part(data, "message", _is_long_text) or "",
@@ -181,7 +181,7 @@ def checkpoint_of(text: str) -> Checkpoint:
     except ValueError as error:
         raise InvalidStoredValue("it is not a checkpoint of a load") from error
     if not _is_duration(checkpoint.seconds) or not _are_named_counts(checkpoint.errors):
-        raise InvalidStoredValue("the checkpoint has impossible parts")
+        raise InvalidStoredValue("the checkpoint has invalid parts")
     _present(checkpoint.notes, ("rows", "calls_left"), is_count)
     return checkpoint
 
@@ -209,14 +209,14 @@ def json_of(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a ValueError
-        raise InvalidStoredValue("it is not JSON that can be read") from error
+        raise InvalidStoredValue("it is not valid JSON") from error
 
 
 # -- parts --------------------------------------------------------------------------------------------------
 
 
 def _part(data: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> Any:
-    """A part that may be missing, or null."""
+    """An optional part, which may also be null."""
     value = data.get(name)
     if value is not None and not fits(value):
         raise InvalidStoredValue(f"{name} does not have the type or range of a load's result")
@@ -224,7 +224,7 @@ def _part(data: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> An
 
 
 def _present(data: Mapping[str, Any], names: tuple[str, ...], fits: Callable[[Any], bool]) -> dict[str, Any]:
-    """Those of the parts that are there."""
+    """The parts that are present."""
     return {name: value for name in names if (value := _part(data, name, fits)) is not None}
 
 
@@ -238,7 +238,7 @@ def _rows(data: Mapping[str, Any]) -> int:
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, int]:
-    """Rows by outcome; what has no outcomes has read its rows."""
+    """Rows by outcome; a result without outcomes counts rows as read."""
     return _present(data, OUTCOMES, is_count) or {"read": _rows(data)}
 
 
@@ -269,7 +269,7 @@ _KNOWN = frozenset(
 
 
 def _further(data: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Figures that only some kinds have, the first ones, and the name of a table."""
+    """Figures of some kinds only, up to a maximum, and the name of a table."""
     names = [name for name in data if name not in _KNOWN and _is_name(name) and _is_figure(data[name])]
     return {**_present(data, ("table",), _is_name), **{name: data[name] for name in names[:MOST_FACTS]}}
 

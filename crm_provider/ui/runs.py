@@ -19,13 +19,13 @@ from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
 
 SHOWN_KINDS = 20
-"""Error types, and kinds of problems, that are shown of one run; the rest is summed up in one line."""
+"""Maximum error types and kinds of problems shown for one run; one line sums up the rest."""
 
 SHORT = 10.0
-"""Seconds of a load that says nothing about the rate: its first calls and its last one are most of it."""
+"""Loads shorter than this, in seconds, show no share of the rate: the first and last calls dominate."""
 
 SHOWN_CHARACTERS = 300
-"""Characters of a problem that are shown."""
+"""Maximum characters of a problem."""
 
 LABELS: Mapping[str, str] = {
     "rejects_path": "Rejected rows", "outcomes_path": "Outcomes of all rows", "report_path": "Report",
@@ -39,10 +39,10 @@ class RunLine:
     """A run in a list.
 
     :param name: run id, with the index of a mapped task
-    :param when: how long it took, or since when it runs, in words
+    :param when: its duration, or the time since its start, in words
     :param words: rows by outcome
     :param planned: calls and time that the plan expects
-    :param is_idle: it has ended well and read no rows: such runs are folded together
+    :param is_idle: it succeeded and read no rows; consecutive idle runs are folded together
     """
 
     name: str
@@ -63,7 +63,7 @@ class RunLine:
 class RejectReason:
     """Why rows were not written, what to do about it, and what the policy of the run says.
 
-    :param action: of the policy; empty if it does not know the error
+    :param action: the action of the policy; empty for an unknown error
     """
 
     type: str
@@ -77,7 +77,7 @@ class RejectReason:
 class RunFile:
     """A file of a run.
 
-    :param href: where a browser can open it; empty if nothing says where
+    :param href: URL for a browser; empty if the site has no link for it
     """
 
     label: str
@@ -89,8 +89,8 @@ class RunFile:
 class Resend:
     """The DAG that sends rejected rows again, and how a browser starts it.
 
-    :param url: of Airflow's public REST API that starts a run
-    :param conf: of the run, as JSON
+    :param url: endpoint of Airflow's public REST API that starts a run
+    :param conf: the conf of the run, as JSON
     :param href: the DAG in Airflow
     :param is_paused: whether a run would wait
     :param is_allowed: whether the user may start it
@@ -119,8 +119,10 @@ class RunPage:
     """The page of one run.
 
     :param plan: label and text
-    :param lines: lines of ``on_error`` that differ from the operator's defaults: error, action, and whose line it is
+    :param lines: lines of ``on_error`` that differ from the operator's defaults: error, action, and who set it
     :param policy: the whole table of the policy
+    :param rejects_path: the file of a load that has ended with rejected rows
+    :param may_add_rejects: the load has rejected rows, and waits for its next try
     """
 
     line: RunLine
@@ -138,6 +140,7 @@ class RunPage:
     files: Sequence[RunFile] = ()
     resend: str | None = None
     rejects_path: str = ""
+    may_add_rejects: bool = False
 
 
 def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
@@ -165,14 +168,14 @@ def line_of(run: Run, *, root: str, now: datetime) -> RunLine:
 
 
 def key_of(run: Run) -> dict[str, str]:
-    """What names a run in an address."""
+    """The parameters that identify a run in an address."""
     found = run.found
     key = {"dag_id": found.dag_id, "task_id": found.task_id, "run_id": found.run_id}
     return {**key, "map_index": str(found.map_index)} if found.map_index >= 0 else key
 
 
 def counts_of(run: Run) -> dict[str, int]:
-    """Rows by outcome so far. A dry run has none: it has written nothing, and nothing is left of it."""
+    """Rows by outcome so far. A dry run has none, because it writes nothing."""
     result, checkpoint = run.result, run.checkpoint
     if result is not None:
         counts = {name: count for name, count in result.counts.items() if count}
@@ -192,7 +195,7 @@ def _rows_of(run: Run) -> int:
 
 
 def folded(lines: Iterable[RunLine]) -> list[list[RunLine]]:
-    """The runs of a list in groups: runs without rows that follow each other are one group, each other run its own."""
+    """The runs of a list in groups: consecutive runs without rows are one group, every other run is its own group."""
     groups: list[list[RunLine]] = []
     for line in lines:
         if line.is_idle and groups and groups[-1][-1].is_idle:
@@ -232,8 +235,9 @@ def page_of(run: Run, *, root: str, base: str, now: datetime, link: Callable[[st
             for name, path in result.paths.items()
             if path
         ],
-        resend=result.resend,
-        rejects_path=result.paths.get("rejects_path", "") if result.rejected else "",
+        resend=None if found.is_running else result.resend,
+        rejects_path=result.paths.get("rejects_path", "") if result.rejected and not found.is_running else "",
+        may_add_rejects=found.is_running and bool(result.rejected),
         **common,
     )
 
@@ -302,7 +306,7 @@ def _planned(result: Result) -> str:
 
 
 def _policy_of(result: Result, operator: str) -> ErrorPolicy | None:
-    """The policy that the run had; None if it is not known or no longer valid."""
+    """The policy of the run; None if it is unknown or no longer valid."""
     name = result.policy.get("operator") or operator
     if not result.policy or name not in OPERATORS:
         return None

@@ -1,4 +1,4 @@
-"""A run as it is in Airflow's database, and what of it can be read. Pure functions, without Airflow."""
+"""A run as Airflow's database stores it, and its values once they are checked. Pure functions, without Airflow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from crm_provider.ui.results import (
 )
 
 ENDED = ("success", "failed", "skipped", "removed", "upstream_failed")
-"""States of a task that does not run again by itself."""
+"""States of a task that Airflow does not run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTask:
-    """A task instance of a sync, as it is in the database.
+    """A task instance of a sync, as the database stores it.
 
     :param rendered: JSON text of the rendered fields; Airflow keeps them for the last runs of a task
     :param result: JSON text of the XCom ``return_value``
@@ -49,16 +49,16 @@ class StoredTask:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended; it may wait for a retry or a slot."""
+        """Whether it has not ended, for example because it waits for a retry or a slot."""
         return self.state not in ENDED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run with what was read of it.
+    """A run with its checked values.
 
-    :param unreadable: which part is not what a sync writes; empty if there is none
-    :param kept_elsewhere: there is a result, but not in the database
+    :param unreadable: the part with an invalid value; empty if all are valid
+    :param kept_elsewhere: the result is stored outside the database
     """
 
     found: StoredTask
@@ -71,23 +71,23 @@ class Run:
 
     @property
     def rows(self) -> int:
-        """Rows that it has read; 0 if that is not known."""
+        """Rows that it has read; 0 if unknown."""
         return 0 if self.result is None else self.result.rows
 
     @property
     def is_known(self) -> bool:
-        """Whether what it has left could be read."""
+        """Whether all its stored values are valid."""
         return not self.unreadable and not self.kept_elsewhere
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None while it runs."""
+        """Its duration; None while it runs."""
         found = self.found
         return None if found.is_running or found.end is None else max((found.end - found.start).total_seconds(), 0.0)
 
 
 def read(found: StoredTask, *, brief: bool = False) -> Run:
-    """Read what can be read. A part that is not what a sync writes counts as missing.
+    """Check the stored values of a run. An invalid value counts as missing.
 
     :param brief: only what a list of runs shows
     """

@@ -23,7 +23,7 @@ PAGE_SIZE, TREND_RUNS, SYNC_PAGE_SIZE = 20, 14, 25
 """Syncs on a page of the list, runs in the trend of each, and runs on a page of a sync."""
 
 MOST_CHOICES = 500
-"""Connections, and DAGs, that a filter offers."""
+"""Maximum connections, and maximum DAGs, that a filter offers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def choices_of(runs: Iterable[Run]) -> FilterChoices:
 
 
 def chosen(runs: Iterable[Run], filters: Filters, *, now: datetime) -> list[Run]:
-    """Those last runs that fit the filters; the newest first, as they came."""
+    """The last runs that match the filters, in the given order: the newest first."""
     since, part = filters.since(now), filters.q.casefold()
     return [
         run
@@ -75,7 +75,7 @@ def _searched(run: Run) -> tuple[str, ...]:
 
 
 def count_by_state(runs: Iterable[Run]) -> list[tuple[str, str, int]]:
-    """How many syncs ended how: the filter, its label, and the number; without those of which there are none."""
+    """The number of syncs for each ending: filter, label, and number; endings without syncs are left out."""
     counts = Counter(ending_of(run).tone.value for run in runs)
     return [(state, label, counts[state]) for state, label in STATES.items() if counts[state]]
 
@@ -105,7 +105,7 @@ def sync_href(root: str, dag_id: str, task_id: str) -> str:
 
 
 def trend(runs: Sequence[Run]) -> Trend:
-    """The trend of runs, the newest first as they come from the database."""
+    """The trend of runs, which come from the database with the newest first."""
     return trend_of([_point(run, ending_of(run)) for run in reversed(runs)])
 
 
@@ -114,7 +114,7 @@ def _point(run: Run, ending: Ending) -> TrendPoint:
 
 
 def by_sync(runs: Iterable[Run]) -> Mapping[tuple[str, str], list[Run]]:
-    """Runs by DAG and task, in the order in which they came."""
+    """Runs by DAG and task, in the given order."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.found.dag_id, run.found.task_id), []).append(run)

@@ -1,4 +1,4 @@
-"""The values of each page: asks who may see it, reads what it needs, and nothing more."""
+"""The values of each page: checks the user's permissions, and reads only what the page needs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from crm_provider import config
 from crm_provider.errors import CrmConfigurationError
-from crm_provider.load.rejects.resend import resend_dag_id
+from crm_provider.load.rejects.resend import TAG, resend_dag_id
 from crm_provider.observability.links import web_link
 from crm_provider.ui.access import may_start, readable
 from crm_provider.ui.endings import Tone
 from crm_provider.ui.filters import PERIODS, STATES, Filters, Paging
-from crm_provider.ui.query import MOST_RUNS, MOST_SYNCS, SYNCS, all_syncs, last_runs, run_of, runs_of, schedules
+from crm_provider.ui.query import (
+    MOST_RUNS,
+    MOST_SYNCS,
+    SYNCS,
+    all_syncs,
+    last_runs,
+    paused_if_tagged,
+    run_of,
+    runs_of,
+    schedules,
+)
 from crm_provider.ui.runs import Resend, RunPage, folded, line_of, page_of
 from crm_provider.ui.stored import read
 from crm_provider.ui.syncs import (
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 REFRESH = 5
-"""Seconds between two looks of a page on which something runs."""
+"""Seconds between two refreshes of a page with a running sync."""
 
 BY_STATE: Mapping[str, dict[str, Any]] = {
     Tone.FAILED.value: {"states": ("failed", "upstream_failed")},
@@ -47,7 +57,7 @@ BY_STATE: Mapping[str, dict[str, Any]] = {
         )
     },
 }  # fmt: skip
-"""The filter by state, as the database knows it."""
+"""The filter by state, in terms of the database."""
 
 
 def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root: str, now: datetime) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def list_of_syncs(session: Session, user: Any, query: Mapping[str, str], *, root
 def one_sync(
     session: Session, user: Any, query: Mapping[str, str], *, root: str, now: datetime
 ) -> dict[str, Any] | None:
-    """One sync with its runs; None if there is none, or if the user may not see it."""
+    """One sync with its runs; None if it does not exist or the user may not see it."""
     sync = (query.get("dag_id", ""), query.get("task_id", ""))
     if not readable(user, [sync[0]]):
         return None
@@ -117,7 +127,7 @@ def one_run(
     now: datetime,
     link: Callable[[str], str],
 ) -> dict[str, Any] | None:
-    """One run; None if there is none, or if the user may not see it."""
+    """One run; None if it does not exist or the user may not see it."""
     dag_id, task_id, run_id = (query.get(name, "") for name in ("dag_id", "task_id", "run_id"))
     index = query.get("map_index", "-1")
     if not index.removeprefix("-").isdecimal() or len(index) > 9 or not readable(user, [dag_id]):
@@ -134,21 +144,24 @@ def one_run(
 
 
 def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *, base: str) -> Resend | None:
-    """The DAG that sends the rejected rows of a run again; None if there are none, or no such DAG."""
-    if not run.rejects_path:
-        return None
+    """The DAG that sends the rejected rows of a run again.
+
+    None if there are no such rows, if the load may still add some, or if there is no such DAG that the user may see.
+    """
     dag_id = resend_dag_id(*sync)
-    schedule = schedules(session, [dag_id]).get(dag_id)
-    if schedule is None:
+    if not run.rejects_path or not readable(user, [dag_id]):
+        return None
+    is_paused = paused_if_tagged(session, dag_id, TAG)
+    if is_paused is None:
         return None
     allowed = may_start(user, dag_id)
-    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=schedule.is_paused, is_allowed=allowed)
+    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=is_paused, is_allowed=allowed)
 
 
 def files_linked() -> Callable[[str], str]:
-    """Where a browser can open a file, by the site's ``file_links``.
+    """The URL of a file for a browser, by the site's ``file_links``.
 
-    A path that is itself a URL of a website is not linked: any task can leave any path.
+    A path that is itself a URL of a website is not linked, because any task can store any path.
     """
     try:
         rules = config.file_links()

@@ -1,4 +1,4 @@
-"""Which type the JSON values of a column have, so that a table with types gives the same values back.
+"""Types for the JSON values of a column, so that a typed table returns the same values.
 
 Values of several kinds, and those that no type of a table holds exactly, have the type ``json``: their JSON text.
 """
@@ -25,7 +25,7 @@ MAX_EXACT_INTEGER = 2**53
 class ColumnType:
     """The type of a column.
 
-    :param item: of the values of a list
+    :param item: type of the values of a list
     :param fields: name and type of the fields of a struct
     """
 
@@ -66,7 +66,7 @@ def moment_of(text: str) -> datetime | None:
 class ObservedType:
     """Learns the type of a column from its values.
 
-    :param exact: a text is a timestamp only if a load makes the same text of it again
+    :param exact: a text is a timestamp only if a load converts it back to the same text
     """
 
     def __init__(self, *, exact: bool = True) -> None:
@@ -78,7 +78,7 @@ class ObservedType:
         self._fields: dict[str, ObservedType] | None = None
 
     def note(self, value: Any) -> None:
-        """Take in one value; None says nothing."""
+        """Add one value; None has no effect."""
         if value is None:
             return
         kind = _kind_of(value)
@@ -139,7 +139,7 @@ class ObservedRecords:
         self._nested: dict[str, dict[str, ObservedType]] = {}
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """Take in one record."""
+        """Add one record."""
         for name, value in record.items():
             if isinstance(value, Mapping) and _are_names(value):
                 fields = self._nested.setdefault(name, {})
@@ -164,11 +164,11 @@ _TYPES: tuple[tuple[Any, TypeName], ...] = (
     (str, "text"), (bool, "boolean"), (int, "integer"), ((float, Decimal), "number"), (Mapping, "struct"),
     ((list, tuple), "list"),
 )  # fmt: skip
-"""In this order: a boolean is a whole number for Python."""
+"""In this order, because Python treats a boolean as a whole number."""
 
 
 def json_kind(value: Any) -> TypeName | None:
-    """What a JSON value is, whether a column holds it exactly or not; None for null and all that JSON does not have.
+    """The kind of a JSON value, even if no column holds it exactly; None for null and values outside JSON.
 
     >>> [json_kind(value) for value in (True, 1, 0.5, "x", [], {}, None)]
     ['boolean', 'integer', 'number', 'text', 'list', 'struct', None]

@@ -5,7 +5,7 @@ The hook, operators, loads and rejects all convert values like this:
 ===================================  ===============================================================
 value                                becomes
 ===================================  ===============================================================
-text                                 the same, if no half of a character (a lone surrogate) is in it
+text                                 the same, if it has no lone surrogate
 ``True``, ``False``, ``None``        the same
 whole number, float                  the same, if it is finite and has a usual size
 ``Decimal``                          text with exactly its digits
@@ -37,7 +37,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """A JSON value in one line; ``Decimal`` keeps its digits.
 
-    :param ascii_only: escape all other characters; by default only surrogate halves, which no encoding has
+    :param ascii_only: escape all other characters; by default only lone surrogates, which cannot be encoded
     """
     try:
         text = json.dumps(value, ensure_ascii=ascii_only)
@@ -101,7 +101,7 @@ class ConversionError(Exception):
 
 
 def json_safe(value: Any) -> Any:
-    """A value converted to types that JSON has.
+    """A value converted to JSON types.
 
     :raises ConversionError: if it has no exact JSON form; the message shows no value
     """
@@ -111,8 +111,9 @@ def json_safe(value: Any) -> Any:
 def lenient_json(value: Any, depth: int = 0) -> Any:
     """A value of a rejected row, converted without loss.
 
-    What :func:`json_safe` refuses becomes text: bytes in base64, a number that is not finite as its name, anything else
-    as Python prints it. Times keep their zone. ``Decimal`` stays, because :func:`json_text` writes its digits.
+    A value that :func:`json_safe` refuses becomes text: bytes in base64, a number that is not finite as its name,
+    anything else as Python prints it. Times keep their zone. ``Decimal`` stays, because :func:`json_text` writes its
+    digits.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -143,9 +144,9 @@ def utc_text(moment: datetime) -> str:
 
 
 def whole_text(value: str) -> str:
-    """A text without halves of characters (lone surrogates), which no encoding has.
+    """A text without lone surrogates, which cannot be encoded.
 
-    :raises ConversionError: if one is in it
+    :raises ConversionError: if it has one
     """
     if not value.isascii() and _SURROGATE.search(value):
         raise ConversionError("a text with half a character (a lone surrogate)", "correct it in the source")

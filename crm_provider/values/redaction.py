@@ -13,20 +13,20 @@ SHORTENED = 200
 """Characters of an unknown body that a message may show."""
 
 SHORTEST_VALUE = 3
-"""Characters. Shorter values are parts of ordinary words and stay."""
+"""Minimum characters of a value. Shorter ones are parts of ordinary words and stay."""
 
 SHORTEST_WORD, SHORTEST_OF_ADDRESS = 4, 6
-"""Characters of a word of a name, and of an address, from which on the word is removed if it stands alone."""
+"""Minimum characters of a word of a name, and of an address, that is removed if it stands alone."""
 
 MOST_WORDS = 6
-"""Words of a value up to which each word is removed, as for names. A single word does not identify a longer text."""
+"""Maximum words of a value whose single words are removed, as for names. One word does not identify a longer text."""
 
 SHORTEST_CODE = 16
-"""Characters of base64 or hexadecimal text from which on it is decoded and checked."""
+"""Minimum characters of base64 or hexadecimal text that is decoded and checked."""
 
 LONG = 500
-"""Characters of a value from which on it is searched for without a regular expression: compiling one takes a second
-for each hundred thousand characters."""
+"""Minimum characters of a value that is searched without a regular expression: compiling one takes a second for each
+hundred thousand characters."""
 
 PHONE_DIGITS = 7
 """Digits at the end of a phone number that identify it, in any format."""

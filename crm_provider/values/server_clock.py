@@ -54,7 +54,7 @@ class ServerClock:
             self._span = (low, high)
 
     def ahead(self) -> tuple[float, float] | None:
-        """At least and at most how many seconds the CRM's clock, as seconds since 1970, is ahead of the local one."""
+        """Minimum and maximum seconds that the CRM's clock, as seconds since 1970, is ahead of the local one."""
         with self._lock:
             return self._span
 

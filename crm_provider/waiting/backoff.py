@@ -42,7 +42,7 @@ def next_check(error: e.CrmError, failed: int, now: float, *, interval: float, j
 def to_wall(steady: float) -> float:
     """Convert a time of this process's monotonic clock to seconds since the epoch, for other processes.
 
-    Within a process, waiting uses the monotonic clock: setting the system clock back would delay all waiting tasks.
+    Within a process, waiting uses the monotonic clock, because a system clock that is set back would delay all tasks.
     """
     return steady - time.monotonic() + time.time()
 

@@ -1,7 +1,7 @@
 """Changes: which records have joined a group (a list, a stage) since the last snapshot.
 
-The API has neither a filter nor a change feed. So a watch reads the whole listing and compares it with the members that
-it has seen.
+The API has neither a filter nor a change feed. So a watch reads the whole listing and compares it with the known
+members.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Snapshot = Mapping[str, frozenset[str]]
 """A whole listing: the id of each record, and its groups."""
 
 MARKS_IN_A_CHUNK = 6000
-"""64,002 bytes as JSON: Airflow warns of stored values over 65,535."""
+"""64,002 bytes as JSON: Airflow warns about stored values over 65,535."""
 
 SLOW = 300.0
 """Minimum seconds between two snapshots after a permanent error. A replaced key is picked up without a restart."""
@@ -85,7 +85,7 @@ def fingerprint(record: str) -> int:
 
 
 def pack(seen: SeenIds) -> list[str]:
-    """Encode fingerprints as texts of less than 64 KB each, 10.7 characters for a fingerprint."""
+    """Encode fingerprints as texts of less than 64 KB each, 10.7 characters per fingerprint."""
     marks = list(seen)
     parts = [marks[start : start + MARKS_IN_A_CHUNK] for start in range(0, len(marks), MARKS_IN_A_CHUNK)]
     return [base64.b64encode(struct.pack(f">{len(part)}Q", *part)).decode() for part in parts]
@@ -178,5 +178,5 @@ class ErrorBackoff:
     def _report(self, error: e.CrmError, level: int) -> None:
         what = f"{level} {error.type}"
         if what != self.reported:
-            log.log(level, "%s: no snapshot could be read; retrying until one can. %s", self.watch, error)
+            log.log(level, "%s: no snapshot could be read; it is tried again. %s", self.watch, error)
             self.reported = what

@@ -27,7 +27,7 @@ Until = Literal["in", "left"]
 
 
 class MembershipPage(NamedTuple):
-    """One page of contacts, as far as members of lists are counted.
+    """The part of one page of contacts that counts members of lists.
 
     :ivar lists: the ids of the lists that each contact is in, in lower case; a contact appears on one page only
     :ivar total: number of contacts that the CRM reports, None if it does not say
@@ -38,7 +38,7 @@ class MembershipPage(NamedTuple):
 
 
 def membership_pages(client: CrmClient) -> Iterator[MembershipPage]:
-    """All pages of contacts, each read when it is asked for."""
+    """All pages of contacts, each read on demand."""
     for listed in client.list_pages("contacts", at_once=0):
         lists = tuple(frozenset(found.lower() for found in list_ids_of(contact)) for contact in listed.fresh)
         yield MembershipPage(lists, listed.page.total)
@@ -84,7 +84,7 @@ class Condition(abc.ABC):
     """Something to wait for. It can be serialized for another process.
 
     :ivar reasons: why the last check was "not yet": names, types and counts, no values
-    :ivar sweeps: whether a check reads a whole listing. Such conditions wait apart, for a sweep takes long
+    :ivar sweeps: whether a check reads a whole listing. Such conditions have their own poll: a sweep takes long
     """
 
     sweeps: ClassVar[bool] = False
@@ -173,7 +173,7 @@ class InList(Condition):
 
 
 def _found_list_id(lookup: Lookup, list_id: str | None, list_name: str | None) -> str:
-    """The id of a list in lower case. A list that is given by its id is not looked up."""
+    """The id of a list in lower case. A given id needs no look-up."""
     if list_id is not None and list_name is None:
         return validation.uuid(list_id, "list_id").lower()
     return str(pick_list(lookup.lists, name=list_name, list_id=list_id, field="list_name")["id"]).lower()
@@ -181,7 +181,7 @@ def _found_list_id(lookup: Lookup, list_id: str | None, list_name: str | None) -
 
 @dataclass(frozen=True, kw_only=True)
 class ListHasMembers(Condition):
-    """A segmentation list has at least so many members. The API has no count: the contacts are read until it is clear.
+    """A segmentation list has at least this many members. The API has no count, so contacts are read until it is clear.
 
     :param min_members: at least 1
     """
@@ -209,7 +209,7 @@ class ListHasMembers(Condition):
 def checked_minimum(value: object) -> int:
     """A number of members.
 
-    :raises CrmInvalidValueError: if it is not a whole number from 1 on
+    :raises CrmInvalidValueError: if it is not a whole number of at least 1
     """
     if isinstance(value, str) and value.strip().isdecimal():  # from a template
         value = int(value)
@@ -234,7 +234,7 @@ class ContactIs(Condition):
         found = contact.get("attributes")
         values = found if isinstance(found, Mapping) else {}
         self.reasons[:] = [
-            *(["the status is another one"] if status not in (None, contact.get("status")) else []),
+            *(["the status is different"] if status not in (None, contact.get("status")) else []),
             *(_difference(name, values, value) for name, value in wanted.items() if not shows(values, {name: value})),
         ]
         if self.reasons:

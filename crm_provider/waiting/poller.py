@@ -40,7 +40,7 @@ Guard = Callable[[Callable[[], Any]], Any]
 
 
 class _SharedListing(Generic[Item]):
-    """A listing for several readers: each item is fetched when the first of them asks for it, and kept.
+    """A listing for several readers: each item is fetched once, when the first reader needs it.
 
     :param items: reads them
     """
@@ -78,7 +78,7 @@ class CachedLookup:
     """A look-up for one round that fetches each record once and caches records and errors.
 
     It stops fetching after a refused key, a throttled call, or several consecutive failures: the remaining waiters get
-    the same error. Cached records and list pages still answer the waiters that need nothing else. Each round has a new
+    the same error. Cached records and list pages still serve the waiters that need nothing else. Each round has a new
     look-up.
 
     :param client: fetches the records
@@ -112,7 +112,7 @@ class CachedLookup:
         return self._lists.read(self._guarded)
 
     def memberships(self) -> Iterator[MembershipPage]:
-        """The lists of all contacts. A page is fetched when a waiter first reads it, and none once the waiter left."""
+        """The lists of all contacts. A page is fetched when a waiter first reads it, unless that waiter has left."""
         return itertools.takewhile(lambda _: not self.abandoned(), self._memberships.read(self._guarded))
 
     def _once(self, key: tuple[str, str], fetch: Callable[[], Record]) -> Record:
@@ -123,7 +123,7 @@ class CachedLookup:
                 self._kept[key] = error
         kept = self._kept[key]
         if isinstance(kept, e.CrmError):
-            raise kept.with_traceback(None)  # else each raise extends it: 20,000 frames for 10,000 waiters
+            raise kept.with_traceback(None)  # otherwise each raise extends it: 20,000 frames for 10,000 waiters
         return kept
 
     def _guarded(self, fetch: Callable[[], Any]) -> Any:
@@ -247,7 +247,7 @@ class Poller:
         waiter.due = self._next_due(waiter, self._clock())
         self._waiters[id(waiter)] = waiter
         if self._task is None or self._task.done():
-            # in its own context: else a triggerer writes its log records into the task log of the first waiter
+            # in its own context: otherwise a triggerer logs its records in the task log of the first waiter
             self._task = contextvars.Context().run(asyncio.create_task, self._run())
         try:
             return await waiter.ended
@@ -276,7 +276,7 @@ class Poller:
     async def _run(self) -> None:
         try:
             await self._rounds()
-        except Exception as broken:  # a bug: no task may wait for ever on a loop that has ended
+        except Exception as broken:  # a bug: no task may wait forever on a loop that has ended
             for waiter in self._waiters.values():
                 self._fail(waiter, broken)
             raise
@@ -307,7 +307,7 @@ class Poller:
             for waiter in due:
                 self._failed(waiter, error, start)
             return
-        random.shuffle(due)  # records that always fail must not precede the same others in each round: see MAX_FAILURES
+        random.shuffle(due)  # records that always fail must not be the first in each round: see MAX_FAILURES
         interval = min(waiter.interval for waiter in due)
         await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
@@ -326,7 +326,7 @@ class Poller:
                 found = waiter.condition.check(lookup)
             except e.CrmError as error:
                 loop.call_soon_threadsafe(self._failed, waiter, error, start)
-            except Exception as bug:  # noqa: BLE001 - raised to this waiter only; the others go on
+            except Exception as bug:  # noqa: BLE001 - raised to this waiter only; the others continue
                 loop.call_soon_threadsafe(self._crashed, waiter, bug, start)
             else:
                 loop.call_soon_threadsafe(self._checked, waiter, found, start)
@@ -383,7 +383,7 @@ class Poller:
 
 @dataclass(frozen=True)
 class _RoundStart:
-    """What all checks of a round share.
+    """The data that all checks of a round share.
 
     :param started: when the round started
     :param jitter: for the back-off after failures

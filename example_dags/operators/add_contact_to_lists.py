@@ -1,4 +1,4 @@
-"""A contact into a list that is found by its name."""
+"""Adds a contact to a list that is found by its name."""
 
 from __future__ import annotations
 

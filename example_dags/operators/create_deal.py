@@ -1,4 +1,4 @@
-"""A deal for a contact that the task before has written."""
+"""Creates a deal for the contact that the previous task wrote."""
 
 from __future__ import annotations
 

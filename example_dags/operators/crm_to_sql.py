@@ -1,4 +1,4 @@
-"""All contacts as a table of the warehouse."""
+"""Reads all contacts into a table of the warehouse."""
 
 from __future__ import annotations
 

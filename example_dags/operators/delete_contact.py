@@ -1,4 +1,4 @@
-"""A contact that is deleted."""
+"""Deletes a contact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contacts that are deleted, because they have asked for it."""
+"""Deletes the contacts who asked for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All contacts, five of their fields, as a packed CSV file."""
+"""Extracts five fields of all contacts into a compressed CSV file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All deals, as they are, as JSON lines."""
+"""Extracts all deals, unchanged, as JSON lines."""
 
 from __future__ import annotations
 

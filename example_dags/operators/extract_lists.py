@@ -1,4 +1,4 @@
-"""All segmentation lists as a CSV file."""
+"""Extracts all segmentation lists into a CSV file."""
 
 from __future__ import annotations
 

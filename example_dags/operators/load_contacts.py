@@ -1,4 +1,4 @@
-"""A file of contacts into the CRM."""
+"""Loads a file of contacts into the CRM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deals of a list that are moved to the stage that each row says."""
+"""Moves the deals of a list to the stages in its rows."""
 
 from __future__ import annotations
 

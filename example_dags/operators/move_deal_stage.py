@@ -1,4 +1,4 @@
-"""A deal that is moved to another stage."""
+"""Moves a deal to another stage."""
 
 from __future__ import annotations
 

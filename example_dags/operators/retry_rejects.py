@@ -1,4 +1,4 @@
-"""A load, and the rows that it rejected for the CRM's sake once more."""
+"""A load, and a task that sends its retryable rejected rows again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a query as contacts."""
+"""Loads the rows of a query as contacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a query as new deals."""
+"""Creates deals from the rows of a query."""
 
 from __future__ import annotations
 

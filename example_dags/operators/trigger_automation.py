@@ -1,4 +1,4 @@
-"""An automation that is started for a contact."""
+"""Starts an automation for a contact."""
 
 from __future__ import annotations
 

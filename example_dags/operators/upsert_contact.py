@@ -1,4 +1,4 @@
-"""A contact: created, or updated if it exists."""
+"""Creates a contact, or updates it if it exists."""
 
 from __future__ import annotations
 

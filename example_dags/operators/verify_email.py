@@ -1,4 +1,4 @@
-"""An address that the CRM verifies."""
+"""Has the CRM verify an address."""
 
 from __future__ import annotations
 

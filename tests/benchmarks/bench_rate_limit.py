@@ -256,7 +256,7 @@ class Child:
         return self.process.stdin
 
     def reported(self) -> Any:
-        """What it tells next."""
+        """Its next message."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
@@ -382,7 +382,7 @@ def work(*, kind: str, threads: int, latency: float, **given: Any) -> None:
     sys.stdin.readline()
     stopped.set()
     print(json.dumps({"workers": reports}), flush=True)
-    os._exit(0)  # whoever still waits is not waited for
+    os._exit(0)  # it does not wait for callers that still wait
 
 
 def life(number: int) -> tuple[float, float]:
@@ -450,7 +450,7 @@ def ours(given: dict[str, Any], threads: int, lane: str = "single") -> list[Call
 
 
 def mixed(given: dict[str, Any], threads: int) -> list[Call]:
-    """The first process is a load; the second has one who calls now and then."""
+    """The first process is a load; the second has one occasional caller."""
     if given["number"] == 0:
         return ours(given, threads, "bulk")
     [(lane, call, _)] = ours(given, 1)

@@ -14,7 +14,7 @@ def report(event: str, **facts: Any) -> None:
 
 
 def next_line(child: subprocess.Popen[str], expected: str) -> dict[str, Any]:
-    """What the child tells next; its other output is Airflow's."""
+    """The next message of the child; its other output is Airflow's."""
     assert child.stdout
     for line in child.stdout:
         if line.startswith("{"):

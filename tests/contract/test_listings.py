@@ -16,7 +16,7 @@ FEW_PAGES = 12
 
 
 def page(account: Account, route: str, number: int) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
-    """Status, what is around the records, and the records."""
+    """Status, envelope and records."""
     answer = account.ask("GET", route, query={"page": number})
     parsed = unwrapped(answer)
     around = parsed if isinstance(parsed, dict) else {}

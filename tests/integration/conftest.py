@@ -58,7 +58,7 @@ def hasty(crm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def run_task(run_dag: Callable[..., Any]) -> Callable[..., Any]:
-    """Run one task: ``run_task(operator, **arguments)``, with ``retries=1`` unless they say so; tells how it ended."""
+    """Run one task: ``run_task(operator, **arguments)``, with ``retries=1`` by default; returns how it ended."""
     from airflow.sdk import DAG
 
     def run(operator: type, **arguments: Any) -> Any:

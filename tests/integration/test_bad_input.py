@@ -41,7 +41,7 @@ def missing(parts: Sequence[str], error: CrmError) -> list[str]:
 # -- the connection -----------------------------------------------------------------------------------------
 
 CONNECTIONS = {
-    # what is wrong: (fields, what the message says, in parts)
+    # problem: (fields, parts of the message)
     "no key": ({"password": None}, ["API key (field Password) is empty", "put the CRM's API key there"]),
     "two ports": (
         {"host": "https://connect.pingback.com:1234/v2", "port": 4321},
@@ -91,7 +91,7 @@ ADD = {"contact_email": "ada@example.com", "list_ids": [ID]}
 NO_UUID = ["not a UUID", "copy the id from the CRM"]
 
 VALUES = {
-    # what is wrong: (operator, arguments, what the message says, in parts)
+    # problem: (operator, arguments, parts of the message)
     "empty email": (CrmUpsertContactOperator, {**UPSERT, "contact_email": ""}, ["email is empty"]),
     "an attribute that JSON does not have": (
         CrmUpsertContactOperator,

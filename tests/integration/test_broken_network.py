@@ -1,4 +1,4 @@
-"""Tasks, loads, extracts and sensors when the way to the CRM breaks: what each ends as, what is lost, what is doubled.
+"""Tasks, loads, extracts and sensors when the network to the CRM breaks: final states, lost and duplicated records.
 
 Real tasks (``dag.test``). What all broken ways do to one call is in ``tests/unit/test_broken_ways.py``; here are the
 most telling ones. Each line of the table that this makes is in ``docs/reliability.md``.
@@ -88,7 +88,7 @@ class Table:
 
 # -- nothing gets to the CRM ---------------------------------------------------------------------------------
 
-ADVICE = {"the proxy wants a password (407)": "check HTTPS_PROXY and the credentials in it"}
+ADVICE = {"the proxy asks for a password (407)": "check HTTPS_PROXY and the credentials in it"}
 """What the message itself says to do, if it is about the connection or Airflow's configuration."""
 
 

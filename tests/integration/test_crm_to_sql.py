@@ -172,7 +172,7 @@ def test_a_connection_that_is_no_database_is_a_matter_of_configuration(
     task = transfer(table="people", mode="replace", create_table=True)
     assert task.states == ["failed"]
     assert task.xcoms["crm_error"]["type"] == "CONFIGURATION"
-    assert "no database hook" in str(task.error)
+    assert "not a database hook" in str(task.error)
     assert transfer.crm.journal() == []
 
 

@@ -212,7 +212,7 @@ def section_of(page: str, heading: str) -> str:
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_the_parameters_of_an_operator_are_described(cls: type) -> None:
-    """The page is made from what is written; here is what Python makes of it."""
+    """The page is generated from the source text; this compares it with the Python objects."""
     page = docs_operators.page_of(cls.__name__).read_text("utf-8")
     assert parameter_table(page) == parameters(cls, whole=True)
 

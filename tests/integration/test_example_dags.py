@@ -72,7 +72,7 @@ def test_every_dag_has_a_file_and_an_expectation(dag_named: Callable[[str], Any]
 
 
 def test_the_examples_of_pages_are_not_loaded_with_the_folder(airflow_db: Path) -> None:
-    """``make demo`` and whoever takes the folder as it is need not parse them: ``.airflowignore``."""
+    """``make demo`` and users of the whole folder do not parse them: ``.airflowignore``."""
     assert set(dag_bag(str(FOLDER)).dags) == {file.stem for file in FILES}
 
 

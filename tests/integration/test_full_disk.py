@@ -28,7 +28,7 @@ SOURCE = [{"email": f"p{number}@example.com"} for number in range(1, 9)]
 
 
 class Disk:
-    """Full for so many writes of a kind; then somebody has made room.
+    """Full for this many writes of a kind; then there is space.
 
     :param fits: writes that fit before it is full
     """
@@ -56,7 +56,7 @@ def test_a_load(
     assert task.states == ["up_for_retry", "success"]
     assert f"LoadUnsaved: {rejects} {NO_SPACE}. The load stopped after: 8 rows:" in task.log
     line = next(line for line in task.log.splitlines() if f"LoadUnsaved: {rejects}" in line)
-    assert line.count(f"{ADVICE}; a retry goes on from there") == 1
+    assert line.count(f"{ADVICE}; a retry continues from there") == 1
     assert (task.result["rejected"], task.result["left"]) == (2, 0)
     assert task.result["created"] == len(crm.store.contacts) - 11 == 6
     assert sorted(json.loads(line)["row"] for line in rejects.read_text().splitlines()) == [3, 6]

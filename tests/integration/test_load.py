@@ -1,4 +1,4 @@
-"""Loads as tasks: every kind of source, every way a load can end, and what a later try makes of it."""
+"""Loads as tasks: every kind of source, every end of a load, and the next try."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,9 @@ from crm_provider.errors.policy import ErrorPolicy
 from crm_provider.hooks.crm import CrmHook
 from crm_provider.hooks.load_run import LoadRun
 from crm_provider.load.kinds.deletions import DELETIONS
+from crm_provider.load.report import LoadStopped
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.source import open_source
-from crm_provider.load.state.checkpoint import NoCheckpoints
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,
     CrmLoadContactsOperator,
@@ -27,6 +29,7 @@ from crm_provider.operators.load import (
     CrmRetryRejectsOperator,
 )
 from crm_provider.sandbox import Sandbox, SandboxSettings, ids
+from crm_provider.tasks.state import checkpoints_for
 
 RunTask = Callable[..., Any]
 NEW, WON, LOST = (ids.stage_id("Sales", name) for name in ("New", "Won", "Lost"))
@@ -43,7 +46,7 @@ CREATE = {
 
 @pytest.fixture
 def crm(crm: Sandbox) -> Sandbox:
-    """Five contacts, of which the first three have a deal: two are new, one is lost."""
+    """Five contacts. The first three have a deal: two are new, one is lost."""
     crm.reset(SandboxSettings(seed="empty", rate=None))
     crm.store.add_pipeline("Sales", ["New", "Won", "Lost"])
     crm.store.add_list("Newsletter")
@@ -173,18 +176,67 @@ def test_contacts_are_deleted_in_every_spelling(crm: Sandbox, run_task: RunTask,
     assert counts(done.result) == {"deleted": 1, "unchanged": 1}
     assert sorted(crm.store.contacts) == PEOPLE[1:]
     assert "@" not in report.read_text()
-    again = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=0)
+    again = run_task(CrmDeleteContactsOperator, source=rows, max_deletes=0, retries=0)
     assert counts(again.result) == {"unchanged": 2}
 
 
-def test_deletions_are_not_retried_without_a_place_for_their_count(crm: Sandbox) -> None:
-    run = LoadRun(
-        kind=DELETIONS, given={"max_deletes": 2}, policy=ErrorPolicy(), crm_conn_id="", path=lambda name: None,
-        bulk_client=CrmHook().bulk_client, open_source=lambda: open_source([]), report_path=None,
-        checkpoints=lambda beside: NoCheckpoints(), context={"ti": SimpleNamespace(max_tries=1)},
+def deletion(
+    people: Sequence[str] = PEOPLE[:1],
+    *,
+    retries: int = 0,
+    rescheduled: bool = False,
+    report: Path | None = None,
+    **given: Any,
+) -> LoadRun:
+    """A deletion in a task of Airflow 3.2, which has no task state store."""
+    ti = SimpleNamespace(
+        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=retries, try_number=1, stats_tags={},
+        get_first_reschedule_date=lambda context: datetime.now(timezone.utc) if rescheduled else None,
     )  # fmt: skip
-    with pytest.raises(SourceError, match=r"max_deletes counts for all tries.*set checkpoint_path or rejects_path"):
-        run.run()
+    context: Any = {"ti": ti, "task": SimpleNamespace(retries=retries)}
+    rows = [{"email": email} for email in people]
+    return LoadRun(
+        kind=DELETIONS, given={"max_deletes": 2, **given}, policy=ErrorPolicy(), crm_conn_id="", path=lambda name: None,
+        bulk_client=CrmHook().bulk_client, open_source=lambda: open_source(rows), report_path=report,
+        checkpoints=partial(checkpoints_for, context, path=None), context=context,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"retries": 1}, r"for a retry; set checkpoint_path, rejects_path or report_path, or retries=0"),
+        ({"rescheduled": True}, r"for the time after this task was rescheduled; set checkpoint_path, [^=]*report_path"),
+    ],
+)
+def test_deletions_do_not_go_on_without_a_place_for_their_count(
+    task: dict[str, Any], said: str, crm: Sandbox, tmp_path: Path
+) -> None:
+    seen = len(crm.journal())
+    with pytest.raises(SourceError, match=rf"^max_deletes counts for all tries together, but no place.*{said}$"):
+        deletion(**task).run()
+    assert len(crm.journal()) == seen
+    assert counts(deletion(**task, dry_run=True).run()) == {"left": 1}
+    assert sorted(crm.store.contacts) == PEOPLE
+    deletion(**task, report=tmp_path / "report.md").run()
+    assert sorted(crm.store.contacts) == PEOPLE[1:]
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_deletions_without_retries_need_no_place(crm: Sandbox) -> None:
+    assert counts(deletion().run()) == {"deleted": 1}
+    assert sorted(crm.store.contacts) == PEOPLE[1:]
+
+
+def test_the_count_of_deletions_beside_the_report_outlives_a_try(crm: Sandbox, tmp_path: Path) -> None:
+    crm.add_fault(effect="error", error="UNAUTHORIZED", method="DELETE", after=2)
+    with pytest.raises(LoadStopped):
+        deletion(PEOPLE[:3], retries=1, max_deletes=3, report=tmp_path / "try-1.md").run()
+    assert len(crm.store.contacts) == 3
+    crm.clear_faults()
+    with pytest.raises(SourceError, match=r"^2 contacts would be deleted, but max_deletes=3 allows 3"):
+        deletion(PEOPLE[3:], retries=1, max_deletes=3, report=tmp_path / "try-2.md").run()
+    assert len(crm.store.contacts) == 3
 
 
 @pytest.mark.parametrize(("resubscribe", "each"), [(True, 1), (False, 2)])

@@ -1,4 +1,4 @@
-"""Every way in which an error of a row can end: what becomes of the row and of the load.
+"""Every possible end of a row with an error: the outcome of the row and of the load.
 
 The expectations are written here from the design's table of default outcomes (column "row of a load"), not taken from
 the package.

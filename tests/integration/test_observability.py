@@ -1,4 +1,4 @@
-"""What tasks leave for those who watch them: extra links, asset events, metrics, reports, and the site's defaults."""
+"""Traces of tasks for operations: extra links, asset events, metrics, reports, and the site's defaults."""
 
 from __future__ import annotations
 

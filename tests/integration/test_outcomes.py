@@ -51,7 +51,7 @@ FAIL, RETRY, SKIP, WAIT, RESCHEDULE = "fail", "retry", "skip", "wait", "reschedu
 
 
 class Case(NamedTuple):
-    """What goes wrong with every call of a task, and what becomes of it.
+    """The failure of every call of a task, and the end of the task.
 
     :param error: class and type of the error
     :param task: outcome in an operator

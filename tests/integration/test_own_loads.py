@@ -138,7 +138,7 @@ def test_a_script_goes_on_with_its_checkpoint(crm: Sandbox, tmp_path: Path) -> N
     with pytest.raises(CrmServiceUnavailableError) as stopped:
         CrmHook().load_contacts(rows(), **settings)
     assert isinstance(stopped.value.__cause__, LoadStopped)
-    assert "A retry goes on from there" in str(stopped.value)
+    assert "A retry continues from there" in str(stopped.value)
     done = CrmHook().load_contacts(rows(), **settings)
     assert (done["resumed_at"] > 0, done["created"], done["left"]) == (True, COUNT, 0)
     assert list(tmp_path.iterdir()) == []

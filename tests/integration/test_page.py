@@ -1,4 +1,4 @@
-"""The page "CRM" as an application inside Airflow: who sees what, and what is in it after real loads."""
+"""The page "CRM" as an application inside Airflow: access rights, and its content after real loads."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_token_that_is_none(users: Users) -> None:
     client = users.client(None)
     answer = client.get("/", headers={"Authorization": "Bearer nonsense"})
     assert answer.status_code == 403
-    assert "Your login is not valid any more" in answer.text
+    assert "Your login has expired" in answer.text
     assert client.get("/", cookies={"_token": "nonsense"}).status_code in (401, 403)
 
 
@@ -168,7 +168,7 @@ def test_search_filters_and_pages(users: Users, loads: Any) -> None:
     for state, found in (("", True), ("failed", True), ("success", False), ("rejects", False), ("running", False)):
         text = client.get("/sync", params={**RUN, "state": state}).text
         assert ('<th scope="row"' in text) == found, state
-    assert "No run fits" in client.get("/sync", params={**RUN, "page": "9"}).text
+    assert "No run matches" in client.get("/sync", params={**RUN, "page": "9"}).text
 
 
 def test_runs_with_rejects_are_found_in_the_database(users: Users, loads: Any) -> None:

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.models.dag import DagModel
+from airflow.models.taskinstance import TaskInstance
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Connection
+from airflow.utils.session import create_session
 from page_users import Users
+from sqlalchemy import update
 from table_scenes import TargetHook
 
+from crm_provider.load.rejects.resend import resend_dag
+from crm_provider.load.rows import SourceError
 from crm_provider.operators.extract import CrmExtractContactsOperator
 from crm_provider.operators.load import (
     CrmDeleteContactsOperator,
@@ -109,7 +116,7 @@ def rejected(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> Any:
     with DAG(f"page_rejects_{next(NUMBERS)}", schedule=None) as dag:
         CrmLoadContactsOperator(
             task_id="load", source=rows, mapping={"email": "mail"}, max_rejects=2,
-            rejects_path=str(tmp_path / "rejects.jsonl"), suppression=["someone@example.com"],
+            rejects_path=str(tmp_path / "rejects.jsonl"),
         )  # fmt: skip
     done = run_dag(dag)
     assert done["load"].result["rejected"] == 2
@@ -122,9 +129,15 @@ def run_page(users: Users, done: Any, name: str = "ann") -> str:
     return unescape(users.client(name).get("/run", params=key).text)
 
 
+def in_folder(dag_id: str, *, found: bool = True) -> None:
+    """Airflow's DAG processor has found a DAG, or no longer finds it; DAGs that only tests run were never found."""
+    with create_session() as session:
+        session.execute(update(DagModel).where(DagModel.dag_id == dag_id).values(is_stale=not found))
+
+
 def resend_of(done: Any) -> DAG:
     """The DAG that the result shows, as Airflow reads it."""
-    code = done["load"].result["resend"].replace("}):\n", "}) as dag:\n", 1)
+    code = done["load"].result["resend"].replace("\n):\n", "\n) as dag:\n", 1)
     names: dict[str, Any] = {}
     exec(compile(code, "resend.py", "exec"), names)
     dag: DAG = names["dag"]
@@ -133,13 +146,19 @@ def resend_of(done: Any) -> DAG:
 
 def test_the_dag_on_the_page_works_as_it_is(users: Users, crm: Sandbox, run_dag: RunDag, rejected: Any) -> None:
     dag = resend_of(rejected)
-    assert dag.dag_id == f"{rejected.dag_run.dag_id}_load_resend"
+    assert dag.dag_id == f"{rejected.dag_run.dag_id}__load__resend"
     assert [type(task) for task in dag.tasks] == [CrmRetryRejectsOperator]
     done = run_dag(dag, run_conf={"rejects": rejected["load"].result["rejects_path"]})
     assert {name: done["resend"].result[name] for name in ("rows", "created", "rejected")} == {
         "rows": 2, "created": 1, "rejected": 1,
     }  # fmt: skip
     assert set(crm.store.contacts) == {*PEOPLE, "one@example.com", "refused@example.com"}
+
+
+def test_addresses_that_are_not_shown_are_to_be_filled_in() -> None:
+    code = str(resend_dag(Path("/data/r.jsonl"), {"suppression": ["someone@example.com"]}))
+    with pytest.raises(SourceError, match=r"^suppression is \.\.\., a place to fill in: give the addresses"):
+        exec(compile(code, "resend.py", "exec"), {})
 
 
 def test_rejected_rows_are_in_the_order_of_the_source(users: Users, rejected: Any) -> None:
@@ -150,13 +169,35 @@ def test_rejected_rows_are_in_the_order_of_the_source(users: Users, rejected: An
 
 def test_a_button_starts_the_dag_once_there_is_one(users: Users, run_dag: RunDag, rejected: Any) -> None:
     path = rejected["load"].result["rejects_path"]
-    text, dag_id = run_page(users, rejected), f"{rejected.dag_run.dag_id}_load_resend"
-    assert "data-start" not in text and f'with DAG("{dag_id}"' in text
+    text, dag_id = run_page(users, rejected), f"{rejected.dag_run.dag_id}__load__resend"
+    assert "data-start" not in text and f'with DAG(\n    "{dag_id}",' in text
     run_dag(resend_of(rejected), run_conf={"rejects": path})
-
+    in_folder(dag_id)
     text = run_page(users, rejected)
     assert f'data-start="/airflow/api/v2/dags/{dag_id}/dagRuns"' in text
     assert f'data-conf="{json.dumps({"rejects": path})}"' in text
+    in_folder(dag_id, found=False)
+    assert "data-start" not in run_page(users, rejected), "a file that is gone"
+    in_folder(dag_id)
     users.may = lambda *, method, **_: method == "GET"
     text = run_page(users, rejected)
     assert "You have no right to start it" in text and "data-start" not in text
+
+
+def test_a_dag_of_the_same_name_without_the_tag_is_not_started(users: Users, run_dag: RunDag, rejected: Any) -> None:
+    with DAG(f"{rejected.dag_run.dag_id}__load__resend", schedule=None) as dag:
+        EmptyOperator(task_id="resend")
+    run_dag(dag)
+    in_folder(dag.dag_id)
+    assert "data-start" not in run_page(users, rejected)
+
+
+def test_a_load_that_may_go_on_is_not_sent_again_yet(users: Users, run_dag: RunDag, rejected: Any) -> None:
+    run_dag(resend_of(rejected), run_conf={"rejects": rejected["load"].result["rejects_path"]})
+    in_folder(f"{rejected.dag_run.dag_id}__load__resend")
+    key = {"dag_id": rejected.dag_run.dag_id, "task_id": "load"}
+    with create_session() as session:
+        session.execute(update(TaskInstance).filter_by(**key).values(state="up_for_retry"))
+    text = run_page(users, rejected)
+    assert "Once the task has ended, this page shows how to send them again." in text
+    assert "data-start" not in text and "with DAG(" not in text

@@ -60,7 +60,7 @@ def test_what_it_holds_survives_a_kill(tmp_path: Path) -> None:
     assert state.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("content", "text"), [("{", "cannot be read"), ("[]", "no state of a sandbox")])
+@pytest.mark.parametrize(("content", "text"), [("{", "cannot be read"), ("[]", "not contain the state of a sandbox")])
 def test_a_state_that_is_none_is_named(tmp_path: Path, content: str, text: str, failure: Callable[..., str]) -> None:
     (tmp_path / "crm.json").write_text(content)
     errors = failure("--port", "0", "--state", str(tmp_path / "crm.json"))

@@ -139,7 +139,7 @@ def test_start_and_stop_are_quick_quiet_and_free_the_port(
             until_called(sandbox)
             before = time.perf_counter()
             sandbox.stop()
-            assert time.perf_counter() - before < 30, "it waits for no answer that is held back"
+            assert time.perf_counter() - before < 30, "it does not wait for delayed responses"
             waiting.join(60)
             assert not waiting.is_alive()
             assert idle.recv(1) == half.recv(1) == b""

@@ -135,7 +135,7 @@ def test_a_call_that_may_have_started_it_is_not_repeated(effect: str, crm: Sandb
     assert len(crm.journal()) == 1
     message = str(task.error)
     assert "may or may not have happened" in message
-    assert "Look in the CRM whether the automation was started" in message
+    assert "Check in the CRM whether the automation was started" in message
     assert "Zq8x" not in message
 
 
@@ -162,7 +162,7 @@ def test_a_worker_that_died_in_mid_call(
     assert task.states == states
     assert len(crm.store.automations) == started
     if started == 1:
-        assert "an earlier try was cut off in mid-call: nothing was sent now" in str(task.error)
+        assert "an earlier try was interrupted during the call: nothing was sent now" in str(task.error)
 
 
 def test_a_second_task_run_is_not_held_up_by_the_first(crm: Sandbox, run_dag: RunDag) -> None:

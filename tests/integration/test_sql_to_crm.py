@@ -97,8 +97,8 @@ def test_the_rows_of_a_query_become_contacts(crm: Sandbox, run_task: RunTask, ho
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("SELECT mail, first AS mail FROM leads", "several columns of the query are called 'mail'"),
-        ("CREATE TABLE other (mail TEXT)", "gives no rows"),
+        ("SELECT mail, first AS mail FROM leads", "several columns of the query are named 'mail'"),
+        ("CREATE TABLE other (mail TEXT)", "returns no rows"),
         ("SELECT first FROM leads", "no column 'mail'"),
         (" ", "sql is empty"),
         ("SELECT mail, first FROM leads; DELETE FROM leads", "sql has 2 statements; give one query"),

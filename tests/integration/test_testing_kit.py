@@ -228,7 +228,7 @@ def test_deals_that_are_elsewhere(crm_sandbox: Sandbox) -> None:
     with pytest.raises(AssertionError) as wrong:
         assert_deal_stages(crm_sandbox, stages)
     assert str(wrong.value).splitlines() == [
-        "deals are not where they should be:",
+        "deals are not in the expected stages:",
         "  ada@example.com: New, expected Won",
         "  alan@example.com: no deal, expected New",
         "  nobody@example.com: the CRM has no such contact",

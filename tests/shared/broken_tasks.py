@@ -1,4 +1,4 @@
-"""The tasks that a broken way to the CRM hits, and what each must end as, with ``dag.test`` and on a real Airflow."""
+"""The tasks under a broken network, and the expected end of each, with ``dag.test`` and on a real Airflow."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ RETRIED, AT_ONCE = "failed, after 2 tries", "failed, at once"
 
 UNREACHED: Mapping[str, tuple[type[e.CrmError], str]] = {
     # fault: the error of each task, and the end of each task; written down by hand
-    "nobody listens": (e.CrmConnectionError, RETRIED),
+    "no server listens on the port": (e.CrmConnectionError, RETRIED),
     "the certificate is self-signed": (e.CrmTlsError, AT_ONCE),
-    "the proxy is not there": (e.CrmConnectionError, RETRIED),
-    "the proxy wants a password (407)": (e.CrmConfigurationError, AT_ONCE),
+    "the proxy is down": (e.CrmConnectionError, RETRIED),
+    "the proxy asks for a password (407)": (e.CrmConfigurationError, AT_ONCE),
 }
-"""Nothing gets to the CRM; the sensor that would defer looks on the worker first, as the other one does."""
+"""Nothing reaches the CRM. A deferrable sensor checks on the worker first, like the other one."""
 
 UNREACHING = tuple(hit for hit in TASKS if hit != "deferred sensor")
 
 PASSING: Mapping[str, Mapping[str, Any]] = {
     "a response is lost": {"effect": "lost"},
     "a response arrives byte by byte": {"effect": "drip", "latency": 0.02},
-    "a proxy answers HTML, status 502": {"effect": "html", "status": 502},
+    "a proxy responds with HTML, status 502": {"effect": "html", "status": 502},
 }
 """Each strikes one request of each task."""
 
@@ -68,7 +68,7 @@ LASTING: Mapping[str, tuple[Mapping[str, Any], type[e.CrmError], str]] = {
         e.CrmProtocolError,
         AT_ONCE,
     ),
-    "a proxy answers HTML, status 403": ({"effect": "html", "status": 403}, e.CrmForbiddenError, AT_ONCE),
+    "a proxy responds with HTML, status 403": ({"effect": "html", "status": 403}, e.CrmForbiddenError, AT_ONCE),
 }
 
 NOTHING_YET: Mapping[str, Any] = {

@@ -98,10 +98,10 @@ def redirects(location: str, status: str = "302 Found") -> Behaviour:
 
 
 SLOW: Mapping[str, Behaviour] = {
-    "the server accepts and says nothing": hangs,
+    "the server accepts and does not respond": hangs,
     "the status line comes byte by byte": drips(b"HTTP/1.1 200 "),
     "a header comes byte by byte": drips(b"HTTP/1.1 200 OK\r\nX-Slow: "),
-    "interim answers (100) without end": drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "endless interim responses (100)": drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "the body comes byte by byte": drips(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
     "the body comes byte by byte, of unknown length": drips(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" "),
     "chunks come byte by byte": drips(chunked(), b"1\r\n \r\n"),
@@ -113,38 +113,38 @@ SLOW: Mapping[str, Behaviour] = {
 """What comes always in time for the next read, and never comes to an end."""
 
 CUT: Mapping[str, Behaviour] = {
-    "the connection is closed before the answer": closes,
-    "the connection is reset before the answer": resets,
+    "the connection is closed before the response": closes,
+    "the connection is reset before the response": resets,
     "the connection is closed in the body": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + JSON),
     "the connection is closed in a chunk": sends(chunked() + b"99\r\n" + JSON),
 }
 
 LARGE: Mapping[str, Behaviour] = {
     "a body of 100 MB": pours(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n" + JSON, b" " * 65536),
-    "a body without end": pours(b"HTTP/1.1 200 OK\r\n\r\n" + JSON, b" " * 65536),
-    "chunks without end": pours(chunked(), b"10000\r\n" + b" " * 65536 + b"\r\n"),
+    "an endless body": pours(b"HTTP/1.1 200 OK\r\n\r\n" + JSON, b" " * 65536),
+    "endless chunks": pours(chunked(), b"10000\r\n" + b" " * 65536 + b"\r\n"),
     "a gzip bomb": goes_off,
 }
 
 FLOODS: Mapping[str, Behaviour] = {
     "5,000 headers": sends(http(JSON, headers="X-H: 1\r\n" * 5000)),
-    "headers without end": drips(b"HTTP/1.1 200 OK\r\n", b"X-H: 1\r\n" * 20),
+    "endless headers": drips(b"HTTP/1.1 200 OK\r\n", b"X-H: 1\r\n" * 20),
     "a header of 1 MB": sends(http(JSON, headers=f"X-H: {'x' * MEGABYTE}\r\n")),
     "a status line of 1 MB": sends(b"HTTP/1.1 200 " + b"x" * MEGABYTE + b"\r\n\r\n"),
-    "another protocol than HTTP": sends(b"220 mail.example ESMTP\r\n"),
+    "a protocol other than HTTP": sends(b"220 mail.example ESMTP\r\n"),
 }
 
 NONSENSE: Mapping[str, Behaviour] = {
     "Content-Length too small": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n" + JSON),
-    "gzip that is none": packed(JSON),
+    "gzip that is not gzip": packed(JSON),
     "gzip that is cut off": packed(gzip.compress(JSON)[:-9]),
-    "packed in a way nobody asked for": packed(JSON, "br"),
+    "a compression that was not requested": packed(JSON, "br"),
     "invalid UTF-8": sends(http(b'{"data": {"id": "\xff\xfe\xfd"}}')),
     "JSON nested 100,000 deep": sends(http(b"[" * 100_000 + b"]" * 100_000)),
     "a number of 100,000 digits": sends(http(b'{"data": {"id": ' + b"9" * 100_000 + b"}}")),
     "NaN": sends(http(b'{"data": {"id": NaN}}')),
     "two JSON texts in one body": sends(http(JSON + JSON)),
-    "an interim answer (103) and nothing more": sends(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "an interim response (103) and nothing more": sends(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
     "a redirect to another host (302)": redirects("https://login.corp.test/"),
     "a redirect to another host (307, keeps the method)": redirects("https://login.corp.test/", "307 Temporary"),
     "a redirect to the same host (301)": redirects("/v2/elsewhere", "301 Moved"),
@@ -239,7 +239,7 @@ def no_handshake(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
 
 
 def proxied(behaviour: Behaviour | None) -> Broken:
-    """``HTTPS_PROXY`` names a proxy that behaves so, or one that is not there."""
+    """``HTTPS_PROXY`` names a proxy with this behaviour, or one that is down."""
 
     @contextmanager
     def broken(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Way]:
@@ -257,19 +257,19 @@ def proxied(behaviour: Behaviour | None) -> Broken:
 
 UNREACHABLE: Mapping[str, Broken] = {
     "the host name does not resolve": unknown_name,
-    "nobody listens": nobody_listens,
-    "the connection is not made in time": dropped,
-    "TLS is never agreed on": no_handshake,
+    "no server listens on the port": nobody_listens,
+    "the connection times out": dropped,
+    "the TLS handshake never ends": no_handshake,
     "the certificate is self-signed": certified(HOST, trusted=False),
     "the certificate has expired": certified(HOST, expired=True),
     "the certificate is for another host": certified("other.test"),
     "plain HTTP behind https://": no_tls,
-    "the proxy is not there": proxied(None),
-    "the proxy says nothing": proxied(hangs),
-    "the proxy wants a password (407)": proxied(sends(http(PAGE, status="407 Proxy Authentication Required"))),
+    "the proxy is down": proxied(None),
+    "the proxy does not respond": proxied(hangs),
+    "the proxy asks for a password (407)": proxied(sends(http(PAGE, status="407 Proxy Authentication Required"))),
     "the proxy forbids it (403)": proxied(sends(http(PAGE, status="403 Forbidden"))),
-    "the proxy gets no connection (502)": proxied(sends(http(PAGE, status="502 Bad Gateway"))),
-    "the proxy answers HTML itself": proxied(connects_to_a_page),
+    "the proxy cannot connect (502)": proxied(sends(http(PAGE, status="502 Bad Gateway"))),
+    "the proxy itself responds with HTML": proxied(connects_to_a_page),
 }
 """Nothing of a request gets to the CRM."""
 

@@ -104,7 +104,7 @@ def click(browser: Chrome, by: str, what: str) -> None:
 def wait_for(look: Callable[[], T], seconds: float = PATIENCE) -> T:
     """Look until there is something, and return it.
 
-    What is not there yet, is drawn anew under the look or has something on top of it is looked for again.
+    An element that is missing, redrawn or covered is searched again.
 
     :raises TimeoutError: it did not come
     """

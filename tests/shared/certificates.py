@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def make_certificate(folder: Path, *hosts: str, expired: bool = False) -> Path:
-    """A certificate that nobody else has signed, with its key: a file for the server, and for those who trust it.
+    """A self-signed certificate with its key: a file for the server, and for clients that trust it.
 
     :param hosts: the names and addresses that it is for
     """

@@ -1,4 +1,4 @@
-"""What the API reference only infers or does not know, what the provider relies on, and what accounts have answered."""
+"""Facts that the API reference infers or lacks and that the provider relies on, with the responses of accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users of Airflow who look at the page CRM."""
+"""Users of Airflow who open the page CRM."""
 
 from __future__ import annotations
 

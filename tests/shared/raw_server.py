@@ -159,7 +159,7 @@ def _read_request(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def refusing_port() -> Iterator[int]:
-    """A port that nobody listens on, and that nobody else is given meanwhile."""
+    """A port without a listener, which no other process gets meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -21,7 +21,7 @@ def shifted() -> float:
 
 
 def set_off(file: Path, seconds: float) -> None:
-    """Set the clocks of all who look at this file."""
+    """Set the clocks of all processes that read this file."""
     new = file.with_suffix(".new")
     new.write_text(str(seconds), encoding="utf-8")
     new.replace(file)

@@ -33,11 +33,11 @@ PATH = os.pathsep.join(
 """Where the programs are: Debian has those of PostgreSQL in a folder for each version."""
 
 PATIENCE = 120.0
-"""Seconds until a server that does not answer is taken for broken."""
+"""Seconds until a server that does not respond counts as broken."""
 
 
 class SqlServer(abc.ABC):
-    """A running server with an empty database and the user ``crm``, who may do anything in it.
+    """A running server with an empty database and the user ``crm``, who has all rights in it.
 
     :raises FileNotFoundError: its program is not installed
     """

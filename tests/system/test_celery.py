@@ -56,7 +56,7 @@ calls.addHandler(Waits())
 
 
 class Upsert(CrmUpsertContactOperator):
-    # its XCom also tells how long the calls waited for their slots
+    # its XCom also shows how long the calls waited for their slots
 
     def call(self, context):
         return {{**super().call(context), "waited": waits}}

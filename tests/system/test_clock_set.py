@@ -159,5 +159,5 @@ def test_nobody_notices(
 
 
 def looks(crm: Sandbox, name: str) -> int:
-    """How often somebody was looked for."""
+    """The number of look-ups of a person."""
     return len(crm.journal(email=f"{name}@example.com"))

@@ -1,4 +1,4 @@
-"""The connection's form in a real browser: what it asks for, what its test tells, and a DAG that uses what it saved."""
+"""The connection's form in a real browser: its fields, its test, and a DAG that uses the saved connection."""
 
 from __future__ import annotations
 

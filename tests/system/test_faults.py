@@ -54,7 +54,7 @@ SPARE_LOOKS = 5
 """The one on the worker, the one with which the interval begins, and room for a machine that is busy."""
 
 HELD = 90.0
-"""Seconds for which a response is held back: longer than it takes to kill who waits for it."""
+"""Seconds for which a response is held back: longer than it takes to kill the process that waits for it."""
 
 PATIENCE = 400.0
 """Seconds until something has gone wrong."""
@@ -308,8 +308,8 @@ def test_tasks_killed_in_mid_call(
 
 OLD = "the extract of yesterday\n"
 
-CUT_OFF = "an earlier try was cut off in mid-call: nothing was sent now"
-LOOK = "Look in the CRM whether the automation was started, before you clear the task"
+CUT_OFF = "an earlier try was interrupted during the call: nothing was sent now"
+LOOK = "Check in the CRM whether the automation was started, before you clear the task"
 
 
 def assert_singles(stack: AirflowStack, run: Run, crm: Sandbox, folder: Path) -> None:
@@ -391,7 +391,7 @@ def test_sandbox_killed_in_mid_load(
         "down", run_id, timeout=PATIENCE, until=lambda run: run.finished or run["load"].state == "up_for_retry"
     )
     assert run["load"].state == "up_for_retry", stack.api.log(run, run["load"])
-    reported = "A retry goes on from there"  # a moment after the state
+    reported = "A retry continues from there"  # a moment after the state
     stack.until(lambda: reported in stack.api.log(run, run["load"], 1), timeout=PATIENCE)
     first = stack.api.log(run, run["load"], 1)
     assert "CrmConnectionError" in first

@@ -215,8 +215,8 @@ def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser:
     code = text_of(browser, "#resend")
     assert not browser.find_elements("css selector", "[data-start]")
     (Path(stack.env["AIRFLOW__CORE__DAGS_FOLDER"]) / "resend.py").write_text(code)
-    stack.api.wait_for_dag("crm_nightly_load_resend")
-    stack.api.request("PATCH", "/api/v2/dags/crm_nightly_load_resend", {"is_paused": False})
+    stack.api.wait_for_dag("crm_nightly__load__resend")
+    stack.api.request("PATCH", "/api/v2/dags/crm_nightly__load__resend", {"is_paused": False})
 
     browser.refresh()
     browsers.complaints(browser)
@@ -228,9 +228,9 @@ def test_the_button_that_sends_rejected_rows_again(stack: AirflowStack, browser:
         picture(browser, f"page-resend-{scheme}.png")
     assert start_button(browser).text == "Start it now"
     start_button(browser).send_keys("\n")  # by the keyboard, too
-    started = wait_for(lambda: links(browser, "/dags/crm_nightly_load_resend/runs/"))[0].text
+    started = wait_for(lambda: links(browser, "/dags/crm_nightly__load__resend/runs/"))[0].text
     assert not start_button(browser).is_enabled(), "it is not started twice"
-    done = stack.api.wait("crm_nightly_load_resend", started)
+    done = stack.api.wait("crm_nightly__load__resend", started)
     assert done.states() == {"resend": "failed"}, "the same rows are rejected again"
     assert stack.api.xcoms(done, done.tasks[0])["return_value"]["rejected"] == 3
     assert browsers.complaints(browser) == []

@@ -104,7 +104,7 @@ def test_redis_keeps_no_key_and_forgets_what_nobody_uses(redis: RedisServer) -> 
 
 @pytest.mark.parametrize("odd", ["nan", "-nan", "inf", "-inf", "1e308", "-1e308", "1e400", "x", "", "0x10"])
 def test_any_damage_heals(redis: RedisServer, odd: str) -> None:
-    """Redis may be shared with others, who may write what they like: at worst a caller waits for a moment too long."""
+    """Others who share a Redis may write anything: at worst a caller waits a moment too long."""
     store = RedisStore(redis.url, "damaged")
     store.ask(Lane.SINGLE, None, REAL, NEVER_MIND)
     fields = client(redis).hkeys("crm-provider:damaged")

@@ -153,7 +153,7 @@ def test_they_notice_within_the_interval_and_one_sweep(stack: AirflowStack, crm:
 
 
 def test_mark_failed_stops_the_calls_of_that_waiter_only(stack: AirflowStack, crm: Sandbox, crowd: str) -> None:
-    """All who wait for one contact are marked failed: nobody asks for it any more, and for all others as before."""
+    """All waiters for one contact are marked failed: it is no longer read, and all others are read as before."""
     mine = [n for n in range(SIZE["contacts"]) if n % DISTINCT["contacts"] == 0]
     for number in mine:
         path = f"{run_path('crowd', crowd)}/taskInstances/contacts/{number}"

@@ -121,7 +121,7 @@ def seen(stack: AirflowStack, dag_id: str = "on_join") -> list[str]:
 
 
 def rest(stack: AirflowStack, sandbox: Sandbox, dag_id: str = "on_join", *, members_of: str = LIST) -> None:
-    """Wait until all who have joined are told, counted as told, and their runs have ended: then nothing is repeated.
+    """Wait until all new members are reported and recorded, and their runs have ended: then nothing is repeated.
 
     Also not what was told a second time: it is told before it is counted.
     """
@@ -166,7 +166,7 @@ def wait_for_sweeps(stack: AirflowStack, sandbox: Sandbox, sweeps: int = 3) -> N
 
 def test_one_run_for_each_contact_that_joins(stack: AirflowStack, sandbox: Sandbox) -> None:
     wait_for_sweeps(stack, sandbox)
-    assert runs(stack) == []  # none for who was there
+    assert runs(stack) == []  # none for existing members
     for number in (1, 2):
         before = len(runs(stack))
         join(sandbox, number)

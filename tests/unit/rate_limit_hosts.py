@@ -47,7 +47,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Machine:
-    """A host: when it works, what its workers do, and how wrong its clock is."""
+    """A host: its working time, its workers, and the error of its clock."""
 
     begins: float = 0.0
     dies: float = NEVER_MIND

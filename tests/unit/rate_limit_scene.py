@@ -1,4 +1,4 @@
-"""Callers of a rate budget in simulated time: who asked, who was given which slot, and whether the CRM minded."""
+"""Callers of a rate budget in simulated time: their requests, their slots, and the CRM's refusals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Sent:
-    """A call: who made it, when it first asked, and its slot."""
+    """A call: its caller, the time of its first request, and its slot."""
 
     caller: int
     lane: Lane

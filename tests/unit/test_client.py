@@ -1,4 +1,4 @@
-"""Each call of the client: what is sent, what comes back, what is refused before anything is sent."""
+"""Each call of the client: its request, its result, and values that are refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -322,6 +322,8 @@ WRONG: dict[str, Invoke] = {
     "create_deal: pipeline": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id="x", stage_id=STAGE),
     "create_deal: stage": lambda c: c.create_deal(contact_id=CONTACT, pipeline_id=PIPELINE, stage_id=""),
     "create_deal: amount": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": 10.5}),
+    "create_deal: list of amounts": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": ["10"]}),
+    "create_deal: boolean amount": lambda c: c.create_deal(**CREATE_DEAL, attributes={"pb_amount": True}),
     "create_deal: nested attributes": lambda c: c.create_deal(**CREATE_DEAL, attributes={"stageId": STAGE}),
     "get_deal": lambda c: c.get_deal("../contacts"),
     "update_deal: id": lambda c: c.update_deal("x", stage_id=STAGE),
@@ -495,7 +497,7 @@ def test_upsert_update_first(name: str) -> None:
     assert made.http.sent == requests
 
 
-# name: what is called, the answers, how many calls, and the error: nothing that only a status says is taken for true
+# name: the call, the responses, the number of calls, and the error: a status alone proves nothing
 NOT_PROVEN: dict[str, tuple[Invoke, list[Step], str]] = {
     "upsert: nothing is found there": (lambda c: c.upsert_contact(EMAIL), [Reply(409), NO_PAGE], "HTTP_409"),
     "create: in the way is something else": (

@@ -1,4 +1,4 @@
-"""What sensors ask: the answer to each condition, what it looks at, and its way to another process."""
+"""Conditions of sensors: the result of each, the records it reads, and its serialization."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def members(**arguments: Any) -> InList:
 VIP_ANN = {"list_id": VIP, "contact_ids": ["c-ann"]}
 
 ANSWERS: dict[str, tuple[Condition, Any, list[str]]] = {
-    # condition, answer or class of error, what is looked at
+    # condition, result or class of error, records that are read
     "list by name": (ListExists(list_name="VIP"), {"id": VIP, "name": "VIP"}, ["lists"]),
     "list by title": (ListExists(list_name="Trial"), {"id": TRIAL, "name": "Trial"}, ["lists"]),
     "list by id": (ListExists(list_id=VIP), {"id": VIP, "name": "VIP"}, ["lists"]),
@@ -307,7 +307,7 @@ REASONS: dict[str, tuple[Condition, str]] = {
         ListHasMembers(list_id=VIP, min_members="7"),  # type: ignore[arg-type]  # from a template
         "members found: 1 of 7, among contacts read: 2",
     ),
-    "status": (ContactIs(email="ann@x.io", status="gone"), "the status is another one"),
+    "status": (ContactIs(email="ann@x.io", status="gone"), "the status is different"),
     "no such attribute": (ContactIs(email="ann@x.io", attributes={"tier": "a"}), "the contact has no attribute 'tier'"),
     "a value": (
         ContactIs(email="ann@x.io", attributes={"plan": "secret"}),
@@ -332,7 +332,7 @@ def test_why_it_is_not_yet_so(case: str) -> None:
     assert condition.why == why
 
 
-# -- who was seen -------------------------------------------------------------------------------------------
+# -- contacts that were found ---
 
 
 def test_who_was_seen_in_the_list_is_not_asked_for_again() -> None:

@@ -106,7 +106,7 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 HANDED_ON = {
     "crm_provider.client.transport",  # guards calls from users' observers
-    "crm_provider.waiting.poller",  # a bug is raised for each who waits
+    "crm_provider.waiting.poller",  # a bug is raised for each waiter
 }
 
 

@@ -1,4 +1,4 @@
-"""How answers are read by who trusts none of them: against the clock, in pieces, and never one for another.
+"""How hostile responses are read: within the timeout, in pieces, and never mixed up.
 
 What each broken way does to a call as a whole is in ``test_broken_ways.py``.
 """
@@ -53,7 +53,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def session_for() -> Iterator[Callable[..., HttpSession]]:
-    """Makes wires: ``session_for(base_url, timeout=0.2)``."""
+    """Creates sessions: ``session_for(base_url, timeout=0.2)``."""
     made: list[HttpSession] = []
 
     def make(base_url: str, **options: Any) -> HttpSession:

@@ -1,4 +1,4 @@
-"""Real HTTP against a real local server: what is sent, what is read, and whatever can go wrong on the way."""
+"""Real HTTP against a real local server: requests, responses, and failures of the network."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def trusting(certificate: Path) -> Iterator[Any]:
-    """Makes wires that trust the certificate."""
+    """Creates sessions that trust the certificate."""
     made = []
 
     def make(server: RawServer) -> HttpSession:

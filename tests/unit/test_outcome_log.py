@@ -183,9 +183,9 @@ OURS = CannotWrite("/data/people.csv", "No space left on device")
             1,
             (
                 "Refused of somesql (table people, connection warehouse): not a CRM error. What to do: "
-                'Its message is below, after "Task failed with exception". A retry helps against what passes, such as '
-                "a lost connection; otherwise correct the cause and clear the task. Task: this try failed; it is "
-                "retried (1 left)"
+                'Its message is below, after "Task failed with exception". A retry helps if the cause is temporary, '
+                "such as a lost connection; otherwise correct the cause and clear the task. Task: this try failed; it "
+                "is retried (1 left)"
             ),
         ),
         (OURS, 0, f"{OURS}. Task: failed; no retry is left"),

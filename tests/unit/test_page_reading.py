@@ -113,16 +113,16 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({"state": "upstream_failed", "result": None}, "failed", "upstream failed", NOTHING_LEFT),
         ({**RUNNING, "state": None}, "running", "queued", ""),
         ({**RUNNING, "state": "deferred"}, "running", "deferred", ""),
-        (RUNNING, "running", "running", "It has ended no row yet."),
+        (RUNNING, "running", "running", "No row is done yet."),
         (
             {**RUNNING, "checkpoint": checkpoint()}, "running", "running",
             "300 of 1,000 rows done; about 2 min left at the pace so far.",
         ),
         ({**RUNNING, "checkpoint": checkpoint(notes={})}, "running", "running", "300 rows done."),
         ({**RUNNING, "checkpoint": checkpoint(calls=0)}, "running", "running", "300 rows done."),
-        ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "no row yet"),
-        ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "no row yet"),
-        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "no row yet"),  # before it was cleared
+        ({**RUNNING, "checkpoint": checkpoint(done_upto=0)}, "running", "running", "No row is done yet"),
+        ({**RUNNING, "checkpoint": {**checkpoint(), "version": 99}}, "running", "running", "No row is done yet"),
+        ({**RUNNING, "checkpoint": checkpoint(epoch=1)}, "running", "running", "No row is done"),  # cleared
         ({**RUNNING, "checkpoint": '"nonsense"'}, "running", "running", "Its checkpoint cannot be read"),
         ({"state": "up_for_retry"}, "running", "waits for a retry", "The last try ended: Done. They are"),
         ({**RUNNING, "state": "up_for_retry", "failure": ERROR}, "running", "waits for a retry", "Key refused."),

@@ -15,7 +15,7 @@ from crm_provider.client.pagination import ListedPage, Page, walk, walk_pages
 
 ROUTE = "/contacts"
 MANY = 500
-"""More pages than any listing here has: who reads that many repeats itself."""
+"""More pages than any listing here has: a reader of that many repeats itself."""
 
 
 class Server:

@@ -49,7 +49,7 @@ INVALID: dict[type[e.CrmError], set[str]] = {
 
 
 def invalid(error: type[e.CrmError], action: str) -> bool:
-    """Whether a pair is refused: the error belongs to a family it makes no sense on, or has such a family below it."""
+    """Whether a pair is refused: the action is invalid for the error's family, or for a family below the error."""
     return any(
         action in actions and (issubclass(error, family) or issubclass(family, error))
         for family, actions in INVALID.items()

@@ -1,4 +1,4 @@
-"""The printed table: for every operator and mode it says what happens, and only what applies to that operator."""
+"""The printed table: for every operator and mode it shows the effects that apply to that operator, and no others."""
 
 from __future__ import annotations
 

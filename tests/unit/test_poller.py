@@ -1,4 +1,4 @@
-"""One poll for all who wait: what a round costs, when it comes, what ends a wait. Time is fake; nothing sleeps."""
+"""One poll for all waiters: the cost and time of a round, and the end of a wait. Time is fake; nothing sleeps."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Scene:
             stopped = asyncio.create_task(self.time.stopped.wait())
             await asyncio.wait({stopped, self.poller._task}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
-        for _ in range(5):  # whoever has heard of something acts on it
+        for _ in range(5):  # the waiters react to their results
             await asyncio.sleep(0)
 
 
@@ -223,7 +223,7 @@ async def test_each_contact_and_deal_is_asked_for_once_a_round(scene: Scene) -> 
     for _ in range(50):
         await scene.join(person("ann", status="gone"))
         await scene.join(person("new"))  # not found: a response too
-        await scene.join(person("ill"))  # fails, and is asked for ever more slowly
+        await scene.join(person("ill"))  # fails, and is checked at growing intervals
         await scene.join(deal(1))
         await scene.join(deal(2))
     await scene.run(3 * 60)
@@ -434,7 +434,7 @@ async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> N
     assert await broken == WaitResult(), "one server error is waited through, and then the time is over"
 
 
-# -- who leaves ---------------------------------------------------------------------------------------------
+# -- waiters that leave ---------------------------------------------------------------------------------------------
 
 
 @played
@@ -554,7 +554,7 @@ async def test_an_outage_costs_few_calls_and_counts_for_all(scene: Scene) -> Non
 
 @played
 async def test_an_outage_costs_no_round_more_when_others_come_meanwhile(scene: Scene) -> None:
-    """Each who comes has seen no error yet, and is asked for with those who have."""
+    """A new waiter has no errors yet, and shares its rounds with waiters that have some."""
     scene.crm.trouble = THROTTLED
     for number in range(40):
         await scene.join(person(f"p{number}"))
@@ -735,7 +735,7 @@ OF_A_TRIGGER: contextvars.ContextVar[str] = contextvars.ContextVar("of_a_trigger
 
 @played
 async def test_the_poll_runs_in_nobodys_context(scene: Scene) -> None:
-    """Else a triggerer writes all that it logs for thousands into the task log of whoever came first."""
+    """Otherwise a triggerer logs for thousands of tasks in the task log of the first waiter."""
     seen = []
 
     async def connect() -> Any:

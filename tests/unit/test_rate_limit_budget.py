@@ -1,4 +1,4 @@
-"""What the callers of a lane make of a store's responses, what a share leaves to others, and who has which budget."""
+"""The callers of a lane and a store's responses, the rest that a share leaves, and the budget of each connection."""
 
 from __future__ import annotations
 

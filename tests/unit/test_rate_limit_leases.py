@@ -1,4 +1,4 @@
-"""Hosts that share a rate through one text: the limit is used and kept, whoever joins, needs more, dies or is wrong."""
+"""Hosts that share a rate through one text: the limit is used and kept while hosts join, grow, die or are wrong."""
 
 from __future__ import annotations
 

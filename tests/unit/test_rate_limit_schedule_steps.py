@@ -226,7 +226,7 @@ def lanes(single: Queue, waiting: Queue, bulk: Queue) -> Schedule:
         # no more than are there
         (BULK, 0, [(0, 2, 0.0), (0, 1, 0.0), (0, 1, 9.0)], {0: 2, 1: 1}),
         (BULK, 0, [(0, 99, 0.0), (0, 99, 0.0), (0, 1, 9.0)], {0: 19, 1: 10}),  # 9 * 2 + 1 and 9 * 1 + 1
-        # one who is there may have been passed over in its lane's queue: it counts as one
+        # a live caller may have been skipped in its lane's queue: it counts as one
         (BULK, 0, [(5, 5, 0.0), (5, 5, 0.0), (0, 1, 9.0)], {0: 1, 1: 1}),
         # those behind in the own lane start later: each call of bulk costs 1, of single a half
         (BULK, 7, [(0, 99, 0.0), (0, 99, 0.0), (5, 9, 1.0)], {0: 7, 1: 4}),  # starts at 3

@@ -210,7 +210,7 @@ from crm_provider.rate_limit.limiter import Budget
 from crm_provider.rate_limit.host_file import HostFileStore
 from crm_provider.rate_limit.schedule import Lane
 
-hostfile.LOCK_PATIENCE = 60.0  # who holds the lock goes on some day, or is killed
+hostfile.LOCK_PATIENCE = 60.0  # the holder of the lock continues later, or is killed
 limiter = Budget(HostFileStore("key.rate", folder=Path(sys.argv[1])), float(sys.argv[2]), 2).lane(Lane.BULK)
 print("ready", flush=True)
 while True:
@@ -266,7 +266,7 @@ def test_processes_that_are_killed_all_the_time_neither_break_the_rate_nor_stop_
 
 
 class Broken:
-    """A store that fails while it is told to."""
+    """A store that fails on demand."""
 
     def __init__(self, whole: RateStore) -> None:
         self.whole, self.fails, self.asked = whole, True, 0

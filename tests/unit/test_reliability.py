@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md: what a test has seen becomes a line, and a line that says otherwise is told."""
+"""The tables of docs/reliability.md: an observation of a test becomes a line, and a different line is reported."""
 
 from __future__ import annotations
 

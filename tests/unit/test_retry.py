@@ -133,7 +133,7 @@ def test_delays_are_bounded() -> None:
 def test_the_servers_delay_is_kept(type_: str) -> None:
     made = bench(error(type_, **{"Retry-After": "7"}), OK)
     made.send(GET)
-    assert made.clock.slept == [7.0 + 0.5]  # jitter: whoever was told the same second does not come in one instant
+    assert made.clock.slept == [7.0 + 0.5]  # jitter: callers with the same Retry-After do not return at the same moment
 
 
 def test_a_delay_longer_than_the_budget_ends_the_call_at_once() -> None:

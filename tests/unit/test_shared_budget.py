@@ -1,4 +1,4 @@
-"""When the budget of all hosts is used, and what it makes of what Airflow raises."""
+"""When the budget of all hosts is used, and how it handles Airflow's exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section [crm] of Airflow's configuration: what it changes, and what is said about a value that makes no sense."""
+"""The section [crm] of Airflow's configuration: its effects, and the messages for invalid values."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ WRONG = {
     "no JSON": ("{DEAL_NOT_FOUND: skip}", "option on_error (AIRFLOW__CRM__ON_ERROR) must be a JSON object such as"),
     "no mapping": ('["DEAL_NOT_FOUND"]', "must be a JSON object such as"),
     "unknown error": ('{"DEAL_NOT_FUOND": "skip"}', "Did you mean 'DEAL_NOT_FOUND'?"),
-    "not for every kind of work": ('{"DEAL_NOT_FOUND": "wait"}', "What is for one kind of work only goes under"),
+    "not for every kind of work": ('{"DEAL_NOT_FOUND": "wait"}', "Lines for one kind of work go under"),
     "senseless": ('{"load": {"FORBIDDEN": "reject"}}', "a refused key or connection stays refused"),
     "no mapping below": ('{"load": "skip"}', "on_error must be a mapping"),
 }

@@ -217,7 +217,7 @@ def test_an_error_of_the_server_about_a_value_ends_the_query(
 
 
 class Broken:
-    """A cursor that gives the same error for ever."""
+    """A cursor that repeats the same error forever."""
 
     __module__ = "sqlite3"
     description = (("email",),)

@@ -59,7 +59,7 @@ def test_a_load_goes_on_while_airflow_is_away(caplog: pytest.LogCaptureFixture) 
     store = Store()
     store.broken = True
     TaskStateCheckpoints(store).save(CHECKPOINT)
-    assert "the load goes on" in caplog.text
+    assert "the load continues" in caplog.text
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
@@ -90,8 +90,25 @@ def test_with_no_place_at_all_it_is_said_once(caplog: pytest.LogCaptureFixture) 
         kept = checkpoints_for(context(), path=None, beside=None)
     assert isinstance(kept, NoCheckpoints)
     assert len(logged(caplog)) == 1
+    assert "outcomes_path and report_path is set. Set" in caplog.text
     assert "will start with its first row: Airflow below 3.3 has no task state store" in caplog.text
     assert "Set work_directory in section [crm] of Airflow's configuration, or checkpoint_path." in caplog.text
+
+
+def test_a_place_that_nobody_asked_for_does_not_fail_a_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.chmod(0o777)  # others may write to it
+    assert isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "crm_load"), NoCheckpoints)
+    assert f"first row: its checkpoint cannot be written to {tmp_path}/crm_load." in caplog.text
+    tmp_path.chmod(0o700)
+    assert not isinstance(checkpoints_for(context(), path=None, beside=tmp_path / "crm_load"), NoCheckpoints)
+
+
+def test_each_load_of_a_task_has_its_own_file(tmp_path: Path) -> None:
+    for number, key in enumerate([STATE_KEY, f"{STATE_KEY}_2"]):
+        kept = checkpoints_for(context(), path=None, beside=tmp_path / "crm_load", key=key)
+        assert kept.load() is None
+        kept.save(replace(CHECKPOINT, calls=number))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # -- the site's folder, and pods ----------------------------------------------------------------------------
@@ -117,6 +134,22 @@ def test_the_sites_folder_serves_below_airflow_33(
     checkpoints_for(context(store), path=None, beside=None).save(CHECKPOINT)
     assert list(store) == [STATE_KEY], "Airflow's store costs less"
     assert "kept in Airflow's task state store" in caplog.text
+
+
+@pytest.mark.parametrize("letter", ["d", "ã", "中"])
+def test_long_ids_make_a_name_that_a_file_can_have(
+    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CRM__WORK_DIRECTORY", str(tmp_path))
+    ids = {"dag_id": letter * 250, "run_id": "manual__2026-11-30T00:00:00+00:00", "task_id": letter * 250}
+    for index in (0, 1):
+        kept = checkpoints_for(context(**ids, map_index=index), path=None, beside=None, key="crm_load_2")
+        kept.save(replace(CHECKPOINT, calls=index))
+        assert kept.load() is not None
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2, "each instance has its own"
+    assert all(name.startswith(letter * 60) and name.endswith(".crm_load_2.json") for name in names)
+    assert all(len(name.encode()) <= 216 for name in names)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ GET = Call(method="GET", route="/contacts")
 @pytest.mark.parametrize(
     ("broken", "sent", "type_", "text"),
     [
-        (r.InvalidJSONError("nan"), False, "INVALID_VALUE", "the body has no JSON form"),
+        (r.InvalidJSONError("nan"), False, "INVALID_VALUE", "the body cannot be converted to JSON"),
         (r.InvalidURL("x"), False, "CONFIGURATION", "requests refused to send it (InvalidURL)"),
         (r.InvalidHeader("x"), False, "CONFIGURATION", "requests refused to send it (InvalidHeader)"),
         (r.ConnectionError(u.InvalidHeader("two lengths")), True, "PROTOCOL", None),

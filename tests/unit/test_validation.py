@@ -1,4 +1,4 @@
-"""Checks of single values: what is taken, what is refused, and that no refusal shows the value."""
+"""Checks of single values: accepted values, refused values, and refusals that do not show the value."""
 
 from __future__ import annotations
 

@@ -273,15 +273,15 @@ TAKEN = error("CONTACT_ASSOCIATED_WITH_A_DEAL")
         # ours, moved meanwhile by an automation
         (None, [lost, deals(deal(age=NOW, stage=OTHER))], ID, 1),
         ({"pb_name": "x"}, [lost, deals(deal(age=NOW, stage=OTHER))], ID, 1),
-        # somebody else's: the CRM is asked again, and says so
+        # another client's: the call is sent again, and the CRM reports the conflict
         (None, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         ({"pb_name": "x"}, [lost, deals(deal(age=OLD)), TAKEN, deals(deal(age=OLD))], "associated", 2),
         # a CRM that allows a second deal: ours was not made yet
         (None, [lost, deals(deal(age=OLD, id_=OTHER)), data({"id": ID}, 201)], ID, 2),
-        # nothing tells whose it is: never a second deal, never somebody else's
+        # its origin is unknown: never a second deal, never another client's
         (None, [lost, deals(deal())], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(name="y"))], "associated", 1),
-        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # somebody else's, made just now
+        ({"pb_name": "x"}, [lost, deals(deal(age=NOW, name="y"))], "associated", 1),  # of another client, just now
         ({"pb_name": "x"}, [lost, deals(deal(age=0.5, name="y"))], "associated", 1),
         (None, [lost, deals(deal(stage=OTHER))], "associated", 1),
         ({"pb_name": "x"}, [lost, deals(deal(stage=OTHER))], "associated", 1),

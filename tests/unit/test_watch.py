@@ -1,4 +1,4 @@
-"""Watching, without a CRM: what is new, what is kept of it, and how errors are waited through."""
+"""Watching, without a CRM: new members, the stored members, and the back-off after errors."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_what_a_sweep_shows(known: SeenIds | None, seen: Snapshot, arrived: tupl
 NAMES = [f"contact-{number}" for number in range(6)]
 WORLDS = st.lists(
     st.tuples(
-        st.sets(st.sampled_from(NAMES)),  # who is in the list
-        st.sets(st.sampled_from(NAMES), max_size=2),  # who is left out by a page that moved
-        st.booleans(),  # the triggerer is started anew
+        st.sets(st.sampled_from(NAMES)),  # members of the list
+        st.sets(st.sampled_from(NAMES), max_size=2),  # members that a shifted page omits
+        st.booleans(),  # the triggerer restarts
     ),
     max_size=25,
 )

@@ -311,9 +311,10 @@ _NO_ZONE = re.compile(r"\d{4}-?\d\d-?\d\d[Tt _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?"
 def _inexact(attributes: Mapping[str, Any]) -> Iterator[Problem]:
     """Values that the CRM could read as another amount or another time."""
     amount, closing = attributes.get("pb_amount"), attributes.get("pb_closingDate")
-    if isinstance(amount, (float, bool)):
+    if isinstance(amount, (float, bool, list, dict)):
         fix = "give the digits as text, a decimal or a whole number, or use the type number"
-        yield Problem("pb_amount", "", "a float, which cannot hold every decimal exactly", fix)
+        what = "a float, which cannot hold every decimal exactly" if isinstance(amount, float) else "no amount"
+        yield Problem("pb_amount", "", what, fix)
     if isinstance(closing, str) and _NO_ZONE.fullmatch(closing):
         fix = "give it the type datetime with a timezone"
         yield Problem("pb_closingDate", "", "a time without a time zone", fix)

@@ -13,7 +13,7 @@ from crm_provider.load.mapping import converters, formats
 from crm_provider.load.mapping.columns import ERROR_FIX, is_error_value, value_at, without_formula
 from crm_provider.load.mapping.converters import Conversion, is_empty
 from crm_provider.load.rows import SourceError, UnreadableValue
-from crm_provider.values.json_values import ConversionError
+from crm_provider.values.json_values import ConversionError, whole_text
 from crm_provider.values.suggest import nearest, unknown
 
 
@@ -310,6 +310,7 @@ def read_column(
                 written = without_formula(written)
             if not written:
                 return fallback(given)
+            whole_text(written)
             return written if keeps_text else _without_error_values(convert(written))
         if given is _MISSING:
             if optional:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -29,15 +30,23 @@ ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 TASK_ID, LONGEST_ID = "resend", 250
 """The task that sends rejected rows again; characters of a DAG's id in Airflow."""
 
+TAG = "crm-resend"
+"""Tag of the DAG. The page CRM starts no DAG without it."""
+
 
 def resend_dag_id(dag_id: str, task_id: str) -> str:
     """The id by which the page CRM finds the DAG that sends the rejected rows of a task again.
 
-    Such a DAG also sends again what it has rejected itself.
+    Two tasks never share one: ids that contain the separator, or are too long, get a hash. Such a DAG also sends again
+    what it has rejected itself.
     """
-    if task_id == TASK_ID and dag_id.endswith(f"_{TASK_ID}"):
+    if task_id == TASK_ID and dag_id.endswith(f"__{TASK_ID}"):
         return dag_id
-    return f"{dag_id}_{task_id}_{TASK_ID}"[-LONGEST_ID:]
+    plain = f"{dag_id}__{task_id}__{TASK_ID}"
+    if plain.split("__") == [dag_id, task_id, TASK_ID] and len(plain) <= LONGEST_ID:
+        return plain
+    digest = hashlib.sha256(f"{dag_id}\n{task_id}".encode()).hexdigest()[:12]
+    return f"{dag_id[:110]}__{task_id[:110]}__{digest}__{TASK_ID}"
 
 
 def resend_dag(
@@ -51,8 +60,8 @@ def resend_dag(
 ) -> str | None:
     """The DAG as Python. Its parameter ``rejects`` is the file; this one by default.
 
-    Addresses of a suppression list, and values in a mapping, are not written out. None if the code would be longer than
-    :data:`LONGEST`.
+    Addresses of a suppression list, values in a mapping, and long arguments are not written out: ``...`` stands there,
+    which the operator refuses until it is filled in. None if the code would be longer than :data:`LONGEST`.
 
     :param path: of the rejects file
     :param given: the arguments of the load
@@ -70,7 +79,13 @@ def resend_dag(
         "from airflow.sdk import DAG",
         "from crm_provider.operators.load import CrmRetryRejectsOperator",
         "",
-        f'with DAG("{resend_dag_id(*task)}", schedule=None, max_active_runs=1, params={{"rejects": {str(path)!r}}}):',
+        "with DAG(",
+        f'    "{resend_dag_id(*task)}",',
+        "    schedule=None,",
+        "    max_active_runs=1,",
+        f'    tags=["{TAG}"],',
+        f'    params={{"rejects": {str(path)!r}}},',
+        "):",
         "    CrmRetryRejectsOperator(",
         f'        task_id="{TASK_ID}",',
         '        rejects="{{ params.rejects }}",',
@@ -114,7 +129,7 @@ def _differs(value: Any, default: Any) -> bool:
 def _argument(name: str, value: Any) -> Iterator[str]:
     text = pformat(value, width=90, sort_dicts=False)
     if len(text) > LONGEST_ARGUMENT or not _is_literal(text):
-        yield f"        # {name}=...: as in the load"
+        yield from _to_fill_in(name)
         return
     yield from textwrap.indent(f"{name}={text},", "        ").splitlines()
 
@@ -131,4 +146,8 @@ def _suppression(people: Any) -> Iterator[str]:
     if isinstance(people, str):
         yield from _argument("suppression", people)
     elif people is not None:
-        yield "        # suppression=...: as in the load"
+        yield from _to_fill_in("suppression")
+
+
+def _to_fill_in(name: str) -> Iterator[str]:
+    yield f"        {name}=...,  # give the {name} of the load"

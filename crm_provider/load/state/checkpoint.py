@@ -1,4 +1,4 @@
-"""Checkpoints: what a later try must know to go on, small enough for Airflow's task state."""
+"""Checkpoints: the data that a later try needs to continue, small enough for Airflow's task state."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from crm_provider.load.rows import Outcome
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of the data of a checkpoint; one of another version is not used."""
+"""Version of the data of a checkpoint. Checkpoints of other versions are not used."""
 
 REFUSED = "refused"
-"""Beside the outcomes in a checkpoint's counts: rows that a call has ended without success."""
+"""Key beside the outcomes in a checkpoint's counts: rows whose call ended without success."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The counts of a load at one moment. Rows are done up to a number, and a few after it.
 
-    :param epoch: tells the tries of one run apart from a run that was started anew
-    :param fingerprint: of the input: the numbers of the rows mean nothing in another one
+    :param epoch: distinguishes the tries of one run from a run that was started again
+    :param fingerprint: fingerprint of the input, because row numbers are valid for this input only
     :param done_above: numbers over ``done_upto``, in order
     :param counts: outcome -> rows
     :param errors: error type -> rows
-    :param calls: of all tries so far
-    :param seconds: of all tries so far
-    :param notes: what else a later try must know
+    :param calls: calls of all tries so far
+    :param seconds: seconds of all tries so far
+    :param notes: further data for a later try
     """
 
     epoch: int
@@ -57,16 +57,16 @@ class Checkpoint:
 
     @staticmethod
     def from_data(data: Any) -> Checkpoint:
-        """A checkpoint of what :meth:`as_data` returned; of another version, the version alone.
+        """The checkpoint that :meth:`as_data` was called on; for another version, only the version.
 
-        :raises ValueError: if it is no checkpoint
+        :raises ValueError: if it is not a checkpoint
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("version"), int):
-            raise ValueError("it is no checkpoint of a load")
+            raise ValueError("it is not a checkpoint of a load")
         if data["version"] != VERSION:
             return Checkpoint(epoch=-1, fingerprint="", version=data["version"])
         if data.keys() - _SHAPE.keys() or not all(name in data and fits(data[name]) for name, fits in _SHAPE.items()):
-            raise ValueError("it is a checkpoint with missing, unknown or impossible parts")
+            raise ValueError("it is a checkpoint with missing, unknown or invalid parts")
         return Checkpoint(**{**data, "done_above": tuple(data["done_above"])})
 
 
@@ -94,11 +94,11 @@ _SHAPE: Mapping[str, Callable[[Any], bool]] = {
     "notes": lambda value: isinstance(value, Mapping),
     "version": lambda value: isinstance(value, int),
 }
-"""What each part of a checkpoint must be: the file may have been edited, or be another program's."""
+"""A check for each part of a checkpoint, because the file may have been edited, or belong to another program."""
 
 
 def resumable(checkpoint: Checkpoint, epoch: int, fingerprint: str) -> str | None:
-    """Why a load cannot go on from a checkpoint, None if it can."""
+    """Why a load cannot continue from a checkpoint, None if it can."""
     if checkpoint.version != VERSION:
         return f"the checkpoint is of version {checkpoint.version} of this package's data, which is now {VERSION}"
     if checkpoint.epoch != epoch:
@@ -109,7 +109,7 @@ def resumable(checkpoint: Checkpoint, epoch: int, fingerprint: str) -> str | Non
 
 
 class DoneRows:
-    """Numbers of rows, from 1, nearly all of them in one piece: memory stays flat however many rows there are.
+    """Numbers of rows, from 1, nearly all of them in one range, so that memory does not grow with the rows.
 
     :param upto: all numbers up to this one are in it
     :param above: more numbers
@@ -118,7 +118,7 @@ class DoneRows:
     def __init__(self, upto: int = 0, above: Iterable[int] = ()) -> None:
         self.upto = upto
         self.above = {number for number in above if number > upto}
-        """Numbers that are not in the one piece: they are what makes a checkpoint large."""
+        """Numbers outside the range, which determine the size of a checkpoint."""
         self._close_up()
 
     def __contains__(self, number: object) -> bool:
@@ -144,11 +144,11 @@ class DoneRows:
 
 
 class Checkpoints(Protocol):
-    """Keeps the newest checkpoint of one task between its tries."""
+    """Keeps the last checkpoint of one task between its tries."""
 
     @property
     def is_local(self) -> bool:
-        """Whether saving one takes moments only."""
+        """Whether saving is fast."""
 
     def load(self) -> Checkpoint | None: ...
 
@@ -166,14 +166,14 @@ class NoCheckpoints:
         return None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Nowhere to save it."""
+        """Do nothing: there is no place for it."""
 
     def clear(self) -> None:
         """Nothing to clear."""
 
 
 LARGEST = 64 << 20
-"""Bytes of a checkpoint that are read; a larger one is cut, so that it is not valid."""
+"""Maximum bytes of a checkpoint; a larger one is truncated and so invalid."""
 
 
 class FileCheckpoints:
@@ -190,7 +190,7 @@ class FileCheckpoints:
         return is_local(self.path)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint. One that is not valid counts as none: rows that are sent twice do no harm.
+        """The newest checkpoint. An invalid one counts as none, because rows that are sent twice do no harm.
 
         :raises CannotRead: if others may have put it there
         """
@@ -199,7 +199,7 @@ class FileCheckpoints:
                 return Checkpoint.from_data(json.loads(file.read(LARGEST)))
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):  # no JSON or no UTF-8 either
+        except (ValueError, RecursionError):  # also invalid JSON or UTF-8
             log.warning(
                 "The checkpoint %s cannot be read and is not used; the load starts from the first row.", self.path
             )

@@ -2,11 +2,11 @@
 
 The fingerprints are a table while a load runs, and lines of text between loads. After a header the state file has one
 sorted line for each record: 32 hex digits for its key, 32 for its values. The journal beside it has the same lines
-in the order of time, with a dash for a record that was forgotten.
+in chronological order, with a dash for a forgotten record.
 
 The state file holds no address and no value, only hashes under a key that is derived from the API key. Without that key
 nobody can test whether an address is in it, and the file of another account matches nothing. A missing entry costs one
-call; a wrong one would leave a record unchanged. So a doubtful entry is left out.
+call. A wrong entry would leave a record unchanged, so doubtful entries are left out.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from crm_provider.load.rows import Record, SourceError
 
 KIND = "crm_provider fingerprints "
 TITLE = f"{KIND}1"
-"""Begins the header; the number is that of the format."""
+"""Start of the header; the number is the version of the format."""
 
 log = logging.getLogger(__name__)
 
 _EFFECT = json.JSONEncoder(sort_keys=True, default=repr)
-"""Made once: ``json.dumps`` with options makes an encoder for each call."""
+"""Created once, because ``json.dumps`` with options creates an encoder for each call."""
 
 
 def secret_for(settings: Settings) -> bytes:
     """The key of a connection's fingerprints.
 
-    Another API key, CRM or mode has another one: what was sent in developer mode must not count as loaded.
+    It differs for each API key, CRM and mode: records that were sent in developer mode must not count as loaded.
     """
     return settings.derived_secret("crm_provider fingerprints")
 
@@ -61,14 +61,14 @@ class Fingerprints:
     """The fingerprints of one state file.
 
     Used by one thread, and by one run at a time: on a local disk a second run is refused until :meth:`close`. On an
-    object store there is no lock: let the runs that share a state file follow each other (``max_active_runs=1``).
+    object store there is no lock: runs that share a state file must not overlap (``max_active_runs=1``).
 
-    Forget a record before its first call and remember it after its success: then a kill between the two leaves no
+    Forget a record before its first call and remember it after its success: a kill between the two then leaves no
     fingerprint of values that the CRM may no longer have (on an object store: from :meth:`sync` on).
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param secret: see :func:`secret_for`
-    :param effect: what else decides what a row does to its record, such as ``{"list_ids": [...]}``; JSON-able
+    :param effect: options that change the effect of a row on its record, such as ``{"list_ids": [...]}``; JSON values
     """
 
     def __init__(self, path: AnyPath, secret: bytes, *, effect: Mapping[str, Any] | None = None) -> None:
@@ -80,20 +80,20 @@ class Fingerprints:
         lock = sibling(path, ".lock")
         self._lock = FileLock(lock, f"the state file {path.name}") if is_local(lock) else None
         self._table: PrintTable | None = None
-        self._journal_is_ours: bool  # known once it has been read
+        self._journal_is_ours: bool  # set once the file was read
 
     def unchanged(self, record: Record) -> bool:
         """Whether the record was loaded before with the same values."""
         return self._loaded().get(self._key(record)) == self._print(record)
 
     def remember(self, record: Record) -> None:
-        """The CRM has the record with these values."""
+        """Record that the CRM has the record with these values."""
         key, print_ = self._key(record), self._print(record)
         if self._loaded().get(key) != print_:
             self._note(key, print_)
 
     def forget(self, record: Record) -> None:
-        """Forget a record: a call for it is about to be made, or the outcome of one is not known."""
+        """Forget a record: a call for it follows, or the outcome of one is unknown."""
         key = self._key(record)
         if self._loaded().get(key) is not None:
             self._note(key, None)
@@ -104,26 +104,26 @@ class Fingerprints:
     # -- files -----------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read the state file and what unfinished runs have left beside it. Without it the first use does.
+        """Read the state file and the journal of unfinished runs. Otherwise the first use reads them.
 
         :raises SourceError: if another run uses the state file
         """
         self._loaded()
 
     def sync(self) -> None:
-        """After this, what was remembered and forgotten survives anything."""
+        """Save all changes, so that they survive any failure."""
         self._journal.sync()
 
     def finish(self) -> None:
-        """Write the state file anew, in one step, and close."""
+        """Replace the state file atomically, and close."""
         write_state(self.path, self._header, self._loaded())
         self._journal.clear()
         self.close()
 
     def close(self) -> None:
-        """Sync, and let other runs use the state file. What is not in it yet is beside it and will be read.
+        """Sync, and release the state file. Changes that are not in it yet are in its journal, which is read later.
 
-        :raises CannotWrite: it is closed all the same
+        :raises CannotWrite: it is closed nevertheless
         """
         table, self._table = self._table, None
         try:
@@ -171,7 +171,7 @@ class Fingerprints:
     def _check_own(self) -> None:
         """Never replace a file that is something else, such as the source.
 
-        :raises SourceError: if it does not begin as a state file
+        :raises SourceError: if it does not start like a state file
         """
         if self.path.suffix.lower() == ".gz" or not self.path.exists():
             return
@@ -179,7 +179,7 @@ class Fingerprints:
             begin = file.read(len(KIND))
         if begin and begin != KIND.encode():
             raise SourceError(
-                f"{self.path.name} would be overwritten, but it is no state file of a load; remove it, or give another "
+                f"{self.path.name} would be overwritten, but it is not a state file; remove it, or give another "
                 "state_path"
             )
 
@@ -195,7 +195,7 @@ class Fingerprints:
             log.warning("The state file %s cannot be read and counts as empty: all rows are sent once.", self.path)
 
     def _read_journal(self, table: PrintTable) -> None:
-        """Read what unfinished runs have added. If it cannot be used, nobody knows what they have forgotten."""
+        """Read the changes of unfinished runs. If they are unusable, it is unknown which records were forgotten."""
         self._journal_is_ours = False
         try:
             table.put(entries(self._journal.lines(), self._header))

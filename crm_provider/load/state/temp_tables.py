@@ -131,6 +131,9 @@ for temporary files."""
 AT_ONCE = 100
 """Rows that one statement writes, which takes two thirds of the time of one by one. Old SQLite takes 999 values."""
 
+BYTES_AT_ONCE = 1 << 20
+"""Bytes of rows after which fewer rows are written: a hundred rows of several megabytes do not wait in memory."""
+
 _INSERT = "INSERT INTO staged VALUES "
 _PLACES = "(?, ?, ?, ?)"
 
@@ -155,6 +158,7 @@ class StagedRows:
         self._most_bytes, self._bytes = most_bytes, 0
         self._waiting: list[Any] = []
         """Rows that are not in the database yet, column after column."""
+        self._flush_at = BYTES_AT_ONCE
         self._last_attributes: int | tuple[Any, ...] = ()
         self.attribute_names: set[str] = set()
         """Attributes that the load writes."""
@@ -204,7 +208,7 @@ class StagedRows:
             )
         key = None if record is None else digest(record.key)
         self._waiting += (row.number, status, key, data)
-        if len(self._waiting) >= 4 * AT_ONCE:
+        if len(self._waiting) >= 4 * AT_ONCE or self._bytes >= self._flush_at:
             self._flush()
 
     def mark_duplicates(self, duplicates: Duplicates) -> None:
@@ -281,6 +285,7 @@ class StagedRows:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
+        self._flush_at = self._bytes + BYTES_AT_ONCE
         if waiting:
             self._database.execute(_INSERT + ", ".join([_PLACES] * (len(waiting) // 4)), waiting)
 

@@ -2,7 +2,7 @@
 
 const frame = window.parent !== window ? window.parent : null;
 
-// Airflow's own tones, also those of a theme of the site: colour of this page -> Airflow's.
+// Airflow's own colours, also those of a site's theme: colour of this page -> Airflow's.
 const TONES = {
   "--page": "bg", "--card": "bg", "--text": "fg", "--soft": "fg-muted", "--line": "border-emphasized",
 };
@@ -27,7 +27,7 @@ function followTheme() {
   take();
 }
 
-// Airflow's frame does not let a page open others: links out of the page are followed by the page around it.
+// Airflow's frame does not let a page open others: the outer page follows links that leave this page.
 function openOutside(event) {
   const link = event.target.closest("a[data-airflow]");
   if (!link) {
@@ -43,7 +43,7 @@ function openOutside(event) {
   outer.remove();
 }
 
-// Replaces the parts that have changed, so that the focus, the selection and what is unfolded stay.
+// Replaces the parts that have changed, so that focus, selection and unfolded parts stay.
 function takeOver(page) {
   const next = page.querySelector("main");
   const fresh = new Map([...next.querySelectorAll("[data-live]")].map((part) => [part.dataset.live, part]));
@@ -67,13 +67,13 @@ function takeOver(page) {
 async function refresh() {
   if (!document.hidden) {
     try {
-      const answer = await fetch(location.href, { credentials: "same-origin" });
-      if (answer.ok) {
-        takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      const response = await fetch(location.href, { credentials: "same-origin" });
+      if (response.ok) {
+        takeOver(new DOMParser().parseFromString(await response.text(), "text/html"));
         offerCopies();
       }
     } catch {
-      // The server may be away for a moment: the page stays as it is, and asks again.
+      // The server may be away for a moment: the page stays as it is, and tries again.
     }
   }
   keepFresh();
@@ -86,7 +86,7 @@ function keepFresh() {
   }
 }
 
-// Buttons need a script, and those that copy a clipboard.
+// Buttons need a script, and copy buttons also need a clipboard.
 function offerCopies() {
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.hidden = !navigator.clipboard;
@@ -120,16 +120,16 @@ async function start(event) {
   }
   button.disabled = true;
   try {
-    const answer = await fetch(button.dataset.start, {
+    const response = await fetch(button.dataset.start, {
       method: "POST",
       credentials: "same-origin",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ conf: JSON.parse(button.dataset.conf), logical_date: null }),
     });
-    const found = await answer.json();
-    if (!answer.ok) {
+    const found = await response.json();
+    if (!response.ok) {
       const why = typeof found.detail === "string" ? found.detail : "see the log of the api-server";
-      status.textContent = `Airflow refused it (${answer.status}): ${why}`;
+      status.textContent = `Airflow refused it (${response.status}): ${why}`;
       return;
     }
     const link = document.createElement("a");
@@ -138,7 +138,7 @@ async function start(event) {
     link.textContent = found.dag_run_id;
     status.replaceChildren("Started: ", link);
   } catch {
-    status.textContent = "Airflow's response did not arrive: look at the runs of the DAG before you start another one.";
+    status.textContent = "Airflow's response did not arrive: check the runs of the DAG before you start another one.";
   }
 }
 

@@ -1,4 +1,4 @@
-"""The same faults for every way, and what was wrong in the end: in the CRM, and in what the way said of it."""
+"""The same faults for every way, and the mistakes at the end: in the CRM, and in the report of the way."""
 
 from __future__ import annotations
 

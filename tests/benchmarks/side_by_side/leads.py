@@ -1,4 +1,4 @@
-"""The rows that every way loads, what the CRM holds before, and the fewest calls that they can be loaded with."""
+"""The rows that every way loads, the data in the CRM before, and the minimum of calls."""
 
 from __future__ import annotations
 

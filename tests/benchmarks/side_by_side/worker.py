@@ -1,4 +1,4 @@
-"""The process that runs a way's DAG, with Airflow's own task runner (``dag.test``), and tells what it cost.
+"""The process that runs a way's DAG, with Airflow's own task runner (``dag.test``), and reports its cost.
 
     python worker.py '{"file": "ours.py", "dag_id": "ours", "confs": [{...}], "result": "/tmp/result.json"}'
 

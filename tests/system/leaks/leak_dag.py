@@ -49,7 +49,7 @@ class FileHook:
     """SQLite, whose provider need not be installed."""
 
     def get_records(self) -> None:
-        """What tells a database's hook."""
+        """The mark of a database's hook."""
 
     def get_conn(self) -> Any:
         return sqlite3.connect(f"{FOLDER}/leads.db")

@@ -49,7 +49,7 @@ CASES = {
     "ok": 1, "m422": 2, "m403": 6, "m502": 6, "m418": 6, "m200": 6, "m500": 6, "m302": 6, "drop": 6, "slow": 6,
     "refused": 6,
 }  # fmt: skip
-"""What answers -> which share of the operators is tried with it: 1 for all of them, 6 for every sixth."""
+"""Server -> the share of the operators that is tried with it: 1 for all of them, 6 for every sixth."""
 
 MIRRORED = {
     "m422": "422", "m403": "403-message", "m502": "502-html", "m418": "418-list", "m200": "200-text",

@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 
 SECONDS = 120
-"""For one example, which takes milliseconds: only what would go on for ever takes so long on any machine."""
+"""For one example, which takes milliseconds: only an endless loop takes so long on any machine."""
 
 Guard = Callable[[], AbstractContextManager[None]]
 

@@ -61,7 +61,7 @@ def claims_to_be_the_last(server: Server) -> bool:
     return server.last is not None and end in server.totals
 
 
-# -- the records are right, what is said of them is not ------------------------------------------------------
+# -- correct records, wrong totals ------------------------------------------------------
 
 TOTALS = st.lists(st.none() | st.integers(0, 70), min_size=1, max_size=6)
 

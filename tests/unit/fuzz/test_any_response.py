@@ -166,7 +166,7 @@ def test_a_call_keeps_its_promise_or_raises(
 
 
 def fit_to_be_shown(error: e.CrmError) -> bool:
-    """Without what the response told of other people or the key, in JSON and across processes."""
+    """Without the values of other people or the key from the response, in JSON and across processes."""
     data = json.dumps(error.as_dict(), allow_nan=False, ensure_ascii=False)
     data.encode()
     for shown in (str(error), repr(error), data, str(error.__cause__), str(error.__context__)):

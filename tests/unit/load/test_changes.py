@@ -140,7 +140,7 @@ def test_another_key_of_the_account(path: Any, caplog: pytest.LogCaptureFixture)
 
 def test_another_account_is_refused_before_anything_counts_as_removed(path: Any) -> None:
     changes(path, {"a": 1}, "one")
-    with pytest.raises(e.CrmInvalidValueError, match="holds no record of this account; give another state_path"):
+    with pytest.raises(e.CrmInvalidValueError, match="contains no record of this account; give another state_path"):
         changes(path, {"x": 1}, "two", settings=SETTINGS.with_(api_key="other"))
     assert changes(path, {}, "three") == [("deleted", "a")]
 

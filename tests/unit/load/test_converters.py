@@ -1,4 +1,4 @@
-"""Conversions of single values: what comes out, what is refused, and that no refusal shows the value."""
+"""Conversions of single values: results, refused values, and refusals that do not show the value."""
 
 from __future__ import annotations
 

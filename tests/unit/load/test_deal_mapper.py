@@ -1,4 +1,4 @@
-"""From a row to a deal: fields, constants, what each mode needs, and values that must be exact."""
+"""From a row to a deal: fields, constants, the required fields of each mode, and exact values."""
 
 from __future__ import annotations
 
@@ -181,7 +181,11 @@ def test_values_keep_their_digits_and_their_moment(name: str, spec: Any, value: 
     ("name", "value", "problem"),
     [
         ("pb_amount", 1500.5, "a float, which cannot hold"),
-        ("pb_amount", True, "a float, which cannot hold"),
+        ("pb_amount", True, "no amount"),
+        ("pb_amount", [1, 2], "no amount"),
+        ("pb_amount", {"value": 10}, "no amount"),
+        ("pb_name", "Ann \ud800", "half a character"),
+        ("pb_amount", "\ud800", "half a character"),
         ("pb_closingDate", "2026-01-31T12:00:00", "without a time zone"),
         ("pb_closingDate", "2026-01-31t12:00:00,5", "without a time zone"),
         ("pb_closingDate", "20260131T120000", "without a time zone"),

@@ -360,7 +360,7 @@ def test_the_names_of_a_header_line_are_shown(tmp_path: Path) -> None:
     )
 
 
-# -- what is no table of text
+# -- not a table of text
 
 
 def test_a_workbook_and_archives_say_what_to_do(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_an_unreadable_file_counts_as_empty(body: bytes, path: Any, caplog: pyte
 def test_a_file_that_is_something_else_is_never_replaced(body: bytes, tmp_path: Path) -> None:
     path = tmp_path / "leads.csv"
     path.write_bytes(body)
-    with pytest.raises(SourceError, match=r"leads.csv would be overwritten, but it is no state file of a load"):
+    with pytest.raises(SourceError, match=r"leads.csv would be overwritten, but it is not a state file"):
         Fingerprints(path, SECRET).load()
     assert path.read_bytes() == body
 

@@ -56,7 +56,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def it(tmp_path: Path) -> Setting:
-    """A load with all its files, of which the CRM refuses every third row."""
+    """A load with all its files. The CRM refuses every third row."""
     it = Setting(tmp_path, people(ROWS))
     it.state = tmp_path / "loaded.state"
     it.more["clock"] = FakeClock()  # it stands: what is on its way may take as long as it takes
@@ -244,7 +244,7 @@ def test_rejects_that_are_gone_with_their_disk_are_written_again(it: Setting, ca
 
 
 def test_what_a_disk_has_lost_is_never_called_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells once that it could not write; a second fsync says that all is well."""
+    """The kernel reports a failed write only once; a second fsync succeeds."""
     file = RejectsFile(tmp_path / "rejects.jsonl")
     file.write(reject(1))
 

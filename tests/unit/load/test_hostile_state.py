@@ -31,7 +31,7 @@ TOO_DEEP = "[" * 200_000
 
 
 def used(data: Any) -> None:
-    """All that is done with a checkpoint that is taken for one."""
+    """All uses of an accepted checkpoint."""
     checkpoint = Checkpoint.from_data(data)
     resumable(checkpoint, 1, "f")
     DoneRows(checkpoint.done_upto, checkpoint.done_above)
@@ -73,7 +73,7 @@ def test_any_part_of_a_checkpoint_may_be_anything(name: str, value: Any) -> None
     ids=str,
 )  # fmt: skip
 def test_an_impossible_part_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="impossible parts"):
+    with pytest.raises(ValueError, match="invalid parts"):
         Checkpoint.from_data({**WHOLE, **change})
 
 

@@ -203,7 +203,7 @@ def test_a_plan_that_takes_too_long_is_refused_before_the_first_write(setting: A
 
 PHONE = "phone (column 'Telefone'): no phone number; correct it"
 
-# rows, rejected rows, errors, problems, max_rejects: what is told
+# rows, rejected rows, errors, problems, max_rejects: the message
 TOO_MANY: dict[str, tuple[int, int, dict[str, int], dict[str, int], int | str]] = {
     "2 of 40 rows were rejected, at most 1 allowed (max_rejects=1). "
     "Most often INVALID_INPUT (2 rows): send a valid body with all required fields": (

@@ -1,4 +1,4 @@
-"""What a try of a load saves for the next one beside its counts, and what the next one makes of it."""
+"""The data beside the counts that a try of a load saves, and its use in the next try."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def progress_of(before: Checkpoint | None, **given: Any) -> LoadProgress:
     parts: dict[str, Any] = {"checkpoints": Kept(), "stats": RequestStats(), "clock": FakeClock(), **given}
     return LoadProgress(
         before, rows=5, fingerprint="f", epoch=3, rejects=None, fingerprints=None, outcomes=None, rate=5.0,
-        records="deals", **parts,
+ **parts,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_the_log_names_the_records(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     progress = progress_of(None, clock=clock)
     clock.now += INTERVAL
-    progress.tick_reading(150)
+    progress.tick_reading(150, "deals")
     assert caplog.messages == ["Read 150 deals of the CRM; 0.00 calls/s."]
 
 

@@ -1,4 +1,4 @@
-"""One try of a load: what it makes of an earlier one, which plan it follows, and what it says of itself."""
+"""One try of a load: how it continues an earlier one, its plan, and its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mapping: what is refused before the first row, what becomes of a row, and that no message shows a value."""
+"""The mapping: errors before the first row, the mapped rows, and messages without values."""
 
 from __future__ import annotations
 

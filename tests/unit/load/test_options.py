@@ -51,7 +51,7 @@ def test_what_makes_no_sense_is_reported_when_the_dag_is_read(given: dict[str, A
     [
         {},
         {"mode": "{{ mode }}", "list_ids": "{{ lists }}"},
-        {"mapping": "{{ mapping }}", "empty": "delete"},  # told together with the mapping
+        {"mapping": "{{ mapping }}", "empty": "delete"},  # reported together with the mapping
         {"mapping": {"email": "mail"}, "region": "BR", "empty": "skip"},
         {"list_ids": LIST},
         {"list_ids": [LIST]},

@@ -11,12 +11,13 @@ from typing import Literal
 import pytest
 from upath import UPath
 
+from crm_provider.files import paths
 from crm_provider.files.paths import (
     CannotWrite,
     as_path,
     atomic_writer,
     is_local,
-    is_on_root_disk,
+    is_on_own_disk,
     private_folder,
     sibling,
 )
@@ -59,11 +60,48 @@ def test_no_path(given: object, said: str) -> None:
 
 def test_what_is_on_the_disk_of_a_container(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_mount", lambda path: str(path) in ("/", "/mnt/volume"))
-    assert is_on_root_disk(Path("/var/new/rejects.jsonl"))
-    assert is_on_root_disk(Path("/mnt/volume-2/rejects.jsonl"))
-    assert not is_on_root_disk(Path("/mnt/volume/new/rejects.jsonl"))
-    assert not is_on_root_disk(Path("/mnt/other/../volume/rejects.jsonl"))
-    assert not is_on_root_disk(bucket)
+    assert is_on_own_disk(Path("/var/new/rejects.jsonl"))
+    assert is_on_own_disk(Path("/mnt/volume-2/rejects.jsonl"))
+    assert not is_on_own_disk(Path("/mnt/volume/new/rejects.jsonl"))
+    assert not is_on_own_disk(Path("/mnt/other/../volume/rejects.jsonl"))
+    assert not is_on_own_disk(bucket)
+
+
+MOUNTINFO = r"""
+1000 900 0:57 / / rw,relatime master:312 - overlay overlay rw,lowerdir=/var/lib/containerd/1/fs
+1001 1000 254:1 /var/lib/kubelet/pods/4b1c/volumes/kubernetes.io~empty-dir/logs /opt/logs rw - ext4 /dev/vda1 rw
+1002 1000 254:1 /var/lib/kubelet/pods/4b1/volumes/kubernetes.io~empty-dir/x/y /mnt/two\040words rw - ext4 /dev/vda1 rw
+1003 1000 0:61 / /mnt/memory rw,relatime - tmpfs tmpfs rw,size=1024k
+1004 1000 254:16 / /mnt/claim rw,relatime shared:7 - ext4 /dev/vdb rw
+1005 1000 0:70 /exports/crm /mnt/nfs rw,relatime - nfs4 10.0.0.7:/exports/crm rw
+1006 1001 254:16 /logs /mnt/hidden rw - ext4 /dev/vdb rw
+1007 1001 254:1 /var/lib/kubelet/pods/4b1c/volumes/kubernetes.io~empty-dir/y /mnt/hidden rw - ext4 /dev/vda1 rw
+1008 1000 254:1 /srv/crm /mnt/host rw,relatime - ext4 /dev/vda1 rw
+""".lstrip()
+"""That of a container in a pod: the fifth field is the mount point, the fourth what of the file system is mounted."""
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_deleted"),
+    [
+        ("/opt/logs", True),
+        ("/mnt/two words", True),
+        ("/mnt/memory", True),
+        ("/mnt/hidden", True),
+        ("/mnt/claim", False),
+        ("/mnt/nfs", False),
+        ("/mnt/host", False),
+    ],
+)
+def test_an_empty_dir_is_deleted_with_its_pod(
+    folder: str, is_deleted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTINFO)
+    monkeypatch.setattr(paths, "MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(Path, "is_mount", lambda path: str(path) in ("/", folder))
+    assert is_on_own_disk(Path(folder, "crm/rejects.jsonl")) is is_deleted
+    monkeypatch.setattr(paths, "MOUNTS", tmp_path / "no such file")
+    assert not is_on_own_disk(Path(folder, "crm/rejects.jsonl"))
 
 
 def test_a_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +109,8 @@ def test_a_link_to_a_volume_is_followed(tmp_path: Path, monkeypatch: pytest.Monk
     volume.mkdir()
     (tmp_path / "link").symlink_to(volume)
     monkeypatch.setattr(Path, "is_mount", lambda path: path in (Path("/"), volume))
-    assert not is_on_root_disk(tmp_path / "link" / "file")
-    assert is_on_root_disk(tmp_path / "file")
+    assert not is_on_own_disk(tmp_path / "link" / "file")
+    assert is_on_own_disk(tmp_path / "file")
 
 
 def test_local_files_are_private_and_so_are_new_folders(tmp_path: Path) -> None:

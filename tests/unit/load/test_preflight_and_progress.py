@@ -1,4 +1,4 @@
-"""The smaller parts of a load: options, the check before the first write, the books, the window, what people read."""
+"""The smaller parts of a load: options, the check before the first write, counts, rows in flight, texts for people."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_looking_can_be_interrupted() -> None:
     cancel_token.set()
     found = sampler_of(crm, [{"email": "a@x"}], cancel_token=cancel_token)
     with pytest.raises(Cancelled):
-        found.read_all(lambda contacts: None)
+        found.read_all(lambda count, records: None)
     with pytest.raises(Cancelled):
         found.sample(1)
     with pytest.raises(Cancelled):
@@ -374,7 +374,7 @@ def test_a_line_of_progress() -> None:
 def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
-    progress = ProgressLog(5.0, clock, "contacts")
+    progress = ProgressLog(5.0, clock)
     for _ in range(20):
         clock.now += INTERVAL / 10
         calls[0] += 15
@@ -385,10 +385,10 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
 def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
-    progress = ProgressLog(5.0, clock, "contacts")
+    progress = ProgressLog(5.0, clock)
     for n in range(1, 21):
         clock.now += INTERVAL / 10
-        progress.tick_reading(count=150 * n, calls=15 * n)
+        progress.tick_reading(count=150 * n, records="contacts", calls=15 * n)
     rate = 15 / (INTERVAL / 10)
     assert caplog.messages == [f"Read {n} contacts of the CRM; {rate:.2f} calls/s." for n in (1500, 3000)]
 

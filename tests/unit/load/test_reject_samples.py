@@ -1,4 +1,4 @@
-"""Samples of rejected rows: which row, where, what is wrong; never a value."""
+"""Samples of rejected rows: row, place and problem; never a value."""
 
 from __future__ import annotations
 

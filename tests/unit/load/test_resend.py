@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ WHOLE = """\
 from airflow.sdk import DAG
 from crm_provider.operators.load import CrmRetryRejectsOperator
 
-with DAG("crm_leads_load_resend", schedule=None, max_active_runs=1, params={"rejects": '/data/rejects.jsonl'}):
+with DAG(
+    "crm_leads__load__resend",
+    schedule=None,
+    max_active_runs=1,
+    tags=["crm-resend"],
+    params={"rejects": '/data/rejects.jsonl'},
+):
     CrmRetryRejectsOperator(
         task_id="resend",
         rejects="{{ params.rejects }}",
@@ -66,13 +73,13 @@ def test_each_kind(kind: str, given: dict[str, Any], expected: set[str]) -> None
 @pytest.mark.parametrize(
     ("given", "shown", "hidden"),
     [
-        ({"suppression": ["ada@example.com"]}, "# suppression=...: as in the load", "ada@"),
+        ({"suppression": ["ada@example.com"]}, "suppression=...,  # give the suppression of the load", "ada@"),
         ({"mapping": {"name": {"constant": "Ada"}, "vip": {"constant": True}}},
          "mapping={'name': {'constant': ...}, 'vip': {'constant': True}},", "Ada"),
         ({"mapping": {"phone": {"column": "tel", "default": "+55319"}, "stage_id": {"constant": STAGE}}},
          f"{{'column': 'tel', 'default': ...}},\n         'stage_id': {{'constant': '{STAGE}'}}", "+55319"),
-        ({"mapping": {"email": "x" * 2000}}, "# mapping=...: as in the load", "xx"),
-        ({"mapping": {"email": object()}}, "# mapping=...: as in the load", "object"),
+        ({"mapping": {"email": "x" * 2000}}, "mapping=...,  # give the mapping of the load", "xx"),
+        ({"mapping": {"email": object()}}, "mapping=...,  # give the mapping of the load", "object"),
     ],
 )  # fmt: skip
 def test_what_is_not_written_out(given: dict[str, Any], shown: str, hidden: str) -> None:
@@ -90,7 +97,22 @@ def test_a_code_that_is_too_long() -> None:
 
 
 def test_the_id_is_one_that_airflow_takes() -> None:
-    assert resend_dag_id("crm_leads", "group.load") == "crm_leads_group.load_resend"
-    assert resend_dag_id("crm_leads_load_resend", "resend") == "crm_leads_load_resend", "it sends its own again"
-    assert resend_dag_id("crm_leads", "resend") == "crm_leads_resend_resend"
-    assert len(resend_dag_id("d" * 250, "t" * 250)) == 250
+    assert resend_dag_id("crm_leads", "group.load") == "crm_leads__group.load__resend"
+    assert resend_dag_id("crm_leads__load__resend", "resend") == "crm_leads__load__resend", "it sends its own again"
+    assert resend_dag_id("crm_leads", "resend") == "crm_leads__resend__resend"
+    assert len(resend_dag_id("d" * 250, "t" * 250)) == 110 + 2 + 110 + 2 + 12 + 2 + 6
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("leads", "eu_load"), ("leads_eu", "load")),
+        (("leads", "eu__load"), ("leads__eu", "load")),
+        (("leads_", "load"), ("leads", "_load")),
+        (("d" * 250, "load"), ("d" * 249 + "e", "load")),
+        (("leads", "t" * 250), ("leads", "t" * 249 + "u")),
+    ],
+)
+def test_two_tasks_never_share_an_id(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert resend_dag_id(*one) != resend_dag_id(*other)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", resend_dag_id(*each)) for each in (one, other))

@@ -380,7 +380,7 @@ def test_a_contact_that_has_unsubscribed_before_its_lists_could_be_added_stays_o
         # it was there before this load
         (BEFORE, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
         (BEFORE, HAS, EarlierCreation(BEGAN, certain=True), "CONTACT_ALREADY_EXISTS"),
-        (SINCE, HAS, None, "CONTACT_ALREADY_EXISTS"),  # no earlier attempt: somebody else has made it just now
+        (SINCE, HAS, None, "CONTACT_ALREADY_EXISTS"),  # no earlier attempt: another client has just created it
         # nothing tells
         (None, HAS, EarlierCreation(BEGAN), "CONTACT_ALREADY_EXISTS"),
         (SINCE, HAS, EarlierCreation(None), "CONTACT_ALREADY_EXISTS"),

@@ -104,7 +104,7 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
     assert max(sizes) <= 5 * parquet_files.READ_AHEAD  # pages, of 1 MB, are read whole
 
 
-# -- what is no Parquet
+# -- not Parquet
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Text files: encodings, byte order marks, gzip, and what is no text."""
+"""Text files: encodings, byte order marks, gzip, and files that are not text."""
 
 from __future__ import annotations
 

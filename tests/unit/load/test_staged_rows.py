@@ -187,3 +187,15 @@ def test_rows_reach_the_database_a_hundred_at_a_time(table: StagedRows) -> None:
     assert held[99] == held[199] == 0
     assert len(table) == 250
     assert not table._waiting
+
+
+def test_wide_rows_do_not_wait_for_a_hundred(table: StagedRows) -> None:
+    """Rows of 400 KB: the third one makes more than 1 MiB."""
+    held = []
+    for number in range(1, 8):
+        table.add(row(number, text=str(number) * 400_000), RowStatus.SEND)
+        held.append(len(table._waiting) // 4)
+    assert held == [1, 2, 0, 1, 2, 0, 1]
+    assert [len(item.row.values["text"]) for item in table.rows()] == [400_000] * 7
+    table.add(row(8, text="8" * 3_000_000), RowStatus.SEND)
+    assert not table._waiting, "a row of 3 MB does not wait at all"

@@ -1,4 +1,4 @@
-"""Parquet extracts with types: what other programs find in them, and what a load makes of them."""
+"""Parquet extracts with types: as other programs read them, and loaded back."""
 
 from __future__ import annotations
 

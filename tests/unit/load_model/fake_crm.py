@@ -264,7 +264,7 @@ class FakeCrm:
     # -- beside us -------------------------------------------------------------------------------------------
 
     def change(self, change: Beside) -> None:
-        """Somebody else changes a contact; what makes no sense changes nothing."""
+        """Another client changes a contact; invalid values change nothing."""
         key = key_of(change.email)
         found = self.contacts.get(key)
         event = Event("beside", change.what, key, body=change.attributes or None, attempt=self.attempt)
@@ -380,7 +380,7 @@ class FakeCrm:
         return self._ok({"id": found["id"]})
 
     def add_deal(self, *, age: timedelta = timedelta(0), **fields: Any) -> dict[str, Any]:
-        """A deal, as asked for over HTTP or by somebody else."""
+        """A deal, created over HTTP or by another client."""
         created = (self.now - age).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self.deals.append({"id": self._id(), "attributes": {}, **deepcopy(fields), "createdAt": created})
         return self.deals[-1]

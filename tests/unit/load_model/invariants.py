@@ -45,7 +45,7 @@ class Facts:
         return [event for event in self.ours if event.key == key and event.what in WRITES and event.effect]
 
     def is_unclear(self, key: str) -> bool:
-        """Whether nothing but its values tells if we have made a contact: the answer to that was lost, or a try was."""
+        """Whether only the values show that we created a contact: its response was lost, or a try was killed."""
         if self.reported.has_dates:
             return False
         lost = any(e.key == key and e.what == "create" and is_lost(e) for e in self.reported.history)

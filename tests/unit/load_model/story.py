@@ -84,7 +84,7 @@ class Story:
         for change in spec.beside:
             if change.at is None:
                 self.crm.change(change)
-        self.clock.advance(BETWEEN_TRIES)  # within a second of the load nobody could tell who made a contact
+        self.clock.advance(BETWEEN_TRIES)  # within a second of the load the creator of a contact is unknown
         self.crm.chain = place
         files = self._files(f"load-{place}")
         start = self.crm.state()
@@ -259,7 +259,7 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def summary_of(reported: Reported) -> str:
-    """A load for people who look for what went wrong."""
+    """A load as text, to find a mistake."""
     rows = [f"  row {n}: {reported.outcomes.get(n, '?'):10} {dict(values)}" for n, values in reported.rows.items()]
     log = [f"  {event}" for event in reported.log]
     rejects = [f"  row {n}: {line['type']}" for n, line in reported.rejects.items()]

@@ -137,7 +137,7 @@ KNOWN: dict[str, Known] = {
     **{
         f"create makes a contact, killed {what} the list, plan {plan}": Known(
             one(None, LoadSpec((ADA,), mode="create", plan=plan, lists=(0,), faults=(Fault(at + pages, kind),))),
-            [],  # who made it is no longer known
+            [],  # its creator is no longer known
             (NEW, (0,)),
         )
         for plan, pages in (("auto", 0), ("compare", 2))
