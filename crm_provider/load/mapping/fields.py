@@ -310,7 +310,7 @@ def read_column(
                 written = without_formula(written)
             if not written:
                 return fallback(given)
-            whole_text(written)
+            written = written if written.isascii() else whole_text(written)
             return written if keeps_text else _without_error_values(convert(written))
         if given is _MISSING:
             if optional:
