@@ -74,17 +74,23 @@ class ChangeTracker:
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param owner: the task instance
+    :param merges: whether the output keeps what an earlier try of the task instance has written. Then a try that
+        follows a complete one also reports what has changed since that one
     :ivar counts: changes of each kind, and ``unconfirmed``: missing records that may still be there
     """
 
-    def __init__(self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner) -> None:
-        self.path, self._listing, self._work = path, listing, owner.mark
+    def __init__(
+        self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner, *, merges: bool = False
+    ) -> None:
+        self.path, self._listing, self._work, self._merges = path, listing, owner.mark, merges
         self._secret = settings.derived_secret("crm_provider changes")
         self._place = self._hash("place", settings.base_url, str(settings.developer_mode), key=b"").hex()
         self._header = f"{TITLE} {self._hash('check').hex()}"
         self._open = ExitStack()
         self.counts: Counter[str] = Counter()
         self._last_work: Any = None
+        self._repeats = False
+        """Whether the output has what an earlier try of this task instance has written."""
 
     def __enter__(self) -> Self:
         """Lock and read the state file.
@@ -97,9 +103,9 @@ class ChangeTracker:
                 held = FileLock(lock, f"the state file {self.path.name}")
                 held.acquire()
                 opening.callback(held.release)
-            self._old, self._new = PrintTable(), PrintTable()
-            opening.callback(self._old.close)
-            opening.callback(self._new.close)
+            self._old, self._new, self._written = PrintTable(), PrintTable(), PrintTable()
+            for table in (self._old, self._new, self._written):
+                opening.callback(table.close)
             self._same_key = self._load()
             self._open = opening.pop_all()
         return self
@@ -123,11 +129,11 @@ class ChangeTracker:
             before = self._old.get(key)
             self._new.put([(key, print_)])
             known += before is not None
-            if before != print_:
+            if before != print_ or (self._repeats and self._written.get(key) != print_):
                 yield self._changed(record, "created" if before is None else "updated")
         if not self._same_key and not known and len(self._old):
             raise self._wrong("contains no record of this account", "give another state_path for another account")
-        for key, last in self._missing():
+        for key, last in chain(self._missing(), self._missing_since()):
             if quiet:
                 yield self._changed({"id": key.decode(errors="surrogatepass")}, "deleted")
             else:
@@ -187,6 +193,12 @@ class ChangeTracker:
     def _missing(self) -> Iterator[Entry]:
         return ((key, print_) for key, print_ in self._old if self._new.get(key) is None)
 
+    def _missing_since(self) -> Iterator[Entry]:
+        """What only an earlier try of this task instance has seen."""
+        return (
+            (key, print_) for key, print_ in self._written if self._old.get(key) is None and self._new.get(key) is None
+        )
+
     def _undo(self) -> Iterator[Entry]:
         """The entries that convert the new listing to the old one."""
         for key, print_ in self._new:
@@ -215,6 +227,9 @@ class ChangeTracker:
                 return True  # the first run
             work = self._last_work = self._checked(header or "", about)
             self._old.put(_section(lines, BEFORE))
+            self._repeats = self._merges and work == self._work
+            if self._repeats:
+                self._written.put(self._old)
             for entry in _section(lines, END):
                 if work == self._work:
                     self._old.put([entry])

@@ -186,7 +186,7 @@ class LoadRun:
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
-        checkpoints = self._checkpoints(dry_run=options.dry_run)
+        checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
         ti = None if self.context is None else self.context["ti"]
         mapper = self.kind.mapper_of(self.given)
         return LoadJob(
@@ -209,16 +209,16 @@ class LoadRun:
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
 
-    def _checkpoints(self, *, dry_run: bool) -> Checkpoints:
+    def _checkpoints(self, beside: AnyPath | None, *, dry_run: bool) -> Checkpoints:
         """Where the load keeps its checkpoints. A dry run has none.
 
         The name beside the report does not depend on the report's: that may have the number of the try in it.
 
+        :param beside: another file of the load; without one, they are beside the report
         :raises SourceError: if a limit counts for all tries, and the count cannot be kept
         """
         if dry_run:
             return NoCheckpoints()
-        beside = self.path("state_path") or self.path("rejects_path") or self.path("outcomes_path")
         if beside is None and self.report_path is not None:
             beside = self.report_path.parent / BESIDE_REPORT
         checkpoints = self.checkpoints(beside)

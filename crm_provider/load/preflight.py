@@ -143,7 +143,10 @@ def _staged(
             problems.count(invalid, place(row.number))
             staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
             continue
-        words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
+        if columns is None:
+            words.note(record.attributes, record.attributes)
+        else:
+            words.note(row.values, columns)
         if suppressed is not None and record.email is not None and suppressed(record.email):
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
@@ -163,10 +166,10 @@ def _staged(
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
+        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
         "same %s,\n%d suppressed, %d that cannot be sent.",
-        name, rows_text(preflight.rows), counts[RowStatus.SEND], counts[RowStatus.SAME], counts[RowStatus.DUPLICATE],
-        options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
+        name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
+        counts[RowStatus.DUPLICATE], options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
     for text in preflight.problem_lines():
         log.warning("%s", text)

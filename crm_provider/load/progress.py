@@ -105,16 +105,25 @@ class CheckpointTimer:
 
     :param save: saves a checkpoint for the next try
     :param every: seconds between two checkpoints
+    :param at_once: save whenever a row was sent, whatever that costs
     """
 
-    def __init__(self, save: Callable[[], None], *, every: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        save: Callable[[], None],
+        *,
+        every: Callable[[], float],
+        clock: Callable[[], float],
+        at_once: bool = False,
+    ) -> None:
         self._save, self._every, self._clock = save, every, clock
+        self._at_once = at_once
         self._last = clock()
 
     def tick(self, counts: RowCounts) -> None:
         """Save, if there is something new and it is time."""
         every = self._every()
-        many = counts.unsaved_sent >= SENT_ROWS and every <= EVERY
+        many = (counts.unsaved_sent >= SENT_ROWS and every <= EVERY) or (self._at_once and counts.unsaved_sent > 0)
         if many or (counts.unsaved and self._clock() - self._last >= every):
             self._save()
             counts.unsaved = counts.unsaved_sent = 0
@@ -150,8 +159,8 @@ class ProgressLog:
     :param clock: seconds
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float], records: str) -> None:
-        self._rate, self._clock, self._records = rate, clock, records
+    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
+        self._rate, self._clock = rate, clock
         self._last, self._last_calls = clock(), 0
 
     def tick(self, position: Callable[[], Position]) -> None:
@@ -163,12 +172,12 @@ class ProgressLog:
         log.info("%s", line(now, (now.calls - self._last_calls) / elapsed, self._rate))
         self._last, self._last_calls = self._clock(), now.calls
 
-    def tick_reading(self, count: int, calls: int) -> None:
+    def tick_reading(self, count: int, records: str, calls: int) -> None:
         """Log how far the reading of the CRM's records is, if it is time."""
         elapsed = self._clock() - self._last
         if elapsed >= INTERVAL:
             speed = (calls - self._last_calls) / elapsed
-            log.info("Read %d %s of the CRM; %.2f calls/s.", count, self._records, speed)
+            log.info("Read %d %s of the CRM; %.2f calls/s.", count, records, speed)
             self._last, self._last_calls = self._clock(), calls
 
 
@@ -226,7 +235,7 @@ class LoadProgress:
     :param fingerprint: of the input
     :param stats: of the requests of this try
     :param clock: seconds
-    :param records: the CRM's name for what is loaded
+    :param is_limited: whether what all tries do together is limited, so that no try may forget what it has done
     """
 
     def __init__(
@@ -243,7 +252,7 @@ class LoadProgress:
         rate: float,
         clock: Callable[[], float],
         outcomes: RowLines | None,
-        records: str,
+        is_limited: bool = False,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
         self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
@@ -262,8 +271,8 @@ class LoadProgress:
         """What the kind of records keeps for the later tries, as it is now."""
         self.plan_calls = 0
         """Calls that the plan expects."""
-        self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
-        self._log = ProgressLog(rate, clock, records)
+        self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock, at_once=is_limited)
+        self._log = ProgressLog(rate, clock)
         self._saved_calls = 0
         """Calls of this try that a checkpoint has."""
 
@@ -277,9 +286,12 @@ class LoadProgress:
         self._checkpoint_timer.tick(self.counts)
         self._log.tick(self.position)
 
-    def tick_reading(self, count: int) -> None:
-        """Log how many records of the CRM were read, if it is time."""
-        self._log.tick_reading(count, self._stats.calls)
+    def tick_reading(self, count: int, records: str) -> None:
+        """Log how many records of the CRM were read, if it is time.
+
+        :param records: the CRM's name for them
+        """
+        self._log.tick_reading(count, records, self._stats.calls)
 
     def save_interval(self) -> float:
         """Seconds between two checkpoints."""
@@ -307,10 +319,14 @@ class LoadProgress:
         self._saved_calls = position.calls
 
     def start_again(self) -> None:
-        """Make the next try start with the first row. What the kind of records keeps stays."""
+        """Make the next try start with the first row, like a cleared task. What the kind of records keeps stays."""
+        notes = self._notes(self.position())
+        last = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes=notes)
+        again = cleared(last, self._epoch, self._fingerprint) or replace(last, notes={})
+        if KEPT in notes:
+            again = replace(again, notes={**again.notes, KEPT: notes[KEPT]})
         self._checkpoints.clear()
-        if kept := dict(self.kept):
-            again = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes={KEPT: kept})
+        if again.notes:
             self._checkpoints.save(again)
 
     def save_if_possible(self) -> None:

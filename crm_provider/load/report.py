@@ -17,7 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, rows_text
+from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, rows_text
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -120,8 +120,8 @@ class Summary:
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{rows_text(self.rows)}: {counts or 'none done'}{left}{separator}"
-            f"{self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} row{'s' * (self.rows != 1)}: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} call{'s' * (self.calls != 1)} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -430,12 +430,12 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
-    yield "Planned", f"{summary.plan_calls:,} calls, {duration(summary.plan_seconds)}"
-    yield "Made", f"{summary.calls:,} calls in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
-    yield "Saved", f"{summary.calls_saved:,} calls, against {naive}"
-    yield "Refused for the rate", f"{summary.throttled:,} calls"
+    yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
+    yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
+    yield "Saved", f"{calls_text(summary.calls_saved)}, against {naive}"
+    yield "Refused for the rate", calls_text(summary.throttled)
     if summary.resumed_at:
-        yield "Resumed", f"the last try went on after {summary.resumed_at:,} rows"
+        yield "Resumed", f"the last try went on after {rows_text(summary.resumed_at)}"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

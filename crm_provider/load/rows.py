@@ -278,3 +278,12 @@ def rows_text(number: int) -> str:
     ('1 row', '1,200 rows')
     """
     return f"{number:,} row{'s' * (number != 1)}"
+
+
+def calls_text(number: int) -> str:
+    """A number of calls, for people.
+
+    >>> calls_text(1), calls_text(1200)
+    ('1 call', '1,200 calls')
+    """
+    return f"{number:,} call{'s' * (number != 1)}"

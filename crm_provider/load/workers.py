@@ -6,14 +6,18 @@ import concurrent.futures
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from crm_provider import errors as e
 from crm_provider.client.observers import RequestCounter, RequestEvent
 from crm_provider.load.rows import EarlierCreation, Outcome, Record, Row
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -114,6 +118,25 @@ class RowResult:
     in_flight: InFlightRow
     sent: SentRow | None = None
     error: e.CrmError | None = None
+
+
+def in_order(call: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int) -> Iterator[_Result]:
+    """The results of a call for each item, in their order. Several calls are made at once.
+
+    :param call: in a thread of its own; its error is raised in its turn, and no other call begins after that
+    :param at_once: calls at most
+    """
+    threads = concurrent.futures.ThreadPoolExecutor(at_once, thread_name_prefix="crm-look-up")
+    waiting: deque[concurrent.futures.Future[_Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(call, item))
+            if len(waiting) == at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class WorkerPool:

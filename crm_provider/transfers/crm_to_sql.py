@@ -141,7 +141,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         self._check()
         check_files(state_path=self.state_path)
         with self.hook.bulk_client() as client:
-            tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti)
+            merges = self.mode == "merge"
+            tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti, merges=merges)
             self._check_table(owner_of(ti).mark)
             reader = ListingReader(client, self.listing, self._pages(), owner=owner_of(ti), if_changed=self.if_changed)
             try:

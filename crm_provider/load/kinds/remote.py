@@ -18,6 +18,7 @@ from crm_provider.load.planner import Plan
 from crm_provider.load.preflight import Preflight, RowMapper
 from crm_provider.load.rows import Outcome, Record
 from crm_provider.load.state.checkpoint import DoneRows
+from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.load.workers import Cancelled, CancelToken, InFlightRow, SentRow
 
@@ -27,12 +28,17 @@ READ_AHEAD = 4
 """Pages that are requested at once: enough for 5 calls per second if a call takes at most 600 ms."""
 
 
+Tick = Callable[[int, str], None]
+"""Takes the number of records read so far, and the CRM's name for them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrySetup:
     """What one try of a load gives to the CRM's side of it.
 
     :param done: rows that are done
     :param is_resumed: whether an earlier try may have sent rows that are not done
+    :param fingerprints: of what was loaded before, None if there are none
     :param kept: ``RemoteRecords.kept`` of the last try of the same run, also if the input has changed
     """
 
@@ -43,6 +49,7 @@ class TrySetup:
     done: DoneRows
     cancel_token: CancelToken
     is_resumed: bool = False
+    fingerprints: Fingerprints | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,10 +91,10 @@ class RemoteRecords(abc.ABC):
         """
 
     @abc.abstractmethod
-    def read_all(self, tick: Callable[[int], None]) -> None:
+    def read_all(self, tick: Tick) -> None:
         """Read all records, before the first write.
 
-        :param tick: receives the number of records read, after each page
+        :param tick: called after each page, and for each record that is read alone
         :raises Cancelled: if the load was cancelled
         """
 
@@ -131,7 +138,7 @@ class RemoteRecords(abc.ABC):
         self,
         listing: Listing,
         keep: Callable[[Listed], None],
-        tick: Callable[[int], None],
+        tick: Tick,
         *,
         strict: bool = False,
         totals: list[int] | None = None,
@@ -141,18 +148,18 @@ class RemoteRecords(abc.ABC):
         If a listing contradicts itself, a record that it lacks may still exist. The records that it has are used.
 
         :param keep: takes each record
-        :param strict: raise an error for such a listing
+        :param strict: raise an error for such a listing, and read pages again onto which records have moved
         :param totals: receives the total of each page, and finally the number of records
         :return: whether it is complete
         """
         count = 0
         try:
-            for listed in self._client.list_pages(listing, at_once=READ_AHEAD):
+            for listed in self._client.list_pages(listing, at_once=READ_AHEAD, with_moved=strict):
                 self._check_cancelled()
                 for record in listed.fresh:
                     keep(record)
                 count += len(listed.fresh)
-                tick(count)
+                tick(count, listing)
                 if totals is not None and listed.page.total is not None:
                     totals.append(listed.page.total)
         except e.CrmProtocolError as odd:

@@ -6,7 +6,7 @@ A row is sent in two steps, the contact and then its lists. What was written is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property, partial
 from typing import cast
@@ -16,7 +16,7 @@ from crm_provider.client.pagination import Record as Listed
 from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.client.upsert import ContactWriter, LearnedOrder, WriteResult, may_be_absent
 from crm_provider.client.upsert import Mode as WriteMode
-from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
+from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
 from crm_provider.load.options import ContactOptions, Mode, PlanName
 from crm_provider.load.planner import SAMPLE_MOST, ListCosts, Plan, Sample, choose
 from crm_provider.load.rows import Contact, EarlierCreation, Outcome, Record
@@ -138,7 +138,7 @@ class RemoteContacts(RemoteRecords):
 
     # -- what was read ---------------------------------------------------------------------------------------
 
-    def read_all(self, tick: Callable[[int], None]) -> None:
+    def read_all(self, tick: Tick) -> None:
         self.contact_cache.complete = self._read("contacts", self._keep, tick)
 
     def get(self, record: Record) -> RemoteContact | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import cast
@@ -15,12 +15,12 @@ from crm_provider.client.remote_contact import ABSENT, RemoteContact
 from crm_provider.load.kinds.deal_cache import DealCache, RemoteDeal
 from crm_provider.load.kinds.deal_plan import DealRows, choose_for_deals
 from crm_provider.load.kinds.deal_sender import DealSender
-from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
+from crm_provider.load.kinds.remote import READ_AHEAD, RemoteRecords, Tick, TrySetup
 from crm_provider.load.mapping.deal_mapper import Deal, DealMapper
 from crm_provider.load.planner import MIN_ROWS, SAMPLE_MOST, Plan, Sample, pages_of
-from crm_provider.load.rows import Outcome, Record, SourceError
-from crm_provider.load.state.temp_tables import ContactCache, RowStatus
-from crm_provider.load.workers import InFlightRow, SentRow
+from crm_provider.load.rows import Outcome, Record, SourceError, key_of
+from crm_provider.load.state.temp_tables import ContactCache, RowStatus, StagedRow
+from crm_provider.load.workers import InFlightRow, SentRow, in_order
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class RemoteDeals(RemoteRecords):
         self._compared: list[tuple[bool, bool]] = []
         self._reads_deals = self._reads_contacts = False
         self._names = frozenset(self._staged.attribute_names)
+        self._fingerprints = setup.fingerprints
         self.needs_start = bool(self._deal_rows.unnamed)
 
     # -- the plan --------------------------------------------------------------------------------------------
@@ -66,6 +67,9 @@ class RemoteDeals(RemoteRecords):
             must_read = "the API cannot search for the deal of a contact"
         elif unnamed and (self._is_resumed or self._staged.has_made):
             must_read = "an earlier try may have made some of the deals"
+        if mode == "upsert" and self.rows > unnamed and (earlier := list(self._earlier_unnamed())):
+            must_read = must_read or "a row that was sent before may be for the same deal"
+            addresses += sum(earlier)
         return DealRows(
             mode=mode,
             count=self.rows,
@@ -76,9 +80,17 @@ class RemoteDeals(RemoteRecords):
         )
 
     def _deals_to_send(self) -> Iterator[Deal]:
-        for row in self._staged.rows(after=self._after, without=self._without):
-            if row.status is RowStatus.SEND and row.record is not None:
-                yield _deal(row.record)
+        return (_deal(row.record) for row in self._staged.rows() if self._is_to_send(row) and row.record is not None)
+
+    def _is_to_send(self, row: StagedRow) -> bool:
+        number = row.row.number
+        return row.status is RowStatus.SEND and number > self._after and number not in self._without
+
+    def _earlier_unnamed(self) -> Iterator[bool]:
+        """Of each row without the id of its deal that is not sent now: whether it names its contact by an address."""
+        for row in self._staged.rows():
+            if row.record is not None and not self._is_to_send(row) and _deal(row.record).deal_id is None:
+                yield _deal(row.record).contact_email is not None
 
     def _total(self) -> int | None:
         return self._client.count_deals()
@@ -120,38 +132,45 @@ class RemoteDeals(RemoteRecords):
 
     # -- what was read ---------------------------------------------------------------------------------------
 
-    def read_all(self, tick: Callable[[int], None]) -> None:
+    def read_all(self, tick: Tick) -> None:
         """Read all deals, and all contacts if that is cheaper than a call for each address."""
         if self._reads_deals:
             self.cache.complete = self._read("deals", self._keep, tick, strict=self._deal_rows.must_read is not None)
         if self._reads_contacts:
             self.contacts.complete = self._read("contacts", self._keep_contact, tick)
-        if self._options.mode == "upsert" and self._deal_rows.unnamed and self._mapper.has_ids:
-            self._settle_same_deals()
+        if any(deal.deal_id for deal in self._deals()):
+            self._settle_same_deals(tick)
 
-    def _settle_same_deals(self) -> None:
+    def _settle_same_deals(self, tick: Tick) -> None:
         """Treat a row with a deal's id and a row with its contact and pipeline as rows of one deal.
 
         :raises SourceError: with ``on_invalid="stop"`` and ``duplicates="reject"``, if there are such rows
         """
-        if not any(deal.deal_id for deal in self._deals()):
-            return
-        found = {deal.key: id_ for deal in self._deals() if (id_ := self._id_in_rows(deal)) is not None}
+        self._look_up_contacts(tick)
+        found = {deal.key: id_ for deal in self._unnamed() if (id_ := self._id_in_rows(deal)) is not None}
         if not found:
             return
         log.warning(
-            "%d deal(s) are in rows with their deal_id and in rows with their contact and pipeline: duplicates=%r "
-            "decides which row is sent.",
-            len(found), self._options.duplicates,
+            "%s in rows with their deal_id and in rows with their contact and pipeline: duplicates=%r decides which "
+            "row is sent.",
+            _deals_are(len(found)), self._options.duplicates,
         )  # fmt: skip
         if self._options.duplicates == "reject" and self._options.on_invalid == "stop":
             raise SourceError(
-                f"{len(found):,} deal(s) are in several rows, by deal_id and by contact and pipeline; nothing was "
+                f"{_deals_are(len(found))} in several rows, by deal_id and by contact and pipeline; nothing was "
                 "written (on_invalid='stop')"
             )
+        self._forget({*found, *found.values()})
         for key, deal_id in found.items():
             self._staged.take_for_same(key, deal_id)
         self._staged.mark_duplicates(self._options.duplicates)
+
+    def _forget(self, keys: Collection[str]) -> None:
+        """Forget what was loaded of deals: one row changes what another one has loaded under its own key."""
+        if self._fingerprints is not None:
+            for deal in self._deals():
+                if deal.key in keys:
+                    self._fingerprints.forget(deal)
 
     def _deals(self) -> Iterator[Deal]:
         """The deals of all rows that are or were sent, or were loaded before."""
@@ -160,25 +179,48 @@ class RemoteDeals(RemoteRecords):
             if row.record is not None:
                 yield _deal(row.record)
 
+    def _unnamed(self) -> Iterator[Deal]:
+        """Deals without an id that may be those of rows with an id. If no row with an id is sent, only those sent."""
+        deals = self._deals() if self.rows > self._deal_rows.unnamed else self._deals_to_send()
+        return (deal for deal in deals if deal.deal_id is None)
+
     def _id_in_rows(self, deal: Deal) -> str | None:
         """The id of the deal of a contact in a pipeline, if a row has this id; in lower case."""
-        if deal.deal_id is not None or deal.pipeline_id is None:
-            return None
         contact_id = deal.contact_id or self._known_contact(deal.contact_email or "")
-        found = [] if contact_id is None else self.cache.of(contact_id, deal.pipeline_id)
+        found = [] if contact_id is None else self.cache.of(contact_id, deal.pipeline_id or "")
         id_ = found[0].id.lower() if len(found) == 1 else None
         return id_ if id_ is not None and self._staged.has(id_) else None
 
     def _known_contact(self, email: str) -> str | None:
-        """The id of a contact, kept until its row is sent; None if there is no such contact."""
+        """The id of a contact that was read; None if there is no such contact."""
         known = self.contacts.get(email)
-        if known is None:
-            try:
-                self._keep_contact({"email": email, **self._client.get_contact(email)})
-            except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
-                return None  # the row gets the error when it is sent
-            known = self.contacts.get(email)
         return known.id if known is not None and isinstance(known.id, str) else None
+
+    def _look_up_contacts(self, tick: Tick) -> None:
+        """Find the contacts of addresses, several at once. They are kept until their rows are sent."""
+        asked: set[str] = set()
+        for count, (email, found) in enumerate(in_order(self._look_up, self._unknown(asked), READ_AHEAD), start=1):
+            self._check_cancelled()
+            self.contacts.put(email, found)
+            asked.discard(key_of(email))
+            tick(count, "contacts")
+
+    def _unknown(self, asked: set[str]) -> Iterator[str]:
+        """Addresses whose contacts are not known.
+
+        :param asked: keys of those that are being looked up; a new one is added
+        """
+        for deal in self._unnamed():
+            email = "" if deal.contact_id else deal.contact_email or ""
+            if email and key_of(email) not in asked and self.contacts.get(email) is None:
+                asked.add(key_of(email))
+                yield email
+
+    def _look_up(self, email: str) -> tuple[str, RemoteContact]:
+        try:
+            return email, RemoteContact.of(self._client.get_contact(email), email).only(())
+        except (e.CrmNotFoundError, e.CrmDataError, e.CrmRequestError):
+            return email, ABSENT  # the row gets the error when it is sent
 
     def get(self, record: Record) -> None:
         return None  # the threads that send look it up: it may need a call to know which deal it is
@@ -234,6 +276,10 @@ class RemoteDeals(RemoteRecords):
 
     def naive_calls(self, counts: Mapping[Outcome, int], refused: int) -> int:
         return sum(counts.get(each, 0) for each in (Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED)) + refused
+
+
+def _deals_are(number: int) -> str:
+    return "1 deal is" if number == 1 else f"{number:,} deals are"
 
 
 def _deal(record: Record) -> Deal:

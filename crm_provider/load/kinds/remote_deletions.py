@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from crm_provider import errors as e
 from crm_provider.client.pagination import Record as Listed
 from crm_provider.files.temp_database import TempDatabase
-from crm_provider.load.kinds.remote import RemoteRecords, TrySetup
+from crm_provider.load.kinds.remote import RemoteRecords, Tick, TrySetup
 from crm_provider.load.planner import Plan, pages_of
 from crm_provider.load.rows import Contact, Outcome, Record, SourceError, key_of
 from crm_provider.load.state.temp_tables import digest
@@ -47,7 +47,7 @@ class RemoteDeletions(RemoteRecords):
         pages = pages_of(self._client.count_contacts() or 0)
         why = "all contacts are read, to find every spelling of an address"
         if self._options.dry_run:
-            self.read_all(lambda count: None)
+            self.read_all(lambda count, records: None)
             why = f"{why}: {self._found:,} contacts would be deleted for {self.rows:,} addresses"
         return Plan("compare", pages + 1 + self.rows, why)
 
@@ -55,7 +55,7 @@ class RemoteDeletions(RemoteRecords):
     def _found(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM found").fetchone()[0])
 
-    def read_all(self, tick: Callable[[int], None]) -> None:
+    def read_all(self, tick: Tick) -> None:
         """Read all contacts, and keep those that are to be deleted.
 
         :raises SourceError: if there are more than ``max_deletes``

@@ -34,8 +34,10 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return places.get(request.param) or UPath(f"memory://s/{uuid.uuid4().hex}/seen")
 
 
-def tracker(path: Any, work: str = "run", *, settings: Settings = SETTINGS, listing: Any = "contacts") -> ChangeTracker:
-    return ChangeTracker(path, settings, listing, Owner(work=work))
+def tracker(
+    path: Any, work: str = "run", *, settings: Settings = SETTINGS, listing: Any = "contacts", merges: bool = False
+) -> ChangeTracker:
+    return ChangeTracker(path, settings, listing, Owner(work=work), merges=merges)
 
 
 def changes(
@@ -111,6 +113,16 @@ def test_the_order_of_names_is_no_change_and_digits_are_one(path: Any) -> None:
     changes(path, {"a": {"x": Decimal("1.50"), "y": [{"m": 1, "n": 2}]}}, "one")
     assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.50")}}, "two") == []
     assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.5")}}, "three") == [("updated", "a")]
+
+
+def test_a_merged_table_has_what_changed_between_two_tries_of_a_run(path: Any) -> None:
+    changes(path, {"a": 1, "b": 1}, "one", merges=True)
+    first = {"a": 2, "b": 1, "short-lived": 1}
+    assert changes(path, first, "two", merges=True) == [("updated", "a"), ("created", "short-lived")]
+    between = {"a": 1, "b": 1}
+    assert changes(path, between, "two", merges=True) == [("updated", "a"), ("deleted", "short-lived")]
+    assert changes(path, between, "two", merges=True) == []
+    assert changes(path, {"a": 1}, "three", merges=True) == [("deleted", "b")]
 
 
 def test_a_cleared_task_repeats_its_changes_and_no_others(path: Any) -> None:

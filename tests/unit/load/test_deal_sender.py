@@ -75,7 +75,7 @@ class FakeDeals:
         self._call("list")
         return iter(self.deals.values())
 
-    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+    def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
         yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])
@@ -482,7 +482,7 @@ def test_the_options_of_a_load_reach_its_sender(given: dict[str, Any], outcome: 
     remote = remote_of(crm, [{"m": "ada@x.org", "n": "Big"}], {**BY_MAIL, "attributes.pb_name": "n"}, **given)
     remote.began = BEGAN
     remote.make_plan(may_compare=True)
-    remote.read_all(lambda count: None)
+    remote.read_all(lambda count, records: None)
     crm.calls.clear()
     in_flight = InFlightRow(Row(1, {}), NEW, None)
     if outcome == CONFLICT:
@@ -510,7 +510,7 @@ def test_a_contact_that_was_read_without_an_id_is_looked_up() -> None:
     crm.contacts |= {f"p{n}@x.org": CONTACT for n in range(59)} | {"": CONTACT, "odd@x.org": ""}
     remote = remote_of(crm, [{"m": email} for email in crm.contacts if email], BY_MAIL, mode="create")
     remote.make_plan(may_compare=True)
-    remote.read_all(lambda count: None)
+    remote.read_all(lambda count, records: None)
     crm.contacts["odd@x.org"] = OTHER
     deal = Deal(None, FIRST, PIPELINE, None, "odd@x.org")
     assert remote.send(InFlightRow(Row(1, {}), deal, None)).ids["contact_id"] == OTHER
@@ -524,7 +524,7 @@ def test_contacts_that_were_read_are_not_looked_up() -> None:
     rows = [{"m": email.upper()} for email in crm.contacts]
     remote = remote_of(crm, [*rows, {"m": "new@x.org"}], BY_MAIL, mode="create")
     assert "all contacts are read" in remote.make_plan(may_compare=True).why
-    remote.read_all(lambda count: None)
+    remote.read_all(lambda count, records: None)
     assert crm.calls == ["pages of contacts"]
     deal = Deal(None, FIRST, PIPELINE, None, "ADA@x.org")
     assert remote.get(deal) is None
@@ -561,14 +561,14 @@ def test_a_listing_that_contradicts_itself_is_enough_to_compare_but_not_to_creat
     crm.odd = True
     move = remote_of(crm, [{"d": DEAL, "s": LAST}], {"deal_id": "d", "stage_id": "s"}, mode="move", plan="compare")
     move.make_plan(may_compare=True)
-    move.read_all(lambda count: None)
+    move.read_all(lambda count, records: None)
     assert not move.cache.complete
     assert move.cache.get(DEAL) is not None
     move.close()
     upsert = remote_of(crm, [{"m": "ada@x.org"}], BY_MAIL, mode="upsert")
     upsert.make_plan(may_compare=True)
     with pytest.raises(e.CrmProtocolError, match="ends early"):
-        upsert.read_all(lambda count: None)
+        upsert.read_all(lambda count, records: None)
     upsert.close()
 
 

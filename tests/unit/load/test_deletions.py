@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from crm_provider.load.report import LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints
-from crm_provider.load.workers import RequestStats
+from crm_provider.load.workers import LEAST, RequestStats
 
 SPELLINGS = ["ada@x.org", "Ada@X.org", "ADA@x.org"]
 OTHERS = ["bob@x.org", "eve@x.org"]
@@ -39,7 +40,7 @@ class FakePeople:
     def count_contacts(self) -> int:
         return len(self.emails)
 
-    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+    def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self.calls.append(listing)
         shown, total = self.emails[:], len(self.emails) + 1
         for gone in self.vanish.pop(0) if self.vanish else ():
@@ -163,6 +164,25 @@ def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(t
     with pytest.raises(SourceError, match="earlier ones have deleted 3"):
         erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=1)
     assert counts(erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=2)) == {"deleted": 1}
+
+
+def test_deletions_are_saved_before_the_next_ones_begin_also_on_an_object_store(tmp_path: Path) -> None:
+    class Far(FileCheckpoints):
+        is_local = False
+
+    checkpoints, seen, lock = Far(tmp_path / "c"), list[int](), threading.Lock()
+    emails = [f"p{number}@x.org" for number in range(3 * LEAST)]
+
+    class Watched(FakePeople):
+        def delete_listed(self, email: str) -> None:
+            with lock:
+                saved = checkpoints.load()
+                assert saved is not None
+                seen.append(saved.notes.get("kept", {}).get("deleted", 0))
+            super().delete_listed(email)
+
+    erase(Watched(*emails), *emails, max_deletes=3 * LEAST, checkpoints=checkpoints)
+    assert all(number - saved < 2 * LEAST for number, saved in enumerate(seen)), seen
 
 
 @pytest.mark.parametrize("kept", ["two", {"deleted": "2"}, {"deleted": -2}, {"deleted": True}, {}])

@@ -35,7 +35,7 @@ def progress_of(before: Checkpoint | None, **given: Any) -> LoadProgress:
     parts: dict[str, Any] = {"checkpoints": Kept(), "stats": RequestStats(), "clock": FakeClock(), **given}
     return LoadProgress(
         before, rows=5, fingerprint="f", epoch=3, rejects=None, fingerprints=None, outcomes=None, rate=5.0,
-        records="deals", **parts,
+ **parts,
     )  # fmt: skip
 
 
@@ -52,6 +52,24 @@ def test_notes_reach_the_next_try() -> None:
     progress.counts.enter(3, Outcome.CREATED)
     progress.save()
     assert "made" not in kept.saved[-1].notes, "a row that is done needs no note"
+
+
+@pytest.mark.parametrize(
+    ("before", "kept_by_kind", "notes"),
+    [
+        (BEFORE, {}, None),
+        (BEFORE, {"deleted": 3}, {"kept": {"deleted": 3}}),
+        (WITH_NOTES, {}, {"cleared": True, "began": NOON, "made": [3]}),
+        (replace(BEFORE, notes={"began": NOON}), {"deleted": 3},
+         {"cleared": True, "began": NOON, "kept": {"deleted": 3}}),
+    ],
+)  # fmt: skip
+def test_a_load_that_starts_again_knows_what_it_has_made(before: Checkpoint, kept_by_kind: Any, notes: Any) -> None:
+    kept = Kept()
+    progress = progress_of(before, checkpoints=kept)
+    progress.kept = kept_by_kind
+    progress.start_again()
+    assert kept.saved == ([] if notes is None else [Checkpoint(epoch=3, fingerprint="f", notes=notes)])
 
 
 def test_a_try_without_notes_saves_none() -> None:
@@ -78,7 +96,7 @@ def test_the_log_names_the_records(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     progress = progress_of(None, clock=clock)
     clock.now += INTERVAL
-    progress.tick_reading(150)
+    progress.tick_reading(150, "deals")
     assert caplog.messages == ["Read 150 deals of the CRM; 0.00 calls/s."]
 
 

@@ -472,6 +472,13 @@ def test_each_spelling_of_a_word_for_no_value_is_counted(word: str) -> None:
     assert f"cells by column: 'a' {expected}." in (words.warning() or "")
 
 
+def test_a_word_for_no_value_is_counted_after_any_space() -> None:
+    words, spaces = NullWords(), [letter for letter in map(chr, range(sys.maxunicode + 1)) if letter.isspace()]
+    for space in spaces:
+        words.note({"a": f"{space}nan"}, ["a"])
+    assert f"cells by column: 'a' {len(spaces)}." in (words.warning() or "")
+
+
 @pytest.mark.parametrize("value", ["Nina", "", " ", "n", 7, None, "x" * 100])
 def test_other_values_are_no_words_for_no_value(value: Any) -> None:
     words = NullWords()

@@ -238,7 +238,7 @@ def test_looking_can_be_interrupted() -> None:
     cancel_token.set()
     found = sampler_of(crm, [{"email": "a@x"}], cancel_token=cancel_token)
     with pytest.raises(Cancelled):
-        found.read_all(lambda contacts: None)
+        found.read_all(lambda count, records: None)
     with pytest.raises(Cancelled):
         found.sample(1)
     with pytest.raises(Cancelled):
@@ -317,6 +317,19 @@ def test_when_a_checkpoint_is_saved() -> None:
     assert len(saves) == 2
 
 
+def test_if_nothing_may_be_forgotten_each_sent_row_is_saved() -> None:
+    clock, row_counts, saves = FakeClock(), RowCounts(), []
+    saver = CheckpointTimer(lambda: saves.append(1), every=lambda: REMOTE_EVERY, clock=clock, at_once=True)
+    row_counts.enter(1, Outcome.UNCHANGED)
+    saver.tick(row_counts)
+    assert not saves
+    for n in (2, 3):
+        row_counts.enter(n, Outcome.DELETED, sent=True)
+        saver.tick(row_counts)
+        saver.tick(row_counts)
+        assert len(saves) == n - 1
+
+
 def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
     before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
     row_counts = RowCounts(before)
@@ -374,7 +387,7 @@ def test_a_line_of_progress() -> None:
 def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, calls = FakeClock(), [0]
-    progress = ProgressLog(5.0, clock, "contacts")
+    progress = ProgressLog(5.0, clock)
     for _ in range(20):
         clock.now += INTERVAL / 10
         calls[0] += 15
@@ -385,10 +398,10 @@ def test_progress_is_said_at_a_steady_interval(caplog: pytest.LogCaptureFixture)
 def test_how_far_the_reading_is_said_at_the_same_interval(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
-    progress = ProgressLog(5.0, clock, "contacts")
+    progress = ProgressLog(5.0, clock)
     for n in range(1, 21):
         clock.now += INTERVAL / 10
-        progress.tick_reading(count=150 * n, calls=15 * n)
+        progress.tick_reading(count=150 * n, records="contacts", calls=15 * n)
     rate = 15 / (INTERVAL / 10)
     assert caplog.messages == [f"Read {n} contacts of the CRM; {rate:.2f} calls/s." for n in (1500, 3000)]
 

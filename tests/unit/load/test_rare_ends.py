@@ -57,7 +57,7 @@ def test_a_record_without_an_email_is_no_contact_that_is_known() -> None:
         cancel_token=CancelToken(),
     )
     sampler = RemoteContacts(setup)
-    sampler.read_all(lambda contacts: None)
+    sampler.read_all(lambda count, records: None)
     assert sampler.contact_cache.complete
     assert len(sampler.contact_cache) == 1
     assert sampler.contact_cache.get("odd") == ABSENT

@@ -11,7 +11,7 @@ import pytest
 
 from crm_provider.load.rows import Contact, Row, SourceError
 from crm_provider.load.state import temp_tables
-from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows, without_views
+from crm_provider.load.state.temp_tables import AT_ONCE, RowStatus, StagedRow, StagedRows, without_views
 
 
 @pytest.fixture
@@ -178,12 +178,24 @@ def test_a_row_without_views_is_not_copied() -> None:
     assert without_views(plain) is plain
 
 
-def test_rows_reach_the_database_a_hundred_at_a_time(table: StagedRows) -> None:
+def test_rows_reach_the_database_many_at_a_time(table: StagedRows) -> None:
     held = []
-    for number in range(1, 251):
+    for number in range(1, 501):
         table.add(row(number), RowStatus.SEND, contact(number))
         held.append(len(table._waiting) // 4)
-    assert max(held) == 99
-    assert held[99] == held[199] == 0
-    assert len(table) == 250
+    assert max(held) == AT_ONCE - 1
+    assert held[AT_ONCE - 1] == held[2 * AT_ONCE - 1] == 0
+    assert len(table) == 500
     assert not table._waiting
+
+
+def test_wide_rows_do_not_wait_for_a_hundred(table: StagedRows) -> None:
+    """Rows of 400 KB: the third one makes more than 1 MiB."""
+    held = []
+    for number in range(1, 8):
+        table.add(row(number, text=str(number) * 400_000), RowStatus.SEND)
+        held.append(len(table._waiting) // 4)
+    assert held == [1, 2, 0, 1, 2, 0, 1]
+    assert [len(item.row.values["text"]) for item in table.rows()] == [400_000] * 7
+    table.add(row(8, text="8" * 3_000_000), RowStatus.SEND)
+    assert not table._waiting, "a row of 3 MB does not wait at all"

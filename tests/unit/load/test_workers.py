@@ -22,6 +22,7 @@ from crm_provider.load.workers import (
     RequestStats,
     SentRow,
     WorkerPool,
+    in_order,
     width_for,
 )
 
@@ -274,3 +275,22 @@ def test_a_signal_handler_that_interrupts_does_not_wait_for_the_thread_that_it_h
         assert waker.daemon, "else the process would not end while it waits"
     waker.join(PATIENCE)
     assert cancel_token._event.is_set()
+
+
+def test_results_come_in_order_and_no_call_begins_after_an_error() -> None:
+    begun: list[int] = []
+
+    def call(item: int) -> int:
+        begun.append(item)
+        if item == 3:
+            raise e.CrmInternalServerError("down", status=500)
+        return item * 10
+
+    assert list(in_order(call, [], 2)) == []
+    assert list(in_order(call, [0, 1, 2], 2)) == list(in_order(call, [0, 1, 2], 9)) == [0, 10, 20]
+    begun.clear()
+    results = in_order(call, range(9), 1)
+    assert [next(results) for _ in range(3)] == [0, 10, 20]
+    with pytest.raises(e.CrmInternalServerError):
+        next(results)
+    assert begun == [0, 1, 2, 3]

@@ -299,6 +299,7 @@ class DealSpec:
     mode: str
     plan: str = "auto"
     only_from: tuple[str, ...] = ()
+    duplicates: str = "last"
 
 
 def attempt_deals(
@@ -311,7 +312,7 @@ def attempt_deals(
     cancel_token, stats = CancelToken(), RequestStats()
     given = {
         "mapping": spec.mapping, "mode": spec.mode, "plan": spec.plan, "only_from_stages": spec.only_from,
-        "max_rejects": "100%",
+        "max_rejects": "100%", "duplicates": spec.duplicates,
     }  # fmt: skip
     operator = "CrmLoadDealsOperator" if spec.mode == "upsert" else f"CrmLoadDealsOperator(mode={spec.mode!r})"
     with contextlib.ExitStack() as opened:
@@ -319,6 +320,10 @@ def attempt_deals(
             opened.enter_context(mock.patch(name, _Inline))
         opened.enter_context(_outcomes_reported(on_outcome))
         client = opened.enter_context(client_of(server, crm.clock, cancel_token, stats))
+        fingerprints = None
+        if files.state is not None:
+            fingerprints = Fingerprints(files.state, secret_for(client.settings))
+            opened.callback(fingerprints.close)
         source: Any = _Rows(spec.rows) if files.source is None else RejectedRows(files.source)
         load = LoadJob(
             source=source,
@@ -329,6 +334,7 @@ def attempt_deals(
             options=DEALS.options_of(given),
             policy=ErrorPolicy(work=Work.LOAD, operator=operator),
             rejects=RejectsFile(files.rejects),
+            fingerprints=fingerprints,
             checkpoints=FileCheckpoints(files.checkpoint),
             cancel_token=cancel_token,
             clock=crm.clock,
