@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -40,6 +40,10 @@ PATIENCE = LAST_CHECK + 60.0
 FIRST_REPORT, LONGEST_REPORT = 60.0, 600.0
 """Seconds until a waiting task logs that it still waits, doubled each time, and the upper limit."""
 
+REPORT_GAP = 0.02
+"""Minimum seconds between two such lines of all tasks in the triggerer. A line of a trigger is written to the pipe of
+the triggerer's parent process in the event loop. Thousands at once fill the pipe and block all triggers for seconds."""
+
 Limit = Literal["timeout", "execution_timeout"]
 
 
@@ -54,10 +58,33 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
     return max(execution_deadline - now, 0.0), "execution_timeout"
 
 
+class ReportTurns:
+    """Spreads the lines of many waiting tasks. Each task gets the next free turn.
+
+    :param gap: seconds between two turns
+    :param clock: a monotonic clock
+    """
+
+    def __init__(self, gap: float = REPORT_GAP, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gap, self._clock = gap, clock
+        self._next = 0.0
+
+    def take(self) -> float:
+        """Seconds until the turn that the caller gets."""
+        now = self._clock()
+        turn = max(self._next, now)
+        self._next = turn + self._gap
+        return turn - now
+
+
+_turns = LoopRegistry(lambda _: ReportTurns())
+
+
 async def _report(waiting: WaitState) -> None:
     """Log periodically, in the task's log, that the task still waits."""
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
+        await asyncio.sleep(_turns.get("").take())
         log.info("%s", record("Still waiting.", [("Last result", waiting.last_result)]))
 
 

@@ -25,6 +25,7 @@ from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import WaitState, to_wall
 from crm_provider.waiting.conditions import Condition, InList, ListExists
 from crm_provider.waiting.poller import CachedLookup, WaitResult
+from crm_provider.waiting.registry import LoopRegistry
 
 
 def trigger(**changes: Any) -> CrmPollTrigger:
@@ -183,6 +184,7 @@ def test_the_execution_timeout_counts_on_over_a_restart(monkeypatch: pytest.Monk
 
 def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
+    taken = 0
     second_line = asyncio.Event()
 
     def info(text: str, *values: Any) -> None:
@@ -196,11 +198,29 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
             await second_line.wait()
             return WaitResult(result={})
 
+    def take() -> float:
+        nonlocal taken
+        taken += 1
+        return 0.001
+
     monkeypatch.setattr(poll, "FIRST_REPORT", 0.001)
+    monkeypatch.setattr(poll, "_turns", LoopRegistry(lambda _: SimpleNamespace(take=take)))
     monkeypatch.setattr(poll, "log", SimpleNamespace(info=info))
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
     line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
+    assert taken >= 2, "each line waits for a turn"
+
+
+def test_the_lines_of_many_tasks_are_spread() -> None:
+    """Thousands of sensors that deferred together would log together: each line blocks the event loop."""
+    now = 100.0
+    turns = poll.ReportTurns(0.5, clock=lambda: now)
+    assert [turns.take() for _ in range(3)] == [0.0, 0.5, 1.0]
+    now = 101.25
+    assert turns.take() == 0.25
+    now = 200.0
+    assert [turns.take() for _ in range(2)] == [0.0, 0.5], "no turns are saved up"
 
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
