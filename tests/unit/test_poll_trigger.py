@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -187,13 +188,18 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
     taken = 0
     second_line = asyncio.Event()
 
+    threads: set[int] = set()
+    loops: list[asyncio.AbstractEventLoop] = []
+
     def info(text: str, *values: Any) -> None:
         logged.append(text % values)
+        threads.add(threading.get_ident())
         if len(logged) == 2:
-            second_line.set()
+            loops[0].call_soon_threadsafe(second_line.set)
 
     class UntilLogged(FakePoller):
         async def wait(self, condition: Condition, **arguments: Any) -> WaitResult:
+            loops.append(asyncio.get_running_loop())
             arguments["waiting"].record_result("contacts found in the list: 1 of 2")
             await second_line.wait()
             return WaitResult(result={})
@@ -210,6 +216,7 @@ def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.Monke
     line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
     assert taken >= 2, "each line waits for a turn"
+    assert threading.get_ident() not in threads, "a line that cannot be written must not block the event loop"
 
 
 def test_the_lines_of_many_tasks_are_spread() -> None:
