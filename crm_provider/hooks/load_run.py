@@ -114,22 +114,30 @@ class LoadRun:
         return self._ended(job, summary)
 
     def _ended(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
-        dry_run = job.options.dry_run
-        problem = None if dry_run else too_many_rejects(summary, job.options)
+        if job.options.dry_run:
+            return self._checked(job, summary)
+        problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
-        if not dry_run:
-            job.checkpoints.clear()
+        job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job))
-        were = "was" if summary.rows == 1 else "were"
-        if dry_run:
-            facts = [("What to do", "Leave out dry_run to load them."), ("Report", result.get("report_path"))]
-            log.info("%s", record(f"Dry run: {rows_text(summary.rows)} {were} checked, nothing was written.", facts))
-        elif rejected := summary[Outcome.REJECTED]:
+        if rejected := summary[Outcome.REJECTED]:
             facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
             log.warning("%s", record(f"{rejected:,} of {rows_text(summary.rows)} {were} rejected.", facts))
+        return result
+
+    def _checked(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
+        """The end of a dry run: a report, so it succeeds even if a real run would fail."""
+        from crm_provider.load.dry_run import dry_run_ending, real_run_problem, what_next
+
+        problem = real_run_problem(summary, job.options)
+        ending = dry_run_ending(summary, job.options)
+        result = self._finish(job, replace(summary, would_fail=bool(problem)), ending)
+        self._count("done", summary)
+        facts = [("What to do", what_next(summary, job.options)), ("Report", result.get("report_path"))]
+        log.log(logging.WARNING if problem else logging.INFO, "%s", record(ending, facts))
         return result
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:

@@ -266,6 +266,9 @@ class LoadTry:
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
+            checked=self.preflight.as_found() if job.options.dry_run else {},
+            forecast=self.remote.forecast,
+            refusal=self.remote.refusal,
         )
 
     def _samples(self) -> list[dict[str, object]]:

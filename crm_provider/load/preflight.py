@@ -58,6 +58,16 @@ class Preflight:
         """Rows that are rejected without a call."""
         return self.counts[RowStatus.INVALID] + self.counts[RowStatus.AMBIGUOUS]
 
+    def as_found(self) -> dict[str, int]:
+        """Rows by what would happen to them, for a dry run."""
+        return {
+            "to send": self.counts[RowStatus.SEND],
+            "unchanged": self.counts[RowStatus.SAME],
+            "duplicate": self.counts[RowStatus.DUPLICATE],
+            "suppressed": self.counts[RowStatus.SUPPRESSED],
+            "cannot be sent": self.unsendable,
+        }
+
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
@@ -172,7 +182,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
-        f"{preflight.unsendable:,} of {preflight.rows:,} rows cannot be sent, and nothing was "
+        f"{preflight.unsendable:,} of {rows_text(preflight.rows)} cannot be sent, and nothing was "
         f"(on_invalid='stop'):{problems}"
     )
 

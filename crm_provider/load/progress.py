@@ -15,7 +15,7 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
-from crm_provider.load.rows import WRITTEN, Outcome
+from crm_provider.load.rows import WRITTEN, Outcome, rows_text
 from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
@@ -194,7 +194,7 @@ def line(at: Position, speed: float, rate: float) -> str:
     eta = f"about {duration(at.calls_left / speed)} left" if speed > 0 else "waiting"
     share = f"{at.done / at.rows:.1%}" if at.rows else "100%"
     return (
-        f"{at.done:,} of {at.rows:,} rows ({share}): {counts}; "
+        f"{at.done:,} of {rows_text(at.rows)} ({share}): {counts}; "
         f"{speed:.2f} calls/s ({speed / rate:.0%} of the budget); {eta}"
     )
 

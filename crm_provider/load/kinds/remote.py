@@ -66,6 +66,12 @@ class RemoteRecords(abc.ABC):
     began: datetime | None = None
     """Newer records may have been created by this load; None if that time is unknown."""
 
+    forecast = ""
+    """What a real run would do, as a dry run has found out beside the plan."""
+
+    refusal = ""
+    """Why a real run would write nothing and fail, as a dry run has found out."""
+
     def __init__(self, setup: TrySetup) -> None:
         self._client, self._cancel_token = setup.client, setup.cancel_token
         self.kept = dict(setup.kept)

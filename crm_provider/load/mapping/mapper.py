@@ -141,7 +141,7 @@ class RecordMapper(abc.ABC, Generic[R]):
         :raises InvalidRow: with all problems of the row
         """
         if row.problem is not None:
-            raise InvalidRow(Problem("row", "", "cannot be read", row.problem))
+            raise InvalidRow(Problem("", "", "cannot be read", row.problem))
         given = row.values if self._plan is not None else _opened(row.values)
         plan = self._plan or self._plan_for(tuple(given))
         problems = list(plan.problems)

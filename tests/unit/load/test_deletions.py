@@ -239,6 +239,21 @@ def test_the_plan_says_what_is_read_and_a_dry_run_how_many_would_go(given: dict[
     assert "delete" not in crm.calls or not given.get("dry_run")
 
 
+@pytest.mark.parametrize(
+    ("given", "forecast", "refusal"),
+    [
+        ({"max_deletes": 3}, "3 contacts would be deleted", ""),
+        ({"max_deletes": 2}, "3 contacts would be deleted", "3 contacts, more than max_deletes=2"),
+        ({"max_deletes": 1, "every_spelling": False}, "at most 1 contact would be deleted", ""),
+    ],
+)
+def test_a_dry_run_foresees_the_limit(given: dict[str, Any], forecast: str, refusal: str) -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    summary = erase(crm, "ada@x.org", dry_run=True, **given)
+    assert (summary.forecast, summary.refusal) == (forecast, refusal)
+    assert crm.emails == [*SPELLINGS, *OTHERS]
+
+
 def test_more_contacts_mean_more_calls_and_an_unknown_number_the_least() -> None:
     crm = FakePeople(*[f"p{n}@x.org" for n in range(11)])
     assert erase(crm, "p1@x.org").plan_calls == 2 + 1 + 1

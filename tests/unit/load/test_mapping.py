@@ -189,7 +189,7 @@ def test_all_problems_of_a_row_are_reported_at_once() -> None:
 def test_a_row_that_its_source_could_not_read_is_invalid() -> None:
     with pytest.raises(InvalidRow) as raised:
         Mapper({"email": "mail"})(Row(7, ADA, problem="line 8 has 4 values instead of 3"))
-    assert raised.value.problems == (Problem("row", "", "cannot be read", "line 8 has 4 values instead of 3"),)
+    assert raised.value.problems == (Problem("", "", "cannot be read", "line 8 has 4 values instead of 3"),)
 
 
 def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
