@@ -4,11 +4,13 @@ The API has neither a filter nor a change feed. So a run reads the whole listing
 fingerprint of the last run. The state file holds ids in plain text, because only the id of a removed record is known.
 It holds no value: a fingerprint is a hash under a key that is derived from the API key.
 
-Beside it, ``<name>.pending`` names the runs whose output may be complete although the state file does not have it. So
-the next run, which reports their changes again, can replace their rows.
-
 The file also holds the listing before its last run. If the same task instance runs again, because it was retried,
 killed or cleared, it compares with that one. So its output is complete, even if the first output was lost.
+
+A table of many runs needs more. Each version of the state file has a number, and the mark of a run names its task
+instance and the version that it has read. So all rows with one mark are changes since the same version. ``.pending``
+beside the state file names the runs that may have written their rows but did not replace the state file. The next run
+reports their changes again and replaces their rows.
 """
 
 from __future__ import annotations
@@ -79,6 +81,9 @@ class ChangeTracker:
     :ivar counts: changes of each kind, and ``unconfirmed``: missing records that may still be there
     """
 
+    run: str
+    """The mark of the rows of this run; known once the state file was read."""
+
     def __init__(
         self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner, *, merges: bool = False
     ) -> None:
@@ -89,6 +94,8 @@ class ChangeTracker:
         self._open = ExitStack()
         self.counts: Counter[str] = Counter()
         self._last_work: Any = None
+        self._version = 0
+        self._pending: list[str] = []
         self._repeats = False
         """Whether the output has what an earlier try of this task instance has written."""
 
@@ -143,31 +150,23 @@ class ChangeTracker:
     def announce(self) -> tuple[str, ...]:
         """Record that this run is about to complete its output.
 
-        :return: the marks of the runs whose output this one replaces: this one, and those that recorded it but
-            did not replace the state file
+        :return: the marks of the runs whose output this one replaces: this one, those that recorded it but did not
+            replace the state file, and the latest one if this run compares with the listing before it
         """
-        pending = sibling(self.path, PENDING)
-        try:
-            with read_own(pending) as file:
-                found = json.loads(file.read(LARGEST_PENDING))
-            earlier = [mark for mark in found if isinstance(mark, str)]
-        except FileNotFoundError:
-            earlier = []
-        except (ValueError, TypeError, RecursionError):
-            raise e.CrmInvalidValueError(
-                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
-                "be there twice"
-            ) from None
-        if self._last_work in earlier:  # it, or a later one, has replaced the state file
-            earlier = []
-        runs = tuple(dict.fromkeys([self._work, *earlier]))
-        with atomic_writer(pending) as file:
-            json.dump(runs, file)
-        return runs
+        pending = tuple(dict.fromkeys([self.run, *self._pending]))
+        with atomic_writer(sibling(self.path, PENDING)) as file:
+            json.dump({"version": self._version, "runs": pending}, file)
+        if self._replaces_last:
+            log.info("The rows replace those of the latest run: they are what has changed since the run before it.")
+            return (*pending, self._last_run)
+        log.info("The rows are what has changed since the latest run. Older rows of this task instance stay.")
+        return pending
 
     def commit(self) -> None:
         """Replace the state file: the output is complete."""
-        about = json.dumps({"listing": self._listing, "place": self._place, "work": self._work})
+        about = json.dumps(
+            {"listing": self._listing, "place": self._place, "work": self._work, "version": self._version + 1}
+        )
         now = (line_of(key, print_) for key, print_ in self._new)
         before = (line_of(key, print_) for key, print_ in self._undo())
         write_lines(self.path, chain([self._header, about], now, [BEFORE], before, [END]))
@@ -216,7 +215,7 @@ class ChangeTracker:
         return hmac.digest(self._secret if key is None else key, json.dumps(texts).encode(), "sha256")[:SIZE]
 
     def _load(self) -> bool:
-        """Read the listing of the last run, or the one before it if this task instance wrote the file.
+        """Read the listing of the last run, or the one before it if this run replaces the output of the last one.
 
         :return: whether the file is of the same API key: with another key all fingerprints differ
         """
@@ -224,14 +223,17 @@ class ChangeTracker:
             lines = lines_of(self.path)
             header, about = next(lines, None), next(lines, "")
             if header is None and not self.path.exists():
+                self._read_pending()
                 return True  # the first run
-            work = self._last_work = self._checked(header or "", about)
+            self._last_work, self._version = self._checked(header or "", about)
+            self._read_pending()
             self._old.put(_section(lines, BEFORE))
-            self._repeats = self._merges and work == self._work
+            replaces = self._replaces_last
+            self._repeats = self._merges and replaces
             if self._repeats:
                 self._written.put(self._old)
             for entry in _section(lines, END):
-                if work == self._work:
+                if replaces:
                     self._old.put([entry])
         except e.CrmError:
             raise
@@ -243,8 +245,37 @@ class ChangeTracker:
             log.warning("The state file %s is of another API key: all known records count as updated.", self.path.name)
         return header == self._header
 
-    def _checked(self, header: str, about: str) -> Any:
-        """The task instance that wrote the file."""
+    @property
+    def _replaces_last(self) -> bool:
+        """Whether this run replaces the output of the last one.
+
+        Either it is of the same task instance, or such a run recorded its output but did not replace the state file.
+        """
+        return self._last_work in [self._work, *(mark.partition("-")[0] for mark in self._pending)]
+
+    @property
+    def _last_run(self) -> str:
+        """The mark of the run that wrote the state file. Files without a number are of runs without one."""
+        return f"{self._last_work}-{self._version - 1}" if self._version else str(self._last_work)
+
+    def _read_pending(self) -> None:
+        """Read which runs may have written rows since this version of the state file."""
+        self.run, pending = f"{self._work}-{self._version}", sibling(self.path, PENDING)
+        try:
+            with read_own(pending) as file:
+                found = json.loads(file.read(LARGEST_PENDING))
+            if found["version"] == self._version:  # else a later version knows what became of them
+                self._pending = [mark for mark in found["runs"] if isinstance(mark, str)]
+        except FileNotFoundError:
+            pass
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise e.CrmInvalidValueError(
+                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
+                "be there twice"
+            ) from None
+
+    def _checked(self, header: str, about: str) -> tuple[Any, int]:
+        """The task instance that wrote the file, and the number of this version of it."""
         found = json.loads(about)
         if header.rpartition(" ")[0] != TITLE or not isinstance(found, dict):
             raise UnreadableError
@@ -252,7 +283,10 @@ class ChangeTracker:
             raise self._wrong(
                 f"is not of the {self._listing} of this CRM", "give each listing and each CRM its own state_path"
             )
-        return found.get("work")
+        version = found.get("version", 0)
+        if not isinstance(version, int):
+            raise UnreadableError
+        return found.get("work"), version
 
     def _wrong(self, what: str, remedy: str) -> e.CrmInvalidValueError:
         return e.CrmInvalidValueError(f"the state file {self.path.name} {what}; {remedy}")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from crm_provider._compat import RetryPolicy
     from crm_provider.hooks.crm import CrmHook
     from crm_provider.tasks.arguments import BaseSensorArguments, Templated
+    from crm_provider.triggers.poll import CrmPollTrigger
 
 STATE_KEY = "crm_waiting"
 """Key of the task's state store (Airflow 3.3+) for the error counts between reschedules."""
@@ -160,10 +161,22 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
         checked = self.poke(context)
         if isinstance(checked, PokeReturnValue) and checked.is_done:
             return checked.xcom_value
+        self.log.info(
+            "Waits in the triggerer, without a worker slot.\nA check every %g s, until %s.",
+            self.poke_interval,
+            moment(datetime.fromtimestamp(started + self.timeout, timezone.utc)),
+        )
+        self.defer(trigger=self.trigger(started), method_name="execute_complete")
+
+    def trigger(self, started: float) -> CrmPollTrigger:
+        """The trigger that continues the wait.
+
+        :param started: when the task started, in seconds since the epoch. Its timeouts count from there
+        """
         from crm_provider.triggers.poll import CrmPollTrigger
 
         limit = self.execution_timeout
-        trigger = CrmPollTrigger(
+        return CrmPollTrigger(
             condition=self._condition.as_data(),
             crm_conn_id=self.crm_conn_id,
             poke_interval=self.poke_interval,
@@ -175,12 +188,6 @@ class CrmSensor(RenderedFieldsMixin, ErrorPolicyMixin, BaseSensorOperator):
             share_poll=self.share_poll,
             memory={**asdict(self._waiting), "not_before": to_wall(self._waiting.not_before)},
         )
-        self.log.info(
-            "Waits in the triggerer, without a worker slot.\nA check every %g s, until %s.",
-            self.poke_interval,
-            moment(datetime.fromtimestamp(started + self.timeout, timezone.utc)),
-        )
-        self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Resume after the triggerer: return the result, or raise what ended the wait."""

@@ -214,10 +214,11 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     # -- the run ---------------------------------------------------------------------------------------------
 
     def _transferred(self, reader: ListingReader, tracker: ChangeTracker | None, context: Context) -> dict[str, Any]:
-        started, mark = time.monotonic(), owner_of(context["ti"]).mark
+        started, own = time.monotonic(), owner_of(context["ti"]).mark
         with tracker or nullcontext():
             stats = reader.read()
-            with self._opened(mark) as table:
+            with self._opened(own) as table:
+                mark = own if tracker is None else tracker.run
                 columns = self._prepared(table, reader, stats)
                 rows = self._rows(columns, self._records(reader, stats, tracker), _run_time(context), mark)
                 count = table.stage(columns, rows)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -40,6 +40,10 @@ PATIENCE = LAST_CHECK + 60.0
 FIRST_REPORT, LONGEST_REPORT = 60.0, 600.0
 """Seconds until a waiting task logs that it still waits, doubled each time, and the upper limit."""
 
+REPORT_GAP = 1.0
+"""Minimum seconds between two such lines of all tasks in the triggerer. Airflow 3.3 reads 4 KiB of log lines in each
+loop of its database work. With ten thousand triggers a loop takes a second or more: about ten lines a second."""
+
 Limit = Literal["timeout", "execution_timeout"]
 
 
@@ -54,11 +58,38 @@ def time_left(deadline: float, execution_deadline: float | None, *, now: float) 
     return max(execution_deadline - now, 0.0), "execution_timeout"
 
 
+class ReportTurns:
+    """Spreads the lines of many waiting tasks. Each task gets the next free turn.
+
+    :param gap: seconds between two turns
+    :param clock: a monotonic clock
+    """
+
+    def __init__(self, gap: float = REPORT_GAP, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gap, self._clock = gap, clock
+        self._next = 0.0
+
+    def take(self) -> float:
+        """Seconds until the turn that the caller gets."""
+        now = self._clock()
+        turn = max(self._next, now)
+        self._next = turn + self._gap
+        return turn - now
+
+
+_turns = LoopRegistry(lambda _: ReportTurns())
+
+
 async def _report(waiting: WaitState) -> None:
-    """Log periodically, in the task's log, that the task still waits."""
+    """Log periodically, in the task's log, that the task still waits.
+
+    In a thread: writing blocks while the triggerer's parent process does not read, and must not stop all triggers.
+    """
     for number in itertools.count(1):
         await asyncio.sleep(delay(number, first=FIRST_REPORT, longest=LONGEST_REPORT, jitter=1.0))
-        log.info("%s", record("Still waiting.", [("Last result", waiting.last_result)]))
+        await asyncio.sleep(_turns.get("").take())
+        line = record("Still waiting.", [("Last result", waiting.last_result)])
+        await asyncio.to_thread(log.info, "%s", line)
 
 
 class CrmPollTrigger(BaseTrigger):

@@ -7,12 +7,12 @@ so that no scheduler has to run as many tasks. The triggerer is ``airflow trigge
 them as always, runs their triggers and writes their events. What ends a wait is counted by the database: each change of
 a task instance from ``deferred`` to ``scheduled`` is a row of a table beside it.
 
-Three runs, one after the other, each with a new triggerer: Airflow's ``FileTrigger``, on one file; the sensors of this
-provider; and these with two triggerers, one of which is killed (SIGKILL) when all are waiting. The sensors wait for 20
-lists, 50 contacts in a list and 50 deals of the sandbox, at 5 calls a second.
+Four runs, one after the other, each with a new triggerer: Airflow's ``FileTrigger``, on one file; the sensors of this
+provider; and each of both with two triggerers, one of which is killed (SIGKILL) when all are waiting. The sensors wait
+for 20 lists, 50 contacts in a list and 50 deals of the sandbox, at 5 calls a second.
 
-The exit code is 1 if a wait did not end exactly once. With ``--write`` the tables replace what is between
-``<!-- measured: waiters -->`` and its end.
+The exit code is 1 if a wait did not end exactly once, or ended with anything but what it waited for. With ``--write``
+the tables replace what is between ``<!-- measured: waiters -->`` and its end.
 """
 
 from __future__ import annotations
@@ -33,20 +33,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import psutil
 from bench_page import dag_row, postgres
+from deferred_waits import (
+    CONTACTS,
+    DAG,
+    DEALS,
+    LISTS,
+    Spec,
+    core_trigger,
+    crm_trigger,
+    distinct,
+    ends,
+    fill,
+    scalar,
+    successes,
+)
 
 from crm_provider.sandbox import Sandbox, ids
 from crm_provider.testing.airflow_home import fresh_airflow_home, prepare_airflow
-
-DAG, TASK = "dag_001", "wait"
-LISTS, CONTACTS, DEALS = 20, 50, 50
-"""Different records in the CRM: 2 pages of lists, and a call for each contact and deal."""
-
-SHARED_BY = 20
-"""Of fewer than a thousand sensors, so many wait for one contact or deal."""
 
 AT_ONCE = 20
 """In so many loops, of a second or more, a triggerer takes all waits: with Airflow's default, 50 a loop, ten thousand
@@ -60,15 +66,15 @@ DEAD_AFTER = 15
 
 MARKS = re.compile(r"(<!-- measured: waiters -->\n).*?(<!-- measured: end -->)", re.DOTALL)
 AUDIT = """
-CREATE TABLE wait_ended (ti uuid, at timestamptz DEFAULT clock_timestamp());
+CREATE TABLE wait_ended (ti uuid, event text, at timestamptz DEFAULT clock_timestamp());
 CREATE FUNCTION note_end() RETURNS trigger AS
-    'BEGIN INSERT INTO wait_ended (ti) VALUES (NEW.id); RETURN NEW; END' LANGUAGE plpgsql;
+    'BEGIN INSERT INTO wait_ended (ti, event) VALUES (NEW.id, NEW.next_kwargs::text); RETURN NEW; END'
+    LANGUAGE plpgsql;
 CREATE TRIGGER wait_ended AFTER UPDATE OF state ON task_instance FOR EACH ROW
     WHEN (OLD.state = 'deferred' AND NEW.state = 'scheduled') EXECUTE FUNCTION note_end();
 """
 
-Spec = tuple[str, dict[str, Any]]
-"""Class and arguments of a trigger."""
+RUNS = ("core", "crm", "core-killed", "crm-killed")
 
 
 def main() -> int:
@@ -76,6 +82,7 @@ def main() -> int:
     parser.add_argument("--waiters", type=int, default=10_000, help="deferred sensors (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=60.0, help="poke_interval of the CRM sensors in "
                         "seconds, and how long all are measured while they wait (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=RUNS, help="some of the runs (default: all)")
     parser.add_argument("--write", type=Path, help="a document with the marks")
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,17 +90,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="crm-waiters-") as folder, postgres() as url, crm() as sandbox:
         prepare(url, sandbox, at_once=max(options.waiters // AT_ONCE, 1))
         bench = Bench(sandbox, options.waiters, options.interval, Path(folder))
-        runs = [bench.run_core(), bench.run_crm()]
-        killed = bench.run_killed()
-    text = written(runs, killed, options.waiters, options.interval)
+        wanted = options.only or RUNS
+        runs = {name: bench.run(name) for name in wanted}
+    text = written(runs, options.waiters, options.interval)
     print(text)
     if options.write:
         found = options.write.read_text("utf-8")
         options.write.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", found), "utf-8")
-    wrong = [run.name for run in (*runs, killed) if run.ended_once != options.waiters or run.ended_twice]
-    wrong += [] if killed.taken_over else ["the triggerer that was killed had no triggers"]
-    for name in wrong:
-        print(f"WRONG: not every wait ended exactly once, or nothing was tested: {name}", file=sys.stderr)
+    wrong = [f"{name}: {what}" for name, run in runs.items() for what in run.wrong(options.waiters)]
+    print(*(f"WRONG: {what}" for what in wrong), sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 
 
@@ -148,99 +153,6 @@ def prepare(url: str, sandbox: Sandbox, *, at_once: int) -> None:
         session.execute(insert(DagBundleModel.__table__), [{"name": "bench", "active": True}])
         session.execute(insert(DagModel.__table__), [dag_row(DagModel, DAG)])
         session.execute(text(AUDIT))
-
-
-# -- the waits -----------------------------------------------------------------------------------------------
-
-
-def core_trigger(file: Path, interval: float) -> Spec:
-    """One of Airflow's own: it waits for a file."""
-    arguments = {"filepath": str(file), "recursive": False, "poke_interval": interval}
-    return "airflow.providers.standard.triggers.file.FileTrigger", arguments
-
-
-def distinct(waiters: int) -> int:
-    """How many different contacts, and how many deals, so many sensors wait for."""
-    return min(CONTACTS, DEALS, max(waiters // SHARED_BY, 1))
-
-
-def crm_trigger(number: int, interval: float, records: int) -> Spec:
-    """One of ours: of ten, six wait for a list, two for a contact in a list, two for the stage of a deal."""
-    from crm_provider.triggers.poll import CrmPollTrigger
-    from crm_provider.waiting.conditions import Condition, DealInStage, InList, ListExists
-
-    kind, which = number % 10, number // 10
-    condition: Condition
-    if kind < 6:
-        condition = ListExists(list_name=f"awaited-{(6 * which + kind) % LISTS}")
-    elif kind < 8:
-        email = f"p{(2 * which + kind) % records}@example.com"
-        condition = InList(emails=(email,), list_id=ids.list_id("Joined"))
-    else:
-        contact = ids.contact_id(f"p{CONTACTS + (2 * which + kind) % records}@example.com")
-        condition = DealInStage(deal_id=ids.deal_id(contact), stage_ids=(ids.stage_id("Sales", "Won"),))
-    return CrmPollTrigger(
-        condition=condition.as_data(),
-        crm_conn_id="crm_default",
-        poke_interval=interval,
-        deadline=time.time() + 24 * 3600,
-    ).serialize()
-
-
-def fill(specs: list[Spec]) -> None:
-    """Write a run whose sensors have deferred."""
-    from airflow.models.dag_version import DagVersion
-    from airflow.models.dagrun import DagRun
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.models.trigger import Trigger
-    from airflow.utils.session import create_session
-    from sqlalchemy import insert, select, text
-
-    now = datetime.now(timezone.utc)
-    run_id = f"manual__{now.isoformat()}"
-    with create_session() as session:
-        session.execute(text("TRUNCATE wait_ended"))
-        version = session.scalar(select(DagVersion.id).where(DagVersion.dag_id == DAG))
-        if version is None:
-            row = {"dag_id": DAG, "version_number": 1, "bundle_name": "bench"}
-            version = session.scalar(insert(DagVersion.__table__).returning(DagVersion.id), row)
-        run = {
-            "dag_id": DAG, "run_id": run_id, "run_type": "manual", "logical_date": now, "run_after": now,
-            "queued_at": now, "start_date": now, "state": "running", "created_dag_version_id": version,
-        }  # fmt: skip
-        session.execute(insert(DagRun.__table__), [run])
-        triggers = [
-            {"classpath": path, "encrypted_kwargs": Trigger.encrypt_kwargs(given), "created_date": now}
-            for path, given in specs
-        ]
-        made = session.scalars(insert(Trigger).returning(Trigger.id), triggers).all()
-        session.execute(
-            insert(TaskInstance.__table__),
-            [
-                {
-                    "dag_id": DAG, "run_id": run_id, "task_id": TASK, "map_index": index, "pool": "default_pool",
-                    "operator": "CrmListSensor", "state": "deferred", "start_date": now, "try_number": 1,
-                    "max_tries": 1, "pool_slots": 1, "executor_config": {}, "custom_operator_name": "",
-                    "queue": "default", "priority_weight": 1, "trigger_id": trigger, "next_method": "execute_complete",
-                    "next_kwargs": {}, "dag_version_id": version,
-                }
-                for index, trigger in enumerate(made)
-            ],
-        )  # fmt: skip
-
-
-def scalar(statement: str) -> int:
-    from airflow.utils.session import create_session
-    from sqlalchemy import text
-
-    with create_session() as session:
-        return int(session.scalar(text(statement)) or 0)
-
-
-def ends() -> tuple[int, int]:
-    """How many waits have ended once, and how many more than once."""
-    each = "SELECT count(*) AS times FROM wait_ended GROUP BY ti"
-    return tuple(scalar(f"SELECT count(*) FROM ({each}) AS e WHERE times {how}") for how in ("= 1", "> 1"))  # type: ignore[return-value]
 
 
 def until(condition: Callable[[], bool], what: str) -> float:
@@ -311,7 +223,17 @@ class Run:
     ending_cpu: float = 0.0
     ended_once: int = 0
     ended_twice: int = 0
-    taken_over: int = 0
+    succeeded: int = 0
+    taken_over: int | None = None
+
+    def wrong(self, waiters: int) -> list[str]:
+        """What makes the figures of this run invalid."""
+        checks = [
+            ("not every wait ended exactly once", self.ended_once != waiters or self.ended_twice > 0),
+            (f"only {self.succeeded} ended with what they waited for", self.succeeded != waiters),
+            ("the triggerer that was killed had no triggers, or all", self.taken_over in (0, waiters)),
+        ]
+        return [what for what, is_so in checks if is_so]
 
 
 class Bench:
@@ -319,43 +241,37 @@ class Bench:
 
     def __init__(self, sandbox: Sandbox, waiters: int, interval: float, folder: Path) -> None:
         self._sandbox, self._waiters, self._interval, self._folder = sandbox, waiters, interval, folder
+        self._file = folder / "awaited"
         self._snapshot = sandbox.snapshot()
         self._idle = 0.0
         self._logs_before = 0
 
-    def run_core(self) -> Run:
-        """Airflow's own: each waits for a file."""
-        run, file = Run("Airflow's `FileSensor`"), self._folder / "awaited"
+    def run(self, name: str) -> Run:
+        """One of :data:`RUNS`."""
+        kind, _, killed = name.partition("-")
+        run = Run(name)
+        return self._run_killed(run, kind) if killed else self._run_alone(run, kind)
+
+    def _run_alone(self, run: Run, kind: str) -> Run:
+        """One triggerer."""
         with self._triggerer() as triggerer:
-            self._load(run, triggerer, [core_trigger(file, self._interval)] * self._waiters)
+            self._load(run, triggerer, self._triggers(kind))
+            if kind == "crm":
+                until(lambda: self._sandbox.counters().total > 2 * distinct(self._waiters), "there was no first round")
             self._wait(run, triggerer)
-            file.touch()
+            self._happen(kind)
             self._end(run, triggerer)
         return run
 
-    def run_crm(self) -> Run:
-        """The sensors of this provider, in one triggerer."""
-        run = Run("CRM sensors")
-        with self._triggerer() as triggerer:
-            self._load(run, triggerer, self._crm_triggers())
-            until(lambda: self._sandbox.counters().total > 2 * distinct(self._waiters), "there was no first round")
-            self._wait(run, triggerer)
-            happen(self._sandbox)
-            self._end(run, triggerer)
-        return run
-
-    def run_killed(self) -> Run:
+    def _run_killed(self, run: Run, kind: str) -> Run:
         """Two triggerers, one of which is killed when all are waiting."""
-        run = Run("CRM sensors, two triggerers, one killed")
         with self._triggerer() as survivor, self._triggerer(is_second=True) as victim:
-            self._load(run, survivor, self._crm_triggers())
+            self._load(run, survivor, self._triggers(kind))
             newest = "(SELECT max(id) FROM job WHERE job_type = 'TriggererJob')"
             run.taken_over = scalar(f"SELECT count(*) FROM trigger WHERE triggerer_id = {newest}")
             victim.stop()
-            happen(self._sandbox)
+            self._happen(kind)
             self._end(run, survivor)
-            time.sleep(2.0)  # in which something could end a second time
-            run.ended_once, run.ended_twice = ends()
         return run
 
     # -- the steps of a run ------------------------------------------------------------------------------------
@@ -370,7 +286,16 @@ class Bench:
         finally:
             started.stop()
 
-    def _crm_triggers(self) -> list[Spec]:
+    def _happen(self, kind: str) -> None:
+        if kind == "crm":
+            happen(self._sandbox)
+        else:
+            self._file.touch()
+
+    def _triggers(self, kind: str) -> list[Spec]:
+        self._file.unlink(missing_ok=True)
+        if kind == "core":
+            return [core_trigger(self._file, self._interval)] * self._waiters
         return [crm_trigger(number, self._interval, distinct(self._waiters)) for number in range(self._waiters)]
 
     def _load(self, run: Run, triggerer: Triggerer, specs: list[Spec]) -> None:
@@ -390,7 +315,8 @@ class Bench:
         cpu = triggerer.cpu()
         run.ending = until(lambda: sum(ends()) >= self._waiters, "not all waits ended")
         run.ending_cpu = triggerer.cpu() - cpu
-        run.ended_once, run.ended_twice = ends()
+        time.sleep(2.0)  # in which something could end a second time
+        (run.ended_once, run.ended_twice), run.succeeded = ends(), successes()
         print(run, flush=True)
 
     def _reset(self) -> None:
@@ -416,34 +342,40 @@ class Bench:
         return sum(1 for _ in Path(os.environ["AIRFLOW_HOME"], "logs").rglob("*.trigger.*.log"))
 
 
-def written(runs: list[Run], killed: Run, waiters: int, interval: float) -> str:
+def written(runs: dict[str, Run], waiters: int, interval: float) -> str:
     from airflow import __version__ as airflow_version
 
-    head = [f"{waiters:,} deferred waits", *(run.name for run in runs)]
-    rows: list[tuple[str, Callable[[Run], str]]] = [
-        ("until all triggers run", lambda run: f"{run.loading:.0f} s"),
-        ("processor time for that", lambda run: f"{run.loading_cpu:.0f} s"),
-        ("memory over an idle triggerer", lambda run: f"{run.megabytes:,.0f} MB"),
-        (f"processor while all wait ({interval:g} s)", lambda run: f"{run.share:.1%}"),
-        ("calls to the CRM while all wait", lambda run: f"{run.calls:.0f} a minute"),
-        ("from the moment that all are due to the last event in the database", lambda run: f"{run.ending:.0f} s"),
-        ("processor time for that", lambda run: f"{run.ending_cpu:.0f} s"),
-        ("ended exactly once", lambda run: f"{run.ended_once:,}"),
+    core, crm, core_killed, crm_killed = (runs.get(name) for name in RUNS)
+    head = [f"{waiters:,} deferred waits", "Airflow's `FileSensor`", "CRM sensors"]
+    killed = "one of two triggerers killed: "
+    rows: list[tuple[str, Callable[[Run], str], Run | None, Run | None]] = [
+        ("until all triggers run", lambda run: f"{run.loading:.0f} s", core, crm),
+        ("processor time for that", lambda run: f"{run.loading_cpu:.0f} s", core, crm),
+        ("memory over an idle triggerer", lambda run: f"{run.megabytes:,.0f} MB", core, crm),
+        (f"processor while all wait ({interval:g} s)", lambda run: f"{run.share:.1%}", core, crm),
+        ("calls to the CRM while all wait", lambda run: f"{run.calls:.0f} a minute", core, crm),
+        ("from the moment that all are due to the last event", lambda run: f"{run.ending:.0f} s", core, crm),
+        ("processor time for that", lambda run: f"{run.ending_cpu:.0f} s", core, crm),
+        ("ended exactly once, with success", lambda run: f"{run.succeeded:,}", core, crm),
+        (f"{killed}waits of that one", lambda run: f"{run.taken_over:,}", core_killed, crm_killed),
+        (f"{killed}all are due to the last event", lambda run: f"{run.ending:.0f} s", core_killed, crm_killed),
+        (f"{killed}ended exactly once, with success", lambda run: f"{run.succeeded:,}", core_killed, crm_killed),
     ]
-    table = [head, ["---"] * len(head), *([name, *map(of, runs)] for name, of in rows)]
+    table = [
+        head,
+        ["---"] * len(head),
+        *([name, *(of(run) if run else "not measured" for run in pair)] for name, of, *pair in rows),
+    ]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     about = (
-        f"Airflow {airflow_version}, PostgreSQL, Python {platform.python_version()}, {os.cpu_count()} cores; "
+        f"Measured on {datetime.now(timezone.utc):%Y-%m-%d} with Airflow {airflow_version}, PostgreSQL, "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores; "
         f"`max_trigger_to_select_per_loop` is {waiters // AT_ONCE:,}. The CRM sensors wait for {LISTS} lists, "
         f"{distinct(waiters)} contacts and as many deals with a `poke_interval` of {interval:g} s, at 5 calls per "
-        "second; a wait notices within an interval and a round."
+        "second; a wait notices within an interval and a round. A triggerer that was killed (SIGKILL) counts as dead "
+        f"after {DEAD_AFTER} s."
     )
-    two = (
-        f"With two triggerers, of which one had {killed.taken_over:,} of the {waiters:,} and was killed (SIGKILL): "
-        f"{killed.ended_once:,} waits ended exactly once, {killed.ended_twice:,} more often; the last one "
-        f"{killed.ending:.0f} s after all conditions held. A triggerer counts as dead after {DEAD_AFTER} s."
-    )
-    return f"{about}\n\n{lines}\n\n{two}"
+    return f"{about}\n\n{lines}"
 
 
 if __name__ == "__main__":

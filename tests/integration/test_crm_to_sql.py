@@ -58,6 +58,10 @@ def test_changes_whose_state_was_not_saved(
     scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
+def test_changes_of_an_older_run(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+    scenes.check_changes_of_an_older_run(transfer, database, "log", str(tmp_path / "seen"))
+
+
 class UnknownConnection:
     """A connection of a driver that nobody has heard of."""
 

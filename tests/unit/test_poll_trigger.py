@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from crm_provider.triggers.poll import CrmPollTrigger
 from crm_provider.waiting.backoff import WaitState, to_wall
 from crm_provider.waiting.conditions import Condition, InList, ListExists
 from crm_provider.waiting.poller import CachedLookup, WaitResult
+from crm_provider.waiting.registry import LoopRegistry
 
 
 def trigger(**changes: Any) -> CrmPollTrigger:
@@ -183,24 +185,49 @@ def test_the_execution_timeout_counts_on_over_a_restart(monkeypatch: pytest.Monk
 
 def test_from_time_to_time_it_logs_that_it_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
+    taken = 0
     second_line = asyncio.Event()
+
+    threads: set[int] = set()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     def info(text: str, *values: Any) -> None:
         logged.append(text % values)
+        threads.add(threading.get_ident())
         if len(logged) == 2:
-            second_line.set()
+            loops[0].call_soon_threadsafe(second_line.set)
 
     class UntilLogged(FakePoller):
         async def wait(self, condition: Condition, **arguments: Any) -> WaitResult:
+            loops.append(asyncio.get_running_loop())
             arguments["waiting"].record_result("contacts found in the list: 1 of 2")
             await second_line.wait()
             return WaitResult(result={})
 
+    def take() -> float:
+        nonlocal taken
+        taken += 1
+        return 0.001
+
     monkeypatch.setattr(poll, "FIRST_REPORT", 0.001)
+    monkeypatch.setattr(poll, "_turns", LoopRegistry(lambda _: SimpleNamespace(take=take)))
     monkeypatch.setattr(poll, "log", SimpleNamespace(info=info))
     assert events(trigger(), UntilLogged(), monkeypatch) == [{"result": {}}]
     line = "Still waiting.\nLast result:  not yet: contacts found in the list: 1 of 2."
     assert logged[:2] == [line] * 2
+    assert taken >= 2, "each line waits for a turn"
+    assert threading.get_ident() not in threads, "a line that cannot be written must not block the event loop"
+
+
+def test_the_lines_of_many_tasks_are_spread() -> None:
+    """Thousands of sensors that deferred together would log together: each line blocks the event loop."""
+    now = 100.0
+    turns = poll.ReportTurns(0.5, clock=lambda: now)
+    assert [turns.take() for _ in range(3)] == [0.0, 0.5, 1.0]
+    now = 101.25
+    assert turns.take() == 0.25
+    now = 200.0
+    assert [turns.take() for _ in range(2)] == [0.0, 0.5], "no turns are saved up"
 
 
 def test_a_cancelled_trigger_leaves_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
