@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str, str]:
-    """The environment of every component: only connections of the caller's Airflow, loopback, short intervals."""
+    """The environment of every component: isolated from the caller's Airflow, on loopback, with short intervals."""
     unwanted = ("AIRFLOW_", "_AIRFLOW_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME")
-    env = {n: v for n, v in os.environ.items() if n.startswith("AIRFLOW_CONN_") or not n.startswith(unwanted)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     # Airflow finds its own `airflow` command in PATH.
     env["PATH"] = os.pathsep.join([str(Path(python).parent), env.get("PATH", os.defpath)])
     env["NO_PROXY"] = env["no_proxy"] = ",".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))

@@ -235,16 +235,9 @@ class AirflowStack:
         """Run one ``airflow`` command in this environment and return its output (3 s each: prefer :attr:`api`)."""
         command = [self.python, "-m", "airflow", *args]
         done = subprocess.run(
-            command,
-            env=self.env,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+            command, env=self.env, cwd=self.home, text=True, timeout=timeout, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         if done.returncode:
             end = done.stdout[-3000:]
             raise AirflowStackError(f"airflow {' '.join(args)} ended with code {done.returncode}\n{end}")

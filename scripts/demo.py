@@ -6,10 +6,12 @@ The exit code is 0 only if every task ended as in :data:`EXPECTED`. Run it with 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from airflow_api import AirflowApi, DagError
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demo(dag_ids: Sequence[str], *, keep: bool) -> int:
     progress, problems, runs = Progress(), [], []
     with Sandbox(seed="demo") as sandbox:
-        env = {"AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json()}
+        env = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_CONN_")}
+        env |= {"AIRFLOW_CONN_CRM_DEFAULT": sandbox.connection_json()}
         stack = AirflowStack(ROOT / "example_dags", env=env, report=progress.say)
         progress.say(f"starting Airflow with home {stack.home}; the CRM sandbox is at {sandbox.url}")
         with stack:
@@ -164,12 +167,10 @@ def judge(run: Run, rows: Sequence[Row]) -> list[str]:
 
 def wait_for_ctrl_c(stack: AirflowStack) -> None:
     print("Press Ctrl-C to stop.", flush=True)
-    try:
+    with suppress(KeyboardInterrupt):
         while True:
             stack.check()
             time.sleep(1)
-    except KeyboardInterrupt:
-        print()
 
 
 if __name__ == "__main__":

@@ -71,24 +71,19 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def differences(rows: Iterable[Row], expected: Mapping[str, Expected]) -> list[str]:
+def differences(rows: Sequence[Row], expected: Mapping[str, Expected]) -> list[str]:
     """The differences from the expectation, one sentence each.
 
     :param expected: by task (``upsert_lead[3]``), or by task id for all instances of a mapped task
     """
-    problems: list[str] = []
-    seen: set[str] = set()
-    for row in rows:
-        key = row.task if row.task in expected else row.task_id
-        seen.add(key)
-        if key in expected:
-            problems += _differences(row, expected[key])
-        else:
-            problems.append(f"{row.task}: not expected, but it ended as {row.state}")
-    return problems + [f"{task}: expected, but the run has no such task" for task in expected if task not in seen]
+    keys = [row.task if row.task in expected else row.task_id for row in rows]
+    problems = [text for row, key in zip(rows, keys, strict=True) for text in _differences(row, expected.get(key))]
+    return problems + [f"{task}: expected, but the run has no such task" for task in expected if task not in keys]
 
 
-def _differences(row: Row, expected: Expected) -> list[str]:
+def _differences(row: Row, expected: Expected | None) -> list[str]:
+    if expected is None:
+        return [f"{row.task}: not expected, but it ended as {row.state}"]
     problems = []
     if row.state != expected.state:
         problems.append(f"{row.task}: {row.state} instead of {expected.state} ({row.why or 'no reason given'})")
