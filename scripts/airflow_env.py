@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str, str]:
-    """The environment of every component: isolated from the caller's Airflow, on loopback, with short intervals."""
+    """The environment of every component: only connections of the caller's Airflow, loopback, short intervals."""
     unwanted = ("AIRFLOW_", "_AIRFLOW_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    env = {n: v for n, v in os.environ.items() if n.startswith("AIRFLOW_CONN_") or not n.startswith(unwanted)}
     # Airflow finds its own `airflow` command in PATH.
     env["PATH"] = os.pathsep.join([str(Path(python).parent), env.get("PATH", os.defpath)])
     env["NO_PROXY"] = env["no_proxy"] = ",".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))
@@ -46,6 +46,8 @@ def base_env(home: Path, dags_folder: Path, port: int, python: str) -> dict[str,
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        # The start of a task is such a request: if it takes longer (default 5), the try ends without a log.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         # Seconds until the end of a task is noticed (default 5, longer than a short task takes).
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",

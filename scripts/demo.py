@@ -14,6 +14,7 @@ from pathlib import Path
 
 from airflow_api import AirflowApi, DagError
 from airflow_client.client import ApiException
+from airflow_client.client.exceptions import NotFoundException
 from airflow_runs import Run, Task, exceptions_of
 from airflow_stack import AirflowStack, AirflowStackError
 from outcomes import Expected, Row, differences, table, why
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return demo([options.dag] if options.dag else DEFAULT_DAGS, keep=options.keep)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (AirflowStackError, ApiException, DagError, HTTPError, TimeoutError) as error:
+    except AirflowStackError as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -95,14 +96,19 @@ def demo(dag_ids: Sequence[str], *, keep: bool) -> int:
             for dag_id in dag_ids:
                 progress.say(f"running {dag_id}")
                 conf = {"folder": str(stack.home / "loads")} if dag_id in WITH_FOLDER else None
-                run = stack.api.run_dag(dag_id, conf, on_change=progress.task)
-                rows = [row_of(stack.api, run, task) for task in run.tasks]
+                try:
+                    run = stack.api.run_dag(dag_id, conf, on_change=progress.task)
+                    rows = [row_of(stack.api, run, task) for task in run.tasks]
+                except (ApiException, DagError, HTTPError, TimeoutError) as error:
+                    # The text of the client's own error is the whole response.
+                    problems.append(f"the run of {dag_id} was not followed: {getattr(error, 'reason', None) or error}")
+                    continue
                 print(f"\n{table(rows)}\n", flush=True)
                 runs.append(run)
                 problems += judge(run, rows)
             print(f"{figures(sandbox.counters())}\nTask logs: {stack.logs}\n")
             if keep:
-                print("\n".join(addresses(stack.url, runs)), flush=True)
+                print("\n".join([*problems, *addresses(stack.url, runs)]), flush=True)
                 wait_for_ctrl_c(stack)
             progress.say("stopping Airflow")
     print("\n".join(f"NOT AS EXPECTED  {problem}" for problem in problems) or "Every task ended as expected.")
@@ -116,6 +122,7 @@ def addresses(url: str, runs: Sequence[Run]) -> list[str]:
     return [
         f"Airflow (no login):   {url}",
         f"The page CRM:         {url}/plugin/crm",
+        f"Your DAGs:            {ROOT / 'example_dags'} (read again every few seconds)",
         *(f"A failed task's log:  {url}{task_path(run, task)}" for run, task in failed[:1]),
         f"The documents:        {ROOT / 'README.md'} and {ROOT / 'docs'} (`make docs` makes a site of them)",
     ]
@@ -135,7 +142,10 @@ def row_of(api: AirflowApi, run: Run, task: Task) -> Row:
 
 def error_of_try(api: AirflowApi, run: Run, task: Task, try_number: int) -> str:
     """The class of the error that ended a try, from its log."""
-    errors = [text for event in api.log_events(run, task, try_number) for text in exceptions_of(event)[:1]]
+    try:
+        errors = [text for event in api.log_events(run, task, try_number) for text in exceptions_of(event)[:1]]
+    except NotFoundException:
+        return "a try that never started"
     return errors[-1].partition(":")[0] if errors else "no error in the log"
 
 

@@ -220,6 +220,49 @@ def _is_new(item: dict[str, Any], seen: set[int]) -> bool:
     return True
 
 
+MOST_PAGES_BACK, MOST_TIMES_BACK = 100, 10
+"""Pages that are read again before the current one, and how often. A total that falls by more is wrong."""
+
+
+class MovedRecords:
+    """Reads pages so that no record is missed because others were deleted meanwhile.
+
+    A deletion moves all records behind it by one place, one of them to the page before. If a page has a smaller total
+    than the one before it, the pages onto which records may have moved are read again, and then the page itself. A
+    deletion and a creation between two pages leave the total as it is, and are not noticed.
+
+    :param read: reads the pages in order
+    :param again: reads a page anew
+    """
+
+    def __init__(self, read: Callable[[int], Page], again: Callable[[int], Page]) -> None:
+        self._read, self._again = read, again
+        self._total: int | None = None
+        self._is_a_count = True
+
+    def __call__(self, number: int) -> Page:
+        page, moved = self._read(number), []
+        first = self._first_changed(number, page)
+        for _ in range(MOST_TIMES_BACK):
+            if first is None:
+                break
+            earlier = [(before, self._again(before)) for before in range(first, number)]
+            moved += [item for _, each in earlier for item in each.items]
+            # a total that depends on the page, such as the number of records left, says nothing of deletions
+            self._is_a_count = all((each.total or 0) <= (page.total or 0) for _, each in earlier)
+            page = self._again(number)
+            changed = [self._first_changed(*each) for each in [*earlier, (number, page)]]
+            first = min((each for each in changed if each is not None), default=None)
+        return Page([*moved, *page.items], page.total) if moved else page
+
+    def _first_changed(self, number: int, page: Page) -> int | None:
+        """The first page onto which records have moved since the last page was read, None if none have."""
+        before, self._total = self._total, page.total
+        if not self._is_a_count or before is None or page.total is None or page.total >= before:
+            return None
+        return max(number - min(-(-(before - page.total) // PAGE_SIZE), MOST_PAGES_BACK), 0)
+
+
 AT_ONCE = 4
 """Concurrent requests that use 5 calls per second while a response takes up to 0.8 s."""
 
@@ -273,7 +316,13 @@ class ListingCalls(Calls):
     """Calls that read listings, page after page."""
 
     def list_pages(
-        self, listing: Listing, *, earlier: Iterable[Page] = (), use_decimal: bool = False, at_once: int = 1
+        self,
+        listing: Listing,
+        *,
+        earlier: Iterable[Page] = (),
+        use_decimal: bool = False,
+        at_once: int = 1,
+        with_moved: bool = False,
     ) -> Iterator[ListedPage]:
         """All pages of a listing, with their numbers and totals.
 
@@ -281,6 +330,7 @@ class ListingCalls(Calls):
         :param use_decimal: parse numbers with a fraction as ``Decimal``, with the digits that the CRM sent
         :param at_once: concurrent requests at most; the pages are returned in order. 0: each page is read on
             demand, so that stopping early saves the calls for the others
+        :param with_moved: read pages again onto which records have moved because others were deleted
         """
         route = LISTINGS[listing]
 
@@ -289,12 +339,15 @@ class ListingCalls(Calls):
 
         if at_once:
             with ReadAhead(page, at_once=at_once) as read:
-                yield from walk_pages(read, route, earlier)
+                yield from walk_pages(MovedRecords(read, page) if with_moved else read, route, earlier)
         else:
             yield from walk_pages(page, route, earlier)
 
     def _walk(self, route: str) -> Iterator[Record]:
-        return walk(lambda number: self._page(route, number), route)
+        def page(number: int) -> Page:
+            return self._page(route, number)
+
+        return walk(MovedRecords(page, page), route)
 
     def _page(self, route: str, number: int, *, use_decimal: bool = False) -> Page:
         call = Call(method="GET", route=route, query={"page": number}, use_decimal=use_decimal)

@@ -4,11 +4,13 @@ The API has neither a filter nor a change feed. So a run reads the whole listing
 fingerprint of the last run. The state file holds ids in plain text, because only the id of a removed record is known.
 It holds no value: a fingerprint is a hash under a key that is derived from the API key.
 
-Beside it, ``<name>.pending`` names the runs whose output may be complete although the state file does not have it. So
-the next run, which reports their changes again, can replace their rows.
-
 The file also holds the listing before its last run. If the same task instance runs again, because it was retried,
 killed or cleared, it compares with that one. So its output is complete, even if the first output was lost.
+
+A table of many runs needs more. Each version of the state file has a number, and the mark of a run names its task
+instance and the version that it has read. So all rows with one mark are changes since the same version. ``.pending``
+beside the state file names the runs that may have written their rows but did not replace the state file. The next run
+reports their changes again and replaces their rows.
 """
 
 from __future__ import annotations
@@ -74,17 +76,28 @@ class ChangeTracker:
 
     :param path: of the state file; packed with gzip for the suffix ``.gz``
     :param owner: the task instance
+    :param merges: whether the output keeps what an earlier try of the task instance has written. Then a try that
+        follows a complete one also reports what has changed since that one
     :ivar counts: changes of each kind, and ``unconfirmed``: missing records that may still be there
     """
 
-    def __init__(self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner) -> None:
-        self.path, self._listing, self._work = path, listing, owner.mark
+    run: str
+    """The mark of the rows of this run; known once the state file was read."""
+
+    def __init__(
+        self, path: AnyPath, settings: Settings, listing: Listing, owner: Owner, *, merges: bool = False
+    ) -> None:
+        self.path, self._listing, self._work, self._merges = path, listing, owner.mark, merges
         self._secret = settings.derived_secret("crm_provider changes")
         self._place = self._hash("place", settings.base_url, str(settings.developer_mode), key=b"").hex()
         self._header = f"{TITLE} {self._hash('check').hex()}"
         self._open = ExitStack()
         self.counts: Counter[str] = Counter()
         self._last_work: Any = None
+        self._version = 0
+        self._pending: list[str] = []
+        self._repeats = False
+        """Whether the output has what an earlier try of this task instance has written."""
 
     def __enter__(self) -> Self:
         """Lock and read the state file.
@@ -97,9 +110,9 @@ class ChangeTracker:
                 held = FileLock(lock, f"the state file {self.path.name}")
                 held.acquire()
                 opening.callback(held.release)
-            self._old, self._new = PrintTable(), PrintTable()
-            opening.callback(self._old.close)
-            opening.callback(self._new.close)
+            self._old, self._new, self._written = PrintTable(), PrintTable(), PrintTable()
+            for table in (self._old, self._new, self._written):
+                opening.callback(table.close)
             self._same_key = self._load()
             self._open = opening.pop_all()
         return self
@@ -123,11 +136,11 @@ class ChangeTracker:
             before = self._old.get(key)
             self._new.put([(key, print_)])
             known += before is not None
-            if before != print_:
+            if before != print_ or (self._repeats and self._written.get(key) != print_):
                 yield self._changed(record, "created" if before is None else "updated")
         if not self._same_key and not known and len(self._old):
             raise self._wrong("contains no record of this account", "give another state_path for another account")
-        for key, last in self._missing():
+        for key, last in chain(self._missing(), self._missing_since()):
             if quiet:
                 yield self._changed({"id": key.decode(errors="surrogatepass")}, "deleted")
             else:
@@ -137,31 +150,23 @@ class ChangeTracker:
     def announce(self) -> tuple[str, ...]:
         """Record that this run is about to complete its output.
 
-        :return: the marks of the runs whose output this one replaces: this one, and those that recorded it but
-            did not replace the state file
+        :return: the marks of the runs whose output this one replaces: this one, those that recorded it but did not
+            replace the state file, and the latest one if this run compares with the listing before it
         """
-        pending = sibling(self.path, PENDING)
-        try:
-            with read_own(pending) as file:
-                found = json.loads(file.read(LARGEST_PENDING))
-            earlier = [mark for mark in found if isinstance(mark, str)]
-        except FileNotFoundError:
-            earlier = []
-        except (ValueError, TypeError, RecursionError):
-            raise e.CrmInvalidValueError(
-                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
-                "be there twice"
-            ) from None
-        if self._last_work in earlier:  # it, or a later one, has replaced the state file
-            earlier = []
-        runs = tuple(dict.fromkeys([self._work, *earlier]))
-        with atomic_writer(pending) as file:
-            json.dump(runs, file)
-        return runs
+        pending = tuple(dict.fromkeys([self.run, *self._pending]))
+        with atomic_writer(sibling(self.path, PENDING)) as file:
+            json.dump({"version": self._version, "runs": pending}, file)
+        if self._replaces_last:
+            log.info("The rows replace those of the latest run: they are what has changed since the run before it.")
+            return (*pending, self._last_run)
+        log.info("The rows are what has changed since the latest run. Older rows of this task instance stay.")
+        return pending
 
     def commit(self) -> None:
         """Replace the state file: the output is complete."""
-        about = json.dumps({"listing": self._listing, "place": self._place, "work": self._work})
+        about = json.dumps(
+            {"listing": self._listing, "place": self._place, "work": self._work, "version": self._version + 1}
+        )
         now = (line_of(key, print_) for key, print_ in self._new)
         before = (line_of(key, print_) for key, print_ in self._undo())
         write_lines(self.path, chain([self._header, about], now, [BEFORE], before, [END]))
@@ -187,6 +192,12 @@ class ChangeTracker:
     def _missing(self) -> Iterator[Entry]:
         return ((key, print_) for key, print_ in self._old if self._new.get(key) is None)
 
+    def _missing_since(self) -> Iterator[Entry]:
+        """What only an earlier try of this task instance has seen."""
+        return (
+            (key, print_) for key, print_ in self._written if self._old.get(key) is None and self._new.get(key) is None
+        )
+
     def _undo(self) -> Iterator[Entry]:
         """The entries that convert the new listing to the old one."""
         for key, print_ in self._new:
@@ -204,7 +215,7 @@ class ChangeTracker:
         return hmac.digest(self._secret if key is None else key, json.dumps(texts).encode(), "sha256")[:SIZE]
 
     def _load(self) -> bool:
-        """Read the listing of the last run, or the one before it if this task instance wrote the file.
+        """Read the listing of the last run, or the one before it if this run replaces the output of the last one.
 
         :return: whether the file is of the same API key: with another key all fingerprints differ
         """
@@ -212,11 +223,17 @@ class ChangeTracker:
             lines = lines_of(self.path)
             header, about = next(lines, None), next(lines, "")
             if header is None and not self.path.exists():
+                self._read_pending()
                 return True  # the first run
-            work = self._last_work = self._checked(header or "", about)
+            self._last_work, self._version = self._checked(header or "", about)
+            self._read_pending()
             self._old.put(_section(lines, BEFORE))
+            replaces = self._replaces_last
+            self._repeats = self._merges and replaces
+            if self._repeats:
+                self._written.put(self._old)
             for entry in _section(lines, END):
-                if work == self._work:
+                if replaces:
                     self._old.put([entry])
         except e.CrmError:
             raise
@@ -228,8 +245,37 @@ class ChangeTracker:
             log.warning("The state file %s is of another API key: all known records count as updated.", self.path.name)
         return header == self._header
 
-    def _checked(self, header: str, about: str) -> Any:
-        """The task instance that wrote the file."""
+    @property
+    def _replaces_last(self) -> bool:
+        """Whether this run replaces the output of the last one.
+
+        Either it is of the same task instance, or such a run recorded its output but did not replace the state file.
+        """
+        return self._last_work in [self._work, *(mark.partition("-")[0] for mark in self._pending)]
+
+    @property
+    def _last_run(self) -> str:
+        """The mark of the run that wrote the state file. Files without a number are of runs without one."""
+        return f"{self._last_work}-{self._version - 1}" if self._version else str(self._last_work)
+
+    def _read_pending(self) -> None:
+        """Read which runs may have written rows since this version of the state file."""
+        self.run, pending = f"{self._work}-{self._version}", sibling(self.path, PENDING)
+        try:
+            with read_own(pending) as file:
+                found = json.loads(file.read(LARGEST_PENDING))
+            if found["version"] == self._version:  # else a later version knows what became of them
+                self._pending = [mark for mark in found["runs"] if isinstance(mark, str)]
+        except FileNotFoundError:
+            pass
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise e.CrmInvalidValueError(
+                f"the file {pending.name} is damaged or is another file; remove it; rows of a failed run may then "
+                "be there twice"
+            ) from None
+
+    def _checked(self, header: str, about: str) -> tuple[Any, int]:
+        """The task instance that wrote the file, and the number of this version of it."""
         found = json.loads(about)
         if header.rpartition(" ")[0] != TITLE or not isinstance(found, dict):
             raise UnreadableError
@@ -237,7 +283,10 @@ class ChangeTracker:
             raise self._wrong(
                 f"is not of the {self._listing} of this CRM", "give each listing and each CRM its own state_path"
             )
-        return found.get("work")
+        version = found.get("version", 0)
+        if not isinstance(version, int):
+            raise UnreadableError
+        return found.get("work"), version
 
     def _wrong(self, what: str, remedy: str) -> e.CrmInvalidValueError:
         return e.CrmInvalidValueError(f"the state file {self.path.name} {what}; {remedy}")

@@ -21,6 +21,40 @@ class RowsLost(CannotWrite):
     """Rows are missing from the file, because another process has replaced or changed it."""
 
 
+NUMBERS_AT_ONCE = 1 << 16
+"""Row numbers of one piece of a bitmap."""
+
+
+class RowNumbers:
+    """A set of row numbers with a bit for each, so that ten million take little more than a megabyte.
+
+    It is a bitmap in pieces: one number, however large, takes one piece.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, bytearray] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, number: int) -> bool:
+        """Add a number.
+
+        :return: whether it is new
+        """
+        piece, place = divmod(number, NUMBERS_AT_ONCE)
+        bits = self._pieces.get(piece)
+        if bits is None:
+            bits = self._pieces[piece] = bytearray(NUMBERS_AT_ONCE // 8)
+        byte, bit = place >> 3, 1 << (place & 7)
+        if bits[byte] & bit:
+            return False
+        bits[byte] |= bit
+        self._count += 1
+        return True
+
+
 class RowLines(abc.ABC):
     """Written row by row and complete even after a kill. The file is created with the first row.
 
@@ -80,8 +114,11 @@ class RowLines(abc.ABC):
         if not wanted:
             return 0
         self.check_own()
-        numbers = map(self.number_reader(), self._journal.lines())
-        return max(wanted - len({number for number in numbers if number is not None and done(number)}), 0)
+        found = RowNumbers()
+        for number in map(self.number_reader(), self._journal.lines()):
+            if number is not None and done(number):
+                found.add(number)
+        return max(wanted - len(found), 0)
 
     def resume(self, done: Callable[[int], bool]) -> None:
         """Continue the file of an earlier try, without the rows that will be sent again.
@@ -93,14 +130,13 @@ class RowLines(abc.ABC):
         self.check_own()
         number_of = self.number_reader()
         self._forget_lines()
-        kept: set[int] = set()
+        kept = RowNumbers()
 
         def stays(line: str) -> bool:
             number = number_of(line)
             if number is not None:
-                if number in kept or not done(number):
+                if not done(number) or not kept.add(number):
                     return False
-                kept.add(number)
                 self._numbers.append(number)
                 self.count += 1
             self._marks.append(_mark(line))

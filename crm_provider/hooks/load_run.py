@@ -28,7 +28,7 @@ from crm_provider.load.report import (
     too_many_rejects,
     what_to_do,
 )
-from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.rows import Outcome, SourceError, rows_text
 from crm_provider.load.state.checkpoint import Checkpoints, NoCheckpoints
 from crm_provider.load.workers import CancelToken
 from crm_provider.observability.metrics import LoadEnd, count_load
@@ -114,28 +114,37 @@ class LoadRun:
         return self._ended(job, summary)
 
     def _ended(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
-        dry_run = job.options.dry_run
-        problem = None if dry_run else too_many_rejects(summary, job.options)
+        if job.options.dry_run:
+            return self._checked(job, summary)
+        problem = too_many_rejects(summary, job.options)
         result = self._finish(job, summary, f"{problem}." if problem else done(job, summary))
-        if not dry_run:
-            job.checkpoints.clear()
+        job.checkpoints.clear()
         self._count("too_many_rejects" if problem else "done", summary)
         if problem is not None:
             raise TooManyRejects(f"{problem}.", result, what_to_do(job))
-        if dry_run:
-            facts = [("What to do", "Leave out dry_run to load them."), ("Report", result.get("report_path"))]
-            log.info("%s", record(f"Dry run: {summary.rows:,} rows were checked, nothing was written.", facts))
-        elif rejected := summary[Outcome.REJECTED]:
+        if rejected := summary[Outcome.REJECTED]:
             facts = [("What to do", what_to_do(job)), ("Report", result.get("report_path"))]
             were = "was" if rejected == 1 else "were"
-            log.warning("%s", record(f"{rejected:,} of {summary.rows:,} rows {were} rejected.", facts))
+            log.warning("%s", record(f"{rejected:,} of {rows_text(summary.rows)} {were} rejected.", facts))
+        return result
+
+    def _checked(self, job: LoadJob, summary: Summary) -> dict[str, Any]:
+        """The end of a dry run: a report, so it succeeds even if a real run would fail."""
+        from crm_provider.load.dry_run import dry_run_ending, real_run_problem, what_next
+
+        problem = real_run_problem(summary, job.options)
+        ending = dry_run_ending(summary, job.options)
+        result = self._finish(job, replace(summary, would_fail=bool(problem)), ending)
+        self._count("done", summary)
+        facts = [("What to do", what_next(summary, job.options)), ("Report", result.get("report_path"))]
+        log.log(logging.WARNING if problem else logging.INFO, "%s", record(ending, facts))
         return result
 
     def _stopped(self, stopped: LoadStopped, job: LoadJob) -> None:
         error, summary = stopped.error, stopped.summary
         self._finish(job, summary, f"Stopped: {error}")
         self._count("stopped")
-        text = f"The load stopped after {summary.rows - summary.left:,} of {summary.rows:,} rows. {_next(stopped)}"
+        text = f"The load stopped after {summary.rows - summary.left:,} of {rows_text(summary.rows)}. {_next(stopped)}"
         error.remark = f"{error.remark.rstrip('.')}. {text}" if error.remark else text
 
     def _finish(self, job: LoadJob, summary: Summary, ending: str) -> dict[str, Any]:
@@ -177,7 +186,7 @@ class LoadRun:
             opened.callback(source.close)
         client = opened.enter_context(self.bulk_client(sleep=self.cancel_token.sleep, observer=stats))
         rejects, outcomes, state = (self.path(name) for name in WRITTEN_PATHS[:3])
-        checkpoints = self._checkpoints(dry_run=options.dry_run)
+        checkpoints = self._checkpoints(state or rejects or outcomes, dry_run=options.dry_run)
         ti = None if self.context is None else self.context["ti"]
         mapper = self.kind.mapper_of(self.given)
         return LoadJob(
@@ -200,16 +209,16 @@ class LoadRun:
             time_limit=None if ti is None else time_limit(self.timeout, ti, checkpoints),
         )
 
-    def _checkpoints(self, *, dry_run: bool) -> Checkpoints:
+    def _checkpoints(self, beside: AnyPath | None, *, dry_run: bool) -> Checkpoints:
         """Where the load keeps its checkpoints. A dry run has none.
 
         The name beside the report does not depend on the report's: that may have the number of the try in it.
 
+        :param beside: another file of the load; without one, they are beside the report
         :raises SourceError: if a limit counts for all tries, and the count cannot be kept
         """
         if dry_run:
             return NoCheckpoints()
-        beside = self.path("state_path") or self.path("rejects_path") or self.path("outcomes_path")
         if beside is None and self.report_path is not None:
             beside = self.report_path.parent / BESIDE_REPORT
         checkpoints = self.checkpoints(beside)

@@ -22,8 +22,8 @@ from crm_provider.load.sources.source import Source, open_source
 from crm_provider.load.state.checkpoint import Checkpoints, FileCheckpoints, NoCheckpoints
 from crm_provider.tasks.arguments import ContactLoadSettings, DealLoadSettings
 from crm_provider.tasks.outcome import current_context
-from crm_provider.tasks.state import STATE_KEY, checkpoints_for, lost_files
-from crm_provider.tasks.templates import path_of, site_report, with_connection
+from crm_provider.tasks.state import STATE_KEY, checkpoints_for, lost_files, site_report
+from crm_provider.tasks.templates import path_of, with_connection
 from crm_provider.values.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def load_rows(
     kind.check_arguments(arguments, later=lambda _: False)
     context = current_context()
     files = _Files(arguments, context)
-    for problem in lost_files({name: files.path(name) for name in WRITTEN_PATHS}):
+    for problem in lost_files({name: files.path(name) for name in (*WRITTEN_PATHS, "report_path")}):
         log.warning("%s, unless this task uses the file itself.", problem)
     run = LoadRun(
         kind=kind,

@@ -30,7 +30,7 @@ from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.rejects.samples import samples_of
 from crm_provider.load.report import LoadInterrupted, LoadStopped, LoadUnsaved, Summary, duration
 from crm_provider.load.row_results import RowResultHandler, decide_run
-from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
 from crm_provider.load.sources.source import Source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, DoneRows, NoCheckpoints, resumable
 from crm_provider.load.state.fingerprints import Fingerprints
@@ -58,6 +58,7 @@ class LoadTry:
             rate=job.rate,
             clock=job.clock,
             outcomes=job.outcomes,
+            is_limited=job.kind.limited_by is not None,
         )
         self.counts = self.progress.counts
         self.remote = job.kind.remote(
@@ -189,7 +190,7 @@ class LoadTry:
         if reason is not None:
             log.info("Starting from the first row: %s.", reason)
             return cleared(before, job.epoch, self.preflight.fingerprint)
-        log.info("Resuming where the last try ended: %d rows are done.", before.rows)
+        log.info("Resuming where the last try ended: %s done.", rows_text(before.rows))
         return before
 
     def _lost_rows(self, before: Checkpoint) -> str | None:
@@ -205,8 +206,9 @@ class LoadTry:
         plan = self.plan = self.remote.make_plan(may_compare=not self.progress.reading_stopped)
         self.progress.plan_calls = plan.calls
         log.info(
-            "Plan: %s, about %d calls, %s at %g calls per second.\nBecause: %s.",
-            plan.name, plan.calls, duration(self._plan_seconds), self.job.rate * MARGIN, plan.why,
+            "Plan: %s, about %d call%s, %s at %g calls per second.\nBecause: %s.",
+            plan.name, plan.calls, "s" * (plan.calls != 1), duration(self._plan_seconds), self.job.rate * MARGIN,
+            plan.why,
         )  # fmt: skip
 
     @property
@@ -217,7 +219,7 @@ class LoadTry:
         limit = self.job.time_limit
         if limit is not None and self._plan_seconds > limit:
             raise SourceError(
-                f"the load would take about {duration(self._plan_seconds)} ({self.plan.calls:,} calls at "
+                f"the load would take about {duration(self._plan_seconds)} ({calls_text(self.plan.calls)} at "
                 f"{self.job.rate * MARGIN:g} per second), but execution_timeout allows {duration(limit)} in all "
                 "tries that are left; raise execution_timeout or retries, or load less"
             )
@@ -264,6 +266,9 @@ class LoadTry:
             kind=job.kind.name,
             plan_words=job.options.plan_words.get(self.plan.name, ""),
             samples=self._samples(),
+            checked=self.preflight.as_found() if job.options.dry_run else {},
+            forecast=self.remote.forecast,
+            refusal=self.remote.refusal,
         )
 
     def _samples(self) -> list[dict[str, object]]:

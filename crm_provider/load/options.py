@@ -53,6 +53,9 @@ class LoadOptions:
     """The meaning of outcomes that differ between kinds of records."""
     plan_words: ClassVar[Mapping[str, str]] = {}
     """The meaning of plans that differ from those for contacts."""
+    title: ClassVar[str] = "Load of {source}"
+    verb: ClassVar[str] = "load"
+    """What the load does to a row."""
     naive: ClassVar[str] = ""
     """The calls that a load without a plan would make, for the report."""
 

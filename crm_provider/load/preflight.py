@@ -58,6 +58,16 @@ class Preflight:
         """Rows that are rejected without a call."""
         return self.counts[RowStatus.INVALID] + self.counts[RowStatus.AMBIGUOUS]
 
+    def as_found(self) -> dict[str, int]:
+        """Rows by what would happen to them, for a dry run."""
+        return {
+            "to send": self.counts[RowStatus.SEND],
+            "unchanged": self.counts[RowStatus.SAME],
+            "duplicate": self.counts[RowStatus.DUPLICATE],
+            "suppressed": self.counts[RowStatus.SUPPRESSED],
+            "cannot be sent": self.unsendable,
+        }
+
     def problem_lines(self) -> list[str]:
         """The problems for people, the most frequent first."""
         common = sorted(self.problems.items(), key=lambda item: (-item[1], item[0]))
@@ -133,7 +143,10 @@ def _staged(
             problems.count(invalid, place(row.number))
             staged.add(row, RowStatus.INVALID, problem=str(invalid), place=place)
             continue
-        words.note(*((record.attributes, record.attributes) if columns is None else (row.values, columns)))
+        if columns is None:
+            words.note(record.attributes, record.attributes)
+        else:
+            words.note(row.values, columns)
         if suppressed is not None and record.email is not None and suppressed(record.email):
             shown = {name: value for name in keys if (value := key_value(row.values, name, fields)) is not None}
             staged.add(Row(row.number, shown), RowStatus.SUPPRESSED)
@@ -153,10 +166,10 @@ def _staged(
 def _log_findings(name: str, preflight: Preflight, options: LoadOptions) -> None:
     counts = preflight.counts
     log.info(
-        "Checked %s: %d rows.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
+        "Checked %s: %d row%s.\n%d to send, %d unchanged since the last load, %d left out for another row with the "
         "same %s,\n%d suppressed, %d that cannot be sent.",
-        name, preflight.rows, counts[RowStatus.SEND], counts[RowStatus.SAME], counts[RowStatus.DUPLICATE],
-        options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
+        name, preflight.rows, "s" * (preflight.rows != 1), counts[RowStatus.SEND], counts[RowStatus.SAME],
+        counts[RowStatus.DUPLICATE], options.shared, counts[RowStatus.SUPPRESSED], preflight.unsendable,
     )  # fmt: skip
     for text in preflight.problem_lines():
         log.warning("%s", text)
@@ -169,7 +182,7 @@ def _refuse(preflight: Preflight, options: LoadOptions) -> NoReturn:
     lines = preflight.problem_lines() + [doubled] * bool(ambiguous)
     problems = "".join(f"\n- {line}" for line in lines)
     raise SourceError(
-        f"{preflight.unsendable:,} of {preflight.rows:,} rows cannot be sent, and nothing was "
+        f"{preflight.unsendable:,} of {rows_text(preflight.rows)} cannot be sent, and nothing was "
         f"(on_invalid='stop'):{problems}"
     )
 

@@ -15,7 +15,7 @@ from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowLines
 from crm_provider.load.rejects.file import RejectsFile
 from crm_provider.load.report import duration
-from crm_provider.load.rows import WRITTEN, Outcome
+from crm_provider.load.rows import WRITTEN, Outcome, rows_text
 from crm_provider.load.state.checkpoint import REFUSED, VERSION, Checkpoint, Checkpoints, DoneRows
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.workers import RequestStats
@@ -105,16 +105,25 @@ class CheckpointTimer:
 
     :param save: saves a checkpoint for the next try
     :param every: seconds between two checkpoints
+    :param at_once: save whenever a row was sent, whatever that costs
     """
 
-    def __init__(self, save: Callable[[], None], *, every: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        save: Callable[[], None],
+        *,
+        every: Callable[[], float],
+        clock: Callable[[], float],
+        at_once: bool = False,
+    ) -> None:
         self._save, self._every, self._clock = save, every, clock
+        self._at_once = at_once
         self._last = clock()
 
     def tick(self, counts: RowCounts) -> None:
         """Save, if there is something new and it is time."""
         every = self._every()
-        many = counts.unsaved_sent >= SENT_ROWS and every <= EVERY
+        many = (counts.unsaved_sent >= SENT_ROWS and every <= EVERY) or (self._at_once and counts.unsaved_sent > 0)
         if many or (counts.unsaved and self._clock() - self._last >= every):
             self._save()
             counts.unsaved = counts.unsaved_sent = 0
@@ -185,7 +194,7 @@ def line(at: Position, speed: float, rate: float) -> str:
     eta = f"about {duration(at.calls_left / speed)} left" if speed > 0 else "waiting"
     share = f"{at.done / at.rows:.1%}" if at.rows else "100%"
     return (
-        f"{at.done:,} of {at.rows:,} rows ({share}): {counts}; "
+        f"{at.done:,} of {rows_text(at.rows)} ({share}): {counts}; "
         f"{speed:.2f} calls/s ({speed / rate:.0%} of the budget); {eta}"
     )
 
@@ -226,6 +235,7 @@ class LoadProgress:
     :param fingerprint: of the input
     :param stats: of the requests of this try
     :param clock: seconds
+    :param is_limited: whether what all tries do together is limited, so that no try may forget what it has done
     """
 
     def __init__(
@@ -242,6 +252,7 @@ class LoadProgress:
         rate: float,
         clock: Callable[[], float],
         outcomes: RowLines | None,
+        is_limited: bool = False,
     ) -> None:
         self._rows, self._fingerprint, self._epoch = rows, fingerprint, epoch
         self._files: list[RowLines] = [file for file in (rejects, outcomes) if file is not None]
@@ -260,7 +271,7 @@ class LoadProgress:
         """What the kind of records keeps for the later tries, as it is now."""
         self.plan_calls = 0
         """Calls that the plan expects."""
-        self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock)
+        self._checkpoint_timer = CheckpointTimer(self.save, every=self.save_interval, clock=clock, at_once=is_limited)
         self._log = ProgressLog(rate, clock)
         self._saved_calls = 0
         """Calls of this try that a checkpoint has."""
@@ -308,10 +319,14 @@ class LoadProgress:
         self._saved_calls = position.calls
 
     def start_again(self) -> None:
-        """Make the next try start with the first row. What the kind of records keeps stays."""
+        """Make the next try start with the first row, like a cleared task. What the kind of records keeps stays."""
+        notes = self._notes(self.position())
+        last = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes=notes)
+        again = cleared(last, self._epoch, self._fingerprint) or replace(last, notes={})
+        if KEPT in notes:
+            again = replace(again, notes={**again.notes, KEPT: notes[KEPT]})
         self._checkpoints.clear()
-        if kept := dict(self.kept):
-            again = Checkpoint(epoch=self._epoch, fingerprint=self._fingerprint, notes={KEPT: kept})
+        if again.notes:
             self._checkpoints.save(again)
 
     def save_if_possible(self) -> None:

@@ -17,7 +17,7 @@ from crm_provider.errors.catalog import CATALOGUE, family_advice
 from crm_provider.errors.policy import Decision
 from crm_provider.files.paths import AnyPath, CannotWrite, atomic_writer, sibling
 from crm_provider.load.options import ContactOptions, LoadOptions, rejects_allowed
-from crm_provider.load.rows import WRITTEN, Outcome, rows_text
+from crm_provider.load.rows import CHECKED, WRITTEN, Outcome, calls_text, rows_text
 
 if TYPE_CHECKING:
     from crm_provider.load.outcomes.file import OutcomesFile
@@ -47,6 +47,8 @@ class Summary:
     :param samples: of rejected rows (:func:`crm_provider.load.rejects.samples.samples_of`)
     :param resend: the DAG that sends the rejected rows again (:func:`crm_provider.load.rejects.resend.resend_dag`)
     :param ending: how the load ended, in a sentence or two
+    :param checked: of a dry run: rows by what it found; ``forecast``, ``refusal``: of ``RemoteRecords``
+    :param would_fail: whether a dry run has shown that a real run would fail
     """
 
     rows: int
@@ -72,6 +74,10 @@ class Summary:
     samples: Sequence[Mapping[str, Any]] = ()
     ending: str = ""
     resend: str | None = None
+    checked: Mapping[str, int] = field(default_factory=dict)
+    forecast: str = ""
+    refusal: str = ""
+    would_fail: bool = False
 
     def __getitem__(self, outcome: Outcome) -> int:
         return self.counts.get(outcome, 0)
@@ -98,6 +104,7 @@ class Summary:
             "budget_used": round(self.budget_used, 3),
             "resumed_at": self.resumed_at,
             "dry_run": self.dry_run,
+            **({"would_fail": self.would_fail} if self.dry_run else {}),
             "ending": self.ending,
             "samples": list(self.samples),
             "resend": self.resend,
@@ -113,8 +120,8 @@ class Summary:
         left = f", {self.left:,} left" if self.left else ""
         saved = f", {self.calls_saved:,} saved by the plan" if self.calls_saved else ""
         return (
-            f"{self.rows:,} rows: {counts or 'none done'}{left}{separator}"
-            f"{self.calls:,} calls in {duration(self.seconds)} "
+            f"{self.rows:,} row{'s' * (self.rows != 1)}: {counts or 'none done'}{left}{separator}"
+            f"{self.calls:,} call{'s' * (self.calls != 1)} in {duration(self.seconds)} "
             f"({self.budget_used:.0%} of the budget){saved}"
         )
 
@@ -357,8 +364,6 @@ def outcomes_of(load: FinishedLoad) -> AnyPath | None:
 
 def done(load: FinishedLoad, summary: Summary) -> str:
     """The ending of a load that has done all rows."""
-    if load.options.dry_run:
-        return "A dry run: every row was checked, nothing was written."
     return f"Done. {what_to_do(load)}" if summary[Outcome.REJECTED] else "Done."
 
 
@@ -375,7 +380,7 @@ def what_to_do(load: FinishedLoad) -> str:
 
 def _written(path: AnyPath, load: FinishedLoad, summary: Summary, ending: str) -> bool:
     """Write the report if possible; whether it can be written does not change how the task ends."""
-    title, resend = f"Load of {load.source.name}", _resend(rejects_of(load), summary.resend)
+    title, resend = load.options.title.format(source=load.source.name), _resend(rejects_of(load), summary.resend)
     text = report(summary, title=title, ending=ending, resend=resend, options=load.options)
     try:
         write_report(path, text)
@@ -401,7 +406,9 @@ def _short(text: str) -> str:
 
 def _outcomes(summary: Summary, meanings: Mapping[Outcome, str]) -> Iterator[Sequence[object]]:
     counts = {each.value: (summary[each], meanings.get(each, MEANING[each])) for each in summary.outcomes}
-    if summary.left:
+    if summary.checked:
+        counts = {name: (count, CHECKED[name]) for name, count in summary.checked.items()}
+    elif summary.left:
         counts["left"] = (summary.left, "not sent yet")
     for name, (count, meaning) in counts.items():
         yield name, f"{count:,}", f"{count / summary.rows:.1%}" if summary.rows else "-", meaning
@@ -423,12 +430,12 @@ def _problems(summary: Summary) -> Iterator[Sequence[object]]:
 
 def _calls(summary: Summary, naive: str) -> Iterator[Sequence[object]]:
     yield "Plan", f"`{summary.plan}`: {summary.plan_why}"
-    yield "Planned", f"{summary.plan_calls:,} calls, {duration(summary.plan_seconds)}"
-    yield "Made", f"{summary.calls:,} calls in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
-    yield "Saved", f"{summary.calls_saved:,} calls, against {naive}"
-    yield "Refused for the rate", f"{summary.throttled:,} calls"
+    yield "Planned", f"{calls_text(summary.plan_calls)}, {duration(summary.plan_seconds)}"
+    yield "Made", f"{calls_text(summary.calls)} in {duration(summary.seconds)}, {summary.budget_used:.0%} of the budget"
+    yield "Saved", f"{calls_text(summary.calls_saved)}, against {naive}"
+    yield "Refused for the rate", calls_text(summary.throttled)
     if summary.resumed_at:
-        yield "Resumed", f"the last try went on after {summary.resumed_at:,} rows"
+        yield "Resumed", f"the last try went on after {rows_text(summary.resumed_at)}"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -52,6 +52,16 @@ WRITTEN = tuple(outcome for outcome in Outcome if outcome is not Outcome.DELETED
 """How a row can end that is written to the CRM."""
 
 
+CHECKED: Mapping[str, str] = {
+    "to send": "valid",
+    "unchanged": "the same row was loaded before",
+    "duplicate": "another row is for the same record",
+    "suppressed": "left out: the person does not want to be contacted",
+    "cannot be sent": "a real run rejects them",
+}
+"""What a dry run finds out about a row, and what that means."""
+
+
 @dataclass(frozen=True)
 class EarlierCreation:
     """A record that an earlier attempt to send a row has created, or may have created.
@@ -150,7 +160,7 @@ key_of = person_key
 class Problem:
     """Invalid fields of a row.
 
-    :param field: the CRM's field
+    :param field: the CRM's field, "" for the whole row
     :param column: the source's column, "" for none
     :param kind: equal for the same mistake in every row, so that they can be counted: ``no phone number``
     :param fix: what to do about it
@@ -163,7 +173,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.field} (column {self.column!r})" if self.column and self.column != self.field else self.field
-        return f"{place}: {self.kind}; {self.fix}"
+        return f"{f'{place}: ' if place else ''}{self.kind}; {self.fix}"
 
 
 class InvalidRow(Exception):
@@ -268,3 +278,12 @@ def rows_text(number: int) -> str:
     ('1 row', '1,200 rows')
     """
     return f"{number:,} row{'s' * (number != 1)}"
+
+
+def calls_text(number: int) -> str:
+    """A number of calls, for people.
+
+    >>> calls_text(1), calls_text(1200)
+    ('1 call', '1,200 calls')
+    """
+    return f"{number:,} call{'s' * (number != 1)}"

@@ -177,10 +177,11 @@ class CrmExtractListsOperator(_ExtractOperator):
 
 
 def tracker_of(
-    client: CrmClient, listing: Listing, since: Any, state_path: Any, fields: Any, ti: Any
+    client: CrmClient, listing: Listing, since: Any, state_path: Any, fields: Any, ti: Any, *, merges: bool = False
 ) -> ChangeTracker | None:
     """Compares a listing with that of the task's last run; None without ``changes_since``.
 
+    :param merges: whether the output keeps what an earlier try has written
     :raises CrmInvalidValueError: if the arguments do not fit together, once templates are rendered
     """
     from crm_provider.extract.changes import ChangeTracker
@@ -189,7 +190,7 @@ def tracker_of(
         check_changes_since(since, state_path, fields)
         if state_path is None:
             return None
-        return ChangeTracker(as_path(url_path(state_path)), client.settings, listing, owner_of(ti))
+        return ChangeTracker(as_path(url_path(state_path)), client.settings, listing, owner_of(ti), merges=merges)
     except ValueError as wrong:
         raise e.CrmInvalidValueError(str(wrong)) from None
 

@@ -37,7 +37,6 @@ from crm_provider.tasks.templates import (
     is_mapped,
     path_of,
     path_text,
-    site_report,
 )
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ class CrmLoadOperator(LoadLineage, CrmOperator):
 
     def _prepared(self, context: Context) -> LoadRun:
         from crm_provider.hooks.load_run import LoadRun
-        from crm_provider.tasks.state import checkpoints_for
+        from crm_provider.tasks.state import checkpoints_for, site_report
 
         ti = context["ti"]
         self._map_index = -1 if ti.map_index is None else ti.map_index

@@ -12,7 +12,7 @@ from crm_provider._compat import Context
 from crm_provider.errors import CrmError
 from crm_provider.files.lock import InUse
 from crm_provider.files.paths import CannotWrite
-from crm_provider.load.rows import Outcome, SourceError
+from crm_provider.load.rows import Outcome, SourceError, calls_text, rows_text
 from crm_provider.tasks.retry_policy import DECISION_KEY
 
 When = Literal["always", "rejects"]
@@ -146,9 +146,9 @@ def _counts(result: Mapping[str, Any]) -> list[str]:
     types = sorted(result.get("errors", {}).items(), key=lambda item: (-item[1], item[0]))
     problems = sorted(result.get("problems", {}).items(), key=lambda item: (-item[1], item[0]))
     return [
-        f"{result['rows']:,} rows: {outcomes or 'none done'}; {result['calls']:,} calls",
+        f"{rows_text(result['rows'])}: {outcomes or 'none done'}; {calls_text(result['calls'])}",
         *(f"{number:,} {type_}" for type_, number in types[:SHOWN_TYPES]),
-        *(f"{number:,} rows: {problem}" for problem, number in problems[:SHOWN_TYPES]),
+        *(f"{rows_text(number)}: {problem}" for problem, number in problems[:SHOWN_TYPES]),
         *(f"{name}: {path}" for name, path in _paths(result)),
     ]
 

@@ -53,7 +53,7 @@ WIDTH, PREFIX = 110, 32
 OTHER_ADVICE = """Its message is below, after "Task failed with exception". A retry helps if the cause is
 temporary, such as a lost connection; otherwise correct the cause and clear the task."""
 
-DOCS = 'docs/operations.md, "What to do, by error family"'
+DOCS = "the page Operations of the provider's documentation, What to do, by error family"
 
 PACKAGE = "crm_provider."
 OUTER = tuple(f"{PACKAGE}{name}." for name in ("operators", "sensors", "transfers", "tasks"))

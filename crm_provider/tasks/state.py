@@ -80,6 +80,22 @@ def pages_beside(listing: str) -> AnyPath | None:
     return None if folder is None else path_of(f"{folder.rstrip('/')}/{listing}", REMEDY)
 
 
+def site_report(ti: Any) -> AnyPath | None:
+    """The report of a load in the site's ``report_directory``: one file for each task instance.
+
+    A report that is deleted with the task's pod is only a warning: the DAG's author has not chosen its place.
+
+    :raises SourceError: if ``report_directory`` is not a path
+    """
+    folder = config.report_directory()
+    if folder is None:
+        return None
+    path = site_file("report_directory", folder, ti, "report.md")
+    for problem in lost_files({"report_directory": path}):
+        log.warning("%s.", problem)
+    return path
+
+
 # -- pods ---------------------------------------------------------------------------------------------------
 
 

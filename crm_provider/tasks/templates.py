@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from crm_provider import config
 from crm_provider.errors import CrmInvalidValueError
 from crm_provider.files.paths import AnyPath, as_path
 from crm_provider.load.rows import SourceError, is_table
@@ -124,15 +123,6 @@ def with_connection(value: Any) -> Any:
 
         return ObjectStoragePath(value)
     return value
-
-
-def site_report(ti: Any) -> AnyPath | None:
-    """The report of a load in the site's ``report_directory``: one file for each task instance.
-
-    :raises SourceError: if ``report_directory`` is not a path
-    """
-    folder = config.report_directory()
-    return None if folder is None else site_file("report_directory", folder, ti, "report.md")
 
 
 def site_file(option: str, folder: str, ti: Any, ending: str) -> AnyPath:

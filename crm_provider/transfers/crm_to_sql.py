@@ -141,7 +141,8 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
         self._check()
         check_files(state_path=self.state_path)
         with self.hook.bulk_client() as client:
-            tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti)
+            merges = self.mode == "merge"
+            tracker = tracker_of(client, self.listing, self.changes_since, self.state_path, None, ti, merges=merges)
             self._check_table(owner_of(ti).mark)
             reader = ListingReader(client, self.listing, self._pages(), owner=owner_of(ti), if_changed=self.if_changed)
             try:
@@ -213,10 +214,11 @@ class CrmToSqlOperator(TableLineage, CrmOperator):
     # -- the run ---------------------------------------------------------------------------------------------
 
     def _transferred(self, reader: ListingReader, tracker: ChangeTracker | None, context: Context) -> dict[str, Any]:
-        started, mark = time.monotonic(), owner_of(context["ti"]).mark
+        started, own = time.monotonic(), owner_of(context["ti"]).mark
         with tracker or nullcontext():
             stats = reader.read()
-            with self._opened(mark) as table:
+            with self._opened(own) as table:
+                mark = own if tracker is None else tracker.run
                 columns = self._prepared(table, reader, stats)
                 rows = self._rows(columns, self._records(reader, stats, tracker), _run_time(context), mark)
                 count = table.stage(columns, rows)

@@ -88,7 +88,11 @@ class SqlTable:
     # -- columns ---------------------------------------------------------------------------------------------
 
     def columns(self) -> dict[str, str]:
-        """Names and declared types of the table's columns; empty if the table does not exist."""
+        """Names and declared types of the table's columns; empty if the table does not exist.
+
+        :raises CrmInvalidValueError: if the name has a schema, which SQLite does not know
+        """
+        self._check_schema()
         if self.database.columns_sql is None:
             return self._described()
         with closing(self._connection.cursor()) as cursor:
@@ -340,6 +344,18 @@ class SqlTable:
             return {}
         finally:
             self._connection.rollback()
+
+    def _check_schema(self) -> None:
+        """Refuse the name of a schema in SQLite, where it would be that of an attached database."""
+        if self.database is not SQLITE or self._schema is None:
+            return
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute("SELECT name FROM pragma_database_list")
+            attached = {as_text(name).casefold() for (name,) in cursor.fetchall()}
+        if self._schema.casefold() not in attached:
+            raise e.CrmInvalidValueError(
+                f"SQLite has no schemas, and no database {self._schema} is attached; name the table {self._table}"
+            )
 
     def _check_transactions(self) -> None:
         """Refuse a table without transactions, which shows each row at once.

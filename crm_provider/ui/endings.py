@@ -7,6 +7,7 @@ from enum import Enum
 
 from crm_provider.load.progress import left_of
 from crm_provider.load.report import duration
+from crm_provider.load.rows import rows_text
 from crm_provider.ui.results import Result
 from crm_provider.ui.stored import Run
 
@@ -16,7 +17,7 @@ class Tone(str, Enum):
 
     SUCCESS = "success"
     REJECTS = "rejects"
-    """It succeeded, but rows were rejected."""
+    """It succeeded, but rows were rejected, or it is a dry run that foresees a failure."""
     FAILED = "failed"
     RUNNING = "running"
     """It runs, or Airflow will run it again."""
@@ -67,6 +68,8 @@ def _success(run: Run, note: str) -> Ending:
     result = run.result
     if result is None:
         return Ending(tone=Tone.SUCCESS, label="success", reason=note)
+    if result.dry_run and result.would_fail:
+        return Ending(tone=Tone.REJECTS, label="dry run: would fail", reason=result.ending)
     if result.dry_run:
         return Ending(tone=Tone.SUCCESS, label="dry run", reason=result.ending)
     if result.rejected:
@@ -127,6 +130,6 @@ def _progress(run: Run) -> str:
         return "No row is done yet." if run.found.state == "running" else ""
     left = left_of(checkpoint)
     if left is None:
-        return f"{checkpoint.rows:,} rows done."
+        return f"{rows_text(checkpoint.rows)} done."
     rows, seconds = left
-    return f"{checkpoint.rows:,} of {rows:,} rows done; about {duration(seconds)} left at the pace so far."
+    return f"{checkpoint.rows:,} of {rows_text(rows)} done; about {duration(seconds)} left at the pace so far."

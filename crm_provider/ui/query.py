@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dag import DagModel, DagTag
+from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
@@ -23,7 +24,7 @@ from crm_provider.errors.on_error import Work
 from crm_provider.errors.policy import OPERATORS
 from crm_provider.tasks.outcome import ERROR_XCOM, REASON_XCOM
 from crm_provider.tasks.state import STATE_KEY
-from crm_provider.ui.results import LARGEST
+from crm_provider.ui.results import LARGEST, InvalidStoredValue, json_of
 from crm_provider.ui.stored import ENDED, StoredTask
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ MOST_SYNCS = 300
 
 MOST_RUNS = 10_000
 """Maximum runs of one sync that are counted and reachable by pages."""
+
+MOST_RESENT = 100
+"""Newest runs of a DAG that sends rejected rows again, among which the one for a file is looked for."""
 
 LARGEST_IN_LIST = 32 * 1024
 """Maximum characters of a value in a list of runs; results have a few thousand."""
@@ -119,6 +123,19 @@ def paused_if_tagged(session: Session, dag_id: str, tag: str) -> bool | None:
     dag = select(DagModel.is_paused).where(DagModel.dag_id == dag_id, DagModel.is_stale.is_(False), is_tagged)
     found: bool | None = session.scalar(dag)
     return found
+
+
+def last_run_for(session: Session, dag_id: str, rejects: str) -> str | None:
+    """The newest run of a DAG whose conf names a rejects file, among its last :data:`MOST_RESENT`."""
+    runs = select(DagRun.run_id, _text(DagRun.conf, LARGEST_IN_LIST).label("conf")).where(DagRun.dag_id == dag_id)
+    for row in session.execute(runs.order_by(DagRun.id.desc()).limit(MOST_RESENT)):
+        try:
+            conf = json_of(row.conf or "null")
+        except InvalidStoredValue:
+            continue
+        if isinstance(conf, Mapping) and conf.get("rejects") == rejects:
+            return str(row.run_id)
+    return None
 
 
 def last_runs(session: Session, syncs: Collection[Sync], *, each: int) -> list[StoredTask]:

@@ -60,6 +60,7 @@ class Result:
     :param resend: the task that sends the rejected rows again, as Python
     :param policy: the error policy: operator, on_error, site
     :param paths: name in the result -> path
+    :param would_fail: whether a dry run has shown that a real run would fail
     :param facts: further figures of the kind, which the page shows as they are
     """
 
@@ -75,6 +76,7 @@ class Result:
     budget_used: float | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool
+    would_fail: bool = False
     conn_id: str | None
     paths: Mapping[str, str] = field(default_factory=dict)
     ending: str
@@ -121,6 +123,7 @@ def result_of(text: str, *, brief: bool = False) -> Result | None:
         "counts": _counts(data),
         "calls": _part(data, "calls", is_count),
         "dry_run": _part(data, "dry_run", _is_bool) or False,
+        "would_fail": _part(data, "would_fail", _is_bool) or False,
         "conn_id": _part(data, "crm_conn_id", _is_name) or None,
         "ending": _part(data, "ending", _is_long_text) or "",
         "plan": _plan(_part(data, "plan", _is_object) or {}),

@@ -94,6 +94,7 @@ class Resend:
     :param href: the DAG in Airflow
     :param is_paused: whether a run would wait
     :param is_allowed: whether the user may start it
+    :param last: the newest run for this file, and its page in Airflow; None if there is none
     """
 
     dag_id: str
@@ -102,16 +103,21 @@ class Resend:
     href: str
     is_paused: bool
     is_allowed: bool
+    last: tuple[str, str] | None = None
 
     @classmethod
-    def of(cls, dag_id: str, rejects: str, *, base: str, is_paused: bool, is_allowed: bool) -> Resend:
+    def of(
+        cls, dag_id: str, rejects: str, *, base: str, is_paused: bool, is_allowed: bool, last_run: str | None = None
+    ) -> Resend:
         """How to start the DAG for a file.
 
         :param base: path of Airflow's address
+        :param last_run: id of the newest run for this file
         """
         quoted, conf = quote(dag_id, safe=""), json.dumps({"rejects": rejects})
         url, href = f"{base}/api/v2/dags/{quoted}/dagRuns", f"{base}/dags/{quoted}"
-        return cls(dag_id=dag_id, url=url, conf=conf, href=href, is_paused=is_paused, is_allowed=is_allowed)
+        last = None if last_run is None else (last_run, f"{href}/runs/{quote(last_run, safe='')}")
+        return cls(dag_id=dag_id, url=url, conf=conf, href=href, is_paused=is_paused, is_allowed=is_allowed, last=last)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from crm_provider.ui.query import (
     MOST_SYNCS,
     SYNCS,
     all_syncs,
+    last_run_for,
     last_runs,
     paused_if_tagged,
     run_of,
@@ -155,7 +156,8 @@ def _resend(session: Session, user: Any, run: RunPage, sync: tuple[str, str], *,
     if is_paused is None:
         return None
     allowed = may_start(user, dag_id)
-    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=is_paused, is_allowed=allowed)
+    last = last_run_for(session, dag_id, run.rejects_path)
+    return Resend.of(dag_id, run.rejects_path, base=base, is_paused=is_paused, is_allowed=allowed, last_run=last)
 
 
 def files_linked() -> Callable[[str], str]:

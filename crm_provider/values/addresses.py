@@ -26,14 +26,12 @@ MAX_LENGTH = 254
 _MAX_TEXT = 2000
 """Characters of an address with a long display name. Longer texts are refused unread."""
 
-_LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_ATEXT = r"a-z0-9!#$%&'*+/=?^_`{|}~-"
+_LABEL = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _PLAIN = re.compile(
-    rf"(?=.{{3,{MAX_LENGTH}}}\Z)(?!['`])[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@(?=.{{1,253}}\Z)(?:{_LABEL}\.)+(?=.*[a-z]\Z){_LABEL}",
-    re.ASCII | re.IGNORECASE,
+    rf"(?!['`])[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@(?:{_LABEL}\.)+(?=.*[A-Za-z]\Z){_LABEL}"  # IGNORECASE takes twice the time
 )
-"""An ASCII address without anything around it. It is valid for email-validator, too (a test compares them), and 50
-times faster to check. The library checks punycode (``xn--``)."""
+"""An ASCII address of any length without anything around it."""
 
 _SPECIAL_USE = frozenset({"arpa", "invalid", "local", "localhost", "onion", "test"})
 """Top-level domains that email-validator refuses unless its global list is changed, which would affect other users of
@@ -102,7 +100,12 @@ class _Address:
 
 @lru_cache(maxsize=4)  # a row asks several times for its address
 def _is_plain(text: str) -> bool:
-    return _PLAIN.fullmatch(text) is not None
+    """Whether it is an ASCII address without anything around it.
+
+    It is valid for email-validator, too (a test compares them), and this check is 50 times faster. The library checks
+    punycode (``xn--``).
+    """
+    return len(text) <= MAX_LENGTH and _PLAIN.fullmatch(text) is not None
 
 
 def one_address(text: str) -> str:

@@ -21,6 +21,9 @@ SHORTEST_WORD, SHORTEST_OF_ADDRESS = 4, 6
 MOST_WORDS = 6
 """Maximum words of a value whose single words are removed, as for names. One word does not identify a longer text."""
 
+SHORT_WORD = 6
+"""Maximum letters of a value that is removed only as a whole word: ``Err`` is a part of ``error``."""
+
 SHORTEST_CODE = 16
 """Minimum characters of base64 or hexadecimal text that is decoded and checked."""
 
@@ -77,7 +80,7 @@ def without_values(text: str, sent: Iterable[str], *, in_parts: bool = True) -> 
     short = sorted((one for one in whole if len(one) <= LONG), key=len, reverse=True)
     text = _taken_out(text, (re.escape(one) for one in short if not one.isalnum()))
     text = _EMAIL.sub("[email]", text)  # before parts of it are removed
-    text = _taken_out(text, (re.escape(one) for one in short if one.isalnum()))  # a word may be a part of an address
+    text = _taken_out(text, (_pattern(one) for one in short if one.isalnum()))  # a word may be a part of an address
     text = _CODE.sub(_without_hidden_text, text)
     text = _taken_out(text, (_as_phone(value) for value in values if _PHONE.fullmatch(value)))
     return _taken_out(text, (f"{_ALONE}{re.escape(part)}(?!\\w)" for part in sorted(parts, key=len, reverse=True)))
@@ -89,7 +92,11 @@ _EMAIL = re.compile(r"(?<![^\s\"'<>@,;:()\[\]{}])[^\s\"'<>@,;:()\[\]{}]+(?:@|%40
 
 PRIVATE_PATH = re.compile(r"(/(?:contacts|add-contact|email-verification|webhook)/)(?!\{)[^\s\"?]+")
 
-_ALONE = r"(?:(?<!\w)|(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=\\[nrt]))"
+_ESCAPED = r"(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=\\x[0-9a-f]{2})|(?<=\\[nrt])"
+
+_LATIN = "[A-Za-z\u00c0-\u024f]"
+
+_ALONE = rf"(?:(?<!\w)|{_ESCAPED})"
 """The start of a word, possibly after an escaped space or quote."""
 
 _CODE = re.compile(rf"[A-Za-z0-9+/_-]{{{SHORTEST_CODE},}}")
@@ -106,6 +113,17 @@ def _printable(text: str) -> str:
 def _taken_out(text: str, patterns: Iterable[str]) -> str:
     pattern = "|".join(patterns)
     return re.sub(pattern, "[value]", text, flags=re.IGNORECASE) if pattern else text
+
+
+def _pattern(word: str) -> str:
+    """A word of letters and digits. A short one is found only without a Latin letter beside it.
+
+    A digit or an underscore ends a word, as in ``name_Ann``, and so do an escaped character and a letter of a script
+    that is written without spaces. A word with a digit or a letter beyond ASCII is found anywhere.
+    """
+    if len(word) > SHORT_WORD or not (word.isascii() and word.isalpha()):
+        return re.escape(word)
+    return f"(?:(?<!{_LATIN})|{_ESCAPED}){word}(?!{_LATIN})"
 
 
 def _long_taken_out(text: str, spellings: Iterable[str]) -> str:

@@ -58,6 +58,10 @@ def test_changes_whose_state_was_not_saved(
     scenes.check_changes_whose_state_was_not_saved(transfer, database, "log", str(tmp_path / "seen"), monkeypatch)
 
 
+def test_changes_of_an_older_run(transfer: Transfers, database: SqliteTarget, tmp_path: Path) -> None:
+    scenes.check_changes_of_an_older_run(transfer, database, "log", str(tmp_path / "seen"))
+
+
 class UnknownConnection:
     """A connection of a driver that nobody has heard of."""
 
@@ -149,6 +153,11 @@ def test_a_retry_continues_after_an_error_of_the_database(
     [
         ({"table": "absent", "mode": "replace"}, "the database has no table absent; create it, or let the task do it"),
         ({"table": "bare", "mode": "merge"}, r"the table bare lacks columns \(\d+\): 'email', "),
+        (
+            {"table": "sales.bare", "mode": "merge"},
+            "SQLite has no schemas, and no database sales .*; name the table bare",
+        ),
+        ({"table": "Main.absent", "mode": "merge"}, "the database has no table Main.absent"),
         ({"table": "a.b.c", "mode": "merge"}, "table must be the name of a table"),
         ({"table": "{{ '' }}", "mode": "merge"}, "table must be text, and not empty"),
         ({"table": "bare", "mode": "merge", "columns": "{{ 'id' }}"}, "columns must be a list of fields"),

@@ -355,6 +355,9 @@ def test_dry_run_writes_nothing(crm: Sandbox, run_task: RunTask, tmp_path: Path)
     assert not path.exists()
     assert not state.exists()
     assert "dry run: nothing was written" in (tmp_path / "report.md").read_text()
+    assert end.result["would_fail"]
+    assert "A real run would fail: 1 row cannot be sent, max_rejects=0 allows none." in end.result["ending"]
+    assert "What to do:  Correct the rows, or raise max_rejects." in end.log
 
 
 @pytest.mark.parametrize("name", ["rejects_path", "state_path", "checkpoint_path"])

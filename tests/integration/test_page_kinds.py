@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Connection
@@ -182,6 +184,24 @@ def test_a_button_starts_the_dag_once_there_is_one(users: Users, run_dag: RunDag
     users.may = lambda *, method, **_: method == "GET"
     text = run_page(users, rejected)
     assert "You have no right to start it" in text and "data-start" not in text
+
+
+def test_the_newest_run_for_the_file_is_linked(users: Users, run_dag: RunDag, rejected: Any) -> None:
+    path, dag = rejected["load"].result["rejects_path"], resend_of(rejected)
+    run_dag(dag, run_conf={"rejects": f"{path}.other"})
+    in_folder(dag.dag_id)
+    assert "Last started for this file" not in run_page(users, rejected)
+    runs = [run_dag(dag, run_conf={"rejects": path}).dag_run.run_id for _ in range(2)]
+    in_folder(dag.dag_id)
+    href = f"/airflow/dags/{dag.dag_id}/runs/{quote(runs[1], safe='')}"
+    text = run_page(users, rejected)
+    assert f'<p>Last started for this file: <a href="{href}" data-airflow>{runs[1]}</a></p>' in unescape(text)
+    with create_session() as session:  # as a person or another version of Airflow may have left it
+        session.execute(update(DagRun).filter_by(run_id=runs[1]).values(conf=["x"]))
+        session.execute(update(DagModel).filter_by(dag_id=dag.dag_id).values(is_paused=True))
+    text = run_page(users, rejected)
+    assert runs[0] in text and runs[1] not in text
+    assert f'<a href="/airflow/dags/{dag.dag_id}" data-airflow>unpauses it</a>' in text
 
 
 def test_a_dag_of_the_same_name_without_the_tag_is_not_started(users: Users, run_dag: RunDag, rejected: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
 import pytest
@@ -192,6 +192,21 @@ def check_changes_whose_state_was_not_saved(
     crm.store.update_contact(email_of(crm, 3), {"name": "New"})
     assert transfer.run_dag(dag)["task"].result["rows"] == 1
     assert (log_of("created"), log_of("updated")) == ([(35, 35, 1)], [(1, 1, 1)])
+
+
+def check_changes_of_an_older_run(transfer: Transfers, database: TargetDatabase, table: str, state: str) -> None:
+    """An older run that is cleared keeps its rows and adds what has changed since the latest one."""
+    crm, due = transfer.crm, [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (1, 2)]
+    arguments: dict[str, Any] = {"changes_since": "last", "state_path": state, "columns": ["id", "attributes.name"]}
+    dag = transfer.dag(table=table, mode="append", create_table=True, **arguments)
+    for day, name in ((0, "First"), (1, "Second"), (1, "Third"), (0, "Fourth")):  # each date is of one task instance
+        crm.store.update_contact(email_of(crm, 3), {"name": name})
+        assert transfer.run_dag(dag, logical_date=due[day], run_after=due[day])["task"].state == "success"
+    identity = crm.store.contact(email_of(crm, 3)).id
+    found = database.rows(f"SELECT attributes_name, crm_change FROM {table} WHERE id = '{identity}'")
+    assert sorted(found) == [("First", "created"), ("Fourth", "updated"), ("Third", "updated")]
+    runs = database.rows(f"SELECT count(*) FROM {table} GROUP BY crm_run")
+    assert sorted(runs) == [(1,), (1,), (35,)], "each run has a mark of its own"
 
 
 def check_values_that_do_not_fit(transfer: Transfers, database: TargetDatabase, table: str) -> None:

@@ -84,7 +84,7 @@ EXPECTED = {
     "contacts": ("Done: 30 rows: 30 created",),
     "rejects": ("3 of 8 rows were rejected.", "What to do:", "Report:"),
     "too_many": ("2 of 7 rows were rejected", "What to do:  They are in", "Report:", "Task:"),
-    "dry_run": ("Plan:", "Dry run: 300 rows were checked, nothing was written."),
+    "dry_run": ("Plan:", "A dry run: every row was checked, nothing was written."),
     "no_file": ("missing.csv", "Task:"),
     "deals": ("1 of 4 rows", "Task:"),
     "deletes": ("1 deleted",),

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_client.client.exceptions import NotFoundException
+from airflow_env import base_env
 from airflow_runs import Task, decode_xcom, exceptions_of, in_order, log_line
 from airflow_waits import seconds_between
+from demo import error_of_try
 from mutants_groups import GROUPS
 from outcomes import Expected, Row, differences, table, why
 
@@ -53,6 +56,32 @@ def test_differences_are_empty_when_all_is_as_expected() -> None:
 )
 def test_differences_name_each_difference(changed: dict[str, Expected], problem: str) -> None:
     assert differences(ROWS, {**AS_THEY_ARE, **changed}) == [problem]
+
+
+class LogsOfOneTry:
+    """Airflow's API, which has a log only for the second try."""
+
+    def log_events(self, run: Any, task: Any, try_number: int) -> list[dict[str, Any]]:
+        if try_number == 1:
+            raise NotFoundException(status=404, reason="Not Found")
+        return [{"error_detail": [{"exc_type": "CrmTimeoutError", "exc_value": "no response"}]}]
+
+
+@pytest.mark.parametrize(("number", "why"), [(1, "a try that never started"), (2, "CrmTimeoutError")])
+def test_a_try_without_a_log_has_never_started(number: int, why: str) -> None:
+    api, run, task = LogsOfOneTry(), None, None
+    assert error_of_try(api, run, task, number) == why  # type: ignore[arg-type]
+
+
+def test_the_demo_takes_only_the_connections_of_the_callers_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "sqlite:///w.db")
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW_CONFIG", "/etc/airflow.cfg")
+    env = base_env(Path("/home"), Path("/dags"), 8080, sys.executable)
+    assert env["AIRFLOW_CONN_WAREHOUSE"] == "sqlite:///w.db"
+    assert env["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert "AIRFLOW_CONFIG" not in env
+    assert float(env["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"]) > 5  # Airflow's default
 
 
 def test_differences_without_a_task_by_default() -> None:

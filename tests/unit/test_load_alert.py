@@ -31,7 +31,7 @@ COUNTS = (
     "7 rows: 4 created, 2 rejected, 1 left; 5 calls",
     "1 INVALID_INPUT",
     "1 INVALID_VALUE",
-    "1 rows: email: is not a valid email address",
+    "1 row: email: is not a valid email address",
     "Rejected rows: /data/rejects.jsonl",
 )
 REFUSED = e.CrmForbiddenError("no", status=403, method="POST", path="/contacts", request_id="r-1")

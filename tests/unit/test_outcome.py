@@ -412,7 +412,7 @@ def test_the_error_is_left_as_a_small_xcom_and_one_record_of_the_log(
                 "What to do:  Check that the deal exists.",
                 f"Task:        {says}",
                 "Decided by:  default[X]",
-                'Docs:        docs/operations.md, "What to do, by error family"',
+                "Docs:        the page Operations of the provider's documentation, What to do, by error family",
                 "Request id:  req-1",
             ],
         )

@@ -40,9 +40,11 @@ def test_a_record_has_a_line_for_each_fact_that_is_known() -> None:
 
 
 def test_the_documents_have_the_section_that_a_record_names() -> None:
-    name, _, heading = DOCS.partition(", ")
-    text = (Path(__file__).resolve().parents[2] / name).read_text("utf-8")
-    assert f"\n## {heading[1:-1]}\n" in text
+    place, _, heading = DOCS.partition(", ")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text("utf-8")
+    assert place == "the page Operations of the provider's documentation"
+    assert text.startswith("# Operations\n")
+    assert f"\n## {heading}\n" in text
 
 
 def test_lines_are_as_wide_as_the_log_view_and_paths_stay_whole() -> None:
@@ -76,7 +78,7 @@ def test_everything_about_an_error(base: str | None, link: str | None, monkeypat
         "Task:        this try failed",
         "Decided by:  on_error[TIMEOUT]",
         *([f"Policy:      {link}"] if link else []),
-        'Docs:        docs/operations.md, "What to do, by error family"',
+        "Docs:        the page Operations of the provider's documentation, What to do, by error family",
         "Request id:  r-1",
     ]
 

@@ -98,6 +98,10 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({"result": {"rows": 1, "rejected": 1}}, "rejects", "success with rejects", "1 row was rejected."),
         ({"result": result(rejected=0, ending="Done.")}, "success", "success", ""),
         ({"result": result(dry_run=True, ending="A dry run.")}, "success", "dry run", "A dry run."),
+        (
+            {"result": result(dry_run=True, would_fail=True, ending="A real run would fail.")},
+            "rejects", "dry run: would fail", "A real run would fail.",
+        ),
         ({"result": None}, "success", "success", ""),
         ({"result": '"s3://bucket/xcom/1"'}, "success", "success", "custom XCom backend"),
         ({"result": [1]}, "success", "success", "custom XCom backend"),
@@ -456,6 +460,7 @@ ATTACKS: dict[str, Any] = {
     "a plan that is a text": result(plan="learned"),
     "a plan that takes forever": result(plan={"seconds": 1e300}),
     "a dry run that is a text": result(dry_run="yes"),
+    "a failure to come that is a text": result(would_fail="yes"),
     "an object to build": {"__classname__": "airflow.sdk.definitions.asset.Asset", "__version__": 1, "__data__": {}},
     "deep nesting": "[" * 100_000,
     "no JSON": "{",

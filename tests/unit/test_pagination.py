@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crm_provider import errors as e
-from crm_provider.client.pagination import ListedPage, Page, walk, walk_pages
+from crm_provider.client.pagination import ListedPage, MovedRecords, Page, ReadAhead, walk, walk_pages
 
 ROUTE = "/contacts"
 MANY = 500
@@ -261,3 +263,90 @@ def test_an_empty_last_page_is_a_page_so_that_it_need_not_be_asked_for_again() -
     whole = listed(honest(20, total=False))
     assert [len(page.page.items) for page in whole] == [10, 10, 0]
     assert listed(not_found, [page.page for page in whole])[-1].earlier
+
+
+# -- records that move because others are deleted ------------------------------------------------------------
+
+
+class Shrinking:
+    """A listing of which records are deleted just before some of the requests.
+
+    :param deleted: number of the request -> records that are gone then
+    """
+
+    def __init__(self, count: int, deleted: Mapping[int, Iterable[int]]) -> None:
+        self.ids, self.deleted, self.asked = list(range(count)), deleted, []
+
+    def __call__(self, number: int) -> Page:
+        self.ids = [id_ for id_ in self.ids if id_ not in self.deleted.get(len(self.asked), ())]
+        self.asked.append(number)
+        shown = self.ids[number * 10 : number * 10 + 10]
+        return Page([{"id": id_} for id_ in shown], len(self.ids))
+
+
+def found_in(listing: Callable[[int], Page], *, with_moved: bool = True) -> set[int]:
+    return {record["id"] for record in walk(MovedRecords(listing, listing) if with_moved else listing, "/deals")}
+
+
+@pytest.mark.parametrize(
+    ("count", "deleted", "asked"),
+    [
+        (35, {}, [0, 1, 2, 3]),
+        (35, {1: [3]}, [0, 1, 0, 1, 2, 3]),  # the record 10 has moved to page 0
+        (35, {3: [0, 11, 22]}, [0, 1, 2, 3, 2, 3, 4]),
+        (45, {2: range(15)}, [0, 1, 2, 0, 1, 2, 3]),  # 15 fewer: two pages back
+        (11, {1: [0]}, [0, 1, 0, 1, 2]),  # the last page is gone
+        (35, {1: [3], 2: [4]}, [0, 1, 0, 1, 0, 1, 2, 3]),  # and again, while page 0 is read again
+    ],
+)
+def test_a_record_that_moves_to_a_page_before_is_found(
+    count: int, deleted: Mapping[int, Iterable[int]], asked: list[int]
+) -> None:
+    listing = Shrinking(count, deleted)
+    assert found_in(listing) >= set(listing.ids)
+    assert listing.asked == asked
+    if deleted:
+        plain = Shrinking(count, deleted)
+        assert not found_in(plain, with_moved=False) >= set(plain.ids), "it would be missed otherwise"
+
+
+@given(
+    count=st.integers(0, 60),
+    deleted=st.dictionaries(st.integers(1, 12), st.sets(st.integers(0, 60), max_size=12), max_size=5),
+)
+def test_no_record_is_missed_however_others_are_deleted(count: int, deleted: dict[int, set[int]]) -> None:
+    listing = Shrinking(count, deleted)
+    assert found_in(listing) >= set(listing.ids)
+
+
+def test_totals_that_depend_on_the_page_cost_little() -> None:
+    asked: list[int] = []
+
+    def page(number: int) -> Page:
+        asked.append(number)
+        return Page([{"id": id_} for id_ in range(number * 10, min(number * 10 + 10, 45))], 45 - number * 10)
+
+    assert found_in(page) == set(range(45))
+    assert len(asked) <= 6 + 2
+
+
+def test_a_total_that_never_stops_to_fall_is_not_followed_for_ever() -> None:
+    asked: list[int] = []
+
+    def page(number: int) -> Page:
+        asked.append(number)
+        return Page([{"id": number}] if number < 2 else [], 10**18 - len(asked))
+
+    read = MovedRecords(page, page)
+    assert [len(read(number).items) for number in (0, 1)] == [1, 1 + 10]
+    assert asked == [0, 1, *[0, 1] * 10]
+    asked.clear()
+    list(map(MovedRecords(lambda number: Page([], 10**18 - number * 10**15), page), (0, 500)))
+    assert asked[:101] == [*range(400, 501)]
+
+
+def test_pages_that_are_read_ahead_may_show_a_deletion_late() -> None:
+    listing = Shrinking(45, {3: [0]})
+    with ReadAhead(listing, at_once=3) as ahead:
+        pages = list(walk_pages(MovedRecords(ahead, listing), "/deals"))
+    assert {record["id"] for page in pages for record in page.fresh} >= set(listing.ids)

@@ -63,6 +63,27 @@ def test_a_value_is_found_in_any_spelling(value: str, spelling: str) -> None:
     assert (shown[:6], shown[-8:]) == ("bad: <", ">, sorry")
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("An unexpected error occurred.", "An unexpected error occurred."),
+        ("Err\u00e4nde, superr", "Err\u00e4nde, superr"),
+        ("err: ERR", "[value]: [value]"),
+        ("name_Err, Err1, 'Err', name=Err&x", "name_[value], [value]1, '[value]', name=[value]&x"),
+        ("a%20Err%20b, a%2520Err", "a%20[value]%20b, a%2520[value]"),
+        (r"\u00e4Err\u00e4 \nErr\n \xaeErr\xae", r"\u00e4[value]\u00e4 \n[value]\n \xae[value]\xae"),
+        ("Err\u3055\u3093\u306fErr", "[value]\u3055\u3093\u306f[value]"),
+    ],
+)
+def test_a_short_value_is_removed_only_as_a_word(said: str, shown: str) -> None:
+    assert without_values(said, ["Err"], in_parts=False) == shown
+
+
+@pytest.mark.parametrize("value", ["Erikson", "Err7x", "\u5c0f\u660e\u738b"])
+def test_a_longer_value_and_one_of_other_characters_is_removed_within_a_word(value: str) -> None:
+    assert without_values(f"x{value}x", [value]) == "x[value]x"
+
+
 @pytest.mark.parametrize("spelling", NESTED)
 @pytest.mark.parametrize("value", [EMAIL, NAME])
 def test_words_of_a_value_are_found_however_deep_it_is_wrapped(value: str, spelling: str) -> None:

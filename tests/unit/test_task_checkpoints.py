@@ -14,7 +14,7 @@ from upath import UPath
 from crm_provider._compat import AirflowRuntimeError
 from crm_provider.load.rows import SourceError
 from crm_provider.load.state.checkpoint import Checkpoint, NoCheckpoints
-from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, check_kept, checkpoints_for, owner_of
+from crm_provider.tasks.state import STATE_KEY, TaskStateCheckpoints, check_kept, checkpoints_for, owner_of, site_report
 
 from .fakes import logged
 
@@ -172,6 +172,20 @@ def test_the_disk_of_a_pod_keeps_no_checkpoint(
     on_volume = checkpoints_for(context(), path=None, beside=in_a_pod / "r.jsonl")
     on_volume.save(CHECKPOINT)
     assert len(list(in_a_pod.iterdir())) == 1
+
+
+def test_a_report_of_the_site_on_the_disk_of_a_pod_is_a_warning(
+    in_a_pod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ti = context()["ti"]
+    assert site_report(ti) is None
+    monkeypatch.setenv("AIRFLOW__CRM__REPORT_DIRECTORY", str(in_a_pod))
+    assert site_report(ti) == in_a_pod / "d__r__t.report.md"
+    assert not logged(caplog)
+    monkeypatch.setenv("AIRFLOW__CRM__REPORT_DIRECTORY", str(tmp_path))
+    assert site_report(ti) == tmp_path / "d__r__t.report.md"
+    assert len(logged(caplog)) == 1
+    assert f"report_directory: {tmp_path}/d__r__t.report.md is on the disk of this pod, which is" in caplog.text
 
 
 def test_files_that_nobody_could_read_are_refused(

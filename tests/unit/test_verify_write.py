@@ -316,6 +316,18 @@ def test_without_a_date_this_machines_clock_shows_what_is_hours_old(age: timedel
     assert made.client.upsert_contact(EMAIL, attributes=WANTED)["outcome"] == outcome
 
 
+def test_a_deal_that_moves_to_another_page_while_the_deals_are_read_is_found() -> None:
+    others = [{**deal(age=OLD, id_=f"{n:08}-1111-4111-8111-111111111111"), "contactId": OTHER} for n in range(10)]
+    own = deal(age=NOW)
+
+    def page(number: int, total: int, *items: dict[str, Any]) -> Reply:
+        return dated(data({"page": number, "total": total, "data": list(items)}))
+
+    made = bench(lost, page(0, 11, *others), page(1, 10), page(0, 10, *others[1:], own), page(1, 10))
+    assert create_deal(made, None) == ID
+    assert [call.method for call in made.http.calls].count("POST") == 1
+
+
 def test_without_a_date_a_deal_of_unknown_age_is_not_taken_for_ours() -> None:
     made = bench(lost, data({"page": 0, "total": 1, "data": [deal(age=0.0)]}))
     made.transport._wall = lambda: WALL

@@ -35,6 +35,8 @@ class DeleteOptions(LoadOptions):
         "compare": "Read all contacts of the CRM first, then delete those that are the person of a row.",
         "delete": "Delete the contact with each address, as it is given.",
     }
+    title: ClassVar[str] = "Deletions from {source}"
+    verb: ClassVar[str] = "delete"
     naive: ClassVar[str] = "one call for each row"
 
     mode: str = "delete"

@@ -66,6 +66,12 @@ class RemoteRecords(abc.ABC):
     began: datetime | None = None
     """Newer records may have been created by this load; None if that time is unknown."""
 
+    forecast = ""
+    """What a real run would do, as a dry run has found out beside the plan."""
+
+    refusal = ""
+    """Why a real run would write nothing and fail, as a dry run has found out."""
+
     def __init__(self, setup: TrySetup) -> None:
         self._client, self._cancel_token = setup.client, setup.cancel_token
         self.kept = dict(setup.kept)
@@ -142,13 +148,13 @@ class RemoteRecords(abc.ABC):
         If a listing contradicts itself, a record that it lacks may still exist. The records that it has are used.
 
         :param keep: takes each record
-        :param strict: raise an error for such a listing
+        :param strict: raise an error for such a listing, and read pages again onto which records have moved
         :param totals: receives the total of each page, and finally the number of records
         :return: whether it is complete
         """
         count = 0
         try:
-            for listed in self._client.list_pages(listing, at_once=READ_AHEAD):
+            for listed in self._client.list_pages(listing, at_once=READ_AHEAD, with_moved=strict):
                 self._check_cancelled()
                 for record in listed.fresh:
                     keep(record)

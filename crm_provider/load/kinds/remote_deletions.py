@@ -81,11 +81,19 @@ class RemoteDeletions(RemoteRecords):
 
     def _check_most(self, count: int) -> None:
         most, before = self._options.max_deletes, self._deleted_before
-        if before + count > most and not self._options.dry_run:
+        if self._options.dry_run:
+            self._forecast(count, most)
+        elif before + count > most:
             raise SourceError(
                 f"{count:,} contacts would be deleted, but max_deletes={most} allows {most:,}{_after(before)}. Check "
                 "the source (dry_run=True shows the number), then raise max_deletes"
             )
+
+    def _forecast(self, count: int, most: int) -> None:
+        contacts = f"{count:,} contact{'s' * (count != 1)}"
+        at_most = "" if self._options.every_spelling else "at most "
+        self.forecast = f"{at_most}{contacts} would be deleted"
+        self.refusal = f"{contacts}, more than max_deletes={most}" if count > most else ""
 
     def get(self, record: Record) -> tuple[str, ...]:
         """The addresses of the contacts that are deleted for a row, as the CRM spells them."""

@@ -71,8 +71,10 @@ WORDS = frozenset(
 
 LONGEST = max(map(len, WORDS))
 
-_FIRST = frozenset(letter for word in WORDS for letter in (word[0], word[0].upper()))
-"""First characters of :data:`WORDS`: most cells begin with another one, and need no closer look."""
+_FIRST = frozenset(letter for word in WORDS for letter in (word[0], word[0].upper())) | frozenset(
+    letter for letter in map(chr, range(0x3001)) if letter.isspace()
+)
+"""First characters of :data:`WORDS`, and space: most cells begin with another one, and need no closer look."""
 
 ERROR_FIX = (
     "correct it in the spreadsheet, or list it in source_options={'null_values': [...]} to take it for an empty cell"
@@ -119,10 +121,12 @@ class NullWords:
         :param columns: the columns that are sent
         """
         for column in columns:
-            value = value_at(values, column) if "." in column else values.get(column)
-            if not isinstance(value, str) or len(value) > LONGEST:
+            value = values.get(column)
+            if value is None and "." in column:
+                value = value_at(values, column)
+            if not isinstance(value, str) or value[:1] not in _FIRST or len(value) > LONGEST:
                 continue
-            if (value[:1] in _FIRST or value[:1].isspace()) and value.strip().lower() in WORDS:
+            if value.strip().lower() in WORDS:
                 self._counts[column] += 1
                 self._words[value.strip()] += 1
 

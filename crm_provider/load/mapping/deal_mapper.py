@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crm_provider.client import validation
@@ -195,7 +195,8 @@ class DealMapper(RecordMapper[Deal]):
             attributes["pb_amount"] = str(amount)
         problems = [*_missing(self._mode, own), *_inexact(attributes)]
         if problems:
-            raise InvalidRow(*problems)
+            columns = self.field_columns
+            raise InvalidRow(*(replace(problem, column=columns.get(problem.field, "")) for problem in problems))
         return Deal(**own, attributes=attributes)
 
 

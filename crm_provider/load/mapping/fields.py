@@ -114,6 +114,8 @@ class Field:
     :param optional: whether a row may lack the column
     :param read: takes the row's values, returns a JSON value or :data:`LEFT_OUT`, raises :class:`ConversionError`
     :param data: the line as plain data, with the defaults that apply to it
+    :param as_written: whether ``read`` returns an ASCII text of the column without the space around it and otherwise
+        unchanged, unless it is empty or begins with one of :data:`FORMULA_SIGNS`
     """
 
     target: Target
@@ -121,6 +123,7 @@ class Field:
     optional: bool
     read: Callable[[Mapping[str, Any]], Any]
     data: Mapping[str, Any]
+    as_written: bool = False
 
 
 Maker: TypeAlias = Callable[[dict[str, Any], Defaults], Conversion]
@@ -195,7 +198,8 @@ def _field(target: Target, spec: Any, defaults: Defaults) -> Field:
         data["default"] = fallback(None)
     else:
         fallback, data["empty"] = _fallback(empty), empty
-    return Field(target, column, optional, read_column(column, convert, fallback, optional=optional), data)
+    read = read_column(column, convert, fallback, optional=optional)
+    return Field(target, column, optional, read, data, convert is converters.auto)
 
 
 def _checked(target: Target, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -290,7 +294,8 @@ def _no_email(_given: Any) -> Any:
     raise ConversionError("empty", "give an email address, or leave out the row")
 
 
-_FORMULA_SIGNS = frozenset("#=")
+FORMULA_SIGNS = frozenset("#=")
+"""First characters of a failed formula, and of one that gives a text."""
 
 
 def read_column(
@@ -304,14 +309,14 @@ def read_column(
             given = value_at(row, column, _MISSING)
         if isinstance(given, str):
             written = given.strip()
-            if written[:1] in _FORMULA_SIGNS:
+            if written[:1] in FORMULA_SIGNS:
                 if is_error_value(written):
                     raise ConversionError("an error value of a spreadsheet", ERROR_FIX)
                 written = without_formula(written)
             if not written:
                 return fallback(given)
-            whole_text(written)
-            return written if keeps_text else _without_error_values(convert(written))
+            text = written if written.isascii() else whole_text(written)
+            return text if keeps_text else _without_error_values(convert(text))
         if given is _MISSING:
             if optional:
                 return fallback(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,8 +103,8 @@ class RejectsFile(RowLines):
         number, place = reject.number, self._place(reject.number)
         if self._original is not None:
             reject = replace(reject, original=self._original(number))
-        if self._is_malformed(number):  # its message names the place
-            return replace(reject, form=form_mark(reject.values))
+        if self._is_malformed(number):
+            reject = replace(reject, form=form_mark(reject.values), message=_without_place(reject.message, place))
         return replace(reject, message=f"{place}: {reject.message}") if place else reject
 
     def _header(self, reject: Reject) -> str | None:
@@ -114,6 +115,13 @@ class RejectsFile(RowLines):
             return self._lines.header_for(self._columns if self._columns is not None else own)
         RejectReader(self._lines, self.path.name).read(first)
         return None
+
+
+def _without_place(message: str, place: str) -> str:
+    """The message of a row that could not be read, without the lines that it names, which ``place`` names, too."""
+    kind, _, why = message.partition("; ")
+    file = re.escape(place.rpartition(", ")[0])
+    return f"{kind}; {re.sub(rf'^{file}, (lines? [0-9]+( to [0-9]+)?|row [0-9]+):? ', '', why)}" if place else message
 
 
 class NoRejects(SourceError):

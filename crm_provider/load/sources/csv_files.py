@@ -110,7 +110,12 @@ class _LineReader:
         self._error: SourceError | None = None
 
     def __iter__(self) -> Iterator[str]:
-        return self
+        """The lines that are left; nothing looks ahead any more."""
+        while self._ahead or self._error is not None:
+            yield next(self)
+        for line in self._lines:
+            self.number += 1
+            yield line
 
     def __next__(self) -> str:
         if self._ahead:
@@ -179,7 +184,7 @@ class _RecordReader:
         self._text = text
         self._recent: list[str] = []
         self._size = 0
-        self._has_nul = False
+        self._has_nul = self._has_quote = False
         self._quote: str | None = dialect["quotechar"]
         self._hidden_quote = _quote_behind_space(dialect["delimiter"], self._quote)
         self._reader = csv.reader(self._watched(), **dialect)
@@ -209,7 +214,7 @@ class _RecordReader:
         recent = self._recent
         while True:
             recent.clear()
-            self._size, self._has_nul = 0, False
+            self._size, self._has_nul, self._has_quote = 0, False, False
             try:
                 fields = next(self._reader, None)
             except csv.Error as error:
@@ -219,7 +224,7 @@ class _RecordReader:
                 return
             if self._has_nul:
                 fields = [field.replace(_NUL, "\0") for field in fields]
-            if self._has_hidden_quote(fields):
+            if self._has_quote and self._has_hidden_quote(fields):
                 yield f"{self._place()}: a tab or hard space stands before a quote; remove it"
             elif fields and not (len(fields) == 1 and (not fields[0] or fields[0].isspace()) and self._is_blank()):
                 yield fields
@@ -232,7 +237,6 @@ class _RecordReader:
         quote = self._quote
         return (
             quote is not None
-            and quote in "".join(self._recent)
             and any(field[:1].isspace() and field.lstrip().startswith(quote) for field in fields)
             and self._hidden_quote.search("".join(self._recent)) is not None
         )
@@ -270,7 +274,7 @@ class _RecordReader:
         return place(self._text.path, self._first_line, self._text.number)
 
     def _watched(self) -> Iterator[str]:
-        recent = self._recent
+        recent, quote = self._recent, self._quote
         for line in self._text:
             recent.append(line)
             self._size += len(line)
@@ -280,6 +284,8 @@ class _RecordReader:
                 raise SourceError(
                     f"{self._place()}: one record has over {LARGEST_ROW} characters; {_CLOSE}, or shorten it"
                 )
+            if quote is not None and quote in line:
+                self._has_quote = True
             if "\0" in line:
                 self._has_nul = True
                 line = line.replace("\0", _NUL)  # noqa: PLW2901 - what is kept in recent stays as it was read

@@ -66,7 +66,7 @@ class FakeCrm:
         with self._call("page", ""):
             return len(self.contacts) if self.total == -1 else self.total
 
-    def list_pages(self, listing: str, *, at_once: int = 1) -> Iterator[ListedPage]:
+    def list_pages(self, listing: str, *, at_once: int = 1, with_moved: bool = False) -> Iterator[ListedPage]:
         assert listing == "contacts"
         found = list(self.contacts.values())
         for number, start in enumerate(range(0, max(len(found), 1), 10)):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from upath import UPath
 
@@ -34,8 +34,10 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return places.get(request.param) or UPath(f"memory://s/{uuid.uuid4().hex}/seen")
 
 
-def tracker(path: Any, work: str = "run", *, settings: Settings = SETTINGS, listing: Any = "contacts") -> ChangeTracker:
-    return ChangeTracker(path, settings, listing, Owner(work=work))
+def tracker(
+    path: Any, work: str = "run", *, settings: Settings = SETTINGS, listing: Any = "contacts", merges: bool = False
+) -> ChangeTracker:
+    return ChangeTracker(path, settings, listing, Owner(work=work), merges=merges)
 
 
 def changes(
@@ -113,6 +115,16 @@ def test_the_order_of_names_is_no_change_and_digits_are_one(path: Any) -> None:
     assert changes(path, {"a": {"y": [{"n": 2, "m": 1}], "x": Decimal("1.5")}}, "three") == [("updated", "a")]
 
 
+def test_a_merged_table_has_what_changed_between_two_tries_of_a_run(path: Any) -> None:
+    changes(path, {"a": 1, "b": 1}, "one", merges=True)
+    first = {"a": 2, "b": 1, "short-lived": 1}
+    assert changes(path, first, "two", merges=True) == [("updated", "a"), ("created", "short-lived")]
+    between = {"a": 1, "b": 1}
+    assert changes(path, between, "two", merges=True) == [("updated", "a"), ("deleted", "short-lived")]
+    assert changes(path, between, "two", merges=True) == []
+    assert changes(path, {"a": 1}, "three", merges=True) == [("deleted", "b")]
+
+
 def test_a_cleared_task_repeats_its_changes_and_no_others(path: Any) -> None:
     changes(path, {"a": 1}, "one")
     changes(path, {"a": 2}, "two")
@@ -168,6 +180,7 @@ def damaged() -> Iterator[bytes]:
     yield from (b"".join(lines[:kept]) for kept in range(len(lines)))  # cut off
     yield b"id,email\n1,a@b.io\n"
     yield lines[0] + b"[]\n" + b"".join(lines[2:])
+    yield lines[0] + lines[1].replace(b'"version": 1', b'"version": "1"') + b"".join(lines[2:])
     yield lines[0] + b"[" * 100_000 + b"\n" + b"".join(lines[2:])
     yield b"\xff" + b"".join(lines)
     yield lines[0].replace(b"changes 1", b"changes 2") + b"".join(lines[1:])
@@ -204,11 +217,11 @@ HMAC-SHA256 of ["check"], ["place", base URL, "False"] (without a key) and ["pri
 others is the HMAC of the purpose, the base URL and the mode with the API key."""
 
 
-def test_a_state_file_of_an_earlier_version_is_used_and_written_as_it_was(tmp_path: Path) -> None:
+def test_a_state_file_without_a_number_is_used_and_gets_one(tmp_path: Path) -> None:
     (tmp_path / "seen").write_text(SAVED)
     now = {"a": {"n": 1}, "c": {"n": 3}}
     assert changes(tmp_path / "seen", now, "two") == [("created", "c"), ("deleted", "b")]
-    assert (tmp_path / "seen").read_text() == SAVED
+    assert (tmp_path / "seen").read_text() == SAVED.replace('"}', '", "version": 1}')
     assert changes(tmp_path / "seen", now, "three") == []
 
 
@@ -222,15 +235,20 @@ def announced(path: Any, work: str, *, commit: bool = True) -> tuple[str, ...]:
     return runs
 
 
+def mark(run: str) -> str:
+    """Of a task instance and the number of the state file that it found, such as ``a-0``."""
+    work, _, version = run.partition("-")
+    return f"{Owner(work=work).mark}-{version}"
+
+
 def test_a_run_replaces_the_output_of_those_that_did_not_come_to_the_state_file(path: Any) -> None:
-    marks = {work: Owner(work=work).mark for work in "abcde"}
-    assert announced(path, "a", commit=False) == (marks["a"],)
-    assert announced(path, "a", commit=False) == (marks["a"],)
-    assert announced(path, "b", commit=False) == (marks["b"], marks["a"])
-    assert announced(path, "c") == (marks["c"], marks["b"], marks["a"])
+    assert announced(path, "a", commit=False) == (mark("a-0"),)
+    assert announced(path, "a", commit=False) == (mark("a-0"),)
+    assert announced(path, "b", commit=False) == (mark("b-0"), mark("a-0"))
+    assert announced(path, "c") == (mark("c-0"), mark("b-0"), mark("a-0"))
     assert [each.name for each in path.parent.iterdir() if each.name.endswith("pending")] == []
-    assert announced(path, "d", commit=False) == (marks["d"],)
-    assert announced(path, "e") == (marks["e"], marks["d"])
+    assert announced(path, "d", commit=False) == (mark("d-1"),)
+    assert announced(path, "e") == (mark("e-1"), mark("d-1"))
 
 
 def test_a_run_that_was_killed_after_the_state_file_was_replaced_is_done(
@@ -240,10 +258,124 @@ def test_a_run_that_was_killed_after_the_state_file_was_replaced_is_done(
     with monkeypatch.context() as patch:
         patch.setattr("crm_provider.extract.changes.remove", lambda path: None)
         announced(path, "b")
-    assert announced(path, "c") == (Owner(work="c").mark,)
+    assert announced(path, "c") == (mark("c-1"),)
 
 
-@pytest.mark.parametrize("data", [b"{", b"7", b"\xff", b"[" * 100_000])
+def test_the_latest_run_replaces_its_rows_and_an_older_one_keeps_them(
+    path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    announced(path, "a")
+    announced(path, "b")
+    caplog.clear()
+    assert announced(path, "b") == (mark("b-2"), mark("b-1"))
+    assert "The rows replace those of the latest run: they are what has changed since the run before it." in caplog.text
+    caplog.clear()
+    assert announced(path, "a") == (mark("a-3"),)
+    assert "what has changed since the latest run. Older rows of this task instance stay." in caplog.text
+
+
+def test_a_repeated_run_that_died_leaves_its_changes_and_those_of_the_run_before_to_the_next_one(path: Any) -> None:
+    changes(path, {"a": 1}, "one")
+    changes(path, {"a": 2}, "two")
+    assert announced(path, "two", commit=False) == (mark("two-2"), mark("two-1"))
+    assert announced(path, "three") == (mark("three-2"), mark("two-2"), mark("two-1"))
+
+
+def test_the_latest_run_of_a_state_file_without_a_number_has_none_either(tmp_path: Path) -> None:
+    (tmp_path / "seen").write_text(SAVED)
+    with tracker(tmp_path / "seen", "two") as found:
+        assert found.announce() == ("3fc4ccfe7458-0", "3fc4ccfe7458")
+
+
+class ChangeLog:
+    """A table of changes, and what must be in it: a list of runs, each with the listings that lie between them.
+
+    It knows neither marks nor files. A run that is repeated, or that failed after it announced itself, is replaced by
+    the next one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[tuple[str, str, str, Any]] = []
+        self.done: list[tuple[str, State]] = []
+        """Runs that have replaced the state file, and what each has seen."""
+        self.shown: list[tuple[str, State]] = []
+        """Runs whose rows are in the table."""
+        self.is_repeated = False
+        """Whether a repetition of the latest run has announced itself and failed."""
+
+    def run(self, work: str, state: State, event: str, patch: pytest.MonkeyPatch) -> None:
+        with tracker(self.path, work) as found:
+            listing = [{"id": key, "attributes": value} for key, value in state.items()]
+            reported = [(record[CHANGE], record["id"]) for record in found.changes(listing, dict, quiet=True)]
+            if event == "dies before it announces itself":
+                return
+            replaced = found.announce()
+            if event != "dies before apply":
+                self.rows = [row for row in self.rows if row[0] not in replaced]
+                self.rows += [(found.run, change, key, state.get(key)) for change, key in reported]
+            if event.startswith("done"):
+                with patch.context() as undone:
+                    if event == "done, but dies before it removes the names":
+                        undone.setattr("crm_provider.extract.changes.remove", lambda path: None)
+                    found.commit()
+        self.expect(work, state, event)
+
+    def expect(self, work: str, state: State, event: str) -> None:
+        self.is_repeated |= bool(self.done) and self.done[-1][0] == work
+        runs = [*(self.done[:-1] if self.is_repeated else self.done), (work, state)]
+        if event != "dies before apply":
+            self.shown = runs
+        if event.startswith("done"):
+            self.done, self.is_repeated = runs, False
+
+    def expected(self) -> list[tuple[str, str, str]]:
+        """Task instance, change and id, run after run."""
+        rows, before = [], State()
+        for work, state in self.shown:
+            for key in sorted({*before, *state}):
+                if before.get(key) != state.get(key):
+                    change = "created" if key not in before else "updated" if key in state else "deleted"
+                    rows.append((work, change, key))
+            before = state
+        return rows
+
+    def check(self) -> None:
+        marks = {Owner(work=work).mark: work for work in "ABC"}
+        found = [(marks[run.partition("-")[0]], change, key) for run, change, key, _ in self.rows]
+        assert sorted(found) == sorted(self.expected())
+        copy: State = {}
+        for _, change, key, value in self.rows:
+            apply(copy, {key: value}, [(change, key)])
+        assert copy == (self.shown[-1][1] if self.shown else {})
+
+
+EVENTS = (
+    "done",
+    "done, but dies before it removes the names",
+    "dies before it announces itself",
+    "dies before apply",
+    "dies between apply and commit",
+)
+tries = st.tuples(st.sampled_from("ABC"), states, st.sampled_from(EVENTS))
+"""Whichever task instance comes again is a retry, or was cleared: as the latest run or as an older one."""
+
+
+@given(st.lists(tries, min_size=1, max_size=8))
+@example([("A", {"a": 1}, "done"), ("B", {"a": 2}, "done"), ("A", {"a": 2}, "done")])
+@example([
+    ("A", {"a": 1}, "done"), ("A", {"a": 1, "b": 1}, "dies between apply and commit"), ("B", {"a": 1, "b": 1}, "done"),
+])  # fmt: skip
+def test_each_change_is_in_the_table_once_whatever_is_repeated_or_dies(given: list[tuple[str, State, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        table = ChangeLog(Path(folder, "seen"))
+        for work, state, event in given:
+            table.run(work, state, event, patch)
+            table.check()
+
+
+@pytest.mark.parametrize("data", [b"{", b"7", b"[]", b"{}", b"\xff", b"[" * 100_000])
 def test_names_of_runs_that_are_damaged(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "seen.pending").write_bytes(data)
     with pytest.raises(e.CrmInvalidValueError, match=r"the file seen.pending is damaged or is another file; remove it"):

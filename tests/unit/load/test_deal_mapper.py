@@ -141,9 +141,9 @@ def test_an_empty_that_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("mapping", "mode", "changed", "problem"),
     [
-        (MOVE, "move", {"s": ""}, "stage_id: empty"),
+        (MOVE, "move", {"s": ""}, "stage_id (column 's'): empty"),
         (MOVE, "move", {"d": "deal 7"}, "deal_id (column 'd'): not a UUID"),
-        ({**MOVE, "pb_name": "n"}, "update", {"d": None}, "deal_id: empty"),
+        ({**MOVE, "pb_name": "n"}, "update", {"d": None}, "deal_id (column 'd'): empty"),
         (NEW, "create", {"c": ""}, "contact: empty"),
         ({"deal_id": "d", "contact_id": "c", "stage_id": "s"}, "upsert", {"d": ""}, "pipeline_id: empty"),
         ({"deal_id": "d", "contact_email": "m"}, "update", {"m": "ada"}, "contact_email (column 'm')"),

@@ -75,7 +75,7 @@ class FakeDeals:
         self._call("list")
         return iter(self.deals.values())
 
-    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+    def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self._call(f"pages of {listing}")
         found = self.deals.values() if listing == "deals" else [{"id": i, "email": m} for m, i in self.contacts.items()]
         yield SimpleNamespace(fresh=[*found, {"id": 7, "email": 7}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from crm_provider.load.report import LoadStopped, LoadUnsaved, Summary
 from crm_provider.load.rows import Outcome, SourceError
 from crm_provider.load.sources.source import open_source
 from crm_provider.load.state.checkpoint import Checkpoint, Checkpoints, FileCheckpoints
-from crm_provider.load.workers import RequestStats
+from crm_provider.load.workers import LEAST, RequestStats
 
 SPELLINGS = ["ada@x.org", "Ada@X.org", "ADA@x.org"]
 OTHERS = ["bob@x.org", "eve@x.org"]
@@ -39,7 +40,7 @@ class FakePeople:
     def count_contacts(self) -> int:
         return len(self.emails)
 
-    def list_pages(self, listing: str, *, at_once: int) -> Iterator[Any]:
+    def list_pages(self, listing: str, *, at_once: int, with_moved: bool) -> Iterator[Any]:
         self.calls.append(listing)
         shown, total = self.emails[:], len(self.emails) + 1
         for gone in self.vanish.pop(0) if self.vanish else ():
@@ -165,6 +166,25 @@ def test_a_retry_finishes_what_the_limit_allows_and_a_cleared_task_counts_anew(t
     assert counts(erase(crm, "bob@x.org", max_deletes=3, checkpoints=checkpoints, epoch=2)) == {"deleted": 1}
 
 
+def test_deletions_are_saved_before_the_next_ones_begin_also_on_an_object_store(tmp_path: Path) -> None:
+    class Far(FileCheckpoints):
+        is_local = False
+
+    checkpoints, seen, lock = Far(tmp_path / "c"), list[int](), threading.Lock()
+    emails = [f"p{number}@x.org" for number in range(3 * LEAST)]
+
+    class Watched(FakePeople):
+        def delete_listed(self, email: str) -> None:
+            with lock:
+                saved = checkpoints.load()
+                assert saved is not None
+                seen.append(saved.notes.get("kept", {}).get("deleted", 0))
+            super().delete_listed(email)
+
+    erase(Watched(*emails), *emails, max_deletes=3 * LEAST, checkpoints=checkpoints)
+    assert all(number - saved < 2 * LEAST for number, saved in enumerate(seen)), seen
+
+
 @pytest.mark.parametrize("kept", ["two", {"deleted": "2"}, {"deleted": -2}, {"deleted": True}, {}])
 def test_a_kept_number_that_is_none_does_not_count(tmp_path: Path, kept: Any) -> None:
     checkpoints = FileCheckpoints(tmp_path / "c")
@@ -217,6 +237,21 @@ def test_the_plan_says_what_is_read_and_a_dry_run_how_many_would_go(given: dict[
     summary = erase(crm, "ada@x.org", "gone@x.org", **given)
     assert (summary.plan, summary.plan_calls, summary.plan_why) == plan
     assert "delete" not in crm.calls or not given.get("dry_run")
+
+
+@pytest.mark.parametrize(
+    ("given", "forecast", "refusal"),
+    [
+        ({"max_deletes": 3}, "3 contacts would be deleted", ""),
+        ({"max_deletes": 2}, "3 contacts would be deleted", "3 contacts, more than max_deletes=2"),
+        ({"max_deletes": 1, "every_spelling": False}, "at most 1 contact would be deleted", ""),
+    ],
+)
+def test_a_dry_run_foresees_the_limit(given: dict[str, Any], forecast: str, refusal: str) -> None:
+    crm = FakePeople(*SPELLINGS, *OTHERS)
+    summary = erase(crm, "ada@x.org", dry_run=True, **given)
+    assert (summary.forecast, summary.refusal) == (forecast, refusal)
+    assert crm.emails == [*SPELLINGS, *OTHERS]
 
 
 def test_more_contacts_mean_more_calls_and_an_unknown_number_the_least() -> None:

@@ -15,6 +15,7 @@ from upath import UPath
 from crm_provider.files import journal
 from crm_provider.files.journal import Journal
 from crm_provider.files.paths import CannotRead
+from crm_provider.files.row_lines import RowNumbers
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
 PLACES = ["disk", "store"]
@@ -196,3 +197,12 @@ def csv_line(row: list[str]) -> str:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\r\n").writerow(row)
     return out.getvalue()[:-2]
+
+
+def test_numbers_of_rows_take_a_bit_each_and_a_huge_one_takes_one_piece() -> None:
+    found = RowNumbers()
+    assert [found.add(number) for number in (1, 8, 9, 1, 65_535, 65_536, 2**53, 65_536, 2**53)] == [
+        True, True, True, False, True, True, True, False, False,
+    ]  # fmt: skip
+    assert len(found) == 6
+    assert {piece: len(bits) for piece, bits in found._pieces.items()} == {0: 8192, 1: 8192, 2**37: 8192}

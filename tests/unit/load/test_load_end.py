@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from crm_provider.load.dry_run import dry_run_ending, what_next
+from crm_provider.load.kinds.deletions import DeleteOptions
 from crm_provider.load.options import ContactOptions
 from crm_provider.load.report import Summary, done, finish_summary, rejects_of, report, what_to_do
 from crm_provider.load.rows import Outcome
@@ -125,4 +127,49 @@ def test_how_a_load_ended(tmp_path: Path) -> None:
     assert done(load(tmp_path), SUMMARY) == f"Done. {advice}"
     assert done(load(tmp_path, rejects=None), SUMMARY) == f"Done. {without}"
     assert done(load(tmp_path), clean) == "Done."
-    assert done(load(tmp_path, dry_run=True), SUMMARY) == "A dry run: every row was checked, nothing was written."
+
+
+BAD = {"to send": 4, "cannot be sent": 1}
+CHECKED_TEXT = "A dry run: every row was checked, nothing was written."
+ONE_BAD = "1 row cannot be sent"
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "ending", "advice"),
+    [
+        (ContactOptions(), {"checked": {"to send": 5}}, CHECKED_TEXT, "Leave out dry_run to load them."),
+        (
+            ContactOptions(max_rejects="20%"), {"checked": BAD},
+            f"{CHECKED_TEXT} {ONE_BAD}.", "Leave out dry_run to load them.",
+        ),
+        (
+            ContactOptions(), {"checked": BAD},
+            f"{CHECKED_TEXT} A real run would fail: {ONE_BAD}, max_rejects=0 allows none.",
+            "Correct the rows, or raise max_rejects.",
+        ),
+        (
+            ContactOptions(max_rejects=1), {"checked": {"to send": 3, "cannot be sent": 2}},
+            f"{CHECKED_TEXT} A real run would fail: 2 rows cannot be sent, max_rejects=1 allows 1.",
+            "Correct the rows, or raise max_rejects.",
+        ),
+        (
+            ContactOptions(max_rejects=9, on_invalid="stop"), {"checked": BAD},
+            f"{CHECKED_TEXT} A real run would load none and fail: {ONE_BAD}, on_invalid='stop'.",
+            "Correct the rows.",
+        ),
+        (
+            DeleteOptions(max_deletes=3), {"forecast": "3 contacts would be deleted"},
+            f"{CHECKED_TEXT} 3 contacts would be deleted.", "Leave out dry_run to delete them.",
+        ),
+        (
+            DeleteOptions(max_deletes=1),
+            {"forecast": "3 contacts would go", "refusal": "3 contacts, more than max_deletes=1", "checked": BAD},
+            f"{CHECKED_TEXT} A real run would delete none and fail: 3 contacts, more than max_deletes=1. {ONE_BAD}.",
+            "Check the source, and raise max_deletes if all of these contacts are to be deleted.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_dry_run_says_how_a_real_run_would_end(options: Any, found: Any, ending: str, advice: str) -> None:
+    summary = Summary(rows=5, dry_run=True, **found)
+    assert dry_run_ending(summary, options) == ending
+    assert what_next(summary, options) == advice

@@ -54,6 +54,24 @@ def test_notes_reach_the_next_try() -> None:
     assert "made" not in kept.saved[-1].notes, "a row that is done needs no note"
 
 
+@pytest.mark.parametrize(
+    ("before", "kept_by_kind", "notes"),
+    [
+        (BEFORE, {}, None),
+        (BEFORE, {"deleted": 3}, {"kept": {"deleted": 3}}),
+        (WITH_NOTES, {}, {"cleared": True, "began": NOON, "made": [3]}),
+        (replace(BEFORE, notes={"began": NOON}), {"deleted": 3},
+         {"cleared": True, "began": NOON, "kept": {"deleted": 3}}),
+    ],
+)  # fmt: skip
+def test_a_load_that_starts_again_knows_what_it_has_made(before: Checkpoint, kept_by_kind: Any, notes: Any) -> None:
+    kept = Kept()
+    progress = progress_of(before, checkpoints=kept)
+    progress.kept = kept_by_kind
+    progress.start_again()
+    assert kept.saved == ([] if notes is None else [Checkpoint(epoch=3, fingerprint="f", notes=notes)])
+
+
 def test_a_try_without_notes_saves_none() -> None:
     kept = Kept()
     progress = progress_of(replace(BEFORE, done_upto=5, counts={"created": 5}), checkpoints=kept)

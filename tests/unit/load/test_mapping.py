@@ -189,7 +189,7 @@ def test_all_problems_of_a_row_are_reported_at_once() -> None:
 def test_a_row_that_its_source_could_not_read_is_invalid() -> None:
     with pytest.raises(InvalidRow) as raised:
         Mapper({"email": "mail"})(Row(7, ADA, problem="line 8 has 4 values instead of 3"))
-    assert raised.value.problems == (Problem("row", "", "cannot be read", "line 8 has 4 values instead of 3"),)
+    assert raised.value.problems == (Problem("", "", "cannot be read", "line 8 has 4 values instead of 3"),)
 
 
 def test_a_column_may_be_missing_if_the_field_is_optional() -> None:
@@ -470,6 +470,13 @@ def test_each_spelling_of_a_word_for_no_value_is_counted(word: str) -> None:
         words.note({"a": spelling, "b": f"{word}, a surname"}, ["a", "b"])
     expected = 5 if len(word) < LONGEST else 3
     assert f"cells by column: 'a' {expected}." in (words.warning() or "")
+
+
+def test_a_word_for_no_value_is_counted_after_any_space() -> None:
+    words, spaces = NullWords(), [letter for letter in map(chr, range(sys.maxunicode + 1)) if letter.isspace()]
+    for space in spaces:
+        words.note({"a": f"{space}nan"}, ["a"])
+    assert f"cells by column: 'a' {len(spaces)}." in (words.warning() or "")
 
 
 @pytest.mark.parametrize("value", ["Nina", "", " ", "n", 7, None, "x" * 100])

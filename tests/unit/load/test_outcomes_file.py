@@ -196,6 +196,21 @@ def test_a_parquet_file_that_an_earlier_try_has_finished_lacks_nothing(tmp_path:
     assert outcomes_file(tmp_path / "o.parquet").missing(2, lambda number: True) == 2
 
 
+def test_a_row_that_is_there_twice_counts_once_and_one_that_is_not_done_does_not(tmp_path: Path) -> None:
+    file = outcomes_file(tmp_path / "o.csv")
+    file.start()
+    for number in (1, 2, 2, 5, 70_000):
+        file.write(ended(number))
+    done = {1, 2, 3, 70_000}
+    assert outcomes_file(tmp_path / "o.csv").missing(4, done.__contains__) == 1
+    assert outcomes_file(tmp_path / "o.csv").missing(3, done.__contains__) == 0
+    assert outcomes_file(tmp_path / "o.csv").missing(0, done.__contains__) == 0
+    again = outcomes_file(tmp_path / "o.csv")
+    again.resume(done.__contains__)
+    assert again.count == 3
+    assert numbers(tmp_path / "o.csv") == [1, 2, 70_000]
+
+
 def test_a_dry_run_leaves_the_file_alone(tmp_path: Path, path: Any) -> None:
     it = Setting(tmp_path, people(2), dry_run=True)
     it.run(outcomes=outcomes_file(path))

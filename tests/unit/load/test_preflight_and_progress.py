@@ -317,6 +317,19 @@ def test_when_a_checkpoint_is_saved() -> None:
     assert len(saves) == 2
 
 
+def test_if_nothing_may_be_forgotten_each_sent_row_is_saved() -> None:
+    clock, row_counts, saves = FakeClock(), RowCounts(), []
+    saver = CheckpointTimer(lambda: saves.append(1), every=lambda: REMOTE_EVERY, clock=clock, at_once=True)
+    row_counts.enter(1, Outcome.UNCHANGED)
+    saver.tick(row_counts)
+    assert not saves
+    for n in (2, 3):
+        row_counts.enter(n, Outcome.DELETED, sent=True)
+        saver.tick(row_counts)
+        saver.tick(row_counts)
+        assert len(saves) == n - 1
+
+
 def test_of_a_try_before_everything_is_known_that_its_checkpoint_says() -> None:
     before = Checkpoint(epoch=1, fingerprint="f", done_upto=3, counts={"created": 2, "rejected": 1, "refused": 1})
     row_counts = RowCounts(before)

@@ -62,8 +62,8 @@ def test_uncorrected_rows_are_rejected_again_and_again(suffix: str, mapping: Any
     first = tmp_path / f"first.{suffix}"
     assert load(open_source(path), first, mapping) == [CAIO]
     assert messages(first) == [
-        f"row: cannot be read; {path}, line 2 has 4 fields, the header has 3",
-        f"row: cannot be read; {path}, line 3 has 2 fields, the header has 3",
+        f"{path}, line 2 (row 1): cannot be read; has 4 fields, the header has 3",
+        f"{path}, line 3 (row 2): cannot be read; has 2 fields, the header has 3",
     ]
     second, third = tmp_path / f"second.{suffix}", tmp_path / f"third.{suffix}"
     assert load(read_rejects(first), second, mapping) == []
@@ -71,8 +71,8 @@ def test_uncorrected_rows_are_rejected_again_and_again(suffix: str, mapping: Any
     again = "the row does not have the form of its source, as when it was rejected"
     extra = "put its values into the columns and remove __extra__ (in CSV: empty _cells)"
     assert messages(second) == [
-        f"row: cannot be read; {first}, line {line}: {again}; {extra}",
-        f"row: cannot be read; {first}, line {line + 1}: {again}; correct its values",
+        f"{first}, line {line} (row 1): cannot be read; {again}; {extra}",
+        f"{first}, line {line + 1} (row 2): cannot be read; {again}; correct its values",
     ]
     assert load(read_rejects(second), third, mapping) == []
     assert len(messages(third)) == 2

@@ -87,7 +87,12 @@ def test_many_problems_are_summed_up() -> None:
 
 def test_a_load_that_stopped_early_and_a_dry_run_say_so() -> None:
     assert "| left | 90 | 90.0% | not sent yet |" in lines(Summary(rows=100, counts={Outcome.CREATED: 10}, left=90))
-    assert "## Rows (dry run: nothing was written)" in lines(Summary(rows=1, left=1, dry_run=True))
+    checked = {"to send": 3, "cannot be sent": 1}
+    dry = lines(Summary(rows=4, left=4, dry_run=True, checked=checked))
+    assert "## Rows (dry run: nothing was written)" in dry
+    assert "| to send | 3 | 75.0% | valid |" in dry
+    assert "| cannot be sent | 1 | 25.0% | a real run rejects them |" in dry
+    assert not [line for line in dry if line.startswith(("| rejected", "| left"))]
 
 
 def test_it_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:

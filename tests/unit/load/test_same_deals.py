@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ from crm_provider.load.job import LoadJob
 from crm_provider.load.kinds.deals import DEALS
 from crm_provider.load.kinds.remote import READ_AHEAD
 from crm_provider.load.preflight import check
+from crm_provider.load.rejects.file import RejectsFile
+from crm_provider.load.report import LoadUnsaved
 from crm_provider.load.rows import SourceError
 from crm_provider.load.sources.source import open_source
-from crm_provider.load.state.checkpoint import DoneRows
+from crm_provider.load.state.checkpoint import DoneRows, FileCheckpoints
 from crm_provider.load.state.fingerprints import Fingerprints
 from crm_provider.load.state.temp_tables import RowStatus
 from crm_provider.load.workers import Cancelled, RequestStats
 
-from .test_deal_sender import CONTACT, DEAL, FIRST, LAST, OTHER, PIPELINE, FakeDeals, remote_of
+from .test_deal_sender import BEGAN, CONTACT, DEAL, FIRST, LAST, OTHER, PIPELINE, FakeDeals, remote_of
 
 ELSEWHERE = "33333333-0000-4000-8000-000000000002"
 FIELDS = {"deal_id": "d", "pipeline_id": "p", "stage_id": "s", "pb_name": "n"}
 LETTERS = "abcdef00-0000-4000-8000-00000000000a"
 BY_ADDRESS, BY_CONTACT = {**FIELDS, "contact_email": "c"}, {**FIELDS, "contact_id": "c"}
+WITHOUT_IDS = {name: column for name, column in BY_ADDRESS.items() if name != "deal_id"}
 NAMED = {"d": DEAL.upper(), "c": None, "p": None, "s": LAST, "n": "by id"}
 
 
@@ -37,14 +41,16 @@ def loaded(
     crm: FakeDeals, rows: list[dict[str, Any]], mapping: Any = BY_ADDRESS, *, state: Path | None = None, **given: Any
 ) -> dict[str, int]:
     """The outcomes of a load."""
+    job = {name: given.pop(name) for name in ("checkpoints", "rejects") if name in given}
     summary = LoadJob(
         source=open_source(rows),
         kind=DEALS,
-        mapper=DEALS.mapper_of({"mapping": mapping}),
+        mapper=DEALS.mapper_of({"mapping": mapping, **given}),
         client=crm,  # type: ignore[arg-type]
         stats=RequestStats(),
         options=DEALS.options_of(given),
         fingerprints=None if state is None else Fingerprints(state, b"k" * 32),
+        **job,
     ).run()
     return {outcome.value: count for outcome, count in summary.counts.items() if count}
 
@@ -52,8 +58,9 @@ def loaded(
 class FakeCrm(FakeDeals):
     """Also what a whole load asks for."""
 
-    def start_of_writes(self) -> None:
+    def start_of_writes(self) -> datetime | None:
         """The CRM shows no clock."""
+        return None
 
     def ping(self) -> None:
         """It works."""
@@ -268,3 +275,24 @@ def test_an_error_of_the_run_while_addresses_are_looked_up_ends_it() -> None:
     with pytest.raises(e.CrmInternalServerError):
         remote.read_all(lambda count, records: None)
     remote.close()
+
+
+class LostRejects(RejectsFile):
+    """Its rows are gone at the end."""
+
+    def finish(self, wanted: int = 0) -> None:
+        raise self.lost(wanted)
+
+
+def test_a_load_whose_file_was_lost_at_its_end_knows_the_deals_that_it_has_made(tmp_path: Path) -> None:
+    crm, checkpoints = FakeCrm(), FileCheckpoints(tmp_path / "checkpoint")
+    rows = [found("ada@x.org"), found("no address")]
+    crm.start_of_writes = lambda: BEGAN  # type: ignore[method-assign]
+    crm.create_deal = lambda **fields: crm.add(createdAt=BEGAN.isoformat()).get_deal(DEAL)  # type: ignore[method-assign]
+    given = {"mode": "create", "checkpoints": checkpoints}
+    with pytest.raises(LoadUnsaved):
+        loaded(crm, rows, WITHOUT_IDS, rejects=LostRejects(tmp_path / "lost.jsonl"), **given)
+    assert list(crm.deals) == [DEAL]
+    crm.create_deal = None  # type: ignore[method-assign,assignment]
+    outcomes = loaded(crm, rows, WITHOUT_IDS, rejects=RejectsFile(tmp_path / "rejects.jsonl"), **given)
+    assert outcomes == {"unchanged": 1, "rejected": 1}

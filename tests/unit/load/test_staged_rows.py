@@ -11,7 +11,7 @@ import pytest
 
 from crm_provider.load.rows import Contact, Row, SourceError
 from crm_provider.load.state import temp_tables
-from crm_provider.load.state.temp_tables import RowStatus, StagedRow, StagedRows, without_views
+from crm_provider.load.state.temp_tables import AT_ONCE, RowStatus, StagedRow, StagedRows, without_views
 
 
 @pytest.fixture
@@ -178,14 +178,14 @@ def test_a_row_without_views_is_not_copied() -> None:
     assert without_views(plain) is plain
 
 
-def test_rows_reach_the_database_a_hundred_at_a_time(table: StagedRows) -> None:
+def test_rows_reach_the_database_many_at_a_time(table: StagedRows) -> None:
     held = []
-    for number in range(1, 251):
+    for number in range(1, 501):
         table.add(row(number), RowStatus.SEND, contact(number))
         held.append(len(table._waiting) // 4)
-    assert max(held) == 99
-    assert held[99] == held[199] == 0
-    assert len(table) == 250
+    assert max(held) == AT_ONCE - 1
+    assert held[AT_ONCE - 1] == held[2 * AT_ONCE - 1] == 0
+    assert len(table) == 500
     assert not table._waiting
 
 
