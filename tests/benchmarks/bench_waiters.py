@@ -310,6 +310,7 @@ class Bench:
         run.share = (triggerer.cpu() - cpu) / self._interval
         run.calls = (self._sandbox.counters().total - calls) / self._interval * 60
         run.megabytes = triggerer.megabytes() - self._idle
+        print("waiting:", run, flush=True)
 
     def _end(self, run: Run, triggerer: Triggerer) -> None:
         cpu = triggerer.cpu()
