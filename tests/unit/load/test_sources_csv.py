@@ -192,6 +192,16 @@ def test_a_record_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.Monkey
         rows(tmp_path, 'a,b\n"' + '1\n","' * 30)
 
 
+def test_the_limit_of_the_csv_module_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("email\n" + "a" * 100 + "\n")
+    before = csv.field_size_limit(50)
+    try:
+        assert [row.values for row in open_source(str(tmp_path / "a.csv")).rows()] == [{"email": "a" * 100}]
+        assert csv.field_size_limit() == csv_files.LARGEST_ROW
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_a_field_over_the_limit_of_the_csv_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("email\nada@example.com\n")
