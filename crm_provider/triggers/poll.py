@@ -42,7 +42,7 @@ FIRST_REPORT, LONGEST_REPORT = 60.0, 600.0
 
 REPORT_GAP = 1.0
 """Minimum seconds between two such lines of all tasks in the triggerer. Airflow 3.3 reads 4 KiB of log lines in each
-loop of its database work. With ten thousand triggers a loop takes a second or more: about ten lines a second."""
+loop of its database work: with ten thousand triggers a few dozen lines a second, in which its own must fit as well."""
 
 Limit = Literal["timeout", "execution_timeout"]
 
