@@ -52,7 +52,9 @@ def test_a_row_of_a_wrong_form_is_rejected_until_it_was_corrected(
     assert [run[name].state for name in ("load", "again_0", "again_1")] == ["success"] * 3
     assert [run[name].result["rejected"] for name in ("load", "again_0", "again_1")] == [2, 2, 2]
     assert attributes(crm) == {"c@ex.co": {"name": "Caio", "city": "SP"}}
-    assert f"{DATA}/ragged.csv, line 2 has 4 fields" in Path(rejects[0]).read_text(encoding="utf-8")
+    assert f"{DATA}/ragged.csv, line 2 (row 1): cannot be read; has 4 fields" in Path(rejects[0]).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_outcome_of_every_row_of_a_mapped_load(crm: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
