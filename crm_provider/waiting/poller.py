@@ -17,7 +17,6 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -162,10 +161,6 @@ OFFSET = random.uniform(0.0, 60.0)  # noqa: S311 - not a secret
 """Seconds by which this process shifts the time grid of its rounds, so that two triggerers do not start their rounds of
 one connection at the same instant."""
 
-_threads = ThreadPoolExecutor(max_workers=6, thread_name_prefix="crm-poll")
-"""The threads of all rounds. In those of :func:`asyncio.to_thread` a triggerer writes a line of log for each event, and
-they are occupied for minutes after thousands of events."""
-
 LAST_CHECK = 30.0
 """Maximum seconds between a deadline and its last check. Deadlines close to each other share one."""
 
@@ -206,7 +201,6 @@ class Poller:
     :param clock: a monotonic clock: if it were set back, the rounds would stop. All times here use this clock
     :param jitter: 0 to 1, for the back-off; drawn once per round, so that its waiters stay together
     :param offset: seconds by which the grid of rounds is shifted; by default :data:`OFFSET`
-    :param threads: run the checks of a round
     """
 
     def __init__(
@@ -217,10 +211,8 @@ class Poller:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         offset: float | None = None,
-        threads: Executor = _threads,
     ) -> None:
         self._connect, self._clock, self._sleep, self._jitter = connect, clock, sleep, jitter
-        self._threads = threads
         self._offset = OFFSET if offset is None else offset
         self._waiters: dict[int, Waiter] = {}
         self._task: asyncio.Task[None] | None = None
@@ -317,7 +309,7 @@ class Poller:
             return
         random.shuffle(due)  # records that always fail must not be the first in each round: see MAX_FAILURES
         interval = min(waiter.interval for waiter in due)
-        await loop.run_in_executor(self._threads, self._check_all, due, lookup, start, loop)
+        await asyncio.to_thread(self._check_all, due, lookup, start, loop)
         self._space_out(lookup.failure, interval, start)
         seconds = self._clock() - start.started
         log.info("Conditions checked: %d, in %.1f s. Still waiting: %d.", len(due), seconds, len(self._waiters))

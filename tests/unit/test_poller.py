@@ -9,7 +9,6 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,14 +138,8 @@ class Scene:
     def __init__(self) -> None:
         self.time = Time()
         self.crm = FakeCrm(self.time)
-        self.threads = ThreadPoolExecutor(max_workers=2)
         self.poller = Poller(
-            self.connect,
-            clock=self.time,
-            sleep=self.time.sleep,
-            jitter=lambda: self.jitter,
-            offset=0.0,
-            threads=self.threads,
+            self.connect, clock=self.time, sleep=self.time.sleep, jitter=lambda: self.jitter, offset=0.0
         )
         self.jitter = 0.75
         self.connects: Exception | None = None
@@ -185,13 +178,11 @@ def played(play: Callable[[Scene], Coroutine[Any, Any, None]]) -> Callable[[], N
 
     def test() -> None:
         async def whole() -> None:
-            scene = Scene()
-            await asyncio.wait_for(play(scene), GUARD)
+            await asyncio.wait_for(play(Scene()), GUARD)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            scene.threads.shutdown()
 
         asyncio.run(whole())
 
@@ -304,7 +295,7 @@ async def test_a_sweep_ends_with_the_last_waiter(scene: Scene) -> None:
     scene.crm.on_call = on_call
     await scene.run(60)
     await asyncio.to_thread(lambda: None)
-    scene.threads.shutdown()
+    await loop.shutdown_default_executor()
     assert scene.crm.called() == {"contacts 0": 1, "contacts 1": 1}
 
 
@@ -443,23 +434,6 @@ async def test_an_error_at_the_last_look_is_decided_as_always(scene: Scene) -> N
     assert await broken == WaitResult(), "one server error is waited through, and then the time is over"
 
 
-@played
-async def test_a_round_needs_no_thread_of_the_event_loop(scene: Scene) -> None:
-    """After thousands of events all of those write log lines of the triggerer."""
-    loop, free = asyncio.get_running_loop(), threading.Event()
-    loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
-    busy = loop.run_in_executor(None, free.wait)
-    try:
-        scene.crm.lists = ["VIP"]
-        task = await scene.join(ListExists(list_name="VIP"))
-        await scene.run(60)
-        assert (await asyncio.wait_for(task, 60)).result == {"id": "VIP", "name": "VIP"}
-        assert not busy.done()
-    finally:
-        free.set()
-        await busy
-
-
 # -- waiters that leave ---------------------------------------------------------------------------------------------
 
 
@@ -496,7 +470,7 @@ async def test_who_is_cancelled_in_mid_round_is_not_asked_for(scene: Scene) -> N
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     go_on.set()
-    scene.threads.shutdown()  # waits until the thread has ended
+    await loop.shutdown_default_executor()  # waits until the thread has ended
     assert len(scene.crm.calls) == 1
 
 
