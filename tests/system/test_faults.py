@@ -414,8 +414,8 @@ def test_sandbox_killed_in_mid_load(
     observed(fault="the CRM (the sandbox) is killed during a load and comes back", hits="load",
              ends="success, after some tries", requests=f"at most {SENT_ROWS} rows and those in flight again",
              data="nothing lost, nothing duplicated, nothing rejected",
-             said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry goes "
-             "on from there", remedy="nothing while retries are left")  # fmt: skip
+             said=f"`CrmConnectionError`: {REFUSED_CONNECTION}. The load stopped after N of {ROWS} rows. A retry "
+             "continues from there", remedy="nothing while retries are left")  # fmt: skip
 
 
 # -- helpers ------------------------------------------------------------------------------------------------

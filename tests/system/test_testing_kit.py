@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A repository with a DAG, the page's conftest, its first test and its whole test file."""
-    conftest, first, whole = (fence.code for fence in docs_text.fences(DOCS / "testing.md", "python"))
+    conftest, first, _deals, whole = (fence.code for fence in docs_text.fences(DOCS / "testing.md", "python"))
     (tmp_path / "dags").mkdir()
     shutil.copy(ROOT / "example_dags" / "crm_quickstart.py", tmp_path / "dags")
     (tmp_path / "conftest.py").write_text(conftest, encoding="utf-8")
