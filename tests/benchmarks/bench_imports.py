@@ -191,7 +191,8 @@ def report(found: Mapping[str, tuple[float, float]], runs: int) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
     return (
         f"What a DAG file adds to one with Airflow's own base classes; medians of {runs} processes each "
-        f"(Airflow {version('apache-airflow')}, Python {platform.python_version()}, {platform.machine()}):\n\n{table}"
+        f"({time.strftime('%Y-%m-%d')}, Airflow {version('apache-airflow')}, Python {platform.python_version()}, "
+        f"{platform.machine()}):\n\n{table}"
     )
 
 

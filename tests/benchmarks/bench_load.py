@@ -105,7 +105,7 @@ def latency(seconds: float) -> list[str]:
     ]
     about = (
         f"A load of new contacts at {RATE:g} calls per second, {seconds:g} s for each latency, the first {WARM_UP:g} s "
-        f"left out ({platform.machine()}, Python {platform.python_version()}):"
+        f"left out ({time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}):"
     )
     return [about, table(["A call takes", "Share of the limit used", "Calls refused with 429"], lines)]
 

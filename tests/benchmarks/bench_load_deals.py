@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import platform
 import re
 import sys
 import time
@@ -70,7 +71,8 @@ def main() -> int:
         line(name, cost, options.rows, minimum) for name, cost in (("a loop with `requests`", loop), ("a load", load))
     ]
     head = ["", "Calls", "Calls per row", "Over the minimum", "Refused (429)", "Share of the limit", "Time"]
-    text = f"{options.rows:,} deals, {THERE:.0%} of them in their stage already; the minimum is {minimum:,} calls:\n\n"
+    text = f"{options.rows:,} deals, {THERE:.0%} of them in their stage already; the minimum is {minimum:,} calls "
+    text += f"({time.strftime('%Y-%m-%d')}, Python {platform.python_version()}):\n\n"
     text += table(head, lines)
     print(text)
     if options.write:

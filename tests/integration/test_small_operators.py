@@ -135,7 +135,9 @@ def test_automation_call_with_unknown_outcome_is_not_repeated(effect: str, crm: 
     assert len(crm.journal()) == 1
     message = str(task.error)
     assert "may or may not have happened" in message
-    assert "Check in the CRM whether the automation was started" in message
+    assert message.count("What to do:") == 1
+    assert "What to do: Check in the CRM whether the automation was started, before you clear the task." in message
+    assert task.xcoms["crm_error"]["suggested_action"].startswith("check in the CRM")
     assert "Zq8x" not in message
 
 
