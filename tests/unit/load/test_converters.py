@@ -185,7 +185,7 @@ def test_identical_decimal_and_thousands_marks_are_refused(options: dict[str, st
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4))
-def test_a_number_keeps_its_digits(value: Decimal) -> None:
+def test_number_keeps_its_digits(value: Decimal) -> None:
     written = f"{value:f}"
     assert converters.number()(written) == converters.number()(value) == written
     english = converters.number(thousands=",")(f"{value:,f}")

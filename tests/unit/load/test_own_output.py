@@ -78,7 +78,7 @@ CONTACTS = [
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_extract_loads_back_into_the_same_contacts(
+def test_extract_loads_back_into_the_same_contacts(
     form: Format, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "crm_provider.load.mapping.mapper")
@@ -95,7 +95,7 @@ def test_an_extract_loads_back_into_the_same_contacts(
     ("fields", "attributes"),
     [(["email", "attributes.name"], {"name": "Ana"}), (["id", "email", "segmentedListsIds"], {})],
 )
-def test_an_extract_of_some_fields_loads_back(
+def test_extract_of_some_fields_loads_back(
     form: Format, fields: list[str], attributes: dict[str, Any], tmp_path: Path
 ) -> None:
     assert loaded(extracted(tmp_path / f"contacts.{form}", form, RECORDS[:1], fields)) == [

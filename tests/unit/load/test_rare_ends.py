@@ -135,7 +135,7 @@ def test_missing_bucket_is_reported(protocol: str, found: Exception | None, prob
 def test_lines_of_a_file_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_BLOCK", 3)
     for text in (b"", b"\n", b"ab\ncdefghi\n\nj\rk\n", b"abc\nde"):
-        assert list(paths.each_line(io.BytesIO(text))) == io.BytesIO(text).readlines()
+        assert list(paths.each_line(io.BytesIO(text), "s.txt")) == io.BytesIO(text).readlines()
 
 
 def test_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(
