@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crm_provider import errors as e
 from crm_provider.client.request import Call
 from crm_provider.client.retry import Calls
+from crm_provider.values.counted import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -203,9 +204,8 @@ class _Progress:
         :raises CrmProtocolError: if the listing ends before its own total
         """
         if self.is_short:
-            raise self._error(
-                f"ends early: page {self.pages} is empty after {len(self._seen)} of {self._least} records"
-            )
+            least = counted(self._least or 0, "record")
+            raise self._error(f"ends early: page {self.pages} is empty after {len(self._seen)} of {least}")
 
     def _error(self, what: str) -> e.CrmProtocolError:
         return e.CrmProtocolError(f"the listing {what}", method="GET", path=self._route)
