@@ -1,4 +1,4 @@
-"""What a DAG file loads when it is parsed, again and again: only what tasks are described with, not what runs them."""
+"""Modules that a DAG file imports at parse: those that define tasks, not those that only run them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ONLY_WHEN_RUN = {
 }
 
 
-def test_a_dag_file_loads_nothing_that_only_a_task_needs(airflow_db: Path) -> None:
+def test_dag_parse_imports_no_runtime_modules(airflow_db: Path) -> None:
     info = get_provider_info()
     modules = [name for part in ("operators", "sensors") for group in info[part] for name in group["python-modules"]]
     imports = "".join(f"import {name}\n" for name in modules)

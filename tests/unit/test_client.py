@@ -12,10 +12,11 @@ import pytest
 
 from crm_provider import errors as e
 from crm_provider.client.client import CrmClient
-from crm_provider.client.pagination import ListedPage, Page
+from crm_provider.client.pagination import LATER_PAGE_TRIES, ListedPage, Page
 from crm_provider.client.remote_contact import list_ids_of, list_name
 from crm_provider.client.request import Call
 from crm_provider.client.responses import CrmResponse
+from crm_provider.client.retry import RetryBudget
 
 from .fakes import Bench, Reply, Step, bench, data, error, lost
 
@@ -819,3 +820,14 @@ def test_a_request_with_values_of_another_type_names_the_argument(arguments: dic
     with pytest.raises(e.CrmInvalidValueError, match=problem):
         made.client.request(**arguments)
     assert made.http.calls == []
+
+
+def test_a_later_page_of_a_listing_is_tried_more_often_than_the_first() -> None:
+    """An error discards the pages before it."""
+    record = [{"id": f"c-{n}"} for n in range(12)]
+    first, rest = Reply(200, {"data": record[:10], "total": 12}), Reply(200, {"data": record[10:], "total": 12})
+    it = bench(first, *[Reply(503)] * (LATER_PAGE_TRIES - 1), rest, budget=RetryBudget(tries=2))
+    assert len(list(it.client.list_contacts())) == 12
+    it = bench(*[Reply(503)] * 2, first, budget=RetryBudget(tries=2))
+    with pytest.raises(e.CrmServiceUnavailableError):
+        list(it.client.list_contacts())

@@ -199,7 +199,7 @@ def test_no_sentence_names_an_internal_module(document: Path) -> None:
 
 
 def test_the_example_of_a_mapping_gives_what_it_says() -> None:
-    (code,) = [fence.code for fence in PYTHON if fence.code.startswith("mapping = {")]
+    (code,) = [f.code for f in docs_text.fences(DOCS / "load-mapping.md", "python") if f.code.startswith("mapping = {")]
     shown = {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in ast.parse(code).body}  # type: ignore[attr-defined]
     contact = Mapper(shown["mapping"])(SourceRow(1, shown["row"]))
     assert (contact.email, contact.attributes) == ("ada@example.com", shown["attributes"])

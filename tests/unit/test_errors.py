@@ -45,6 +45,7 @@ FULL: dict[str, Any] = {
     "attempts": 3,
     "elapsed": 4.25,
     "remark": "the end",
+    "own_advice": "look there",
 }
 """Every attribute but the message, none at its default."""
 
@@ -135,6 +136,7 @@ NUMBER = st.none() | st.floats(0, 1e6)
             "attempts": st.integers(1, 9),
             "elapsed": NUMBER,
             "remark": TEXT,
+            "own_advice": TEXT,
         }
     ),
     message=st.text(max_size=40),
@@ -174,8 +176,9 @@ ADVICE = "What to do: Check that the deal exists."
             {"remark": "it is over", "request_id": "r-1"},
             f"DEAL_NOT_FOUND: Deal not found. {ADVICE} It is over. Request id: r-1.",
         ),
+        ({"own_advice": "look there"}, "DEAL_NOT_FOUND: Deal not found. What to do: Look there."),
     ],
-    ids=["plain", "status", "method without path", "unsure", "tried", "tried, no time", "remark"],
+    ids=["plain", "status", "method without path", "unsure", "tried", "tried, no time", "remark", "own advice"],
 )
 def test_str(fields: dict[str, Any], expected: str) -> None:
     assert str(e.CrmDealNotFoundError("Deal not found.", **fields)) == expected

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
+from crm_provider.client.client import CrmClient
 from crm_provider.errors.catalog import CATALOGUE
 from crm_provider.errors.policy import QUOTA_DELAY
 from crm_provider.triggers import cursor as cursor_module
+from crm_provider.triggers.connection import SharedSnapshots
 from crm_provider.triggers.cursor import Cursor
 from crm_provider.waiting.backoff import MAX_ERRORS_IN_A_ROW
 from crm_provider.waiting.changes import (
@@ -27,10 +29,10 @@ from crm_provider.waiting.changes import (
     Kind,
     SeenIds,
     Snapshot,
+    SnapshotReading,
     compare,
     fingerprint,
     pack,
-    read_snapshot,
     unpack,
 )
 
@@ -268,24 +270,106 @@ LISTED: list[Any] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "groups"), LISTED)
-def test_what_is_read_of_a_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
+def test_a_snapshot_has_the_groups_of_each_record(kind: Kind, fields: dict[str, Any], groups: set[str]) -> None:
     it = listing([{"id": 7, **fields}, {"id": "r-8", **fields}])
-    assert read_snapshot(kind, it.client, never) == {"7": groups, "r-8": groups}
+    assert SnapshotReading(kind).read(it.client, never) == {"7": groups, "r-8": groups}
     assert it.http.sent == [f"GET /{kind}?page=0"]
 
 
 @pytest.mark.parametrize("stage", [{}, {"stageId": None}, {"stageId": 7}])
-def test_a_deal_that_is_in_no_stage_is_not_understood(stage: dict[str, Any]) -> None:
+def test_a_deal_without_a_stage_ends_the_reading(stage: dict[str, Any]) -> None:
+    reading = SnapshotReading("deals")
     with pytest.raises(e.CrmProtocolError) as raised:
-        read_snapshot("deals", listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
+        reading.read(listing([{"id": "d-1", "stageId": "s-1"}, {"id": "d-2", **stage}]).client, never)
     assert str(raised.value).startswith("PROTOCOL on GET /deals: a deal of the listing has no stageId.")
+    assert not reading.has_progressed, "the next attempt would leave out the rest of the page"
 
 
-def test_reading_that_is_stopped_asks_for_no_more_pages() -> None:
+def test_a_stopped_reading_requests_no_more_pages() -> None:
     it = listing([{"id": f"c-{n}"} for n in range(30)])
-    asked = iter([False] * 12 + [True])
-    assert list(read_snapshot("contacts", it.client, lambda: next(asked))) == [f"c-{n}" for n in range(12)]
+    asked = iter([False, True])
+    assert list(SnapshotReading("contacts").read(it.client, lambda: next(asked))) == [f"c-{n}" for n in range(10)]
     assert it.http.sent == ["GET /contacts?page=0", "GET /contacts?page=1"]
+
+
+def page_of(first: int, last: int, total: int) -> Reply:
+    return Reply(200, {"data": [{"id": f"c-{n}", "segmentedListsIds": [GROUP]} for n in range(first, last)],
+                       "total": total})  # fmt: skip
+
+
+BROKEN = Reply(200, b"<html>Log in</html>", {"Content-Type": "text/html"})
+
+
+def test_a_reading_continues_behind_the_pages_before_an_error() -> None:
+    it = bench(page_of(0, 10, 25), BROKEN, page_of(10, 20, 25), BROKEN, BROKEN, page_of(20, 25, 25))
+    reading, progressed = SnapshotReading("contacts"), []
+    for _ in range(3):
+        with pytest.raises(e.CrmError):
+            reading.read(it.client, never)
+        progressed.append(reading.has_progressed)
+    assert list(reading.read(it.client, never)) == [f"c-{n}" for n in range(25)]
+    assert progressed == [True, True, False]
+    assert [call[-1] for call in it.http.sent] == list("011222")
+
+
+def test_a_reading_notices_deletions_while_it_was_interrupted() -> None:
+    """c-3 is deleted after page 0 was read, which moves c-10 onto that page."""
+    moved = Reply(200, {"data": [{"id": f"c-{n}"} for n in range(11) if n != 3], "total": 24})
+    it = bench(page_of(0, 10, 25), BROKEN, page_of(11, 21, 24), moved, page_of(11, 21, 24), page_of(21, 25, 24))
+    reading = SnapshotReading("contacts")
+    with pytest.raises(e.CrmError):
+        reading.read(it.client, never)
+    assert sorted(reading.read(it.client, never)) == sorted(f"c-{n}" for n in range(25))
+    assert [call[-1] for call in it.http.sent] == list("011012")
+
+
+def test_a_listing_that_contradicts_itself_is_read_from_the_start() -> None:
+    it = bench(page_of(0, 10, 25), Reply(200, {"data": [], "total": 25}))
+    reading = SnapshotReading("contacts")
+    with pytest.raises(e.CrmProtocolError, match="ends early"):
+        reading.read(it.client, never)
+    assert not reading.has_progressed
+
+
+# -- snapshots that are shared
+
+
+class Snapshots:
+    """The shared snapshots of one connection, whose client can be replaced."""
+
+    def __init__(self, it: Bench) -> None:
+        self.client, self.shared = it.client, SharedSnapshots(self.connect)
+
+    async def connect(self) -> CrmClient:
+        return self.client
+
+    def read(self, moment: float) -> Snapshot:
+        return asyncio.run(self.shared.since("contacts", moment))
+
+
+def test_watches_continue_an_unfinished_snapshot(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    it = bench(page_of(0, 10, 12), BROKEN, page_of(10, 12, 12), page_of(0, 2, 2))
+    snapshots = Snapshots(it)
+    assert not snapshots.shared.has_progressed("contacts")
+    with pytest.raises(e.CrmError):
+        snapshots.read(0)
+    assert snapshots.shared.has_progressed("contacts")
+    assert "Read 10 contacts before an error; the next attempt continues there." in caplog.text
+    assert len(snapshots.read(1e12)) == 12
+    assert not snapshots.shared.has_progressed("contacts")
+    assert len(snapshots.read(2e12)) == 2, "a complete snapshot is not continued"
+    assert [call[-1] for call in it.http.sent] == list("0110")
+
+
+def test_an_unfinished_snapshot_of_another_account_is_not_continued() -> None:
+    snapshots = Snapshots(bench(page_of(0, 10, 12), BROKEN))
+    with pytest.raises(e.CrmError):
+        snapshots.read(0)
+    other = bench(page_of(0, 2, 2))
+    snapshots.client = other.client
+    assert list(snapshots.read(1e12)) == ["c-0", "c-1"]
+    assert other.http.sent == ["GET /contacts?page=0"]
 
 
 # -- errors
@@ -325,6 +409,12 @@ def test_no_error_makes_a_hot_loop(type_: str) -> None:
 def test_how_long_is_waited(type_: str, fields: dict[str, float], interval: float, delays: list[float]) -> None:
     backoff = ErrorBackoff("Watch", interval)
     assert [backoff.record_error(error_of(type_, **fields)) for _ in delays] == delays
+
+
+def test_an_error_behind_new_pages_is_the_first_in_a_row() -> None:
+    backoff, error = ErrorBackoff("Watch", 60), error_of("INTERNAL_SERVER_ERROR")
+    progressed = [False, False, True, False, True]
+    assert [backoff.record_error(error, has_progressed=each) for each in progressed] == [60, 120, 60, 120, 60]
 
 
 @pytest.mark.parametrize(

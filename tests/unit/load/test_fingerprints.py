@@ -19,9 +19,11 @@ from upath import UPath
 
 from crm_provider.client.settings import Settings
 from crm_provider.files import fingerprints as fingerprint_table
+from crm_provider.files import paths
 from crm_provider.files.fingerprints import PrintTable
 from crm_provider.files.journal import Journal
 from crm_provider.files.lock import InUse
+from crm_provider.files.paths import CannotRead
 from crm_provider.load.rows import Contact, SourceError
 from crm_provider.load.state.fingerprints import TITLE, Fingerprints, secret_for, write_state
 
@@ -206,6 +208,15 @@ def test_a_damaged_gzip_file_counts_as_empty(body: bytes, tmp_path: Path, caplog
     assert "counts as empty" in caplog.text
 
 
+def test_a_line_without_an_end_is_not_read_and_its_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "LONGEST_LINE", 100)
+    (tmp_path / "s").write_text(f"{TITLE} {'x' * 100}")
+    with pytest.raises(CannotRead, match=r"/s cannot be read: one of its lines has over 100 bytes"):
+        Fingerprints(tmp_path / "s", SECRET).load()
+
+
 def test_an_empty_file_is_an_empty_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "s").touch()
     assert not is_unchanged(tmp_path / "s", contact(1))
@@ -254,6 +265,12 @@ def test_the_files_are_those_of_the_versions_before(path: Any) -> None:
     loaded(path, secret=b"secret")
     assert plain(path) == f"{HEADER}\n{KEY} {PRINT}\n"
     assert is_unchanged(path, ann, b"secret", effect={"a": [2], "b": 1})
+
+
+def test_the_key_of_the_files_is_that_of_the_versions_before(tmp_path: Path) -> None:
+    """A connection with another key than before would send every row once more."""
+    loaded(tmp_path / "s")
+    assert plain(tmp_path / "s") == "crm_provider fingerprints 1 d6896c0dbe98a2ea\n"
 
 
 def plain(path: Any) -> str:

@@ -135,7 +135,7 @@ def test_a_missing_bucket(protocol: str, found: Exception | None, problem: str |
 def test_lines_of_a_file_that_comes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_BLOCK", 3)
     for text in (b"", b"\n", b"ab\ncdefghi\n\nj\rk\n", b"abc\nde"):
-        assert list(paths.each_line(io.BytesIO(text))) == io.BytesIO(text).readlines()
+        assert list(paths.each_line(io.BytesIO(text), "s.txt")) == io.BytesIO(text).readlines()
 
 
 def test_a_lock_is_taken_once_and_a_file_that_cannot_be_locked_is_closed(
