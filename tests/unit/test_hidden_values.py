@@ -49,9 +49,10 @@ def test_local_paths_are_shown_as_text(given: Any, text: object) -> None:
 
 
 def test_every_list_of_addresses_is_hidden() -> None:
-    assert str(hide_list(["ada@example.com"], "addresses")) == "1 addresses"
-    assert str(hide_list({"ada@example.com"}, "addresses")) == "1 addresses"
-    assert hide_list("no.txt", "addresses") == "no.txt"
+    nouns = ("address", "addresses")
+    assert str(hide_list(["ada@example.com"], *nouns)) == "1 address"
+    assert str(hide_list({"ada@example.com", "bob@example.com"}, *nouns)) == "2 addresses"
+    assert hide_list("no.txt", *nouns) == "no.txt"
 
 
 @pytest.mark.parametrize(

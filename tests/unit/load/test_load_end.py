@@ -167,6 +167,16 @@ ONE_BAD = "1 row cannot be sent"
             f"{CHECKED_TEXT} A real run would delete none and fail: 3 contacts, more than max_deletes=1. {ONE_BAD}.",
             "Check the source, and raise max_deletes if all of these contacts are to be deleted.",
         ),
+        (
+            ContactOptions(), {"too_long": "the load would take too long", "checked": BAD},
+            f"{CHECKED_TEXT} A real run would load none and fail: the load would take too long. {ONE_BAD}.",
+            "Raise execution_timeout or retries, or load less.",
+        ),
+        (
+            ContactOptions(on_invalid="stop"), {"too_long": "the load would take too long", "checked": BAD},
+            f"{CHECKED_TEXT} A real run would load none and fail: {ONE_BAD}, on_invalid='stop'.",
+            "Correct the rows.",
+        ),
     ],
 )  # fmt: skip
 def test_a_dry_run_says_how_a_real_run_would_end(options: Any, found: Any, ending: str, advice: str) -> None:
