@@ -31,7 +31,7 @@ WAITS = {
 }  # fmt: skip
 """Labels of states before the end; any other is queued."""
 
-NOTHING_LEFT = "It left no reason: it failed outside the operator, or its process was killed. See the task's log."
+NOTHING_LEFT = "It left no reason: it failed outside the operator, or a timeout or kill ended it. See the task's log."
 ELSEWHERE = "Its result is kept elsewhere, by a custom XCom backend; see the task's page."
 UNREADABLE = "Its {part} cannot be read: its format is not that of a sync. See the task's page."
 
