@@ -355,6 +355,7 @@ def test_every_pair_is_taken_or_refused_with_a_valid_choice(action: Action, work
         ({"INVALID_INPUT": "retry"}, Work.LOAD, "the same values get the same response. Did you mean 'reject'?"),
         ({"FORBIDDEN": "wait"}, Work.SENSOR, "a refused key or connection stays refused"),
         ({"FORBIDDEN": "wait"}, Work.SENSOR, "Did you mean 'fail'?"),
+        ({"CrmDataError": "retry"}, Work.TASK, "on_error[CrmDataError]: 'retry' is invalid, because the same values"),
         ({"CrmError": "retry"}, Work.TASK, "it would include CrmRequestError: the same request"),
         ({"PROTOCOL": "skip"}, Work.TASK, "never ignored. Did you mean 'fail'?"),
         (["DEAL_NOT_FOUND"], Work.TASK, "on_error must be a mapping of error to action"),

@@ -120,6 +120,12 @@ def test_no_such_list(name: str, tmp_path: Path) -> None:
         Suppression.read(name if "//" in name else str(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["ann@2024.txt", "ann@2024.CSV.gz"])
+def test_the_name_of_a_file_may_look_like_an_address(name: str) -> None:
+    with pytest.raises(NoSuchFile, match=f"there is no file {name};"):
+        Suppression.read(name)
+
+
 @pytest.mark.parametrize("name", ["s.txt", "s.csv"])
 def test_an_object_that_is_not_there(name: str) -> None:
     with pytest.raises(NoSuchFile, match=rf"^suppression list: there is no file memory://s/.*{name}; correct the path"):
@@ -133,6 +139,7 @@ def test_an_object_that_is_not_there(name: str) -> None:
         ([None], "entry 1 of the suppression list is empty. "),
         ([ANN, {"email": ANN}], "entry 2 of the suppression list is no text. "),
         ([7.5, b"x"], "entry 1 of the suppression list is no text. "),
+        ([{"email": ANN}, {"email": 7}], "row 2 of the list of rows of the suppression list is no text. "),
         ([[ANN]], "suppression list: row 1 is of type str; "),
         ("https://x", "suppression list: a https:// URL must be given as a path object"),
     ],
@@ -214,6 +221,12 @@ def test_a_hash_of_any_form_finds_any_spelling(hashed: str, person: str) -> None
     found = Suppression.read([f' "{sha256(hashed).upper()}"; '])
     assert person in found
     assert "jo@b\u00fccher.de" not in found
+    found.close()
+
+
+def test_a_name_before_an_address_may_have_half_of_a_character() -> None:
+    found = Suppression.read([ANN])
+    assert f"\ud83d <{ANN}>" in found
     found.close()
 
 
