@@ -621,6 +621,7 @@ def test_an_error_of_a_constant_is_one_of_the_run(mapping: Any, error: type[e.Cr
         ({"mode": "remove"}, "mode"),
         ({"plan": "learned"}, "plan"),
         ({"mode": "create", "only_from_stages": FIRST}, "mode='create' changes none"),
+        ({"mode": "move", "only_from_stages": []}, "only_from_stages is empty; give at least one"),
     ],
 )
 def test_options_that_are_wrong(given: dict[str, Any], message: str) -> None:
@@ -630,9 +631,11 @@ def test_options_that_are_wrong(given: dict[str, Any], message: str) -> None:
 
 def test_stages_are_checked_when_they_are_known() -> None:
     assert DEALS.options_of({"only_from_stages": FIRST.upper()}).stages() == {FIRST}
-    with pytest.raises(SourceError, match="only_from_stages"):
-        DEALS.check_arguments({"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": "won"},
-                              later=lambda value: False)  # fmt: skip
+    assert DEALS.options_of({"only_from_stages": None}).stages() == frozenset()
+    for wrong in ("won", ""):  # a template may render a guard to nothing
+        given = {"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": wrong}
+        with pytest.raises(SourceError, match=r"only_from_stages\[0\] is text of . characters, not a UUID"):
+            DEALS.check_arguments(given, later=lambda value: False)
     plain, guarded = DEALS.options_of({"mode": "move"}), DEALS.options_of({"mode": "move", "only_from_stages": FIRST})
     assert plain.effect != guarded.effect
     assert plain.decisive != guarded.decisive
