@@ -269,7 +269,7 @@ def test_the_files_are_those_of_the_versions_before(path: Any) -> None:
 
 def test_the_key_of_the_files_is_that_of_the_versions_before(tmp_path: Path) -> None:
     """A connection with another key than before would send every row once more."""
-    loaded(tmp_path / "s")
+    loaded(tmp_path / "s", secret=secret_for(Settings(api_key="key")))
     assert plain(tmp_path / "s") == "crm_provider fingerprints 1 d6896c0dbe98a2ea\n"
 
 
