@@ -38,7 +38,7 @@ STORES = f"{LIMIT}_stores.py"
 
 _ANY_CHANGES = (
     f"{CHANGES}::test_changes_applied_to_the_old_copy_give_the_new_one",
-    f"{CHANGES}::test_each_change_is_in_the_table_once_whatever_is_repeated_or_dies",
+    f"{CHANGES}::test_each_change_is_in_the_table_once_despite_repeats_and_kills",
 )
 
 _ALL = (
@@ -137,7 +137,7 @@ _ALL = (
         "outcomes_file",
         ("load/outcomes/file", "load/outcomes/formats"),
         (OUTCOMES,),
-        (f"{OUTCOMES}::test_keys_come_back_as_they_were",),
+        (f"{OUTCOMES}::test_keys_survive_a_round_trip",),
     ),
     Group("queries", ("transfers/sql_rows",), (f"{UNIT}/test_sql_values.py",)),
     Group(
