@@ -1,4 +1,4 @@
-"""Arguments of operators and sensors that are misspelt: reported when the DAG is parsed, without their values."""
+"""Misspelt arguments of operators and sensors are reported at DAG parse, without their values."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def dag() -> Iterator[DAG]:
         (CrmListSensor, {"list_id": "x"}, "poke_intervall", "poke_interval"),
     ],
 )
-def test_the_nearest_argument_is_named_and_no_value(operator: Any, given: Any, wrong: str, meant: str) -> None:
+def test_misspelt_argument_is_reported_with_the_nearest_name(operator: Any, given: Any, wrong: str, meant: str) -> None:
     with pytest.raises(TypeError) as refused:
         operator(task_id="task", **given, **{wrong: VALUE})
     assert str(refused.value) == f"{operator.__name__} has no argument {wrong!r} (did you mean {meant!r}?)"
 
 
 @pytest.mark.parametrize("gone", ["compare", "changed_only", "check_timeout"])
-def test_an_argument_that_is_gone_is_an_unknown_one(gone: str) -> None:
+def test_removed_argument_is_reported_as_unknown(gone: str) -> None:
     with pytest.raises(TypeError, match=f"CrmLoadContactsOperator has no argument '{gone}'"):
         CrmLoadContactsOperator(task_id="task", source="x.csv", **{gone: VALUE})  # type: ignore[arg-type]
 
 
-def test_so_it_is_where_tasks_are_mapped() -> None:
+def test_misspelt_argument_of_a_mapped_task_is_reported() -> None:
     with pytest.raises(TypeError, match=r"'attribute' \(did you mean 'attributes'\?\)") as refused:
         CrmUpsertContactOperator.partial(task_id="task", attribute={"name": VALUE})
     assert VALUE not in str(refused.value)
 
 
-def test_what_an_operator_of_your_own_takes_for_itself_is_its_own(dag: DAG) -> None:
+def test_subclass_may_have_its_own_arguments(dag: DAG) -> None:
     class OwnOperator(CrmUpsertContactOperator):
         def __init__(self, **kwargs: Any) -> None:
             self.attribute = kwargs.pop("attribute")
@@ -63,15 +63,15 @@ def test_what_an_operator_of_your_own_takes_for_itself_is_its_own(dag: DAG) -> N
     assert dag.task_ids == ["task"]
 
 
-def test_an_operator_of_your_own_without_an_init_has_the_arguments_of_its_base() -> None:
+def test_subclass_without_init_has_the_arguments_of_its_base() -> None:
     class OwnOperator(CrmUpsertContactOperator):
-        """With the arguments of its base."""
+        """An operator with the arguments of its base class."""
 
     with pytest.raises(TypeError, match=r"OwnOperator has no argument 'contact_emial' \(did you mean 'contact_email'"):
         OwnOperator(task_id="task", contact_emial=VALUE)  # type: ignore[call-arg]
 
 
-def test_what_an_operator_of_your_own_hands_on_is_checked() -> None:
+def test_arguments_that_a_subclass_passes_on_are_checked() -> None:
     class OwnOperator(CrmUpsertContactOperator):
         def __init__(self, *, shop: str, **kwargs: Any) -> None:
             super().__init__(contact_email=f"{shop}@example.com", **kwargs)

@@ -1,4 +1,4 @@
-"""Reading Markdown as a code host shows it: fences, headings, links. Just enough for this repository's documents."""
+"""A minimal Markdown reader for this repository's documents: fences, headings and links."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def documents() -> list[Path]:
 
 
 def fences(document: Path, language: str | None = None) -> list[Fence]:
-    """The blocks of code in a document, all or those of one language; indentation of a list item is taken away."""
+    """The code blocks of a document, of all languages or one, without the indentation of list items."""
     text = document.read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
@@ -50,12 +50,12 @@ def fences(document: Path, language: str | None = None) -> list[Fence]:
 
 
 def prose(document: Path) -> str:
-    """The text of a document without its blocks of code."""
+    """The text of a document without its code blocks."""
     return _FENCE.sub("\n", document.read_text(encoding="utf-8"))
 
 
 def links(document: Path) -> list[str]:
-    """The targets of all links in the text, in order; what is shown as code is no link."""
+    """The targets of all links in the text, in order, except in code."""
     return _LINK.findall(re.sub(r"`[^`\n]+`", "code", prose(document)))
 
 

@@ -1,4 +1,4 @@
-"""Airflow's log view in a real browser: how each kind of task's end reads, in light and dark."""
+"""Airflow's log view in a real browser: the log of each final state, in light and dark."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ EXPECTED = {
     "in_vain": ("Not yet: CONTACT_NOT_FOUND", "Waits in the triggerer", "Last result:", "failed; the timeout"),
     "wait_rescheduled": ("Slot freed until",),
 }
-"""Task -> what its log shows."""
+"""Task -> texts in its log."""
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def browser(tmp_path: Path, stack: AirflowStack) -> Iterator[Any]:
         yield running
 
 
-def test_each_end_of_a_task_reads_well(stack: AirflowStack, browser: Any) -> None:
+def test_log_view_shows_each_final_state(stack: AirflowStack, browser: Any) -> None:
     run = stack.api.run_dag("logs")
     wrong = {}
     for task, expected in EXPECTED.items():
@@ -152,7 +152,7 @@ def test_each_end_of_a_task_reads_well(stack: AirflowStack, browser: Any) -> Non
     assert not wrong, wrong
 
 
-def test_what_waits(stack: AirflowStack, browser: Any) -> None:
+def test_log_view_shows_waiting_tasks(stack: AirflowStack, browser: Any) -> None:
     stack.api.wait_for_dag("waits")
     run_id = stack.api.trigger("waits")
     states = {"reschedule": "up_for_reschedule", "deferred": "deferred"}
@@ -161,9 +161,9 @@ def test_what_waits(stack: AirflowStack, browser: Any) -> None:
     wait_for(lambda: "Still waiting." in log_of(browser, stack, run, "deferred"))
 
 
-# Lines of our own that end outside of the log.
+# Lines of this package that are wider than the log.
 def log_of(browser: Any, stack: AirflowStack, run: Run, task: str) -> str:
-    """The newest log of a task as it is read, with pictures."""
+    """The visible text of the newest log of a task, with screenshots."""
     for scheme in ("light", "dark"):
         browser.execute_script("localStorage.setItem('theme', arguments[0])", scheme)
         browser.get(f"{stack.url}/dags/{run.dag_id}/runs/{run.run_id}/tasks/{task}")
