@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_provider import errors as e
@@ -144,6 +144,11 @@ def digest_of(rows: list[Row]) -> str:
 
 @pytest.mark.parametrize("at_once", [0, 3, 1 << 14])
 @given(one=some_rows(), other=some_rows())
+@example(one=[Row(1, {"a": "\x1f", "b": ""})], other=[Row(1, {"a": "", "b": "\x1f"})])
+@example(one=[Row(1, {"a": "a", "b": "a"})] * 2, other=[Row(1, {"a": "a\x1fa", "b": "a\x1fa"})])
+@example(one=[Row(1, {"a": 1})], other=[Row(1, {"a": "1"})])
+@example(one=[Row(1, {"a": "a"}, "ragged")], other=[Row(1, {"a": "a"})])
+@example(one=[Row(1, {"a": "a", "b": "b"})], other=[Row(1, {"b": "a", "a": "b"})])
 def test_only_equal_rows_have_the_same_fingerprint(at_once: int, one: list[Row], other: list[Row]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "_HASHED_AT_ONCE", at_once)
@@ -155,6 +160,13 @@ def test_the_fingerprint_of_the_input_is_the_same_in_each_process_and_version() 
     rows = [{"email": "a@x", "name": "A"}, {"email": "b@x", "name": "B"}, {"email": "c@x", "name": 5}]
     hashed = b"optionscolumns ('email', 'name')2 rows: a@x\x1fA\x1fb@x\x1fB\x1f(None, 'c@x', 5)"
     assert digest_of([Row(n, row) for n, row in enumerate(rows, 1)]) == hashlib.sha256(hashed).hexdigest()[:32]
+
+
+def test_texts_are_hashed_when_there_are_enough_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_HASHED_AT_ONCE", 3)
+    rows = [Row(n, {"a": text}) for n, text in enumerate(["ab", "cd", "ef"], 1)]
+    hashed = b"optionscolumns ('a',)2 rows: ab\x1fcd\x1f1 rows: ef\x1f"
+    assert digest_of(rows) == hashlib.sha256(hashed).hexdigest()[:32]
 
 
 def test_a_view_of_memory_counts_as_its_bytes() -> None:
