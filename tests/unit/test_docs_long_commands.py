@@ -54,13 +54,10 @@ def section(link: str) -> str:
     page = PAGE.parent / name if name else PAGE
     parts = re.split(r"^(?=#{1,6} )", page.read_text("utf-8"), flags=re.MULTILINE)
     levels = [len(part) - len(part.lstrip("#")) for part in parts]
-    (start,) = [n for n, part in enumerate(parts) if levels[n] and anchor == slug(part.splitlines()[0])]
+    slugs = [docs_text.slug_of(part.partition("\n")[0].lstrip("# ")) for part in parts]
+    start = slugs.index(anchor)
     ends = [n for n in range(start + 1, len(parts)) if levels[n] <= levels[start]]
     return "".join(parts[start : ends[0] if ends else len(parts)])
-
-
-def slug(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
 def test_linked_sections_are_found() -> None:

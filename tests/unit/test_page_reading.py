@@ -89,6 +89,8 @@ def checkpoint(**changes: Any) -> dict[str, Any]:
 
 RUNNING: dict[str, Any] = {"state": "running", "end": None, "result": None}
 FAILED: dict[str, Any] = {"state": "failed", "result": None}
+CHECKED = "A dry run: every row was checked, nothing was written."
+"""The page says so already."""
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,10 @@ FAILED: dict[str, Any] = {"state": "failed", "result": None}
         ({}, "rejects", "success with rejects", "20 rows were rejected. They are in the file."),
         ({"result": {"rows": 1, "rejected": 1}}, "rejects", "success with rejects", "1 row was rejected."),
         ({"result": result(rejected=0, ending="Done.")}, "success", "success", ""),
-        ({"result": result(dry_run=True, ending="A dry run.")}, "success", "dry run", "A dry run."),
+        ({"result": result(dry_run=True, ending=CHECKED)}, "success", "dry run", ""),
+        ({"result": result(dry_run=True, ending=f"{CHECKED} 2 rows.")}, "success", "dry run", "2 rows."),
         (
-            {"result": result(dry_run=True, would_fail=True, ending="A real run would fail.")},
+            {"result": result(dry_run=True, would_fail=True, ending=f"{CHECKED} A real run would fail.")},
             "rejects", "dry run: would fail", "A real run would fail.",
         ),
         ({"result": None}, "success", "success", ""),

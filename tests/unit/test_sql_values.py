@@ -249,6 +249,67 @@ def test_broken_cursor_ends_the_query(error: Exception, asked: int) -> None:
     assert cursor.asked == asked
 
 
+def pymysql_rows(given: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the rows that are read."""
+    for name in ("pymysql", "pymysql.cursors"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(SSCursor=object))  # type: ignore[arg-type]
+    return [row.number for row in SqlRows(lambda: Cursor(given), "SELECT email, since FROM leads").rows()]
+
+
+def test_a_row_that_can_be_read_begins_the_count_of_failures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, failed = ("a@ex.co", 2020), [ValueError("secret")] * FAILURES_IN_A_ROW
+    assert pymysql_rows([row, *failed, row, *failed, row], monkeypatch) == list(range(1, 204))
+    with pytest.raises(ValueError, match="secret"):
+        pymysql_rows([row, *failed, ValueError("secret"), row], monkeypatch)
+
+
+def test_a_row_with_too_few_values_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        pymysql_rows([("a@ex.co",)], monkeypatch)
+
+
+def test_parameters_are_given_to_the_driver() -> None:
+    [row] = SqlRows(lambda: sqlite3.connect(":memory:"), "SELECT ? AS a", parameters=(7,)).rows()
+    assert row.values == {"a": 7}
+
+
+class NoRows:
+    """A connection and its cursor after a statement that is no query."""
+
+    description = None
+    arraysize = 1
+
+    def cursor(self) -> NoRows:
+        return self
+
+    def execute(self, sql: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fetchmany(self, size: int) -> list[Any]:
+        raise AssertionError("many drivers raise an error here")
+
+
+def test_a_statement_that_is_no_query() -> None:
+    with pytest.raises(SourceError, match="the statement returns no rows; give one query"):
+        _ = SqlRows(NoRows, "DELETE FROM leads").columns
+
+
+class NamedCursor(NoRows):
+    """A cursor of the server, which knows its columns after it has fetched."""
+
+    name = "crm_load"
+
+    def fetchmany(self, size: int) -> list[Any]:
+        first = self.description is None
+        self.description = (("a",),)  # type: ignore[assignment]
+        return [(7,)] if first else []
+
+
+def test_a_named_cursor_knows_its_columns_after_the_first_rows() -> None:
+    assert [row.values for row in SqlRows(NamedCursor, "SELECT 7 AS a").rows()] == [{"a": 7}]
+
+
 # -- memory
 
 
@@ -275,11 +336,32 @@ class Fetched:
 
 
 def test_long_rows_are_fetched_in_small_batches() -> None:
-    cursor = Fetched(*[10] * 31, *[LARGEST_BATCH // 4] * 26, LARGEST_BATCH + 1, 10)
+    cursor = Fetched(*[10] * 31, *[LARGEST_BATCH // 4] * 26, LARGEST_BATCH + 1, LARGEST_BATCH)
     problems = {row.number: row.problem for row in SqlRows(lambda: cursor, "SELECT 1 AS name", fetch_size=20).rows()}
     assert cursor.asked == [1, 10, 20, 20, 4, 4, 1]
     assert [number for number, problem in problems.items() if problem] == [58]
     assert "row 58 of the query has over 8,388,608 bytes" in str(problems[58])
+
+
+class FetchedOneByOne(Fetched):
+    """Of a driver that fetches a row at a time."""
+
+    __module__ = "sqlite3"
+    asked_for = 0
+
+    def fetchone(self) -> tuple[str] | None:
+        self.asked_for += 1
+        return ("x" * self.lengths.pop(0),) if self.lengths else None
+
+
+def test_rows_that_come_one_by_one_are_held_until_their_bytes_are_enough() -> None:
+    half = LARGEST_BATCH // 2
+    cursor = FetchedOneByOne(half, half, LARGEST_BATCH - 1, 1, LARGEST_BATCH, LARGEST_BATCH + 1, 10, 10)
+    rows = SqlRows(lambda: cursor, "SELECT 1 AS name").rows()
+    found = [(cursor.asked_for, row.problem is not None) for row in rows]
+    assert found == [
+        (2, False), (2, False), (4, False), (4, False), (5, False), (6, True), (9, False), (9, False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -362,6 +444,8 @@ def test_single_statement_is_accepted(sql: str) -> None:
         "SET x = 1; SELECT 1",
         r"SELECT '\'; DROP TABLE t; -- '",
         "SELECT 1 /*!50000 ; DROP TABLE t */",
+        "SELECT 1 /*M!100000 ; DROP TABLE t */",
+        "SELECT 1; X",
     ],
 )
 def test_second_statement_is_refused_before_the_first_runs(sql: str) -> None:

@@ -625,6 +625,7 @@ def test_error_of_a_constant_ends_the_run(mapping: Any, error: type[e.CrmError],
         ({"mode": "remove"}, "mode"),
         ({"plan": "learned"}, "plan"),
         ({"mode": "create", "only_from_stages": FIRST}, "mode='create' changes none"),
+        ({"mode": "move", "only_from_stages": []}, "only_from_stages is empty; give at least one"),
     ],
 )
 def test_invalid_options_are_refused(given: dict[str, Any], message: str) -> None:
@@ -634,9 +635,11 @@ def test_invalid_options_are_refused(given: dict[str, Any], message: str) -> Non
 
 def test_stages_are_checked_when_known() -> None:
     assert DEALS.options_of({"only_from_stages": FIRST.upper()}).stages() == {FIRST}
-    with pytest.raises(SourceError, match="only_from_stages"):
-        DEALS.check_arguments({"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": "won"},
-                              later=lambda value: False)  # fmt: skip
+    assert DEALS.options_of({"only_from_stages": None}).stages() == frozenset()
+    for wrong in ("won", ""):  # a template may render a guard to nothing
+        given = {"mode": "move", "mapping": {"deal_id": "d", "stage_id": "s"}, "only_from_stages": wrong}
+        with pytest.raises(SourceError, match=r"only_from_stages\[0\] is text of . characters, not a UUID"):
+            DEALS.check_arguments(given, later=lambda value: False)
     plain, guarded = DEALS.options_of({"mode": "move"}), DEALS.options_of({"mode": "move", "only_from_stages": FIRST})
     assert plain.effect != guarded.effect
     assert plain.decisive != guarded.decisive

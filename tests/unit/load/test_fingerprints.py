@@ -267,7 +267,7 @@ def test_file_format_is_that_of_earlier_versions(path: Any) -> None:
 
 def test_key_of_the_files_is_that_of_earlier_versions(tmp_path: Path) -> None:
     """A connection with another key than before would send every row once more."""
-    loaded(tmp_path / "s")
+    loaded(tmp_path / "s", secret=secret_for(Settings(api_key="key")))
     assert plain(tmp_path / "s") == "crm_provider fingerprints 1 d6896c0dbe98a2ea\n"
 
 

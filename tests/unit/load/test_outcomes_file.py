@@ -19,6 +19,7 @@ from upath import UPath
 
 from crm_provider.errors import CrmInvalidInputError, CrmInvalidParamsError, CrmServiceUnavailableError
 from crm_provider.files import parquet
+from crm_provider.files.journal import Journal
 from crm_provider.files.paths import CannotWrite
 from crm_provider.files.row_lines import RowsLost
 from crm_provider.load.kinds.remote_contacts import UNWANTED
@@ -256,6 +257,48 @@ def test_two_concurrent_tries_leave_each_row_once(tmp_path: Path, suffix: str) -
     assert [(row["row_number"], row["outcome"]) for row in read(path)] == [(1, "created"), (2, "unchanged")]
 
 
+def test_a_header_is_written_once_also_if_another_try_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "o.csv"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    second.start()
+    first.write(ended(1))
+    second.write(ended(2))
+    monkeypatch.setattr(Journal, "lines", None)  # it would be read for each row
+    second.write(ended(3))
+    assert [line.partition(",")[0] for line in path.read_text().splitlines()] == ["row_number", "1", "2", "3"]
+
+
+def test_a_shown_table_is_replaced_by_that_of_a_try_that_writes_its_rows_again(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    first, second = outcomes_file(path), outcomes_file(path)
+    first.start()
+    first.write(ended(1))
+    first.publish()
+    second.resume(lambda number: False)
+    second.write(ended(1, Outcome.UNCHANGED))
+    second.finish(1)
+    assert [row["outcome"] for row in read(path)] == ["unchanged"]
+
+
+def test_a_load_without_rows_leaves_no_file(path: Any) -> None:
+    file = outcomes_file(path)
+    file.start()
+    file.finish()
+    assert folder(path) == []
+
+
+def test_the_columns_of_a_table_have_the_types_of_their_values(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    file = outcomes_file(path, ["lead_id", "score"])
+    file.start()
+    file.write(ended(1, lead_id=7, score=0.5))
+    file.finish(1)
+    types = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(path)}
+    assert (types["row_number"], types["lead_id"], types["score"]) == ("int64", "int64", "double")
+    assert (types["outcome"], types["time"]) == ("string", "timestamp[us, tz=UTC]")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'{"row": 1}\n', b"PAR1, not really"])
 def test_foreign_file_is_not_touched(tmp_path: Path, suffix: str, content: bytes) -> None:
@@ -367,6 +410,8 @@ def test_contradicting_arguments_are_refused() -> None:
     check_outcomes({"outcomes_path": "o.csv"}, {"outcomes_path": "o.csv", "outcome_keys": "a"})
     with pytest.raises(SourceError, match="outcome_keys needs outcomes_path"):
         check_outcomes({"outcomes_path": None}, {"outcomes_path": None, "outcome_keys": "a"})
+    with pytest.raises(SourceError, match="outcome_keys names 'a' twice"):
+        check_outcomes({}, {"outcome_keys": ["a", "a"]})
     with pytest.raises(SourceError, match=r"outcomes_path: the name 'o.xlsx' does not show the format"):
         check_outcomes({"outcomes_path": "o.xlsx"}, {"outcomes_path": "o.xlsx"})
 
