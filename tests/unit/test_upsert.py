@@ -64,7 +64,7 @@ def crm_with(attributes: dict[str, str], crm: FakeCrm | None = None, **fields: A
         (OLD, NEW, remote(OLD), WriteResult("updated", response=RESPONSE, remote=remote(OLD))),
         (HAS, NEW, remote(HAS), WriteResult("unchanged", called=False, remote=remote(HAS))),
         (OLD, NEW, None, WriteResult("updated", response=RESPONSE)),
-        (OLD, Contact(ADA), None, WriteResult("unchanged", called=False)),
+        (OLD, Contact(ADA, {}), None, WriteResult("unchanged", called=False)),
     ],
     ids=["new", "known, other values", "known, same values", "not known", "without attributes"],
 )
