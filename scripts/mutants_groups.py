@@ -102,14 +102,8 @@ _ALL = (
     Group(
         "hosts",
         ("rate_limit/roster", "rate_limit/leases"),
-        (ROSTER, LEASES),
-        (
-            f"{ROSTER}::test_any_json_is_a_plan",
-            f"{LEASES}::test_the_limit_is_used_kept_and_fairly_shared",
-            f"{LEASES}::test_hosts_that_come_and_go_cost_few_calls",
-            f"{LEASES}::test_who_needs_little_leaves_the_rest_to_the_others",
-            f"{LEASES}::test_a_dead_host_is_forgotten_within_15_seconds",
-        ),
+        (ROSTER, LEASES, f"{UNIT}/test_rate_limit_offset.py"),
+        (f"{ROSTER}::test_any_json_is_a_plan",),
     ),
     Group(
         "plan",
