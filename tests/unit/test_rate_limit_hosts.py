@@ -35,7 +35,9 @@ def test_loads_that_join_loads_begin_at_once_and_have_their_part_soon(skew: floa
     join = [Machine(begins=80 + n, skew=skew) for n in range(2)]
     hosts = Hosts(tmp_path, [*stay, *join], until=150).run()
     assert min(at for at, number in hosts.sent if number == 6) < 80.2
-    assert hosts.used(80, 150) >= 0.95
+    assert sum(hosts.by_host(80, 110)[6:]) >= 0.6 * 30 * 5 / 8 * 2, "of their fair part in the first 30 seconds"
+    assert hosts.used(80, 110) >= 0.97
+    assert hosts.refusals(80, 110) <= 0.04
     assert hosts.refusals(110, 150) <= 0.01
     assert jain(hosts.by_host(110, 150)) >= 0.98
 
